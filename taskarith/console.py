@@ -1,0 +1,96 @@
+"""What people see: results on stdout, words, bars and errors on stderr; as tables, as JSON, or quietly."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from taskarith.errors import TaskarithError
+
+__all__ = ["Console"]
+
+
+class Console:
+    """The voice of one command; it is also the listener of the work that the command starts.
+
+    Only the first process of several speaks. Results go to stdout, everything else to stderr. ``NO_COLOR`` is
+    honoured by rich; bars are drawn on a terminal only.
+
+    :param as_json: Print one JSON document on stdout and no table.
+    :param quiet: Print results only, without words or bars.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._first = os.environ.get("RANK", "0") == "0"
+        self._out = RichConsole(soft_wrap=True, highlight=False)
+        self._err = RichConsole(stderr=True, soft_wrap=True, highlight=False)
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+
+    def result(self, data: Mapping[str, Any]) -> None:
+        """Print the machine-readable result, if it was asked for."""
+        if self.as_json and self._first:
+            sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def line(self, text: str) -> None:
+        """Print one line of the human-readable result on stdout."""
+        self.close()
+        if not self.as_json and self._first:
+            self._out.print(Text(text))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table on stdout: first column left, the others right."""
+        self.close()
+        if self.as_json or not self._first:
+            return
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        width = max(self._out.width, self._out.measure(table).maximum) if not self._out.is_terminal else None
+        self._out.print(table, width=width, soft_wrap=False, crop=False)
+
+    def note(self, message: str) -> None:
+        """Print one remark on stderr."""
+        if not self.quiet and self._first:
+            target = self._bars.console if self._bars else self._err
+            target.print(Text(message))
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        """Draw or move the bar of ``what``; a new ``what`` (up to its first ``|``) starts a new bar."""
+        if self.quiet or not self._first or not self._err.is_terminal:
+            return
+        label = what.partition("|")[0].strip()
+        if self._bars is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+            self._bars = Progress(*columns, TimeRemainingColumn(), console=self._err, transient=True)
+            self._bars.start()
+        if self._task is None or label != self._what:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task, self._what = self._bars.add_task(what, total=total), label
+        self._bars.update(self._task, description=what, completed=done, total=total)
+
+    def error(self, error: TaskarithError) -> None:
+        """Print what is wrong and what to do, on two lines."""
+        self.close()
+        self._err.print(Text.assemble(("error: ", "bold red"), error.message))
+        self._err.print(Text.assemble(("hint:  ", "bold"), error.hint))
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._task, self._what = None, None, ""

@@ -1,0 +1,38 @@
+"""Shared fixtures: no network, no user cache, tiny models built once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
+
+import tiny  # noqa: E402  (the environment must be set before transformers is imported)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep caches of a test away from the user's."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+
+
+@pytest.fixture(scope="session")
+def phi(tmp_path_factory) -> Path:
+    """A tiny Phi, the architecture of the reference model, in float32."""
+    return tiny.save_model(tmp_path_factory.mktemp("phi") / "base")
+
+
+@pytest.fixture(scope="session")
+def phi_tuned(tmp_path_factory, phi) -> Path:
+    """The tiny Phi with every weight moved a little."""
+    return tiny.save_model(tmp_path_factory.mktemp("phi") / "tuned", nudge_of=phi, seed=1)
+
+
+@pytest.fixture
+def book(tmp_path) -> Path:
+    """A text file long enough for several blocks."""
+    path = tmp_path / "book.txt"
+    path.write_text(tiny.text(60), encoding="utf-8")
+    return path

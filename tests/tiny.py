@@ -1,0 +1,132 @@
+"""Tiny models of real architectures with a tokenizer trained in code: nothing is downloaded."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PhiConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2MoeConfig,
+)
+
+VOCABULARY = 384
+WORDS = "river stone lantern keeper north winter bread salt engine valve copper tide harbour song road hill".split()
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def text(sentences: int, seed: int = 0) -> str:
+    """Write reproducible nonsense of the given number of sentences."""
+    rng = random.Random(seed)
+    return " ".join(" ".join(rng.choices(WORDS, k=8)).capitalize() + "." for _ in range(sentences)) + "\n"
+
+
+@cache
+def _tokenizer_json() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 8,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text(200, seed) for seed in range(3)], trainer)
+    return tokenizer.to_str()
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer with an end token and a chat template."""
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_tokenizer_json()), eos_token="<|end|>", pad_token="<|end|>"
+    )
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+def configuration(kind: str) -> PretrainedConfig:
+    """Return the configuration of a tiny ``phi``, ``llama`` (tied head), ``qwen2`` (biases), ``gpt2`` or ``moe``."""
+    if kind == "phi":
+        return PhiConfig(**_SIZES)
+    if kind == "llama":
+        return LlamaConfig(**_SIZES, num_key_value_heads=2, tie_word_embeddings=True)
+    if kind == "qwen2":
+        return Qwen2Config(**_SIZES, num_key_value_heads=2, tie_word_embeddings=False)
+    if kind == "gpt2":
+        return GPT2Config(
+            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0
+        )
+    if kind == "moe":
+        return Qwen2MoeConfig(
+            **_SIZES,
+            num_key_value_heads=2,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            shared_expert_intermediate_size=32,
+        )
+    raise ValueError(kind)
+
+
+KINDS = ["phi", "llama", "qwen2", "gpt2", "moe"]
+
+
+def save_model(
+    folder: Path,
+    kind: str = "phi",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "5GB",
+    nudge_of: Path | None = None,
+    scale: float = 1e-2,
+) -> Path:
+    """Write a tiny model with its tokenizer; with ``nudge_of``, that model plus small noise: a stand-in fine-tune.
+
+    :param folder: Where to write.
+    :param kind: One of KINDS.
+    :param seed: Seed of the weights, or of the noise.
+    :param dtype: Dtype of the weights on disk.
+    :param max_shard_size: Passed to ``save_pretrained``.
+    :param nudge_of: A saved tiny model to start from.
+    :param scale: Standard deviation of the noise.
+    """
+    torch.manual_seed(seed)
+    if nudge_of is None:
+        model = AutoModelForCausalLM.from_config(configuration(kind), dtype=torch.float32)
+        for parameter in model.parameters():  # biases and norms are not left at 0 and 1
+            parameter.data.add_(torch.randn_like(parameter) * 0.02)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(nudge_of, dtype=torch.float32)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * scale)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer().save_pretrained(folder)
+    return folder
