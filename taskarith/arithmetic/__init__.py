@@ -1,0 +1,1 @@
+"""The arithmetic of edits: pure functions of tensors, exact and rounded once."""

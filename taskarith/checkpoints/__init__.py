@@ -1,0 +1,1 @@
+"""A model on disk or on the hub, as lazily read named tensors."""

@@ -1,0 +1,190 @@
+"""A model folder: its tensors by name, its shards, and the files that travel with it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from taskarith.checkpoints.header import TensorEntry, read_header
+from taskarith.checkpoints.provenance import PROVENANCE_NAME
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.errors import CheckpointError, name_some
+
+__all__ = [
+    "INDEX_NAME",
+    "WEIGHTS_NAME",
+    "Checkpoint",
+    "Shard",
+    "fingerprint_model",
+    "open_checkpoint",
+    "read_json",
+]
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+_WEIGHT_SUFFIXES = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".npz",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weights file: its name, its tensors in file order, its metadata."""
+
+    name: str
+    tensors: tuple[TensorEntry, ...]
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk; only headers and small JSON files have been read.
+
+    :param path: The folder.
+    :param shards: The weights files, by name.
+    :param tensors: All tensors by name, in shard and file order.
+    :param config: ``config.json``.
+    :param sidecars: Files to be carried along, relative to the folder.
+    :param left_out: Other weights (formats or copies that an edit would not reach), relative to the folder.
+    """
+
+    path: Path
+    shards: tuple[Shard, ...]
+    tensors: dict[str, TensorEntry]
+    config: dict[str, Any]
+    sidecars: tuple[Path, ...]
+    left_out: tuple[Path, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a model folder of safetensors files, one or many.
+
+    :raises CheckpointError: It is missing, holds pickled or quantised weights only, or its index and its files do
+        not agree.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is no model folder", "Give a folder with config.json and *.safetensors files.")
+    shards = _open_shards(path)
+    tensors: dict[str, TensorEntry] = {}
+    for shard in shards:
+        for tensor in shard.tensors:
+            if tensor.name in tensors:
+                raise CheckpointError(
+                    f"{tensor.name} is both in {tensors[tensor.name].path.name} and in {shard.name} of {path}",
+                    "Save the model again with save_pretrained.",
+                )
+            tensors[tensor.name] = tensor
+    config = read_json(path / "config.json")
+    _refuse_quantized(path, config)
+    sidecars, left_out = _other_files(path, {shard.name for shard in shards})
+    return Checkpoint(path, shards, tensors, config, sidecars, left_out)
+
+
+def fingerprint_model(path: Path) -> str:
+    """Return the fingerprint of all tensors of a model folder (one pass over its files), as 32 hex digits."""
+    checkpoint = open_checkpoint(path)
+    with TensorReader() as reader:
+        return combine_fingerprints({name: reader.fingerprint(t) for name, t in checkpoint.tensors.items()})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    :raises CheckpointError: The file is missing, unreadable, or holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"cannot read {path}: {reason}", "A model folder needs this file; save or download it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object", "Save or download the model again.")
+    return value
+
+
+def _open_shards(path: Path) -> tuple[Shard, ...]:
+    single, index = path / WEIGHTS_NAME, path / INDEX_NAME
+    if single.exists() and index.exists():
+        raise CheckpointError(f"{path} has both {WEIGHTS_NAME} and {INDEX_NAME}", "Remove the one that is out of date.")
+    if single.exists() or single.is_symlink():
+        return (_shard(single),)
+    if index.exists() or index.is_symlink():
+        return _open_index(path, read_json(index).get("weight_map"))
+    raise _no_weights(path)
+
+
+def _open_index(path: Path, weight_map: object) -> tuple[Shard, ...]:
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path / INDEX_NAME} has no weight_map", "Save or download the model again.")
+    for name in weight_map.values():
+        plain = isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
+        if not plain or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{path / INDEX_NAME} points to '{name}', which is no safetensors file of its folder",
+                "Do not use this model: its index reaches outside.",
+            )
+    shards = tuple(_shard(path / name) for name in sorted(set(weight_map.values())))
+    found = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
+    wrong = sorted(name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name))
+    if wrong:
+        raise CheckpointError(
+            f"index and shards of {path} disagree on {len(wrong)} tensors: {name_some(wrong)}",
+            "Save or download the model again.",
+        )
+    return shards
+
+
+def _shard(path: Path) -> Shard:
+    header = read_header(path)
+    return Shard(path.name, header.tensors, header.metadata)
+
+
+def _no_weights(path: Path) -> CheckpointError:
+    if (path / "adapter_config.json").exists():
+        return CheckpointError(
+            f"{path} is an adapter, no model", "Name its base model here, and the adapter as a vector."
+        )
+    pickled = sorted(p.name for p in path.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+    if pickled:
+        script = f"M.from_pretrained('{path}').save_pretrained('{path}-safetensors')"
+        return CheckpointError(
+            f"{path} holds pickled weights ({name_some(pickled)}), which can run code when they are opened",
+            f'If you trust them, run once: python -c "from transformers import AutoModelForCausalLM as M; {script}"',
+        )
+    return CheckpointError(f"{path} has no {WEIGHTS_NAME} and no {INDEX_NAME}", "Save the model with save_pretrained.")
+
+
+def _refuse_quantized(path: Path, config: dict[str, Any]) -> None:
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise CheckpointError(
+            f"{path} is quantised ({method}); its stored numbers are no weights to calculate with",
+            "Use the original model, or dequantise it with transformers (model.dequantize()) and save it.",
+        )
+
+
+def _other_files(path: Path, weights: set[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    sidecars, left_out = [], []
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            relative = (Path(folder) / name).relative_to(path)
+            if str(relative) in {*weights, INDEX_NAME, PROVENANCE_NAME} or name.startswith("."):
+                continue
+            is_weights = relative.suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")
+            (left_out if is_weights else sidecars).append(relative)
+        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+        left_out += [(Path(folder) / name).relative_to(path) for name in linked]
+    return tuple(sidecars), tuple(left_out)

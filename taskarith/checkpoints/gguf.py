@@ -1,0 +1,90 @@
+"""GGUF models: dequantised once by transformers and kept as safetensors in the cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import xxhash
+
+from taskarith.checkpoints.publish import publish_folder
+from taskarith.errors import CheckpointError
+from taskarith.progress import SILENT, Listener
+
+__all__ = ["cache_folder", "dequantize_gguf", "find_gguf"]
+
+
+def cache_folder() -> Path:
+    """Return the folder of converted models: ``TASKARITH_CACHE``, or ``taskarith`` in the user's cache."""
+    own = os.environ.get("TASKARITH_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "taskarith"
+
+
+def find_gguf(path: Path) -> Path | None:
+    """Return the GGUF file that a path means: itself, or the only one in a folder without safetensors.
+
+    :raises CheckpointError: A folder has several, or a file is no GGUF file.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise CheckpointError(
+                    f"{path} is no model folder and no GGUF file", "Give the folder that holds the model."
+                )
+        return path
+    if any(path.glob("*.safetensors")):
+        return None
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise CheckpointError(f"{path} holds {len(files)} GGUF files", f"Name one of them, as in {files[0]}")
+    return files[0] if files else None
+
+
+def dequantize_gguf(path: Path, listener: Listener = SILENT) -> Path:
+    """Return a float32 safetensors folder of a GGUF model, converting it the first time.
+
+    The folder is found again by the content of the file, so a changed file is converted anew.
+
+    :raises CheckpointError: transformers cannot read this model.
+    """
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            state.update(piece)
+    target = cache_folder() / "gguf" / f"{path.stem}-{state.hexdigest()[:16]}"
+    if not (target / "config.json").exists():
+        listener.note(f"dequantising {path.name} to float32, once; it is kept in {target}")
+        with publish_folder(target, overwrite=True) as partial:
+            _convert(path, partial, listener)
+    return target
+
+
+def _convert(path: Path, target: Path, listener: Listener) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        listener.progress(f"reading {path.name} | tokenizer", 0, 3)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        if tokenizer is None:
+            raise ValueError("it has no tokenizer that transformers knows")
+        tokenizer.save_pretrained(target)
+        listener.progress(f"reading {path.name} | weights", 1, 3)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        listener.progress(f"reading {path.name} | saving", 2, 3)
+        model.save_pretrained(target)
+    except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+        raise CheckpointError(
+            f"transformers cannot read {path}: {error}", "Use the model's safetensors version instead."
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()

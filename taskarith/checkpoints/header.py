@@ -1,0 +1,178 @@
+"""Read and build safetensors headers; nothing is believed before it has been checked.
+
+Format: 8 bytes little-endian header length, a JSON object, then the tensors' bytes without gaps
+(https://github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskarith.errors import CheckpointError
+
+__all__ = ["FLOAT_DTYPES", "ITEM_SIZES", "Header", "TensorEntry", "build_header", "read_header"]
+
+ITEM_SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes of one element of every dtype that can be read or copied."""
+
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+"""The dtypes that arithmetic is defined on."""
+
+_LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a safetensors file: where its bytes lie and what they mean.
+
+    ``offset`` counts from the start of the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements; 1 for a zero-dimensional tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return self.elements * ITEM_SIZES[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether arithmetic is defined on this tensor; others are copied."""
+        return self.dtype in FLOAT_DTYPES
+
+
+@dataclass(frozen=True)
+class Header:
+    """All of one file: its tensors in the order of their bytes, and its string metadata."""
+
+    tensors: tuple[TensorEntry, ...]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file; no tensor is read.
+
+    :raises CheckpointError: The file is missing, no regular file, truncated, or its header lies: an absurd length,
+        no JSON, names twice, sizes that do not follow from shapes, overlaps, gaps, or bytes beyond the end.
+    """
+    try:
+        raw, size = _read_raw(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, up to Python 3.12
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"cannot read {path}: {reason}", "Check the path and its permissions.") from error
+    try:
+        table = json.loads(raw, object_pairs_hook=_unique)
+        if not isinstance(table, dict):
+            raise ValueError("the header is no JSON object")
+        metadata = table.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata is not a map from strings to strings")
+        tensors = _tensors(table, path, start=8 + len(raw))
+        _check_layout(tensors, start=8 + len(raw), end=size)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, str(error)) from error
+    return Header(tensors, metadata)
+
+
+def build_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str], length: int = 0
+) -> tuple[bytes, dict[str, int]]:
+    """Build the first bytes of a safetensors file, padded with spaces so that tensors start at a multiple of 8.
+
+    :param tensors: Name, dtype and shape of each tensor, in the order of their bytes.
+    :param metadata: String to string.
+    :param length: Pad to at least this many bytes: room kept for metadata that is known only at the end.
+    :returns: The bytes, and the offset of each tensor from the start of the file.
+    """
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position, places = 0, {}
+    for name, dtype, shape in tensors:
+        end = position + math.prod(shape) * ITEM_SIZES[dtype]
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        places[name], position = position, end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    total = max(8 + len(text), length)
+    total += -total % 8
+    header = (total - 8).to_bytes(8, "little") + text.ljust(total - 8)
+    return header, {name: total + place for name, place in places.items()}
+
+
+def _read_raw(path: Path) -> tuple[bytes, int]:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _broken(path, "it is no regular file")
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > status.st_size - 8:
+            raise _broken(path, f"it ends inside its header ({status.st_size} bytes)")
+        if length > _LONGEST_HEADER:
+            raise _broken(path, f"a header of {length} bytes is absurd")
+        return file.read(length), status.st_size
+
+
+def _tensors(table: Mapping[str, Any], path: Path, start: int) -> tuple[TensorEntry, ...]:
+    found, unknown = [], []
+    for name, entry in table.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"tensor '{name}' has no description")
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+            raise ValueError(f"tensor '{name}' has no valid shape and offsets")
+        if dtype not in ITEM_SIZES:
+            unknown.append(f"{name} ({dtype})")
+            continue
+        tensor = TensorEntry(name, dtype, tuple(shape), path, start + offsets[0])
+        if offsets[1] - offsets[0] != tensor.nbytes:
+            raise ValueError(f"tensor '{name}' of {dtype} {shape} cannot have {offsets[1] - offsets[0]} bytes")
+        found.append(tensor)
+    if unknown:
+        raise ValueError(f"{len(unknown)} tensors have a dtype that is not known: {', '.join(unknown[:5])}")
+    return tuple(sorted(found, key=lambda tensor: (tensor.offset, tensor.nbytes)))
+
+
+def _check_layout(tensors: tuple[TensorEntry, ...], start: int, end: int) -> None:
+    position = start
+    for tensor in tensors:
+        if tensor.offset != position:
+            raise ValueError(f"tensor '{tensor.name}' overlaps another one or leaves a gap before it")
+        position += tensor.nbytes
+    if position != end:
+        raise ValueError(f"its tensors end at byte {position}, the file at byte {end}")
+
+
+def _naturals(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice in its header")
+    return table
+
+
+def _broken(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no sound safetensors file: {reason}",
+        "Download or save it again; taskarith reads nothing through a header it cannot trust.",
+    )

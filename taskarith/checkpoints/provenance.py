@@ -1,0 +1,59 @@
+"""``taskarith.json``: what a folder was made from, how, and with which versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taskarith.errors import CheckpointError
+
+__all__ = ["PROVENANCE_NAME", "command_line", "read_provenance", "versions", "write_provenance"]
+
+PROVENANCE_NAME = "taskarith.json"
+
+_PACKAGES = ("taskarith", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def command_line() -> str:
+    """Return the command of this process as one could type it again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``taskarith.json`` into a folder: the record, the command and the versions."""
+    whole = {**record, "command": command_line(), "versions": versions()}
+    (folder / PROVENANCE_NAME).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """Return the record in a folder, or None where there is none.
+
+    :raises CheckpointError: The file is there but is no JSON object.
+    """
+    path = folder / PROVENANCE_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}", "Remove it, or restore it from where it came.") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} holds no JSON object", "Remove it, or restore it from where it came.")
+    return record

@@ -1,0 +1,104 @@
+"""From what a user calls a model to a local folder: a folder, a hub id with revision, or GGUF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskarith.checkpoints.gguf import dequantize_gguf, find_gguf
+from taskarith.errors import CheckpointError
+from taskarith.progress import SILENT, Listener
+from taskarith.spec import ModelRef, parse_model
+
+__all__ = ["ResolvedModel", "resolve_model"]
+
+_WANTED = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.py",
+    "*.md",
+    "LICENSE*",
+    "NOTICE*",
+]
+_UNWANTED = ["*/*.safetensors", "consolidated*", "*.bin.index.json"]
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that is on this machine.
+
+    :param name: As the user named it, without the revision.
+    :param revision: The commit of a hub model; None for a local one.
+    :param path: The folder with ``config.json``, safetensors files and tokenizer.
+    """
+
+    name: str
+    revision: str | None
+    path: Path
+
+    @property
+    def recorded_name(self) -> str:
+        """The name to write into provenance: a hub id, or an absolute path."""
+        return self.name if self.revision else str(Path(self.name).resolve())
+
+
+def resolve_model(text: str, listener: Listener = SILENT) -> ResolvedModel:
+    """Find a model, downloading or dequantising it (once) where needed.
+
+    :param text: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, or a folder with one.
+    :param listener: Told about downloads and conversions.
+    :raises CheckpointError: There is no such model, or it cannot be reached.
+    """
+    reference = parse_model(text)
+    path = Path(reference.name)
+    if path.exists():
+        gguf = find_gguf(path)
+        return ResolvedModel(reference.name, None, dequantize_gguf(gguf, listener) if gguf else path)
+    if reference.name.count("/") != 1 or reference.name.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"there is no model folder {text}",
+            "Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION].",
+        )
+    return _from_hub(reference, listener)
+
+
+def _from_hub(reference: ModelRef, listener: Listener) -> ResolvedModel:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    listener.progress(f"finding {reference}", 0, 1)
+    try:
+        folder = snapshot_download(
+            reference.name, revision=reference.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"access to {reference} is restricted",
+            "Accept its terms on the hub and log in with: hf auth login",
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"there is no folder {reference} and no such model on the hub",
+            "Check the name, or log in with: hf auth login",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"{reference.name} has no revision '{reference.revision}'", "Check the revision."
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{reference} is not on this machine and the hub cannot be reached",
+            "Check the name and the connection, or give a local folder.",
+        ) from error
+    return ResolvedModel(reference.name, Path(folder).name, Path(folder))

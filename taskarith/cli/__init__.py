@@ -1,0 +1,1 @@
+"""The command line: one module a command; each parses, imports late, calls and prints."""

@@ -1,0 +1,81 @@
+"""`taskarith apply`: add and negate task vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.console import Console
+from taskarith.spec import parse_size
+
+__all__ = ["command"]
+
+_VECTOR = "V[:COEFFICIENT]"
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Folder, hub id[@revision] or GGUF; by default the base that the vector records."),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option("--add", metavar=_VECTOR, help="Add a vector, LoRA folder or fine-tune; repeats."),
+    ] = None,
+    negate: Annotated[
+        list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="Multiplies all coefficients.")] = 1.0,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Folder to write; by default a name made of model and edit."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or float64; by default the base's.")
+    ] = None,
+    device: DeviceOption = "auto",
+    max_shard_size: Annotated[
+        str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
+    ] = None,
+    overwrite: OverwriteFlag = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read headers only; say what would be done and what would fail.")
+    ] = False,
+    config: ConfigFile = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write MODEL plus added minus negated task vectors as a new model folder.
+
+    Example: taskarith apply --negate forget.safetensors --alpha 1.0
+    """
+    del config
+    from taskarith.edit.apply import apply
+
+    console = Console(as_json=as_json, quiet=quiet)
+    result = apply(
+        model,
+        add=add or (),
+        negate=negate or (),
+        alpha=alpha,
+        output_dir=output_dir,
+        dtype=dtype,
+        device=device,
+        max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        listener=console,
+    )
+    console.close()
+    for remark in result.remarks:
+        console.note(f"note: {remark}")
+    counts = ", ".join(f"{count} {action}" for action, count in result.actions.items())
+    read, written = result.read_bytes / 1e6, result.write_bytes / 1e6
+    verb = "would write" if dry_run else "wrote"
+    console.note(f"{result.model}: tensors {counts}; read {read:,.1f} MB, {verb} {written:,.1f} MB")
+    console.line(str(result.path))
+    console.result(dataclasses.asdict(result) | {"path": str(result.path), "dry_run": dry_run})

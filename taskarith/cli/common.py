@@ -1,0 +1,78 @@
+"""What every command shares: option types, the configuration file, and how failures end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from taskarith.console import Console
+from taskarith.errors import TaskarithError, UsageError, name_some
+
+__all__ = [
+    "ConfigFile",
+    "DeviceOption",
+    "JsonFlag",
+    "OverwriteFlag",
+    "QuietFlag",
+    "SeedOption",
+    "guarded",
+]
+
+
+def _load_config(context: typer.Context, path: Path | None) -> Path | None:
+    if path is None or context.resilient_parsing:
+        return path
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"{path} must map option names to values, as in 'learning-rate: 2e-5'")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    known = {parameter.name for parameter in context.command.params} - {"config"}
+    if unknown := sorted(values.keys() - known):
+        names = sorted(str(name).replace("_", "-") for name in known)
+        raise typer.BadParameter(f"{path} has unknown keys: {name_some(unknown)}; known are {', '.join(names)}")
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N] or mps.", metavar="DEVICE")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="YAML file of option values; a flag or environment variable wins over it.",
+        is_eager=True,
+        callback=_load_config,
+        exists=True,
+        dir_okay=False,
+        metavar="FILE.yaml",
+    ),
+]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a command: a TaskarithError becomes two lines and its exit code, Ctrl-C exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except TaskarithError as error:
+            Console().error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            Console().error(UsageError("interrupted", "Nothing was published; run the command again."))
+            raise typer.Exit(130) from error
+
+    return run

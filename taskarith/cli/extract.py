@@ -1,0 +1,60 @@
+"""`taskarith extract`: fine-tuned minus base, as a task vector file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.console import Console
+
+__all__ = ["command"]
+
+
+def command(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="[BASE] FINETUNED", help="Folders, hub ids or GGUF; FINETUNED may be a LoRA folder."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors.")],
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the deltas: float32, float64 (exact), bfloat16 or float16.")
+    ] = "float32",
+    overwrite: OverwriteFlag = False,
+    config: ConfigFile = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write the task vector FINETUNED - BASE as a safetensors file bound to its base.
+
+    BASE may be left out when the fine-tune was made by taskarith, which records it.
+
+    Example: taskarith extract microsoft/phi-1_5 runs/forget -o forget.safetensors
+    """
+    del config
+    from taskarith.vectors.extract import extract
+
+    if len(models) > 2:
+        raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
+    console = Console(as_json=as_json, quiet=quiet)
+    base = models[0] if len(models) == 2 else None
+    result = extract(base, models[-1], output, dtype=dtype, overwrite=overwrite, listener=console)
+    console.close()
+    console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
+    console.note(
+        f"{result.tensors} tensors, {result.elements:,} elements, {result.moved / max(result.elements, 1):.1%} moved, "
+        f"norm {result.norm:.4g}, {result.nbytes / 1e6:,.1f} MB"
+    )
+    if result.inexact is not None:
+        share = result.inexact / max(result.elements, 1)
+        remedy = "; --dtype float64 holds them" if result.inexact and dtype != "float64" else ""
+        console.note(
+            f"{result.inexact:,} elements ({share:.2g}) a coefficient of 1 does not reproduce to the bit{remedy}"
+        )
+    console.line(str(result.path))
+    summary = dataclasses.asdict(result) | {"path": str(result.path)}
+    summary["base"].pop("tensors")
+    console.result(summary)

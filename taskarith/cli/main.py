@@ -1,0 +1,47 @@
+"""The `taskarith` command: registers the commands and nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Annotated
+
+import typer
+
+from taskarith.cli import apply, demo, eval, extract, finetune  # noqa: A004  (a command's module has its name)
+from taskarith.cli.common import guarded
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="taskarith",
+    help="Edit language models by task arithmetic: finetune, extract, apply, eval.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TASKARITH"},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"taskarith {importlib.metadata.version('taskarith')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Edit language models by task arithmetic: finetune, extract, apply, eval."""
+    del version
+
+
+for _module in (finetune, extract, apply, eval, demo):
+    app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,208 @@
+"""The verb `apply`: base + alpha * sum of coefficient * vector, written as a model folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.reader import combine_fingerprints
+from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.plan import EditPlan, plan_edit
+from taskarith.edit.run import RunResult, run_plan
+from taskarith.errors import UsageError
+from taskarith.progress import SILENT, Listener
+from taskarith.spec import OperandRef
+from taskarith.vectors.extract import VECTOR_DTYPES
+from taskarith.vectors.form import Vector
+from taskarith.vectors.open import recorded_base
+
+__all__ = ["ApplyResult", "apply", "arithmetic_device"]
+
+
+@dataclass(frozen=True)
+class ApplyResult:
+    """What an edit did, or with ``dry_run`` would do.
+
+    :param path: The output folder.
+    :param model: The model that was edited.
+    :param actions: Number of tensors that are edited, tied, copied, converted.
+    :param read_bytes: Bytes of tensors read.
+    :param write_bytes: Bytes of tensors written.
+    :param fingerprint: Of the output's tensors; empty for a dry run.
+    :param remarks: What the user should know: a vector made from another model, files left out.
+    """
+
+    path: Path
+    model: str
+    actions: dict[str, int]
+    read_bytes: int
+    write_bytes: int
+    fingerprint: str
+    remarks: tuple[str, ...]
+
+
+def apply(
+    model: str | None = None,
+    *,
+    add: Sequence[str] = (),
+    negate: Sequence[str] = (),
+    alpha: float = 1.0,
+    output_dir: str | Path | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    max_shard_size: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    listener: Listener = SILENT,
+) -> ApplyResult:
+    """Write ``model + alpha * (sum of added - sum of negated vectors)`` as a model folder.
+
+    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear_edit``.
+
+    :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
+    :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
+    :param negate: Likewise, subtracted.
+    :param alpha: Multiplies all coefficients.
+    :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
+    :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
+    :param device: auto, cpu or cuda[:N]; changes no bit.
+    :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
+    :param overwrite: Replace an existing output.
+    :param dry_run: Read headers only and write nothing.
+    :param listener: Told about progress.
+    :raises UsageError: No vector, no model, an unknown dtype or device.
+    :raises MismatchError: A vector does not fit the model, or the result is not finite.
+    :raises OutputError: The output exists or cannot be written.
+    """
+    if dtype is not None and dtype not in VECTOR_DTYPES:
+        raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    if not math.isfinite(alpha):
+        raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
+    place = arithmetic_device(device)
+    references = parse_operands(add, negate)
+    resolved = resolve_model(model or _recorded_model(references, listener), listener)
+    target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha))
+    check_target(target, overwrite)
+    base = open_checkpoint(resolved.path)
+    with ExitStack() as stack:
+        operands = open_operands(references, base, stack, listener)
+        plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
+        result, remarks = RunResult(), _left_out(plan)
+        if not dry_run:
+            with publish_folder(target, overwrite) as folder:
+                result = run_plan(plan, folder, device=place, listener=listener)
+                remarks += _strangers(plan, result)
+                write_provenance(folder, _record(plan, resolved, references, result))
+    fingerprint = combine_fingerprints(result.output) if result.output else ""
+    actions = dict(sorted(plan.actions.items()))
+    return ApplyResult(
+        target, str(resolved.path), actions, plan.read_bytes, plan.write_bytes, fingerprint, tuple(remarks)
+    )
+
+
+def arithmetic_device(text: str) -> str:
+    """Return the torch device that calculates: the first CUDA device for ``auto``, if there is one, else the CPU.
+
+    :raises UsageError: The device is unknown, absent, or has no float64.
+    """
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"cannot calculate on device '{text}'", "Choose auto, cpu or cuda[:N]; others lack float64.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no device '{text}' here", "Choose auto or cpu.")
+    return text
+
+
+def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> str:
+    first = references[0].name
+    record = recorded_base(first, listener)
+    if record is None:
+        raise UsageError(f"{first} does not record its base", "Name the model: taskarith apply MODEL --negate ...")
+    return str(record)
+
+
+def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float) -> str:
+    parts = [Path(model.recorded_name).name.removesuffix(".gguf")]
+    for reference in references:
+        weight = abs(reference.coefficient)
+        name = Path(reference.name).name.removesuffix(".safetensors")
+        parts.append(
+            f"{'minus' if reference.coefficient < 0 else 'plus'}-{name}" + (f"x{weight:g}" if weight != 1 else "")
+        )
+    return "-".join([*parts, f"alpha{alpha:g}"])
+
+
+def _left_out(plan: EditPlan) -> list[str]:
+    if not plan.base.left_out:
+        return []
+    names = ", ".join(str(path) for path in plan.base.left_out[:5])
+    return [f"not carried along, other weights of the same folder that were not edited: {names}"]
+
+
+def _strangers(plan: EditPlan, result: RunResult) -> list[str]:
+    """Say which vectors were made from another model than the one they were applied to."""
+    remarks = []
+    for operand in plan.operands:
+        record = operand.vector.base
+        if record and record.fingerprint and record.fingerprint != combine_fingerprints(result.base):
+            other = [name for name, print_ in result.base.items() if record.tensors.get(name, print_) != print_]
+            count = f" ({len(other)} of {len(result.base)} tensors differ)" if other else ""
+            remarks.append(f"{operand.vector.name} was made from {record}, not from {plan.base.path}{count}")
+    return remarks
+
+
+def _record(
+    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], result: RunResult
+) -> Mapping[str, Any]:
+    tensors = {
+        tensor.source.name: {
+            "action": tensor.action,
+            "dtype": tensor.dtype,
+            "fingerprint": result.output[tensor.source.name],
+        }
+        for tensor in plan.tensors
+    }
+    return {
+        "kind": "edit",
+        "base": {
+            "name": model.recorded_name,
+            "revision": model.revision,
+            "fingerprint": combine_fingerprints(result.base),
+        },
+        "alpha": plan.alpha,
+        "dtype": plan.dtype,
+        "operands": [
+            {
+                "name": str(Path(reference.name).resolve()) if Path(reference.name).exists() else reference.name,
+                "kind": operand.vector.kind,
+                "coefficient": operand.coefficient,
+                "base": _base(operand.vector),
+                "fingerprint": combine_fingerprints(prints),
+            }
+            for operand, reference, prints in zip(plan.operands, references, result.operands, strict=True)
+        ],
+        "fingerprint": combine_fingerprints(result.output),
+        "tensors": tensors,
+    }
+
+
+def _base(vector: Vector) -> dict[str, str | None] | None:
+    record = vector.base
+    if record is None:
+        return None
+    return {"name": record.name, "revision": record.revision, "fingerprint": record.fingerprint}

@@ -1,0 +1,177 @@
+"""What an edit will do to each tensor, known before the first byte is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.edit.operands import Operand
+
+__all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of an edited tensor: which operand, which of its deltas, times what."""
+
+    operand: int
+    delta: str
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What happens to one tensor.
+
+    :param source: The tensor of the base.
+    :param action: ``edited``; ``tied`` (edited with the delta of the tensor that it repeats); ``copied`` (the same
+        bytes); or ``converted`` (only the dtype changes).
+    :param dtype: Dtype of the output, as safetensors names it.
+    :param offset: Where its bytes go in the output shard.
+    :param terms: What is added; empty unless edited or tied.
+    """
+
+    source: TensorEntry
+    action: str
+    dtype: str
+    offset: int
+    terms: tuple[Term, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the output."""
+        return self.source.elements * ITEM_SIZES[self.dtype]
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One output file: its name, its header bytes, its tensors."""
+
+    name: str
+    header: bytes
+    tensors: tuple[TensorPlan, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """The whole edit.
+
+    :param base: The checkpoint that is read.
+    :param operands: The vectors, in the order in which they were given.
+    :param alpha: Common factor of all coefficients; it is contained in the terms.
+    :param dtype: Requested dtype of the output, as safetensors names it; None keeps that of each tensor.
+    :param shards: The files to write.
+    """
+
+    base: Checkpoint
+    operands: tuple[Operand, ...]
+    alpha: float
+    dtype: str | None
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def tensors(self) -> list[TensorPlan]:
+        """All tensors, in output order."""
+        return [tensor for shard in self.shards for tensor in shard.tensors]
+
+    @property
+    def actions(self) -> Counter[str]:
+        """Number of tensors by action."""
+        return Counter(tensor.action for tensor in self.tensors)
+
+    @property
+    def write_bytes(self) -> int:
+        """Bytes of all output shards."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from the base and from dense operands in the dtype of the base; factors are small."""
+        return sum(
+            tensor.source.nbytes * (1 + sum(self.operands[term.operand].vector.kind != "lora" for term in tensor.terms))
+            for tensor in self.tensors
+        )
+
+
+def plan_edit(
+    base: Checkpoint,
+    operands: Sequence[Operand],
+    alpha: float = 1.0,
+    dtype: str | None = None,
+    max_shard_size: int | None = None,
+) -> EditPlan:
+    """Decide what happens to each tensor and where its bytes go.
+
+    An operand whose coefficient times alpha is zero adds nothing anywhere: the base is copied.
+
+    :param base: The checkpoint to edit.
+    :param operands: Vectors that fit it.
+    :param alpha: Multiplies every coefficient.
+    :param dtype: Dtype of all float tensors of the output (F64, F32, F16, BF16), or None for the base's.
+    :param max_shard_size: Bytes of tensors in one output file; None keeps the base's files.
+    """
+    shards = []
+    for name, group in _layout(base, dtype, max_shard_size):
+        described = [(tensor.name, _output_dtype(tensor, dtype), tensor.shape) for tensor in group]
+        header, offsets = build_header(described, _metadata(base, group))
+        tensors = tuple(_tensor_plan(tensor, operands, alpha, dtype, offsets[tensor.name]) for tensor in group)
+        shards.append(ShardPlan(name, header, tensors))
+    return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards))
+
+
+def _tensor_plan(
+    tensor: TensorEntry, operands: Sequence[Operand], alpha: float, dtype: str | None, offset: int
+) -> TensorPlan:
+    deltas = [operand.delta_of(tensor.name) for operand in operands]
+    terms = tuple(
+        Term(index, delta, operand.coefficient * alpha)
+        for index, (operand, delta) in enumerate(zip(operands, deltas, strict=True))
+        if delta is not None and operand.coefficient * alpha != 0
+    )
+    output = _output_dtype(tensor, dtype)
+    if terms:
+        action = "edited" if all(term.delta == tensor.name for term in terms) else "tied"
+    else:
+        action = "copied" if output == tensor.dtype else "converted"
+    return TensorPlan(tensor, action, output, offset, terms)
+
+
+def _output_dtype(tensor: TensorEntry, dtype: str | None) -> str:
+    return dtype if dtype and tensor.is_float else tensor.dtype
+
+
+def _layout(
+    base: Checkpoint, dtype: str | None, max_shard_size: int | None
+) -> list[tuple[str, tuple[TensorEntry, ...]]]:
+    if max_shard_size is None:
+        return [(shard.name, shard.tensors) for shard in base.shards]
+    groups: list[list[TensorEntry]] = [[]]
+    size = 0
+    for tensor in base.tensors.values():
+        nbytes = tensor.elements * ITEM_SIZES[_output_dtype(tensor, dtype)]
+        if groups[-1] and size + nbytes > max_shard_size:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += nbytes
+    if len(groups) == 1:
+        return [(WEIGHTS_NAME, tuple(groups[0]))]
+    count = len(groups)
+    return [(f"model-{index:05}-of-{count:05}.safetensors", tuple(group)) for index, group in enumerate(groups, 1)]
+
+
+def _metadata(base: Checkpoint, group: Sequence[TensorEntry]) -> dict[str, str]:
+    files = {tensor.path.name for tensor in group}
+    merged: dict[str, str] = {}
+    for shard in base.shards:
+        if shard.name in files or not group:
+            merged |= shard.metadata
+    return merged

@@ -1,0 +1,312 @@
+"""Data sets, from a file, a `datasets` folder or the hub, as documents of text, prompt and completion, or chat."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from taskarith.checkpoints.reader import fingerprint_bytes
+from taskarith.errors import DataError, UsageError
+from taskarith.spec import DataRef, parse_data
+
+__all__ = ["DataSet", "Document", "load_data"]
+
+_ROW_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".parquet"}
+_LONGEST_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is shorter than a chapter
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One piece of data; ids are unique in a data set.
+
+    :param id: The file's name, with the row after a colon where there are rows (the first is 1).
+    :param text: The whole text, or the completion of a prompt, or the last assistant message of a chat.
+    :param prompt: What precedes ``text`` and is not learned; None for plain text.
+    :param messages: The whole chat, the assistant's answer last; None for anything else.
+    """
+
+    id: str
+    text: str
+    prompt: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All documents of one data set.
+
+    :param spec: As the user named it.
+    :param fingerprint: Over prompts, texts and messages in their order, whatever the file format; 32 hex digits.
+    :param documents: At least one, none of them empty.
+    """
+
+    spec: str
+    fingerprint: str
+    documents: tuple[Document, ...]
+
+
+def load_data(spec: str) -> DataSet:
+    """Read a data set.
+
+    A file with the suffix jsonl, ndjson, json, csv or parquet has rows; any other file is one text, in UTF-8. A folder
+    is one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist here is an id on the hub, of
+    which the split is ``train`` if none is named. What rows hold is told by their columns: ``messages`` (a chat),
+    ``prompt`` and ``completion`` (joined as they are), ``question`` and ``answer`` (written as TOFU does for Phi: one
+    line ``Question: ...``, one line ``Answer: ...``), ``text``, or the one column that the user names. Plain rows
+    without text are skipped.
+
+    :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
+    :raises DataError: It is missing, empty, unreadable, not UTF-8, or its columns or values are of no known kind.
+    :raises UsageError: ``spec`` cannot be read.
+    """
+    reference = parse_data(spec)
+    path = Path(reference.name)
+    if not path.exists():
+        documents = _from_rows(_read_hub(reference), reference)
+    elif path.is_dir():
+        documents = _from_rows(_read_folder(path), reference)
+    elif path.suffix.lower() in _ROW_FILES:
+        documents = _from_rows(_read_rows(path), reference)
+    else:
+        documents = _from_text(path, reference)
+    found = tuple(documents)
+    if not found:
+        raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
+    contents = "\n".join(json.dumps([d.prompt, d.text, d.messages], sort_keys=True) for d in found)
+    return DataSet(spec, fingerprint_bytes(contents.encode()), found)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path) -> str:
+    """Return a UTF-8 file with its byte order mark taken off and its line ends made those of Unix."""
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start})", "Save it as UTF-8 plain text and name that file."
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", "Check the path and its permissions.") from error
+    if "\0" in text:
+        raise DataError(
+            f"{path} is not text: it holds null characters", "Save it as UTF-8 plain text and name that file."
+        )
+    return text.replace("\r\n", "\n")
+
+
+def _from_text(path: Path, reference: DataRef) -> Iterator[Document]:
+    if reference.column:
+        raise UsageError(f"{path} is plain text and has no column '{reference.column}'", f"Give --data {path} alone.")
+    text = _read_text(path)
+    if text.strip():
+        yield Document(path.name, text)
+
+
+def _read_rows(path: Path) -> Iterable[Row]:
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path)
+    text = _read_text(path)
+    if path.suffix.lower() == ".csv":
+        return _parse_csv(text, path)
+    return _parse_json(text, path) if text.lstrip().startswith("[") else _parse_json_lines(text, path)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet  # directly: datasets would keep a second copy in its cache, and read [ and * as patterns
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is no sound parquet file: {error}", "Write or download it again.") from error
+
+
+def _parse_csv(text: str, path: Path) -> list[Row]:
+    limit = csv.field_size_limit(_LONGEST_CSV_FIELD)
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path} is no sound CSV file: {error}", "Check its quotes and commas.") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parse_json(text: str, path: Path) -> list[Row]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no sound JSON: {error}", "Correct it, or save it as JSON lines.") from error
+    return [_check_row(row, f"row {number} of {path}") for number, row in enumerate(rows, 1)]
+
+
+def _parse_json_lines(text: str, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"line {number} of {path} is no JSON: {error}", "Write one JSON object a line, or a list of objects."
+            ) from error
+        yield _check_row(row, f"line {number} of {path}")
+
+
+def _check_row(row: object, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is no JSON object", 'Write objects, as in {"text": "..."}.')
+    return row
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def _read_folder(path: Path) -> Iterable[Row]:
+    if (path / "dataset_dict.json").exists():
+        splits = sorted(item.name for item in path.iterdir() if (item / "dataset_info.json").exists())
+        if "train" not in splits and len(splits) != 1:
+            raise DataError(
+                f"{path} has the splits {', '.join(splits) or '(none)'} and no train",
+                f"Name the folder of one split, as in {path / (splits or ['test'])[0]}",
+            )
+        path = path / ("train" if "train" in splits else splits[0])
+    if not (path / "dataset_info.json").exists():
+        raise DataError(
+            f"{path} is a folder, but not one that datasets' save_to_disk wrote", "Name a file in it, one --data each."
+        )
+    return _load_with_datasets(str(path), lambda datasets: datasets.load_from_disk(str(path)))
+
+
+def _read_hub(reference: DataRef) -> Iterable[Row]:
+    name = reference.name
+    looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
+    if looks_local or Path(name).suffix.lower() in {*_ROW_FILES, ".txt", ".md"}:
+        raise DataError(f"there is no file {name}", "Check the path; relative paths start at the current folder.")
+    return _load_with_datasets(
+        str(reference),
+        lambda datasets: datasets.load_dataset(name, reference.config, split=reference.split or "train"),
+    )
+
+
+def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterable[Row]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    had_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return load(datasets)
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        raise DataError(
+            f"cannot load {name}: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
+            "Check its name, config and split (ID:CONFIG:SPLIT:COLUMN) and the connection, or give a local file.",
+        ) from error
+    finally:
+        if had_bars:
+            enable_progress_bars()
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _from_rows(rows: Iterable[Row], reference: DataRef) -> Iterator[Document]:
+    name = Path(reference.name).name
+    convert: Callable[[Row, str], Document | None] | None = None
+    for number, row in enumerate(rows, 1):
+        if convert is None:
+            convert = _converter(row, reference)
+        if document := convert(row, f"{name}:{number}"):
+            yield document
+
+
+def _converter(row: Row, reference: DataRef) -> Callable[[Row, str], Document | None]:
+    """Return the reading that fits the columns of the first row."""
+    columns = [str(column) for column in row]
+    if reference.column is not None:
+        if reference.column not in columns:
+            raise DataError(
+                f"{reference.name} has no column '{reference.column}'", f"Its columns are: {', '.join(columns)}"
+            )
+        column = reference.column
+        if isinstance(row[column], str):
+            return lambda row, id_: _plain(row, column, id_)
+        return lambda row, id_: _chat(row, column, id_)
+    for needed, convert in _KINDS:
+        if set(needed) <= set(columns):
+            return convert
+    known = "text, prompt and completion, question and answer, or messages"
+    raise DataError(
+        f"{reference.name} has the columns {', '.join(columns)}, and not {known}",
+        "Name the column of the text last, as in FILE:COLUMN or ID:CONFIG:SPLIT:COLUMN.",
+    )
+
+
+def _plain(row: Row, column: str, id_: str) -> Document | None:
+    text = _string(row, column, id_)
+    return Document(id_, text) if text.strip() else None
+
+
+def _completion(row: Row, id_: str) -> Document:
+    return Document(id_, _filled(row, "completion", id_), prompt=_string(row, "prompt", id_))
+
+
+def _question(row: Row, id_: str) -> Document:
+    question, answer = _filled(row, "question", id_), _filled(row, "answer", id_)
+    return Document(id_, f" {answer}", prompt=f"Question: {question}\nAnswer:")
+
+
+def _chat(row: Row, column: str, id_: str) -> Document:
+    messages = row.get(column)
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise DataError(f"{column} of {id_} is no list of messages", 'Write [{"role": ..., "content": ...}, ...].')
+    kept: list[dict[str, Any]] = []
+    for message in messages:
+        if not isinstance(message, Mapping):
+            raise DataError(f"a message of {id_} is no object", 'Write {"role": ..., "content": ...}.')
+        _filled(message, "role", id_)
+        _string(message, "content", id_)
+        kept.append({key: value for key, value in message.items() if value is not None})
+    if kept[-1]["role"] != "assistant":
+        raise DataError(
+            f"the last message of {id_} is of role '{kept[-1]['role']}'",
+            "End each chat with the assistant's answer: it is what is learned.",
+        )
+    return Document(id_, _filled(kept[-1], "content", id_), messages=tuple(kept))
+
+
+def _string(row: Row, column: str, id_: str) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        what = "missing" if value is None else f"of type {type(value).__name__}, not text"
+        raise DataError(f"{column} of {id_} is {what}", "Give every row the same columns, filled with text.")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise DataError(f"{column} of {id_} holds half of a surrogate pair", "Correct the text: it is no Unicode.")
+    return value
+
+
+def _filled(row: Row, column: str, id_: str) -> str:
+    text = _string(row, column, id_)
+    if not text.strip():
+        raise DataError(f"{column} of {id_} is empty", "Fill it, or take the row out.")
+    return text
+
+
+_KINDS: tuple[tuple[tuple[str, ...], Callable[[Row, str], Document | None]], ...] = (
+    (("messages",), lambda row, id_: _chat(row, "messages", id_)),
+    (("prompt", "completion"), _completion),
+    (("question", "answer"), _question),
+    (("text",), lambda row, id_: _plain(row, "text", id_)),
+)
+"""What rows hold, by the columns that tell; the first that fits is taken."""

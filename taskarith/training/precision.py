@@ -1,0 +1,59 @@
+"""Where to train and in which precision: devices by name, and bfloat16 autocast where the device is good at it."""
+
+from __future__ import annotations
+
+import torch
+
+from taskarith.errors import UsageError
+
+__all__ = ["autocast_choice", "choose_device"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Read ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    ``auto`` is the GPU (or another accelerator that torch knows) where there is one, else the CPU.
+
+    :raises UsageError: There is no such device here.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (index and not (kind == "cuda" and index.isdecimal())):
+        raise UsageError(f"unknown device '{name}'", "Choose auto, cpu, cuda, cuda:N or mps.")
+    device = torch.device(name)
+    count = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}.get(kind, torch.cuda.device_count())
+    if (device.index or 0) >= count:
+        have = f"this machine has {count} CUDA devices" if kind == "cuda" else "torch finds none here"
+        raise UsageError(f"device {name} is not available: {have}", "Choose another, or --device auto.")
+    return device
+
+
+def autocast_choice(device: torch.device, wanted: bool | None) -> tuple[bool, str]:
+    """Decide whether to compute in bfloat16 under autocast; weights are float32 either way.
+
+    :param device: Where training runs.
+    :param wanted: What the user asked for; None lets the device decide.
+    :return: The decision, and why.
+    :raises UsageError: bfloat16 was asked for on a GPU that has none.
+    """
+    good, why = _good_at_bfloat16(device)
+    if wanted is None:
+        return good, why
+    if wanted and not good and device.type == "cuda":
+        raise UsageError(f"--bf16 was asked for, but {why}", "Leave --bf16 out, or use another GPU.")
+    return wanted, "as asked for"
+
+
+def _good_at_bfloat16(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+        return good, f"{torch.cuda.get_device_name(device)} {'has' if good else 'lacks'} bfloat16"
+    if device.type == "cpu":
+        has = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.11 does not say
+        for name, called in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+            if has.get(name):
+                return True, f"this CPU has {called}"
+        return False, "this CPU has neither AMX nor AVX512-BF16"
+    return False, f"bfloat16 is not known to be fast on {device.type}"

@@ -1,0 +1,208 @@
+"""transformers' Trainer, told what to do: its arguments, batches, progress, and the loss with a retain set."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from taskarith.errors import TaskarithError
+from taskarith.progress import Listener
+from taskarith.training.settings import Settings
+from taskarith.training.tokens import Sample
+
+__all__ = ["Collator", "Example", "RetainTrainer", "make_arguments", "make_trainer"]
+
+_IGNORED = -100  # transformers' label of a token without loss
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample and what each of its tokens counts in the loss: 1, or the retain weight."""
+
+    sample: Sample
+    weight: float = 1.0
+
+
+class Collator:
+    """Pads samples on the right to the longest of a batch.
+
+    :param pad_id: Token to pad with; it is masked, so any will do.
+    :param weighted: Add ``weights``, float32 of shape (batch,), for ``RetainTrainer``.
+    """
+
+    def __init__(self, pad_id: int, *, weighted: bool) -> None:
+        self.pad_id = pad_id
+        self.weighted = weighted
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, int64 of shape (batch, longest).
+
+        The first label of a row is never learned, so that whoever counts labels counts the shifted ones too.
+        """
+        longest = max(len(example.sample.input_ids) for example in examples)
+        shape = (len(examples), longest)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.int64),
+            "labels": torch.full(shape, _IGNORED),
+        }
+        for row, example in enumerate(examples):
+            ids, start = torch.tensor(example.sample.input_ids), max(example.sample.prompt_length, 1)
+            batch["input_ids"][row, : len(ids)] = ids
+            batch["attention_mask"][row, : len(ids)] = 1
+            batch["labels"][row, start : len(ids)] = ids[start:]
+        if self.weighted:
+            batch["weights"] = torch.tensor([example.weight for example in examples])
+        return batch
+
+
+class RetainTrainer(Trainer):
+    """A Trainer whose loss is the mean over tokens of ``weight * token loss``.
+
+    loss = (1 / N) * sum_i w_i * (-log p(token_i)), with N the number of learned tokens of all data sets in the whole
+    step (all accumulated batches of all processes), w = 1 for the data and the retain weight for the retain set. A
+    weight of 1 is training on both sets joined; with 0 the retain set leaves no gradient.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.model_accepts_loss_kwargs = True  # count the tokens of the whole step, whatever the model's own loss does
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return this batch's share of the step's loss: the shares of all batches add up to it."""
+        labels = inputs["labels"][:, 1:]
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        logits = outputs.logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none"
+        )
+        total = (labels != _IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (losses * inputs["weights"][:, None]).sum() / total
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, `total` is of all
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Progress(TrainerCallback):
+    """Tells the listener the loss and the speed, and stops a training that has diverged."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._start = 0.0
+        self._tokens_before = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        del args, control, more
+        self._start, self._tokens_before = time.perf_counter(), int(state.num_input_tokens_seen)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **more: Any,
+    ) -> None:
+        del args, control, more
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise TaskarithError(
+                f"training diverged: the loss is {loss} at step {state.global_step}; nothing was published",
+                "Lower --learning-rate or add --warmup-steps, and check the base with taskarith eval.",
+            )
+        speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
+        if state.is_world_process_zero:
+            what = f"training | loss {loss:.2f} | {speed:,.0f} tokens/s"
+            self._listener.progress(what, state.global_step, state.max_steps)
+
+
+def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
+    """Translate settings into transformers' arguments.
+
+    :param settings: What to do.
+    :param folder: Where the Trainer keeps its own checkpoints.
+    :param device: Where to train; under a launcher each process has its own.
+    :param bf16: Compute in bfloat16 under autocast.
+    """
+    known = TrainingArguments.__dataclass_fields__  # transformers 5.2x renamed gradient_checkpointing
+    checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in known)
+    options: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
+    if settings.gradient_checkpointing:
+        options[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
+    if settings.save_steps is not None:
+        options |= {"save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 1}
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        run_name=folder.name.strip(".").removesuffix(".training"),
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=bf16,
+        seed=settings.seed,
+        use_cpu=device.type == "cpu",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        disable_tqdm=True,
+        report_to=list(settings.report_to) or "none",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        **({"save_strategy": "no"} | options),
+    )
+    if device.type == "cuda" and arguments.world_size == 1:
+        torch.cuda.set_device(device)
+        arguments._n_gpu = 1  # several visible GPUs: no nn.DataParallel, which a launcher does better
+        arguments.__dict__["_setup_devices"] = torch.device("cuda", torch.cuda.current_device())
+    return arguments
+
+
+def make_trainer(
+    model: PreTrainedModel | PeftModel,
+    arguments: TrainingArguments,
+    examples: Sequence[Example],
+    pad_id: int,
+    listener: Listener,
+) -> Trainer:
+    """Make a Trainer that is silent but for the listener; with a retain set it weighs the loss."""
+    weighted = any(example.weight != 1.0 for example in examples)
+    trainer = (RetainTrainer if weighted else Trainer)(
+        model=model,
+        args=arguments,
+        train_dataset=examples,  # ty: ignore[invalid-argument-type]  (a list has all that a data set needs)
+        data_collator=Collator(pad_id, weighted=weighted),
+        callbacks=[_Progress(listener)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,1 @@
+"""Task vectors of every form, opened, read chunk by chunk, and extracted."""

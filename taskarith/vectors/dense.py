@@ -1,0 +1,107 @@
+"""A task vector file: dense deltas in safetensors, with a header that binds them to their base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taskarith.checkpoints.header import read_header
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.errors import VectorError, name_some
+from taskarith.vectors.form import BaseRecord, TensorPieces
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "DenseVector", "vector_metadata"]
+
+FORMAT = "taskarith-vector"
+FORMAT_VERSION = "1"
+
+
+class DenseVector:
+    """A task vector file, opened: its header is read, its tensors are not.
+
+    :param path: A ``.safetensors`` file written by ``taskarith extract``.
+    :raises VectorError: It is no task vector, or of a version or dtype that this release does not know.
+    :raises CheckpointError: It is no sound safetensors file.
+    """
+
+    kind: str = "dense"
+
+    def __init__(self, path: Path) -> None:
+        header = read_header(path)
+        metadata = header.metadata
+        if metadata.get("format") != FORMAT:
+            raise VectorError(
+                f"{path} is no task vector (its header says format {metadata.get('format', 'nothing')!r})",
+                "Make one with: taskarith extract BASE FINETUNED -o forget.safetensors",
+            )
+        version, kind = metadata.get("format_version"), metadata.get("kind")
+        if version != FORMAT_VERSION or kind != self.kind:
+            raise VectorError(
+                f"{path} is a task vector of version {version} and kind {kind}, which this release does not read",
+                "Use the release that wrote it, or extract it again.",
+            )
+        odd = [tensor.name for tensor in header.tensors if not tensor.is_float]
+        if odd:
+            raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")
+        self.name = str(path)
+        self.metadata = metadata
+        self.base: BaseRecord | None = _base(path, metadata)
+        self.known: frozenset[str] | None = frozenset(self.base.tensors)
+        self.tied: Mapping[str, str] = _table(path, metadata, "tied")
+        self._entries = {tensor.name: tensor for tensor in header.tensors}
+        self.shapes: Mapping[str, tuple[int, ...]] = {tensor.name: tensor.shape for tensor in header.tensors}
+        self._reader = TensorReader()
+
+    def open(self, tensor: str) -> TensorPieces:
+        """Start reading the delta of one tensor."""
+        return TensorPieces(self._entries[tensor], self._reader)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+def vector_metadata(
+    base: BaseRecord, finetuned: Mapping[str, Any], dtype: str, tied: Mapping[str, str], **more: str
+) -> dict[str, str]:
+    """Return the header of a vector file, string to string; everything structured is JSON.
+
+    :param base: The base with the fingerprint of each tensor.
+    :param finetuned: Name, fingerprint and ``taskarith.json`` record of the fine-tune.
+    :param dtype: Dtype of the deltas.
+    :param tied: Tensors that only the base stores, and what they are tied to.
+    :param more: Counts, command and versions.
+    """
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": DenseVector.kind,
+        "dtype": dtype,
+        "base": base.name,
+        "base_revision": base.revision or "",
+        "base_fingerprint": base.fingerprint,
+        "base_tensors": json.dumps(base.tensors, separators=(",", ":")),
+        "finetuned": json.dumps(finetuned, separators=(",", ":"), ensure_ascii=False),
+        "tied": json.dumps(tied, separators=(",", ":")),
+        **more,
+    }
+
+
+def _base(path: Path, metadata: Mapping[str, str]) -> BaseRecord:
+    name = metadata.get("base")
+    if not name:
+        raise VectorError(f"{path} does not name its base", "Extract it again.")
+    tensors = _table(path, metadata, "base_tensors")
+    return BaseRecord(name, metadata.get("base_revision") or None, metadata.get("base_fingerprint", ""), tensors)
+
+
+def _table(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, str]:
+    try:
+        table = json.loads(metadata.get(key, "{}"))
+    except ValueError:
+        table = None
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise VectorError(f"{path} has a broken header: '{key}' is no map of names", "Extract it again.")
+    return table

@@ -1,0 +1,72 @@
+"""From what a user calls a vector to an opened one: a vector file, an adapter folder, a fine-tuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.provenance import read_provenance
+from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.errors import CheckpointError, MismatchError, VectorError
+from taskarith.progress import SILENT, Listener
+from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector, adapter_base
+from taskarith.vectors.dense import DenseVector
+from taskarith.vectors.form import BaseRecord, Vector
+from taskarith.vectors.pair import PairVector
+
+__all__ = ["open_vector", "recorded_base"]
+
+
+def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vector:
+    """Open a vector that is to be applied to a base.
+
+    :param name: A ``.safetensors`` task vector, a LoRA folder, or a fine-tuned model (folder or hub id); the delta of
+        a model is taken against the base that its ``taskarith.json`` records, or else against ``base``.
+    :param base: The checkpoint to be edited.
+    :param listener: Told about downloads.
+    :raises VectorError: There is no such vector, or it is of a kind that cannot be used.
+    :raises MismatchError: It does not fit the base.
+    """
+    path = _locate(name, listener)
+    if path.is_file():
+        return DenseVector(path)
+    record = recorded_base(name, listener)
+    if (path / ADAPTER_CONFIG).exists():
+        return AdapterVector(path, base, record)
+    if record is None:
+        return PairVector(base, open_checkpoint(path), BaseRecord(str(base.path)))
+    return PairVector(open_checkpoint(_resolve_base(name, record, listener).path), open_checkpoint(path), record)
+
+
+def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:
+    """Return the base that a vector, an adapter or a fine-tuned folder records, or None."""
+    path = _locate(name, listener)
+    if path.is_file():
+        vector = DenseVector(path)
+        return vector.base
+    record = (read_provenance(path) or {}).get("base")
+    if isinstance(record, dict) and record.get("name"):
+        return BaseRecord(str(record["name"]), record.get("revision"), str(record.get("fingerprint", "")))
+    return adapter_base(path) if (path / ADAPTER_CONFIG).exists() else None
+
+
+def _locate(name: str, listener: Listener) -> Path:
+    path = Path(name)
+    if path.exists():
+        return path
+    if path.suffix == ".safetensors" or name.count("/") != 1:
+        raise VectorError(
+            f"there is no vector {name}",
+            "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT.",
+        )
+    return resolve_model(name, listener).path
+
+
+def _resolve_base(name: str, record: BaseRecord, listener: Listener) -> ResolvedModel:
+    try:
+        return resolve_model(str(record), listener)
+    except CheckpointError as error:
+        raise MismatchError(
+            f"the base that {name} was trained from is not found: {record}",
+            f"Extract its vector first, naming the base: taskarith extract BASE {name}",
+        ) from error
