@@ -16,7 +16,7 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
-from taskarith.edit.run import CHUNK_ELEMENTS, edited_pieces
+from taskarith.edit.run import edited_pieces
 from taskarith.errors import MismatchError
 
 __all__ = ["InMemoryEdit"]
@@ -95,7 +95,7 @@ class InMemoryEdit:
             with safe_open(source.path, "pt") as file:
                 return file.get_tensor(source.name)
         values = torch.empty(source.elements, dtype=self._model.dtype)
-        for start, piece in edited_pieces(plan, tensor, self._reader, _CPU, self._model.dtype, CHUNK_ELEMENTS):
+        for start, piece in edited_pieces(plan, tensor, self._reader, _CPU, self._model.dtype):
             values[start : start + piece.numel()] = piece
         if tensor.terms and not values.isfinite().all():
             raise MismatchError(

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from taskarith.arithmetic.kernels import TORCH_DTYPES, linear_edit, to_bytes
-from taskarith.checkpoints.checkpoint import INDEX_NAME
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, chunks, work_through
+from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from taskarith.checkpoints.reader import TensorReader, hasher
-from taskarith.edit.plan import EditPlan, ShardPlan, TensorPlan
+from taskarith.checkpoints.writer import new_files, write_at
+from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.form import DeltaReader, TensorPieces
 
-__all__ = ["CHUNK_ELEMENTS", "RunResult", "edited_pieces", "run_plan"]
-
-CHUNK_ELEMENTS = 1 << 17
-"""Elements calculated at a time: a few float64 temporaries of this size stay in a core's cache."""
+__all__ = ["RunResult", "edited_pieces", "run_plan"]
 
 
 @dataclass
@@ -36,10 +31,6 @@ class RunResult:
     base: dict[str, str] = field(default_factory=dict)
     output: dict[str, str] = field(default_factory=dict)
     operands: list[dict[str, str]] = field(default_factory=list)
-
-
-class _NotFiniteError(Exception):
-    """A tensor came out with infinities or NaN."""
 
 
 def run_plan(
@@ -56,29 +47,36 @@ def run_plan(
     :param plan: What to do.
     :param folder: An empty folder.
     :param device: Torch device that calculates.
-    :param workers: Tensors in work at a time; by default one a core on the CPU and two on another device.
+    :param workers: Tensors in work at a time; by default one a core. It changes no bit.
     :param chunk: Elements calculated at a time; it changes no bit.
     :param listener: Told the bytes written.
     :raises MismatchError: The result has values that are not finite.
     """
-    place = torch.device(device)
-    workers = workers or (len(os.sched_getaffinity(0)) if place.type == "cpu" else 2)
     result = RunResult(operands=[{} for _ in plan.operands])
-    with TensorReader() as reader, _output_files(plan.shards, folder) as files:
-        work = _Work(plan, reader, place, chunk, result)
-        tasks = [(files[shard.name], tensor) for shard in plan.shards for tensor in shard.tensors]
-        _run_all(work, tasks, workers, listener)
+    sizes = {folder / shard.name: shard.nbytes for shard in plan.shards}
+    with TensorReader() as reader, new_files(sizes) as files:
+        work = _Work(plan, reader, torch.device(device), chunk, result)
+        for shard in plan.shards:
+            write_at(files[folder / shard.name], shard.header, 0)
+        tasks = [(files[folder / shard.name], tensor) for shard in plan.shards for tensor in shard.tensors]
+        tasks.sort(key=lambda task: -task[1].nbytes)
+        work_through(tasks, work.do, listener, "applying", plan.write_bytes, workers)
+    if work.broken:
+        raise MismatchError(
+            f"{len(work.broken)} tensors of the result are not finite: {name_some(sorted(work.broken))}",
+            "An input has infinities or NaN, or the output dtype overflows: check the inputs, or use --dtype float32.",
+        )
     copy_sidecars(plan, folder)
     return result
 
 
 def edited_pieces(
-    plan: EditPlan, tensor: TensorPlan, reader: TensorReader, device: torch.device, dtype: torch.dtype, chunk: int
+    plan: EditPlan, tensor: TensorPlan, reader: TensorReader, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Calculate an edited tensor without writing it: pairs of first element and values, in order."""
     pieces = TensorPieces(tensor.source, reader)
     deltas = _open_deltas(plan, tensor)
-    for start, stop in _ranges(tensor.source.elements, chunk):
+    for start, stop in chunks(tensor.source.elements):
         yield start, _calculate(pieces, deltas, (start, stop), device, dtype)
 
 
@@ -92,7 +90,7 @@ def copy_sidecars(plan: EditPlan, folder: Path) -> None:
         name = str(TORCH_DTYPES[plan.dtype]).removeprefix("torch.")
         config = {key: value for key, value in plan.base.config.items() if key != "torch_dtype"} | {"dtype": name}
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
+    if len(plan.shards) > 1 or plan.shards[0].name != WEIGHTS_NAME:
         weight_map = {tensor.source.name: shard.name for shard in plan.shards for tensor in shard.tensors}
         index = {"metadata": {"total_size": sum(t.nbytes for t in plan.tensors)}, "weight_map": weight_map}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -107,63 +105,37 @@ class _Work:
     device: torch.device
     chunk: int
     result: RunResult
-    stop: threading.Event = field(default_factory=threading.Event)
+    broken: list[str] = field(default_factory=list)
 
-    def do(self, descriptor: int, tensor: TensorPlan) -> int:
+    def do(self, task: tuple[int, TensorPlan], stop: threading.Event) -> int:
         """Calculate and write one tensor; return its bytes."""
-        name = tensor.source.name
+        descriptor, tensor = task
         written = hasher(tensor.dtype, tensor.source.shape)
-        if tensor.action == "copied":
-            for start, piece in self._copied(tensor.source):
-                _write_at(descriptor, piece, tensor.offset + start)
-                written.update(piece)
-            self.result.base[name] = self.result.output[name] = written.hexdigest()
-            return tensor.nbytes
-        pieces, deltas = TensorPieces(tensor.source, self.reader), _open_deltas(self.plan, tensor)
-        dtype, size = TORCH_DTYPES[tensor.dtype], ITEM_SIZES[tensor.dtype]
-        for start, stop in _ranges(tensor.source.elements, self.chunk):
-            if self.stop.is_set():
+        position = tensor.offset
+        for piece in self._edited(tensor) if tensor.action != "copied" else self.reader.pieces(tensor.source):
+            if stop.is_set():
                 return 0
-            values = _calculate(pieces, deltas, (start, stop), self.device, dtype)
-            if not values.isfinite().all():
-                raise _NotFiniteError(name)
-            data = to_bytes(values)
-            _write_at(descriptor, data, tensor.offset + start * size)
-            written.update(data)
-        self.result.base[name], self.result.output[name] = pieces.fingerprint(), written.hexdigest()
-        for term, (_, delta) in zip(tensor.terms, deltas, strict=True):
-            self.result.operands[term.operand][term.delta] = delta.fingerprint()
+            write_at(descriptor, piece, position)
+            written.update(piece)
+            position += len(piece)
+        self.result.output[tensor.source.name] = written.hexdigest()
+        if tensor.action == "copied":
+            self.result.base[tensor.source.name] = written.hexdigest()
         return tensor.nbytes
 
-    def _copied(self, tensor: TensorEntry) -> Iterator[tuple[int, bytearray]]:
-        position = 0
-        for piece in self.reader.pieces(tensor):
-            if self.stop.is_set():
-                return
-            yield position, piece
-            position += len(piece)
-
-
-def _run_all(work: _Work, tasks: Sequence[tuple[int, TensorPlan]], workers: int, listener: Listener) -> None:
-    total, done, broken = work.plan.write_bytes, 0, []
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(work.do, *task) for task in sorted(tasks, key=lambda task: -task[1].nbytes)]
-        try:
-            for future in as_completed(futures):
-                try:
-                    done += future.result()
-                except _NotFiniteError as error:
-                    broken.append(str(error))
-                listener.progress("applying", done, total)
-        except BaseException:
-            work.stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    if broken:
-        raise MismatchError(
-            f"{len(broken)} tensors of the result are not finite: {name_some(sorted(broken))}",
-            "An input has infinities or NaN, or the output dtype overflows: check the inputs, or use --dtype float32.",
-        )
+    def _edited(self, tensor: TensorPlan) -> Iterator[memoryview]:
+        name, dtype = tensor.source.name, TORCH_DTYPES[tensor.dtype]
+        pieces, deltas = TensorPieces(tensor.source, self.reader), _open_deltas(self.plan, tensor)
+        is_finite = True
+        for span in chunks(tensor.source.elements, self.chunk):
+            values = _calculate(pieces, deltas, span, self.device, dtype)
+            is_finite = is_finite and bool(values.isfinite().all())
+            yield to_bytes(values)
+        if not is_finite:
+            self.broken.append(name)
+        self.result.base[name] = pieces.fingerprint()
+        for term, (_, delta) in zip(tensor.terms, deltas, strict=True):
+            self.result.operands[term.operand][term.delta] = delta.fingerprint()
 
 
 def _open_deltas(plan: EditPlan, tensor: TensorPlan) -> list[tuple[float, DeltaReader]]:
@@ -179,30 +151,3 @@ def _calculate(
 ) -> torch.Tensor:
     terms = [coefficient * delta.read(*span, device) for coefficient, delta in deltas]
     return linear_edit(base.native(*span, device), terms, dtype)
-
-
-def _ranges(elements: int, chunk: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, elements, chunk):
-        yield start, min(start + chunk, elements)
-
-
-@contextmanager
-def _output_files(shards: Sequence[ShardPlan], folder: Path) -> Generator[dict[str, int], None, None]:
-    files: dict[str, int] = {}
-    try:
-        for shard in shards:
-            files[shard.name] = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(files[shard.name], 0, shard.nbytes)  # no space is found out now, not later
-            _write_at(files[shard.name], shard.header, 0)
-        yield files
-    finally:
-        for descriptor in files.values():
-            os.close(descriptor)
-
-
-def _write_at(descriptor: int, data: bytes | bytearray | memoryview, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, position)
-        view, position = view[count:], position + count

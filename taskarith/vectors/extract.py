@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import math
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 import torch
 
 from taskarith.arithmetic.kernels import TORCH_DTYPES, linear_edit, round_to, same_bits, to_bytes
+from taskarith.arithmetic.parallel import chunks, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from taskarith.checkpoints.header import TensorEntry, build_header
+from taskarith.checkpoints.header import ITEM_SIZES, build_header
 from taskarith.checkpoints.provenance import command_line, read_provenance, versions
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
-from taskarith.errors import MismatchError, UsageError
+from taskarith.checkpoints.writer import new_files, write_at
+from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector
 from taskarith.vectors.dense import vector_metadata
@@ -30,7 +33,6 @@ __all__ = ["VECTOR_DTYPES", "ExtractResult", "extract"]
 VECTOR_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes as users and transformers write them, and as safetensors does."""
 
-_CHUNK = 1 << 18
 _CPU = torch.device("cpu")
 _PLACEHOLDER = "0" * 32
 
@@ -132,17 +134,16 @@ class _PairSource:
                 if name in side.tensors:
                     prints[name] = self.reader.fingerprint(side.tensors[name])
 
-    def pieces(self, name: str, dtype: str, tally: _Tally) -> Iterator[torch.Tensor]:
+    def pieces(self, name: str, dtype: torch.dtype, tally: _Tally) -> Iterator[torch.Tensor]:
         base = TensorPieces(self._base.tensors[name], self.reader)
         finetuned = TensorPieces(self._finetuned.tensors[name], self.reader)
-        for start, stop in _ranges(self._base.tensors[name]):
+        for start, stop in chunks(self._base.tensors[name].elements):
             before, after = base.native(start, stop, _CPU), finetuned.native(start, stop, _CPU)
-            delta = round_to(after.to(torch.float64) - before.to(torch.float64), TORCH_DTYPES[dtype])
+            delta = round_to(after.to(torch.float64) - before.to(torch.float64), dtype)
             again = linear_edit(before, [delta.to(torch.float64)], after.dtype)
-            tally.inexact += int((~same_bits(again, after)).sum())
+            tally.inexact += stop - start - int(torch.count_nonzero(same_bits(again, after)))
             yield delta
-        self.prints[name] = base.fingerprint()
-        self.finetuned_prints[name] = finetuned.fingerprint()
+        self.prints[name], self.finetuned_prints[name] = base.fingerprint(), finetuned.fingerprint()
 
 
 class _AdapterSource:
@@ -158,11 +159,11 @@ class _AdapterSource:
         self.prints = {name: self.reader.fingerprint(tensor) for name, tensor in base.tensors.items()}
         self.finetuned_prints: dict[str, str] = {}
 
-    def pieces(self, name: str, dtype: str, tally: _Tally) -> Iterator[torch.Tensor]:
+    def pieces(self, name: str, dtype: torch.dtype, tally: _Tally) -> Iterator[torch.Tensor]:
         del tally
         delta = self._vector.open(name)
-        for start, stop in _ranges(self._base.tensors[name]):
-            yield round_to(delta.read(start, stop, _CPU), TORCH_DTYPES[dtype])
+        for start, stop in chunks(self._base.tensors[name].elements):
+            yield round_to(delta.read(start, stop, _CPU), dtype)
         self.finetuned_prints[name] = delta.fingerprint()
 
 
@@ -177,36 +178,52 @@ class _Job:
 
 def _write(path: Path, job: _Job, listener: Listener) -> ExtractResult:
     layout = [(name, job.dtype, job.source.shapes[name]) for name in job.before.tensors if name in job.source.shapes]
-    tally, total, done = _Tally(), sum(job.before.tensors[name].elements for name, _, _ in layout), 0
+    elements = {name: job.before.tensors[name].elements for name, _, _ in layout}
+    total, tallies = sum(elements.values()), {name: _Tally() for name in elements}
     reserve, offsets = build_header(layout, _metadata(job, None, total))
-    with path.open("wb") as file, job.source.reader:
-        file.write(reserve)
-        for name, _, _ in layout:
-            for piece in job.source.pieces(name, job.dtype, tally):
-                _count(name, piece, tally)
-                file.write(to_bytes(piece))
-                done += piece.numel()
-                listener.progress("extracting", done, total)
+    size = len(reserve) + total * ITEM_SIZES[job.dtype]
+    path.unlink(missing_ok=True)
+    with job.source.reader, new_files({path: size}) as files:
+
+        def do(name: str, stop: threading.Event) -> int:
+            position = offsets[name]
+            for piece in job.source.pieces(name, TORCH_DTYPES[job.dtype], tallies[name]):
+                if stop.is_set():
+                    break
+                _count(piece, tallies[name])
+                data = to_bytes(piece)
+                write_at(files[path], data, position)
+                position += len(data)
+            return elements[name]
+
+        work_through(sorted(elements, key=lambda name: -elements[name]), do, listener, "extracting", total)
+        _check_finite(tallies)
+        tally = _Tally(
+            sum(one.inexact for one in tallies.values()),
+            sum(one.moved for one in tallies.values()),
+            math.fsum(one.squares for one in tallies.values()),
+        )
         header, places = build_header(layout, _metadata(job, tally, total), length=len(reserve))
         if places != offsets:
             raise AssertionError("the header outgrew its reserve")
-        file.seek(0)
-        file.write(header)
-        size = file.seek(0, os.SEEK_END)
+        write_at(files[path], header, 0)
     inexact = tally.inexact if job.source.has_result else None
     record = _record(job.base, job.source.prints)
-    return ExtractResult(path, record, len(layout), total, inexact, tally.moved, tally.squares**0.5, size)
+    return ExtractResult(path, record, len(layout), total, inexact, tally.moved, math.sqrt(tally.squares), size)
 
 
-def _count(name: str, delta: torch.Tensor, tally: _Tally) -> None:
-    square = float(delta.to(torch.float64).square().sum())
-    if not delta.isfinite().all():
+def _count(delta: torch.Tensor, tally: _Tally) -> None:
+    tally.squares += float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
+    tally.moved += int(torch.count_nonzero(delta))
+
+
+def _check_finite(tallies: Mapping[str, _Tally]) -> None:
+    broken = [name for name, tally in tallies.items() if not math.isfinite(tally.squares)]
+    if broken:
         raise MismatchError(
-            f"the delta of {name} has values that are not finite",
+            f"{len(broken)} deltas are not finite: {name_some(broken)}",
             "A model has infinities or NaN there, or the delta overflows this dtype: check, or use --dtype float32.",
         )
-    tally.squares += square
-    tally.moved += int(torch.count_nonzero(delta))
 
 
 def _metadata(job: _Job, tally: _Tally | None, total: int) -> dict[str, str]:
@@ -233,8 +250,3 @@ def _metadata(job: _Job, tally: _Tally | None, total: int) -> dict[str, str]:
 
 def _record(resolved: ResolvedModel, prints: Mapping[str, str]) -> BaseRecord:
     return BaseRecord(resolved.recorded_name, resolved.revision, combine_fingerprints(dict(prints)), dict(prints))
-
-
-def _ranges(tensor: TensorEntry) -> Iterator[tuple[int, int]]:
-    for start in range(0, tensor.elements, _CHUNK):
-        yield start, min(start + _CHUNK, tensor.elements)
