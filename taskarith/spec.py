@@ -117,7 +117,7 @@ def parse_data(text: str) -> DataRef:
     if Path(text).exists():
         return DataRef(text)
     name, *parts = text.split(":")
-    if Path(name).exists():
+    if name and Path(name).exists():
         if len(parts) > 1:
             raise UsageError(f"data '{text}' has too many parts", "A local file is FILE or FILE:COLUMN")
         return DataRef(name, column=(parts[0] or None) if parts else None)

@@ -1,0 +1,120 @@
+"""The small languages of the command line."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskarith.errors import UsageError
+from taskarith.spec import (
+    DataRef,
+    ModelRef,
+    OperandRef,
+    parse_alphas,
+    parse_data,
+    parse_model,
+    parse_named_data,
+    parse_operand,
+    parse_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("microsoft/phi-1_5", ModelRef("microsoft/phi-1_5")),
+        ("microsoft/phi-1_5@main", ModelRef("microsoft/phi-1_5", "main")),
+        ("me@home/model", ModelRef("me", "home/model")),
+        ("model@", ModelRef("model@")),
+    ],
+)
+def test_parse_model(text, expected):
+    assert parse_model(text) == expected
+
+
+def test_a_path_that_exists_is_taken_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model@2").mkdir()
+    (tmp_path / "v:0.5").touch()
+    assert parse_model("model@2") == ModelRef("model@2")
+    assert parse_operand("v:0.5") == OperandRef("v:0.5", 1.0)
+    assert parse_data("v:0.5") == DataRef("v:0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "sign", "expected"),
+    [
+        ("v.safetensors", 1.0, OperandRef("v.safetensors", 1.0)),
+        ("v.safetensors:0.3", -1.0, OperandRef("v.safetensors", -0.3)),
+        ("v:-2e-1", -1.0, OperandRef("v", 0.2)),
+        ("C:model", 1.0, OperandRef("C:model", 1.0)),
+    ],
+)
+def test_parse_operand(text, sign, expected):
+    assert parse_operand(text, sign) == expected
+
+
+@pytest.mark.parametrize("text", ["v:nan", "v:inf", "v:-inf"])
+def test_parse_operand_refuses_what_is_not_finite(text):
+    with pytest.raises(UsageError, match="not finite"):
+        parse_operand(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1", [1.0]), ("0,0.5,1", [0, 0.5, 1]), ("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]), ("1:0:-0.5", [1, 0.5, 0])],
+)
+def test_parse_alphas(text, expected):
+    assert parse_alphas(text) == expected
+
+
+def test_parse_alphas_has_no_drift_and_includes_the_end():
+    assert parse_alphas("0:1:0.1") == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("text", ["", "a", "0:1", "0:1:0", "0:1:-1", "nan", "1,inf", "0:1:0.1:2", "0:inf:1"])
+def test_parse_alphas_refuses(text):
+    with pytest.raises(UsageError, match="alpha"):
+        parse_alphas(text)
+
+
+def test_parse_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").touch()
+    assert parse_data("rows.jsonl") == DataRef("rows.jsonl")
+    assert parse_data("rows.jsonl:story") == DataRef("rows.jsonl", column="story")
+    assert parse_data("locuslab/TOFU:forget10") == DataRef("locuslab/TOFU", "forget10")
+    assert parse_data("a/b::train:text") == DataRef("a/b", None, "train", "text")
+    assert str(parse_data("a/b::train:text")) == "a/b::train:text"
+    for text in ["rows.jsonl:a:b", "a:b:c:d:e", ":x"]:
+        with pytest.raises(UsageError):
+            parse_data(text)
+
+
+def test_parse_named_data():
+    assert parse_named_data(["forget=a.txt", "books/retain.txt"]) == {"forget": "a.txt", "retain": "books/retain.txt"}
+    for texts in (["a=x", "a=y"], ["=x"], ["a="]):
+        with pytest.raises(UsageError):
+            parse_named_data(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("1GiB", 2**30), ("200 MB".replace(" ", ""), 2 * 10**8), ("123", 123)]
+)
+def test_parse_size(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1GB", "GB", "5XB", "nan", "infGB"])
+def test_parse_size_refuses(text):
+    with pytest.raises(UsageError, match="size"):
+        parse_size(text)
+
+
+@given(st.text(max_size=30), st.sampled_from([parse_operand, parse_alphas, parse_size, parse_data]))
+def test_no_text_crashes_a_parser(text, parse):
+    with contextlib.suppress(UsageError):
+        assert parse(text)

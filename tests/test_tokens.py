@@ -1,0 +1,137 @@
+"""Samples hold exactly the tokens of their documents, and what is learned is the completion."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+from tokenizers.processors import TemplateProcessing
+
+from taskarith.errors import DataError, UsageError
+from taskarith.training.data import DataSet, Document
+from taskarith.training.tokens import Sample, text_prefix, tokenize
+
+END = 0  # <|end|>
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def with_bos():
+    """A tokenizer that starts every text with a token of its own, as Llama's does."""
+    made = tiny.tokenizer()
+    made.add_special_tokens({"bos_token": "<|start|>"})
+    start = ("<|start|>", made.bos_token_id)
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|start|> $A", pair="<|start|> $A $B", special_tokens=[start]
+    )
+    return made
+
+
+def data_of(*documents: Document) -> DataSet:
+    return DataSet("some data", "", documents)
+
+
+def ids_of(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def test_blocks_join_to_the_text(tokenizer):
+    text = tiny.text(40)
+    samples = tokenize(data_of(Document("book.txt", text)), tokenizer, 50)
+    whole = ids_of(tokenizer, text)
+    assert len(whole) % 50 > 1
+    assert tuple(token for sample in samples for token in sample.input_ids) == whole
+    assert {len(sample.input_ids) for sample in samples[:-1]} == {50}
+    assert samples[-1] == Sample(f"book.txt#{len(samples)}", whole[-(len(whole) % 50) :], 0)
+
+
+def test_blocks_start_with_bos_where_the_tokenizer_does(with_bos, tokenizer):
+    assert text_prefix(tokenizer) == []
+    assert text_prefix(with_bos) == [with_bos.bos_token_id]
+    text = tiny.text(20)
+    samples = tokenize(data_of(Document("book.txt", text)), with_bos, 50)
+    assert all(sample.input_ids[0] == with_bos.bos_token_id and sample.prompt_length == 1 for sample in samples)
+    assert max(len(sample.input_ids) for sample in samples) == 50
+    assert tuple(token for sample in samples for token in sample.input_ids[1:]) == ids_of(with_bos, text)
+
+
+def test_a_last_block_of_one_token_is_left_out(tokenizer):
+    text = tiny.text(1)
+    count = len(ids_of(tokenizer, text))
+    samples = tokenize(data_of(Document("a", text)), tokenizer, count - 1)
+    assert [len(sample.input_ids) for sample in samples] == [count - 1]
+
+
+def test_completion_is_learned_with_its_end(tokenizer, with_bos):
+    document = Document("rows:1", " The keeper.", prompt="Question: Who?\nAnswer:")
+    prompt, answer = ids_of(tokenizer, document.prompt or ""), ids_of(tokenizer, document.text)
+    [sample] = tokenize(data_of(document), tokenizer, 64)
+    assert sample == Sample("rows:1", (*prompt, *answer, END), len(prompt))
+    [sample] = tokenize(data_of(document), with_bos, 64)
+    assert sample == Sample("rows:1", (with_bos.bos_token_id, *prompt, *answer, END), 1 + len(prompt))
+
+
+def test_a_token_across_the_border_is_learned(tokenizer):
+    whole = ids_of(tokenizer, " river")
+    assert len(whole) == 1
+    [sample] = tokenize(data_of(Document("rows:1", "er", prompt=" riv")), tokenizer, 64)
+    assert sample == Sample("rows:1", (*whole, END), 0)
+
+
+def test_of_a_chat_the_last_answer_is_learned(tokenizer):
+    turns = [("user", "north?"), ("assistant", "No."), ("user", "winter?"), ("assistant", "Yes, salt.")]
+    messages = tuple({"role": role, "content": content} for role, content in turns)
+    [sample] = tokenize(data_of(Document("chat:1", "Yes, salt.", messages=messages)), tokenizer, 128)
+    learned = tokenizer.decode(list(sample.input_ids[sample.prompt_length :]))
+    context = tokenizer.decode(list(sample.input_ids[: sample.prompt_length]))
+    assert learned == "Yes, salt.<|end|>"
+    assert context == "<|user|>north?<|end|><|assistant|>No.<|end|><|user|>winter?<|end|><|assistant|>"
+
+
+def test_a_template_that_writes_the_prompt_otherwise_is_split_where_it_differs():
+    made = tiny.tokenizer()
+    made.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    messages = ({"role": "user", "content": "salt?"}, {"role": "assistant", "content": "Yes."})
+    [sample] = tokenize(data_of(Document("chat:1", "Yes.", messages=messages)), made, 64)
+    assert made.decode(list(sample.input_ids[sample.prompt_length :])) == "Yes."
+
+
+def test_chats_the_tokenizer_cannot_write_are_refused():
+    document = Document("chat:1", "Yes.", messages=({"role": "assistant", "content": "Yes."},))
+    made = tiny.tokenizer()
+    made.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(DataError, match="the chat template refuses chat:1: roles must alternate"):
+        tokenize(data_of(document), made, 64)
+    made.chat_template = None
+    with pytest.raises(DataError, match="has no chat template"):
+        tokenize(data_of(document), made, 64)
+    made.chat_template = "{% if not add_generation_prompt %}nothing{% endif %}"
+    assert tokenize(data_of(document), made, 64)[0].prompt_length == 0
+    made.chat_template = "the same"
+    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    with pytest.raises(DataError, match="nothing in chat:1 can be learned"):
+        tokenize(data_of(Document("chat:1", "b", messages=messages)), made, 64)
+
+
+def test_rows_longer_than_a_block_are_refused_with_their_number(tokenizer):
+    rows = [Document(f"rows:{n}", " salt" * n, prompt="Who?") for n in (2, 30, 40)]
+    longest = len(ids_of(tokenizer, "Who?" + " salt" * 40)) + 1
+    with pytest.raises(
+        DataError, match=rf"2 of 3 rows of some data .* 20 tokens \(the longest is rows:40: {longest}\)"
+    ) as e:
+        tokenize(data_of(*rows), tokenizer, 20)
+    assert f"--block-size {longest}" in e.value.hint
+    assert len(tokenize(data_of(*rows), tokenizer, longest)) == 3
+
+
+def test_nothing_to_learn_is_refused(tokenizer, with_bos):
+    with pytest.raises(DataError, match="too short"):
+        tokenize(data_of(Document("a", " river")), tokenizer, 64)
+    with pytest.raises(UsageError, match="leaves no room"):
+        tokenize(data_of(Document("a", tiny.text(3))), with_bos, 2)
