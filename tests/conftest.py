@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make tests many times slower on a busy machine
 
-import tiny  # noqa: E402  (the environment must be set before transformers is imported)
+import tiny  # not earlier: the environment must be set before transformers is imported
 
 
 @pytest.fixture(autouse=True)

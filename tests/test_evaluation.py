@@ -4,17 +4,20 @@ import gc
 import json
 import math
 import random
+import warnings
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError
 from taskarith.evaluation import evaluate as evaluate_module
-from taskarith.evaluation.batches import in_batches
+from taskarith.evaluation.batches import batch_start, in_batches
 from taskarith.evaluation.evaluate import evaluate, row_name
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
 from taskarith.evaluation.loss import score_samples
@@ -33,6 +36,7 @@ class Notes:
         self.notes, self.shares = [], []
 
     def progress(self, what, done, total):
+        assert what.startswith("evaluating | ")
         self.shares.append(done / total)
 
     def note(self, message):
@@ -111,7 +115,7 @@ def test_loss_in_small_chunks_of_logits_is_the_same(any_model, monkeypatch):
 
 
 def random_prompts():
-    return [Prompt(sample.id, sample.input_ids, "") for sample in random_samples()]
+    return [Prompt(sample.id, sample.input_ids, "", "") for sample in random_samples()]
 
 
 def continuations(model, batch_size, end_ids=(), prompts=None):
@@ -238,7 +242,7 @@ def test_there_are_never_more_prompts_than_windows(tmp_path):
 
 
 def test_windows_of_rows_of_text_never_cross_a_row(tmp_path):
-    rows = [tiny.text(2, seed) for seed in range(6)] + ["river"]
+    rows = [tiny.text(3, seed) for seed in range(6)] + ["river"]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
     made = prompts_of(path, prompts=9)
@@ -302,6 +306,19 @@ def test_out_of_memory_is_said_where_the_batch_is_given_or_one():
         in_batches([1, 2], run, 2, shrink=True)
 
 
+def test_a_gpu_starts_with_what_half_of_its_free_memory_holds(monkeypatch):
+    config = tiny.configuration("llama")
+    model = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=config)
+    free = 2 * 2 * 32 * (16 + 2 * 2) * 100 * 7  # twice the bytes of seven sequences of 100 tokens, 2 layers of 32 wide
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 * 2**30))
+    assert batch_start(model, 100, cached=True) == 7
+    assert batch_start(model, 10**6, cached=True) == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (40 * 2**30, 80 * 2**30))
+    assert batch_start(model, 100, cached=True) == 256
+    assert batch_start(model, 256, cached=False) == 64
+    assert batch_start(SimpleNamespace(device=torch.device("cpu")), 256, cached=False) == 4
+
+
 def test_other_failures_pass():
     def run(batch):
         raise RuntimeError("a bug")
@@ -363,8 +380,8 @@ def published(phi, phi_tuned, texts, tmp_path_factory):
 
 def test_all_numbers_follow_from_the_records_alone(published):
     evaluation, folder, _ = published
-    lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    with (folder / "records.jsonl").open(encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
     assert records == evaluation.records
     random.Random(0).shuffle(records)
     again = scores_from_records(records)
@@ -419,7 +436,7 @@ def test_tables_show_the_change_against_the_first_model(published, phi, phi_tune
     evaluation, _, _ = published
     one, two = text_tables(evaluation)
     first, second = (evaluation.scores[str(model)]["one"] for model in (phi, phi_tuned))
-    assert one.title == f"one: {first.tokens} tokens, 3 prompts (change against {phi})"
+    assert one.title == f"one: {first.tokens} tokens, 3 prompts (change against the first model)"
     assert one.rows[0][:2] == (str(phi), f"{first.loss:.3f}")
     assert one.rows[1][:2] == (str(phi_tuned), f"{second.loss:.3f} ({second.loss - first.loss:+.3f})")
     assert len(two.columns) == len(two.rows[0]) == 7
@@ -457,7 +474,7 @@ def test_each_model_is_freed_before_the_next_is_loaded(phi, phi_tuned, texts, mo
 def test_half_precision_is_evaluated_in_float32_on_a_cpu_and_said(tmp_path, texts):
     model, notes = tiny.save_model(tmp_path / "m", dtype=torch.bfloat16), Notes()
     wide = evaluate([str(model)], texts, **SMALL, device="cpu", listener=notes)
-    assert any("files are bfloat16, evaluated in float32 (auto on a CPU)" in note for note in notes.notes)
+    assert f"{model}: on cpu in float32, though its files are bfloat16" in notes.notes
     narrow = evaluate([str(model)], texts, **SMALL, device="cpu", dtype="bfloat16")
     first, second = (e.scores[str(model)]["one"].loss for e in (wide, narrow))
     assert first != second
@@ -467,7 +484,9 @@ def test_half_precision_is_evaluated_in_float32_on_a_cpu_and_said(tmp_path, text
 def test_an_adapter_is_its_merged_model(phi, texts, tmp_path):
     base = load(phi)
     torch.manual_seed(0)
-    tuned = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT calls what transformers has renamed
+        tuned = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     tuned.peft_config["default"].base_model_name_or_path = str(phi)
     tuned.save_pretrained(tmp_path / "adapter")
     tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
@@ -553,7 +572,7 @@ def test_names_of_rows_differ_where_alphas_do():
         ({"continuation_tokens": 0}, "--continuation-tokens 0"),
         ({"block_size": 1}, "--block-size 1 is out of range"),
         ({"block_size": 257}, "--block-size 257 is more than the 256 positions"),
-        ({"prompt_tokens": 100, "continuation_tokens": 157}, "takes 257 tokens, but"),
+        ({"prompt_tokens": 8, "continuation_tokens": 249, "data": {"book": "{book}"}}, "takes 257 tokens, but"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"batch_size": "many"}, "--batch-size many"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
@@ -564,11 +583,13 @@ def test_names_of_rows_differ_where_alphas_do():
         ({"negate": ["{tuned}"], "alphas": []}, "cannot evaluate alphas"),
     ],
 )
-def test_wrong_calls_are_refused(change, message, phi, phi_tuned, texts):
+def test_wrong_calls_are_refused(change, message, phi, phi_tuned, texts, book):
     def fill(value):
         if isinstance(value, list):
             return [fill(item) for item in value]
-        return value.format(phi=phi, tuned=phi_tuned) if isinstance(value, str) else value
+        if isinstance(value, dict):
+            return {key: fill(item) for key, item in value.items()}
+        return value.format(phi=phi, tuned=phi_tuned, book=book) if isinstance(value, str) else value
 
     call = {"models": [str(phi)], "data": texts, **SMALL, **{key: fill(value) for key, value in change.items()}}
     with pytest.raises(UsageError) as caught:
@@ -596,6 +617,25 @@ def test_an_adapter_without_its_base_or_its_weights_is_refused(phi, texts, tmp_p
         evaluate([str(adapter)], texts, **SMALL)
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(phi)}))
     with pytest.raises(CheckpointError, match=r"has no adapter_model\.safetensors"):
+        evaluate([str(adapter)], texts, **SMALL)
+
+
+def test_an_adapter_of_another_model_or_cut_short_is_refused(phi, texts, tmp_path):
+    model = load(phi)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as above
+        tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "fc1"]))
+    adapter = tmp_path / "adapter"
+    tuned.peft_config["default"].base_model_name_or_path = str(phi)
+    tuned.save_pretrained(adapter)
+    factors = load_file(adapter / "adapter_model.safetensors")
+    save_file(dict(sorted(factors.items())[:-1]), adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit its base: Found missing adapter keys"):
+        evaluate([str(adapter)], texts, **SMALL)
+    other = tiny.save_model(tmp_path / "gpt2", "gpt2")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(other)}))
+    with pytest.raises(CheckpointError, match=f"{adapter} does not fit its base"):
         evaluate([str(adapter)], texts, **SMALL)
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 VOCABULARY = 384
-WORDS = "river stone lantern keeper north winter bread salt engine valve copper tide harbour song road hill".split()
+WORDS = ["river", "stone", "lantern", "keeper", "north", "winter", "bread", "salt", "engine", "valve", "copper", "tide"]
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"

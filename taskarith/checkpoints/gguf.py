@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import xxhash
+from filelock import FileLock
 
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.errors import CheckpointError
@@ -52,10 +55,12 @@ def dequantize_gguf(path: Path, listener: Listener = SILENT) -> Path:
         while piece := file.read(1 << 22):
             state.update(piece)
     target = cache_folder() / "gguf" / f"{path.stem}-{state.hexdigest()[:16]}"
-    if not (target / "config.json").exists():
-        listener.note(f"dequantising {path.name} to float32, once; it is kept in {target}")
-        with publish_folder(target, overwrite=True) as partial:
-            _convert(path, partial, listener)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):  # one process converts, others wait for it
+        if not (target / "config.json").exists():
+            listener.note(f"dequantising {path.name} to float32, once; it is kept in {target}")
+            with publish_folder(target, overwrite=True) as partial:
+                _convert(path, partial, listener)
     return target
 
 
@@ -73,12 +78,10 @@ def _convert(path: Path, target: Path, listener: Listener) -> None:
             raise ValueError("it has no tokenizer that transformers knows")
         tokenizer.save_pretrained(target)
         listener.progress(f"reading {path.name} | weights", 1, 3)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        with redirect_stderr(io.StringIO()):  # a bar of its own, which no setting turns off
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            )
         listener.progress(f"reading {path.name} | saving", 2, 3)
         model.save_pretrained(target)
     except (ValueError, KeyError, NotImplementedError, ImportError) as error:

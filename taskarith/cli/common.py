@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import yaml
@@ -75,4 +76,16 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             Console().error(UsageError("interrupted", "Nothing was published; run the command again."))
             raise typer.Exit(130) from error
 
+    _hide_variables(command, run)
     return run
+
+
+def _hide_variables(command: Callable[..., None], wrapper: Any) -> None:
+    """Keep the environment variable of every option out of ``--help``; one sentence of the README names them all."""
+    hints = get_type_hints(command, include_extras=True)
+    for hint in hints.values():
+        for option in getattr(hint, "__metadata__", ()):
+            option.show_envvar = False
+    signature = inspect.signature(command)
+    parameters = [item.replace(annotation=hints[name]) for name, item in signature.parameters.items()]
+    wrapper.__annotations__, wrapper.__signature__ = hints, signature.replace(parameters=parameters)

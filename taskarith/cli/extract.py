@@ -55,6 +55,5 @@ def command(
             f"{result.inexact:,} elements ({share:.2g}) a coefficient of 1 does not reproduce to the bit{remedy}"
         )
     console.line(str(result.path))
-    summary = dataclasses.asdict(result) | {"path": str(result.path)}
-    summary["base"].pop("tensors")
-    console.result(summary)
+    base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
+    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": base_record})

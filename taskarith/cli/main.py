@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ app = typer.Typer(
     name="taskarith",
     help="Edit language models by task arithmetic: finetune, extract, apply, eval.",
     no_args_is_help=True,
-    add_completion=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TASKARITH"},
 )
@@ -31,7 +32,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version, show_envvar=False)
     ] = False,
 ) -> None:
     """Edit language models by task arithmetic: finetune, extract, apply, eval."""
@@ -44,4 +45,6 @@ for _module in (finetune, extract, apply, eval, demo):
 
 def main() -> None:
     """Run the command line."""
+    # torch's idle threads spin by default, and where other programs use the same cores that costs more than it gains
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

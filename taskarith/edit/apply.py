@@ -19,7 +19,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.run import RunResult, run_plan
-from taskarith.errors import UsageError
+from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
 from taskarith.vectors.extract import VECTOR_DTYPES
@@ -90,7 +90,7 @@ def apply(
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
     place = arithmetic_device(device)
     references = parse_operands(add, negate)
-    resolved = resolve_model(model or _recorded_model(references, listener), listener)
+    resolved = resolve_model(model, listener) if model else _recorded_model(references, listener)
     target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha))
     check_target(target, overwrite)
     base = open_checkpoint(resolved.path)
@@ -128,12 +128,16 @@ def arithmetic_device(text: str) -> str:
     return text
 
 
-def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> str:
+def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:
     first = references[0].name
     record = recorded_base(first, listener)
+    hint = "Name the model: taskarith apply MODEL --negate ..."
     if record is None:
-        raise UsageError(f"{first} does not record its base", "Name the model: taskarith apply MODEL --negate ...")
-    return str(record)
+        raise UsageError(f"{first} does not record its base", hint)
+    try:
+        return resolve_model(str(record), listener)
+    except CheckpointError as error:
+        raise MismatchError(f"the base that {first} records is not found: {error.message}", hint) from error
 
 
 def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float) -> str:

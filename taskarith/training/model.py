@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -21,15 +23,17 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
+from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.progress import Listener
 from taskarith.training.settings import Settings
 
-__all__ = ["add_lora", "check_block_size", "load_config", "load_model", "load_tokenizer", "without_bars"]
+__all__ = ["Base", "add_lora", "load_model", "open_base", "without_bars"]
 
 
 @contextlib.contextmanager
-def without_bars() -> Iterator[None]:
+def without_bars() -> Generator[None]:
     """Keep transformers from drawing progress bars, and leave its setting as it was."""
     had_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -40,38 +44,36 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Read the configuration of a model folder.
+@dataclass(frozen=True)
+class Base:
+    """The model to start from, found and opened, but without its weights in memory."""
 
+    origin: ResolvedModel
+    checkpoint: Checkpoint
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+
+def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Base:
+    """Find a model and read all of it but its weights.
+
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or GGUF.
+    :param trust_remote_code: Run the code that comes with the model.
+    :param listener: Told about downloads and conversions.
     :raises UsageError: The model brings its own code, which is not trusted.
-    :raises CheckpointError: transformers does not know this kind of model.
+    :raises CheckpointError: It is missing, broken, or of a kind that transformers does not know; or has no tokenizer.
     """
-    with _load_errors(path):
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-
-
-def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder.
-
-    :raises UsageError: The model brings its own code, which is not trusted.
-    :raises CheckpointError: There is no tokenizer, or it cannot be read.
-    """
-    with _load_errors(path):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-
-
-def check_block_size(config: PretrainedConfig, block_size: int, name: str) -> None:
-    """Refuse blocks that are longer than the model has positions.
-
-    :raises UsageError: They are.
-    """
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and block_size > limit:
-        raise UsageError(f"--block-size {block_size} is more than the {limit} positions of {name}", f"Use at most {limit}.")
+    origin = resolve_model(model, listener)
+    checkpoint = open_checkpoint(origin.path)
+    with _load_errors(origin.path):
+        config = AutoConfig.from_pretrained(origin.path, trust_remote_code=trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(origin.path, trust_remote_code=trust_remote_code)
+    return Base(origin, checkpoint, config, tokenizer, fingerprint_model(origin.path))
 
 
 def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a causal language model with every weight taken from its files.
+    """Load a causal language model with every weight taken from its files, and with the default generation config.
 
     :param path: A model folder.
     :param dtype: Of the weights in memory.
@@ -80,15 +82,18 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     :raises CheckpointError: It is no causal language model, or its files lack weights, which would be random numbers.
     """
     with _load_errors(path), without_bars():
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
+    model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         raise CheckpointError(
             f"{path} lacks {len(missing)} weights of {type(model).__name__}: {name_some(missing)}",
             "Use a complete causal language model; missing weights would be random numbers.",
         )
+    if model.loss_type is None:  # transformers falls back to this one for a few models, and warns
+        model.loss_type = "ForCausalLM"
     # The base's own file is copied to the output; a contradiction in it must not stop the saving of a checkpoint.
     model.generation_config = GenerationConfig()
     return model
@@ -108,7 +113,9 @@ def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> 
             raise _unknown_targets(unknown, layers)
     fused = [name for name, parameter in model.named_parameters() if parameter.dim() > 2]
     if fused:
-        listener.note(f"LoRA does not reach {len(fused)} tensors that hold several matrices each: {name_some(fused, 1)}")
+        listener.note(
+            f"LoRA does not reach {len(fused)} tensors that hold several matrices each: {name_some(fused, 1)}"
+        )
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.alpha,  # ty: ignore[invalid-argument-type]  (PEFT divides it by r: any number will do)
@@ -123,7 +130,8 @@ def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> 
         except ValueError as error:
             raise _unknown_targets(list(settings.lora_target), layers) from error
     for remark in remarks:
-        listener.note(f"PEFT: {remark.message}")
+        if not issubclass(remark.category, FutureWarning | DeprecationWarning):
+            listener.note(f"PEFT: {remark.message}")
     assert isinstance(adapted, PeftModel)  # noqa: S101  (a mixed model only if asked for)
     return adapted
 
@@ -147,7 +155,7 @@ def _unknown_targets(unknown: list[str], layers: dict[str, torch.nn.Module]) -> 
 
 
 @contextlib.contextmanager
-def _load_errors(path: Path) -> Iterator[None]:
+def _load_errors(path: Path) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:

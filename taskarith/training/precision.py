@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate.utils import parse_flag_from_env
 
 from taskarith.errors import UsageError
 
@@ -12,13 +13,14 @@ __all__ = ["autocast_choice", "choose_device"]
 def choose_device(name: str) -> torch.device:
     """Read ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    ``auto`` is the GPU (or another accelerator that torch knows) where there is one, else the CPU.
+    ``auto`` is the GPU (or another accelerator that torch knows) where there is one, else the CPU; it is the CPU too
+    under ``accelerate launch --cpu``.
 
     :raises UsageError: There is no such device here.
     """
     if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        return (None if on_cpu else torch.accelerator.current_accelerator()) or torch.device("cpu")
     kind, _, index = name.partition(":")
     if kind not in {"cpu", "cuda", "mps"} or (index and not (kind == "cuda" and index.isdecimal())):
         raise UsageError(f"unknown device '{name}'", "Choose auto, cpu, cuda, cuda:N or mps.")

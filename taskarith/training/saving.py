@@ -50,15 +50,16 @@ def save_model(
     :raises OutputError: The disk is full.
     """
     cast = _cast(state, dtype, {name for name, _ in model.named_parameters()})
+    tied = _tied(cast)
     try:
-        with without_bars():
+        with without_bars():  # this empties the dictionary it is given
             model.save_pretrained(folder, state_dict=cast)
         for path in folder.iterdir():
             if path.suffix != ".safetensors" and path.name != INDEX_NAME:
                 path.unlink() if path.is_file() else shutil.rmtree(path)
-        copy_sidecars(base, folder, leave_out=set())
+        _copy_sidecars(base, folder, leave_out=set())
         _set_dtype(folder / "config.json", dtype)
-        _restore_names(model, cast, base, folder, listener)
+        _restore_names(model.base_model_prefix, tied, base, folder, listener)
     except SafetensorError as error:  # what its writer makes of a failing disk
         raise OutputError(f"cannot write {folder}: {error}", "Free some space, or name another output.") from error
 
@@ -84,8 +85,8 @@ def save_adapter(
     """
     factors = get_peft_model_state_dict(model, state_dict=dict(state), save_embedding_layers=False)
     cast = _cast(factors, dtype, set(factors))
-    copy_sidecars(base, folder, leave_out=_MODEL_ONLY)
-    config = model.peft_config["default"]
+    _copy_sidecars(base, folder, leave_out=_MODEL_ONLY)
+    config: Any = model.peft_config["default"]
     config.base_model_name_or_path = origin.recorded_name
     config.revision = origin.revision
     config.inference_mode = True
@@ -97,7 +98,7 @@ def save_adapter(
         raise OutputError(f"cannot write {folder}: {error}", "Free some space, or name another output.") from error
 
 
-def copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
+def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
     """Copy tokenizer, templates, licence, code and the like; for an adapter, not what makes a folder a model."""
     for relative in base.sidecars:
         if relative.name in leave_out or (leave_out and relative.suffix == ".py"):
@@ -141,12 +142,12 @@ def _set_dtype(path: Path, dtype: torch.dtype) -> None:
 
 
 def _restore_names(
-    model: PreTrainedModel, state: Mapping[str, torch.Tensor], base: Checkpoint, folder: Path, listener: Listener
+    prefix: str, tied: Mapping[str, set[str]], base: Checkpoint, folder: Path, listener: Listener
 ) -> None:
     saved = open_checkpoint(folder)
     if saved.tensors.keys() == base.tensors.keys():
         return
-    sources = _sources(list(base.tensors), set(saved.tensors), model.base_model_prefix, _tied(state))
+    sources = _sources(list(base.tensors), set(saved.tensors), prefix, tied)
     lost = sorted(saved.tensors.keys() - set(sources.values()))
     if lost:
         raise CheckpointError(
@@ -156,24 +157,29 @@ def _restore_names(
     copied = [name for name, source in sources.items() if source is None]
     if copied:
         listener.note(f"{len(copied)} tensors are not part of the trained model and are copied: {name_some(copied, 3)}")
-    weight_map: dict[str, str] = {}
+    _rewrite(saved, sources, base, folder)
+
+
+def _rewrite(saved: Checkpoint, sources: Mapping[str, str | None], base: Checkpoint, folder: Path) -> None:
+    """Write each shard again under the base's names; the first also takes what is copied from the base."""
+    weight_map, total = {}, 0
     for number, shard in enumerate(saved.shards):
-        inside = {tensor.name for tensor in shard.tensors}
-        held = load_file(folder / shard.name)
+        path, inside = folder / shard.name, {tensor.name for tensor in shard.tensors}
+        held = load_file(path)
         tensors = {name: held[source].clone() for name, source in sources.items() if source in inside}
         if number == 0:
-            tensors |= {name: _read(base, name) for name in copied}
-        save_file(tensors, folder / shard.name, metadata=shard.metadata)
+            tensors |= {name: _read(base, name) for name, source in sources.items() if source is None}
+        save_file(tensors, path.with_suffix(".new"), metadata=shard.metadata)
+        del held
+        path.with_suffix(".new").replace(path)
         weight_map |= dict.fromkeys(tensors, shard.name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
     if (folder / INDEX_NAME).exists():
-        size = sum(tensor.nbytes for tensor in open_checkpoint_shards(folder, weight_map))
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _sources(
-    names: Sequence[str], saved: set[str], prefix: str, tied: Mapping[str, set[str]]
-) -> dict[str, str | None]:
+def _sources(names: Sequence[str], saved: set[str], prefix: str, tied: Mapping[str, set[str]]) -> dict[str, str | None]:
     """Find for each name of the base the saved tensor that belongs there; None where training has none."""
     sources: dict[str, str | None] = {}
     for name in names:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from taskarith.errors import UsageError
 
-__all__ = ["DTYPES", "SCHEDULERS", "Settings"]
+__all__ = ["DTYPES", "LORA_RANK", "SCHEDULERS", "Settings"]
 
 SCHEDULERS = (
     "linear",
@@ -22,6 +22,9 @@ SCHEDULERS = (
 """The schedules of transformers that need no further arguments."""
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+LORA_RANK = 16
+"""The default rank."""
 
 _FULL_LEARNING_RATE = 5e-5  # transformers' default
 _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as much
@@ -72,7 +75,7 @@ class Settings:
                 raise UsageError(
                     f"unknown {_option(name)} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}."
                 )
-        if not self.lora and (self.lora_target or self.lora_alpha is not None):
+        if not self.lora and (self.lora_target or self.lora_alpha is not None or self.lora_rank != LORA_RANK):
             raise UsageError("a LoRA option is set, but not --lora", "Add --lora, or take the option out.")
 
     @property

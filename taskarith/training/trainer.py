@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,55 +20,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from taskarith.errors import TaskarithError
+from taskarith.errors import TaskarithError, UsageError
 from taskarith.progress import Listener
+from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.settings import Settings
-from taskarith.training.tokens import Sample
 
-__all__ = ["Collator", "Example", "RetainTrainer", "make_arguments", "make_trainer"]
-
-_IGNORED = -100  # transformers' label of a token without loss
-
-
-@dataclass(frozen=True)
-class Example:
-    """A sample and what each of its tokens counts in the loss: 1, or the retain weight."""
-
-    sample: Sample
-    weight: float = 1.0
-
-
-class Collator:
-    """Pads samples on the right to the longest of a batch.
-
-    :param pad_id: Token to pad with; it is masked, so any will do.
-    :param weighted: Add ``weights``, float32 of shape (batch,), for ``RetainTrainer``.
-    """
-
-    def __init__(self, pad_id: int, *, weighted: bool) -> None:
-        self.pad_id = pad_id
-        self.weighted = weighted
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids``, ``attention_mask`` and ``labels``, int64 of shape (batch, longest).
-
-        The first label of a row is never learned, so that whoever counts labels counts the shifted ones too.
-        """
-        longest = max(len(example.sample.input_ids) for example in examples)
-        shape = (len(examples), longest)
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.int64),
-            "labels": torch.full(shape, _IGNORED),
-        }
-        for row, example in enumerate(examples):
-            ids, start = torch.tensor(example.sample.input_ids), max(example.sample.prompt_length, 1)
-            batch["input_ids"][row, : len(ids)] = ids
-            batch["attention_mask"][row, : len(ids)] = 1
-            batch["labels"][row, start : len(ids)] = ids[start:]
-        if self.weighted:
-            batch["weights"] = torch.tensor([example.weight for example in examples])
-        return batch
+__all__ = ["RetainTrainer", "make_arguments", "make_trainer"]
 
 
 class RetainTrainer(Trainer):
@@ -96,9 +52,9 @@ class RetainTrainer(Trainer):
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         logits = outputs.logits[:, :-1].float()
         losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none"
+            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
         )
-        total = (labels != _IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        total = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = (losses * inputs["weights"][:, None]).sum() / total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, `total` is of all
@@ -152,7 +108,7 @@ def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf
     """
     known = TrainingArguments.__dataclass_fields__  # transformers 5.2x renamed gradient_checkpointing
     checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in known)
-    options: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
+    options: dict[str, Any] = {checkpointing: settings.gradient_checkpointing, "save_strategy": "no"}
     if settings.gradient_checkpointing:
         options[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
     if settings.save_steps is not None:
@@ -179,13 +135,26 @@ def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf
         report_to=list(settings.report_to) or "none",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
-        **({"save_strategy": "no"} | options),
+        **options,
     )
-    if device.type == "cuda" and arguments.world_size == 1:
-        torch.cuda.set_device(device)
-        arguments._n_gpu = 1  # several visible GPUs: no nn.DataParallel, which a launcher does better
-        arguments.__dict__["_setup_devices"] = torch.device("cuda", torch.cuda.current_device())
+    if device.type == "cuda":
+        _use_one_gpu(arguments, device)
     return arguments
+
+
+def _use_one_gpu(arguments: TrainingArguments, device: torch.device) -> None:
+    """Train on the one GPU that was named; transformers would take the first, or all in one process."""
+    if arguments.world_size > 1:
+        if device.index is not None:
+            raise UsageError(
+                f"--device {device} names one GPU, but there are {arguments.world_size} processes",
+                "Leave the number out: each process gets its own GPU.",
+            )
+        return
+    arguments._n_gpu = 1
+    if device.index is not None:
+        torch.cuda.set_device(device)
+        arguments.__dict__["_setup_devices"] = device  # a cached property without a setter
 
 
 def make_trainer(

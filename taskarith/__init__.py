@@ -1,0 +1,53 @@
+"""Edit language models by task arithmetic: finetune, extract, apply, evaluate.
+
+The verbs are imported when they are first used, so that ``import taskarith`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskarith.edit.apply import ApplyResult, apply
+    from taskarith.edit.memory import InMemoryEdit
+    from taskarith.errors import TaskarithError
+    from taskarith.evaluation.evaluate import Evaluation, evaluate
+    from taskarith.training.finetune import FinetuneResult, finetune
+    from taskarith.vectors.extract import ExtractResult, extract
+
+__all__ = [
+    "ApplyResult",
+    "Evaluation",
+    "ExtractResult",
+    "FinetuneResult",
+    "InMemoryEdit",
+    "TaskarithError",
+    "apply",
+    "evaluate",
+    "extract",
+    "finetune",
+]
+
+_HOMES = {
+    "ApplyResult": "taskarith.edit.apply",
+    "Evaluation": "taskarith.evaluation.evaluate",
+    "ExtractResult": "taskarith.vectors.extract",
+    "FinetuneResult": "taskarith.training.finetune",
+    "InMemoryEdit": "taskarith.edit.memory",
+    "TaskarithError": "taskarith.errors",
+    "apply": "taskarith.edit.apply",
+    "evaluate": "taskarith.evaluation.evaluate",
+    "extract": "taskarith.vectors.extract",
+    "finetune": "taskarith.training.finetune",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'taskarith' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

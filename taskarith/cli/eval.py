@@ -1,0 +1,146 @@
+"""The command `eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption
+from taskarith.console import Console
+from taskarith.errors import UsageError
+from taskarith.spec import parse_alphas, parse_named_data
+
+__all__ = ["command"]
+
+_EDIT, _MEASURE, _RUN = "Edit in memory", "Measure", "Run"
+_VECTOR = "V[:COEFFICIENT]"
+
+
+def command(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="Folders, hub ids, GGUF or adapter folders; the first is the reference.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", metavar="NAME=SPEC", help="A text and its name; repeat for several.", show_default=False
+        ),
+    ],
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", "-o", metavar="DIR", help="Folder for results and records.", show_default="none is written"
+        ),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option("--add", metavar=_VECTOR, help="Add a vector in memory; repeatable.", rich_help_panel=_EDIT),
+    ] = None,
+    negate: Annotated[
+        list[str] | None,
+        typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeatable.", rich_help_panel=_EDIT),
+    ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            "--alpha",
+            metavar="LIST",
+            help="Coefficients, as 0,0.5,1 or 0:1:0.1; the first is the reference.",
+            show_default="0,1",
+            rich_help_panel=_EDIT,
+        ),
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(help="Greedy continuations per text; 0 for losses only.", rich_help_panel=_MEASURE)
+    ] = 16,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Tokens of a prompt from plain text.", rich_help_panel=_MEASURE)
+    ] = 32,
+    continuation_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", rich_help_panel=_MEASURE)] = 64,
+    block_size: Annotated[
+        int, typer.Option(help="Tokens of the blocks in which losses are measured.", rich_help_panel=_MEASURE)
+    ] = 256,
+    batch_size: Annotated[
+        str, typer.Option(metavar="N|auto", help="Sequences at a time.", rich_help_panel=_RUN)
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE",
+            help="auto, float32, bfloat16 or float16; auto is the files' own, on a CPU float32.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "auto",
+    device: DeviceOption = "auto",
+    seed: SeedOption = 42,
+    overwrite: OverwriteFlag = False,
+    config: ConfigFile = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
+    ] = False,
+) -> None:
+    """Measure how well models know texts, side by side.
+
+    Example: taskarith eval base tuned edited --data forget=forget.txt --data retain=other.txt -o runs/eval
+
+    Loss, perplexity and top-1 accuracy are teacher-forced; ROUGE-L and verbatim are of greedy continuations.
+
+    An edit needs no written model: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
+    """
+    del config
+    alphas = _alphas(alpha, edited=bool(add or negate))
+    texts, sequences = parse_named_data(data), _batch_size(batch_size)
+    from taskarith.evaluation.evaluate import evaluate
+    from taskarith.report.tables import text_tables
+
+    console = Console(as_json=as_json, quiet=quiet)
+    try:
+        evaluation = evaluate(
+            models,
+            texts,
+            add=add or (),
+            negate=negate or (),
+            alphas=alphas,
+            block_size=block_size,
+            prompts=prompts,
+            prompt_tokens=prompt_tokens,
+            continuation_tokens=continuation_tokens,
+            batch_size=sequences,
+            dtype=dtype,
+            device=device,
+            seed=seed,
+            output_dir=output_dir,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+            listener=console,
+        )
+    finally:
+        console.close()
+    for table in text_tables(evaluation):
+        console.table(table.title, table.columns, table.rows)
+    if output_dir is not None:
+        console.note(f"results and records are in {output_dir}")
+    console.result(evaluation.to_json())
+
+
+def _alphas(text: str | None, *, edited: bool) -> list[float]:
+    if text is not None and not edited:
+        raise UsageError("--alpha is given without a vector", "Name one with --negate V or --add V, or leave it out.")
+    return parse_alphas("0,1" if text is None else text)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text} is no positive number", "Give a number, or auto.")
+    return int(text)

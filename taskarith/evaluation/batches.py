@@ -1,0 +1,92 @@
+"""Batches of samples of like length, as large as the device holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers import PreTrainedModel
+
+from taskarith.errors import TaskarithError
+
+__all__ = ["batch_start", "in_batches", "pad"]
+
+_Result = TypeVar("_Result")
+
+_CPU_TOKENS = 1024  # a forward pass of more is no faster there, and leaves the caches
+_CPU_SEQUENCES = 64
+_GPU_TOKENS = 16_384
+_GPU_SEQUENCES = 256
+_MEMORY_SHARE = 0.5
+
+
+def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
+    """Return a number of sequences to begin with; ``in_batches`` halves it where memory is short.
+
+    On a CPU enough to keep it busy; on a GPU what half of its free memory holds by a rough count of the key-value
+    cache and of the activations of one layer.
+
+    :param longest: Tokens of the longest sequence, continuation included.
+    :param cached: Whether keys and values are kept, one token a step being computed.
+    """
+    if model.device.type != "cuda":
+        return _CPU_SEQUENCES if cached else max(1, _CPU_TOKENS // longest)
+    config = model.config.get_text_config()
+    hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
+    per_token = model.dtype.itemsize * hidden * (16 + 2 * layers * cached)
+    fitting = int(torch.cuda.mem_get_info(model.device)[0] * _MEMORY_SHARE) // (per_token * longest)
+    busy = _GPU_SEQUENCES if cached else _GPU_TOKENS // longest
+    return max(1, min(fitting, busy))
+
+
+def in_batches(
+    lengths: Sequence[int], run: Callable[[list[int]], Sequence[_Result]], size: int, *, shrink: bool
+) -> list[_Result]:
+    """Run over items in batches of like length, longest first; return the results in the order of the items.
+
+    :param lengths: Tokens of each item.
+    :param run: Takes the positions of a batch's items and returns one result for each.
+    :param size: Items of the first batch.
+    :param shrink: Halve the size and go on where the device runs out of memory.
+    :raises TaskarithError: It ran out of memory and may not, or can no longer, shrink.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    results: dict[int, _Result] = {}
+    while len(results) < len(order):
+        batch = order[len(results) : len(results) + size]
+        try:
+            found = run(batch)
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
+            failure = _out_of_memory(len(batch), str(error))
+            if not shrink or len(batch) == 1:
+                raise failure from error
+        else:
+            results.update(zip(batch, found, strict=True))
+            continue
+        clear_device_cache(garbage_collection=True)  # after the except block: its traceback held the tensors
+        size = max(1, len(batch) // 2)
+    return [results[index] for index in range(len(order))]
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask, int64 of shape (rows, longest); padding is token 0, which is masked."""
+    longest = max(len(row) for row in rows)
+    ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        place = slice(longest - len(row), None) if left else slice(len(row))
+        ids[index, place] = torch.tensor(row)
+        mask[index, place] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _out_of_memory(size: int, reason: str) -> TaskarithError:
+    return TaskarithError(
+        f"out of memory with a batch of {size}: {reason.partition(chr(10))[0]}",
+        "Use --batch-size auto or a smaller one, a smaller --block-size, --dtype bfloat16, or another --device."
+        if size > 1
+        else "Use a smaller --block-size, --dtype bfloat16, or another --device.",
+    )

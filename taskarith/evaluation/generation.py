@@ -1,0 +1,178 @@
+"""Greedy continuations of prompts, and the prompts that a text gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from taskarith.errors import DataError
+from taskarith.evaluation.batches import in_batches, pad
+from taskarith.training.data import DataSet
+from taskarith.training.tokens import Sample, text_prefix
+
+__all__ = ["Prompt", "continue_greedily", "make_prompts"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is to continue, and how the text really goes on.
+
+    :param id: The row's id, or the document's with ``@`` and the window's first token (counted from 0) after it.
+    :param input_ids: Tokens of the prompt, with what the tokenizer puts before every text.
+    :param text: Those tokens as text, special ones included.
+    :param reference: The true continuation.
+    """
+
+    id: str
+    input_ids: tuple[int, ...]
+    text: str
+    reference: str
+
+
+def make_prompts(
+    data: DataSet,
+    samples: Sequence[Sample],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prompts: int,
+    prompt_tokens: int,
+    continuation_tokens: int,
+) -> list[Prompt]:
+    """Take prompts from a data set, spread evenly over it.
+
+    Plain texts give windows of ``prompt_tokens`` and the ``continuation_tokens`` after them, all windows of all its
+    documents being numbered in their order; they overlap where the text is short, and there are fewer than ``prompts``
+    only where there are fewer such windows. Rows with a prompt (and chats) give that prompt, and as reference their
+    completion, cut off after ``continuation_tokens`` as the model's continuation is.
+
+    :param data: The documents.
+    :param samples: Of the same data, from ``tokenize``.
+    :param prompts: How many to take at most; 0 takes none.
+    :raises DataError: No document is long enough for a window, or a row's prompt is empty.
+    """
+    if not prompts:
+        return []
+    rows = {d.id: d.text for d in data.documents if d.prompt is not None or d.messages is not None}
+    if rows:
+        chosen = [samples[index] for index in _spread(len(samples), prompts)]
+        return [_row_prompt(sample, rows[sample.id], tokenizer, continuation_tokens) for sample in chosen]
+    return list(_windows(data, tokenizer, prompts, prompt_tokens, continuation_tokens))
+
+
+def _row_prompt(sample: Sample, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> Prompt:
+    if not sample.prompt_length:
+        raise DataError(f"{sample.id} has an empty prompt", "Give each row a prompt, or use --prompts 0.")
+    ids = _encode(tokenizer, text)
+    reference = _decode(tokenizer, ids[:limit]) if len(ids) > limit else text
+    prompt = sample.input_ids[: sample.prompt_length]
+    return Prompt(sample.id, prompt, _decode(tokenizer, prompt, whole=True), reference)
+
+
+def _windows(
+    data: DataSet, tokenizer: PreTrainedTokenizerBase, prompts: int, prompt_tokens: int, continuation_tokens: int
+) -> Iterator[Prompt]:
+    prefix, length = tuple(text_prefix(tokenizer)), prompt_tokens + continuation_tokens
+    tokens = {document.id: _encode(tokenizer, document.text) for document in data.documents}
+    counts = {id_: max(0, len(ids) - length + 1) for id_, ids in tokens.items()}
+    total = sum(counts.values())
+    if not total:
+        longest = max(len(ids) for ids in tokens.values())
+        raise DataError(
+            f"{data.spec} has at most {longest} tokens in a row, too few for a prompt of {prompt_tokens} "
+            f"and a continuation of {continuation_tokens}",
+            "Give more text, lower --prompt-tokens and --continuation-tokens, or use --prompts 0.",
+        )
+    wanted = _spread(total, prompts)
+    passed = 0
+    for id_, count in counts.items():
+        for start in (number - passed for number in wanted if passed <= number < passed + count):
+            window = tokens[id_][start : start + length]
+            prompt, reference = (*prefix, *window[:prompt_tokens]), _decode(tokenizer, window[prompt_tokens:])
+            yield Prompt(f"{id_}@{start}", prompt, _decode(tokenizer, prompt, whole=True), reference)
+        passed += count
+
+
+def continue_greedily(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    end_ids: Collection[int],
+    batch_size: int,
+    shrink: bool,
+    on_tokens: Callable[[int], None],
+) -> list[str]:
+    """Continue prompts with the likeliest token at each step, and nothing else: no penalties, no sampling.
+
+    A continuation ends after ``max_new_tokens``, or before the first end token, as it does when the model is used.
+
+    :param model: In evaluation mode.
+    :param tokenizer: Of that model.
+    :param prompts: From ``make_prompts``.
+    :param end_ids: The model's end tokens; may be empty.
+    :param batch_size: Prompts of a batch; changes no continuation but for ties within rounding.
+    :param shrink: Halve it where memory is short.
+    :param on_tokens: Told the number of tokens after each step.
+    """
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=sorted(end_ids) or None,
+        pad_token_id=0,
+    )
+
+    def run(batch: list[int]) -> list[str]:
+        ids, mask = pad([prompts[index].input_ids for index in batch], model.device, left=True)
+        steps = _Steps(lambda: on_tokens(len(batch)))
+        watch = StoppingCriteriaList([steps])
+        generate: Any = model.generate  # a Module's attribute may be anything, says its type
+        found = generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
+        on_tokens(len(batch) * (max_new_tokens - steps.count))  # those that ended early
+        return [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
+
+    with torch.inference_mode():
+        return in_batches([len(prompt.input_ids) for prompt in prompts], run, batch_size, shrink=shrink)
+
+
+class _Steps(StoppingCriteria):
+    """Looks on while ``generate`` makes its steps, and never stops it."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self.count = 0
+        self._on_step = on_step
+
+    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        self.count += 1
+        self._on_step()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Return up to ``count`` different numbers from 0 to ``total`` - 1, evenly spread, both ends among them."""
+    count = min(total, count)
+    return [index * (total - 1) // max(count - 1, 1) for index in range(count)]
+
+
+def _before(ids: list[int], end_ids: Collection[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in end_ids), len(ids))]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, whole: bool = False) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=not whole, clean_up_tokenization_spaces=False))

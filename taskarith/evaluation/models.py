@@ -1,0 +1,203 @@
+"""Models to evaluate: a folder, a hub id or an adapter on its base, loaded on a device in a dtype."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from taskarith.checkpoints.checkpoint import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    Checkpoint,
+    fingerprint_model,
+    open_checkpoint,
+    read_json,
+)
+from taskarith.checkpoints.reader import fingerprint_bytes
+from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.errors import CheckpointError, UsageError
+from taskarith.progress import Listener
+from taskarith.training.model import load_model
+from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from taskarith.vectors.open import recorded_base
+
+__all__ = ["DTYPES", "Loaded", "free_memory", "model_record", "open_model", "parse_dtype"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_FILE_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_SLOW_ON_CPU = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, in evaluation mode, with what belongs to it.
+
+    :param name: As the user named it.
+    :param model: With the adapter's layers in place, if it is one.
+    :param tokenizer: The adapter's, where it has one, or the model's.
+    :param resolved: The model's files; of an adapter, its base's.
+    :param adapter: The adapter's folder, if it is one.
+    :param end_ids: Tokens that end a text.
+    :param stored_dtype: Of most of the weights in the files.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    resolved: ResolvedModel
+    adapter: Path | None
+    end_ids: frozenset[int]
+    stored_dtype: torch.dtype
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence that the model can take; None where there is no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """Read ``auto`` (None), ``float32``, ``bfloat16`` or ``float16``.
+
+    :raises UsageError: It is none of them.
+    """
+    if name != "auto" and name not in DTYPES:
+        raise UsageError(f"unknown dtype '{name}'", f"Choose auto, {', '.join(DTYPES)}.")
+    return DTYPES.get(name)
+
+
+def open_model(
+    name: str, device: torch.device, dtype: torch.dtype | None, listener: Listener, *, trust_remote_code: bool = False
+) -> Loaded:
+    """Load a model, or an adapter folder on the base that it names.
+
+    Without a dtype a model keeps that of its files, except that on a CPU half precision becomes float32: few CPUs
+    calculate faster in it, and the numbers then do not depend on which.
+
+    :param name: A folder, a hub id or GGUF; or a PEFT adapter folder.
+    :param device: Where to put it.
+    :param dtype: Of its weights in memory; None chooses.
+    :param trust_remote_code: Run the code that comes with the model.
+    :raises UsageError: The model brings its own code, which is not trusted.
+    :raises CheckpointError: There is no such model, or its files are incomplete or unsafe.
+    """
+    adapter = Path(name) if _is_adapter(Path(name)) else None
+    resolved = _base_of(adapter, listener) if adapter else resolve_model(name, listener)
+    checkpoint = open_checkpoint(resolved.path)
+    stored = _stored_dtype(checkpoint)
+    chosen = dtype or (torch.float32 if device.type == "cpu" and stored in _SLOW_ON_CPU else stored)
+    tokenizer = _load_tokenizer(_tokenizer_folder(adapter, resolved.path), trust_remote_code)
+    model = load_model(resolved.path, chosen, trust_remote_code=trust_remote_code)
+    if adapter:
+        model = _with_adapter(model, adapter)
+    return Loaded(
+        name,
+        model.to(device).eval(),
+        tokenizer,
+        resolved,
+        adapter,
+        _end_ids(checkpoint, tokenizer),
+        stored,
+    )
+
+
+def free_memory() -> None:
+    """Give back what a model that nobody refers to any more took on its device."""
+    gc.collect()
+    clear_device_cache()
+
+
+def model_record(loaded: Loaded) -> dict[str, Any]:
+    """Return what ``taskarith.json`` says of a model: where it is from, its fingerprint, its dtype in memory."""
+    record: dict[str, Any] = {
+        "name": loaded.resolved.recorded_name,
+        "revision": loaded.resolved.revision,
+        "fingerprint": fingerprint_model(loaded.resolved.path),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+    if loaded.adapter is None:
+        return record
+    weights = (loaded.adapter / ADAPTER_WEIGHTS).read_bytes()
+    return {"name": str(loaded.adapter.resolve()), "fingerprint": fingerprint_bytes(weights), "base": record}
+
+
+def _is_adapter(path: Path) -> bool:
+    has_model = (path / WEIGHTS_NAME).exists() or (path / INDEX_NAME).exists()
+    return (path / ADAPTER_CONFIG).is_file() and not has_model
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    counts: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        counts[tensor.dtype] += tensor.elements if tensor.is_float else 0
+    dtype, elements = max(counts.items(), key=lambda item: item[1], default=("F32", 0))
+    return _FILE_DTYPES[dtype] if elements else torch.float32
+
+
+def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
+    record = recorded_base(str(adapter), listener)
+    if record is None:
+        raise CheckpointError(
+            f"the adapter {adapter} does not name its base model",
+            f"Fill in base_model_name_or_path in {adapter / ADAPTER_CONFIG}.",
+        )
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{adapter} has no {ADAPTER_WEIGHTS}", "Save the adapter with PEFT's save_pretrained, as safetensors."
+        )
+    return resolve_model(str(record), listener)
+
+
+def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Put an adapter's layers into a model; nothing is merged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, not the user's affair
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, str(adapter))
+    except (ValueError, KeyError, TypeError, RuntimeError, UserWarning, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"the adapter {adapter} does not fit its base: {reason}", "Check that it names the base it was trained on."
+        ) from error
+    if adapted.active_peft_config.is_prompt_learning:
+        raise CheckpointError(
+            f"{adapter} is a {adapted.active_peft_config.peft_type.value} adapter: it puts tokens before the text",
+            "Evaluate adapters that change weights, such as LoRA.",
+        )
+    inner = adapted.get_base_model()
+    assert isinstance(inner, PreTrainedModel)  # noqa: S101  (it is the model given, with layers put in)
+    return inner
+
+
+def _tokenizer_folder(adapter: Path | None, base: Path) -> Path:
+    return adapter if adapter and (adapter / "tokenizer_config.json").is_file() else base
+
+
+def _load_tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"cannot load the tokenizer of {path}: {reason}", "Put the tokenizer's files into the model's folder."
+        ) from error
+    return tokenizer
+
+
+def _end_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the end tokens of the generation configuration (or else of the model's) and of the tokenizer."""
+    path = checkpoint.path / "generation_config.json"
+    config = read_json(path) if path.is_file() else {}
+    ends = config.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    listed = ends if isinstance(ends, list) else [ends]
+    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if isinstance(token, int))

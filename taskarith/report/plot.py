@@ -1,0 +1,126 @@
+"""A figure of what an edit does to several texts: their scores against alpha, as SVG and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskarith.evaluation.records import TextScore
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+__all__ = ["AlphaCurves", "plot_alphas"]
+
+_METRICS = (
+    ("rouge_l_f1", "ROUGE-L of continuations"),
+    ("accuracy", "Top-1 accuracy"),
+    ("loss", "Loss (nats per token)"),
+)
+
+# Okabe and Ito's colours that are dark enough on white, "Color Universal Design" (2008); markers and labels differ too
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7A4988", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v")
+_GREY = "#666666"
+
+_STYLE = {
+    "svg.hashsalt": "taskarith",  # otherwise ids in the SVG are random
+    "font.size": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+}
+
+
+@dataclass(frozen=True)
+class AlphaCurves:
+    """What is drawn.
+
+    :param alphas: The coefficients, ascending.
+    :param scores: Name of each text to its scores, one for each alpha.
+    :param base: Scores of the model that has never seen the texts: dashed lines.
+    :param recommended: Alpha to be marked; None marks none.
+    :param title: Of the whole figure.
+    """
+
+    alphas: Sequence[float]
+    scores: Mapping[str, Sequence[TextScore]]
+    base: Mapping[str, TextScore]
+    recommended: float | None
+    title: str
+
+
+def plot_alphas(curves: AlphaCurves, stem: Path) -> tuple[Path, Path]:
+    """Draw ROUGE-L, accuracy and loss of each text against alpha, three panels side by side.
+
+    The SVG depends on nothing but the numbers and matplotlib's version: it holds no date and no random ids.
+
+    :param curves: The numbers; a text without ROUGE-L has no line in that panel.
+    :param stem: Path of both files without their suffix.
+    :return: Paths of the SVG and of the PNG.
+    """
+    import matplotlib as mpl
+
+    svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
+    style: Any = {**mpl.rcParamsDefault, "backend": "agg", **_STYLE}
+    with mpl.rc_context(style):
+        figure = _draw(curves)
+        figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")
+        figure.savefig(png, format="png", dpi=150, facecolor="white")
+    return svg, png
+
+
+def _draw(curves: AlphaCurves) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(_METRICS))
+    for axes, (metric, label) in zip(panels, _METRICS, strict=True):
+        _draw_panel(axes, curves, metric)
+        axes.set_title(label, loc="left", fontsize=11)
+        axes.set_xlabel("alpha: share of the vector taken away")
+    figure.suptitle(curves.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    handles = _legend(curves)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def _draw_panel(axes: Axes, curves: AlphaCurves, metric: str) -> None:
+    for index, (text, scores) in enumerate(curves.scores.items()):
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        points = [
+            (alpha, value)
+            for alpha, score in zip(curves.alphas, scores, strict=True)
+            if (value := getattr(score, metric)) is not None
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5, linewidth=1.8)
+        level = getattr(curves.base[text], metric)
+        if level is not None:
+            axes.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, alpha=0.8)
+    if curves.recommended is not None:
+        axes.axvline(curves.recommended, color=_GREY, linestyle=":", linewidth=1.6, zorder=1)
+    axes.set_ylim(bottom=0)
+    if metric == "accuracy":
+        axes.set_ylim(top=1)
+
+
+def _legend(curves: AlphaCurves) -> list[Line2D]:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)], markersize=5, label=text)
+        for i, text in enumerate(curves.scores)
+    ]
+    handles.append(Line2D([], [], color=_GREY, linestyle=(0, (4, 3)), linewidth=1.1, label="the base, untrained"))
+    if curves.recommended is not None:
+        label = f"recommended alpha, {curves.recommended:g}"
+        handles.append(Line2D([], [], color=_GREY, linestyle=":", linewidth=1.6, label=label))
+    return handles

@@ -1,0 +1,107 @@
+"""From data sets to what the Trainer is fed: weighted samples that fit the model, and padded batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from taskarith.errors import MismatchError, UsageError
+from taskarith.training.data import DataSet
+from taskarith.training.model import Base
+from taskarith.training.settings import Settings
+from taskarith.training.tokens import Sample, tokenize
+
+__all__ = ["IGNORED", "Collator", "Example", "make_examples"]
+
+IGNORED = -100
+"""transformers' label of a token without loss."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample and what each of its tokens counts in the loss: 1, or the retain weight."""
+
+    sample: Sample
+    weight: float = 1.0
+
+
+class Collator:
+    """Pads samples on the right to the longest of a batch.
+
+    :param pad_id: Token to pad with; it is masked, so any will do.
+    :param weighted: Add ``weights``, float32 of shape (batch,), for ``RetainTrainer``.
+    """
+
+    def __init__(self, pad_id: int, *, weighted: bool) -> None:
+        self.pad_id = pad_id
+        self.weighted = weighted
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, int64 of shape (batch, longest).
+
+        The first label of a row is never learned, so that whoever counts labels counts the shifted ones too.
+        """
+        longest = max(len(example.sample.input_ids) for example in examples)
+        shape = (len(examples), longest)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.int64),
+            "labels": torch.full(shape, IGNORED),
+        }
+        for row, example in enumerate(examples):
+            ids, start = torch.tensor(example.sample.input_ids), max(example.sample.prompt_length, 1)
+            batch["input_ids"][row, : len(ids)] = ids
+            batch["attention_mask"][row, : len(ids)] = 1
+            batch["labels"][row, start : len(ids)] = ids[start:]
+        if self.weighted:
+            batch["weights"] = torch.tensor([example.weight for example in examples])
+        return batch
+
+
+def make_examples(
+    base: Base, learned: Sequence[DataSet], retained: Sequence[DataSet], settings: Settings
+) -> tuple[list[Example], dict[str, Any]]:
+    """Tokenise the data sets and the retain sets, and see that the model can take them.
+
+    :param base: The model to be trained.
+    :param learned: Data sets, of weight 1.
+    :param retained: Retain sets, of the retain weight.
+    :param settings: Block size and retain weight.
+    :return: The samples with their weights, and a record of each set for provenance.
+    :raises UsageError: The block is longer than the model has positions.
+    :raises MismatchError: The tokenizer makes tokens that the model does not have.
+    :raises DataError: A row does not fit the block or the chat template.
+    """
+    text = base.config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is not None and settings.block_size > positions:
+        raise UsageError(
+            f"--block-size {settings.block_size} is more than the {positions} positions of {base.origin.name}",
+            f"Use at most {positions}.",
+        )
+    examples: list[Example] = []
+    record: dict[str, Any] = {"data": [], "retain": []}
+    for part, sets, weight in (("data", learned, 1.0), ("retain", retained, settings.retain_weight)):
+        for one in sets:
+            samples = tokenize(one, base.tokenizer, settings.block_size)
+            examples += [Example(sample, weight) for sample in samples]
+            record[part].append(
+                {
+                    "spec": one.spec,
+                    "fingerprint": one.fingerprint,
+                    "documents": len(one.documents),
+                    "samples": len(samples),
+                    "tokens": sum(len(sample.input_ids) for sample in samples),
+                }
+            )
+    rows = getattr(text, "vocab_size", None)
+    largest = max(max(example.sample.input_ids) for example in examples)
+    if rows is not None and largest >= rows:
+        raise MismatchError(
+            f"the tokenizer of {base.origin.name} makes token {largest}, but the model has only {rows} tokens",
+            "Use the tokenizer that belongs to the model.",
+        )
+    return examples, record

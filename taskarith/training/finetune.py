@@ -1,0 +1,287 @@
+"""The verb `finetune`: data and a base model in, a trained model or adapter folder out."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
+
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.errors import OutputError, TaskarithError, UsageError
+from taskarith.progress import SILENT, Listener
+from taskarith.training.data import load_data
+from taskarith.training.examples import Example, make_examples
+from taskarith.training.model import Base, add_lora, load_model, open_base
+from taskarith.training.precision import autocast_choice, choose_device
+from taskarith.training.resume import check_leftover, training_folder, working_folder
+from taskarith.training.saving import save_adapter, save_model
+from taskarith.training.settings import LORA_RANK, Settings
+from taskarith.training.trainer import make_arguments, make_trainer
+
+__all__ = ["FinetuneResult", "finetune"]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What came of a fine-tuning.
+
+    :param output_dir: The published folder.
+    :param kind: ``full`` (a model) or ``lora`` (a PEFT adapter).
+    :param final_loss: Mean of the training loss over the steps of the last epoch, in nats a token.
+    :param steps: Optimizer steps, those before a resume included.
+    :param tokens: Input tokens seen in all epochs, padding not counted.
+    :param seconds: Duration of the training loop of this process run.
+    :param precision: What was computed in which dtype, and why.
+    """
+
+    output_dir: Path
+    kind: str
+    final_loss: float
+    steps: int
+    tokens: int
+    seconds: float
+    precision: str
+
+
+def finetune(
+    model: str,
+    data: Sequence[str],
+    output_dir: str | Path,
+    *,
+    retain: Sequence[str] = (),
+    retain_weight: float = 1.0,
+    lora: bool = False,
+    lora_rank: int = LORA_RANK,
+    lora_alpha: float | None = None,
+    lora_target: Sequence[str] = (),
+    block_size: int = 256,
+    learning_rate: float | None = None,
+    num_train_epochs: float = 3.0,
+    max_steps: int | None = None,
+    per_device_train_batch_size: int = 8,
+    gradient_accumulation_steps: int = 1,
+    gradient_checkpointing: bool = False,
+    lr_scheduler_type: str = "linear",
+    warmup_steps: float = 0.0,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    bf16: bool | None = None,
+    dtype: str = "float32",
+    seed: int = 42,
+    device: str = "auto",
+    save_steps: int | None = None,
+    resume: bool = False,
+    report_to: Sequence[str] = (),
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = SILENT,
+) -> FinetuneResult:
+    """Train a causal language model, or a LoRA adapter for it, on texts; publish it as a folder transformers can load.
+
+    Weights that are trained are float32. On a given machine the same call gives the same weights. Under ``accelerate
+    launch`` every process makes this call and the first one publishes.
+
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or GGUF.
+    :param data: Data sets as ``load_data`` reads them; several are joined.
+    :param output_dir: Folder to publish; checkpoints of the run are kept beside it until then.
+    :param retain: Data sets to mix in with another weight; an epoch goes through them too.
+    :param retain_weight: w of the retain set in loss = (1/N) sum over all N tokens of w * token loss; data has 1.
+    :param lora: Train an adapter instead of all weights.
+    :param lora_rank: Rank r of the adapter.
+    :param lora_alpha: The adapter is scaled by alpha / r; None is 2 r.
+    :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
+    :param block_size: Tokens of a block of plain text, and the most that a row may have.
+    :param learning_rate: Peak learning rate; None is 5e-5, or 5e-4 for LoRA.
+    :param num_train_epochs: Passes over the data.
+    :param max_steps: Optimizer steps; wins over ``num_train_epochs``.
+    :param per_device_train_batch_size: Samples of a batch on each device.
+    :param gradient_accumulation_steps: Batches of an optimizer step.
+    :param gradient_checkpointing: Compute activations twice instead of keeping them.
+    :param lr_scheduler_type: One of ``settings.SCHEDULERS``.
+    :param warmup_steps: Steps in which the rate rises; below 1 a share of all.
+    :param weight_decay: AdamW's, not applied to biases and norms.
+    :param max_grad_norm: Gradients are clipped to this norm; 0 does not clip.
+    :param bf16: Compute in bfloat16 under autocast; None does so where the device is good at it.
+    :param dtype: Of the weights on disk: float32, bfloat16 or float16. Most updates of a fine-tuning are smaller than
+        half a unit in the last place of bfloat16 and would be rounded away.
+    :param seed: Of order, initial adapters and dropout.
+    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    :param save_steps: Keep a checkpoint every so many steps, so that a killed run can be resumed.
+    :param resume: Go on at the last checkpoint of an interrupted run with the same arguments.
+    :param report_to: Trackers that transformers knows, such as ``tensorboard`` or ``wandb``.
+    :param overwrite: Replace an output that exists, and drop checkpoints of an interrupted run.
+    :param trust_remote_code: Run the code that comes with the model.
+    :param listener: Told about progress and choices.
+    :raises UsageError: A value is wrong, a combination is, or the model cannot take it.
+    :raises DataError: A data set is missing, empty or of an unknown shape.
+    :raises CheckpointError: The model is missing, broken or of an unknown kind.
+    :raises MismatchError: Tokenizer and model, or a checkpoint to resume and this call, do not fit.
+    :raises OutputError: The output exists, or cannot be written.
+    :raises TaskarithError: The training diverged, or ran out of memory.
+    """
+    settings = Settings(
+        block_size=block_size,
+        learning_rate=learning_rate,
+        num_train_epochs=num_train_epochs,
+        max_steps=max_steps,
+        per_device_train_batch_size=per_device_train_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        gradient_checkpointing=gradient_checkpointing,
+        lr_scheduler_type=lr_scheduler_type,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        bf16=bf16,
+        dtype=dtype,
+        lora=lora,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_target=tuple(lora_target),
+        retain_weight=retain_weight,
+        seed=seed,
+        device=device,
+        save_steps=save_steps,
+        resume=resume,
+        report_to=tuple(name for name in report_to if name != "none"),
+        trust_remote_code=trust_remote_code,
+    )
+    target = Path(output_dir)
+    _check_call(settings, data, retain)
+    check_target(target, overwrite)
+    check_leftover(target, resume=resume, overwrite=overwrite, listener=listener)
+    place = choose_device(device)
+    autocast, why = autocast_choice(place, bf16)
+    arguments = make_arguments(settings, working_folder(target), place, bf16=autocast)
+    learned, retained = [load_data(spec) for spec in data], [load_data(spec) for spec in retain]
+    with arguments.main_process_first(local=False, desc="finding the model"):
+        base = open_base(model, trust_remote_code=trust_remote_code, listener=listener)
+    examples, record = make_examples(base, learned, retained, settings)
+    run = {**settings.record(), "base": base.fingerprint, "data": record["data"], "retain": record["retain"]}
+    with training_folder(working_folder(target), arguments, run, resume=resume) as checkpoint:
+        trainer = _make_trainer(base, examples, settings, arguments, listener)
+        precision = _precision(trainer, arguments, why)
+        listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
+        seconds = _train(trainer, checkpoint)
+        result = _result(trainer, target, settings.kind, seconds, precision)
+        _publish(trainer, base, settings, result, record, overwrite=overwrite, listener=listener)
+    return result
+
+
+def _check_call(settings: Settings, data: Sequence[str], retain: Sequence[str]) -> None:
+    if not data:
+        raise UsageError("there is no data to train on", "Name a data set: --data forget.txt")
+    if settings.retain_weight != 1.0 and not retain:
+        raise UsageError("--retain-weight is set, but there is no retain set", "Name one with --retain FILE.")
+    known = get_available_reporting_integrations()
+    for name in settings.report_to:
+        if name not in known:
+            raise UsageError(
+                f"--report-to {name} is not available here",
+                f"Install its package; available: {', '.join(known) or 'none'}.",
+            )
+
+
+def _make_trainer(
+    base: Base, examples: Sequence[Example], settings: Settings, arguments: TrainingArguments, listener: Listener
+) -> Trainer:
+    frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
+    set_seed(settings.seed)
+    model = load_model(
+        base.origin.path,
+        torch.bfloat16 if frozen_16_bit else torch.float32,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if settings.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise UsageError(f"{type(model).__name__} has no gradient checkpointing", "Leave --gradient-checkpointing out.")
+    trained = add_lora(model, settings, listener) if settings.lora else model
+    pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
+    return make_trainer(trained, arguments, examples, pad_id, listener)
+
+
+def _precision(trainer: Trainer, arguments: TrainingArguments, why: str) -> str:
+    model: Any = trainer.model
+    frozen = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
+    weights = "float32 weights" + (f", frozen ones in {' and '.join(sorted(frozen))}" if frozen else "")
+    if arguments.mixed_precision == "no":
+        return f"{weights}, no autocast ({why})"
+    return f"{weights}, {arguments.mixed_precision} autocast ({why})"
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> float:
+    with _training_errors(Path(str(trainer.args.output_dir))):
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return float(output.metrics["train_runtime"])
+
+
+@contextmanager
+def _training_errors(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TaskarithError(
+            f"out of memory while training: {str(error).partition('. ')[0]}",
+            "Use a smaller --per-device-train-batch-size with more --gradient-accumulation-steps, "
+            "--gradient-checkpointing, or --lora.",
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"cannot write a checkpoint to {folder}: {error}", "Free some space and go on with --resume."
+        ) from error
+
+
+def _result(trainer: Trainer, target: Path, kind: str, seconds: float, precision: str) -> FinetuneResult:
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    last = math.ceil(logged[-1]["epoch"]) - 1
+    losses = [entry["loss"] for entry in logged if entry["epoch"] > last]
+    return FinetuneResult(
+        output_dir=target,
+        kind=kind,
+        final_loss=math.fsum(losses) / len(losses),
+        steps=trainer.state.global_step,
+        tokens=int(trainer.state.num_input_tokens_seen),
+        seconds=seconds,
+        precision=precision,
+    )
+
+
+def _publish(
+    trainer: Trainer,
+    base: Base,
+    settings: Settings,
+    result: FinetuneResult,
+    record: dict[str, Any],
+    *,
+    overwrite: bool,
+    listener: Listener,
+) -> None:
+    """Gather the weights from all processes; the first one writes the folder, the others wait."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        dtype = getattr(torch, settings.dtype)
+        origin = {"name": base.origin.recorded_name, "revision": base.origin.revision, "fingerprint": base.fingerprint}
+        numbers = {name: getattr(result, name) for name in ("final_loss", "steps", "tokens", "seconds", "precision")}
+        with publish_folder(result.output_dir, overwrite) as folder:
+            if isinstance(trained, PeftModel):
+                save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin)
+            else:
+                save_model(trained, state, base.checkpoint, folder, dtype, listener)
+            logs = Path(str(trainer.args.output_dir)) / "runs"  # what TensorBoard was told; it would go with its folder
+            if logs.is_dir():
+                shutil.copytree(logs, folder / logs.name)
+            write_provenance(
+                folder, {"kind": result.kind, "base": origin, **record, "arguments": settings.record(), **numbers}
+            )
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()

@@ -1,0 +1,39 @@
+"""The figure: the same numbers give the same file, and every number asked for is drawn."""
+
+from __future__ import annotations
+
+import struct
+
+from taskarith.evaluation.records import TextScore
+from taskarith.report.plot import AlphaCurves, plot_alphas
+
+
+def curves(recommended=0.5):
+    def score(loss, rouge):
+        return TextScore(loss, 2.0, 0.5, rouge, rouge, 0.0, 100, 16)
+
+    return AlphaCurves(
+        alphas=[0.0, 0.5, 1.0],
+        scores={"forgotten": [score(0.2, 0.6), score(2.0, 0.2), score(4.5, 0.1)], "kept": [score(0.1, None)] * 3},
+        base={"forgotten": score(4.0, 0.15), "kept": score(3.0, None)},
+        recommended=recommended,
+        title="A title & more",
+    )
+
+
+def test_svg_and_png_are_written_and_depend_on_the_numbers_alone(tmp_path):
+    svg, png = plot_alphas(curves(), tmp_path / "a")
+    again, _ = plot_alphas(curves(), tmp_path / "b")
+    other, _ = plot_alphas(curves(recommended=None), tmp_path / "c")
+    assert svg.read_bytes() == again.read_bytes()
+    assert svg.read_bytes() != other.read_bytes()
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", png.read_bytes()[16:24]) == (1650, 630)
+
+
+def test_what_is_drawn_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("taskarith.report.plot._STYLE", {"svg.fonttype": "none", "svg.hashsalt": "x"})
+    svg, _ = plot_alphas(curves(), tmp_path / "a")
+    text = svg.read_text()
+    for words in ("A title &amp; more", "forgotten", "kept", "recommended alpha, 0.5", "Loss (nats per token)"):
+        assert words in text
