@@ -24,9 +24,7 @@ def reference() -> str:
     """Write the tables of the reference from the commands themselves."""
     lines = []
     for name, command in typer.main.get_command(app).commands.items():
-        usage = " ".join(
-            p.make_metavar(typer.Context(command)) for p in command.params if p.param_type_name == "argument"
-        )
+        usage = " ".join(p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument")
         lines += [
             f"### `taskarith {name}{' ' + usage if usage else ''}`",
             "",

@@ -20,7 +20,7 @@ _VECTOR = "V[:COEFFICIENT]"
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="Folder, hub id[@revision] or GGUF; by default the base that the vector records."),
+        typer.Argument(metavar="[MODEL]", help="Folder, hub id or GGUF; by default the base that the vector records."),
     ] = None,
     add: Annotated[
         list[str] | None,

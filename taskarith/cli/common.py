@@ -34,13 +34,18 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path} must map option names to values, as in 'learning-rate: 2e-5'")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    known = {parameter.name for parameter in context.command.params} - {"config"}
-    if unknown := sorted(values.keys() - known):
-        names = sorted(str(name).replace("_", "-") for name in known)
+    known = {_key(parameter): str(parameter.name) for parameter in context.command.params}
+    values = {str(key).replace("_", "-"): value for key, value in values.items()}
+    if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
+        names = sorted(known.keys() - {"config", "help"})
         raise typer.BadParameter(f"{path} has unknown keys: {name_some(unknown)}; known are {', '.join(names)}")
-    context.default_map = {**(context.default_map or {}), **values}
+    context.default_map = {**(context.default_map or {}), **{known[key]: value for key, value in values.items()}}
     return path
+
+
+def _key(parameter: Any) -> str:
+    """Return the key of an option in a configuration file: its long name without dashes."""
+    return next((text[2:] for text in parameter.opts if text.startswith("--")), str(parameter.name))
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

@@ -181,10 +181,10 @@ def command(
         )
     finally:
         console.close()
-    numbers = dataclasses.asdict(result) | {"output_dir": str(result.output_dir)}
-    console.result(numbers)
     what = "model" if result.kind == "full" else "LoRA adapter"
-    console.line(
-        f"{what} in {result.output_dir}: final loss {result.final_loss:.4f} after {result.steps} steps "
+    console.note(
+        f"{what}: final loss {result.final_loss:.4f} after {result.steps} steps "
         f"({result.tokens:,} tokens, {result.seconds:.0f} s)"
     )
+    console.line(str(result.output_dir))
+    console.result(dataclasses.asdict(result) | {"output_dir": str(result.output_dir)})
