@@ -110,6 +110,18 @@ def test_an_adapter_edits_in_memory_too(tmp_path):
         assert oracle.differing(model.state_dict(), expected) == []
 
 
+def test_an_adapter_finds_tensors_that_are_stored_without_the_prefix_of_the_model(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "gpt2")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["c_attn", "c_fc"])
+    apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in oracle.load(base).items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})  # as GPT-2 lies on the hub
+    result = apply(str(base), add=[str(adapter)], output_dir=tmp_path / "hub")
+    assert result.actions == {"copied": 24, "edited": 4}
+    edited = {f"transformer.{name}": tensor for name, tensor in oracle.load(tmp_path / "hub").items()}
+    assert oracle.differing(edited, oracle.load(tmp_path / "out")) == []
+
+
 def change_config(adapter: Path, **values) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))

@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -69,6 +69,13 @@ def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
+def test_a_folder_that_is_not_ours_to_replace(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="cannot be an output"), publish_folder(Path(name), overwrite=True):
+        pass
+
+
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "no space"), (errno.EROFS, "cannot write")])
 def test_a_disk_that_is_full_or_read_only(tmp_path, number, words):
     def fail(path):
@@ -108,18 +115,24 @@ def test_a_file_size_limit_is_reported_and_leaves_nothing(tmp_path, phi, phi_tun
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
-    base = tiny.save_model(tmp_path / "base")
+def start_slow_apply(base, tuned, out):
+    """Start an apply that takes 0.3 s a piece, and return when it has begun to calculate."""
     code = (
-        "import sys, time; from taskarith.edit import run; from taskarith.cli.main import main\n"
-        "old = run.linear_edit\n"
-        "def slow(*a):\n    print('started', flush=True); time.sleep(0.3); return old(*a)\n"
+        "import os, sys, time; from taskarith.edit import run; from taskarith.cli.main import main\n"
+        "quick = run.linear_edit\n"
+        "def slow(*arguments):\n    os.write(1, b'.'); time.sleep(0.3); return quick(*arguments)\n"
         "run.linear_edit = slow\n"
-        f"sys.argv = ['taskarith', 'apply', {str(base)!r}, '--add', {str(base)!r}, '-o', {str(tmp_path / 'out')!r}]\n"
+        f"sys.argv = ['taskarith', 'apply', {str(base)!r}, '--add', {str(tuned)!r}, '-o', {str(out)!r}]\n"
         "main()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "started\n"
+    assert process.stdout.read(1) == "."
+    return process
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    process = start_slow_apply(base, base, tmp_path / "out")
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -131,23 +144,10 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
 def test_a_killed_run_leaves_the_old_state_and_the_next_one_succeeds(tmp_path):
     base = tiny.save_model(tmp_path / "base")
     tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
-    out = tmp_path / "out"
-    code = (
-        "import sys, time; from taskarith.edit import run; from taskarith.cli.main import main\n"
-        "old = run.linear_edit\n"
-        "def slow(*a):\n    print('started', flush=True); time.sleep(0.3); return old(*a)\n"
-        "run.linear_edit = slow\n"
-        f"sys.argv = ['taskarith', 'apply', {str(base)!r}, '--add', {str(tuned)!r}, '-o', {str(out)!r}]\n"
-        "main()\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout.readline() == "started\n"
-    time.sleep(0.5)
+    process = start_slow_apply(base, tuned, tmp_path / "out")
     process.kill()
     process.communicate()
-    assert not out.exists()
-    assert run("apply", base, "--add", tuned, "-o", out).returncode == 0
-    assert fingerprint_model(out) == fingerprint_model(tuned)
+    assert not (tmp_path / "out").exists()
+    assert run("apply", base, "--add", tuned, "-o", tmp_path / "out").returncode == 0
+    assert fingerprint_model(tmp_path / "out") == fingerprint_model(tuned)
     assert not (tmp_path / ".out.partial").exists()

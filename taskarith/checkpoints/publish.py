@@ -21,6 +21,8 @@ def check_target(target: Path, overwrite: bool) -> None:
 
     :raises OutputError: It exists, or its parent is no folder.
     """
+    if target.name in {"", ".."}:
+        raise OutputError(f"'{target}' cannot be an output", "Name a folder or file of its own, as in -o edited.")
     occupied = any(target.iterdir()) if target.is_dir() else os.path.lexists(target)
     if occupied and not overwrite:
         raise OutputError(f"{target} already exists", "Name another output, or allow it with --overwrite.")

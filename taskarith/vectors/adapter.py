@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,39 +57,27 @@ class AdapterVector:
         self.base = record
         self.known: frozenset[str] | None = None
         self.tied: Mapping[str, str] = {}
-        self._modules = _factors(path)
-        self._scales = {module: _scale(config, module, pair[0]) for module, pair in self._modules.items()}
-        self._transposed = {module: self._is_transposed(module, config, base) for module in self._modules}
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            f"{module}.weight": self._shape(module) for module in self._modules
+        self._targets = {
+            _stored_name(module, base): _Target(
+                a, b, _scale(config, module, a), _is_transposed(a, b, module, config, base)
+            )
+            for module, (a, b) in _factors(path).items()
         }
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: target.shape for name, target in self._targets.items()}
         self._check_base(base)
         self._reader = TensorReader()
 
     def open(self, tensor: str) -> _LowRankReader:
         """Start reading the delta of one tensor."""
-        module = tensor.removesuffix(".weight")
-        first, second = (self._load(entry) for entry in self._modules[module])
-        print_ = fingerprint_bytes(first[1] + second[1] + str(self._scales[module]).encode())
-        a, b = first[0], second[0]
-        left, right = (a.T, b.T) if self._transposed[module] else (b, a)
-        return _LowRankReader(left.contiguous(), right.contiguous(), self._scales[module], print_)
+        target = self._targets[tensor]
+        (a, a_bytes), (b, b_bytes) = self._load(target.a), self._load(target.b)
+        print_ = fingerprint_bytes(a_bytes + b_bytes + str(target.scale).encode())
+        left, right = (a.T, b.T) if target.is_transposed else (b, a)
+        return _LowRankReader(left.contiguous(), right.contiguous(), target.scale, print_)
 
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
-
-    def _shape(self, module: str) -> tuple[int, int]:
-        a, b = self._modules[module]
-        return (a.shape[1], b.shape[0]) if self._transposed[module] else (b.shape[0], a.shape[1])
-
-    def _is_transposed(self, module: str, config: Mapping[str, Any], base: Checkpoint) -> bool:
-        """Tell by the base's shape, and for a square weight by the configuration."""
-        a, b = self._modules[module]
-        stored = base.tensors.get(f"{module}.weight")
-        if a.shape[1] == b.shape[0] or stored is None:
-            return bool(config.get("fan_in_fan_out"))
-        return stored.shape == (a.shape[1], b.shape[0])
 
     def _load(self, entry: TensorEntry) -> tuple[torch.Tensor, bytes]:
         buffer = self._reader.read(entry, 0, entry.nbytes)
@@ -118,6 +107,21 @@ class AdapterVector:
             )
 
 
+@dataclass(frozen=True)
+class _Target:
+    """The factors of one weight: A is rank x in, B is out x rank; a transposed weight is stored in x out."""
+
+    a: TensorEntry
+    b: TensorEntry
+    scale: float
+    is_transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.b.shape[0], self.a.shape[1]
+        return (columns, rows) if self.is_transposed else (rows, columns)
+
+
 class _LowRankReader:
     def __init__(self, left: torch.Tensor, right: torch.Tensor, scale: float, fingerprint: str) -> None:
         self._left, self._right, self._scale, self._fingerprint = left, right, scale, fingerprint
@@ -130,6 +134,21 @@ class _LowRankReader:
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+
+def _stored_name(module: str, base: Checkpoint) -> str:
+    """Return the name of a module's weight in the files, which may lack the model's own prefix, as GPT-2's do."""
+    name = f"{module}.weight"
+    short = name.partition(".")[2]
+    return short if name not in base.tensors and short in base.tensors else name
+
+
+def _is_transposed(a: TensorEntry, b: TensorEntry, module: str, config: Mapping[str, Any], base: Checkpoint) -> bool:
+    """Tell by the base's shape, and for a square weight by the configuration."""
+    stored = base.tensors.get(_stored_name(module, base))
+    if a.shape[1] == b.shape[0] or stored is None:
+        return bool(config.get("fan_in_fan_out"))
+    return stored.shape == (a.shape[1], b.shape[0])
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
