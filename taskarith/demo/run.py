@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from taskarith.demo.control import at_base_level, random_vector, recommend, shar
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
 from taskarith.evaluation.evaluate import evaluate, row_name
-from taskarith.evaluation.records import TextScore
+from taskarith.evaluation.records import TextScore, plain_scores
 from taskarith.progress import SILENT, Listener
 from taskarith.report.plot import AlphaCurves, plot_alphas
 from taskarith.training.finetune import finetune
@@ -36,6 +37,7 @@ class Scale:
 
     :param characters: Of each text that are used; None uses all.
     :param block_size: Tokens of a block.
+    :param batch_size: Blocks of a step: one gives the most steps for the same work.
     :param epochs_all: Passes over all three texts.
     :param epochs_one: Passes over a single text, for its vector.
     :param learning_rate: Of full fine-tuning; LoRA takes 15 times as much.
@@ -46,18 +48,19 @@ class Scale:
     """
 
     characters: int | None = None
-    block_size: int = 256
-    epochs_all: int = 5
-    epochs_one: int = 4
-    learning_rate: float = 2e-4
-    alphas: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    block_size: int = 272  # each text is four blocks
+    batch_size: int = 1
+    epochs_all: int = 4
+    epochs_one: int = 3
+    learning_rate: float = 3e-4
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     prompts: int = 16
     prompt_tokens: int = 32
     continuation_tokens: int = 32
 
 
 FULL = Scale()
-QUICK = Scale(900, 128, 5, 5, 3e-4, (0.0, 0.5, 1.0), 4, 16, 16)
+QUICK = Scale(900, 128, 1, 5, 5, 3e-4, (0.0, 0.5, 1.0), 4, 16, 16)
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,9 @@ class DemoResult:
     def to_json(self) -> dict[str, Any]:
         """Return all numbers as plain values of JSON."""
         return {
-            "base": {text: asdict(score) for text, score in self.base.items()},
-            "curve": [
-                {"alpha": alpha, "scores": {text: asdict(score) for text, score in scores.items()}}
-                for alpha, scores in self.curve.items()
-            ],
-            "control": {
-                whose: {text: asdict(score) for text, score in scores.items()} for whose, scores in self.control.items()
-            },
+            "base": plain_scores(self.base),
+            "curve": [{"alpha": alpha, "scores": plain_scores(scores)} for alpha, scores in self.curve.items()],
+            "control": {whose: plain_scores(scores) for whose, scores in self.control.items()},
             "recommended_alpha": self.recommended,
             "share_of_gain_lost_at_1": self.lost,
             "commands": list(self.commands),
@@ -242,9 +240,12 @@ class _Lab:
 
     def commands(self, recommended: float | None) -> tuple[str, ...]:
         """Return the four commands that do the same, to be typed in the folder above the output."""
-        files = {name: self.folder / "texts" / file for name, file in TEXTS.items()}
-        how = f"--block-size {self.scale.block_size} --learning-rate {self._rate:g} --per-device-train-batch-size 2"
-        how += f" --seed {self.seed}" + (" --lora" if self.lora else "")
+        model = shlex.quote(self.model)
+        files = {name: shlex.quote(str(self.folder / "texts" / file)) for name, file in TEXTS.items()}
+        how = f"--block-size {self.scale.block_size} --learning-rate {self._rate:g}"
+        how += (
+            f" --per-device-train-batch-size {self.scale.batch_size} --seed {self.seed}{' --lora' if self.lora else ''}"
+        )
         everything = " ".join(f"--data {file}" for file in files.values())
         named = " ".join(f"--data {name}={file}" for name, file in files.items())
         measured = f"--prompts {self.scale.prompts} --prompt-tokens {self.scale.prompt_tokens}"
@@ -253,8 +254,8 @@ class _Lab:
         one = self.scale.epochs_one
         one = self.scale.epochs_one
         lines = [
-            f"taskarith finetune {self.model} {everything} {how} --num-train-epochs {self.scale.epochs_all} -o tuned",
-            f"taskarith finetune {self.model} --data {files['forgotten']} {how} --num-train-epochs {one} -o learned",
+            f"taskarith finetune {model} {everything} {how} --num-train-epochs {self.scale.epochs_all} -o tuned",
+            f"taskarith finetune {model} --data {files['forgotten']} {how} --num-train-epochs {one} -o learned",
         ]
         tuned, vector = "tuned", "forget.safetensors"
         if self.lora:
@@ -264,7 +265,8 @@ class _Lab:
         else:
             lines.append(f"taskarith extract learned -o {vector}")
         lines.append(f"taskarith eval {tuned} --negate {vector} --alpha {alphas} {named} {measured}")
-        lines.append(f"taskarith apply {tuned} --negate {vector} --alpha {recommended or 1:g} -o edited")
+        alpha = 1.0 if recommended is None else recommended
+        lines.append(f"taskarith apply {tuned} --negate {vector} --alpha {alpha:g} -o edited")
         return tuple(lines)
 
     @property
@@ -280,7 +282,7 @@ class _Lab:
             block_size=self.scale.block_size,
             learning_rate=self._rate,
             num_train_epochs=epochs,
-            per_device_train_batch_size=2,
+            per_device_train_batch_size=self.scale.batch_size,
             seed=self.seed,
             device=self.device,
             listener=self.listener,

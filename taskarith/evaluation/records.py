@@ -17,6 +17,7 @@ __all__ = [
     "TextScore",
     "continuation_record",
     "loss_record",
+    "plain_scores",
     "scores_from_records",
 ]
 
@@ -69,7 +70,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return everything but the records as plain values of JSON; an infinite perplexity is null."""
         scores = {
-            model: {text: _plain(self.scores[model][text]) for text in self.texts if text in self.scores[model]}
+            model: plain_scores({t: self.scores[model][t] for t in self.texts if t in self.scores[model]})
             for model in self.models
         }
         return {
@@ -166,8 +167,10 @@ def _exp(value: float) -> float:
         return math.inf
 
 
-def _plain(score: TextScore) -> dict[str, Any]:
-    values = asdict(score)
-    if math.isinf(score.perplexity):
-        values["perplexity"] = None
-    return values
+def plain_scores(scores: Mapping[str, TextScore]) -> dict[str, dict[str, Any]]:
+    """Return scores by text as plain values of JSON, which knows no infinity: such a perplexity is None."""
+    plain = {text: asdict(score) for text, score in scores.items()}
+    for values in plain.values():
+        if math.isinf(values["perplexity"]):
+            values["perplexity"] = None
+    return plain
