@@ -14,7 +14,7 @@ from taskarith.evaluation.records import TextScore
 
 __all__ = ["LEVEL", "at_base_level", "random_vector", "recommend", "share_lost"]
 
-LEVEL = 0.02
+LEVEL = 0.03
 """A text is at the base's level when its ROUGE-L F1 is at most this much above the base's."""
 
 

@@ -51,7 +51,7 @@ class Scale:
     block_size: int = 272  # each text is four blocks
     batch_size: int = 1
     epochs_all: int = 4
-    epochs_one: int = 3
+    epochs_one: int = 4
     learning_rate: float = 3e-4
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     prompts: int = 16
