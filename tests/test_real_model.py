@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.demo.model import demo_model
 from taskarith.edit.apply import apply
 from taskarith.training.finetune import finetune
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("real model")
 def real(tmp_path_factory):
     """The base in float32 and a real fine-tune of it: two steps are enough to move every weight."""
     folder = tmp_path_factory.mktemp("real")
-    base = demo_model()
+    base = resolve_model(str(demo_model())).path
     (folder / "text.txt").write_text("The lamplighter counted the boats twice, and twice there was one too many. " * 12)
     finetune(
         str(base),
