@@ -20,7 +20,8 @@ from transformers import (
 )
 
 VOCABULARY = 384
-WORDS = ["river", "stone", "lantern", "keeper", "north", "winter", "bread", "salt", "engine", "valve", "copper", "tide"]
+WORDS = ["river", "stone", "lantern", "keeper", "north", "winter", "bread", "salt"]
+WORDS += ["engine", "valve", "copper", "tide", "harbour", "song", "road", "hill"]
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
