@@ -69,6 +69,15 @@ def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
         pass
 
 
+def test_a_place_where_no_folder_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "sub" / "out", Path("/proc/absent/out")):
+        with pytest.raises(OutputError, match="cannot"), publish_folder(place):
+            pass
+        with pytest.raises(OutputError, match="cannot"), publish_file(place):
+            pass
+
+
 @pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
 def test_a_folder_that_is_not_ours_to_replace(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

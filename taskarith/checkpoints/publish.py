@@ -40,8 +40,7 @@ def publish_folder(target: Path, overwrite: bool = False) -> Generator[Path, Non
         check_target(target, overwrite)
         if target.is_file() or target.is_symlink():
             raise OutputError(f"{target} is no folder", "Name another output folder.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
+        partial = _beside(target)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
@@ -62,8 +61,7 @@ def publish_file(target: Path, overwrite: bool = False) -> Generator[Path, None,
         check_target(target, overwrite)
         if target.is_dir():
             raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
+        partial = _beside(target)
         try:
             yield partial
             _sync(partial)
@@ -71,6 +69,17 @@ def publish_file(target: Path, overwrite: bool = False) -> Generator[Path, None,
             _sync(target.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """Return the temporary place of an output, in a folder that exists."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make folder {target.parent}: {error.strerror}", "Name an output that you may write."
+        ) from error
+    return target.with_name(f".{target.name}.partial")
 
 
 def _replace_folder(partial: Path, target: Path) -> None:

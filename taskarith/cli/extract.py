@@ -50,9 +50,9 @@ def command(
     )
     if result.inexact is not None:
         share = result.inexact / max(result.elements, 1)
-        remedy = "; --dtype float64 holds them" if result.inexact and dtype != "float64" else ""
+        remedy = "; --dtype float64 does" if result.inexact and dtype != "float64" else ""
         console.note(
-            f"{result.inexact:,} elements ({share:.2g}) a coefficient of 1 does not reproduce to the bit{remedy}"
+            f"a coefficient of 1 does not reproduce {result.inexact:,} elements ({share:.2g}) to the bit{remedy}"
         )
     console.line(str(result.path))
     base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
