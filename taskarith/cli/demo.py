@@ -66,7 +66,7 @@ def command(
 
 def _show(result: DemoResult, console: Console) -> None:
     texts = list(result.base)
-    columns = ["model", *(f"{text} {what}" for text in texts for what in ("loss", "top-1", "ROUGE-L"))]
+    columns = ["loss, top-1 accuracy, ROUGE-L on:", *texts]
     rows = [["base", *_cells(result.base)]]
     for alpha, scores in result.curve.items():
         rows.append([f"tuned - {alpha:g} v" if alpha else "tuned on all three", *_cells(scores)])
@@ -96,11 +96,7 @@ def _show(result: DemoResult, console: Console) -> None:
 
 
 def _cells(scores: Mapping[str, TextScore]) -> list[str]:
-    return [
-        cell
-        for score in scores.values()
-        for cell in (f"{score.loss:.3f}", f"{score.accuracy:.2f}", f"{score.rouge_l_f1 or 0:.3f}")
-    ]
+    return [f"{score.loss:.3f}  {score.accuracy:.2f}  {score.rouge_l_f1 or 0:.3f}" for score in scores.values()]
 
 
 def _changes(scores: Mapping[str, TextScore], tuned: Mapping[str, TextScore]) -> list[str]:
