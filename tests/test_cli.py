@@ -139,6 +139,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path, phi, phi_tuned):
         (["extract", "absent", "gone", "-o", "v.safetensors"], 1, "there is no model folder absent"),
         (["finetune", "absent", "--data", "gone.txt", "-o", "out"], 1, "gone.txt"),
         (["eval", "absent", "--data", "forget=gone.txt"], 1, "gone.txt"),
+        (["demo", "--model", "absent", "-o", "/proc/absent/demo"], 1, "/proc/absent"),
         (["paint"], 2, "No such command"),
     ],
 )

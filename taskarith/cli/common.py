@@ -68,7 +68,7 @@ ConfigFile = Annotated[
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command: a TaskarithError becomes two lines and its exit code, Ctrl-C exit code 130."""
+    """Wrap a command: a failure that a user can act on becomes two lines and its exit code, Ctrl-C 130."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -77,6 +77,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except TaskarithError as error:
             Console().error(error)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:  # a path that cannot be read or written, which no verb has named better
+            where, what = error.filename or "a file", error.strerror or str(error)
+            Console().error(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             Console().error(UsageError("interrupted", "Nothing was published; run the command again."))
             raise typer.Exit(130) from error
