@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
-from taskarith.console import Console
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
@@ -54,6 +53,7 @@ def command(
     Example: taskarith apply --negate forget.safetensors --alpha 1.0
     """
     del config
+    from taskarith.console import Console
     from taskarith.edit.apply import apply
 
     console = Console(as_json=as_json, quiet=quiet)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-import yaml
 
-from taskarith.console import Console
 from taskarith.errors import TaskarithError, UsageError, name_some
 
 __all__ = [
@@ -28,6 +26,8 @@ __all__ = [
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None or context.resilient_parsing:
         return path
+    import yaml  # here, so that --help does without it
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -75,18 +75,24 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except TaskarithError as error:
-            Console().error(error)
+            _show(error)
             raise typer.Exit(error.exit_code) from error
         except OSError as error:  # a path that cannot be read or written, which no verb has named better
             where, what = error.filename or "a file", error.strerror or str(error)
-            Console().error(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
+            _show(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            Console().error(UsageError("interrupted", "Nothing was published; run the command again."))
+            _show(UsageError("interrupted", "Nothing was published; run the command again."))
             raise typer.Exit(130) from error
 
     _hide_variables(command, run)
     return run
+
+
+def _show(error: TaskarithError) -> None:
+    from taskarith.console import Console
+
+    Console().error(error)
 
 
 def _hide_variables(command: Callable[..., None], wrapper: Any) -> None:

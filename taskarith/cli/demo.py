@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption
-from taskarith.console import Console
 
 if TYPE_CHECKING:
+    from taskarith.console import Console
     from taskarith.demo.run import DemoResult
     from taskarith.evaluation.records import TextScore
 
@@ -45,6 +45,7 @@ def command(
     Example: taskarith demo -o runs/demo
     """
     del config
+    from taskarith.console import Console
     from taskarith.demo.model import demo_model
     from taskarith.demo.run import FULL, QUICK, run_demo
 

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption
-from taskarith.console import Console
 from taskarith.errors import UsageError
 from taskarith.spec import parse_alphas, parse_named_data
 
@@ -99,6 +98,7 @@ def command(
     del config
     alphas = _alphas(alpha, edited=bool(add or negate))
     texts, sequences = parse_named_data(data), _batch_size(batch_size)
+    from taskarith.console import Console
     from taskarith.evaluation.evaluate import evaluate
     from taskarith.report.tables import text_tables
 

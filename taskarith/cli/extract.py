@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag
-from taskarith.console import Console
 
 __all__ = ["command"]
 
@@ -35,6 +34,7 @@ def command(
     Example: taskarith extract microsoft/phi-1_5 runs/forget -o forget.safetensors
     """
     del config
+    from taskarith.console import Console
     from taskarith.vectors.extract import extract
 
     if len(models) > 2:

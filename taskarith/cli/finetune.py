@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption
-from taskarith.console import Console
 
 __all__ = ["command"]
 
@@ -143,6 +142,7 @@ def command(
     The output is a folder that transformers or PEFT loads, with a record in taskarith.json.
     """
     del config
+    from taskarith.console import Console
     from taskarith.training.finetune import finetune
 
     console = Console(as_json=as_json, quiet=quiet)

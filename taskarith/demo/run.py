@@ -60,7 +60,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(900, 128, 1, 5, 5, 3e-4, (0.0, 0.5, 1.0), 4, 16, 16)
+QUICK = Scale(270, 80, 1, 3, 3, 6e-4, (0.0, 0.5, 1.0), 2, 12, 12)
 
 
 @dataclass(frozen=True)
