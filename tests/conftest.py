@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make tests many times slower on a busy machine
 
 import tiny  # not earlier: the environment must be set before transformers is imported
+
+settings.register_profile("taskarith", deadline=None)  # the first example may compile the kernels
+settings.load_profile("taskarith")
 
 
 @pytest.fixture(autouse=True)

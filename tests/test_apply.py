@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
-from taskarith.edit.apply import apply, arithmetic_device
+from taskarith.checkpoints.publish import publish
+from taskarith.edit.apply import apply
 from taskarith.edit.memory import InMemoryEdit
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import plan_edit
@@ -85,16 +87,18 @@ def test_several_operands_of_both_signs_equal_the_oracle(tmp_path, phi, phi_tune
     chunk=st.integers(500, 50_000),
     workers=st.integers(1, 4),
     shard_size=st.none() | st.integers(1, 200_000),
+    device=st.sampled_from(["cpu", "torch"] + ["cuda"] * torch.cuda.is_available()),
 )
-def test_nothing_but_the_numbers_changes_a_bit(tmp_path_factory, phi, operands4, order, chunk, workers, shard_size):
-    from contextlib import ExitStack
-
+def test_nothing_but_the_numbers_changes_a_bit(
+    tmp_path_factory, phi, operands4, order, chunk, workers, shard_size, device
+):
     names, expected = operands4
     folder = tmp_path_factory.mktemp("law")
-    with ExitStack() as stack:
-        base = open_checkpoint(phi)
-        operands = open_operands(parse_operands([names[index] for index in order], []), base, stack)
-        run_plan(plan_edit(base, operands, 0.7, None, shard_size), folder, workers=workers, chunk=chunk)
+    base = open_checkpoint(phi)
+    operands = open_operands(parse_operands([names[index] for index in order], []), base)
+    plan = plan_edit(base, operands, 0.7, None, shard_size)
+    with publish(folder, is_folder=True) as place:
+        run_plan(plan, place, device=device, workers=workers, chunk=chunk)
     assert fingerprint_model(folder) == expected
     shutil.rmtree(folder)
 
@@ -250,12 +254,11 @@ def test_a_vector_whose_recorded_base_has_moved_says_so(tmp_path):
     assert result.fingerprint == fingerprint_model(tuned)
 
 
-def test_arithmetic_device():
-    assert arithmetic_device("cpu") == "cpu"
-    assert arithmetic_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("mps", "cuda:99", "meta"):
+def test_check_device():
+    assert check_device("cpu") == check_device("auto") == "cpu"
+    for name in ("mps", "cuda:99", "meta", "nonsense"):
         with pytest.raises(UsageError):
-            arithmetic_device(name)
+            check_device(name)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -10,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import oracle
 import pytest
 import tiny
+from safetensors.torch import load_file
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.checkpoints.publish import publish_file, publish_folder
@@ -28,7 +31,7 @@ def test_a_folder_appears_whole(tmp_path):
     with publish_folder(target) as partial:
         fill(partial)
         assert not target.exists()
-        assert partial.parent == target.parent
+        assert partial.parent.parent == target.parent
     assert (target / "sub/a.txt").read_text() == "new"
     assert list(target.parent.iterdir()) == [target]
 
@@ -124,39 +127,131 @@ def test_a_file_size_limit_is_reported_and_leaves_nothing(tmp_path, phi, phi_tun
     assert list(tmp_path.iterdir()) == []
 
 
-def start_slow_apply(base, tuned, out):
-    """Start an apply that takes 0.3 s a piece, and return when it has begun to calculate."""
+def start_slowly(*arguments):
+    """Start a command that waits 0.3 s after each piece that it has written, and return when it has written one."""
     code = (
-        "import os, sys, time; from taskarith.edit import run; from taskarith.cli.main import main\n"
-        "quick = run.linear_edit\n"
-        "def slow(*arguments):\n    os.write(1, b'.'); time.sleep(0.3); return quick(*arguments)\n"
-        "run.linear_edit = slow\n"
-        f"sys.argv = ['taskarith', 'apply', {str(base)!r}, '--add', {str(tuned)!r}, '-o', {str(out)!r}]\n"
+        "import os, sys, time; from taskarith.cli.main import main\n"
+        "from taskarith.checkpoints.writer import PrintedWriter\n"
+        "quick = PrintedWriter.append\n"
+        "def slow(*arguments):\n    quick(*arguments); os.write(1, b'.'); time.sleep(0.3)\n"
+        "PrintedWriter.append = slow\n"
+        f"sys.argv = ['taskarith', *{[str(item) for item in arguments]!r}]\n"
         "main()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.read(1) == "."
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.read(3) == "..."
     return process
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
-    base = tiny.save_model(tmp_path / "base")
-    process = start_slow_apply(base, base, tmp_path / "out")
-    process.send_signal(signal.SIGINT)
+@pytest.fixture
+def pair(tmp_path):
+    base = tiny.save_model(tmp_path / "in" / "base")
+    return base, tiny.save_model(tmp_path / "in" / "tuned", nudge_of=base, seed=1)
+
+
+def finished(room):
+    return [json.loads(line)["name"] for line in (room / "journal.jsonl").read_text().splitlines()[1:] if line]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("verb", ["apply", "extract"])
+def test_an_interrupted_run_leaves_no_output_and_the_next_one_goes_on(tmp_path, pair, verb, ending):
+    base, tuned = pair
+    out = tmp_path / "out.safetensors"
+    arguments = ["apply", base, "--add", tuned, "-o", out] if verb == "apply" else ["extract", base, tuned, "-o", out]
+    process = start_slowly(*arguments)
+    process.send_signal(ending)
     _, words = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in words
     assert "Traceback" not in words
-    assert list(tmp_path.iterdir()) == [base]
+    if ending == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in words
+        assert "goes on" in words
+    room = tmp_path / ".out.safetensors.partial"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", room.name}
+    done = finished(room)
+    assert len(done) >= 2
+    again = start_slowly(*arguments)
+    again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in", out.name}
+    whole = tmp_path / "whole.safetensors"
+    arguments[-1] = whole
+    assert run(*arguments).returncode == 0
+    if verb == "apply":
+        assert fingerprint_model(out) == fingerprint_model(whole) == fingerprint_model(tuned)
+    else:
+        one, other = (load_file(path) for path in (out, whole))
+        assert oracle.differing(one, other) == []
 
 
-def test_a_killed_run_leaves_the_old_state_and_the_next_one_succeeds(tmp_path):
-    base = tiny.save_model(tmp_path / "base")
-    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
-    process = start_slow_apply(base, tuned, tmp_path / "out")
+def test_what_a_journal_claims_is_not_believed_without_looking(tmp_path, pair):
+    base, tuned = pair
+    out, room = tmp_path / "out", tmp_path / ".out.partial"
+    process = start_slowly("apply", base, "--add", tuned, "-o", out)
     process.kill()
     process.communicate()
-    assert not (tmp_path / "out").exists()
-    assert run("apply", base, "--add", tuned, "-o", tmp_path / "out").returncode == 0
+    shard = room / "output" / "model.safetensors"
+    size = shard.stat().st_size
+    with shard.open("r+b") as file:  # as after a power failure: the journal is on disk, the data is not
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+    with (room / "journal.jsonl").open("a") as file:
+        file.write('{"name": "cut o')
+    assert run("apply", base, "--add", tuned, "-o", out).returncode == 0
+    assert fingerprint_model(out) == fingerprint_model(tuned)
+
+
+def test_another_edit_does_not_go_on_with_what_an_interrupted_one_left(tmp_path, pair):
+    base, tuned = pair
+    process = start_slowly("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    process.kill()
+    process.communicate()
+    assert run("apply", base, "--add", tuned, "--alpha", "0", "-o", tmp_path / "out").returncode == 0
+    assert fingerprint_model(tmp_path / "out") == fingerprint_model(base)
+
+
+def test_a_second_run_into_one_output_is_refused(tmp_path, pair):
+    base, tuned = pair
+    process = start_slowly("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    second = run("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    assert second.returncode == 1
+    assert "another run is writing" in second.stderr
+    process.communicate(timeout=120)
+    assert process.returncode == 0
     assert fingerprint_model(tmp_path / "out") == fingerprint_model(tuned)
-    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, pair):
+    base, tuned = pair
+    process = start_slowly("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    weights = tuned / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "changed while it was read" in words
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_an_output_is_replaced_in_one_step_or_brought_back(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    for text in ("old", "new"):
+        with publish_folder(target, overwrite=True) as partial:
+            fill(partial, text)
+    assert (target / "sub/a.txt").read_text() == "new"
+    monkeypatch.setattr("taskarith.checkpoints.publish._exchange", lambda *_: False)
+    with publish_folder(target, overwrite=True) as partial:
+        fill(partial, "newer")
+    assert (target / "sub/a.txt").read_text() == "newer"
+    room = tmp_path / ".out.partial"
+    room.mkdir()
+    target.rename(room / "old")  # as if the run had been killed between its two renames
+    with pytest.raises(OutputError, match="already exists"), publish_folder(target):
+        pass
+    assert (target / "sub/a.txt").read_text() == "newer"
+    assert list(tmp_path.iterdir()) == [target]

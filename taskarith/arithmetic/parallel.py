@@ -1,22 +1,34 @@
-"""One worker a core over many tensors, each worker calculating alone; stops promptly, loses no error."""
+"""One worker a core over many tensors, each worker with a calculator of its own; stops promptly, loses no error."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 from typing import TypeVar
 
-import torch
-
+from taskarith.arithmetic.recipe import Calculator
+from taskarith.checkpoints.reader import PrintedTensor
+from taskarith.errors import UsageError
 from taskarith.progress import Listener
 
-__all__ = ["CHUNK_ELEMENTS", "chunks", "work_through"]
+__all__ = [
+    "CHUNK_ELEMENTS",
+    "check_device",
+    "chunks",
+    "filled_chunks",
+    "new_calculator",
+    "usable_cores",
+    "work_through",
+]
 
 _Task = TypeVar("_Task")
 
 CHUNK_ELEMENTS = 1 << 17
-"""Elements calculated at a time: a few float64 temporaries of this size stay in a core's cache."""
+"""Elements read, calculated and written at a time: they stay in a core's cache."""
 
 
 def chunks(elements: int, size: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, int]]:
@@ -25,12 +37,72 @@ def chunks(elements: int, size: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, int
         yield start, min(start + size, elements)
 
 
+def filled_chunks(
+    calculator: Calculator, inputs: Sequence[PrintedTensor], elements: int, size: int, stop: threading.Event
+) -> Iterator[tuple[int, int]]:
+    """Fill the calculator's inputs with one chunk after the other and return each range; end early on ``stop``."""
+    for start, end in chunks(elements, size):
+        if stop.is_set():
+            return
+        for index, tensor in enumerate(inputs):
+            tensor.fill(calculator.room(index, end - start))
+        yield start, end
+
+
+def check_device(text: str) -> str:
+    """Return where to calculate: the CPU for ``auto``, since the disk is the limit and the bits are the same.
+
+    :raises UsageError: The device is unknown, absent, or has no float64.
+    """
+    if text in {"auto", "cpu"}:
+        return "cpu"
+    import torch
+
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"cannot calculate on device '{text}'", "Choose auto, cpu or cuda[:N]; others lack float64.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no device '{text}' here", "Choose auto or cpu.")
+    return text
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: those of its affinity, at most ``OMP_NUM_THREADS``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(limit))) if limit.isdigit() else cores
+
+
+def new_calculator(device: str, chunk: int) -> Calculator:
+    """Return a calculator for a device: compiled kernels on the CPU, torch elsewhere and where numba is missing.
+
+    :param device: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
+    :param chunk: The most elements of a chunk.
+    """
+    if device == "cpu":
+        try:
+            from taskarith.arithmetic.cpu import CpuCalculator
+        except ImportError:
+            device = "torch"
+        else:
+            return CpuCalculator(chunk)
+    from taskarith.arithmetic.tensors import TorchCalculator
+
+    return TorchCalculator(chunk, "cpu" if device == "torch" else device)
+
+
 def work_through(
     tasks: Sequence[_Task],
-    do: Callable[[_Task, threading.Event], int],
+    do: Callable[[_Task, Calculator, threading.Event], int],
     listener: Listener,
     what: str,
     total: int,
+    *,
+    device: str = "cpu",
+    chunk: int = CHUNK_ELEMENTS,
     workers: int | None = None,
 ) -> None:
     """Do all tasks on a few threads, in the order given.
@@ -40,21 +112,46 @@ def work_through(
     :param listener: Told how much is done.
     :param what: What is being done, for the listener.
     :param total: Sum of the sizes of all tasks.
-    :param workers: Number of threads; by default as many as torch would use.
+    :param device: Where to calculate, as in ``new_calculator``.
+    :param chunk: The most elements of a chunk.
+    :param workers: Number of threads; by default one a usable core.
     """
-    threads = torch.get_num_threads()
+    count = max(1, min(workers or usable_cores(), len(tasks)))
+    calculators: SimpleQueue[Calculator] = SimpleQueue()
+    for _ in range(count):
+        calculators.put(new_calculator(device, chunk))
     stop, done = threading.Event(), 0
-    torch.set_num_threads(1)  # the pieces are small: threads inside an operation would only wait for each other
+
+    def run(task: _Task) -> int:
+        calculator = calculators.get()
+        try:
+            return 0 if stop.is_set() else do(task, calculator, stop)
+        finally:
+            calculators.put(calculator)
+
+    with ExitStack() as stack:
+        if device != "cpu":
+            stack.enter_context(_one_torch_thread())
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+        futures = [pool.submit(run, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                done += future.result()
+                listener.progress(what, done, total)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _one_torch_thread() -> Generator[None, None, None]:
+    """Let torch calculate in the calling threads: the chunks are small, and more threads would wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(workers or threads) as pool:
-            futures = [pool.submit(do, task, stop) for task in tasks]
-            try:
-                for future in as_completed(futures):
-                    done += future.result()
-                    listener.progress(what, done, total)
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        yield
     finally:
         torch.set_num_threads(threads)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from taskarith.checkpoints.journal import Journal
 from taskarith.errors import OutputError
 
-__all__ = ["check_target", "publish_file", "publish_folder"]
+__all__ = ["Workplace", "check_target", "publish", "publish_file", "publish_folder"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -28,47 +33,76 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} already exists", "Name another output, or allow it with --overwrite.")
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """Where an output is built.
+
+    :param path: The output under its temporary name: a folder that exists, or a file that need not.
+    :param journal: What an interrupted run of the same plan has finished, and where to record more.
+    """
+
+    path: Path
+    journal: Journal
+
+
 @contextmanager
-def publish_folder(target: Path, overwrite: bool = False) -> Generator[Path, None, None]:
-    """Give an empty temporary sibling folder to write into, and rename it to ``target`` at the end.
+def publish(
+    target: Path, overwrite: bool = False, *, is_folder: bool, plan: str = ""
+) -> Generator[Workplace, None, None]:
+    """Give a place beside ``target`` to build it in, locked against other runs, and move it there at the end.
 
-    On any exception, Ctrl-C included, the temporary folder is removed and ``target`` is as it was.
+    The place is the folder ``.NAME.partial``. On an exception it is removed and ``target`` is as it was. With a
+    ``plan``, a killed or interrupted run leaves it, and the next run of the same plan goes on in it.
 
-    :raises OutputError: ``target`` is occupied, or the disk is full or cannot be written.
+    :param target: The output.
+    :param overwrite: Replace what is there.
+    :param is_folder: Whether the output is a folder or a file.
+    :param plan: Fingerprint of all that decides the output; empty if it cannot go on after an interruption.
+    :raises OutputError: ``target`` is occupied or being written, or the disk is full or cannot be written.
     """
     with _output_errors(target):
-        check_target(target, overwrite)
-        if target.is_file() or target.is_symlink():
-            raise OutputError(f"{target} is no folder", "Name another output folder.")
-        partial = _beside(target)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        _check_kind(target, overwrite, is_folder)
+        room = _beside(target)
+        lock = _lock(room, target)
+        keep = False
         try:
-            yield partial
-            _sync_tree(partial)
-            _replace_folder(partial, target)
+            _recover(room, target)
+            _check_kind(target, overwrite, is_folder)
+            with Journal(room / "journal.jsonl", plan) as journal:
+                output = _clean_output(room, is_folder, plan != "" and journal.goes_on)
+                yield Workplace(output, journal)
+                _sync_tree(output)
+                journal.discard()  # from here on nothing in the room may be taken for work in progress
+                _move(output, target, room)
+        except KeyboardInterrupt:
+            keep = plan != ""
+            raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not keep:
+                shutil.rmtree(room, ignore_errors=True)
+            os.close(lock)
+
+
+@contextmanager
+def publish_folder(target: Path, overwrite: bool = False) -> Generator[Path, None, None]:
+    """Give an empty temporary folder to write into, and move it to ``target`` at the end; see ``publish``."""
+    with publish(target, overwrite, is_folder=True) as place:
+        yield place.path
 
 
 @contextmanager
 def publish_file(target: Path, overwrite: bool = False) -> Generator[Path, None, None]:
-    """Give the path of a temporary sibling file to write, and rename it to ``target`` at the end.
+    """Give the path of a temporary file to write, and move it to ``target`` at the end; see ``publish``."""
+    with publish(target, overwrite, is_folder=False) as place:
+        yield place.path
 
-    :raises OutputError: ``target`` is occupied, or the disk is full or cannot be written.
-    """
-    with _output_errors(target):
-        check_target(target, overwrite)
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
-        partial = _beside(target)
-        try:
-            yield partial
-            _sync(partial)
-            partial.replace(target)
-            _sync(target.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+
+def _check_kind(target: Path, overwrite: bool, is_folder: bool) -> None:
+    check_target(target, overwrite)
+    if is_folder and (target.is_file() or target.is_symlink()):
+        raise OutputError(f"{target} is no folder", "Name another output folder.")
+    if not is_folder and target.is_dir():
+        raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
 
 
 def _beside(target: Path) -> Path:
@@ -82,26 +116,70 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
-def _replace_folder(partial: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    try:
-        partial.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
+def _lock(room: Path, target: Path) -> int:
+    """Make the room and lock it; the lock ends with this process, however that ends."""
+    while True:
+        room.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(room / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            continue  # the run that had the room has just removed it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), (room / "lock").stat()):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise OutputError(
+                f"another run is writing {target}", "Wait until it has ended, or name another output."
+            ) from error
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _clean_output(room: Path, is_folder: bool, goes_on: bool) -> Path:
+    """Return the output's place in the room, without anything that does not belong to work in progress."""
+    output = room / "output"
+    for path in room.iterdir():
+        if path.name not in {"lock", "journal.jsonl"} and not (goes_on and path == output):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if is_folder:
+        output.mkdir(exist_ok=True)
+    return output
+
+
+def _move(output: Path, target: Path, room: Path) -> None:
+    """Put the output in its place: in one step where the system can exchange two names."""
+    if output.is_dir() and target.exists():
+        if not _exchange(output, target):
+            target.rename(room / "old")  # a kill between these two is mended by the next run
+            output.rename(target)
+    else:
+        output.replace(target)
     _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names atomically (Linux: renameat2 with RENAME_EXCHANGE); return whether that was possible."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here = -100  # AT_FDCWD
+    return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), 2) == 0
+
+
+def _recover(room: Path, target: Path) -> None:
+    """Bring back an output whose replacement was killed between its two renames."""
+    if (room / "old").exists() and not os.path.lexists(target):
+        (room / "old").rename(target)
+
+
+def _sync_tree(path: Path) -> None:
+    for parent, _, names in os.walk(path):
         for name in names:
             _sync(Path(parent) / name)
-        _sync(Path(parent))
+    _sync(path)
 
 
 def _sync(path: Path) -> None:

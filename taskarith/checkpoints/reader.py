@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,15 @@ import xxhash
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.errors import CheckpointError
 
-__all__ = ["TensorReader", "combine_fingerprints", "fingerprint_bytes", "hasher"]
+__all__ = [
+    "PrintedTensor",
+    "TensorReader",
+    "check_unchanged",
+    "combine_fingerprints",
+    "file_states",
+    "fingerprint_bytes",
+    "hasher",
+]
 
 _PIECE = 1 << 20
 
@@ -32,10 +40,18 @@ class TensorReader:
         :raises CheckpointError: The file has become shorter, or cannot be read.
         """
         buffer = bytearray(stop - start)
-        view, position = memoryview(buffer), tensor.offset + start
-        while view:
+        self.fill(tensor, start, memoryview(buffer))
+        return buffer
+
+    def fill(self, tensor: TensorEntry, start: int, room: memoryview) -> None:
+        """Read bytes of a tensor, from its byte ``start`` on, into all of ``room``.
+
+        :raises CheckpointError: The file has become shorter, or cannot be read.
+        """
+        position = tensor.offset + start
+        while room:
             try:
-                count = os.preadv(self._descriptor(tensor.path), [view], position)
+                count = os.preadv(self._descriptor(tensor.path), [room], position)
             except OSError as error:
                 raise CheckpointError(
                     f"cannot read {tensor.name} in {tensor.path}: {error.strerror}",
@@ -46,8 +62,7 @@ class TensorReader:
                     f"{tensor.path} ended inside {tensor.name}: it changed while it was read",
                     "Let no other program write the file, and run again.",
                 )
-            view, position = view[count:], position + count
-        return buffer
+            room, position = room[count:], position + count
 
     def pieces(self, tensor: TensorEntry, size: int = _PIECE) -> Iterator[bytearray]:
         """Return the bytes of a tensor in pieces of at most ``size`` bytes."""
@@ -77,10 +92,57 @@ class TensorReader:
         self.close()
 
     def _descriptor(self, path: Path) -> int:
+        found = self._files.get(path)
+        if found is not None:
+            return found
         with self._lock:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             return self._files[path]
+
+
+class PrintedTensor:
+    """Reads one tensor from beginning to end, and fingerprints it on the way."""
+
+    def __init__(self, entry: TensorEntry, reader: TensorReader) -> None:
+        self.entry, self._reader = entry, reader
+        self._state = hasher(entry.dtype, entry.shape)
+        self._position = 0
+
+    def fill(self, room: memoryview) -> None:
+        """Read the next bytes into all of ``room``."""
+        self._reader.fill(self.entry, self._position, room)
+        self._position += len(room)
+        self._state.update(room)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint, valid after the last byte."""
+        return self._state.hexdigest()
+
+
+def file_states(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """Return by path what changes with a file: device, inode, size and time of the last write (ns)."""
+    found = {}
+    for path in sorted(set(paths)):
+        status = path.stat()
+        found[str(path)] = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+    return found
+
+
+def check_unchanged(states: dict[str, list[int]]) -> None:
+    """Compare files with what ``file_states`` returned before they were read.
+
+    :raises CheckpointError: One of them has changed or is gone.
+    """
+    try:
+        now = file_states(Path(path) for path in states)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} is gone: it was read just now", "Run again.") from error
+    changed = [path for path, state in states.items() if now[path] != state]
+    if changed:
+        raise CheckpointError(
+            f"{changed[0]} changed while it was read", "Let no other program write the inputs, and run again."
+        )
 
 
 def hasher(dtype: str, shape: tuple[int, ...]) -> xxhash.xxh3_128:

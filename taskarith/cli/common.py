@@ -82,7 +82,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             _show(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            _show(UsageError("interrupted", "Nothing was published; run the command again."))
+            _show(
+                UsageError(
+                    "interrupted", "Nothing was published. The same command goes on; finetune does so with --resume."
+                )
+            )
             raise typer.Exit(130) from error
 
     _hide_variables(command, run)

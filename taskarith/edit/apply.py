@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.provenance import write_provenance
-from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.edit.operands import open_operands, parse_operands
@@ -26,7 +24,7 @@ from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.form import Vector
 from taskarith.vectors.open import recorded_base
 
-__all__ = ["ApplyResult", "apply", "arithmetic_device"]
+__all__ = ["ApplyResult", "apply"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def apply(
 ) -> ApplyResult:
     """Write ``model + alpha * (sum of added - sum of negated vectors)`` as a model folder.
 
-    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear_edit``.
+    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.compiled.linear``.
 
     :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
@@ -75,7 +73,7 @@ def apply(
     :param alpha: Multiplies all coefficients.
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
-    :param device: auto, cpu or cuda[:N]; changes no bit.
+    :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
     :param dry_run: Read headers only and write nothing.
@@ -88,44 +86,25 @@ def apply(
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
-    place = arithmetic_device(device)
+    place = check_device(device)
     references = parse_operands(add, negate)
     resolved = resolve_model(model, listener) if model else _recorded_model(references, listener)
     target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha))
     check_target(target, overwrite)
     base = open_checkpoint(resolved.path)
-    with ExitStack() as stack:
-        operands = open_operands(references, base, stack, listener)
-        plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
-        result, remarks = RunResult(), _left_out(plan)
-        if not dry_run:
-            with publish_folder(target, overwrite) as folder:
-                result = run_plan(plan, folder, device=place, listener=listener)
-                remarks += _strangers(plan, result)
-                write_provenance(folder, _record(plan, resolved, references, result))
+    operands = open_operands(references, base, listener)
+    plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
+    result, remarks = RunResult(), _left_out(plan)
+    if not dry_run:
+        with publish(target, overwrite, is_folder=True, plan=plan.fingerprint()) as workplace:
+            result = run_plan(plan, workplace, device=place, listener=listener)
+            remarks += _strangers(plan, result)
+            write_provenance(workplace.path, _record(plan, resolved, references, result))
     fingerprint = combine_fingerprints(result.output) if result.output else ""
     actions = dict(sorted(plan.actions.items()))
     return ApplyResult(
         target, str(resolved.path), actions, plan.read_bytes, plan.write_bytes, fingerprint, tuple(remarks)
     )
-
-
-def arithmetic_device(text: str) -> str:
-    """Return the torch device that calculates: the first CUDA device for ``auto``, if there is one, else the CPU.
-
-    :raises UsageError: The device is unknown, absent, or has no float64.
-    """
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"cannot calculate on device '{text}'", "Choose auto, cpu or cuda[:N]; others lack float64.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"there is no device '{text}' here", "Choose auto or cpu.")
-    return text
 
 
 def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:

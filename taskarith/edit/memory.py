@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -11,17 +11,19 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.arithmetic.recipe import Calculator
+from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
-from taskarith.edit.run import edited_pieces
+from taskarith.edit.run import calculation
 from taskarith.errors import MismatchError
+from taskarith.progress import SILENT
 
 __all__ = ["InMemoryEdit"]
-
-_CPU = torch.device("cpu")
 
 
 class InMemoryEdit:
@@ -41,13 +43,7 @@ class InMemoryEdit:
     def __init__(self, model: PreTrainedModel, base: str, add: Sequence[str] = (), negate: Sequence[str] = ()) -> None:
         self._model = model
         self._checkpoint = open_checkpoint(resolve_model(base).path)
-        self._stack = ExitStack()
-        try:
-            self._operands = open_operands(parse_operands(add, negate), self._checkpoint, self._stack)
-            self._reader = self._stack.enter_context(TensorReader())
-        except BaseException:
-            self._stack.close()
-            raise
+        self._operands = open_operands(parse_operands(add, negate), self._checkpoint)
         self._is_direct = self._names_match()
 
     def set(self, alpha: float) -> None:
@@ -65,7 +61,6 @@ class InMemoryEdit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-        self._stack.close()
 
     def _names_match(self) -> bool:
         state = self._model.state_dict()
@@ -77,29 +72,49 @@ class InMemoryEdit:
         state = self._model.state_dict()
         touched = {name for operand in self._operands for name in (*operand.vector.shapes, *operand.tied)}
         if self._is_direct:
-            for tensor in plan.tensors:
-                if tensor.source.name in touched:
-                    state[tensor.source.name].copy_(self._whole(plan, tensor))
+            self._calculate(plan, {name: state[name] for name in touched})
             return
         # the files use other names or other shapes than the modules: let transformers convert them as it loads
-        edited = {tensor.source.name: self._whole(plan, tensor) for tensor in plan.tensors}
+        edited = {}
+        for name, entry in self._checkpoint.tensors.items():
+            if entry.is_float:
+                edited[name] = torch.empty(entry.shape, dtype=self._model.dtype)
+            else:
+                with safe_open(entry.path, "pt") as file:
+                    edited[name] = file.get_tensor(name)
+        self._calculate(plan, {name: values for name, values in edited.items() if values.is_floating_point()})
         converted = type(self._model).from_pretrained(
             None, config=self._model.config, state_dict=edited, dtype=self._model.dtype
         )
         for name, values in converted.state_dict().items():
             state[name].copy_(values)
 
-    def _whole(self, plan: EditPlan, tensor: TensorPlan) -> torch.Tensor:
-        source = tensor.source
-        if not source.is_float:
-            with safe_open(source.path, "pt") as file:
-                return file.get_tensor(source.name)
-        values = torch.empty(source.elements, dtype=self._model.dtype)
-        for start, piece in edited_pieces(plan, tensor, self._reader, _CPU, self._model.dtype):
-            values[start : start + piece.numel()] = piece
-        if tensor.terms and not values.isfinite().all():
+    def _calculate(self, plan: EditPlan, targets: dict[str, torch.Tensor]) -> None:
+        """Write edited tensors over the tensors of their names."""
+        broken: list[str] = []
+        names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+        with TensorReader() as reader:
+
+            def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
+                name = tensor.source.name
+                what = calculation(plan, tensor, names[self._model.dtype])
+                calculator.begin(what.recipe)
+                inputs = [PrintedTensor(entry, reader) for entry in what.inputs]
+                values = torch.empty(tensor.source.shape, dtype=self._model.dtype)
+                whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
+                for start, end in filled_chunks(calculator, inputs, tensor.source.elements, CHUNK_ELEMENTS, stop):
+                    data, finite = calculator.linear(start, end)
+                    whole[position : position + len(data)] = data
+                    position, is_finite = position + len(data), is_finite and finite
+                if tensor.terms and not is_finite:
+                    broken.append(name)
+                targets[name].copy_(values)
+                return tensor.nbytes
+
+            tasks = sorted((t for t in plan.tensors if t.source.name in targets), key=lambda t: -t.nbytes)
+            work_through(tasks, do, SILENT, "editing in memory", sum(tensor.nbytes for tensor in tasks))
+        if broken:
             raise MismatchError(
-                f"the edited {source.name} has values that are not finite",
+                f"the edited {broken[0]} has values that are not finite",
                 "Infinities or NaN in an input, or an overflow of the model's dtype: check the inputs, or use float32.",
             )
-        return values.view(source.shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from taskarith.checkpoints.checkpoint import Checkpoint
@@ -48,10 +47,8 @@ def parse_operands(add: Sequence[str], negate: Sequence[str]) -> list[OperandRef
     return references
 
 
-def open_operands(
-    references: Sequence[OperandRef], base: Checkpoint, stack: ExitStack, listener: Listener = SILENT
-) -> list[Operand]:
-    """Open the vectors and check that each fits the base; ``stack`` closes them.
+def open_operands(references: Sequence[OperandRef], base: Checkpoint, listener: Listener = SILENT) -> list[Operand]:
+    """Open the vectors and check that each fits the base.
 
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
@@ -59,7 +56,6 @@ def open_operands(
     operands = []
     for reference in references:
         vector = open_vector(reference.name, base, listener)
-        stack.callback(vector.close)
         operands.append(Operand(vector, reference.coefficient, _fit(vector, base)))
     return operands
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.checkpoints.reader import file_states, fingerprint_bytes
 from taskarith.edit.operands import Operand
 
 __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
@@ -69,6 +71,7 @@ class EditPlan:
     :param alpha: Common factor of all coefficients; it is contained in the terms.
     :param dtype: Requested dtype of the output, as safetensors names it; None keeps that of each tensor.
     :param shards: The files to write.
+    :param states: What tells whether an input has changed since.
     """
 
     base: Checkpoint
@@ -76,6 +79,7 @@ class EditPlan:
     alpha: float
     dtype: str | None
     shards: tuple[ShardPlan, ...]
+    states: dict[str, list[int]]
 
     @property
     def tensors(self) -> list[TensorPlan]:
@@ -86,6 +90,19 @@ class EditPlan:
     def actions(self) -> Counter[str]:
         """Number of tensors by action."""
         return Counter(tensor.action for tensor in self.tensors)
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all that decides the bytes of the output."""
+        tensors = [
+            (
+                tensor.action,
+                tensor.offset,
+                [(term.operand, term.delta, float(term.coefficient).hex()) for term in tensor.terms],
+            )
+            for tensor in self.tensors
+        ]
+        shards = [(shard.name, shard.header.hex()) for shard in self.shards]
+        return fingerprint_bytes(json.dumps(["edit", self.dtype, shards, tensors, self.states]).encode())
 
     @property
     def write_bytes(self) -> int:
@@ -124,7 +141,9 @@ def plan_edit(
         header, offsets = build_header(described, _metadata(base, group))
         tensors = tuple(_tensor_plan(tensor, operands, alpha, dtype, offsets[tensor.name]) for tensor in group)
         shards.append(ShardPlan(name, header, tensors))
-    return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards))
+    files = {tensor.path for tensor in base.tensors.values()}
+    states = file_states(files.union(*(operand.vector.files for operand in operands)))
+    return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards), states)
 
 
 def _tensor_plan(

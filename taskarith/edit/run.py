@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from taskarith.arithmetic.kernels import TORCH_DTYPES, linear_edit, to_bytes
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, chunks, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
-from taskarith.checkpoints.reader import TensorReader, hasher
-from taskarith.checkpoints.writer import new_files, write_at
+from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.publish import Workplace
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader, check_unchanged
+from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.form import DeltaReader, TensorPieces
+from taskarith.vectors.form import Difference, Factored, Stored
 
-__all__ = ["RunResult", "edited_pieces", "run_plan"]
+__all__ = ["Calculation", "RunResult", "calculation", "run_plan"]
+
+DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""safetensors' names of float dtypes, and those of ``config.json``."""
 
 
 @dataclass
@@ -33,51 +36,87 @@ class RunResult:
     operands: list[dict[str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Calculation:
+    """How an edited tensor is calculated.
+
+    :param inputs: What is read, the base first; no tensor is read twice.
+    :param recipe: What is done with it.
+    :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
+    """
+
+    inputs: tuple[TensorEntry, ...]
+    recipe: Recipe
+    prints: tuple[int | str, ...]
+
+
+def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
+    """Look up what a tensor of a plan is calculated from; ``dtype`` replaces that of the output."""
+    inputs = [tensor.source]
+    places = {_place(tensor.source): 0}
+
+    def number(entry: TensorEntry) -> int:
+        index = places.setdefault(_place(entry), len(inputs))
+        if index == len(inputs):
+            inputs.append(entry)
+        return index
+
+    terms, prints = [], []
+    for term in tensor.terms:
+        match plan.operands[term.operand].vector.delta(term.delta):
+            case Stored(delta):
+                terms.append(Term(term.coefficient, number(delta)))
+                prints.append(number(delta))
+            case Difference(finetuned, base):
+                terms.append(Term(term.coefficient, number(finetuned), number(base)))
+                prints.append(number(finetuned))
+            case Factored(factors, fingerprint):
+                terms.append(Term(term.coefficient, factors))
+                prints.append(fingerprint)
+    recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype or tensor.dtype)
+    return Calculation(tuple(inputs), recipe, tuple(prints))
+
+
 def run_plan(
     plan: EditPlan,
-    folder: Path,
+    place: Workplace,
     *,
     device: str = "cpu",
     workers: int | None = None,
     chunk: int = CHUNK_ELEMENTS,
     listener: Listener = SILENT,
 ) -> RunResult:
-    """Write all shards, the index and the sidecar files of an edit into a folder.
+    """Write all shards, the index and the sidecar files of an edit.
 
     :param plan: What to do.
-    :param folder: An empty folder.
-    :param device: Torch device that calculates.
+    :param place: Where; tensors that its journal lists, and that are there indeed, are not done again.
+    :param device: Where to calculate.
     :param workers: Tensors in work at a time; by default one a core. It changes no bit.
     :param chunk: Elements calculated at a time; it changes no bit.
     :param listener: Told the bytes written.
     :raises MismatchError: The result has values that are not finite.
+    :raises CheckpointError: An input changed since the plan was made.
     """
-    result = RunResult(operands=[{} for _ in plan.operands])
-    sizes = {folder / shard.name: shard.nbytes for shard in plan.shards}
-    with TensorReader() as reader, new_files(sizes) as files:
-        work = _Work(plan, reader, torch.device(device), chunk, result)
+    folder, journal = place.path, place.journal
+    with TensorReader() as reader, sized_files({folder / shard.name: shard.nbytes for shard in plan.shards}) as files:
+        work = _Work(plan, place, reader, chunk, {shard.name: files[folder / shard.name] for shard in plan.shards})
         for shard in plan.shards:
             write_at(files[folder / shard.name], shard.header, 0)
-        tasks = [(files[folder / shard.name], tensor) for shard in plan.shards for tensor in shard.tensors]
+        tasks = [(shard.name, tensor) for shard in plan.shards for tensor in shard.tensors]
+        done = journal.intact(work.output(*task) for task in tasks) if journal.done else set()
+        tasks = [task for task in tasks if task[1].source.name not in done]
         tasks.sort(key=lambda task: -task[1].nbytes)
-        work_through(tasks, work.do, listener, "applying", plan.write_bytes, workers)
-    if work.broken:
+        total = sum(tensor.nbytes for _, tensor in tasks)
+        work_through(tasks, work.do, listener, "applying", total, device=device, chunk=chunk, workers=workers)
+    broken = sorted(name for name, entry in journal.done.items() if not entry["finite"])
+    if broken:
         raise MismatchError(
-            f"{len(work.broken)} tensors of the result are not finite: {name_some(sorted(work.broken))}",
+            f"{len(broken)} tensors of the result are not finite: {name_some(broken)}",
             "An input has infinities or NaN, or the output dtype overflows: check the inputs, or use --dtype float32.",
         )
+    check_unchanged(plan.states)
     copy_sidecars(plan, folder)
-    return result
-
-
-def edited_pieces(
-    plan: EditPlan, tensor: TensorPlan, reader: TensorReader, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Calculate an edited tensor without writing it: pairs of first element and values, in order."""
-    pieces = TensorPieces(tensor.source, reader)
-    deltas = _open_deltas(plan, tensor)
-    for start, stop in chunks(tensor.source.elements):
-        yield start, _calculate(pieces, deltas, (start, stop), device, dtype)
+    return _collect(plan, place)
 
 
 def copy_sidecars(plan: EditPlan, folder: Path) -> None:
@@ -87,7 +126,7 @@ def copy_sidecars(plan: EditPlan, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(plan.base.path / relative, target)
     if plan.dtype is not None:
-        name = str(TORCH_DTYPES[plan.dtype]).removeprefix("torch.")
+        name = DTYPE_NAMES[plan.dtype]
         config = {key: value for key, value in plan.base.config.items() if key != "torch_dtype"} | {"dtype": name}
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if len(plan.shards) > 1 or plan.shards[0].name != WEIGHTS_NAME:
@@ -98,56 +137,59 @@ def copy_sidecars(plan: EditPlan, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What all workers share; each writes its own keys of ``result``."""
+    """What all workers share."""
 
     plan: EditPlan
+    place: Workplace
     reader: TensorReader
-    device: torch.device
     chunk: int
-    result: RunResult
-    broken: list[str] = field(default_factory=list)
+    files: dict[str, int]
 
-    def do(self, task: tuple[int, TensorPlan], stop: threading.Event) -> int:
-        """Calculate and write one tensor; return its bytes."""
-        descriptor, tensor = task
-        written = hasher(tensor.dtype, tensor.source.shape)
-        position = tensor.offset
-        for piece in self._edited(tensor) if tensor.action != "copied" else self.reader.pieces(tensor.source):
-            if stop.is_set():
-                return 0
-            write_at(descriptor, piece, position)
-            written.update(piece)
-            position += len(piece)
-        self.result.output[tensor.source.name] = written.hexdigest()
+    def output(self, shard: str, tensor: TensorPlan) -> TensorEntry:
+        """Return a tensor of the output."""
+        return TensorEntry(
+            tensor.source.name, tensor.dtype, tensor.source.shape, self.place.path / shard, tensor.offset
+        )
+
+    def do(self, task: tuple[str, TensorPlan], calculator: Calculator, stop: threading.Event) -> int:
+        """Calculate or copy one tensor, write and record it; return its bytes."""
+        shard, tensor = task
+        writer = PrintedWriter(self.files[shard], tensor.dtype, tensor.source.shape, tensor.offset)
         if tensor.action == "copied":
-            self.result.base[tensor.source.name] = written.hexdigest()
+            for piece in self.reader.pieces(tensor.source):
+                writer.append(piece)
+            entry = {"base": writer.fingerprint(), "operands": [], "finite": True}
+        else:
+            entry = self._calculate(tensor, calculator, writer, stop)
+        if stop.is_set():
+            return 0
+        self.place.journal.record(tensor.source.name, entry | {"output": writer.fingerprint()})
         return tensor.nbytes
 
-    def _edited(self, tensor: TensorPlan) -> Iterator[memoryview]:
-        name, dtype = tensor.source.name, TORCH_DTYPES[tensor.dtype]
-        pieces, deltas = TensorPieces(tensor.source, self.reader), _open_deltas(self.plan, tensor)
+    def _calculate(
+        self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
+    ) -> dict[str, object]:
+        what = calculation(self.plan, tensor)
+        calculator.begin(what.recipe)
+        inputs = [PrintedTensor(entry, self.reader) for entry in what.inputs]
         is_finite = True
-        for span in chunks(tensor.source.elements, self.chunk):
-            values = _calculate(pieces, deltas, span, self.device, dtype)
-            is_finite = is_finite and bool(values.isfinite().all())
-            yield to_bytes(values)
-        if not is_finite:
-            self.broken.append(name)
-        self.result.base[name] = pieces.fingerprint()
-        for term, (_, delta) in zip(tensor.terms, deltas, strict=True):
-            self.result.operands[term.operand][term.delta] = delta.fingerprint()
+        for start, end in filled_chunks(calculator, inputs, tensor.source.elements, self.chunk, stop):
+            data, finite = calculator.linear(start, end)
+            writer.append(data)
+            is_finite = is_finite and finite
+        prints = [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.prints]
+        return {"base": inputs[0].fingerprint(), "operands": prints, "finite": is_finite}
 
 
-def _open_deltas(plan: EditPlan, tensor: TensorPlan) -> list[tuple[float, DeltaReader]]:
-    return [(term.coefficient, plan.operands[term.operand].vector.open(term.delta)) for term in tensor.terms]
+def _collect(plan: EditPlan, place: Workplace) -> RunResult:
+    result = RunResult(operands=[{} for _ in plan.operands])
+    for tensor in plan.tensors:
+        entry = place.journal.done[tensor.source.name]
+        result.base[tensor.source.name], result.output[tensor.source.name] = entry["base"], entry["output"]
+        for term, fingerprint in zip(tensor.terms, entry["operands"], strict=True):
+            result.operands[term.operand][term.delta] = fingerprint
+    return result
 
 
-def _calculate(
-    base: TensorPieces,
-    deltas: Sequence[tuple[float, DeltaReader]],
-    span: tuple[int, int],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    terms = [coefficient * delta.read(*span, device) for coefficient, delta in deltas]
-    return linear_edit(base.native(*span, device), terms, dtype)
+def _place(entry: TensorEntry) -> tuple[str, int, str]:
+    return os.path.realpath(entry.path), entry.offset, entry.name

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from taskarith.arithmetic.kernels import from_bytes, low_rank_rows
+from taskarith.arithmetic.recipe import LowRank, decode
 from taskarith.checkpoints.checkpoint import Checkpoint, read_json
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.errors import MismatchError, VectorError, name_some
-from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.form import BaseRecord, Factored
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "AdapterVector", "adapter_base"]
 
@@ -54,6 +54,7 @@ class AdapterVector:
     def __init__(self, path: Path, base: Checkpoint, record: BaseRecord | None) -> None:
         config = _check_config(path, read_json(path / ADAPTER_CONFIG))
         self.name = str(path)
+        self.files: tuple[Path, ...] = (path / ADAPTER_WEIGHTS, path / ADAPTER_CONFIG)
         self.base = record
         self.known: frozenset[str] | None = None
         self.tied: Mapping[str, str] = {}
@@ -65,28 +66,18 @@ class AdapterVector:
         }
         self.shapes: Mapping[str, tuple[int, ...]] = {name: target.shape for name, target in self._targets.items()}
         self._check_base(base)
-        self._reader = TensorReader()
 
-    def open(self, tensor: str) -> _LowRankReader:
-        """Start reading the delta of one tensor."""
+    def delta(self, tensor: str) -> Factored:
+        """Read the factors of one tensor.
+
+        :raises VectorError: They are not finite.
+        """
         target = self._targets[tensor]
-        (a, a_bytes), (b, b_bytes) = self._load(target.a), self._load(target.b)
-        print_ = fingerprint_bytes(a_bytes + b_bytes + str(target.scale).encode())
+        with TensorReader() as reader:
+            (a, a_bytes), (b, b_bytes) = (_load(entry, reader) for entry in (target.a, target.b))
         left, right = (a.T, b.T) if target.is_transposed else (b, a)
-        return _LowRankReader(left.contiguous(), right.contiguous(), target.scale, print_)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._reader.close()
-
-    def _load(self, entry: TensorEntry) -> tuple[torch.Tensor, bytes]:
-        buffer = self._reader.read(entry, 0, entry.nbytes)
-        values = from_bytes(buffer, entry.dtype, torch.device("cpu")).to(torch.float64)
-        if not values.isfinite().all():
-            raise VectorError(
-                f"{entry.name} in {entry.path} has values that are not finite", "Train the adapter again."
-            )
-        return values.view(entry.shape), bytes(buffer)
+        factors = LowRank(np.ascontiguousarray(left), np.ascontiguousarray(right), target.scale)
+        return Factored(factors, fingerprint_bytes(a_bytes + b_bytes + str(target.scale).encode()))
 
     def _check_base(self, base: Checkpoint) -> None:
         absent = [name for name in self.shapes if name not in base.tensors]
@@ -122,18 +113,12 @@ class _Target:
         return (columns, rows) if self.is_transposed else (rows, columns)
 
 
-class _LowRankReader:
-    def __init__(self, left: torch.Tensor, right: torch.Tensor, scale: float, fingerprint: str) -> None:
-        self._left, self._right, self._scale, self._fingerprint = left, right, scale, fingerprint
-
-    def read(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
-        columns = self._right.shape[1]
-        first, last = start // columns, math.ceil(stop / columns)
-        rows = low_rank_rows(self._left[first:last].to(device), self._right.to(device))
-        return rows.flatten()[start - first * columns : stop - first * columns] * self._scale
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
+def _load(entry: TensorEntry, reader: TensorReader) -> tuple[np.ndarray, bytes]:
+    data = bytes(reader.read(entry, 0, entry.nbytes))
+    values = decode(data, entry.dtype)
+    if not np.isfinite(values).all():
+        raise VectorError(f"{entry.name} in {entry.path} has values that are not finite", "Train the adapter again.")
+    return values.reshape(entry.shape), data
 
 
 def _stored_name(module: str, base: Checkpoint) -> str:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.header import read_header
-from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import VectorError, name_some
-from taskarith.vectors.form import BaseRecord, TensorPieces
+from taskarith.vectors.form import BaseRecord, Stored
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "DenseVector", "vector_metadata"]
 
@@ -46,21 +45,17 @@ class DenseVector:
         if odd:
             raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")
         self.name = str(path)
+        self.files: tuple[Path, ...] = (path,)
         self.metadata = metadata
         self.base: BaseRecord | None = _base(path, metadata)
         self.known: frozenset[str] | None = frozenset(self.base.tensors)
         self.tied: Mapping[str, str] = _table(path, metadata, "tied")
         self._entries = {tensor.name: tensor for tensor in header.tensors}
         self.shapes: Mapping[str, tuple[int, ...]] = {tensor.name: tensor.shape for tensor in header.tensors}
-        self._reader = TensorReader()
 
-    def open(self, tensor: str) -> TensorPieces:
-        """Start reading the delta of one tensor."""
-        return TensorPieces(self._entries[tensor], self._reader)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._reader.close()
+    def delta(self, tensor: str) -> Stored:
+        """Return where the delta of one tensor lies."""
+        return Stored(self._entries[tensor])
 
 
 def vector_metadata(

@@ -5,35 +5,39 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from taskarith.arithmetic.kernels import TORCH_DTYPES, linear_edit, round_to, same_bits, to_bytes
-from taskarith.arithmetic.parallel import chunks, work_through
+from taskarith.arithmetic.parallel import check_device, work_through
+from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, build_header
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.provenance import command_line, read_provenance, versions
-from taskarith.checkpoints.publish import check_target, publish_file
-from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.publish import Workplace, check_target, publish
+from taskarith.checkpoints.reader import (
+    TensorReader,
+    check_unchanged,
+    combine_fingerprints,
+    file_states,
+    fingerprint_bytes,
+)
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
-from taskarith.checkpoints.writer import new_files, write_at
+from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector
+from taskarith.vectors.adapter import ADAPTER_CONFIG
 from taskarith.vectors.dense import vector_metadata
-from taskarith.vectors.form import BaseRecord, TensorPieces
+from taskarith.vectors.form import BaseRecord
 from taskarith.vectors.open import recorded_base
-from taskarith.vectors.pair import pair_checkpoints
+from taskarith.vectors.subtract import AdapterSource, PairSource, subtract
 
 __all__ = ["VECTOR_DTYPES", "ExtractResult", "extract"]
 
 VECTOR_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes as users and transformers write them, and as safetensors does."""
 
-_CPU = torch.device("cpu")
 _PLACEHOLDER = "0" * 32
 
 
@@ -62,19 +66,13 @@ class ExtractResult:
     nbytes: int
 
 
-@dataclass
-class _Tally:
-    inexact: int = 0
-    moved: int = 0
-    squares: float = 0.0
-
-
 def extract(
     base: str | None,
     finetuned: str,
     output: str | Path,
     *,
     dtype: str = "float32",
+    device: str = "auto",
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> ExtractResult:
@@ -84,23 +82,25 @@ def extract(
     :param finetuned: A fine-tuned model, or a LoRA folder (its merged deltas are written).
     :param output: The file to write, usually ``*.safetensors``.
     :param dtype: Dtype of the deltas: float32, float64 (exact), bfloat16 or float16.
+    :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param overwrite: Replace an existing file.
     :param listener: Told about progress.
     :raises MismatchError: The two do not correspond, or a delta is not finite.
     :raises OutputError: The output exists or cannot be written.
-    :raises UsageError: The dtype is unknown, or no base is given or recorded.
+    :raises UsageError: The dtype or device is unknown, or no base is given or recorded.
     """
     if dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
-    target = Path(output)
+    target, place = Path(output), check_device(device)
     check_target(target, overwrite)
     resolved = _find_base(base, finetuned, listener)
     tuned = resolve_model(finetuned, listener)
     before = open_checkpoint(resolved.path)
     is_adapter = (tuned.path / ADAPTER_CONFIG).exists()
-    source = _AdapterSource(before, tuned.path) if is_adapter else _PairSource(before, open_checkpoint(tuned.path))
-    with publish_file(target, overwrite) as partial:
-        result = _write(partial, _Job(resolved, tuned, before, source, VECTOR_DTYPES[dtype]), listener)
+    source = AdapterSource(before, tuned.path) if is_adapter else PairSource(before, open_checkpoint(tuned.path))
+    job = _Job(resolved, tuned, before, source, VECTOR_DTYPES[dtype], file_states(source.files))
+    with publish(target, overwrite, is_folder=False, plan=job.fingerprint()) as workplace:
+        result = _write(workplace, job, place, listener)
     return replace(result, path=target)
 
 
@@ -116,109 +116,63 @@ def _find_base(base: str | None, finetuned: str, listener: Listener) -> Resolved
     return resolve_model(str(record), listener)
 
 
-class _PairSource:
-    """The deltas of a full fine-tune, with the check of what a coefficient of 1 gives back."""
-
-    has_result = True
-
-    def __init__(self, base: Checkpoint, finetuned: Checkpoint) -> None:
-        pairing = pair_checkpoints(base, finetuned)
-        self.shapes = {name: base.tensors[name].shape for name in pairing.floats}
-        self.tied = {name: to for name, to in pairing.tied.items() if name in base.tensors}
-        self._base, self._finetuned = base, finetuned
-        self.reader = TensorReader()
-        self.prints: dict[str, str] = {}
-        self.finetuned_prints: dict[str, str] = {}
-        for name in (*pairing.others, *pairing.tied):
-            for side, prints in ((base, self.prints), (finetuned, self.finetuned_prints)):
-                if name in side.tensors:
-                    prints[name] = self.reader.fingerprint(side.tensors[name])
-
-    def pieces(self, name: str, dtype: torch.dtype, tally: _Tally) -> Iterator[torch.Tensor]:
-        base = TensorPieces(self._base.tensors[name], self.reader)
-        finetuned = TensorPieces(self._finetuned.tensors[name], self.reader)
-        for start, stop in chunks(self._base.tensors[name].elements):
-            before, after = base.native(start, stop, _CPU), finetuned.native(start, stop, _CPU)
-            delta = round_to(after.to(torch.float64) - before.to(torch.float64), dtype)
-            again = linear_edit(before, [delta.to(torch.float64)], after.dtype)
-            tally.inexact += stop - start - int(torch.count_nonzero(same_bits(again, after)))
-            yield delta
-        self.prints[name], self.finetuned_prints[name] = base.fingerprint(), finetuned.fingerprint()
-
-
-class _AdapterSource:
-    """The merged deltas of a LoRA folder's targets; all other tensors of the base stay as they are."""
-
-    has_result = False
-
-    def __init__(self, base: Checkpoint, path: Path) -> None:
-        self._vector = AdapterVector(path, base, None)
-        self._base = base
-        self.shapes, self.tied = self._vector.shapes, dict(self._vector.tied)
-        self.reader = TensorReader()
-        self.prints = {name: self.reader.fingerprint(tensor) for name, tensor in base.tensors.items()}
-        self.finetuned_prints: dict[str, str] = {}
-
-    def pieces(self, name: str, dtype: torch.dtype, tally: _Tally) -> Iterator[torch.Tensor]:
-        del tally
-        delta = self._vector.open(name)
-        for start, stop in chunks(self._base.tensors[name].elements):
-            yield round_to(delta.read(start, stop, _CPU), dtype)
-        self.finetuned_prints[name] = delta.fingerprint()
-
-
 @dataclass(frozen=True)
 class _Job:
     base: ResolvedModel
     tuned: ResolvedModel
     before: Checkpoint
-    source: _PairSource | _AdapterSource
+    source: PairSource | AdapterSource
     dtype: str
+    states: dict[str, list[int]]
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all that decides the bytes of the vector."""
+        parts = [self.dtype, self.base.recorded_name, self.base.revision, self.tuned.recorded_name, self.states]
+        return fingerprint_bytes(json.dumps(["extract", *parts, versions(), command_line()]).encode())
 
 
-def _write(path: Path, job: _Job, listener: Listener) -> ExtractResult:
-    layout = [(name, job.dtype, job.source.shapes[name]) for name in job.before.tensors if name in job.source.shapes]
-    elements = {name: job.before.tensors[name].elements for name, _, _ in layout}
-    total, tallies = sum(elements.values()), {name: _Tally() for name in elements}
+def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> ExtractResult:
+    source, journal = job.source, place.journal
+    layout = [(name, job.dtype, source.shapes[name]) for name in job.before.tensors if name in source.shapes]
+    total = sum(math.prod(shape) for _, _, shape in layout)
     reserve, offsets = build_header(layout, _metadata(job, None, total))
     size = len(reserve) + total * ITEM_SIZES[job.dtype]
-    path.unlink(missing_ok=True)
-    with job.source.reader, new_files({path: size}) as files:
+    entries = {name: TensorEntry(name, job.dtype, shape, place.path, offsets[name]) for name, _, shape in layout}
+    with TensorReader() as reader, sized_files({place.path: size}) as files:
+        done = journal.intact(entries.values()) if journal.done else set()
 
-        def do(name: str, stop: threading.Event) -> int:
-            position = offsets[name]
-            for piece in job.source.pieces(name, TORCH_DTYPES[job.dtype], tallies[name]):
-                if stop.is_set():
-                    break
-                _count(piece, tallies[name])
-                data = to_bytes(piece)
-                write_at(files[path], data, position)
-                position += len(data)
-            return elements[name]
+        def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
+            calculator.begin(source.recipe(entry.name, job.dtype))
+            writer = PrintedWriter(files[place.path], entry.dtype, entry.shape, entry.offset)
+            found = subtract(source, entry.name, calculator, reader, writer, stop)
+            if not stop.is_set():
+                journal.record(entry.name, found)
+            return entry.elements
 
-        work_through(sorted(elements, key=lambda name: -elements[name]), do, listener, "extracting", total)
-        _check_finite(tallies)
-        tally = _Tally(
-            sum(one.inexact for one in tallies.values()),
-            sum(one.moved for one in tallies.values()),
-            math.fsum(one.squares for one in tallies.values()),
+        tasks = sorted(
+            (entry for name, entry in entries.items() if name not in done), key=lambda entry: -entry.elements
         )
-        header, places = build_header(layout, _metadata(job, tally, total), length=len(reserve))
+        work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), device=device)
+        _check_finite(journal.done)
+        check_unchanged(job.states)
+        header, places = build_header(layout, _metadata(job, journal.done, total), length=len(reserve))
         if places != offsets:
             raise AssertionError("the header outgrew its reserve")
-        write_at(files[path], header, 0)
-    inexact = tally.inexact if job.source.has_result else None
-    record = _record(job.base, job.source.prints)
-    return ExtractResult(path, record, len(layout), total, inexact, tally.moved, math.sqrt(tally.squares), size)
+        write_at(files[place.path], header, 0)
+    inexact, moved = _count(journal.done, "inexact"), _count(journal.done, "moved")
+    norm = math.sqrt(math.fsum(found["squares"] for found in journal.done.values()))
+    record = _record(job.base, _prints(job, journal.done, "base"))
+    return ExtractResult(
+        place.path, record, len(layout), total, inexact if source.has_result else None, moved, norm, size
+    )
 
 
-def _count(delta: torch.Tensor, tally: _Tally) -> None:
-    tally.squares += float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
-    tally.moved += int(torch.count_nonzero(delta))
+def _count(found: Mapping[str, Mapping[str, Any]], key: str) -> int:
+    return sum(one[key] for one in found.values())
 
 
-def _check_finite(tallies: Mapping[str, _Tally]) -> None:
-    broken = [name for name, tally in tallies.items() if not math.isfinite(tally.squares)]
+def _check_finite(found: Mapping[str, Mapping[str, Any]]) -> None:
+    broken = [name for name, one in found.items() if not one["finite"]]
     if broken:
         raise MismatchError(
             f"{len(broken)} deltas are not finite: {name_some(broken)}",
@@ -226,23 +180,31 @@ def _check_finite(tallies: Mapping[str, _Tally]) -> None:
         )
 
 
-def _metadata(job: _Job, tally: _Tally | None, total: int) -> dict[str, str]:
-    """Describe the vector; without a tally, with placeholders at least as long as what will stand there."""
+def _prints(job: _Job, found: Mapping[str, Mapping[str, Any]], side: str) -> dict[str, str]:
+    """Return the fingerprint of every tensor of one side."""
+    whole = {**job.source.rest, **found}
+    return {name: str(one[side]) for name, one in whole.items() if side in one}
+
+
+def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: int) -> dict[str, str]:
+    """Describe the vector; before it is known, with placeholders at least as long as what will stand there."""
     source = job.source
-    names = {name: (source.prints if tally else {}).get(name, _PLACEHOLDER) for name in job.before.tensors}
+    base = _prints(job, found, "base") if found is not None else dict.fromkeys(job.before.tensors, _PLACEHOLDER)
+    deltas = {name: str(found[name]["output"]) if found is not None else _PLACEHOLDER for name in source.shapes}
     finetuned = {
         "name": job.tuned.recorded_name,
         "revision": job.tuned.revision,
-        "fingerprint": combine_fingerprints(source.finetuned_prints) if tally else _PLACEHOLDER,
+        "fingerprint": combine_fingerprints(_prints(job, found, "finetuned")) if found is not None else _PLACEHOLDER,
         "training": read_provenance(job.tuned.path),
     }
     return vector_metadata(
-        _record(job.base, names),
+        _record(job.base, base),
         finetuned,
         job.dtype,
         source.tied,
-        inexact=str(tally.inexact if tally else total) if source.has_result else "",
-        moved=str(tally.moved if tally else total),
+        deltas=json.dumps(deltas, separators=(",", ":")),
+        inexact=str(_count(found, "inexact") if found is not None else total) if source.has_result else "",
+        moved=str(_count(found, "moved") if found is not None else total),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )

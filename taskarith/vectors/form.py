@@ -1,18 +1,16 @@
-"""What every form of task vector offers: which tensors it moves, and their deltas, piece by piece."""
+"""What every form of task vector offers: which tensors it moves, and where their deltas come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-import torch
+from taskarith.arithmetic.recipe import LowRank
+from taskarith.checkpoints.header import TensorEntry
 
-from taskarith.arithmetic.kernels import from_bytes
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
-from taskarith.checkpoints.reader import TensorReader, hasher
-
-__all__ = ["BaseRecord", "DeltaReader", "TensorPieces", "Vector"]
+__all__ = ["BaseRecord", "Delta", "Difference", "Factored", "Stored", "Vector"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,34 @@ class BaseRecord:
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
-class DeltaReader(Protocol):
-    """The delta of one tensor, read from its first element to its last."""
+@dataclass(frozen=True)
+class Stored:
+    """A delta that lies in a file."""
 
-    def read(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
-        """Return elements ``start`` to ``stop`` (row-major) as flat float64 on ``device``."""
+    delta: TensorEntry
 
-    def fingerprint(self) -> str:
-        """Return the fingerprint of what was read, valid after the last element."""
+
+@dataclass(frozen=True)
+class Difference:
+    """A delta that is subtracted while it is read: ``finetuned - base``."""
+
+    finetuned: TensorEntry
+    base: TensorEntry
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A delta of low rank that is multiplied out while it is used.
+
+    :param factors: In float64.
+    :param fingerprint: Of the stored factors and their scale.
+    """
+
+    factors: LowRank
+    fingerprint: str
+
+
+Delta = Stored | Difference | Factored
 
 
 class Vector(Protocol):
@@ -49,40 +67,16 @@ class Vector(Protocol):
 
     ``shapes`` are the tensors it moves. ``known`` are all tensors of its base (None: it may move any base that has
     ``shapes``, as an adapter does). ``tied`` maps tensors that only its base stores to the one they are tied to.
+    ``files`` are all that is read.
     """
 
     name: str
     kind: str
     base: BaseRecord | None
+    files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
     known: frozenset[str] | None
     tied: Mapping[str, str]
 
-    def open(self, tensor: str) -> DeltaReader:
-        """Start reading the delta of one tensor of ``shapes``."""
-
-    def close(self) -> None:
-        """Close the files."""
-
-
-class TensorPieces:
-    """Reads one float tensor of a file from beginning to end and fingerprints it on the way."""
-
-    def __init__(self, entry: TensorEntry, reader: TensorReader) -> None:
-        self._entry, self._reader = entry, reader
-        self._state = hasher(entry.dtype, entry.shape)
-
-    def native(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
-        """Return elements ``start`` to ``stop`` in the dtype of the file."""
-        size = ITEM_SIZES[self._entry.dtype]
-        buffer = self._reader.read(self._entry, start * size, stop * size)
-        self._state.update(buffer)
-        return from_bytes(buffer, self._entry.dtype, device)
-
-    def read(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
-        """Return elements ``start`` to ``stop`` as float64."""
-        return self.native(start, stop, device).to(torch.float64)
-
-    def fingerprint(self) -> str:
-        """Return the fingerprint of what was read."""
-        return self._state.hexdigest()
+    def delta(self, tensor: str) -> Delta:
+        """Return where the delta of one tensor of ``shapes`` comes from."""

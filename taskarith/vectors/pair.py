@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
+from pathlib import Path
 
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, name_some
-from taskarith.vectors.form import BaseRecord, TensorPieces
+from taskarith.vectors.form import BaseRecord, Difference
 
 __all__ = ["PairVector", "Pairing", "find_tied", "pair_checkpoints"]
 
@@ -73,31 +71,18 @@ class PairVector:
     def __init__(self, base: Checkpoint, finetuned: Checkpoint, record: BaseRecord) -> None:
         pairing = pair_checkpoints(base, finetuned)
         self.name = str(finetuned.path)
+        self.files: tuple[Path, ...] = tuple(
+            {tensor.path for side in (base, finetuned) for tensor in side.tensors.values()}
+        )
         self.base: BaseRecord | None = record
         self.shapes: Mapping[str, tuple[int, ...]] = {name: base.tensors[name].shape for name in pairing.floats}
         self.known: frozenset[str] | None = frozenset(pairing.floats + pairing.others)
         self.tied: Mapping[str, str] = {name: to for name, to in pairing.tied.items() if name in base.tensors}
         self._base, self._finetuned = base.tensors, finetuned.tensors
-        self._reader = TensorReader()
 
-    def open(self, tensor: str) -> _PairReader:
-        """Start reading the delta of one tensor."""
-        return _PairReader(self._base[tensor], self._finetuned[tensor], self._reader)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._reader.close()
-
-
-class _PairReader:
-    def __init__(self, base: TensorEntry, finetuned: TensorEntry, reader: TensorReader) -> None:
-        self._base, self._finetuned = TensorPieces(base, reader), TensorPieces(finetuned, reader)
-
-    def read(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
-        return self._finetuned.read(start, stop, device) - self._base.read(start, stop, device)
-
-    def fingerprint(self) -> str:
-        return self._finetuned.fingerprint()
+    def delta(self, tensor: str) -> Difference:
+        """Return the two tensors that are subtracted."""
+        return Difference(self._finetuned[tensor], self._base[tensor])
 
 
 def find_tied(side: Checkpoint, common: set[str], reader: TensorReader) -> dict[str, str]:

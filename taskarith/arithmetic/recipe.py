@@ -1,0 +1,89 @@
+"""What is calculated, as plain values: which inputs, which terms, which output dtype; and who calculates it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["Calculator", "Comparison", "LowRank", "Recipe", "Term", "decode"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A delta in factored form: ``scale * left @ right``.
+
+    :param left: float64, rows x rank.
+    :param right: float64, rank x columns.
+    :param scale: A factor.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand, ``coefficient * (plus - minus)``.
+
+    :param coefficient: Sign included.
+    :param plus: Number of an input, or factors.
+    :param minus: Number of an input, or None.
+    """
+
+    coefficient: float
+    plus: int | LowRank
+    minus: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``round(base + sum of terms)`` for one tensor.
+
+    :param dtypes: Of the inputs, as safetensors names them; input 0 is the base.
+    :param terms: What is added.
+    :param output: Dtype of the result.
+    """
+
+    dtypes: tuple[str, ...]
+    terms: tuple[Term, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known about a delta after it was written.
+
+    :param inexact: Elements that ``base + delta``, rounded to the fine-tune's dtype, does not give back to the bit.
+    :param moved: Deltas that are not zero.
+    :param squares: Sum of their squares.
+    """
+
+    inexact: int
+    moved: int
+    squares: float
+
+
+class Calculator(Protocol):
+    """The buffers and the arithmetic of one worker: begin a tensor, fill the inputs of a chunk, calculate it."""
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make ready for a tensor."""
+
+    def room(self, index: int, elements: int) -> memoryview:
+        """Return where the bytes of a chunk of an input belong."""
+
+    def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
+        """Calculate elements ``start`` to ``stop``: bytes, valid until the next call, and whether all are finite."""
+
+    def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
+        """Return the bytes of ``round(plus - base)`` of the first term, whether all is finite, and what was found."""
+
+
+def decode(data: bytes | bytearray | memoryview, dtype: str) -> np.ndarray:
+    """Return the bytes of a safetensors float dtype as flat float64."""
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
+    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float64)

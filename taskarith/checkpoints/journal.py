@@ -1,0 +1,83 @@
+"""The journal of a run: what is already written, so that a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.reader import TensorReader
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """Lines of JSON, one a finished piece of work; the first names the plan that they belong to.
+
+    A line that was cut off by a crash is ignored. What a line claims must be checked against the output before it is
+    believed: after a power failure the journal may be on disk and the data not.
+
+    :param path: The file.
+    :param plan: Fingerprint of everything that decides the output; another plan's journal counts as none.
+    """
+
+    def __init__(self, path: Path, plan: str) -> None:
+        self.done: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        entries = [entry for entry in map(_parse, lines) if entry is not None]
+        self.goes_on = bool(entries) and entries[0] == {"plan": plan}
+        if self.goes_on:
+            self.done = {str(entry.pop("name")): entry for entry in entries[1:] if "name" in entry}
+        self._file = path.open("a" if self.goes_on else "w", encoding="utf-8")
+        self._file.write("\n" if self.goes_on else json.dumps({"plan": plan}) + "\n")
+        self._file.flush()
+
+    def record(self, name: str, entry: dict[str, Any]) -> None:
+        """Append one finished piece."""
+        with self._lock:
+            self.done[name] = entry
+            self._file.write(json.dumps({"name": name, **entry}) + "\n")
+            self._file.flush()
+
+    def intact(self, places: Iterable[TensorEntry]) -> set[str]:
+        """Return which finished tensors are indeed in the output: their fingerprints are taken again."""
+        with TensorReader() as reader:
+            return {
+                place.name
+                for place in places
+                if place.name in self.done and self.done[place.name].get("output") == reader.fingerprint(place)
+            }
+
+    def discard(self) -> None:
+        """Close and remove the journal, on disk: the next run starts anew."""
+        self.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None

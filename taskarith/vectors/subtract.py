@@ -1,0 +1,97 @@
+"""Fine-tuned minus base, tensor by tensor: where the two sides come from, and the loop over their chunks."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks
+from taskarith.arithmetic.recipe import Calculator, Recipe, Term
+from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader
+from taskarith.checkpoints.writer import PrintedWriter
+from taskarith.vectors.adapter import AdapterVector
+from taskarith.vectors.pair import pair_checkpoints
+
+__all__ = ["AdapterSource", "PairSource", "subtract"]
+
+
+class PairSource:
+    """The deltas of a full fine-tune, with the check of what a coefficient of 1 gives back.
+
+    ``shapes`` are the tensors that have a delta, ``tied`` those that only the base stores, ``files`` all that is read,
+    ``rest`` the fingerprints (by tensor and side) of what is not subtracted.
+
+    :raises MismatchError: The two checkpoints do not correspond.
+    """
+
+    has_result = True
+
+    def __init__(self, base: Checkpoint, finetuned: Checkpoint) -> None:
+        pairing = pair_checkpoints(base, finetuned)
+        self.shapes = {name: base.tensors[name].shape for name in pairing.floats}
+        self.tied = {name: to for name, to in pairing.tied.items() if name in base.tensors}
+        self.files = {tensor.path for side in (base, finetuned) for tensor in side.tensors.values()}
+        self._base, self._finetuned = base.tensors, finetuned.tensors
+        self.rest: dict[str, dict[str, str]] = {}
+        with TensorReader() as reader:
+            for name in (*pairing.others, *pairing.tied):
+                sides = (("base", base.tensors), ("finetuned", finetuned.tensors))
+                self.rest[name] = {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
+
+    def inputs(self, name: str) -> list[TensorEntry]:
+        """Return the tensors to read."""
+        return [self._base[name], self._finetuned[name]]
+
+    def recipe(self, name: str, dtype: str) -> Recipe:
+        """Return what to calculate."""
+        return Recipe((self._base[name].dtype, self._finetuned[name].dtype), (Term(1.0, 1),), dtype)
+
+
+class AdapterSource:
+    """The merged deltas of a LoRA folder's targets; all other tensors of the base stay as they are."""
+
+    has_result = False
+
+    def __init__(self, base: Checkpoint, path: Path) -> None:
+        self._vector = AdapterVector(path, base, None)
+        self.shapes, self.tied = dict(self._vector.shapes), dict(self._vector.tied)
+        self.files = {*self._vector.files, *(tensor.path for tensor in base.tensors.values())}
+        with TensorReader() as reader:
+            self.rest = {name: {"base": reader.fingerprint(tensor)} for name, tensor in base.tensors.items()}
+
+    def inputs(self, name: str) -> list[TensorEntry]:
+        """Return nothing: the minuend is multiplied out, the subtrahend is zero."""
+        del name
+        return []
+
+    def recipe(self, name: str, dtype: str) -> Recipe:
+        """Return what to calculate."""
+        return Recipe(("F64",), (Term(1.0, self._vector.delta(name).factors),), dtype)
+
+
+def subtract(
+    source: PairSource | AdapterSource,
+    name: str,
+    calculator: Calculator,
+    reader: TensorReader,
+    writer: PrintedWriter,
+    stop: threading.Event,
+) -> dict[str, Any]:
+    """Calculate and write one delta; return fingerprints of both sides and of the output, and what was found."""
+    inputs = [PrintedTensor(entry, reader) for entry in source.inputs(name)]
+    inexact, moved, squares, is_finite = 0, 0, 0.0, True
+    for start, end in filled_chunks(calculator, inputs, math.prod(source.shapes[name]), CHUNK_ELEMENTS, stop):
+        if not inputs:
+            zeros = calculator.room(0, end - start)
+            zeros[:] = bytes(len(zeros))
+        data, finite, found = calculator.difference(start, end)
+        writer.append(data)
+        is_finite = is_finite and finite
+        inexact, moved, squares = inexact + found.inexact, moved + found.moved, squares + found.squares
+    prints = dict(zip(("base", "finetuned"), [tensor.fingerprint() for tensor in inputs], strict=False))
+    found_all = {"inexact": inexact, "moved": moved, "squares": squares, "finite": is_finite}
+    return source.rest.get(name, {}) | prints | {"output": writer.fingerprint()} | found_all
