@@ -1,7 +1,8 @@
 """The arithmetic of one chunk on the CPU, compiled by numba: float64 in registers and cache, rounded once.
 
 Same bits as ``arithmetic.tensors``, which does the same with torch. Work goes block by block through buffers that stay
-in the core's first caches; every inner loop is of one kind, so that the compiler vectorises it.
+in the core's first cache; every inner loop is of one kind, so that the compiler vectorises it. No loop chooses between
+a new value and the one that its place already has: that would compile to a conditional store, element by element.
 """
 
 from __future__ import annotations
@@ -9,49 +10,126 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["DTYPE_CODES", "difference", "from_wide", "linear", "low_rank", "to_wide"]
+__all__ = ["DTYPE_CODES", "difference", "linear", "low_rank"]
 
 DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 """How the kernels call safetensors' float dtypes."""
 
 _BLOCK = 1024
 _F64, _F32, _F16 = DTYPE_CODES["F64"], DTYPE_CODES["F32"], DTYPE_CODES["F16"]
-_U0, _U1 = np.uint32(0), np.uint32(1)
-_INFINITY = np.uint32(0x7F800000)
-_SMALL = np.uint32(0x01000000)
+_0, _1, _13, _16 = np.uint32(0), np.uint32(1), np.uint32(13), np.uint32(16)
+_MAGNITUDE, _INFINITY, _SMALL = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x01000000)
 _LOST = np.uint64((1 << 29) - 1)
+"""The bits of a float64's fraction that a float32 has no room for."""
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_kernel
-def to_wide(row, code, start, count, bits, wide):
-    """Widen elements of a row of bytes to float64, exactly; ``bits`` is scratch (uint32)."""
+def _wide_from_brain(half):
+    return np.float64(np.uint32(np.uint32(half) << _16).view(np.float32))
+
+
+@_kernel
+def _wide_from_half(half):
+    """Shift float16's fields to the places of float32's, then correct the bias of the exponent by a multiplication."""
+    bits = np.uint32(np.uint32(half & 0x7FFF) << _13)
+    value = np.float32(bits.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
+    special = _INFINITY if value >= np.uint32(0x47800000) else _0
+    sign = np.uint32(np.uint32(half & 0x8000) << _16)
+    return np.float64(np.uint32(value | special | sign).view(np.float32))
+
+
+@_kernel
+def _scaled(row, code, start, count, origin, factor, out):
+    """Write ``factor * (value - origin)`` in float64 for elements of a row of bytes."""
+    if code == _F64:
+        doubles = row.view(np.float64)[start : start + count]
+        for i in range(count):
+            out[i] = factor * (doubles[i] - origin[i])
+    elif code == _F32:
+        singles = row.view(np.float32)[start : start + count]
+        for i in range(count):
+            out[i] = factor * (np.float64(singles[i]) - origin[i])
+    elif code == _F16:
+        halves = row.view(np.uint16)[start : start + count]
+        for i in range(count):
+            out[i] = factor * (_wide_from_half(halves[i]) - origin[i])
+    else:
+        halves = row.view(np.uint16)[start : start + count]
+        for i in range(count):
+            out[i] = factor * (_wide_from_brain(halves[i]) - origin[i])
+
+
+@_kernel
+def _sum(base, x, y):
+    """Return ``base + (x + y)``, and ``base`` with its sign of zero where nothing is added."""
+    total = x + y
+    both = base + total
+    return base if total == 0 else both
+
+
+@_kernel
+def _finish(base, x, y, count, row, code, start, bits, raw):
+    """Round ``base + (x + y)`` once into a row of bytes; return whether all of it is finite."""
     single = bits.view(np.float32)
     if code == _F64:
         doubles = row.view(np.float64)[start : start + count]
         for i in range(count):
-            wide[i] = doubles[i]
-    elif code == _F32:
+            doubles[i] = _sum(base[i], x[i], y[i])
+        return _poison(doubles, count) == 0
+    if code == _F32:
         singles = row.view(np.float32)[start : start + count]
         for i in range(count):
-            wide[i] = singles[i]
-    else:
-        halves = row.view(np.uint16)[start : start + count]
-        if code == _F16:  # shift into the place of float32's fields, then correct the exponent's bias
-            for i in range(count):
-                bits[i] = np.uint32(halves[i] & 0x7FFF) << np.uint32(13)
-            for i in range(count):
-                single[i] = single[i] * np.float32(2.0**112)
-            for i in range(count):
-                value = bits[i]
-                value = value | _INFINITY if value >= np.uint32(0x47800000) else value
-                bits[i] = value | (np.uint32(halves[i] & 0x8000) << np.uint32(16))
-        else:
-            for i in range(count):
-                bits[i] = np.uint32(halves[i]) << np.uint32(16)
+            singles[i] = _sum(base[i], x[i], y[i])
+        return _poison(singles, count) == 0
+    odd, halves = raw.view(np.float64), row.view(np.uint16)[start : start + count]
+    # To float32 rounded to odd: any bit that is lost sets the last one that stays. The second rounding, to 16 bits, is
+    # then right, because it sees on which side of a midpoint the value was (Boldo and Melquiond, "Emulation of FMA and
+    # correctly rounded sums", IEEE Transactions on Computers 57 (4), 2008).
+    for i in range(count):
+        whole = np.float64(_sum(base[i], x[i], y[i])).view(np.uint64)
+        raw[i] = (whole | ((whole & _LOST) + _LOST)) & ~_LOST
+    for i in range(count):
+        single[i] = odd[i]
+    lowest, highest = _INFINITY, _0
+    for i in range(count):
+        magnitude = bits[i] & _MAGNITUDE
+        lowest, highest = min(lowest, magnitude), max(highest, magnitude)
+    if lowest < _SMALL:
+        _round_small(base, x, y, count, bits)
+    if code == _F16:
         for i in range(count):
-            wide[i] = single[i]
+            halves[i] = _half_bits(bits[i], single[i])
+        return highest < np.uint32(0x477FF000)  # 65520, midway between float16's largest number and the next one
+    for i in range(count):
+        halves[i] = np.uint32(bits[i] + np.uint32(0x7FFF) + ((bits[i] >> _16) & _1)) >> _16
+    return highest < np.uint32(0x7F7F8000)  # midway between bfloat16's largest number and the next one
+
+
+@_kernel
+def _round_small(base, x, y, count, bits):
+    """Round to odd where float32 is about to have fewer bits: near its least normal number, and below."""
+    single = bits.view(np.float32)
+    for i in range(count):
+        if bits[i] & _MAGNITUDE < _SMALL:
+            value = _sum(base[i], x[i], y[i])
+            single[i] = value
+            back = np.float64(single[i])
+            if value != back and bits[i] & _1 == 0:
+                bits[i] = bits[i] + _1 if abs(value) > abs(back) else bits[i] - _1
+
+
+@_kernel
+def _half_bits(bits, single):
+    """Round a float32 to float16's bits, to nearest even."""
+    magnitude = bits & _MAGNITUDE
+    normal = np.uint32(np.uint32(magnitude + np.uint32(0xFFF) + ((magnitude >> _13) & _1)) >> _13)
+    rebiased = min(np.uint32(normal - np.uint32(112 << 10)), np.uint32(0x7C00))
+    # below 2^-14 float16 is a grid of 2^-24, which is the unit in the last place of float32 from 0.5 to 1
+    on_grid = np.uint32(np.float32(abs(single) + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000))
+    half = rebiased if magnitude >= np.uint32(0x38800000) else on_grid
+    return half | ((bits >> _16) & np.uint32(0x8000))
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
@@ -72,88 +150,6 @@ def _squares(values, count):
 
 
 @_kernel
-def _add_unless_zero(base, total, count, out):
-    """Write ``base + total``, and the bits of ``base`` where ``total`` is zero (-0.0 + 0.0 would be 0.0)."""
-    for i in range(count):  # `out` is an array of its own: in place, this would compile to a conditional store
-        x, y = base[i], total[i]
-        both = x + y
-        out[i] = x if y == 0 else both
-
-
-@_kernel
-def _to_odd(wide, count, bits, raw):
-    """Round float64 to float32 ``bits``, to odd: an inexact value ends in 1.
-
-    A second rounding, to 16 bits, is then right: it sees on which side of a midpoint the value was (Boldo and
-    Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Transactions on Computers 57 (4), 2008).
-    Near float32's least normal number and below it fewer bits are kept: there the neighbour is chosen one by one.
-    """
-    single, whole, odd = bits.view(np.float32), wide.view(np.uint64), raw.view(np.float64)
-    for i in range(count):  # any of the 29 bits that float32 has no room for sets the last bit that stays
-        raw[i] = (whole[i] | ((whole[i] & _LOST) + _LOST)) & ~_LOST
-    for i in range(count):
-        single[i] = odd[i]
-    lowest = _INFINITY
-    for i in range(count):
-        lowest = min(lowest, bits[i] & _INFINITY)
-    if lowest < _SMALL:
-        for i in range(count):
-            if bits[i] & _INFINITY < _SMALL:
-                single[i] = wide[i]
-                back = np.float64(single[i])
-                if wide[i] != back and bits[i] & _U1 == 0:
-                    bits[i] = bits[i] + _U1 if abs(wide[i]) > abs(back) else bits[i] - _U1
-
-
-@_kernel
-def _half_bits(bits, count, halves):
-    """Round float32 to float16's bits, to nearest even; return whether all are finite."""
-    highest, single = _U0, bits.view(np.float32)
-    for i in range(count):
-        value = bits[i] & np.uint32(0x7FFFFFFF)
-        normal = (value + np.uint32(0xFFF) + ((value >> np.uint32(13)) & _U1)) >> np.uint32(13)
-        rebiased = min(np.uint32(normal - np.uint32(112 << 10)), np.uint32(0x7C00))
-        # below 2^-14 float16 is a grid of 2^-24, which is the unit in the last place of float32 from 0.5 to 1
-        on_grid = np.float32(abs(single[i]) + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
-        half = rebiased if value >= np.uint32(0x38800000) else np.uint32(on_grid)
-        highest = max(highest, half)
-        halves[i] = half | ((bits[i] >> np.uint32(16)) & np.uint32(0x8000))
-    return highest < 0x7C00
-
-
-@_kernel
-def _brain_bits(bits, count, halves):
-    """Round float32 to bfloat16's bits, to nearest even; return whether all are finite."""
-    single = bits.view(np.float32)
-    for i in range(count):
-        bits[i] = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & _U1)) & np.uint32(0xFFFF0000)
-    for i in range(count):
-        halves[i] = bits[i] >> np.uint32(16)
-    return _poison(single, count) == 0
-
-
-@_kernel
-def from_wide(wide, count, row, code, start, bits, raw):
-    """Round float64 once into a row of bytes; return whether all values, before and after, are finite."""
-    finite = _poison(wide, count) == 0
-    if code == _F64:
-        doubles = row.view(np.float64)[start : start + count]
-        for i in range(count):
-            doubles[i] = wide[i]
-        return finite
-    if code == _F32:
-        singles = row.view(np.float32)[start : start + count]
-        for i in range(count):
-            singles[i] = wide[i]
-        return finite & (_poison(singles, count) == 0)
-    halves = row.view(np.uint16)[start : start + count]
-    _to_odd(wide, count, bits, raw)
-    if code == _F16:
-        return finite & _half_bits(bits, count, halves)
-    return finite & _brain_bits(bits, count, halves)
-
-
-@_kernel
 def linear(rows, codes, plus, minus, coefficients, count, out, out_code):
     """Write ``round(base + sum c_i (plus_i - minus_i))`` and return whether all of it is finite.
 
@@ -170,38 +166,24 @@ def linear(rows, codes, plus, minus, coefficients, count, out, out_code):
     :param out_code: Its dtype.
     """
     terms = len(coefficients)
-    wide, other = np.empty(_BLOCK), np.empty(_BLOCK)
+    parts, wide, other, zero = np.zeros((max(terms, 2), _BLOCK)), np.empty(_BLOCK), np.empty(_BLOCK), np.zeros(_BLOCK)
     bits, raw = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint64)
-    parts = np.empty((terms, _BLOCK))
     finite = True
     for start in range(0, count, _BLOCK):
         n = min(_BLOCK, count - start)
-        to_wide(rows[0], codes[0], start, n, bits, wide)
+        _scaled(rows[0], codes[0], start, n, zero, 1.0, wide)
         for t in range(terms):
-            part, c = parts[t], coefficients[t]
-            to_wide(rows[plus[t]], codes[plus[t]], start, n, bits, part)
-            if minus[t] < 0:
-                for i in range(n):
-                    part[i] = c * part[i]
-            elif minus[t] == 0:
-                for i in range(n):
-                    part[i] = c * (part[i] - wide[i])
-            else:
-                to_wide(rows[minus[t]], codes[minus[t]], start, n, bits, other)
-                for i in range(n):
-                    part[i] = c * (part[i] - other[i])
+            origin = wide if minus[t] == 0 else zero
+            if minus[t] > 0:
+                _scaled(rows[minus[t]], codes[minus[t]], start, n, zero, 1.0, other)
+                origin = other
+            _scaled(rows[plus[t]], codes[plus[t]], start, n, origin, coefficients[t], parts[t])
         if terms > 2:
             finite &= _sort(parts, terms, n, other)
-        if terms == 0:
-            finite &= from_wide(wide, n, out, out_code, start, bits, raw)
-            continue
-        total = parts[0]
-        for t in range(1, terms):
-            part = parts[t]
-            for i in range(n):
-                total[i] = total[i] + part[i]
-        _add_unless_zero(wide, total, n, other)
-        finite &= from_wide(other, n, out, out_code, start, bits, raw)
+            for t in range(1, terms - 1):
+                for i in range(n):
+                    parts[0, i] += parts[t, i]
+        finite &= _finish(wide, parts[0], parts[max(terms, 2) - 1], n, out, out_code, start, bits, raw)
     return finite
 
 
@@ -236,24 +218,21 @@ def difference(base_row, base_code, tuned_row, tuned_code, count, out, out_code)
     :param out_code: Its dtype.
     :returns: Whether all is finite, elements not given back to the bit, deltas that are not zero, sum of their squares.
     """
-    base, tuned, wide = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
+    wide, delta, zero = np.empty(_BLOCK), np.empty(_BLOCK), np.zeros(_BLOCK)
     bits, raw = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint64)
     again = np.empty(_BLOCK * 8, np.uint8)
     size = 8 if tuned_code == _F64 else 4 if tuned_code == _F32 else 2
     finite, inexact, moved, squares = True, 0, 0, 0.0
     for start in range(0, count, _BLOCK):
         n = min(_BLOCK, count - start)
-        to_wide(base_row, base_code, start, n, bits, base)
-        to_wide(tuned_row, tuned_code, start, n, bits, tuned)
+        _scaled(base_row, base_code, start, n, zero, 1.0, wide)
+        _scaled(tuned_row, tuned_code, start, n, wide, 1.0, delta)
+        finite &= _finish(delta, zero, zero, n, out, out_code, start, bits, raw)
+        _scaled(out, out_code, start, n, zero, 1.0, delta)
+        squares += _squares(delta, n)
         for i in range(n):
-            tuned[i] = tuned[i] - base[i]
-        finite &= from_wide(tuned, n, out, out_code, start, bits, raw)
-        to_wide(out, out_code, start, n, bits, tuned)
-        squares += _squares(tuned, n)
-        for i in range(n):
-            moved += tuned[i] != 0
-        _add_unless_zero(base, tuned, n, wide)
-        from_wide(wide, n, again, tuned_code, 0, bits, raw)
+            moved += delta[i] != 0
+        _finish(wide, delta, zero, n, again, tuned_code, 0, bits, raw)
         inexact += _unequal(again, tuned_row, start, n, size)
     return finite, inexact, moved, squares
 
