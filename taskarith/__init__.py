@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.memory import InMemoryEdit
+    from taskarith.edit.undo import UndoResult, undo
+    from taskarith.edit.verify import Verification, verify
     from taskarith.errors import TaskarithError
     from taskarith.evaluation.evaluate import Evaluation, evaluate
     from taskarith.training.finetune import FinetuneResult, finetune
@@ -23,10 +25,14 @@ __all__ = [
     "FinetuneResult",
     "InMemoryEdit",
     "TaskarithError",
+    "UndoResult",
+    "Verification",
     "apply",
     "evaluate",
     "extract",
     "finetune",
+    "undo",
+    "verify",
 ]
 
 _HOMES = {
@@ -36,10 +42,14 @@ _HOMES = {
     "FinetuneResult": "taskarith.training.finetune",
     "InMemoryEdit": "taskarith.edit.memory",
     "TaskarithError": "taskarith.errors",
+    "UndoResult": "taskarith.edit.undo",
+    "Verification": "taskarith.edit.verify",
     "apply": "taskarith.edit.apply",
     "evaluate": "taskarith.evaluation.evaluate",
     "extract": "taskarith.vectors.extract",
     "finetune": "taskarith.training.finetune",
+    "undo": "taskarith.edit.undo",
+    "verify": "taskarith.edit.verify",
 }
 
 

@@ -15,6 +15,7 @@ from taskarith.errors import CheckpointError, name_some
 
 __all__ = [
     "INDEX_NAME",
+    "UNDO_NAME",
     "WEIGHTS_NAME",
     "Checkpoint",
     "Shard",
@@ -25,6 +26,8 @@ __all__ = [
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+UNDO_NAME = "taskarith-undo.safetensors"
+"""The patch from an edited model back to its input; it belongs to that edit and does not travel."""
 
 _WEIGHT_SUFFIXES = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".npz",
@@ -181,7 +184,7 @@ def _other_files(path: Path, weights: set[str]) -> tuple[tuple[Path, ...], tuple
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             relative = (Path(folder) / name).relative_to(path)
-            if str(relative) in {*weights, INDEX_NAME, PROVENANCE_NAME} or name.startswith("."):
+            if str(relative) in {*weights, INDEX_NAME, PROVENANCE_NAME, UNDO_NAME} or name.startswith("."):
                 continue
             is_weights = relative.suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")
             (left_out if is_weights else sidecars).append(relative)

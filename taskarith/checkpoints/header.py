@@ -17,7 +17,7 @@ from typing import Any
 
 from taskarith.errors import CheckpointError
 
-__all__ = ["FLOAT_DTYPES", "ITEM_SIZES", "Header", "TensorEntry", "build_header", "read_header"]
+__all__ = ["FLOAT_DTYPES", "ITEM_SIZES", "Header", "TensorEntry", "build_header", "parse_header", "read_header"]
 
 ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -79,6 +79,23 @@ def read_header(path: Path) -> Header:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, up to Python 3.12
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot read {path}: {reason}", "Check the path and its permissions.") from error
+    return _parse(raw, path, size)
+
+
+def parse_header(data: bytes, path: Path) -> Header:
+    """Read and check the header of a safetensors file of which only the first bytes are at hand.
+
+    :param data: The bytes before the first tensor.
+    :param path: The file that they belong to.
+    :raises CheckpointError: As in ``read_header``.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if length + 8 != len(data):
+        raise _broken(path, "its header is cut off")
+    return _parse(data[8:], path, None)
+
+
+def _parse(raw: bytes, path: Path, size: int | None) -> Header:
     try:
         table = json.loads(raw, object_pairs_hook=_unique)
         if not isinstance(table, dict):
@@ -86,8 +103,9 @@ def read_header(path: Path) -> Header:
         metadata = table.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not a map from strings to strings")
-        tensors = _tensors(table, path, start=8 + len(raw))
-        _check_layout(tensors, start=8 + len(raw), end=size)
+        start = 8 + len(raw)
+        tensors = _tensors(table, path, start)
+        _check_layout(tensors, start, start + sum(t.nbytes for t in tensors) if size is None else size)
     except (ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from error
     return Header(tensors, metadata)

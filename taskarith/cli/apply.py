@@ -41,8 +41,11 @@ def command(
         str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
     ] = None,
     overwrite: OverwriteFlag = False,
+    keep_undo: Annotated[
+        bool, typer.Option("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read headers only; say what would be done and what would fail.")
+        bool, typer.Option("--dry-run", help="Write nothing; say what would be done, its cost, and what would fail.")
     ] = False,
     config: ConfigFile = None,
     as_json: JsonFlag = False,
@@ -67,6 +70,7 @@ def command(
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,
+        keep_undo=keep_undo,
         dry_run=dry_run,
         listener=console,
     )
@@ -77,5 +81,15 @@ def command(
     read, written = result.read_bytes / 1e6, result.write_bytes / 1e6
     verb = "would write" if dry_run else "wrote"
     console.note(f"{result.model}: tensors {counts}; read {read:,.1f} MB, {verb} {written:,.1f} MB")
+    if result.undo_bytes:
+        share = result.undo_bytes / max(result.write_bytes, 1)
+        console.note(f"the way back takes {result.undo_bytes / 1e6:,.1f} MB, {share:.0%} of the model")
+    if (cost := result.forecast) is not None:
+        console.note(
+            f"about {cost.seconds:,.1f} s at {cost.read_rate / 1e6:,.0f} MB/s reading and {cost.write_rate / 1e6:,.0f} "
+            f"MB/s writing, about {cost.memory_bytes / 1e6:,.0f} MB of memory"
+        )
+        for problem in cost.problems:
+            console.note(f"it would fail: {problem}")
     console.line(str(result.path))
     console.result(dataclasses.asdict(result) | {"path": str(result.path), "dry_run": dry_run})

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
 
 __all__ = ["command"]
 
@@ -22,6 +22,7 @@ def command(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the deltas: float32, float64 (exact), bfloat16 or float16.")
     ] = "float32",
+    device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
     as_json: JsonFlag = False,
@@ -41,7 +42,7 @@ def command(
         raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
-    result = extract(base, models[-1], output, dtype=dtype, overwrite=overwrite, listener=console)
+    result = extract(base, models[-1], output, dtype=dtype, device=device, overwrite=overwrite, listener=console)
     console.close()
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     console.note(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli import apply, demo, eval, extract, finetune  # noqa: A004  (a command's module has its name)
+from taskarith.cli import apply, demo, eval, extract, finetune, undo, verify  # noqa: A004  (a command's module has its name)
 from taskarith.cli.common import guarded
 
 __all__ = ["app", "main"]
@@ -41,7 +41,7 @@ def options(
     del version
 
 
-for _module in (finetune, extract, apply, eval, demo):
+for _module in (finetune, extract, apply, undo, verify, eval, demo):
     app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 
 

@@ -14,9 +14,11 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.run import RunResult, run_plan
+from taskarith.edit.undo import write_undo
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
@@ -38,6 +40,8 @@ class ApplyResult:
     :param write_bytes: Bytes of tensors written.
     :param fingerprint: Of the output's tensors; empty for a dry run.
     :param remarks: What the user should know: a vector made from another model, files left out.
+    :param undo_bytes: Size of the patch back to the input; 0 without ``keep_undo``.
+    :param forecast: Of a dry run: memory, time, what would fail.
     """
 
     path: Path
@@ -47,6 +51,8 @@ class ApplyResult:
     write_bytes: int
     fingerprint: str
     remarks: tuple[str, ...]
+    undo_bytes: int
+    forecast: Forecast | None
 
 
 def apply(
@@ -60,6 +66,7 @@ def apply(
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
+    keep_undo: bool = False,
     dry_run: bool = False,
     listener: Listener = SILENT,
 ) -> ApplyResult:
@@ -76,6 +83,7 @@ def apply(
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
+    :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
     :param dry_run: Read headers only and write nothing.
     :param listener: Told about progress.
     :raises UsageError: No vector, no model, an unknown dtype or device.
@@ -94,16 +102,23 @@ def apply(
     base = open_checkpoint(resolved.path)
     operands = open_operands(references, base, listener)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
-    result, remarks = RunResult(), _left_out(plan)
+    result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint()) as workplace:
             result = run_plan(plan, workplace, device=place, listener=listener)
+            undo_bytes = write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result)
             write_provenance(workplace.path, _record(plan, resolved, references, result))
-    fingerprint = combine_fingerprints(result.output) if result.output else ""
-    actions = dict(sorted(plan.actions.items()))
     return ApplyResult(
-        target, str(resolved.path), actions, plan.read_bytes, plan.write_bytes, fingerprint, tuple(remarks)
+        path=target,
+        model=str(resolved.path),
+        actions=dict(sorted(plan.actions.items())),
+        read_bytes=plan.read_bytes,
+        write_bytes=plan.write_bytes,
+        fingerprint=combine_fingerprints(result.output) if result.output else "",
+        remarks=tuple(remarks),
+        undo_bytes=undo_bytes,
+        forecast=forecast(plan, target) if dry_run else None,
     )
 
 
@@ -156,6 +171,7 @@ def _record(
         tensor.source.name: {
             "action": tensor.action,
             "dtype": tensor.dtype,
+            "base": result.base[tensor.source.name],
             "fingerprint": result.output[tensor.source.name],
         }
         for tensor in plan.tensors

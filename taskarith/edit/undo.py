@@ -1,0 +1,259 @@
+"""A way back: a compressed patch from the output of an edit to its input, and its application, bit for bit.
+
+The patch is a safetensors file beside the output. It holds, compressed with Zstandard, the headers of the input's
+weight files, the small files that the edit replaced, and for every changed tensor the difference between the input's
+bits and the output's (converted to the input's dtype where that changed), taken as integers: close numbers have close
+bits, so most of it is small, and its bytes are grouped by significance to show that to the compressor.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from taskarith.arithmetic.parallel import chunks, work_through
+from taskarith.arithmetic.recipe import Calculator, decode, encode
+from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, open_checkpoint
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header, read_header
+from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
+from taskarith.checkpoints.publish import publish_folder
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.errors import CheckpointError, MismatchError, name_some
+from taskarith.progress import SILENT, Listener
+
+__all__ = ["UndoResult", "undo", "write_undo"]
+
+_PIECE = 1 << 20
+"""Elements that are compressed together."""
+
+_FORMAT = "taskarith-undo"
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+@dataclass(frozen=True)
+class UndoResult:
+    """What was restored.
+
+    :param path: The folder.
+    :param tensors: Tensors of the model.
+    :param nbytes: Bytes of its weight files.
+    """
+
+    path: Path
+    tensors: int
+    nbytes: int
+
+
+def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int:
+    """Write the patch back to the input into a finished output folder; return its size in bytes.
+
+    :param plan: The edit.
+    :param folder: Its output, complete.
+    :param listener: Told about progress.
+    """
+    output = {
+        tensor.source.name: TensorEntry(
+            tensor.source.name, tensor.dtype, tensor.source.shape, folder / shard.name, tensor.offset
+        )
+        for shard in plan.shards
+        for tensor in shard.tensors
+    }
+    changed = [tensor for tensor in plan.tensors if tensor.action != "copied"]
+    names = [name for tensor in changed for name in _piece_names(tensor.source)]
+    small = _replaced_files(plan)
+    # sizes are known only at the end: the header gets all the room that it can need, and is written last
+    reserve, _ = build_header([(name, "U8", (10**15,)) for name in (*small, *names)], {"format": _FORMAT})
+    with TensorReader() as reader, (folder / UNDO_NAME).open("wb") as file:
+        patch = _Patch(file.fileno(), len(reserve))
+        for name, data in small.items():
+            patch.append(name, data)
+
+        def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
+            del calculator
+            for name, (start, end) in zip(_piece_names(tensor.source), _spans(tensor.source), strict=True):
+                if not stop.is_set():
+                    before = _integers(reader, tensor.source, start, end)
+                    after = _prediction(reader, output[tensor.source.name], tensor.source.dtype, start, end)
+                    patch.append(name, _planes(before - after))
+            return tensor.source.nbytes
+
+        tasks = sorted(changed, key=lambda tensor: -tensor.source.nbytes)
+        work_through(tasks, do, listener, "writing the way back", sum(tensor.source.nbytes for tensor in tasks))
+        return patch.end()
+
+
+def undo(
+    edited: str | Path, output_dir: str | Path, *, overwrite: bool = False, listener: Listener = SILENT
+) -> UndoResult:
+    """Restore the input of an edit from its output and the patch beside it.
+
+    :param edited: A folder that ``apply`` wrote with ``keep_undo``.
+    :param output_dir: The folder to write.
+    :param overwrite: Replace an existing output.
+    :param listener: Told about progress.
+    :raises CheckpointError: There is no patch, or it is broken.
+    :raises MismatchError: What was restored is not what the edit had read: the folder was changed since.
+    """
+    place, target = Path(edited), Path(output_dir)
+    record, entries, files = _open_patch(place)
+    before = [(name, parse_header(data, place / name)) for name, data in files.items() if name.endswith(".safetensors")]
+    after = open_checkpoint(place)
+    with publish_folder(target, overwrite) as folder:
+        for relative in after.sidecars:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place / relative, folder / relative)
+        for name, data in files.items():
+            if not name.endswith(".safetensors"):
+                (folder / name).write_bytes(data)
+        sizes = {folder / name: len(files[name]) + sum(t.nbytes for t in header.tensors) for name, header in before}
+        tensors = [(folder / name, tensor) for name, header in before for tensor in header.tensors]
+        wrong: list[str] = []
+        with TensorReader() as reader, sized_files(sizes) as descriptors:
+            for name, _ in before:
+                write_at(descriptors[folder / name], files[name], 0)
+
+            def do(task: tuple[Path, TensorEntry], calculator: Calculator, stop: threading.Event) -> int:
+                del calculator
+                path, tensor = task
+                writer = PrintedWriter(descriptors[path], tensor.dtype, tensor.shape, tensor.offset)
+                for data in _restored(tensor, after.tensors[tensor.name], entries, reader, stop):
+                    writer.append(data)
+                if not stop.is_set() and writer.fingerprint() != record["tensors"][tensor.name]["base"]:
+                    wrong.append(tensor.name)
+                return tensor.nbytes
+
+            tensors.sort(key=lambda task: -task[1].nbytes)
+            work_through(tensors, do, listener, "restoring", sum(tensor.nbytes for _, tensor in tensors))
+        if wrong:
+            raise MismatchError(
+                f"{len(wrong)} tensors restored from {place} are not what was edited: {name_some(sorted(wrong))}",
+                "The folder was changed after the edit; taskarith verify shows where.",
+            )
+    return UndoResult(target, len(tensors), sum(sizes.values()))
+
+
+class _Patch:
+    """A safetensors file of byte strings, appended by several threads; its header comes last."""
+
+    def __init__(self, descriptor: int, start: int) -> None:
+        self._descriptor, self._start, self._position = descriptor, start, start
+        self._sizes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def append(self, name: str, data: bytes) -> None:
+        packed = zstandard.ZstdCompressor(level=3).compress(data)
+        with self._lock:
+            place, self._position = self._position, self._position + len(packed)
+            self._sizes[name] = len(packed)
+        write_at(self._descriptor, packed, place)
+
+    def end(self) -> int:
+        header, _ = build_header(
+            [(name, "U8", (size,)) for name, size in self._sizes.items()], {"format": _FORMAT}, length=self._start
+        )
+        write_at(self._descriptor, header, 0)
+        return self._position
+
+
+def _replaced_files(plan: EditPlan) -> dict[str, bytes]:
+    """Return the headers of the input's weight files, and the other files that the output has differently."""
+    found = {}
+    for shard in plan.base.shards:
+        path = plan.base.path / shard.name
+        first = min((tensor.offset for tensor in shard.tensors), default=path.stat().st_size)
+        with path.open("rb") as file:
+            found[f"file:{shard.name}"] = file.read(first)
+    for name in ("config.json", INDEX_NAME, PROVENANCE_NAME):
+        path = plan.base.path / name
+        if path.exists():
+            found[f"file:{name}"] = path.read_bytes()
+    return found
+
+
+def _open_patch(place: Path) -> tuple[dict[str, Any], dict[str, TensorEntry], dict[str, bytes]]:
+    record = read_provenance(place) if place.is_dir() else None
+    if record is None or record.get("kind") != "edit" or not (place / UNDO_NAME).exists():
+        raise CheckpointError(
+            f"{place} holds no way back ({UNDO_NAME})", "Only outputs of taskarith apply --keep-undo can be undone."
+        )
+    header = read_header(place / UNDO_NAME)
+    if header.metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{place / UNDO_NAME} is no patch of taskarith", "Restore it from where it came.")
+    entries = {tensor.name: tensor for tensor in header.tensors}
+    with TensorReader() as reader:
+        files = {
+            name.removeprefix("file:"): _unpack(reader, entry)
+            for name, entry in entries.items()
+            if name.startswith("file:")
+        }
+    if bad := [name for name in files if Path(name).name != name]:
+        raise CheckpointError(f"{place / UNDO_NAME} points outside: {bad[0]}", "Do not use this folder.")
+    return record, entries, files
+
+
+def _restored(
+    before: TensorEntry,
+    after: TensorEntry,
+    entries: dict[str, TensorEntry],
+    reader: TensorReader,
+    stop: threading.Event,
+) -> Iterator[bytes]:
+    for name, (start, end) in zip(_piece_names(before), _spans(before), strict=True):
+        if stop.is_set():
+            return
+        prediction = _prediction(reader, after, before.dtype, start, end)
+        if name in entries:
+            yield (prediction + _unplanes(_unpack(reader, entries[name]), prediction.dtype)).tobytes()
+        else:
+            yield prediction.tobytes()
+
+
+def _spans(tensor: TensorEntry) -> list[tuple[int, int]]:
+    return list(chunks(tensor.elements, _PIECE))
+
+
+def _piece_names(tensor: TensorEntry) -> list[str]:
+    return [f"{start}:{tensor.name}" for start, _ in _spans(tensor)]
+
+
+def _integers(reader: TensorReader, tensor: TensorEntry, start: int, end: int) -> np.ndarray:
+    size = ITEM_SIZES[tensor.dtype]
+    return np.frombuffer(reader.read(tensor, start * size, end * size), _UNSIGNED[size])
+
+
+def _prediction(reader: TensorReader, after: TensorEntry, dtype: str, start: int, end: int) -> np.ndarray:
+    """Return what the output says about the bits of the input."""
+    if after.dtype == dtype:
+        return _integers(reader, after, start, end)
+    size = ITEM_SIZES[after.dtype]
+    values = decode(reader.read(after, start * size, end * size), after.dtype)
+    return np.frombuffer(encode(values, dtype), _UNSIGNED[ITEM_SIZES[dtype]])
+
+
+def _planes(difference: np.ndarray) -> bytes:
+    """Fold the sign into the lowest bit, and put all first bytes together, then all second bytes, and so on."""
+    bits = difference.dtype.itemsize * 8
+    folded = (difference << 1) ^ (0 - (difference >> (bits - 1)))
+    return folded.astype(difference.dtype).view(np.uint8).reshape(-1, difference.dtype.itemsize).T.tobytes()
+
+
+def _unplanes(data: bytes, dtype: np.dtype) -> np.ndarray:
+    planes = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, -1)
+    folded = np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
+    return ((folded >> 1) ^ (0 - (folded & 1))).astype(dtype)
+
+
+def _unpack(reader: TensorReader, entry: TensorEntry) -> bytes:
+    try:
+        return zstandard.ZstdDecompressor().decompress(bytes(reader.read(entry, 0, entry.nbytes)))
+    except zstandard.ZstdError as error:
+        raise CheckpointError(f"{entry.path} is broken: {error}", "Restore it from where it came.") from error

@@ -1,0 +1,209 @@
+"""The verb `verify`: whether an output is still what was written, and was calculated rightly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskarith.arithmetic.recipe import LowRank, Term, decode, encode
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
+from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.operands import open_operands
+from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.run import calculation
+from taskarith.errors import CheckpointError, TaskarithError
+from taskarith.progress import SILENT, Listener
+from taskarith.spec import OperandRef
+from taskarith.vectors.dense import DenseVector
+from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.pair import PairVector
+
+__all__ = ["Verification", "verify"]
+
+SAMPLE = 256
+"""Elements in a row, at a place chosen by the seed, that are calculated again of each tensor."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, and what was found.
+
+    :param path: The folder or file.
+    :param kind: edit or vector.
+    :param tensors: Tensors whose fingerprint was taken again.
+    :param damaged: Those whose content is not what was recorded, or that are missing or new.
+    :param sampled: Elements calculated again with numpy in float64, rounded once.
+    :param wrong: Tensors with an element that differs from that.
+    :param unsampled: Why nothing was calculated again; empty if it was.
+    """
+
+    path: Path
+    kind: str
+    tensors: int
+    damaged: tuple[str, ...]
+    sampled: int
+    wrong: tuple[str, ...]
+    unsampled: str
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.damaged and not self.wrong
+
+
+def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> Verification:
+    """Take all fingerprints again, and calculate a sample of elements again from the recorded inputs.
+
+    :param path: A task vector file, or a folder with ``taskarith.json``.
+    :param seed: Where the samples are taken.
+    :param listener: Told about progress.
+    :raises CheckpointError: There is no record to compare with, or the files are broken.
+    """
+    place = Path(path)
+    if place.is_file():
+        return _verify_vector(place, seed, listener)
+    record = read_provenance(place) if place.is_dir() else None
+    if record is None:
+        raise CheckpointError(
+            f"{place} has no {PROVENANCE_NAME} to compare with",
+            "Give a folder that taskarith wrote, or a task vector file.",
+        )
+    if record.get("kind") != "edit":
+        raise CheckpointError(
+            f"{place} is a {record.get('kind')}; its record has no fingerprints of its tensors",
+            "Give the output of apply, or a task vector file.",
+        )
+    return _verify_edit(place, record, seed, listener)
+
+
+def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Listener) -> Verification:
+    checkpoint = open_checkpoint(place)
+    recorded = {name: str(tensor["fingerprint"]) for name, tensor in record["tensors"].items()}
+    damaged = _damaged(checkpoint.tensors, recorded, listener)
+    try:
+        plan = _plan_again(record, listener)
+    except TaskarithError as error:
+        return Verification(
+            place, "edit", len(recorded), damaged, 0, (), f"the inputs cannot be opened: {error.message}"
+        )
+    plans = {tensor.source.name: tensor for tensor in plan.tensors}
+    whole = [entry for name, entry in checkpoint.tensors.items() if name not in damaged and entry.is_float]
+    sampled, wrong = _sample(whole, seed, lambda entry, *span: _edit_again(plan, plans[entry.name], *span))
+    changed = [name for name in wrong if _print_again(plans[name].source) != record["tensors"][name].get("base")]
+    if changed:
+        reason = f"the base has changed since, in {changed[0]}"
+        return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
+    return Verification(place, "edit", len(recorded), damaged, sampled, wrong, "")
+
+
+def _hub_name(record: Mapping[str, Any]) -> str:
+    """Return a model as ``name`` or ``name@revision``."""
+    return f"{record['name']}@{record['revision']}" if record.get("revision") else str(record["name"])
+
+
+def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
+    alpha = float(record["alpha"])
+    checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
+    references = [OperandRef(str(operand["name"]), float(operand["coefficient"])) for operand in record["operands"]]
+    return plan_edit(checkpoint, open_operands(references, checkpoint, listener), alpha, record.get("dtype"))
+
+
+def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
+    vector = DenseVector(path)
+    origin = vector.base or BaseRecord("")
+    recorded = json.loads(vector.metadata.get("deltas", "{}"))
+    if not recorded:
+        raise CheckpointError(f"{path} holds no fingerprints of its deltas", "Extract it again with this release.")
+    entries = {tensor.name: tensor for tensor in read_header(path).tensors}
+    damaged = _damaged(entries, recorded, listener)
+    finetuned = json.loads(vector.metadata["finetuned"])
+    try:
+        base = open_checkpoint(resolve_model(str(origin), listener).path)
+        pair = PairVector(base, open_checkpoint(resolve_model(_hub_name(finetuned), listener).path), origin)
+    except TaskarithError as error:
+        reason = f"base and fine-tune cannot be opened: {error.message}"
+        return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
+
+    def again(entry: TensorEntry, start: int, stop: int) -> bytes:
+        both = pair.delta(entry.name)
+        with TensorReader() as reader:
+            sides = [_elements(side, start, stop, reader) for side in (both.finetuned, both.base)]
+        return encode(sides[0] - sides[1], entry.dtype)
+
+    sampled, wrong = _sample([entry for name, entry in entries.items() if name not in damaged], seed, again)
+    if wrong and _print_again(pair.delta(wrong[0]).base) != origin.tensors.get(wrong[0]):
+        return Verification(path, "vector", len(recorded), damaged, 0, (), f"the base has changed since, in {wrong[0]}")
+    return Verification(path, "vector", len(recorded), damaged, sampled, wrong, "")
+
+
+def _damaged(entries: Mapping[str, TensorEntry], recorded: Mapping[str, str], listener: Listener) -> tuple[str, ...]:
+    found = []
+    with TensorReader() as reader:
+        for index, name in enumerate(sorted(entries.keys() | recorded.keys())):
+            listener.progress("verifying", index, len(recorded))
+            if name not in entries or name not in recorded or reader.fingerprint(entries[name]) != recorded[name]:
+                found.append(name)
+    return tuple(found)
+
+
+def _sample(
+    entries: list[TensorEntry], seed: int, again: Callable[[TensorEntry, int, int], bytes]
+) -> tuple[int, tuple[str, ...]]:
+    """Compare a run of elements of each tensor, bit by bit, with what ``again`` calculates."""
+    generator = np.random.default_rng(seed)
+    count, wrong = 0, []
+    with TensorReader() as reader:
+        for entry in entries:
+            start = int(generator.integers(0, max(1, entry.elements - SAMPLE + 1)))
+            stop = min(entry.elements, start + SAMPLE)
+            size = ITEM_SIZES[entry.dtype]
+            if bytes(reader.read(entry, start * size, stop * size)) != again(entry, start, stop):
+                wrong.append(entry.name)
+            count += stop - start
+    return count, tuple(wrong)
+
+
+def _edit_again(plan: EditPlan, tensor: TensorPlan, start: int, stop: int) -> bytes:
+    """Evaluate base + sum of terms with numpy, in the order of the values, rounded once."""
+    what = calculation(plan, tensor)
+    with TensorReader() as reader:
+        if tensor.action == "copied":
+            size = ITEM_SIZES[tensor.dtype]
+            return bytes(reader.read(tensor.source, start * size, stop * size))
+        inputs = [_elements(entry, start, stop, reader) for entry in what.inputs]
+        if not what.recipe.terms:
+            return encode(inputs[0], tensor.dtype)
+    terms = np.sort([_term(term, inputs, start, stop) for term in what.recipe.terms], axis=0)
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return encode(np.where(total == 0, inputs[0], inputs[0] + total), tensor.dtype)
+
+
+def _term(term: Term, inputs: list[np.ndarray], start: int, stop: int) -> np.ndarray:
+    if isinstance(term.plus, LowRank):
+        row, column = np.divmod(np.arange(start, stop), term.plus.right.shape[1])
+        total = np.zeros(stop - start)
+        for index in range(term.plus.right.shape[0]):
+            total += term.plus.left[row, index] * term.plus.right[index, column]
+        return term.coefficient * (total * term.plus.scale)
+    delta = inputs[term.plus] if term.minus is None else inputs[term.plus] - inputs[term.minus]
+    return term.coefficient * delta
+
+
+def _elements(entry: TensorEntry, start: int, stop: int, reader: TensorReader) -> np.ndarray:
+    size = ITEM_SIZES[entry.dtype]
+    return decode(reader.read(entry, start * size, stop * size), entry.dtype)
+
+
+def _print_again(entry: TensorEntry) -> str:
+    with TensorReader() as reader:
+        return reader.fingerprint(entry)

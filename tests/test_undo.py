@@ -1,0 +1,120 @@
+"""The way back: every file of the input as before, from the output and its patch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+from test_verify import flip
+from typer.testing import CliRunner
+
+from taskarith.checkpoints.checkpoint import UNDO_NAME
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.edit.undo import undo
+from taskarith.errors import CheckpointError, MismatchError
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("dtype", [None, "float32", "float16"])
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_every_file_is_as_before(tmp_path, kind, dtype, size):
+    base = tiny.save_model(tmp_path / "base", kind, dtype=torch.bfloat16, max_shard_size="30KB")
+    (base / "taskarith.json").write_text('{"kind": "finetune"}')
+    (base / "LICENSE").write_text("as is")
+    tuned = tiny.save_model(tmp_path / "tuned", kind, nudge_of=base, seed=1)
+    before = files(base)
+    done = apply(
+        str(base),
+        negate=[f"{tuned}:0.7"],
+        dtype=dtype,
+        max_shard_size=size,
+        output_dir=tmp_path / "out",
+        keep_undo=True,
+    )
+    assert done.undo_bytes == (tmp_path / "out" / UNDO_NAME).stat().st_size
+    shutil.rmtree(base)
+    shutil.rmtree(tuned)
+    undo(tmp_path / "out", tmp_path / "back")
+    assert files(tmp_path / "back") == before
+
+
+def test_values_of_every_kind_come_back(tmp_path):
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    for folder, shift in ((base, 0.0), (tuned, 0.25)):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        generator = torch.Generator().manual_seed(0)
+        values = {
+            "half": torch.randn(3, 5, generator=generator).half() + shift,
+            "double": torch.randn(7, generator=generator, dtype=torch.float64) + shift,
+            "zeros": torch.tensor([-0.0, 0.0, 1e-40, -1e-40]) + 0 * shift,
+            "scalar": torch.tensor(2.0 + shift),
+            "empty": torch.empty(0, 4),
+            "integers": torch.arange(9),
+        }
+        save_file(values, folder / "model.safetensors")
+    before = files(base)
+    apply(str(base), add=[str(tuned)], dtype="bfloat16", output_dir=tmp_path / "out", keep_undo=True)
+    undo(tmp_path / "out", tmp_path / "back")
+    assert files(tmp_path / "back") == before
+
+
+def test_the_patch_is_small_and_stays_with_its_edit(tmp_path, phi, phi_tuned):
+    apply(str(phi), add=[f"{phi_tuned}:0.01"], dtype="bfloat16", output_dir=tmp_path / "one", keep_undo=True)
+    apply(str(phi), add=[f"{phi_tuned}:0"], output_dir=tmp_path / "none", keep_undo=True)
+    assert (tmp_path / "none" / UNDO_NAME).stat().st_size < 30_000
+    two = apply(str(tmp_path / "one"), add=[f"{phi_tuned}:0.01"], output_dir=tmp_path / "two")
+    assert not (tmp_path / "two" / UNDO_NAME).exists()
+    assert two.undo_bytes == 0
+    assert not any("not carried" in remark for remark in two.remarks)
+
+
+def test_commands(tmp_path, phi, phi_tuned):
+    run = CliRunner()
+    edited, back = str(tmp_path / "edited"), str(tmp_path / "back")
+    done = run.invoke(app, ["apply", str(phi), "--negate", str(phi_tuned), "-o", edited, "--keep-undo"])
+    assert done.exit_code == 0
+    assert "the way back takes" in done.stderr
+    done = run.invoke(app, ["undo", edited, "-o", back, "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["tensors"] > 0
+    assert files(tmp_path / "back") == files(phi)
+    again = run.invoke(app, ["undo", edited, "-o", back])
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+
+
+def test_a_folder_that_changed_after_the_edit_is_not_undone(tmp_path, phi, phi_tuned):
+    apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out", keep_undo=True)
+    flip(tmp_path / "out/model.safetensors", "model.layers.0.mlp.fc1.weight")
+    with pytest.raises(MismatchError, match="fc1"):
+        undo(tmp_path / "out", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_without_a_patch_or_with_a_broken_one(tmp_path, phi, phi_tuned):
+    apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out")
+    for folder in (tmp_path / "out", phi, tmp_path / "absent"):
+        with pytest.raises(CheckpointError, match="no way back"):
+            undo(folder, tmp_path / "back")
+    apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out", keep_undo=True, overwrite=True)
+    patch = tmp_path / "out" / UNDO_NAME
+    data = bytearray(patch.read_bytes())
+    data[-40:] = bytes(40)
+    patch.write_bytes(data)
+    with pytest.raises((CheckpointError, MismatchError)):
+        undo(tmp_path / "out", tmp_path / "back")
+    save_file({"file:../evil": torch.zeros(1, dtype=torch.uint8)}, patch, metadata={"format": "taskarith-undo"})
+    with pytest.raises(CheckpointError):
+        undo(tmp_path / "out", tmp_path / "back")
+    assert not (tmp_path / "back").exists()

@@ -1,0 +1,118 @@
+"""Verifying what was written: fingerprints, and elements calculated again by other code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+from test_adapter import save_adapter
+from typer.testing import CliRunner
+
+from taskarith.checkpoints.header import read_header
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.edit.verify import SAMPLE, verify
+from taskarith.errors import CheckpointError
+from taskarith.vectors.extract import extract
+
+
+def flip(path, tensor, element=0):
+    """Change one bit of one element of a tensor in a file."""
+    entry = next(one for one in read_header(path).tensors if one.name == tensor)
+    with path.open("r+b") as file:
+        file.seek(entry.offset + element * entry.nbytes // entry.elements)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.fixture
+def pair(tmp_path):
+    base = tiny.save_model(tmp_path / "base", dtype=torch.bfloat16)
+    return base, tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("dtype", [None, "float32", "float16"])
+def test_a_sound_edit_and_a_sound_vector(tmp_path, kind, dtype):
+    base = tiny.save_model(tmp_path / "base", kind, dtype=torch.bfloat16, max_shard_size="30KB")
+    tuned = tiny.save_model(tmp_path / "tuned", kind, nudge_of=base, seed=1)
+    extract(str(base), str(tuned), tmp_path / "v.safetensors")
+    operands = {"add": [f"{tuned}:0.3"], "negate": [f"{tmp_path / 'v.safetensors'}:0.7", f"{tuned}:0.11"]}
+    apply(str(base), **operands, alpha=0.9, dtype=dtype, output_dir=tmp_path / "out")
+    found = verify(tmp_path / "out")
+    assert found.is_sound
+    assert found.unsampled == ""
+    assert found.sampled == sum(min(SAMPLE, t.elements) for t in tensors(tmp_path / "out"))
+    vector = verify(tmp_path / "v.safetensors")
+    assert vector.is_sound
+    assert (vector.kind, vector.unsampled) == ("vector", "")
+    assert vector.sampled > 0
+
+
+def tensors(folder):
+    return [tensor for path in folder.glob("model*.safetensors") for tensor in read_header(path).tensors]
+
+
+def test_an_edit_with_an_adapter_is_calculated_again(tmp_path, phi):
+    adapter = save_adapter(phi, tmp_path / "adapter")
+    apply(str(phi), negate=[f"{adapter}:0.7"], output_dir=tmp_path / "out")
+    assert verify(tmp_path / "out", seed=3).is_sound
+
+
+def test_one_changed_bit_is_found(tmp_path, pair):
+    base, tuned = pair
+    apply(str(base), add=[f"{tuned}:0.5"], output_dir=tmp_path / "out")
+    flip(tmp_path / "out/model.safetensors", "model.layers.0.mlp.fc1.weight", element=77)
+    found = verify(tmp_path / "out")
+    assert found.damaged == ("model.layers.0.mlp.fc1.weight",)
+    assert found.wrong == ()
+    done = CliRunner().invoke(app, ["verify", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "model.layers.0.mlp.fc1.weight" in done.stdout
+
+
+def test_an_edit_that_was_calculated_wrongly_is_found(tmp_path, pair):
+    base, tuned = pair
+    apply(str(base), add=[f"{tuned}:0.5"], output_dir=tmp_path / "out")
+    record = json.loads((tmp_path / "out/taskarith.json").read_text())
+    record["operands"][0]["coefficient"] = 0.51
+    (tmp_path / "out/taskarith.json").write_text(json.dumps(record))
+    found = verify(tmp_path / "out")
+    assert found.damaged == ()
+    assert len(found.wrong) > 10
+
+
+def test_inputs_that_are_gone_or_changed_are_said(tmp_path, pair):
+    base, tuned = pair
+    apply(str(base), add=[f"{tuned}:0.5"], output_dir=tmp_path / "out")
+    extract(str(base), str(tuned), tmp_path / "v.safetensors")
+    for tensor in (one.name for one in tensors(base)):
+        flip(base / "model.safetensors", tensor)
+        flip(base / "model.safetensors", tensor, element=1)
+        for element in range(2, 40):
+            if "weight" in tensor and "norm" not in tensor:
+                flip(base / "model.safetensors", tensor, element)
+    for path in (tmp_path / "out", tmp_path / "v.safetensors"):
+        found = verify(path, seed=1)
+        assert found.damaged == ()
+        assert found.wrong == ()
+        assert "base has changed" in found.unsampled
+    shutil.rmtree(base)
+    for path in (tmp_path / "out", tmp_path / "v.safetensors"):
+        found = verify(path)
+        assert found.is_sound
+        assert "cannot be opened" in found.unsampled
+
+
+def test_what_cannot_be_verified_is_said(tmp_path, phi):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "absent", phi, phi / "model.safetensors"):
+        done = CliRunner().invoke(app, ["verify", str(path)])
+        assert done.exit_code == 1
+        assert "hint:" in done.stderr
+    with pytest.raises(CheckpointError, match=r"taskarith\.json"):
+        verify(tmp_path / "empty")
