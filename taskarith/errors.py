@@ -39,6 +39,10 @@ class TaskarithError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[TaskarithError], tuple[str, str]]:
+        """Let an error travel between processes."""
+        return type(self), (self.message, self.hint)
+
 
 class UsageError(TaskarithError):
     """The call is wrong: an unknown value, a missing operand, a contradiction between options."""

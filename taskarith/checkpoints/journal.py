@@ -29,11 +29,10 @@ class Journal:
     def __init__(self, path: Path, plan: str) -> None:
         self.done: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = [entry for entry in map(_parse, lines) if entry is not None]
-        self.goes_on = bool(entries) and entries[0] == {"plan": plan}
-        if self.goes_on:
-            self.done = {str(entry.pop("name")): entry for entry in entries[1:] if "name" in entry}
+        found = _read(path, plan)
+        self.goes_on = found is not None
+        self.done.update(found or {})
+        self._plan = plan
         self._file = path.open("a" if self.goes_on else "w", encoding="utf-8")
         self._file.write("\n" if self.goes_on else json.dumps({"plan": plan}) + "\n")
         self._file.flush()
@@ -44,6 +43,11 @@ class Journal:
             self.done[name] = entry
             self._file.write(json.dumps({"name": name, **entry}) + "\n")
             self._file.flush()
+
+    def adopt(self, path: Path) -> None:
+        """Take over what another process has written into a journal of the same plan."""
+        for name, entry in (_read(path, self._plan) or {}).items():
+            self.record(name, entry)
 
     def intact(self, places: Iterable[TensorEntry]) -> set[str]:
         """Return which finished tensors are indeed in the output: their fingerprints are taken again."""
@@ -73,6 +77,15 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _read(path: Path, plan: str) -> dict[str, dict[str, Any]] | None:
+    """Return the finished pieces of a journal, or None if there is none of this plan."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    entries = [entry for entry in map(_parse, lines) if entry is not None]
+    if not entries or entries[0] != {"plan": plan}:
+        return None
+    return {str(entry.pop("name")): entry for entry in entries[1:] if "name" in entry}
 
 
 def _parse(line: str) -> dict[str, Any] | None:

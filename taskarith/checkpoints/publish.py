@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskarith.checkpoints.journal import Journal
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
 
 __all__ = ["Workplace", "check_target", "publish", "publish_file", "publish_folder"]
@@ -39,15 +41,35 @@ class Workplace:
 
     :param path: The output under its temporary name: a folder that exists, or a file that need not.
     :param journal: What an interrupted run of the same plan has finished, and where to record more.
+    :param team: The processes that build it.
     """
 
     path: Path
     journal: Journal
+    team: Team = ALONE
+
+    def begin(self, prepare: Callable[[], set[str]]) -> set[str]:
+        """Let the first process prepare the output, and tell all of them which pieces are finished already."""
+        path = self.path.with_name("finished.json")
+        if self.team.is_first:
+            done = prepare()
+            path.write_text(json.dumps(sorted(done)), encoding="utf-8")
+            self.team.wait()
+            return done
+        self.team.wait()
+        return set(json.loads(path.read_text(encoding="utf-8")))
+
+    def gather(self) -> None:
+        """Wait until all processes have done their share; the first one takes over their journals."""
+        self.team.wait()
+        if self.team.is_first:
+            for path in _other_journals(self.path.parent):
+                self.journal.adopt(path)
 
 
 @contextmanager
 def publish(
-    target: Path, overwrite: bool = False, *, is_folder: bool, plan: str = ""
+    target: Path, overwrite: bool = False, *, is_folder: bool, plan: str = "", team: Team = ALONE
 ) -> Generator[Workplace, None, None]:
     """Give a place beside ``target`` to build it in, locked against other runs, and move it there at the end.
 
@@ -58,19 +80,28 @@ def publish(
     :param overwrite: Replace what is there.
     :param is_folder: Whether the output is a folder or a file.
     :param plan: Fingerprint of all that decides the output; empty if it cannot go on after an interruption.
+    :param team: The processes that build it together; only the first one locks, cleans and moves.
     :raises OutputError: ``target`` is occupied or being written, or the disk is full or cannot be written.
     """
     with _output_errors(target):
         _check_kind(target, overwrite, is_folder)
         room = _beside(target)
+        if not team.is_first:
+            team.wait()  # until the first process has made the room
+            with Journal(room / f"journal-{team.rank}.jsonl", plan) as journal:
+                yield Workplace(room / "output", journal, team)
+            return
         lock = _lock(room, target)
         keep = False
         try:
             _recover(room, target)
             _check_kind(target, overwrite, is_folder)
             with Journal(room / "journal.jsonl", plan) as journal:
+                for path in _other_journals(room):
+                    journal.adopt(path)
                 output = _clean_output(room, is_folder, plan != "" and journal.goes_on)
-                yield Workplace(output, journal)
+                team.wait()
+                yield Workplace(output, journal, team)
                 _sync_tree(output)
                 journal.discard()  # from here on nothing in the room may be taken for work in progress
                 _move(output, target, room)
@@ -147,6 +178,10 @@ def _clean_output(room: Path, is_folder: bool, goes_on: bool) -> Path:
     if is_folder:
         output.mkdir(exist_ok=True)
     return output
+
+
+def _other_journals(room: Path) -> list[Path]:
+    return sorted(room.glob("journal-*.jsonl"))
 
 
 def _move(output: Path, target: Path, room: Path) -> None:

@@ -41,6 +41,7 @@ def command(
         str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
     ] = None,
     overwrite: OverwriteFlag = False,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
     keep_undo: Annotated[
         bool, typer.Option("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
     ] = False,
@@ -70,6 +71,7 @@ def command(
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,
+        jobs=jobs,
         keep_undo=keep_undo,
         dry_run=dry_run,
         listener=console,

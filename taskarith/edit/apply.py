@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.team import Team, launched_team
 from taskarith.edit.forecast import Forecast, forecast
+from taskarith.edit.jobs import started_team
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.run import RunResult, run_plan
@@ -38,7 +40,7 @@ class ApplyResult:
     :param actions: Number of tensors that are edited, tied, copied, converted.
     :param read_bytes: Bytes of tensors read.
     :param write_bytes: Bytes of tensors written.
-    :param fingerprint: Of the output's tensors; empty for a dry run.
+    :param fingerprint: Of the output's tensors; empty for a dry run, and in all but the first of several processes.
     :param remarks: What the user should know: a vector made from another model, files left out.
     :param undo_bytes: Size of the patch back to the input; 0 without ``keep_undo``.
     :param forecast: Of a dry run: memory, time, what would fail.
@@ -50,9 +52,9 @@ class ApplyResult:
     read_bytes: int
     write_bytes: int
     fingerprint: str
-    remarks: tuple[str, ...]
-    undo_bytes: int
-    forecast: Forecast | None
+    remarks: tuple[str, ...] = ()
+    undo_bytes: int = 0
+    forecast: Forecast | None = None
 
 
 def apply(
@@ -66,6 +68,7 @@ def apply(
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
+    jobs: int = 1,
     keep_undo: bool = False,
     dry_run: bool = False,
     listener: Listener = SILENT,
@@ -83,6 +86,7 @@ def apply(
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
+    :param jobs: Processes on this machine that write the output together, each with its part of the cores.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
     :param dry_run: Read headers only and write nothing.
     :param listener: Told about progress.
@@ -94,8 +98,41 @@ def apply(
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
-    place = check_device(device)
-    references = parse_operands(add, negate)
+    if jobs < 1:
+        raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
+    edit = {
+        "model": model,
+        "references": parse_operands(add, negate),
+        "alpha": alpha,
+        "output_dir": output_dir,
+        "dtype": dtype,
+        "device": check_device(device),
+        "max_shard_size": max_shard_size,
+        "overwrite": overwrite,
+        "keep_undo": keep_undo,
+        "dry_run": dry_run,
+    }
+    if jobs == 1 or dry_run:
+        return _apply(**edit, team=launched_team(), listener=listener)
+    with started_team(jobs, _apply, edit) as team:
+        return _apply(**edit, team=team, listener=listener)
+
+
+def _apply(
+    *,
+    model: str | None,
+    references: Sequence[OperandRef],
+    alpha: float,
+    output_dir: str | Path | None,
+    dtype: str | None,
+    device: str,
+    max_shard_size: int | None,
+    overwrite: bool,
+    keep_undo: bool,
+    dry_run: bool,
+    team: Team,
+    listener: Listener = SILENT,
+) -> ApplyResult:
     resolved = resolve_model(model, listener) if model else _recorded_model(references, listener)
     target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha))
     check_target(target, overwrite)
@@ -104,21 +141,27 @@ def apply(
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
     result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
     if not dry_run:
-        with publish(target, overwrite, is_folder=True, plan=plan.fingerprint()) as workplace:
-            result = run_plan(plan, workplace, device=place, listener=listener)
+        with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
+            result = run_plan(plan, workplace, device=device, listener=listener)
+            if not team.is_first:
+                return _result(target, resolved, plan, result)
             undo_bytes = write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result)
             write_provenance(workplace.path, _record(plan, resolved, references, result))
+    found = _result(target, resolved, plan, result)
+    return replace(
+        found, remarks=tuple(remarks), undo_bytes=undo_bytes, forecast=forecast(plan, target) if dry_run else None
+    )
+
+
+def _result(target: Path, model: ResolvedModel, plan: EditPlan, result: RunResult) -> ApplyResult:
     return ApplyResult(
         path=target,
-        model=str(resolved.path),
+        model=str(model.path),
         actions=dict(sorted(plan.actions.items())),
         read_bytes=plan.read_bytes,
         write_bytes=plan.write_bytes,
         fingerprint=combine_fingerprints(result.output) if result.output else "",
-        remarks=tuple(remarks),
-        undo_bytes=undo_bytes,
-        forecast=forecast(plan, target) if dry_run else None,
     )
 
 

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, usable_cores, work_through
 from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from taskarith.checkpoints.header import TensorEntry
@@ -97,17 +97,26 @@ def run_plan(
     :raises MismatchError: The result has values that are not finite.
     :raises CheckpointError: An input changed since the plan was made.
     """
-    folder, journal = place.path, place.journal
-    with TensorReader() as reader, sized_files({folder / shard.name: shard.nbytes for shard in plan.shards}) as files:
-        work = _Work(plan, place, reader, chunk, {shard.name: files[folder / shard.name] for shard in plan.shards})
-        for shard in plan.shards:
-            write_at(files[folder / shard.name], shard.header, 0)
-        tasks = [(shard.name, tensor) for shard in plan.shards for tensor in shard.tensors]
-        done = journal.intact(work.output(*task) for task in tasks) if journal.done else set()
-        tasks = [task for task in tasks if task[1].source.name not in done]
-        tasks.sort(key=lambda task: -task[1].nbytes)
-        total = sum(tensor.nbytes for _, tensor in tasks)
-        work_through(tasks, work.do, listener, "applying", total, device=device, chunk=chunk, workers=workers)
+    folder, journal, team = place.path, place.journal, place.team
+    tasks = [(shard.name, tensor) for shard in plan.shards for tensor in shard.tensors]
+    sizes = {folder / shard.name: shard.nbytes for shard in plan.shards}
+    with TensorReader() as reader, sized_files(sizes) as files:
+        work = _Work(plan, place, reader, chunk, {path.name: descriptor for path, descriptor in files.items()})
+
+        def prepare() -> set[str]:
+            for shard in plan.shards:
+                write_at(work.files[shard.name], shard.header, 0)
+            return journal.intact(work.output(*task) for task in tasks) if journal.done else set()
+
+        done = place.begin(prepare)
+        left = [task for task in tasks if task[1].source.name not in done]
+        left = team.share(sorted(left, key=lambda task: -task[1].nbytes))
+        total = sum(tensor.nbytes for _, tensor in left)
+        count = workers or max(1, usable_cores() // team.local_size)
+        work_through(left, work.do, listener, "applying", total, device=device, chunk=chunk, workers=count)
+    place.gather()
+    if not team.is_first:
+        return RunResult()
     broken = sorted(name for name, entry in journal.done.items() if not entry["finite"])
     if broken:
         raise MismatchError(

@@ -1,0 +1,114 @@
+"""Several processes write one output: the same bits, one publication, and nobody waits for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.edit.apply import apply
+from taskarith.errors import MismatchError, UsageError
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    base = tiny.save_model(folder / "base", max_shard_size="30KB")
+    return str(base), str(tiny.save_model(folder / "tuned", nudge_of=base, seed=1))
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_jobs_give_the_bits_of_one_process(tmp_path, pair, jobs):
+    base, tuned = pair
+    one = apply(base, add=[f"{tuned}:0.3"], output_dir=tmp_path / "one")
+    many = apply(base, add=[f"{tuned}:0.3"], output_dir=tmp_path / "many", jobs=jobs)
+    assert many.fingerprint == one.fingerprint == fingerprint_model(tmp_path / "many")
+    tensors = [json.loads((tmp_path / name / "taskarith.json").read_text())["tensors"] for name in ("one", "many")]
+    assert tensors[0] == tensors[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "one"]
+
+
+def test_an_error_of_one_process_is_that_of_the_run(tmp_path, pair):
+    base, tuned = pair
+    with pytest.raises(MismatchError, match="not finite"):
+        apply(base, add=[f"{tuned}:1e30"], dtype="float16", output_dir=tmp_path / "out", jobs=2)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="jobs is 0"):
+        apply(base, add=[tuned], output_dir=tmp_path / "out", jobs=0)
+
+
+def launch(rank, port, arguments, folder):
+    environment = os.environ | {
+        "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "taskarith", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_launched_processes_write_one_output(tmp_path, pair):
+    base, tuned = pair
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = ["apply", base, "--negate", f"{tuned}:0.7", "-o", "out", "--json"]
+    started = [launch(rank, port, arguments, tmp_path) for rank in range(2)]
+    words = [process.communicate(timeout=200) for process in started]
+    assert [process.returncode for process in started] == [0, 0], words
+    assert json.loads(words[0][0])["fingerprint"] == fingerprint_model(tmp_path / "out")
+    assert words[1][0] == ""
+    assert apply(base, negate=[f"{tuned}:0.7"], output_dir=tmp_path / "one").fingerprint == fingerprint_model(
+        tmp_path / "out"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out"]
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes through /proc")
+def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair):
+    base, tuned = pair
+    code = (
+        "import time; from taskarith.checkpoints.writer import PrintedWriter; from taskarith.cli.main import main\n"
+        "quick = PrintedWriter.append\n"
+        "def slow(*arguments):\n    quick(*arguments); time.sleep(0.4)\n"
+        "PrintedWriter.append = slow\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    (tmp_path / "slowly.py").write_text(code)
+    arguments = ["apply", base, "--add", tuned, "-o", "out", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "slowly.py", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    journal = tmp_path / ".out.partial" / "journal-1.jsonl"
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    other = max(children(process.pid))  # the last that was started; the first may be multiprocessing's resource tracker
+    os.kill(other, signal.SIGKILL)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended early" in words
+    assert not (tmp_path / "out").exists()
+    assert apply(base, add=[tuned], output_dir=tmp_path / "out").fingerprint == fingerprint_model(tmp_path / "out")
