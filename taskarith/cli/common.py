@@ -19,7 +19,9 @@ __all__ = [
     "OverwriteFlag",
     "QuietFlag",
     "SeedOption",
+    "TopOption",
     "guarded",
+    "printable",
 ]
 
 
@@ -52,6 +54,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+TopOption = Annotated[int, typer.Option("--top", min=0, help="Rows of the table; --json has every tensor.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N] or mps.", metavar="DEVICE")]
 ConfigFile = Annotated[
     Path | None,
@@ -65,6 +68,11 @@ ConfigFile = Annotated[
         metavar="FILE.yaml",
     ),
 ]
+
+
+def printable(text: str) -> str:
+    """Return text from a file that nobody has vetted so that it can steer no terminal and be written as UTF-8."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli import apply, demo, eval, extract, finetune, undo, verify  # noqa: A004  (a command's module has its name)
+from taskarith.cli import (  # a command's module has its name
+    apply,
+    demo,
+    diff,
+    eval,  # noqa: A004
+    extract,
+    finetune,
+    inspect,
+    undo,
+    verify,
+)
 from taskarith.cli.common import guarded
 
 __all__ = ["app", "main"]
@@ -41,7 +51,7 @@ def options(
     del version
 
 
-for _module in (finetune, extract, apply, undo, verify, eval, demo):
+for _module in (finetune, extract, apply, undo, verify, inspect, diff, eval, demo):
     app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 
 

@@ -23,7 +23,14 @@ from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.errors import MismatchError, VectorError, name_some
 from taskarith.vectors.form import BaseRecord, Factored
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "AdapterVector", "adapter_base"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "AdapterVector",
+    "adapter_base",
+    "adapter_factors",
+    "adapter_tensors",
+]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -39,6 +46,29 @@ def adapter_base(path: Path) -> BaseRecord | None:
     return BaseRecord(str(name), config.get("revision") or None) if name else None
 
 
+def adapter_tensors(path: Path) -> tuple[TensorEntry, ...]:
+    """Return all tensors of an adapter folder, whatever its kind, in file order.
+
+    :raises VectorError: It is pickled.
+    """
+    weights = path / ADAPTER_WEIGHTS
+    if not weights.exists() and (path / "adapter_model.bin").exists():
+        raise VectorError(
+            f"{path} holds a pickled adapter (adapter_model.bin), which can run code when it is opened",
+            "If you trust it, load it with PEFT and save it again with save_pretrained: it writes safetensors.",
+        )
+    return read_header(weights).tensors
+
+
+def adapter_factors(path: Path) -> dict[str, tuple[TensorEntry, TensorEntry, float]]:
+    """Return A, B and the scale of every module that a LoRA folder targets; no factor is read.
+
+    :raises VectorError: It is no plain LoRA, is pickled, or has tensors that are no factors.
+    """
+    config = _check_config(path, read_json(path / ADAPTER_CONFIG))
+    return {module: (a, b, _scale(config, module, a)) for module, (a, b) in _factors(path).items()}
+
+
 class AdapterVector:
     """A LoRA adapter against the base it is applied to; its product is never stored.
 
@@ -52,17 +82,15 @@ class AdapterVector:
     kind: str = "lora"
 
     def __init__(self, path: Path, base: Checkpoint, record: BaseRecord | None) -> None:
-        config = _check_config(path, read_json(path / ADAPTER_CONFIG))
+        factors, config = adapter_factors(path), read_json(path / ADAPTER_CONFIG)
         self.name = str(path)
         self.files: tuple[Path, ...] = (path / ADAPTER_WEIGHTS, path / ADAPTER_CONFIG)
         self.base = record
         self.known: frozenset[str] | None = None
         self.tied: Mapping[str, str] = {}
         self._targets = {
-            _stored_name(module, base): _Target(
-                a, b, _scale(config, module, a), _is_transposed(a, b, module, config, base)
-            )
-            for module, (a, b) in _factors(path).items()
+            _stored_name(module, base): _Target(a, b, scale, _is_transposed(a, b, module, config, base))
+            for module, (a, b, scale) in factors.items()
         }
         self.shapes: Mapping[str, tuple[int, ...]] = {name: target.shape for name, target in self._targets.items()}
         self._check_base(base)
@@ -161,14 +189,9 @@ def _check_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _factors(path: Path) -> dict[str, tuple[TensorEntry, TensorEntry]]:
     weights = path / ADAPTER_WEIGHTS
-    if not weights.exists() and (path / "adapter_model.bin").exists():
-        raise VectorError(
-            f"{path} holds a pickled adapter (adapter_model.bin), which can run code when it is opened",
-            "If you trust it, load it with PEFT and save it again with save_pretrained: it writes safetensors.",
-        )
     pairs: dict[str, dict[str, TensorEntry]] = {}
     odd = []
-    for tensor in read_header(weights).tensors:
+    for tensor in adapter_tensors(path):
         match = _FACTOR.fullmatch(tensor.name.removeprefix(_PREFIX))
         if match is None or len(tensor.shape) != 2 or not tensor.is_float:
             odd.append(tensor.name)
@@ -189,7 +212,7 @@ def _factors(path: Path) -> dict[str, tuple[TensorEntry, TensorEntry]]:
 def _scale(config: dict[str, Any], module: str, factor: TensorEntry) -> float:
     rank = _by_pattern(config.get("rank_pattern"), module, config.get("r"))
     alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if rank != factor.shape[0] or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not rank or rank != factor.shape[0] or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise VectorError(
             f"adapter {factor.path.parent} says rank {rank} and alpha {alpha} for {module}, "
             f"but its factors have rank {factor.shape[0]}",

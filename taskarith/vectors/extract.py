@@ -181,9 +181,9 @@ def _check_finite(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _prints(job: _Job, found: Mapping[str, Mapping[str, Any]], side: str) -> dict[str, str]:
-    """Return the fingerprint of every tensor of one side."""
+    """Return the fingerprint of every tensor of one side, in an order that is always the same."""
     whole = {**job.source.rest, **found}
-    return {name: str(one[side]) for name, one in whole.items() if side in one}
+    return {name: str(whole[name][side]) for name in sorted(whole) if side in whole[name]}
 
 
 def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: int) -> dict[str, str]:

@@ -1,0 +1,158 @@
+"""What a path holds, to look at it: its tensors by name and its records; and ways to measure them in pieces."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from taskarith.arithmetic.parallel import chunks, usable_cores
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
+from taskarith.checkpoints.provenance import read_provenance
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.resolve import resolve_model
+from taskarith.errors import CheckpointError
+from taskarith.progress import SILENT, Listener
+from taskarith.vectors.adapter import ADAPTER_CONFIG, adapter_tensors
+from taskarith.vectors.dense import FORMAT
+
+__all__ = ["Contents", "Magnitude", "go_through", "open_contents", "plain", "raw_chunks"]
+
+_Task = TypeVar("_Task")
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Tensors on disk, whatever they are to each other; only headers have been read.
+
+    :param path: The file or folder.
+    :param kind: ``vector``, ``file`` (another safetensors file), ``model`` or ``adapter``.
+    :param tensors: By name, in file order.
+    :param record: The header of a file, or the ``taskarith.json`` of a folder.
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, TensorEntry]
+    record: dict[str, Any]
+
+
+def open_contents(name: str, listener: Listener = SILENT) -> Contents:
+    """Open a safetensors file, a LoRA folder or a model (folder, hub id or GGUF).
+
+    :param name: As the user wrote it.
+    :param listener: Told about downloads and conversions.
+    :raises CheckpointError: There is nothing, or it cannot be read safely.
+    :raises VectorError: It is a pickled adapter.
+    """
+    path = Path(name)
+    if path.suffix == ".safetensors" and not path.exists():  # "runs/v.safetensors" could be taken for a hub id
+        raise CheckpointError(f"there is no file {name}", "Check the path.")
+    if path.is_file() and not _is_gguf(path):
+        header = read_header(path)
+        kind = "vector" if header.metadata.get("format") == FORMAT else "file"
+        return Contents(path, kind, {entry.name: entry for entry in header.tensors}, _parsed(header.metadata))
+    path = resolve_model(name, listener).path
+    record = read_provenance(path) or {}
+    if (path / ADAPTER_CONFIG).exists():
+        return Contents(path, "adapter", {entry.name: entry for entry in adapter_tensors(path)}, record)
+    return Contents(path, "model", open_checkpoint(path).tensors, record)
+
+
+class Magnitude:
+    """How large values are that come in pieces; those that are not finite are counted and otherwise left out."""
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+        self.zeros = 0
+        self.nonfinite = 0
+        self._norms: list[float] = []
+
+    def add(self, values: np.ndarray) -> None:
+        """Take in a piece of flat float64."""
+        if not values.size:
+            return
+        sizes = np.abs(values)
+        largest = float(sizes.max())
+        if not math.isfinite(largest):
+            sizes = sizes[np.isfinite(sizes)]
+            self.nonfinite += values.size - sizes.size
+            largest = float(sizes.max(initial=0.0))
+        self.largest = max(self.largest, largest)
+        self.zeros += sizes.size - int(np.count_nonzero(sizes))
+        if largest:
+            unit = 1.0 if 1e-100 < largest < 1e100 else largest  # squares neither overflow nor vanish
+            self._norms.append(unit * math.sqrt(float(np.square(sizes / unit if unit != 1.0 else sizes).sum())))
+
+    @property
+    def norm(self) -> float:
+        """The Euclidean norm."""
+        return math.hypot(*self._norms)
+
+
+def raw_chunks(reader: TensorReader, entry: TensorEntry) -> Iterator[bytearray]:
+    """Return the bytes of a tensor in pieces of a few whole elements."""
+    size = ITEM_SIZES[entry.dtype]
+    for start, stop in chunks(entry.elements):
+        yield reader.read(entry, start * size, stop * size)
+
+
+def go_through(
+    tasks: Sequence[_Task], do: Callable[[_Task], _Found], size: Callable[[_Task], int], listener: Listener, what: str
+) -> list[_Found]:
+    """Do all tasks, one thread a core, and return what each found, in their order.
+
+    :param tasks: What is to be done.
+    :param do: Does one task, with numpy, which lets other threads run meanwhile.
+    :param size: Its size, for the listener.
+    :param listener: Told how much is done.
+    :param what: What is being done, for the listener.
+    """
+    total, done = sum(map(size, tasks)), 0
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        futures = {pool.submit(do, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += size(futures[future])
+                listener.progress(what, done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it everywhere: None for a number that is not finite, no half characters."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {plain(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return a header with its values that are JSON objects as such."""
+    found: dict[str, Any] = dict(metadata)
+    for key, text in metadata.items():
+        with suppress(ValueError, RecursionError):
+            found[key] = json.loads(text) if text.startswith("{") else text
+    return found
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
