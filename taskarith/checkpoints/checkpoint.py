@@ -11,6 +11,7 @@ from typing import Any
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.scaled import Scaling, find_scalings
 from taskarith.errors import CheckpointError, name_some
 
 __all__ = [
@@ -53,6 +54,7 @@ class Checkpoint:
     :param config: ``config.json``.
     :param sidecars: Files to be carried along, relative to the folder.
     :param left_out: Other weights (formats or copies that an edit would not reach), relative to the folder.
+    :param scalings: Scales of the weights that are stored as float8.
     """
 
     path: Path
@@ -61,6 +63,11 @@ class Checkpoint:
     config: dict[str, Any]
     sidecars: tuple[Path, ...]
     left_out: tuple[Path, ...]
+    scalings: dict[str, Scaling]
+
+    def is_editable(self, name: str) -> bool:
+        """Whether arithmetic is defined on a tensor: a float, or float8 with scales."""
+        return self.tensors[name].is_float or name in self.scalings
 
     @property
     def nbytes(self) -> int:
@@ -87,9 +94,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 )
             tensors[tensor.name] = tensor
     config = read_json(path / "config.json")
-    _refuse_quantized(path, config)
+    scalings = find_scalings(path, tensors, config)
     sidecars, left_out = _other_files(path, {shard.name for shard in shards})
-    return Checkpoint(path, shards, tensors, config, sidecars, left_out)
+    return Checkpoint(path, shards, tensors, config, sidecars, left_out, scalings)
 
 
 def fingerprint_model(path: Path) -> str:
@@ -166,16 +173,6 @@ def _no_weights(path: Path) -> CheckpointError:
             f'If you trust them, run once: python -c "from transformers import AutoModelForCausalLM as M; {script}"',
         )
     return CheckpointError(f"{path} has no {WEIGHTS_NAME} and no {INDEX_NAME}", "Save the model with save_pretrained.")
-
-
-def _refuse_quantized(path: Path, config: dict[str, Any]) -> None:
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise CheckpointError(
-            f"{path} is quantised ({method}); its stored numbers are no weights to calculate with",
-            "Use the original model, or dequantise it with transformers (model.dequantize()) and save it.",
-        )
 
 
 def _other_files(path: Path, weights: set[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

@@ -137,6 +137,11 @@ def _apply(
     target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha))
     check_target(target, overwrite)
     base = open_checkpoint(resolved.path)
+    if base.scalings and dtype:
+        raise UsageError(
+            f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
+            "Leave out --dtype, or dequantise it with transformers (model.dequantize()) and save it.",
+        )
     operands = open_operands(references, base, listener)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
     result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
@@ -146,7 +151,7 @@ def _apply(
             if not team.is_first:
                 return _result(target, resolved, plan, result)
             undo_bytes = write_undo(plan, workplace.path, listener) if keep_undo else 0
-            remarks += _strangers(plan, result)
+            remarks += _strangers(plan, result) + _rounding(result)
             write_provenance(workplace.path, _record(plan, resolved, references, result))
     found = _result(target, resolved, plan, result)
     return replace(
@@ -207,6 +212,15 @@ def _strangers(plan: EditPlan, result: RunResult) -> list[str]:
     return remarks
 
 
+def _rounding(result: RunResult) -> list[str]:
+    """Say what quantising again has cost."""
+    if not result.errors:
+        return []
+    worst = max(result.errors, key=lambda name: result.errors[name])
+    error = f"a relative error of up to {result.errors[worst]:.2g} ({worst}) against the exact result"
+    return [f"{len(result.errors)} float8 weights were quantised again, with {error}"]
+
+
 def _record(
     plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], result: RunResult
 ) -> Mapping[str, Any]:
@@ -216,6 +230,7 @@ def _record(
             "dtype": tensor.dtype,
             "base": result.base[tensor.source.name],
             "fingerprint": result.output[tensor.source.name],
+            **({"error": result.errors[tensor.source.name]} if tensor.source.name in result.errors else {}),
         }
         for tensor in plan.tensors
     }

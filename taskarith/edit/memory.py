@@ -17,9 +17,9 @@ from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.calculation import calculation
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
-from taskarith.edit.run import calculation
 from taskarith.errors import MismatchError
 from taskarith.progress import SILENT
 
@@ -43,6 +43,11 @@ class InMemoryEdit:
     def __init__(self, model: PreTrainedModel, base: str, add: Sequence[str] = (), negate: Sequence[str] = ()) -> None:
         self._model = model
         self._checkpoint = open_checkpoint(resolve_model(base).path)
+        if self._checkpoint.scalings:
+            raise MismatchError(
+                f"{base} is stored as float8 with scales, which are not edited in memory",
+                "Write the edit with taskarith apply, and load that.",
+            )
         self._operands = open_operands(parse_operands(add, negate), self._checkpoint)
         self._is_direct = self._names_match()
 

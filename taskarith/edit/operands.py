@@ -70,7 +70,7 @@ def _fit(vector: Vector, base: Checkpoint) -> dict[str, str]:
     wrong = [
         f"{name} {list(shape)} against {list(base.tensors[name].shape)}"
         for name, shape in vector.shapes.items()
-        if base.tensors[name].shape != shape or not base.tensors[name].is_float
+        if base.tensors[name].shape != shape or not base.is_editable(name)
     ]
     if wrong:
         raise MismatchError(
@@ -85,7 +85,8 @@ def _cover(vector: Vector, base: Checkpoint) -> dict[str, str]:
     if vector.known is None:
         return {}
     tied = {name: to for name, to in vector.tied.items() if name in base.tensors}
-    alone = [name for name in base.tensors if name not in vector.known and name not in tied]
+    scales = {scaling.scale.name for scaling in base.scalings.values()}
+    alone = [name for name in base.tensors if name not in vector.known and name not in tied and name not in scales]
     if alone:
         with TensorReader() as reader:
             tied |= find_tied(base, set(vector.known), reader)

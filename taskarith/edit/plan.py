@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
@@ -30,7 +30,8 @@ class TensorPlan:
 
     :param source: The tensor of the base.
     :param action: ``edited``; ``tied`` (edited with the delta of the tensor that it repeats); ``copied`` (the same
-        bytes); or ``converted`` (only the dtype changes).
+        bytes); ``converted`` (only the dtype changes); ``requantised`` (float8 with scales, edited) or ``rescaled``
+        (the scales that belong to it).
     :param dtype: Dtype of the output, as safetensors names it.
     :param offset: Where its bytes go in the output shard.
     :param terms: What is added; empty unless edited or tied.
@@ -141,9 +142,24 @@ def plan_edit(
         header, offsets = build_header(described, _metadata(base, group))
         tensors = tuple(_tensor_plan(tensor, operands, alpha, dtype, offsets[tensor.name]) for tensor in group)
         shards.append(ShardPlan(name, header, tensors))
+    if base.scalings:
+        shards = _with_scales(base, shards)
     files = {tensor.path for tensor in base.tensors.values()}
     states = file_states(files.union(*(operand.vector.files for operand in operands)))
     return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards), states)
+
+
+def _with_scales(base: Checkpoint, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
+    """Mark the float8 weights that are edited, and their scales."""
+    edited = {one.source.name for shard in shards for one in shard.tensors if one.terms} & base.scalings.keys()
+    actions = dict.fromkeys(edited, "requantised") | {base.scalings[name].scale.name: "rescaled" for name in edited}
+    return [
+        replace(
+            shard,
+            tensors=tuple(replace(one, action=actions.get(one.source.name, one.action)) for one in shard.tensors),
+        )
+        for shard in shards
+    ]
 
 
 def _tensor_plan(

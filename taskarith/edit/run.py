@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, usable_cores, work_through
-from taskarith.arithmetic.recipe import Calculator, Recipe, Term
+from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader, check_unchanged
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.edit.calculation import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.edit.requantise import requantise
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.form import Difference, Factored, Stored
 
-__all__ = ["Calculation", "RunResult", "calculation", "run_plan"]
+__all__ = ["RunResult", "run_plan"]
 
 DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' names of float dtypes, and those of ``config.json``."""
@@ -29,52 +29,15 @@ DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bf
 
 @dataclass
 class RunResult:
-    """Fingerprints by tensor: of the base as read, of the output as written, of each operand's deltas as read."""
+    """Fingerprints by tensor: of the base as read, of the output as written, of each operand's deltas as read.
+
+    ``errors`` holds the relative error of every weight that was quantised again.
+    """
 
     base: dict[str, str] = field(default_factory=dict)
     output: dict[str, str] = field(default_factory=dict)
     operands: list[dict[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Calculation:
-    """How an edited tensor is calculated.
-
-    :param inputs: What is read, the base first; no tensor is read twice.
-    :param recipe: What is done with it.
-    :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
-    """
-
-    inputs: tuple[TensorEntry, ...]
-    recipe: Recipe
-    prints: tuple[int | str, ...]
-
-
-def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
-    """Look up what a tensor of a plan is calculated from; ``dtype`` replaces that of the output."""
-    inputs = [tensor.source]
-    places = {_place(tensor.source): 0}
-
-    def number(entry: TensorEntry) -> int:
-        index = places.setdefault(_place(entry), len(inputs))
-        if index == len(inputs):
-            inputs.append(entry)
-        return index
-
-    terms, prints = [], []
-    for term in tensor.terms:
-        match plan.operands[term.operand].vector.delta(term.delta):
-            case Stored(delta):
-                terms.append(Term(term.coefficient, number(delta)))
-                prints.append(number(delta))
-            case Difference(finetuned, base):
-                terms.append(Term(term.coefficient, number(finetuned), number(base)))
-                prints.append(number(finetuned))
-            case Factored(factors, fingerprint):
-                terms.append(Term(term.coefficient, factors))
-                prints.append(fingerprint)
-    recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype or tensor.dtype)
-    return Calculation(tuple(inputs), recipe, tuple(prints))
+    errors: dict[str, float] = field(default_factory=dict)
 
 
 def run_plan(
@@ -109,7 +72,7 @@ def run_plan(
             return journal.intact(work.output(*task) for task in tasks) if journal.done else set()
 
         done = place.begin(prepare)
-        left = [task for task in tasks if task[1].source.name not in done]
+        left = [task for task in tasks if task[1].action != "rescaled" and not work.names(task[1]) <= done]
         left = team.share(sorted(left, key=lambda task: -task[1].nbytes))
         total = sum(tensor.nbytes for _, tensor in left)
         count = workers or max(1, usable_cores() // team.local_size)
@@ -160,6 +123,11 @@ class _Work:
             tensor.source.name, tensor.dtype, tensor.source.shape, self.place.path / shard, tensor.offset
         )
 
+    def names(self, tensor: TensorPlan) -> set[str]:
+        """Return the tensors that are written in one go: a weight, and its scales if they may change with it."""
+        scaling = self.plan.base.scalings.get(tensor.source.name) if tensor.action == "requantised" else None
+        return {tensor.source.name} | ({scaling.scale.name} if scaling else set())
+
     def do(self, task: tuple[str, TensorPlan], calculator: Calculator, stop: threading.Event) -> int:
         """Calculate or copy one tensor, write and record it; return its bytes."""
         shard, tensor = task
@@ -168,6 +136,8 @@ class _Work:
             for piece in self.reader.pieces(tensor.source):
                 writer.append(piece)
             entry = {"base": writer.fingerprint(), "operands": [], "finite": True}
+        elif tensor.action == "requantised":
+            entry = self._requantise(tensor, calculator, writer, stop)
         else:
             entry = self._calculate(tensor, calculator, writer, stop)
         if stop.is_set():
@@ -189,16 +159,28 @@ class _Work:
         prints = [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.prints]
         return {"base": inputs[0].fingerprint(), "operands": prints, "finite": is_finite}
 
+    def _requantise(
+        self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
+    ) -> dict[str, object]:
+        scaling = self.plan.base.scalings[tensor.source.name]
+        shard, scale = next(
+            (shard.name, one) for shard in self.plan.shards for one in shard.tensors if one.source == scaling.scale
+        )
+        writers = writer, PrintedWriter(self.files[shard], scale.dtype, scale.source.shape, scale.offset)
+        what = calculation(self.plan, tensor)
+        entry = requantise(what, scaling, calculator, self.reader, writers, self.chunk, stop)
+        if not stop.is_set():
+            self.place.journal.record(scale.source.name, entry.pop("scale"))
+        return entry
+
 
 def _collect(plan: EditPlan, place: Workplace) -> RunResult:
     result = RunResult(operands=[{} for _ in plan.operands])
     for tensor in plan.tensors:
         entry = place.journal.done[tensor.source.name]
         result.base[tensor.source.name], result.output[tensor.source.name] = entry["base"], entry["output"]
+        if "error" in entry:
+            result.errors[tensor.source.name] = entry["error"]
         for term, fingerprint in zip(tensor.terms, entry["operands"], strict=True):
             result.operands[term.operand][term.delta] = fingerprint
     return result
-
-
-def _place(entry: TensorEntry) -> tuple[str, int, str]:
-    return os.path.realpath(entry.path), entry.offset, entry.name

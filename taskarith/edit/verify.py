@@ -16,9 +16,9 @@ from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.calculation import calculation
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
-from taskarith.edit.run import calculation
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
@@ -95,7 +95,11 @@ def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Li
             place, "edit", len(recorded), damaged, 0, (), f"the inputs cannot be opened: {error.message}"
         )
     plans = {tensor.source.name: tensor for tensor in plan.tensors}
-    whole = [entry for name, entry in checkpoint.tensors.items() if name not in damaged and entry.is_float]
+    whole = [
+        entry
+        for name, entry in checkpoint.tensors.items()
+        if name not in damaged and entry.is_float and plans[name].action != "rescaled"
+    ]
     sampled, wrong = _sample(whole, seed, lambda entry, *span: _edit_again(plan, plans[entry.name], *span))
     changed = [name for name in wrong if _print_again(plans[name].source) != record["tensors"][name].get("base")]
     if changed:

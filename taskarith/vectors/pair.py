@@ -37,6 +37,12 @@ def pair_checkpoints(base: Checkpoint, finetuned: Checkpoint) -> Pairing:
     :raises MismatchError: Names on one side only, shapes that differ, a float against an integer tensor, or integer
         tensors that differ.
     """
+    for side in (base, finetuned):
+        if side.scalings:
+            raise MismatchError(
+                f"{side.path} is stored as float8 with scales: differences of it would be mostly rounding",
+                "Take the vector from the models before quantisation; it can be applied to the float8 one.",
+            )
     common = [name for name in base.tensors if name in finetuned.tensors]
     with TensorReader() as reader:
         tied = find_tied(base, set(common), reader) | find_tied(finetuned, set(common), reader)

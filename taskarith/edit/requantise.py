@@ -1,0 +1,118 @@
+"""Edit weights that are stored as float8 with scales: dequantise, edit in float64, quantise again, report the error.
+
+A block keeps its scale unless an edited value would leave the range of float8; only then it gets the least scale that
+its largest value fits. So values that an edit does not touch keep their bits wherever that is possible.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from taskarith.arithmetic.float8 import LARGEST, VALUES, to_float8
+from taskarith.arithmetic.parallel import chunks
+from taskarith.arithmetic.recipe import Calculator, Recipe, decode, encode
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader
+from taskarith.checkpoints.scaled import Scaling
+from taskarith.checkpoints.writer import PrintedWriter
+from taskarith.edit.calculation import Calculation
+
+__all__ = ["requantise"]
+
+
+def requantise(
+    what: Calculation,
+    scaling: Scaling,
+    calculator: Calculator,
+    reader: TensorReader,
+    writers: tuple[PrintedWriter, PrintedWriter],
+    chunk: int,
+    stop: threading.Event,
+) -> dict[str, Any]:
+    """Write an edited float8 weight and its scales; return what the journal notes of both.
+
+    :param what: The inputs, the weight itself first, and the terms.
+    :param scaling: Where its scales are.
+    :param calculator: Calculates in float64.
+    :param reader: Reads the inputs, twice: once for the range of each block, once for the result.
+    :param writers: Of the weight and of the scales.
+    :param chunk: Elements at a time.
+    :param stop: Set when the run is given up.
+    """
+    scale = PrintedTensor(scaling.scale, reader)
+    data = bytearray(scaling.scale.nbytes)
+    scale.fill(memoryview(data))
+    before = decode(data, scaling.scale.dtype)
+    work = _Pass(what, scaling, before, calculator, reader, chunk)
+    largest, is_finite = np.zeros(len(before)), True
+    for values, blocks, finite in work.edited(stop):
+        np.maximum.at(largest, blocks, np.abs(values))
+        is_finite = is_finite and finite
+    stored = _scales(before, largest, scaling.scale.dtype)
+    after = decode(stored, scaling.scale.dtype)
+    error, total = 0.0, 0.0
+    weight, scales = writers
+    for values, blocks, _ in work.edited(stop):
+        codes = to_float8(values / after[blocks])
+        weight.append(codes.tobytes())
+        error += float(np.sum((VALUES[codes] * after[blocks] - values) ** 2))
+        total += float(np.sum(values**2))
+    scales.append(stored)
+    return {
+        "base": work.prints[0],
+        "operands": [item if isinstance(item, str) else work.prints[item] for item in what.prints],
+        "finite": is_finite and bool(np.isfinite(after).all()),
+        "scale": {"base": scale.fingerprint(), "output": scales.fingerprint(), "operands": [], "finite": True},
+        "error": math.sqrt(error / total) if total else 0.0,
+    }
+
+
+class _Pass:
+    """Calculates the edited values of a weight, from the first to the last, as often as they are asked for."""
+
+    def __init__(
+        self,
+        what: Calculation,
+        scaling: Scaling,
+        scales: np.ndarray,
+        calculator: Calculator,
+        reader: TensorReader,
+        chunk: int,
+    ) -> None:
+        self._what, self._scaling, self._scales = what, scaling, scales
+        self._calculator, self._reader, self._chunk = calculator, reader, chunk
+        self.prints: list[str] = []
+
+    def edited(self, stop: threading.Event) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """Return float64 values, the number of each one's block, and whether all are finite, chunk by chunk."""
+        source, recipe = self._what.inputs[0], self._what.recipe
+        self._calculator.begin(Recipe(("F64", *recipe.dtypes[1:]), recipe.terms, "F64"))
+        inputs = [PrintedTensor(entry, self._reader) for entry in self._what.inputs]
+        columns = source.shape[1]
+        for start, end in chunks(source.elements, self._chunk):
+            if stop.is_set():
+                return
+            codes = bytearray(end - start)
+            inputs[0].fill(memoryview(codes))
+            row, column = np.divmod(np.arange(start, end), columns)
+            blocks = row // self._scaling.rows * self._scaling.across + column // self._scaling.columns
+            values = VALUES[np.frombuffer(codes, np.uint8)] * self._scales[blocks]
+            self._calculator.room(0, end - start)[:] = values.tobytes()
+            for index, tensor in enumerate(inputs[1:], 1):
+                tensor.fill(self._calculator.room(index, end - start))
+            data, finite = self._calculator.linear(start, end)
+            yield np.frombuffer(data, np.float64), blocks, finite
+        self.prints = [tensor.fingerprint() for tensor in inputs]
+
+
+def _scales(before: np.ndarray, largest: np.ndarray, dtype: str) -> bytes:
+    """Return the new scales: the old ones, or where they are too small the least that hold the largest value."""
+    needed = largest / LARGEST
+    rounded = decode(encode(needed, dtype), dtype)
+    up = decode(encode(needed * (1 + 2.0**-7), dtype), dtype)  # more than half a unit of the coarsest dtype, bfloat16
+    enough = np.where(rounded >= needed, rounded, up)
+    return encode(np.where(largest > np.abs(before) * LARGEST, enough, before), dtype)

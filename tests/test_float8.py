@@ -1,0 +1,177 @@
+"""Models stored as float8 with scales: dequantised, edited, quantised again, and the error told."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from test_undo import files
+from typer.testing import CliRunner
+
+from taskarith.arithmetic.float8 import VALUES, to_float8
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.edit.undo import undo
+from taskarith.edit.verify import verify
+from taskarith.errors import CheckpointError, MismatchError, UsageError
+from taskarith.vectors.extract import extract
+
+STYLES = {
+    "blocks": ({"quant_method": "fp8", "weight_block_size": [16, 24]}, "weight_scale_inv", torch.float32),
+    "tensor": ({"quant_method": "fp8"}, "weight_scale", torch.bfloat16),
+    "rows": ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "weight_scale", torch.float32),
+}
+
+
+def test_every_byte_and_rounding_as_torch_has_them():
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+    expected = codes.view(torch.float8_e4m3fn).double().numpy()
+    np.testing.assert_array_equal(VALUES, expected)
+    finite = ~np.isnan(VALUES)
+    assert (to_float8(VALUES[finite]) == codes.numpy()[finite]).all()
+    positive = VALUES[:127]
+    middle = (positive[:-1] + positive[1:]) / 2
+    assert (to_float8(middle) % 2 == 0).all()
+    assert (to_float8(np.nextafter(middle, 1e9)) == np.arange(1, 127)).all()
+    assert (to_float8(-np.nextafter(middle, 0)) == np.arange(126) + 128).all()
+    assert to_float8(np.array([1e9, -449.0, -0.0])).tolist() == [126, 254, 128]
+
+
+def spread(scale, shape, style):
+    """Give every element of a matrix its scale."""
+    if style == "blocks":
+        scale = scale.repeat_interleave(16, 0).repeat_interleave(24, 1)[: shape[0], : shape[1]]
+    return scale.double().expand(shape)
+
+
+def quantise(folder, style):
+    """Turn the linear layers of a model folder into float8."""
+    config, suffix, dtype = STYLES[style]
+    tensors = {}
+    for name, values in load_file(folder / "model.safetensors").items():
+        if "proj" not in name:
+            tensors[name] = values
+            continue
+        if style == "blocks":
+            rows, columns = -(-values.shape[0] // 16), -(-values.shape[1] // 24)
+            padded = torch.zeros(rows * 16, columns * 24)
+            padded[: values.shape[0], : values.shape[1]] = values
+            largest = padded.view(rows, 16, columns, 24).abs().amax(dim=(1, 3))
+        else:
+            largest = values.abs().amax(dim=1, keepdim=True) if style == "rows" else values.abs().amax().view(1)
+        scale = (largest / 448).to(dtype)
+        scaled = (values.double() / spread(scale, values.shape, style)).clamp(-448, 448)
+        tensors[name] = scaled.to(torch.float8_e4m3fn)
+        tensors[name.replace("weight", suffix)] = scale
+    save_file(tensors, folder / "model.safetensors")
+    whole = json.loads((folder / "config.json").read_text()) | {"quantization_config": config}
+    (folder / "config.json").write_text(json.dumps(whole))
+    return folder
+
+
+def dequantise(folder, style):
+    tensors, suffix = load_file(folder / "model.safetensors"), STYLES[style][1]
+    return {
+        name: values.double() * spread(tensors[name.replace("weight", suffix)], values.shape, style)
+        if values.dtype == torch.float8_e4m3fn
+        else values
+        for name, values in tensors.items()
+    }
+
+
+@pytest.fixture(params=STYLES)
+def small(request, tmp_path):
+    """A float8 model, and a vector from the models before quantisation."""
+    base = tiny.save_model(tmp_path / "base", "llama")
+    tuned = tiny.save_model(tmp_path / "tuned", "llama", nudge_of=base, seed=1)
+    vector = tmp_path / "v.safetensors"
+    extract(str(base), str(tuned), vector)
+    return request.param, quantise(base, request.param), str(vector)
+
+
+def test_the_edit_is_as_close_as_float8_can_be(tmp_path, small):
+    style, base, vector = small
+    result = apply(str(base), negate=[f"{vector}:0.7"], output_dir=tmp_path / "out")
+    assert result.actions["requantised"] == result.actions["rescaled"] == 14
+    assert any("float8 weights were quantised again" in remark for remark in result.remarks)
+    before, after = dequantise(base, style), dequantise(tmp_path / "out", style)
+    deltas, record = load_file(vector), json.loads((tmp_path / "out/taskarith.json").read_text())["tensors"]
+    for name, values in before.items():
+        if values.dtype != torch.float64:
+            if name in deltas:
+                assert torch.equal(after[name], oracle.edit(values, [deltas[name]], [-0.7], values.dtype))
+            continue
+        exact = values - 0.7 * deltas[name].double()
+        error = ((after[name] - exact).norm() / exact.norm()).item()
+        assert error == pytest.approx(record[name]["error"], rel=1e-9)
+        assert error < 0.04  # half a unit in the last of four places, 2^-4 / sqrt(3), is .036
+    assert verify(tmp_path / "out").is_sound
+
+
+def test_what_is_not_edited_keeps_its_bits(tmp_path, small):
+    _, base, vector = small
+    nothing = apply(str(base), negate=[vector], alpha=0, output_dir=tmp_path / "out")
+    assert set(nothing.actions) == {"copied"}
+    assert oracle.differing(oracle.load(tmp_path / "out"), oracle.load(base)) == []
+    zero = {name: torch.zeros_like(values) for name, values in load_file(vector).items()}
+    from safetensors import safe_open
+
+    with safe_open(vector, "pt") as file:
+        save_file(zero, tmp_path / "zero.safetensors", metadata=file.metadata())
+    apply(str(base), add=[str(tmp_path / "zero.safetensors")], output_dir=tmp_path / "same")
+    assert oracle.differing(oracle.load(tmp_path / "same"), oracle.load(base)) == []
+
+
+def test_values_that_outgrow_their_scale_get_a_larger_one(tmp_path, small):
+    style, base, vector = small
+    apply(str(base), add=[f"{vector}:300"], output_dir=tmp_path / "out")
+    before, after, deltas = dequantise(base, style), dequantise(tmp_path / "out", style), load_file(vector)
+    grown = 0
+    for name, values in before.items():
+        if values.dtype == torch.float64:
+            exact = values + 300 * deltas[name].double()
+            assert ((after[name] - exact).norm() / exact.norm()).item() < 0.04
+            grown += int(exact.abs().max() > 1.5 * values.abs().max())
+    assert grown == 14
+
+
+def test_no_chunk_changes_a_bit_and_the_way_back_is_exact(tmp_path, small, monkeypatch):
+    _, base, vector = small
+    one = apply(str(base), negate=[vector], output_dir=tmp_path / "one", keep_undo=True)
+    two = apply(str(base), negate=[vector], output_dir=tmp_path / "two", jobs=2, max_shard_size=20_000)
+    assert one.fingerprint == two.fingerprint
+    undo(tmp_path / "one", tmp_path / "back")
+    assert files(tmp_path / "back") == files(base)
+
+
+def test_what_cannot_be_done_with_float8_is_refused(tmp_path, small):
+    _, base, vector = small
+    with pytest.raises(UsageError, match="float8"):
+        apply(str(base), negate=[vector], dtype="bfloat16", output_dir=tmp_path / "out")
+    with pytest.raises(MismatchError, match="before quantisation"):
+        extract(str(base), str(tmp_path / "tuned"), tmp_path / "w.safetensors")
+    done = CliRunner().invoke(app, ["apply", str(base), "--add", f"{vector}:1e40", "-o", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "not finite" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8"])
+def test_other_quantisations_and_float8_without_scales_are_refused(tmp_path, method):
+    base = tiny.save_model(tmp_path / "base", "llama")
+    if method == "fp8":
+        tensors = load_file(quantise(base, "blocks") / "model.safetensors")
+        save_file({name: t for name, t in tensors.items() if "0.self_attn" not in name or "scale" not in name},
+                  base / "model.safetensors")  # fmt: skip
+    else:
+        whole = json.loads((base / "config.json").read_text()) | {"quantization_config": {"quant_method": method}}
+        (base / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(CheckpointError, match="no scales" if method == "fp8" else method) as caught:
+        open_checkpoint(base)
+    assert caught.value.hint
