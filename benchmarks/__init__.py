@@ -1,0 +1,1 @@
+"""What `make bench` measures: taskarith's engine beside a plain copy, torch and mergekit."""

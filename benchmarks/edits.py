@@ -1,0 +1,69 @@
+"""What is measured: the four edits, as values that every contender and the oracle understand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.models import WEIGHTS
+
+__all__ = ["EDITS", "Edit", "make_edit", "weights"]
+
+EDITS = {
+    "apply": "apply, two fine-tuned folders (0.3 and -0.7)",
+    "negate": "negate, one fine-tuned folder (-0.7)",
+    "extract": "extract to float32",
+    "vectors": "apply, two stored float32 vectors (0.3 and -0.7)",
+}
+"""Names and titles of the edits."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit.
+
+    :param name: Key in ``EDITS``.
+    :param kind: ``edit`` (base + sum of c (operand - base)), ``vectors`` (base + sum of c operand) or ``extract``.
+    :param base: Model folder.
+    :param operands: Model folders, or folders with a stored vector each.
+    :param coefficients: One an operand.
+    """
+
+    name: str
+    kind: str
+    base: Path
+    operands: tuple[Path, ...]
+    coefficients: tuple[float, ...]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Return all files that are read."""
+        return [weights(folder) for folder in (self.base, *self.operands)]
+
+    @property
+    def output_bytes(self) -> int:
+        """Return about how many bytes are written."""
+        return weights(self.base).stat().st_size * (2 if self.kind == "extract" else 1)
+
+
+def make_edit(name: str, models: Sequence[Path], vectors: Sequence[Path]) -> Edit:
+    """Return an edit by its name.
+
+    :param name: Key in ``EDITS``.
+    :param models: The base and two fine-tunes.
+    :param vectors: Folders of two stored vectors.
+    """
+    base, first, second = models
+    if name == "apply":
+        return Edit(name, "edit", base, (first, second), (0.3, -0.7))
+    if name == "negate":
+        return Edit(name, "edit", base, (first,), (-0.7,))
+    if name == "extract":
+        return Edit(name, "extract", base, (first,), (1.0,))
+    return Edit(name, "vectors", base, tuple(vectors), (0.3, -0.7))
+
+
+def weights(folder: Path) -> Path:
+    """Return the one weights file of a model or vector folder."""
+    return folder / WEIGHTS

@@ -1,0 +1,153 @@
+"""Runs the contenders, one after the other, and collects what they took."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import models
+from benchmarks.edits import EDITS, Edit, make_edit
+from benchmarks.measure import Failure, Measure, can_drop_caches, drop_caches, measure, warm_up
+from benchmarks.oracle import count_differences
+from benchmarks.peers import CONTENDERS, COPY, OURS, command
+from benchmarks.results import CurvePoint, EditResult, Report
+
+__all__ = ["Bench"]
+
+_MOST_REAL = 3e9
+"""Parameters of the largest model that is written in full."""
+
+
+@dataclass
+class Bench:
+    """One benchmark.
+
+    :param work: Folder for everything that is written.
+    :param mergekit_python: Interpreter that has mergekit; None if there is none.
+    :param report: Takes the results.
+    :param target: File of the report; written anew after every part, so that an interruption loses little.
+    """
+
+    work: Path
+    mergekit_python: str | None
+    report: Report
+    target: Path
+
+    def compile_kernels(self) -> None:
+        """Run every edit on a small model, so that the kernels are compiled and cached; note how long that takes."""
+        shutil.rmtree(self.work / "kernels", ignore_errors=True)
+        folders = models.write_models(self.work / "small", models.hidden_size(0), 2)
+        edit = make_edit("apply", folders, ())
+        first, again = (self._run(OURS, edit) for _ in range(2))
+        self._run(OURS, make_edit("vectors", folders, self._store_vectors(folders)))
+        self._clean()
+        if first and again:
+            self.report.facts.append(
+                f"The very first run on a machine compiles the kernels: {first.seconds - again.seconds:.1f} s more, "
+                "which is not in the tables"
+            )
+
+    def compare(self, name: str, folders: Sequence[Path], rounds: int) -> None:
+        """Measure one edit by all contenders in turn, warm and cold, and compare their results with the oracle.
+
+        :param name: Key in ``EDITS``.
+        :param folders: The base and two fine-tunes.
+        :param rounds: How often with a warm cache.
+        """
+        edit = make_edit(name, folders, self._store_vectors(folders) if name == "vectors" else ())
+        result = EditResult(EDITS[name], self.report.parameters)
+        self.report.edits.append(result)
+        able = [one for one in CONTENDERS if self.mergekit_python or not one.startswith("mergekit")]
+        for number in range(rounds):
+            for contender in tuple(able):
+                found = self._run(contender, edit)
+                if found is None:
+                    able.remove(contender)
+                else:
+                    result.warm.setdefault(contender, []).append(found)
+                if contender == COPY or number < rounds - 1:
+                    self._clean(contender)
+        _say(f"{name}: comparing with the oracle")
+        result.differing = count_differences(edit, {one: self._output(one) for one in able if one != COPY})
+        self._clean()
+        for contender in able if can_drop_caches() else ():
+            found = self._run(contender, edit, is_cold=True)
+            if found is not None:
+                result.cold[contender] = found
+            self._clean(contender)
+        shutil.rmtree(self.work / "vectors", ignore_errors=True)
+        self._save()
+
+    def measure_sizes(self, sizes: Sequence[int]) -> None:
+        """Measure taskarith alone on models of several widths; large ones are sparse files of zeros."""
+        for number, hidden in enumerate(sizes):
+            folder, parameters = self.work / f"size{number}", models.parameter_count(hidden)
+            is_sparse = parameters > _MOST_REAL
+            _say(f"writing {'sparse ' if is_sparse else ''}models of {parameters / 1e9:.3g} B parameters")
+            write = models.write_sparse if is_sparse else models.write_models
+            base, tuned = write(folder, hidden, 1)
+            for title, kind in (("apply, one fine-tuned folder", "edit"), ("extract to float32", "extract")):
+                found = self._run(OURS, Edit(title, kind, base, (tuned,), (1.0,)))
+                if found is not None:
+                    self.report.curve.append(CurvePoint(parameters, title + " (zeros)" * is_sparse, found))
+                self._clean()
+            shutil.rmtree(folder)
+        self._save()
+
+    def _run(self, contender: str, edit: Edit, *, is_cold: bool = False) -> Measure | None:
+        """Let one contender carry out one edit; None if it cannot or fails, which is noted."""
+        output = self._output(contender)
+        output.parent.mkdir(exist_ok=True)
+        self._clean(contender)
+        line = command(contender, edit, output, self.mergekit_python or "")
+        if line is None:
+            self._remark(f"{edit.name}: {contender} has no command that gives this result")
+            return None
+        warm_up(() if is_cold else edit.inputs)
+        if is_cold:
+            drop_caches()
+        environment = {"NUMBA_CACHE_DIR": str(self.work / "kernels"), "HF_HUB_OFFLINE": "1"}
+        try:
+            found = measure(line, output, self.work / "log", environment)
+        except Failure as failure:
+            self._remark(f"{edit.name}: {contender} failed: {failure}")
+            return None
+        times = f"{found.seconds:.2f} s, durable {found.durable:.2f} s, {found.anonymous / 1e6:.0f} MB"
+        _say(f"{edit.name}{', cold' if is_cold else ''}: {contender}: {times}")
+        return found
+
+    def _store_vectors(self, folders: Sequence[Path]) -> list[Path]:
+        """Extract the vectors of two fine-tunes, each into a folder of its own that mergekit takes for a model."""
+        base, *tuned = folders
+        vectors = []
+        for model in tuned:
+            vector = self.work / "vectors" / model.name
+            self._run(OURS, Edit("extract", "extract", base, (model,), (1.0,)))
+            shutil.rmtree(vector, ignore_errors=True)
+            vector.parent.mkdir(exist_ok=True)
+            self._output(OURS).rename(vector)
+            shutil.copyfile(base / "config.json", vector / "config.json")
+            vectors.append(vector)
+        return vectors
+
+    def _output(self, contender: str) -> Path:
+        return self.work / "outputs" / contender.replace(", ", "-").replace(" ", "-")
+
+    def _clean(self, *contenders: str) -> None:
+        """Remove the results of some contenders, or of all."""
+        for contender in contenders or CONTENDERS:
+            shutil.rmtree(self._output(contender), ignore_errors=True)
+
+    def _remark(self, text: str) -> None:
+        if text not in self.report.remarks:
+            self.report.remarks.append(text)
+            _say(text)
+
+    def _save(self) -> None:
+        self.target.write_text(self.report.text(), encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
