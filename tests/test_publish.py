@@ -128,12 +128,12 @@ def test_a_file_size_limit_is_reported_and_leaves_nothing(tmp_path, phi, phi_tun
 
 
 def start_slowly(*arguments):
-    """Start a command that waits 0.3 s after each piece that it has written, and return when it has written one."""
+    """Start a command that waits 0.1 s after each piece that it has written, and return when it has written one."""
     code = (
         "import os, sys, time; from taskarith.cli.main import main\n"
         "from taskarith.checkpoints.writer import PrintedWriter\n"
         "quick = PrintedWriter.append\n"
-        "def slow(*arguments):\n    quick(*arguments); os.write(1, b'.'); time.sleep(0.3)\n"
+        "def slow(*arguments):\n    quick(*arguments); os.write(1, b'.'); time.sleep(0.1)\n"
         "PrintedWriter.append = slow\n"
         f"sys.argv = ['taskarith', *{[str(item) for item in arguments]!r}]\n"
         "main()\n"
@@ -144,6 +144,10 @@ def start_slowly(*arguments):
     )
     assert process.stdout.read(3) == "..."
     return process
+
+
+TENSORS = 33
+"""Of the tiny Phi, each one piece."""
 
 
 @pytest.fixture
@@ -175,8 +179,9 @@ def test_an_interrupted_run_leaves_no_output_and_the_next_one_goes_on(tmp_path, 
     done = finished(room)
     assert len(done) >= 2
     again = start_slowly(*arguments)
-    again.communicate(timeout=120)
+    dots, _ = again.communicate(timeout=120)
     assert again.returncode == 0
+    assert 3 + dots.count(".") <= TENSORS - len(done)  # what was finished is not done again
     assert {path.name for path in tmp_path.iterdir()} == {"in", out.name}
     whole = tmp_path / "whole.safetensors"
     arguments[-1] = whole
@@ -267,3 +272,34 @@ def test_kills_at_random_moments_break_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("killed, ") >= 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 100 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(small_disk, tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
+    assert (base / "model.safetensors").stat().st_size > 100_000
+    dry = run("apply", base, "--add", tuned, "-o", small_disk / "out", "--dry-run")
+    assert dry.returncode == 0
+    assert "it would fail" in dry.stderr
+    for arguments in (
+        ["apply", base, "--add", tuned, "-o", small_disk / "out"],
+        ["extract", base, tuned, "-o", small_disk / "v.safetensors"],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "no space left" in done.stderr
+        assert list(small_disk.iterdir()) == []

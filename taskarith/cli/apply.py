@@ -72,6 +72,7 @@ def command(
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,
         jobs=jobs,
+        launched=True,
         keep_undo=keep_undo,
         dry_run=dry_run,
         listener=console,

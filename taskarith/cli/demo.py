@@ -27,9 +27,7 @@ def command(
         typer.Option("--model", help="Folder, hub id or GGUF.", show_default="SmolLM2-135M-Instruct from its wheel"),
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Learn with adapters instead of full fine-tuning.")] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The same path on less text, in about a third of the time.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same path on less text, in about a minute.")] = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 42,
     overwrite: OverwriteFlag = False,

@@ -14,7 +14,7 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
-from taskarith.checkpoints.team import Team, launched_team
+from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
 from taskarith.edit.operands import open_operands, parse_operands
@@ -69,6 +69,7 @@ def apply(
     max_shard_size: int | None = None,
     overwrite: bool = False,
     jobs: int = 1,
+    launched: bool = False,
     keep_undo: bool = False,
     dry_run: bool = False,
     listener: Listener = SILENT,
@@ -87,6 +88,7 @@ def apply(
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
     :param jobs: Processes on this machine that write the output together, each with its part of the cores.
+    :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
     :param dry_run: Read headers only and write nothing.
     :param listener: Told about progress.
@@ -113,7 +115,7 @@ def apply(
         "dry_run": dry_run,
     }
     if jobs == 1 or dry_run:
-        return _apply(**edit, team=launched_team(), listener=listener)
+        return _apply(**edit, team=launched_team() if launched else ALONE, listener=listener)
     with started_team(jobs, _apply, edit) as team:
         return _apply(**edit, team=team, listener=listener)
 
