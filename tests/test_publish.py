@@ -133,7 +133,7 @@ def start_slowly(*arguments):
         "import os, sys, time; from taskarith.cli.main import main\n"
         "from taskarith.checkpoints.writer import PrintedWriter\n"
         "quick = PrintedWriter.append\n"
-        "def slow(*arguments):\n    quick(*arguments); os.write(1, b'.'); time.sleep(0.1)\n"
+        "def slow(*arguments):\n    quick(*arguments); os.write(1, b'#'); time.sleep(0.1)\n"
         "PrintedWriter.append = slow\n"
         f"sys.argv = ['taskarith', *{[str(item) for item in arguments]!r}]\n"
         "main()\n"
@@ -142,7 +142,7 @@ def start_slowly(*arguments):
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    assert process.stdout.read(3) == "..."
+    assert process.stdout.read(3) == "###"
     return process
 
 
@@ -181,7 +181,7 @@ def test_an_interrupted_run_leaves_no_output_and_the_next_one_goes_on(tmp_path, 
     again = start_slowly(*arguments)
     dots, _ = again.communicate(timeout=120)
     assert again.returncode == 0
-    assert 3 + dots.count(".") <= TENSORS - len(done)  # what was finished is not done again
+    assert 3 + dots.count("#") <= TENSORS - len(done)  # what was finished is not done again
     assert {path.name for path in tmp_path.iterdir()} == {"in", out.name}
     whole = tmp_path / "whole.safetensors"
     arguments[-1] = whole
