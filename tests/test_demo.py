@@ -81,7 +81,7 @@ def test_the_command_shows_both_tables_and_says_what_it_found(tmp_path, phi, mon
         "alpha.png",
     ):
         assert words in done.stdout
-    assert done.stdout.count("  taskarith ") == 5
+    assert done.stdout.count("  taskarith ") == 6
 
 
 def test_only_the_folder_of_a_demo_is_replaced(tmp_path, phi):

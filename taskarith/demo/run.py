@@ -142,7 +142,7 @@ def run_demo(
         control=control,
         recommended=recommended,
         lost=share_lost(base, curve[0.0], curve[1.0]),
-        commands=lab.commands(recommended),
+        commands=lab.commands(list(curve), recommended),
         seconds=time.perf_counter() - start,
     )
     _plot(result, folder)
@@ -238,8 +238,8 @@ class _Lab:
         noise.unlink()
         return found
 
-    def commands(self, recommended: float | None) -> tuple[str, ...]:
-        """Return the four commands that do the same, to be typed in the folder above the output."""
+    def commands(self, alphas: Sequence[float], recommended: float | None) -> tuple[str, ...]:
+        """Return the commands that do the same; the control is the same again with the other texts' vectors."""
         model = shlex.quote(self.model)
         files = {name: shlex.quote(str(self.folder / "texts" / file)) for name, file in TEXTS.items()}
         how = f"--block-size {self.scale.block_size} --learning-rate {self._rate:g}"
@@ -250,8 +250,7 @@ class _Lab:
         named = " ".join(f"--data {name}={file}" for name, file in files.items())
         measured = f"--prompts {self.scale.prompts} --prompt-tokens {self.scale.prompt_tokens}"
         measured += f" --continuation-tokens {self.scale.continuation_tokens} --block-size {self.scale.block_size}"
-        alphas = ",".join(f"{alpha:g}" for alpha in self.scale.alphas)
-        one = self.scale.epochs_one
+        swept = ",".join(f"{alpha:g}" for alpha in alphas)
         one = self.scale.epochs_one
         lines = [
             f"taskarith finetune {model} {everything} {how} --num-train-epochs {self.scale.epochs_all} -o tuned",
@@ -264,7 +263,8 @@ class _Lab:
             vector = "learned"
         else:
             lines.append(f"taskarith extract learned -o {vector}")
-        lines.append(f"taskarith eval {tuned} --negate {vector} --alpha {alphas} {named} {measured}")
+        lines.append(f"taskarith eval {model} {named} {measured}")
+        lines.append(f"taskarith eval {tuned} --negate {vector} --alpha {swept} {named} {measured}")
         alpha = 1.0 if recommended is None else recommended
         lines.append(f"taskarith apply {tuned} --negate {vector} --alpha {alpha:g} -o edited")
         return tuple(lines)
