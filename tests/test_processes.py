@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.errors import MismatchError, UsageError
 
@@ -112,3 +114,11 @@ def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair):
     assert "ended early" in words
     assert not (tmp_path / "out").exists()
     assert apply(base, add=[tuned], output_dir=tmp_path / "out").fingerprint == fingerprint_model(tmp_path / "out")
+
+
+def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair):
+    base, tuned = pair
+    for rank, name in (("1", "none"), ("0", "v")):
+        done = CliRunner().invoke(app, ["extract", base, tuned, "-o", str(tmp_path / name)], env={"RANK": rank})
+        assert done.exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]

@@ -160,8 +160,15 @@ def finished(room):
     return [json.loads(line)["name"] for line in (room / "journal.jsonl").read_text().splitlines()[1:] if line]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("verb", ["apply", "extract"])
+@pytest.mark.parametrize(
+    ("verb", "ending"),
+    [
+        ("apply", signal.SIGINT),
+        ("apply", signal.SIGKILL),
+        ("extract", signal.SIGINT),
+        ("extract", signal.SIGTERM),
+    ],
+)
 def test_an_interrupted_run_leaves_no_output_and_the_next_one_goes_on(tmp_path, pair, verb, ending):
     base, tuned = pair
     out = tmp_path / "out.safetensors"

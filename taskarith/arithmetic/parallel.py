@@ -85,7 +85,7 @@ def new_calculator(device: str, chunk: int) -> Calculator:
     if device == "cpu":
         try:
             from taskarith.arithmetic.cpu import CpuCalculator
-        except ImportError:
+        except (ImportError, RuntimeError):  # RuntimeError: numba finds no folder that it may keep its kernels in
             device = "torch"
         else:
             return CpuCalculator(chunk)

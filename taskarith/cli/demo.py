@@ -84,7 +84,7 @@ def _show(result: DemoResult, console: Console) -> None:
     if result.recommended is None:
         console.line("No alpha up to 1 brings the forgotten text's ROUGE-L to the base's level.")
     elif result.recommended == 0:
-        console.line("The tuned model continues the forgotten text no better than the base: there is nothing to forget.")
+        console.line("The tuned model continues the forgotten text no better than the base: nothing to forget.")
     else:
         console.line(
             f"Recommended alpha: {result.recommended:g}, the least with the forgotten text's ROUGE-L at the base's "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,8 @@ def command(
 
     if len(models) > 2:
         raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several launched processes the first one extracts
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
     result = extract(base, models[-1], output, dtype=dtype, device=device, overwrite=overwrite, listener=console)
