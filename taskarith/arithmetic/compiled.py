@@ -15,7 +15,7 @@ __all__ = ["DTYPE_CODES", "difference", "linear", "low_rank"]
 DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 """How the kernels call safetensors' float dtypes."""
 
-_BLOCK = 1024
+_BLOCK = 2048
 _F64, _F32, _F16 = DTYPE_CODES["F64"], DTYPE_CODES["F32"], DTYPE_CODES["F16"]
 _0, _1, _13, _16 = np.uint32(0), np.uint32(1), np.uint32(13), np.uint32(16)
 _MAGNITUDE, _INFINITY, _SMALL = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x01000000)
@@ -92,19 +92,33 @@ def _finish(base, x, y, count, row, code, start, bits, raw):
         raw[i] = (whole | ((whole & _LOST) + _LOST)) & ~_LOST
     for i in range(count):
         single[i] = odd[i]
-    lowest, highest = _INFINITY, _0
-    for i in range(count):
-        magnitude = bits[i] & _MAGNITUDE
-        lowest, highest = min(lowest, magnitude), max(highest, magnitude)
+    lowest, highest = _narrow(bits, count, halves, code)
     if lowest < _SMALL:
         _round_small(base, x, y, count, bits)
+        _narrow(bits, count, halves, code)
     if code == _F16:
+        return highest < np.uint32(0x477FF000)  # 65520, midway between float16's largest number and the next one
+    return highest < np.uint32(0x7F7F8000)  # midway between bfloat16's largest number and the next one
+
+
+@_kernel
+def _narrow(bits, count, halves, code):
+    """Round float32 to 16 bits, to nearest even; return the least and the greatest magnitude, as float32's bits."""
+    lowest, highest = _INFINITY, _0
+    if code == _F16:
+        single = bits.view(np.float32)
         for i in range(count):
             halves[i] = _half_bits(bits[i], single[i])
-        return highest < np.uint32(0x477FF000)  # 65520, midway between float16's largest number and the next one
-    for i in range(count):
-        halves[i] = np.uint32(bits[i] + np.uint32(0x7FFF) + ((bits[i] >> _16) & _1)) >> _16
-    return highest < np.uint32(0x7F7F8000)  # midway between bfloat16's largest number and the next one
+        for i in range(count):
+            magnitude = bits[i] & _MAGNITUDE
+            lowest, highest = min(lowest, magnitude), max(highest, magnitude)
+    else:
+        for i in range(count):
+            value = bits[i]
+            magnitude = value & _MAGNITUDE
+            lowest, highest = min(lowest, magnitude), max(highest, magnitude)
+            halves[i] = np.uint32(value + np.uint32(0x7FFF) + ((value >> _16) & _1)) >> _16
+    return lowest, highest
 
 
 @_kernel

@@ -27,7 +27,7 @@ __all__ = [
 
 _Task = TypeVar("_Task")
 
-CHUNK_ELEMENTS = 1 << 17
+CHUNK_ELEMENTS = 1 << 18
 """Elements read, calculated and written at a time: they stay in a core's cache."""
 
 
