@@ -51,6 +51,27 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code, *COMMANDS], check=True)
 
 
+def test_the_arithmetic_imports_neither_torch_nor_transformers(tmp_path, phi, phi_tuned):
+    calls = [
+        ["extract", phi, phi_tuned, "-o", "v.safetensors"],
+        ["apply", phi, "--add", "v.safetensors", "-o", "out", "--keep-undo"],
+        ["verify", "out"],
+        ["undo", "out", "-o", "back"],
+        ["inspect", "out"],
+        ["diff", "back", phi],
+    ]
+    code = (
+        "import sys; from typer.testing import CliRunner; from taskarith.cli.main import app\n"
+        f"for call in {[[str(word) for word in call] for call in calls]!r}:\n"
+        "    done = CliRunner().invoke(app, call)\n"
+        "    assert done.exit_code == 0, done.output\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'accelerate', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_import_taskarith_is_light_and_exports_the_verbs():
     code = "import sys, taskarith; assert 'torch' not in sys.modules; print(taskarith.__all__)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
