@@ -57,4 +57,6 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 def _same(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
     if first is None or second is None or first.dtype != second.dtype or first.shape != second.shape:
         return False
+    if first.numel() == 0:
+        return True
     return torch.equal(first.contiguous().view(-1).view(torch.uint8), second.contiguous().view(-1).view(torch.uint8))
