@@ -175,3 +175,13 @@ def test_other_quantisations_and_float8_without_scales_are_refused(tmp_path, met
     with pytest.raises(CheckpointError, match="no scales" if method == "fp8" else method) as caught:
         open_checkpoint(base)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("size", [[0, 16], 16, ["a", "b"], [16]])
+def test_block_sizes_that_make_no_sense_are_refused(tmp_path, size):
+    base = quantise(tiny.save_model(tmp_path / "base", "llama"), "blocks")
+    whole = json.loads((base / "config.json").read_text())
+    whole["quantization_config"]["weight_block_size"] = size
+    (base / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(CheckpointError, match="no scales that fit"):
+        open_checkpoint(base)

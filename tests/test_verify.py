@@ -8,6 +8,7 @@ import shutil
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from test_adapter import save_adapter
 from typer.testing import CliRunner
 
@@ -116,3 +117,23 @@ def test_what_cannot_be_verified_is_said(tmp_path, phi):
         assert "hint:" in done.stderr
     with pytest.raises(CheckpointError, match=r"taskarith\.json"):
         verify(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("record", ['{"kind": "edit"}', '{"kind": "edit", "tensors": {"a": 3}}'])
+def test_a_record_that_somebody_has_changed(tmp_path, pair, record):
+    base, tuned = pair
+    apply(str(base), add=[str(tuned)], output_dir=tmp_path / "out")
+    (tmp_path / "out" / "taskarith.json").write_text(record)
+    with pytest.raises(CheckpointError, match=r"record of .* is broken"):
+        verify(tmp_path / "out")
+
+
+def test_a_base_that_has_other_tensors_now(tmp_path, phi):
+    base = tiny.save_model(tmp_path / "base", "phi")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+    tensors = load_file(base / "model.safetensors") | {"more": torch.zeros(3)}
+    save_file(tensors, base / "model.safetensors")
+    found = verify(tmp_path / "out")
+    assert found.is_sound
+    assert "other tensors" in found.unsampled

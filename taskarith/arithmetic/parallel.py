@@ -116,6 +116,7 @@ def work_through(
     :param chunk: The most elements of a chunk.
     :param workers: Number of threads; by default one a usable core.
     """
+    listener.progress(what, 0, total)  # the first run of all compiles the kernels, which takes some seconds
     count = max(1, min(workers or usable_cores(), len(tasks)))
     calculators: SimpleQueue[Calculator] = SimpleQueue()
     for _ in range(count):

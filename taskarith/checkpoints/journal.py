@@ -7,11 +7,11 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.progress import Listener
 
 __all__ = ["Journal"]
 
@@ -49,14 +49,16 @@ class Journal:
         for name, entry in (_read(path, self._plan) or {}).items():
             self.record(name, entry)
 
-    def intact(self, places: Iterable[TensorEntry]) -> set[str]:
+    def intact(self, places: Iterable[TensorEntry], listener: Listener) -> set[str]:
         """Return which finished tensors are indeed in the output: their fingerprints are taken again."""
+        claimed = [place for place in places if place.name in self.done]
+        found = set()
         with TensorReader() as reader:
-            return {
-                place.name
-                for place in places
-                if place.name in self.done and self.done[place.name].get("output") == reader.fingerprint(place)
-            }
+            for index, place in enumerate(claimed):
+                listener.progress("checking what an earlier run has finished", index, len(claimed))
+                if self.done[place.name].get("output") == reader.fingerprint(place):
+                    found.add(place.name)
+        return found
 
     def discard(self) -> None:
         """Close and remove the journal, on disk: the next run starts anew."""
@@ -69,14 +71,6 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _read(path: Path, plan: str) -> dict[str, dict[str, Any]] | None:

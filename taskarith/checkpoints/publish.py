@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def publish(
         room = _beside(target)
         if not team.is_first:
             team.wait()  # until the first process has made the room
-            with Journal(room / f"journal-{team.rank}.jsonl", plan) as journal:
+            with closing(Journal(room / f"journal-{team.rank}.jsonl", plan)) as journal:
                 yield Workplace(room / "output", journal, team)
             return
         lock = _lock(room, target)
@@ -96,7 +96,7 @@ def publish(
         try:
             _recover(room, target)
             _check_kind(target, overwrite, is_folder)
-            with Journal(room / "journal.jsonl", plan) as journal:
+            with closing(Journal(room / "journal.jsonl", plan)) as journal:
                 for path in _other_journals(room):
                     journal.adopt(path)
                 output = _clean_output(room, is_folder, plan != "" and journal.goes_on)
@@ -189,7 +189,10 @@ def _move(output: Path, target: Path, room: Path) -> None:
     if output.is_dir() and target.exists():
         if not _exchange(output, target):
             target.rename(room / "old")  # a kill between these two is mended by the next run
-            output.rename(target)
+            try:
+                output.rename(target)
+            finally:
+                _recover(room, target)  # if that failed: the room, and all that is in it, goes next
     else:
         output.replace(target)
     _sync(target.parent)

@@ -74,5 +74,7 @@ def _scaling(
     size = quantization.get("weight_block_size")
     if size is None:  # a scale for every row
         return Scaling(scale, 1, max(columns, 1), 1) if (down, across) == (rows, 1) else None
-    fits = (down, across) == (-(-rows // int(size[0])), -(-columns // int(size[1])))
-    return Scaling(scale, int(size[0]), int(size[1]), across) if fits else None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        return None
+    fits = (down, across) == (-(-rows // size[0]), -(-columns // size[1]))
+    return Scaling(scale, size[0], size[1], across) if fits else None

@@ -20,11 +20,9 @@ from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.requantise import requantise
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
+from taskarith.vectors.extract import VECTOR_DTYPES
 
 __all__ = ["RunResult", "run_plan"]
-
-DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""safetensors' names of float dtypes, and those of ``config.json``."""
 
 
 @dataclass
@@ -69,7 +67,7 @@ def run_plan(
         def prepare() -> set[str]:
             for shard in plan.shards:
                 write_at(work.files[shard.name], shard.header, 0)
-            return journal.intact(work.output(*task) for task in tasks) if journal.done else set()
+            return journal.intact((work.output(*task) for task in tasks), listener)
 
         done = place.begin(prepare)
         left = [task for task in tasks if task[1].action != "rescaled" and not work.names(task[1]) <= done]
@@ -98,7 +96,7 @@ def copy_sidecars(plan: EditPlan, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(plan.base.path / relative, target)
     if plan.dtype is not None:
-        name = DTYPE_NAMES[plan.dtype]
+        name = next(name for name, code in VECTOR_DTYPES.items() if code == plan.dtype)
         config = {key: value for key, value in plan.base.config.items() if key != "torch_dtype"} | {"dtype": name}
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if len(plan.shards) > 1 or plan.shards[0].name != WEIGHTS_NAME:

@@ -20,7 +20,7 @@ import zstandard
 
 from taskarith.arithmetic.parallel import chunks, work_through
 from taskarith.arithmetic.recipe import Calculator, decode, encode
-from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, open_checkpoint
+from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.checkpoints.publish import publish_folder
@@ -107,6 +107,7 @@ def undo(
     record, entries, files = _open_patch(place)
     before = [(name, parse_header(data, place / name)) for name, data in files.items() if name.endswith(".safetensors")]
     after = open_checkpoint(place)
+    _check_fit(place, record, [tensor for _, header in before for tensor in header.tensors], after)
     with publish_folder(target, overwrite) as folder:
         for relative in after.sidecars:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +140,24 @@ def undo(
                 "The folder was changed after the edit; taskarith verify shows where.",
             )
     return UndoResult(target, len(tensors), sum(sizes.values()))
+
+
+def _check_fit(place: Path, record: dict[str, Any], before: list[TensorEntry], after: Checkpoint) -> None:
+    """Refuse a folder whose tensors, record and patch are not of one edit."""
+    notes = record.get("tensors")
+    wrong = [
+        tensor.name
+        for tensor in before
+        if tensor.name not in after.tensors
+        or after.tensors[tensor.name].shape != tensor.shape
+        or not isinstance(notes, dict)
+        or "base" not in notes.get(tensor.name, {})
+    ]
+    if wrong:
+        raise MismatchError(
+            f"{len(wrong)} tensors of the patch in {place} are not in its weights and its record: {name_some(wrong)}",
+            "The folder was changed after the edit; restore it from where it came.",
+        )
 
 
 class _Patch:
@@ -212,7 +231,10 @@ def _restored(
             return
         prediction = _prediction(reader, after, before.dtype, start, end)
         if name in entries:
-            yield (prediction + _unplanes(_unpack(reader, entries[name]), prediction.dtype)).tobytes()
+            data = _unpack(reader, entries[name])
+            if len(data) != prediction.nbytes:
+                raise CheckpointError(f"{entries[name].path} is broken at {name}", "Restore it from where it came.")
+            yield (prediction + _unplanes(data, prediction.dtype)).tobytes()
         else:
             yield prediction.tobytes()
 

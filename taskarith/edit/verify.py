@@ -68,6 +68,15 @@ def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> 
     :raises CheckpointError: There is no record to compare with, or the files are broken.
     """
     place = Path(path)
+    try:
+        return _verify(place, seed, listener)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of a record that somebody has changed
+        raise CheckpointError(
+            f"the record of {place} is broken: {error!r}", "Restore it from where it came."
+        ) from error
+
+
+def _verify(place: Path, seed: int, listener: Listener) -> Verification:
     if place.is_file():
         return _verify_vector(place, seed, listener)
     record = read_provenance(place) if place.is_dir() else None
@@ -95,6 +104,9 @@ def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Li
             place, "edit", len(recorded), damaged, 0, (), f"the inputs cannot be opened: {error.message}"
         )
     plans = {tensor.source.name: tensor for tensor in plan.tensors}
+    if plans.keys() != recorded.keys():
+        reason = "the base has changed since: it has other tensors"
+        return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
     whole = [
         entry
         for name, entry in checkpoint.tensors.items()

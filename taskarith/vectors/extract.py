@@ -139,7 +139,7 @@ def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> Extr
     size = len(reserve) + total * ITEM_SIZES[job.dtype]
     entries = {name: TensorEntry(name, job.dtype, shape, place.path, offsets[name]) for name, _, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
-        done = journal.intact(entries.values()) if journal.done else set()
+        done = journal.intact(entries.values(), listener)
 
         def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
             calculator.begin(source.recipe(entry.name, job.dtype))
