@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from taskarith.arithmetic.cpu import CpuCalculator
 from taskarith.arithmetic.parallel import chunks, new_calculator, usable_cores
-from taskarith.arithmetic.recipe import LowRank, Recipe, Term, decode
+from taskarith.arithmetic.recipe import LowRank, Recipe, Term
 from taskarith.arithmetic.tensors import TORCH_DTYPES, TorchCalculator
+from taskarith.arithmetic.wide import decode
 
 CHUNK = 5000
 CALCULATORS = [CpuCalculator(CHUNK), TorchCalculator(CHUNK)]

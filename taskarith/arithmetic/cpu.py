@@ -1,11 +1,12 @@
-"""A calculator on the CPU: buffers of numpy, kernels of ``arithmetic.compiled``; torch is not needed."""
+"""A calculator on the CPU: one piece of memory a worker, and the kernels of ``arithmetic.compiled``; no torch."""
 
 from __future__ import annotations
 
-import numpy as np
+import ctypes
+import mmap
+from array import array
 
-from taskarith.arithmetic import compiled
-from taskarith.arithmetic.compiled import DTYPE_CODES
+from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
 from taskarith.arithmetic.recipe import Comparison, LowRank, Recipe
 from taskarith.checkpoints.header import ITEM_SIZES
 
@@ -18,67 +19,88 @@ class CpuCalculator:
     """Calculates chunks of at most ``chunk`` elements; see ``Calculator``."""
 
     def __init__(self, chunk: int) -> None:
-        self._chunk = chunk
-        self._rows = np.empty((0, 0), np.uint8)
-        self._out = np.empty(chunk * 8 + _PAD, np.uint8)
+        self._kernels = load_kernels()
+        self._stride = chunk * 8 + _PAD
+        self._reserve(2, 2)
 
     def begin(self, recipe: Recipe) -> None:
         """Make ready for a tensor; factors get rows of their own, after the inputs."""
         self._factors = [term.plus for term in recipe.terms if isinstance(term.plus, LowRank)]
-        inputs = len(recipe.dtypes)
-        if len(self._rows) < inputs + len(self._factors):
-            self._rows = np.empty((inputs + len(self._factors), self._chunk * 8 + _PAD), np.uint8)
         dtypes = [*recipe.dtypes, *["F64"] * len(self._factors)]
-        numbers = iter(range(inputs, len(dtypes)))
-        self._inputs = inputs
+        if len(dtypes) > self._rows or len(recipe.terms) > self._terms:
+            self._reserve(len(dtypes), len(recipe.terms))
+        numbers = iter(range(len(recipe.dtypes), len(dtypes)))
+        self._inputs = len(recipe.dtypes)
         self._sizes = [ITEM_SIZES[dtype] for dtype in dtypes]
-        self._codes = np.array([DTYPE_CODES[dtype] for dtype in dtypes])
-        self._plus = np.array(
-            [term.plus if isinstance(term.plus, int) else next(numbers) for term in recipe.terms], int
-        )
-        self._minus = np.array([-1 if term.minus is None else term.minus for term in recipe.terms], int)
-        self._coefficients = np.array([term.coefficient for term in recipe.terms], np.float64)
+        self._addresses = array("q", [self._start + row * self._stride for row in range(len(dtypes))])
+        self._codes = array("q", [DTYPE_CODES[dtype] for dtype in dtypes])
+        self._plus = array("q", [one.plus if isinstance(one.plus, int) else next(numbers) for one in recipe.terms])
+        self._minus = array("q", [-1 if term.minus is None else term.minus for term in recipe.terms])
+        self._coefficients = array("d", [term.coefficient for term in recipe.terms])
         self._output = DTYPE_CODES[recipe.output]
         self._output_size = ITEM_SIZES[recipe.output]
 
     def room(self, index: int, elements: int) -> memoryview:
         """Return where the bytes of a chunk of an input belong."""
-        return self._rows[index].data[: elements * self._sizes[index]]
+        return self._row(index, elements * self._sizes[index])
 
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
         self._multiply(start, stop)
-        finite = compiled.linear(
-            self._rows,
-            self._codes,
-            self._plus,
-            self._minus,
-            self._coefficients,
+        finite = self._kernels.linear(
+            _address(self._addresses),
+            _address(self._codes),
+            len(self._codes),
+            _address(self._plus),
+            _address(self._minus),
+            _address(self._coefficients),
+            len(self._coefficients),
             stop - start,
             self._out,
             self._output,
+            self._scratch,
         )
         return self._result(stop - start), bool(finite)
 
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Calculate ``round(plus - base)`` of the first term and compare."""
         self._multiply(start, stop)
-        tuned = int(self._plus[0])
-        finite, inexact, moved, squares = compiled.difference(
-            self._rows[0],
+        tuned, found = self._plus[0], array("d", [0.0] * 4)
+        self._kernels.difference(
+            self._addresses[0],
             self._codes[0],
-            self._rows[tuned],
+            self._addresses[tuned],
             self._codes[tuned],
             stop - start,
             self._out,
             self._output,
+            _address(found),
+            self._scratch,
         )
-        return self._result(stop - start), bool(finite), Comparison(int(inexact), int(moved), float(squares))
+        finite, inexact, moved, squares = found
+        return self._result(stop - start), bool(finite), Comparison(int(inexact), int(moved), squares)
+
+    def _reserve(self, rows: int, terms: int) -> None:
+        """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
+        self._rows, self._terms = rows, terms
+        self._memory = mmap.mmap(-1, (rows + 1) * self._stride + (5 + max(terms, 2)) * 8 * BLOCK)
+        self._view = memoryview(self._memory)
+        self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._out = self._start + rows * self._stride
+        self._scratch = self._out + self._stride
 
     def _multiply(self, start: int, stop: int) -> None:
         for row, factors in enumerate(self._factors, self._inputs):
-            wide = self._rows[row].view(np.float64)
-            compiled.low_rank(factors.left, factors.right, factors.scale, start, stop, wide)
+            rank, columns = factors.right.shape
+            left, right = factors.left.ctypes.data, factors.right.ctypes.data
+            self._kernels.low_rank(left, right, rank, columns, factors.scale, start, stop, self._addresses[row])
+
+    def _row(self, index: int, size: int) -> memoryview:
+        return self._view[index * self._stride : index * self._stride + size]
 
     def _result(self, elements: int) -> memoryview:
-        return self._out.data[: elements * self._output_size]
+        return self._row(self._rows, elements * self._output_size)
+
+
+def _address(values: array) -> int:
+    return values.buffer_info()[0]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+if TYPE_CHECKING:  # most edits do without numpy, which takes a tenth of a second to import
+    import numpy as np
 
-__all__ = ["Calculator", "Comparison", "LowRank", "Recipe", "Term", "decode", "encode"]
+__all__ = ["Calculator", "Comparison", "LowRank", "Recipe", "Term"]
 
 
 @dataclass(frozen=True)
 class LowRank:
     """A delta in factored form: ``scale * left @ right``.
 
-    :param left: float64, rows x rank.
-    :param right: float64, rank x columns.
+    :param left: float64, rows x rank, one row after the other.
+    :param right: float64, rank x columns, likewise.
     :param scale: A factor.
     """
 
@@ -80,27 +81,3 @@ class Calculator(Protocol):
 
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Return the bytes of ``round(plus - base)`` of the first term, whether all is finite, and what was found."""
-
-
-def decode(data: bytes | bytearray | memoryview, dtype: str) -> np.ndarray:
-    """Return the bytes of a safetensors float dtype as flat float64."""
-    if dtype == "BF16":
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
-    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float64)
-
-
-def encode(values: np.ndarray, dtype: str) -> bytes:
-    """Round flat float64 once, to nearest even, to the bytes of a safetensors float dtype.
-
-    Plain and slow: multiples of the unit in the last place are rounded to integers. It checks the fast kernels.
-    """
-    if dtype in {"F64", "F32"}:
-        with np.errstate(over="ignore"):
-            return values.astype("<f8" if dtype == "F64" else "<f4").tobytes()
-    digits, least = (7, -126) if dtype == "BF16" else (10, -14)
-    with np.errstate(over="ignore", invalid="ignore"):
-        unit = np.ldexp(1.0, np.maximum(np.frexp(values)[1] - 1, least) - digits)
-        rounded = (np.rint(values / unit) * unit).astype("<f4")
-        if dtype == "F16":
-            return rounded.astype("<f2").tobytes()
-    return (rounded.view("<u4") >> 16).astype("<u2").tobytes()

@@ -1,4 +1,4 @@
-"""The arithmetic of one chunk with torch, on any device that has float64: the same bits as ``arithmetic.compiled``."""
+"""The arithmetic of one chunk with torch, on any device that has float64: the same bits as ``arithmetic.kernels``."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from taskarith.edit.jobs import started_team
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.run import RunResult, run_plan
-from taskarith.edit.undo import write_undo
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
@@ -76,7 +75,7 @@ def apply(
 ) -> ApplyResult:
     """Write ``model + alpha * (sum of added - sum of negated vectors)`` as a model folder.
 
-    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.compiled.linear``.
+    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear``.
 
     :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
@@ -152,7 +151,7 @@ def _apply(
             result = run_plan(plan, workplace, device=device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
-            undo_bytes = write_undo(plan, workplace.path, listener) if keep_undo else 0
+            undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result) + _rounding(result)
             write_provenance(workplace.path, _record(plan, resolved, references, result))
     found = _result(target, resolved, plan, result)
@@ -170,6 +169,12 @@ def _result(target: Path, model: ResolvedModel, plan: EditPlan, result: RunResul
         write_bytes=plan.write_bytes,
         fingerprint=combine_fingerprints(result.output) if result.output else "",
     )
+
+
+def _write_undo(plan: EditPlan, folder: Path, listener: Listener) -> int:
+    from taskarith.edit.undo import write_undo
+
+    return write_undo(plan, folder, listener)
 
 
 def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:

@@ -15,7 +15,8 @@ import numpy as np
 
 from taskarith.arithmetic.float8 import LARGEST, VALUES, to_float8
 from taskarith.arithmetic.parallel import chunks
-from taskarith.arithmetic.recipe import Calculator, Recipe, decode, encode
+from taskarith.arithmetic.recipe import Calculator, Recipe
+from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.scaled import Scaling
 from taskarith.checkpoints.writer import PrintedWriter

@@ -17,7 +17,6 @@ from taskarith.checkpoints.reader import PrintedTensor, TensorReader, check_unch
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.calculation import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
-from taskarith.edit.requantise import requantise
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.extract import VECTOR_DTYPES
@@ -160,6 +159,8 @@ class _Work:
     def _requantise(
         self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
     ) -> dict[str, object]:
+        from taskarith.edit.requantise import requantise
+
         scaling = self.plan.base.scalings[tensor.source.name]
         shard, scale = next(
             (shard.name, one) for shard in self.plan.shards for one in shard.tensors if one.source == scaling.scale

@@ -19,7 +19,8 @@ import numpy as np
 import zstandard
 
 from taskarith.arithmetic.parallel import chunks, work_through
-from taskarith.arithmetic.recipe import Calculator, decode, encode
+from taskarith.arithmetic.recipe import Calculator
+from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from taskarith.arithmetic.recipe import LowRank, Term, decode, encode
+from taskarith.arithmetic.recipe import LowRank, Term
+from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance

@@ -12,16 +12,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from taskarith.arithmetic.recipe import LowRank, decode
+from taskarith.arithmetic.recipe import LowRank
 from taskarith.checkpoints.checkpoint import Checkpoint, read_json
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.errors import MismatchError, VectorError, name_some
 from taskarith.vectors.form import BaseRecord, Factored
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -100,11 +101,13 @@ class AdapterVector:
 
         :raises VectorError: They are not finite.
         """
+        from numpy import ascontiguousarray
+
         target = self._targets[tensor]
         with TensorReader() as reader:
             (a, a_bytes), (b, b_bytes) = (_load(entry, reader) for entry in (target.a, target.b))
         left, right = (a.T, b.T) if target.is_transposed else (b, a)
-        factors = LowRank(np.ascontiguousarray(left), np.ascontiguousarray(right), target.scale)
+        factors = LowRank(ascontiguousarray(left), ascontiguousarray(right), target.scale)
         return Factored(factors, fingerprint_bytes(a_bytes + b_bytes + str(target.scale).encode()))
 
     def _check_base(self, base: Checkpoint) -> None:
@@ -142,6 +145,10 @@ class _Target:
 
 
 def _load(entry: TensorEntry, reader: TensorReader) -> tuple[np.ndarray, bytes]:
+    import numpy as np
+
+    from taskarith.arithmetic.wide import decode
+
     data = bytes(reader.read(entry, 0, entry.nbytes))
     values = decode(data, entry.dtype)
     if not np.isfinite(values).all():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from taskarith.arithmetic.recipe import decode
+from taskarith.arithmetic.wide import decode
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.progress import SILENT, Listener

@@ -1,0 +1,214 @@
+"""The arithmetic of one chunk on the CPU: float64 in registers and cache, rounded once; compiled by numba.
+
+Same bits as ``arithmetic.tensors``, which does the same with torch. The functions get addresses and numbers, allocate
+nothing and raise nothing, so that their object code stands alone (see ``arithmetic.compiled``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from taskarith.arithmetic.compiled import BLOCK
+from taskarith.arithmetic.rounding import (
+    F32,
+    array,
+    finish,
+    kernel,
+    poison,
+    scaled,
+    squares,
+    width,
+    with_sign_of_zero,
+)
+
+__all__ = ["difference", "linear", "low_rank"]
+
+
+@kernel
+def _buffer(scratch, number):
+    """Return one of the float64 buffers that a block goes through."""
+    return array(scratch + np.int64(number) * 8 * BLOCK, BLOCK, np.float64)
+
+
+@kernel
+def linear(addresses, codes, inputs, plus, minus, coefficients, terms, count, out, out_code, scratch):
+    """Write ``round(base + sum c_i (plus_i - minus_i))`` and return 1 if all of it is finite, else 0.
+
+    Where the sum is zero the base's bits stay. Two terms commute; three or more are added in the order of their values,
+    element by element, so that the order of the operands never changes a bit.
+
+    :param addresses: int64: where the elements of each input are; input 0 is the base.
+    :param codes: int64: dtype of each input, as in ``rounding``.
+    :param inputs: Number of inputs.
+    :param plus: int64: input of each term.
+    :param minus: int64: input that is subtracted first, or -1.
+    :param coefficients: float64, one a term.
+    :param terms: Number of terms.
+    :param count: Number of elements.
+    :param out: Address of the result.
+    :param out_code: Its dtype.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for two if there are less, and for 5 more buffers.
+    """
+    where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
+    plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
+    coefficients = array(coefficients, terms, np.float64)
+    wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, 2)
+    spare, parts = scratch + 24 * BLOCK, scratch + 40 * BLOCK
+    zero[:] = 0
+    for t in range(terms, 2):
+        _buffer(parts, t)[:] = 0
+    last = max(terms, 2) - 1
+    finite = True
+    for start in range(0, count, BLOCK):
+        n, to = min(BLOCK, count - start), out + start * width(out_code)
+        scaled(where[0] + start * width(codes[0]), codes[0], n, zero, 1.0, wide)
+        for t in range(terms):
+            row, origin = minus[t], wide if minus[t] == 0 else zero
+            if row > 0:
+                scaled(where[row] + start * width(codes[row]), codes[row], n, zero, 1.0, other)
+                origin = other
+            row = plus[t]
+            scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], _buffer(parts, t))
+        if terms > 2:
+            finite &= _sort(parts, terms, n, other)
+            x = _buffer(parts, 0)
+            for t in range(1, terms - 1):
+                part = _buffer(parts, t)
+                for i in range(n):
+                    x[i] += part[i]
+        finite &= finish(wide, _buffer(parts, 0), _buffer(parts, last), n, to, out_code, spare)
+    return np.int64(finite)
+
+
+@kernel
+def _sort(parts, terms, count, spare):
+    """Sort each column of the terms upwards, by exchanges of neighbouring ones; return whether all are finite."""
+    finite = True
+    for t in range(terms):
+        finite &= poison(_buffer(parts, t), count) == 0
+    for end in range(terms - 1, 0, -1):
+        for t in range(end):
+            low, high = _buffer(parts, t), _buffer(parts, t + 1)
+            for i in range(count):
+                spare[i] = min(low[i], high[i])
+            for i in range(count):
+                high[i] = max(low[i], high[i])
+            for i in range(count):
+                low[i] = spare[i]
+    return finite
+
+
+@kernel
+def difference(base, base_code, tuned, tuned_code, count, out, out_code, found, scratch):
+    """Write the delta ``round(tuned - base)`` and compare what ``base + delta`` gives back with ``tuned``.
+
+    :param base: Address of the base's elements.
+    :param base_code: Their dtype, as in ``rounding``.
+    :param tuned: Address of the fine-tune's elements.
+    :param tuned_code: Their dtype.
+    :param count: Number of elements.
+    :param out: Address of the delta.
+    :param out_code: Its dtype.
+    :param found: Address of four float64, which take: whether all is finite, elements not given back to the bit, deltas
+        that are not zero, sum of their squares.
+    :param scratch: Address of 6 buffers of ``8 * BLOCK`` bytes.
+    """
+    wide, delta, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, 2)
+    spare, again = scratch + 24 * BLOCK, scratch + 40 * BLOCK
+    light = width(base_code) == 2 and width(tuned_code) == 2 and out_code == F32
+    zero[:] = 0
+    finite, inexact, moved, total = True, 0, 0, 0.0
+    for start in range(0, count, BLOCK):
+        n, to = min(BLOCK, count - start), out + start * width(out_code)
+        here, there = base + start * width(base_code), tuned + start * width(tuned_code)
+        if light:
+            is_exact, changed, part = _difference_light(here, base_code, there, tuned_code, n, to, scratch)
+            if is_exact:
+                moved, total = moved + changed, total + part
+                continue
+        scaled(here, base_code, n, zero, 1.0, wide)
+        scaled(there, tuned_code, n, wide, 1.0, delta)
+        finite &= finish(delta, zero, zero, n, to, out_code, spare)
+        scaled(to, out_code, n, zero, 1.0, delta)
+        total += squares(delta, n)
+        for i in range(n):
+            moved += delta[i] != 0
+        finish(wide, delta, zero, n, again, tuned_code, spare)
+        inexact += _unequal(again, there, n, width(tuned_code))
+    results = array(found, 4, np.float64)
+    results[0], results[1], results[2], results[3] = finite, inexact, moved, total
+    return np.int64(0)
+
+
+@kernel
+def _difference_light(base, base_code, tuned, tuned_code, count, out, scratch):
+    """Subtract a block in float32, which holds all 16-bit numbers and rounds their difference once.
+
+    If what it gives back is the fine-tune exactly, what float64 gives back is so too.
+
+    :returns: Whether that is so and all is finite (if not, nothing is known), deltas that are not zero, sum of their
+        squares.
+    """
+    before, after = array(scratch, count, np.float32), array(scratch + 8 * BLOCK, count, np.float32)
+    zero, delta = array(scratch + 16 * BLOCK, count, np.float32), array(out, count, np.float32)
+    scaled(base, base_code, count, zero, np.float32(1), before)
+    scaled(tuned, tuned_code, count, zero, np.float32(1), after)
+    different, moved = np.uint32(0), np.uint32(0)
+    for i in range(count):
+        change = after[i] - before[i]
+        delta[i] = change
+        again, wanted = np.float32(with_sign_of_zero(before[i], change)).view(np.uint32), after[i]
+        different = np.uint32(different | np.uint32(again ^ np.float32(wanted).view(np.uint32)))
+        moved = np.uint32(moved + np.uint32(change != 0))
+    return different == 0 and poison(delta, count) == 0, np.int64(moved), squares(delta, count)
+
+
+@kernel
+def _unequal(first, second, count, size):
+    """Count elements of ``size`` bytes whose bits differ."""
+    found = 0
+    if size == 2:
+        a16, b16 = array(first, count, np.uint16), array(second, count, np.uint16)
+        for i in range(count):
+            found += a16[i] != b16[i]
+    elif size == 4:
+        a32, b32 = array(first, count, np.uint32), array(second, count, np.uint32)
+        for i in range(count):
+            found += a32[i] != b32[i]
+    else:
+        a64, b64 = array(first, count, np.uint64), array(second, count, np.uint64)
+        for i in range(count):
+            found += a64[i] != b64[i]
+    return found
+
+
+@kernel
+def low_rank(left, right, rank, columns, scale, start, stop, out):
+    """Write elements ``start`` to ``stop`` (row-major) of ``scale * left @ right``.
+
+    Every element is summed over the rank in one order, whatever the chunk.
+
+    :param left: Address of float64, rows x rank.
+    :param right: Address of float64, rank x columns.
+    :param rank: Their common size.
+    :param columns: Length of a row of the product.
+    :param scale: A factor.
+    :param start: First element.
+    :param stop: Element after the last.
+    :param out: Address of float64, at least ``stop - start``.
+    """
+    position = start
+    while position < stop:
+        row, first = position // columns, position % columns
+        n = min(columns - first, stop - position)
+        part = array(out + 8 * (position - start), n, np.float64)
+        factors = array(left + 8 * row * rank, rank, np.float64)
+        part[:] = 0
+        for k in range(rank):
+            values = array(right + 8 * (k * columns + first), n, np.float64)
+            for i in range(n):
+                part[i] += factors[k] * values[i]
+        for i in range(n):
+            part[i] *= scale
+        position += n
+    return np.int64(0)
