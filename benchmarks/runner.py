@@ -37,7 +37,7 @@ class Bench:
 
     def compile_kernels(self) -> None:
         """Run every edit on a small model, so that the kernels are compiled and cached; note how long that takes."""
-        shutil.rmtree(self.work / "kernels", ignore_errors=True)
+        shutil.rmtree(self.work / "cache", ignore_errors=True)
         folders = models.write_models(self.work / "small", models.hidden_size(0), 2)
         edit = make_edit("apply", folders, ())
         first, again = (self._run(OURS, edit) for _ in range(2))
@@ -108,7 +108,7 @@ class Bench:
         warm_up(edit.inputs)
         if is_cold:  # read before, so that a cache outside this system, if there is one, serves all contenders alike
             drop_caches()
-        environment = {"NUMBA_CACHE_DIR": str(self.work / "kernels"), "HF_HUB_OFFLINE": "1"}
+        environment = {"TASKARITH_CACHE": str(self.work / "cache"), "HF_HUB_OFFLINE": "1"}
         try:
             found = measure(line, output, self.work / "log", environment)
         except Failure as failure:

@@ -21,7 +21,7 @@ import xxhash
 
 from taskarith.checkpoints.gguf import cache_folder
 
-__all__ = ["BLOCK", "DTYPE_CODES", "Kernels", "load_kernels"]
+__all__ = ["BLOCK", "DTYPE_CODES", "Kernels", "are_compiled", "load_kernels"]
 
 DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 """How the kernels call safetensors' float dtypes."""
@@ -52,11 +52,17 @@ class Kernels:
     engine: Any
 
 
+def are_compiled() -> bool:
+    """Return whether ``load_kernels`` has nothing to compile."""
+    return load_kernels.cache_info().currsize > 0 or _read(_cached()) is not None
+
+
 @cache
 def load_kernels() -> Kernels:
     """Return the kernels; the first run on a machine compiles them.
 
     :raises ImportError: numba is not there, and the kernels have not been compiled yet.
+    :raises RuntimeError: LLVM cannot do it on this machine.
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -13,7 +13,7 @@ from typing import TypeVar
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.reader import PrintedTensor
 from taskarith.errors import UsageError
-from taskarith.progress import Listener
+from taskarith.progress import SILENT, Listener
 
 __all__ = [
     "CHUNK_ELEMENTS",
@@ -76,19 +76,23 @@ def usable_cores() -> int:
     return max(1, min(cores, int(limit))) if limit.isdigit() else cores
 
 
-def new_calculator(device: str, chunk: int) -> Calculator:
+def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calculator:
     """Return a calculator for a device: compiled kernels on the CPU, torch elsewhere and where numba is missing.
 
     :param device: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
     :param chunk: The most elements of a chunk.
+    :param listener: Told when the kernels have to be compiled.
     """
     if device == "cpu":
         try:
+            from taskarith.arithmetic.compiled import are_compiled
             from taskarith.arithmetic.cpu import CpuCalculator
-        except (ImportError, RuntimeError):  # RuntimeError: numba finds no folder that it may keep its kernels in
-            device = "torch"
-        else:
+
+            if not are_compiled():
+                listener.note("compiling the arithmetic for this processor, once: it takes some seconds")
             return CpuCalculator(chunk)
+        except (ImportError, RuntimeError):  # no numba, or no LLVM for this machine
+            device = "torch"
     from taskarith.arithmetic.tensors import TorchCalculator
 
     return TorchCalculator(chunk, "cpu" if device == "torch" else device)
@@ -116,11 +120,11 @@ def work_through(
     :param chunk: The most elements of a chunk.
     :param workers: Number of threads; by default one a usable core.
     """
-    listener.progress(what, 0, total)  # the first run of all compiles the kernels, which takes some seconds
+    listener.progress(what, 0, total)
     count = max(1, min(workers or usable_cores(), len(tasks)))
     calculators: SimpleQueue[Calculator] = SimpleQueue()
     for _ in range(count):
-        calculators.put(new_calculator(device, chunk))
+        calculators.put(new_calculator(device, chunk, listener))
     stop, done = threading.Event(), 0
 
     def run(task: _Task) -> int:

@@ -1,0 +1,88 @@
+"""The kernels' object code: compiled once, kept, checked, and loaded without numba."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from taskarith.arithmetic.compiled import are_compiled, load_kernels
+from taskarith.arithmetic.parallel import new_calculator
+
+LOAD = """
+import sys
+from taskarith.arithmetic.compiled import load_kernels
+from taskarith.arithmetic.cpu import CpuCalculator
+from taskarith.arithmetic.recipe import Recipe, Term
+calculator = CpuCalculator(4)
+calculator.begin(Recipe(("F32", "F32"), (Term(0.5, 1),), "F32"))
+calculator.room(0, 1)[:], calculator.room(1, 1)[:] = b"\\0\\0\\x80\\x3f", b"\\0\\0\\0\\x40"
+assert bytes(calculator.linear(0, 1)[0]) == b"\\0\\0\\0\\x40"  # 1 + 0.5 * 2
+print("compiled" if "numba" in sys.modules else "loaded", "numpy" in sys.modules)
+"""
+
+
+def load(cache):
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        env=os.environ | {"TASKARITH_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A cache with the kernels of one run, which had to compile them."""
+    cache = tmp_path_factory.mktemp("cache")
+    assert load(cache)[0] == "compiled"
+    return cache
+
+
+def test_later_runs_need_neither_numba_nor_numpy(filled):
+    assert load(filled) == ["loaded", "False"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data[:99] + b"?" + data[100:]]
+)
+def test_a_spoiled_file_is_compiled_again(filled, tmp_path, spoil):
+    (file,) = (filled / "kernels").iterdir()
+    copy = tmp_path / "kernels" / file.name
+    copy.parent.mkdir()
+    copy.write_bytes(spoil(file.read_bytes()))
+    assert load(tmp_path)[0] == "compiled"
+    assert load(tmp_path)[0] == "loaded"
+
+
+def test_it_works_where_nothing_can_be_kept(tmp_path):
+    (tmp_path / "kernels").write_text("a file where a folder is wanted", encoding="utf-8")
+    assert load(tmp_path)[0] == "compiled"
+    assert [path.name for path in tmp_path.iterdir()] == ["kernels"]
+
+
+def test_compiling_is_announced_once(tmp_path, monkeypatch):
+    notes = []
+
+    class Listener:
+        def progress(self, what, done, total):
+            raise AssertionError("nothing to count")
+
+        def note(self, message):
+            notes.append(message)
+
+    new_calculator("cpu", 4, Listener())
+    assert notes == []
+    load_kernels.cache_clear()
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
+    assert not are_compiled()
+    for _ in range(2):
+        new_calculator("cpu", 4, Listener())
+    assert len(notes) == 1
+    assert "once" in notes[0]
+    load_kernels.cache_clear()
