@@ -12,6 +12,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DIS
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make tests many times slower on a busy machine
 
 import tiny  # not earlier: the environment must be set before transformers is imported
+
 from taskarith.arithmetic.compiled import load_kernels
 
 load_kernels()  # no test is to be the one that compiles them, and says so

@@ -18,7 +18,7 @@ __all__ = ["cache_folder", "dequantize_gguf", "find_gguf"]
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted models and compiled kernels: ``TASKARITH_CACHE``, or ``taskarith`` in the user's cache."""
+    """Return the folder for converted models and compiled code: ``TASKARITH_CACHE``, or one in the user's cache."""
     own = os.environ.get("TASKARITH_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "taskarith"
 
