@@ -58,8 +58,8 @@ class Listener:
     def __init__(self):
         self.notes = []
 
-    def progress(self, *args):
-        raise AssertionError("nothing to count")
+    def progress(self, what, done, total):
+        raise AssertionError(f"nothing to count: {what} {done} {total}")
 
     def note(self, message):
         self.notes.append(message)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from taskarith.arithmetic.recipe import Calculator
-from taskarith.checkpoints.reader import PrintedTensor
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
 
 __all__ = [
     "CHUNK_ELEMENTS",
+    "Input",
     "check_device",
     "chunks",
     "filled_chunks",
@@ -26,6 +26,14 @@ __all__ = [
 ]
 
 _Task = TypeVar("_Task")
+
+
+class Input(Protocol):
+    """A tensor that is read, or decoded, from beginning to end."""
+
+    def fill(self, room: memoryview) -> None:
+        """Read the next elements into all of ``room``."""
+
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements read, calculated and written at a time: they stay in a core's cache."""
@@ -38,7 +46,7 @@ def chunks(elements: int, size: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, int
 
 
 def filled_chunks(
-    calculator: Calculator, inputs: Sequence[PrintedTensor], elements: int, size: int, stop: threading.Event
+    calculator: Calculator, inputs: Sequence[Input], elements: int, size: int, stop: threading.Event
 ) -> Iterator[tuple[int, int]]:
     """Fill the calculator's inputs with one chunk after the other and return each range; end early on ``stop``."""
     for start, end in chunks(elements, size):

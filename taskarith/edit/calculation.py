@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from taskarith.arithmetic.recipe import Recipe, Term
-from taskarith.checkpoints.header import TensorEntry
+from taskarith.arithmetic.recipe import Calculator, Recipe, Term
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
-from taskarith.vectors.form import Difference, Factored, Stored
+from taskarith.vectors.form import Difference, Factored, Packed, Stored
 
-__all__ = ["Calculation", "calculation"]
+__all__ = ["Calculation", "OpenInput", "calculation", "open_inputs"]
 
 
 @dataclass(frozen=True)
 class Calculation:
     """How an edited tensor is calculated.
 
+    :param base: The tensor that is edited.
     :param inputs: What is read, the base first; no tensor is read twice.
     :param recipe: What is done with it.
     :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
+    :param against: For each packed input that is stored relative to a base the input that is this base.
     """
 
-    inputs: tuple[TensorEntry, ...]
+    base: TensorEntry
+    inputs: tuple[TensorEntry | Packed, ...]
     recipe: Recipe
     prints: tuple[int | str, ...]
+    against: dict[int, int] = field(default_factory=dict)
 
 
 def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
     """Look up what a tensor of a plan is calculated from; ``dtype`` replaces that of the output."""
-    inputs = [tensor.source]
+    inputs: list[TensorEntry | Packed] = [tensor.source]
     places = {_place(tensor.source): 0}
+    against: dict[int, int] = {}
 
     def number(entry: TensorEntry) -> int:
         index = places.setdefault(_place(entry), len(inputs))
@@ -50,8 +56,48 @@ def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) ->
             case Factored(factors, fingerprint):
                 terms.append(Term(term.coefficient, factors))
                 prints.append(fingerprint)
+            case Packed() as packed:
+                origin = None if packed.base is None else number(packed.base)
+                if origin is not None:
+                    against[len(inputs)] = origin
+                terms.append(Term(term.coefficient, len(inputs), origin))
+                prints.append(len(inputs))
+                inputs.append(packed)
     recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype or tensor.dtype)
-    return Calculation(tuple(inputs), recipe, tuple(prints))
+    return Calculation(tensor.source, tuple(inputs), recipe, tuple(prints), against)
+
+
+class OpenInput:
+    """An input that is read, or decoded, from beginning to end."""
+
+    def __init__(self, what: Calculation, index: int, reader: TensorReader, calculator: Calculator) -> None:
+        entry = what.inputs[index]
+        self._source = entry.open(reader) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
+        self._size = ITEM_SIZES[entry.dtype]
+        self._against, self._calculator = what.against.get(index), calculator
+
+    def fill(self, room: memoryview) -> None:
+        """Read the next elements into all of ``room``; the base that they are relative to has been read before."""
+        if isinstance(self._source, PrintedTensor):
+            self._source.fill(room)
+        else:
+            origin = self._against
+            base = None if origin is None else self._calculator.room(origin, len(room) // self._size)
+            self._source.fill(room, base)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of what was read, valid after the last element."""
+        return self._source.fingerprint()
+
+
+def open_inputs(what: Calculation, reader: TensorReader, calculator: Calculator) -> list[OpenInput]:
+    """Open all inputs of a tensor.
+
+    :param what: What is calculated.
+    :param reader: Reads them.
+    :param calculator: Has begun the tensor; its rooms hold the base when what is relative to it is decoded.
+    """
+    return [OpenInput(what, index, reader, calculator) for index in range(len(what.inputs))]
 
 
 def _place(entry: TensorEntry) -> tuple[str, int, str]:

@@ -15,9 +15,9 @@ from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_th
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.reader import PrintedTensor, TensorReader
+from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.edit.calculation import calculation
+from taskarith.edit.calculation import calculation, open_inputs
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.errors import MismatchError
@@ -104,7 +104,7 @@ class InMemoryEdit:
                 name = tensor.source.name
                 what = calculation(plan, tensor, names[self._model.dtype])
                 calculator.begin(what.recipe)
-                inputs = [PrintedTensor(entry, reader) for entry in what.inputs]
+                inputs = open_inputs(what, reader, calculator)
                 values = torch.empty(tensor.source.shape, dtype=self._model.dtype)
                 whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
                 for start, end in filled_chunks(calculator, inputs, tensor.source.elements, CHUNK_ELEMENTS, stop):

@@ -20,7 +20,7 @@ from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.scaled import Scaling
 from taskarith.checkpoints.writer import PrintedWriter
-from taskarith.edit.calculation import Calculation
+from taskarith.edit.calculation import Calculation, open_inputs
 
 __all__ = ["requantise"]
 
@@ -90,9 +90,9 @@ class _Pass:
 
     def edited(self, stop: threading.Event) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
         """Return float64 values, the number of each one's block, and whether all are finite, chunk by chunk."""
-        source, recipe = self._what.inputs[0], self._what.recipe
+        source, recipe = self._what.base, self._what.recipe
         self._calculator.begin(Recipe(("F64", *recipe.dtypes[1:]), recipe.terms, "F64"))
-        inputs = [PrintedTensor(entry, self._reader) for entry in self._what.inputs]
+        inputs = open_inputs(self._what, self._reader, self._calculator)
         columns = source.shape[1]
         for start, end in chunks(source.elements, self._chunk):
             if stop.is_set():

@@ -13,9 +13,9 @@ from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.publish import Workplace
-from taskarith.checkpoints.reader import PrintedTensor, TensorReader, check_unchanged
+from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import calculation
+from taskarith.edit.calculation import calculation, open_inputs
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
@@ -147,7 +147,7 @@ class _Work:
     ) -> dict[str, object]:
         what = calculation(self.plan, tensor)
         calculator.begin(what.recipe)
-        inputs = [PrintedTensor(entry, self.reader) for entry in what.inputs]
+        inputs = open_inputs(what, self.reader, calculator)
         is_finite = True
         for start, end in filled_chunks(calculator, inputs, tensor.source.elements, self.chunk, stop):
             data, finite = calculator.linear(start, end)

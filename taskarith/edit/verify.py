@@ -17,14 +17,14 @@ from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.edit.calculation import calculation
+from taskarith.edit.calculation import Calculation, calculation
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
 from taskarith.vectors.dense import DenseVector
-from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.form import BaseRecord, Packed
 from taskarith.vectors.pair import PairVector
 
 __all__ = ["Verification", "verify"]
@@ -195,7 +195,7 @@ def _edit_again(plan: EditPlan, tensor: TensorPlan, start: int, stop: int) -> by
         if tensor.action == "copied":
             size = ITEM_SIZES[tensor.dtype]
             return bytes(reader.read(tensor.source, start * size, stop * size))
-        inputs = [_elements(entry, start, stop, reader) for entry in what.inputs]
+        inputs = _inputs(what, start, stop, reader)
         if not what.recipe.terms:
             return encode(inputs[0], tensor.dtype)
     terms = np.sort([_term(term, inputs, start, stop) for term in what.recipe.terms], axis=0)
@@ -214,6 +214,20 @@ def _term(term: Term, inputs: list[np.ndarray], start: int, stop: int) -> np.nda
         return term.coefficient * (total * term.plus.scale)
     delta = inputs[term.plus] if term.minus is None else inputs[term.plus] - inputs[term.minus]
     return term.coefficient * delta
+
+
+def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> list[np.ndarray]:
+    stored: list[bytearray] = []
+    for index, entry in enumerate(what.inputs):
+        size = ITEM_SIZES[entry.dtype]
+        if isinstance(entry, Packed):
+            data, stream, origin = bytearray((stop - start) * size), entry.open(reader), what.against.get(index)
+            stream.skip(start)
+            stream.fill(memoryview(data), None if origin is None else memoryview(stored[origin]))
+        else:
+            data = reader.read(entry, start * size, stop * size)
+        stored.append(data)
+    return [decode(data, entry.dtype) for data, entry in zip(stored, what.inputs, strict=True)]
 
 
 def _elements(entry: TensorEntry, start: int, stop: int, reader: TensorReader) -> np.ndarray:

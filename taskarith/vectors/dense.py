@@ -1,4 +1,4 @@
-"""A task vector file: dense deltas in safetensors, with a header that binds them to their base."""
+"""Task vector files: safetensors whose header binds the deltas to their base; a dense one holds them as they are."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from taskarith.checkpoints.header import read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.vectors.form import BaseRecord, Stored
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "DenseVector", "vector_metadata"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "DenseVector", "VectorFile", "vector_metadata"]
 
 FORMAT = "taskarith-vector"
 FORMAT_VERSION = "1"
 
 
-class DenseVector:
-    """A task vector file, opened: its header is read, its tensors are not.
+class VectorFile:
+    """What the header of a task vector file says, whatever its kind; no tensor has been read.
 
     :param path: A ``.safetensors`` file written by ``taskarith extract``.
-    :raises VectorError: It is no task vector, or of a version or dtype that this release does not know.
+    :param kind: The kind that is expected.
+    :raises VectorError: It is no task vector, or of a version or kind that this release does not know.
     :raises CheckpointError: It is no sound safetensors file.
     """
 
-    kind: str = "dense"
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str) -> None:
         header = read_header(path)
         metadata = header.metadata
         if metadata.get("format") != FORMAT:
@@ -35,34 +34,47 @@ class DenseVector:
                 f"{path} is no task vector (its header says format {metadata.get('format', 'nothing')!r})",
                 "Make one with: taskarith extract BASE FINETUNED -o forget.safetensors",
             )
-        version, kind = metadata.get("format_version"), metadata.get("kind")
-        if version != FORMAT_VERSION or kind != self.kind:
+        version, found = metadata.get("format_version"), metadata.get("kind")
+        if version != FORMAT_VERSION or found != kind:
             raise VectorError(
-                f"{path} is a task vector of version {version} and kind {kind}, which this release does not read",
+                f"{path} is a task vector of version {version} and kind {found}, which this release does not read",
                 "Use the release that wrote it, or extract it again.",
             )
-        odd = [tensor.name for tensor in header.tensors if not tensor.is_float]
-        if odd:
-            raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")
-        self.name = str(path)
+        self.name, self.kind = str(path), kind
         self.files: tuple[Path, ...] = (path,)
         self.metadata = metadata
         self.base: BaseRecord | None = _base(path, metadata)
         self.known: frozenset[str] | None = frozenset(self.base.tensors)
         self.tied: Mapping[str, str] = _table(path, metadata, "tied")
-        self._entries = {tensor.name: tensor for tensor in header.tensors}
-        self.shapes: Mapping[str, tuple[int, ...]] = {tensor.name: tensor.shape for tensor in header.tensors}
+        self.entries = {tensor.name: tensor for tensor in header.tensors}
+
+
+class DenseVector(VectorFile):
+    """A task vector file with the deltas as they are.
+
+    :param path: A ``.safetensors`` file written by ``taskarith extract``.
+    :raises VectorError: It is no task vector, or of a version, kind or dtype that this release does not know.
+    :raises CheckpointError: It is no sound safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "dense")
+        odd = [tensor.name for tensor in self.entries.values() if not tensor.is_float]
+        if odd:
+            raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: tensor.shape for name, tensor in self.entries.items()}
 
     def delta(self, tensor: str) -> Stored:
         """Return where the delta of one tensor lies."""
-        return Stored(self._entries[tensor])
+        return Stored(self.entries[tensor])
 
 
 def vector_metadata(
-    base: BaseRecord, finetuned: Mapping[str, Any], dtype: str, tied: Mapping[str, str], **more: str
+    kind: str, base: BaseRecord, finetuned: Mapping[str, Any], dtype: str, tied: Mapping[str, str], **more: str
 ) -> dict[str, str]:
     """Return the header of a vector file, string to string; everything structured is JSON.
 
+    :param kind: How the deltas are stored.
     :param base: The base with the fingerprint of each tensor.
     :param finetuned: Name, fingerprint and ``taskarith.json`` record of the fine-tune.
     :param dtype: Dtype of the deltas.
@@ -72,7 +84,7 @@ def vector_metadata(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "kind": DenseVector.kind,
+        "kind": kind,
         "dtype": dtype,
         "base": base.name,
         "base_revision": base.revision or "",

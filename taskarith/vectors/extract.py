@@ -198,6 +198,7 @@ def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: i
         "training": read_provenance(job.tuned.path),
     }
     return vector_metadata(
+        "dense",
         _record(job.base, base),
         finetuned,
         job.dtype,

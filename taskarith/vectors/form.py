@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from taskarith.arithmetic.recipe import LowRank
 from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.reader import TensorReader
 
-__all__ = ["BaseRecord", "Delta", "Difference", "Factored", "Stored", "Vector"]
+__all__ = ["BaseRecord", "Delta", "Difference", "Factored", "Packed", "Stored", "Stream", "Vector"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,41 @@ class Factored:
     fingerprint: str
 
 
-Delta = Stored | Difference | Factored
+class Stream(Protocol):
+    """Decodes one tensor from its first element to its last."""
+
+    def fill(self, room: memoryview, against: memoryview | None) -> None:
+        """Decode the next elements into all of ``room``.
+
+        :param room: Bytes for whole elements.
+        :param against: The bytes of the same elements of the base, for a tensor that is stored relative to it.
+        """
+
+    def skip(self, elements: int) -> None:
+        """Leave out elements; the fingerprint is not valid afterwards."""
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of what is stored, valid after the last element."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A delta that is decoded while it is read.
+
+    :param dtype: Of the decoded elements, as safetensors names it.
+    :param nbytes: Bytes stored.
+    :param open: Gives a new stream.
+    :param base: The tensor of the base that it is stored relative to: then what is decoded is the fine-tuned tensor, in
+        the same dtype, and the delta is its difference to the base. None: what is decoded is the delta.
+    """
+
+    dtype: str
+    nbytes: int
+    open: Callable[[TensorReader], Stream]
+    base: TensorEntry | None = None
+
+
+Delta = Stored | Difference | Factored | Packed
 
 
 class Vector(Protocol):
