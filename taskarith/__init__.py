@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskarith.edit.apply import ApplyResult, apply
+    from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.memory import InMemoryEdit
     from taskarith.edit.undo import UndoResult, undo
     from taskarith.edit.verify import Verification, verify
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApplyResult",
+    "CombineResult",
     "Differences",
     "Evaluation",
     "ExtractResult",
@@ -32,6 +34,7 @@ __all__ = [
     "UndoResult",
     "Verification",
     "apply",
+    "combine",
     "diff",
     "evaluate",
     "extract",
@@ -43,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "ApplyResult": "taskarith.edit.apply",
+    "CombineResult": "taskarith.edit.combine",
     "Differences": "taskarith.vectors.diff",
     "Evaluation": "taskarith.evaluation.evaluate",
     "ExtractResult": "taskarith.vectors.extract",
@@ -53,6 +57,7 @@ _HOMES = {
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
     "apply": "taskarith.edit.apply",
+    "combine": "taskarith.edit.combine",
     "diff": "taskarith.vectors.diff",
     "evaluate": "taskarith.evaluation.evaluate",
     "extract": "taskarith.vectors.extract",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ __all__ = [
     "ModelRef",
     "OperandRef",
     "parse_alphas",
+    "parse_combination",
     "parse_data",
     "parse_model",
     "parse_named_data",
@@ -88,6 +90,19 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
             f"coefficient '{number}' of {name} is not finite", "Give a number, as in vector.safetensors:0.3"
         )
     return OperandRef(name, sign * coefficient)
+
+
+def parse_combination(text: str) -> list[OperandRef]:
+    """Read ``V1:0.6 - V2:0.4 + V3``: vectors with signs, which stand between blanks.
+
+    :raises UsageError: A vector or a sign is missing, or a coefficient is not finite.
+    """
+    parts = re.split(r"(?:^|\s)([+-])(?=\s)", f" {text.strip()} ")
+    first, *rest = (part.strip() for part in parts)
+    pairs = [("+", first)] * bool(first) + list(zip(rest[::2], rest[1::2], strict=True))
+    if not pairs or not all(name for _, name in pairs):
+        raise UsageError(f"cannot read the combination '{text}'", "Write vectors and signs, as in 'V1:0.6 - V2:0.4'")
+    return [parse_operand(name, -1.0 if sign == "-" else 1.0) for sign, name in pairs]
 
 
 def parse_alphas(text: str) -> list[float]:

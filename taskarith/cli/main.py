@@ -9,6 +9,7 @@ import typer
 
 from taskarith.cli import (  # a command's module has its name
     apply,
+    combine,
     demo,
     diff,
     eval,  # noqa: A004
@@ -51,7 +52,7 @@ def options(
     del version
 
 
-for _module in (finetune, extract, apply, undo, verify, inspect, diff, eval, demo):
+for _module in (finetune, extract, combine, apply, undo, verify, inspect, diff, eval, demo):
     app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 
 

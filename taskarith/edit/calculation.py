@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
-from taskarith.vectors.form import Difference, Factored, Packed, Stored
+from taskarith.vectors.form import Delta, Difference, Factored, Packed, Stored
 
-__all__ = ["Calculation", "OpenInput", "calculation", "open_inputs"]
+__all__ = ["Calculation", "OpenInput", "calculation", "gather", "open_inputs"]
 
 
 @dataclass(frozen=True)
 class Calculation:
     """How an edited tensor is calculated.
 
-    :param base: The tensor that is edited.
     :param inputs: What is read, the base first; no tensor is read twice.
     :param recipe: What is done with it.
     :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
     :param against: For each packed input that is stored relative to a base the input that is this base.
     """
 
-    base: TensorEntry
     inputs: tuple[TensorEntry | Packed, ...]
     recipe: Recipe
     prints: tuple[int | str, ...]
@@ -34,8 +33,19 @@ class Calculation:
 
 def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
     """Look up what a tensor of a plan is calculated from; ``dtype`` replaces that of the output."""
-    inputs: list[TensorEntry | Packed] = [tensor.source]
-    places = {_place(tensor.source): 0}
+    deltas = [(term.coefficient, plan.operands[term.operand].vector.delta(term.delta)) for term in tensor.terms]
+    return gather(tensor.source, deltas, dtype or tensor.dtype)
+
+
+def gather(base: TensorEntry | Packed, deltas: Sequence[tuple[float, Delta]], dtype: str) -> Calculation:
+    """Collect what ``base + sum of coefficient * delta`` is calculated from.
+
+    :param base: The first input.
+    :param deltas: Coefficients and deltas.
+    :param dtype: Of the output.
+    """
+    inputs: list[TensorEntry | Packed] = [base]
+    places = {_place(base): 0} if isinstance(base, TensorEntry) else {}
     against: dict[int, int] = {}
 
     def number(entry: TensorEntry) -> int:
@@ -45,26 +55,26 @@ def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) ->
         return index
 
     terms, prints = [], []
-    for term in tensor.terms:
-        match plan.operands[term.operand].vector.delta(term.delta):
+    for coefficient, form in deltas:
+        match form:
             case Stored(delta):
-                terms.append(Term(term.coefficient, number(delta)))
+                terms.append(Term(coefficient, number(delta)))
                 prints.append(number(delta))
-            case Difference(finetuned, base):
-                terms.append(Term(term.coefficient, number(finetuned), number(base)))
+            case Difference(finetuned, origin):
+                terms.append(Term(coefficient, number(finetuned), number(origin)))
                 prints.append(number(finetuned))
             case Factored(factors, fingerprint):
-                terms.append(Term(term.coefficient, factors))
+                terms.append(Term(coefficient, factors))
                 prints.append(fingerprint)
             case Packed() as packed:
-                origin = None if packed.base is None else number(packed.base)
-                if origin is not None:
-                    against[len(inputs)] = origin
-                terms.append(Term(term.coefficient, len(inputs), origin))
+                row = None if packed.base is None else number(packed.base)
+                if row is not None:
+                    against[len(inputs)] = row
+                terms.append(Term(coefficient, len(inputs), row))
                 prints.append(len(inputs))
                 inputs.append(packed)
-    recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype or tensor.dtype)
-    return Calculation(tensor.source, tuple(inputs), recipe, tuple(prints), against)
+    recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype)
+    return Calculation(tuple(inputs), recipe, tuple(prints), against)
 
 
 class OpenInput:

@@ -17,6 +17,7 @@ from taskarith.arithmetic.float8 import LARGEST, VALUES, to_float8
 from taskarith.arithmetic.parallel import chunks
 from taskarith.arithmetic.recipe import Calculator, Recipe
 from taskarith.arithmetic.wide import decode, encode
+from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.scaled import Scaling
 from taskarith.checkpoints.writer import PrintedWriter
@@ -26,6 +27,7 @@ __all__ = ["requantise"]
 
 
 def requantise(
+    source: TensorEntry,
     what: Calculation,
     scaling: Scaling,
     calculator: Calculator,
@@ -36,6 +38,7 @@ def requantise(
 ) -> dict[str, Any]:
     """Write an edited float8 weight and its scales; return what the journal notes of both.
 
+    :param source: The weight.
     :param what: The inputs, the weight itself first, and the terms.
     :param scaling: Where its scales are.
     :param calculator: Calculates in float64.
@@ -48,7 +51,7 @@ def requantise(
     data = bytearray(scaling.scale.nbytes)
     scale.fill(memoryview(data))
     before = decode(data, scaling.scale.dtype)
-    work = _Pass(what, scaling, before, calculator, reader, chunk)
+    work = _Pass(source, what, scaling, before, calculator, reader, chunk)
     largest, is_finite = np.zeros(len(before)), True
     for values, blocks, finite in work.edited(stop):
         np.maximum.at(largest, blocks, np.abs(values))
@@ -77,6 +80,7 @@ class _Pass:
 
     def __init__(
         self,
+        source: TensorEntry,
         what: Calculation,
         scaling: Scaling,
         scales: np.ndarray,
@@ -84,13 +88,13 @@ class _Pass:
         reader: TensorReader,
         chunk: int,
     ) -> None:
-        self._what, self._scaling, self._scales = what, scaling, scales
+        self._source, self._what, self._scaling, self._scales = source, what, scaling, scales
         self._calculator, self._reader, self._chunk = calculator, reader, chunk
         self.prints: list[str] = []
 
     def edited(self, stop: threading.Event) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
         """Return float64 values, the number of each one's block, and whether all are finite, chunk by chunk."""
-        source, recipe = self._what.base, self._what.recipe
+        source, recipe = self._source, self._what.recipe
         self._calculator.begin(Recipe(("F64", *recipe.dtypes[1:]), recipe.terms, "F64"))
         inputs = open_inputs(self._what, self._reader, self._calculator)
         columns = source.shape[1]

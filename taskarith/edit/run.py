@@ -167,7 +167,7 @@ class _Work:
         )
         writers = writer, PrintedWriter(self.files[shard], scale.dtype, scale.source.shape, scale.offset)
         what = calculation(self.plan, tensor)
-        entry = requantise(what, scaling, calculator, self.reader, writers, self.chunk, stop)
+        entry = requantise(tensor.source, what, scaling, calculator, self.reader, writers, self.chunk, stop)
         if not stop.is_set():
             self.place.journal.record(scale.source.name, entry.pop("scale"))
         return entry

@@ -1,0 +1,242 @@
+"""The verb `combine`: a linear combination of task vectors, written as a new one."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.arithmetic.recipe import Calculator
+from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.checkpoints.provenance import command_line, versions
+from taskarith.checkpoints.publish import Workplace, check_target, publish
+from taskarith.checkpoints.reader import (
+    TensorReader,
+    check_unchanged,
+    combine_fingerprints,
+    file_states,
+    fingerprint_bytes,
+)
+from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.edit.calculation import gather, open_inputs
+from taskarith.edit.operands import Operand, open_operands
+from taskarith.errors import MismatchError, UsageError, name_some
+from taskarith.progress import SILENT, Listener
+from taskarith.spec import OperandRef, parse_combination
+from taskarith.vectors.dense import vector_metadata
+from taskarith.vectors.extract import VECTOR_DTYPES
+from taskarith.vectors.form import BaseRecord, Packed
+from taskarith.vectors.open import recorded_base
+
+__all__ = ["CombineResult", "combine"]
+
+_PLACEHOLDER = "0" * 32
+
+
+@dataclass(frozen=True)
+class CombineResult:
+    """A combination that was written.
+
+    :param path: The vector file or adapter folder.
+    :param kind: dense or lora.
+    :param base: The model that it belongs to.
+    :param tensors: Number of tensors with a delta.
+    :param nbytes: Size of the weights that were written.
+    :param rank: Greatest rank of an adapter; 0 for a dense vector.
+    :param remarks: What the user should know: a vector made from another model.
+    """
+
+    path: Path
+    kind: str
+    base: BaseRecord
+    tensors: int
+    nbytes: int
+    rank: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+def combine(
+    expression: str,
+    output: str | Path,
+    *,
+    base: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+) -> CombineResult:
+    """Write ``sum of c_i * V_i``, evaluated in float64 and rounded once, as a dense task vector.
+
+    :param expression: Vectors of any kind with coefficients and signs, as in ``V1:0.6 - V2:0.4``.
+    :param output: The file to write, ``*.safetensors``.
+    :param base: Their base; None takes the first one that one of them records.
+    :param dtype: Of the deltas: float32, float64, bfloat16 or float16.
+    :param overwrite: Replace an existing output.
+    :param listener: Told about progress.
+    :raises UsageError: The expression, the dtype or the kind of the output makes no sense, or no base is known.
+    :raises VectorError: A vector is missing or of a kind that cannot be used.
+    :raises MismatchError: A vector does not fit the base, or the result is not finite.
+    :raises OutputError: The output exists or cannot be written.
+    """
+    references, target = parse_combination(expression), Path(output)
+    if dtype not in VECTOR_DTYPES:
+        raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    check_target(target, overwrite)
+    resolved = _find_base(base, references, listener)
+    checkpoint = open_checkpoint(resolved.path)
+    operands = open_operands(references, checkpoint, listener)
+    job = _Job(resolved, checkpoint, tuple(operands), tuple(references), VECTOR_DTYPES[dtype])
+    with publish(target, overwrite, is_folder=False, plan=job.fingerprint()) as place:
+        return _write_dense(job, place, target, listener)
+
+
+def _find_base(base: str | None, references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:
+    records = (recorded_base(reference.name, listener) for reference in references) if base is None else ()
+    found = base or next((str(record) for record in records if record is not None), None)
+    if found is None:
+        names = " and ".join(reference.name for reference in references)
+        raise UsageError(f"no base is recorded by {names}", "Name it: taskarith combine ... --base MODEL")
+    return resolve_model(found, listener)
+
+
+@dataclass(frozen=True)
+class _Job:
+    base: ResolvedModel
+    checkpoint: Checkpoint
+    operands: tuple[Operand, ...]
+    references: tuple[OperandRef, ...]
+    dtype: str
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all that decides the bytes of the result."""
+        terms = [(one.name, float(one.coefficient).hex()) for one in self.references]
+        parts = [self.dtype, self.base.recorded_name, self.base.revision, terms, self.states(), versions()]
+        return fingerprint_bytes(json.dumps(["combine", *parts, command_line()]).encode())
+
+    def states(self) -> dict[str, list[int]]:
+        """Return what changes when an input changes."""
+        files = {tensor.path for tensor in self.checkpoint.tensors.values()}
+        return file_states(files.union(*(operand.vector.files for operand in self.operands)))
+
+    def layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return name, dtype and shape of every delta of the result, in the order of the base."""
+        tensors = self.checkpoint.tensors
+        return [
+            (name, self.dtype, tensors[name].shape)
+            for name in tensors
+            if any(name in operand.vector.shapes for operand in self.operands)
+        ]
+
+    def tied(self) -> dict[str, str]:
+        """Return the tensors that take the delta of another one with every operand that moves that one."""
+        own = {name for name, _, _ in self.layout()}
+        return {
+            name: to for operand in self.operands for name, to in operand.tied.items() if name not in own and to in own
+        }
+
+
+def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) -> CombineResult:
+    layout, journal, states = job.layout(), place.journal, job.states()
+    reserve, offsets = build_header(layout, _metadata(job, None, None))
+    size = len(reserve) + sum(math.prod(shape) * ITEM_SIZES[dtype] for _, dtype, shape in layout)
+    entries = {name: TensorEntry(name, dtype, shape, place.path, offsets[name]) for name, dtype, shape in layout}
+    with TensorReader() as reader, sized_files({place.path: size}) as files:
+        done = journal.intact(entries.values(), listener)
+
+        def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
+            found = _add_up(job, entry, calculator, reader, files[place.path], stop)
+            if not stop.is_set():
+                journal.record(entry.name, found)
+            return entry.elements
+
+        tasks = sorted((one for name, one in entries.items() if name not in done), key=lambda one: -one.elements)
+        work_through(tasks, do, listener, "combining", sum(entry.elements for entry in tasks))
+        broken = sorted(name for name, found in journal.done.items() if not found["finite"])
+        if broken:
+            raise MismatchError(
+                f"{len(broken)} deltas are not finite: {name_some(broken)}",
+                "An input has infinities or NaN, or the sum overflows this dtype: check, or use --dtype float32.",
+            )
+        prints = {name: reader.fingerprint(entry) for name, entry in job.checkpoint.tensors.items()}
+        check_unchanged(states)
+        record = BaseRecord(job.base.recorded_name, job.base.revision, combine_fingerprints(prints), prints)
+        header, places = build_header(layout, _metadata(job, record, journal.done), length=len(reserve))
+        if places != offsets:
+            raise AssertionError("the header outgrew its reserve")
+        write_at(files[place.path], header, 0)
+    return CombineResult(target, "dense", record, len(layout), size, remarks=tuple(_strangers(job, record)))
+
+
+def _add_up(
+    job: _Job, entry: TensorEntry, calculator: Calculator, reader: TensorReader, descriptor: int, stop: threading.Event
+) -> dict[str, Any]:
+    """Calculate and write one delta of the result."""
+    deltas = [
+        (operand.coefficient, operand.vector.delta(name))
+        for operand in job.operands
+        if (name := operand.delta_of(entry.name)) is not None
+    ]
+    what = gather(Packed("F32", 0, _Zeros), deltas, entry.dtype)
+    calculator.begin(what.recipe)
+    inputs = open_inputs(what, reader, calculator)
+    writer, is_finite = PrintedWriter(descriptor, entry.dtype, entry.shape, entry.offset), True
+    for start, end in filled_chunks(calculator, inputs, entry.elements, CHUNK_ELEMENTS, stop):
+        data, finite = calculator.linear(start, end)
+        writer.append(data)
+        is_finite = is_finite and finite
+    return {"output": writer.fingerprint(), "finite": is_finite}
+
+
+class _Zeros:
+    """What a combination starts from."""
+
+    def __init__(self, reader: TensorReader) -> None:
+        del reader
+
+    def fill(self, room: memoryview, against: memoryview | None) -> None:
+        """Write zeros."""
+        del against
+        room[:] = bytes(len(room))
+
+    def skip(self, elements: int) -> None:
+        """Do nothing: all are alike."""
+
+    def fingerprint(self) -> str:
+        """Return nothing: nothing is stored."""
+        return ""
+
+
+def _metadata(job: _Job, record: BaseRecord | None, found: dict[str, Any] | None) -> dict[str, str]:
+    """Describe the result; before it is known, with placeholders as long as what will stand there."""
+    prints = dict.fromkeys(job.checkpoint.tensors, _PLACEHOLDER)
+    base = record or BaseRecord(job.base.recorded_name, job.base.revision, _PLACEHOLDER, prints)
+    deltas = {name: str(found[name]["output"]) if found else _PLACEHOLDER for name, _, _ in job.layout()}
+    operands = [
+        {"name": one.name, "coefficient": one.coefficient, "kind": operand.vector.kind}
+        for one, operand in zip(job.references, job.operands, strict=True)
+    ]
+    return vector_metadata(
+        "dense",
+        base,
+        {"name": "a combination", "combination": operands},
+        job.dtype,
+        job.tied(),
+        deltas=json.dumps(deltas, separators=(",", ":")),
+        command=command_line(),
+        versions=json.dumps(versions(), separators=(",", ":")),
+    )
+
+
+def _strangers(job: _Job, base: BaseRecord) -> list[str]:
+    """Say which vectors were made from another model than the one that the result is bound to."""
+    return [
+        f"{operand.vector.name} was made from {record}, not from {base}"
+        for operand in job.operands
+        if (record := operand.vector.base) and record.fingerprint and record.fingerprint != base.fingerprint
+    ]
