@@ -1,4 +1,4 @@
-"""What is measured: the four edits, as values that every contender and the oracle understand."""
+"""What is measured: the edits, as values that every contender and the oracle understand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.models import WEIGHTS
+from benchmarks.models import ADAPTER_WEIGHTS, WEIGHTS
 
 __all__ = ["EDITS", "Edit", "make_edit", "weights"]
 
@@ -15,6 +15,10 @@ EDITS = {
     "negate": "negate, one fine-tuned folder (-0.7)",
     "extract": "extract to float32",
     "vectors": "apply, two stored float32 vectors (0.3 and -0.7)",
+    "lora": "apply, one LoRA of rank 16 on every linear layer",
+    "ties": "TIES of two fine-tuned folders, density 0.2",
+    "dare": "DARE of two fine-tuned folders, density 0.1",
+    "rank": "extract at rank 16, of a model with one layer of 24",
 }
 """Names and titles of the edits."""
 
@@ -24,9 +28,10 @@ class Edit:
     """One edit.
 
     :param name: Key in ``EDITS``.
-    :param kind: ``edit`` (base + sum of c (operand - base)), ``vectors`` (base + sum of c operand) or ``extract``.
+    :param kind: ``edit`` (base + sum of c (operand - base)), ``vectors`` (base + sum of c operand), ``extract``,
+        ``lora`` (base + c B A), ``ties``, ``dare`` or ``rank``.
     :param base: Model folder.
-    :param operands: Model folders, or folders with a stored vector each.
+    :param operands: Model folders, folders with a stored vector each, or an adapter folder.
     :param coefficients: One an operand.
     """
 
@@ -42,17 +47,22 @@ class Edit:
         return [weights(folder) for folder in (self.base, *self.operands)]
 
     @property
+    def has_oracle(self) -> bool:
+        """Return whether there is one right result."""
+        return self.kind in {"edit", "vectors", "extract", "lora"}
+
+    @property
     def output_bytes(self) -> int:
         """Return about how many bytes are written."""
         return weights(self.base).stat().st_size * (2 if self.kind == "extract" else 1)
 
 
-def make_edit(name: str, models: Sequence[Path], vectors: Sequence[Path]) -> Edit:
+def make_edit(name: str, models: Sequence[Path], others: Sequence[Path]) -> Edit:
     """Return an edit by its name.
 
     :param name: Key in ``EDITS``.
     :param models: The base and two fine-tunes.
-    :param vectors: Folders of two stored vectors.
+    :param others: Folders of two stored vectors, or one adapter folder.
     """
     base, first, second = models
     if name == "apply":
@@ -61,9 +71,14 @@ def make_edit(name: str, models: Sequence[Path], vectors: Sequence[Path]) -> Edi
         return Edit(name, "edit", base, (first,), (-0.7,))
     if name == "extract":
         return Edit(name, "extract", base, (first,), (1.0,))
-    return Edit(name, "vectors", base, tuple(vectors), (0.3, -0.7))
+    if name in {"ties", "dare"}:
+        return Edit(name, name, base, (first, second), (0.5, 0.5))
+    if name == "rank":
+        return Edit(name, name, base, (first,), (1.0,))
+    return Edit(name, name, base, tuple(others), (1.0,) if name == "lora" else (0.3, -0.7))
 
 
 def weights(folder: Path) -> Path:
-    """Return the one weights file of a model or vector folder."""
-    return folder / WEIGHTS
+    """Return the one weights file of a model, vector or adapter folder."""
+    adapter = folder / ADAPTER_WEIGHTS
+    return adapter if adapter.exists() else folder / WEIGHTS

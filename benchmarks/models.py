@@ -13,9 +13,21 @@ import numpy as np
 
 from taskarith.checkpoints.header import build_header
 
-__all__ = ["PHI_PARAMETERS", "WEIGHTS", "hidden_size", "layout", "parameter_count", "write_models", "write_sparse"]
+__all__ = [
+    "ADAPTER_WEIGHTS",
+    "PHI_PARAMETERS",
+    "RANK",
+    "WEIGHTS",
+    "hidden_size",
+    "layout",
+    "parameter_count",
+    "write_adapter",
+    "write_models",
+    "write_sparse",
+]
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
+RANK = 16
 PHI_PARAMETERS = 1_418_270_720
 """Parameters of Phi-1.5."""
 
@@ -32,10 +44,10 @@ def hidden_size(parameters: float) -> int:
     return max(64, round(width / 64) * 64)
 
 
-def layout(hidden: int) -> list[tuple[str, str, tuple[int, ...]]]:
+def layout(hidden: int, layers: int = _LAYERS) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return name, dtype and shape of every tensor of a Phi of this width, as transformers names them."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_VOCABULARY, hidden)}
-    for layer in range(_LAYERS):
+    for layer in range(layers):
         prefix = f"model.layers.{layer}."
         for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"):
             shapes |= {f"{prefix}{name}.weight": (hidden, hidden), f"{prefix}{name}.bias": (hidden,)}
@@ -52,7 +64,7 @@ def parameter_count(hidden: int) -> int:
     return sum(math.prod(shape) for _, _, shape in layout(hidden))
 
 
-def write_models(folder: Path, hidden: int, finetunes: int) -> list[Path]:
+def write_models(folder: Path, hidden: int, finetunes: int, layers: int = _LAYERS) -> list[Path]:
     """Write ``base`` and ``ft1``, ``ft2``, ... (the base plus small noise).
 
     Every tensor has a random generator of its own, so that the bytes do not depend on threads or chunks.
@@ -60,11 +72,13 @@ def write_models(folder: Path, hidden: int, finetunes: int) -> list[Path]:
     :param folder: Where the model folders are written.
     :param hidden: Width of the models.
     :param finetunes: How many fine-tunes.
+    :param layers: Number of layers.
     :returns: The model folders, the base first.
     """
     models = _folders(folder, finetunes)
-    head, places = build_header(layout(hidden), {"format": "pt"})
-    files = [_create(model, head, hidden) for model in models]
+    head, places = build_header(layout(hidden, layers), {"format": "pt"})
+    size = len(head) + sum(2 * math.prod(shape) for _, _, shape in layout(hidden, layers))
+    files = [_create(model, head, size) for model in models]
 
     def fill(task: tuple[int, tuple[str, str, tuple[int, ...]]]) -> None:
         index, (name, _, shape) = task
@@ -73,11 +87,39 @@ def write_models(folder: Path, hidden: int, finetunes: int) -> list[Path]:
             _fill_chunk(files, generator, min(_CHUNK, elements - start), places[name] + 2 * start)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, enumerate(layout(hidden))))
+        list(pool.map(fill, enumerate(layout(hidden, layers))))
     for file, model in zip(files, models, strict=True):
         os.close(file)
-        _write_config(model, hidden)
+        _write_config(model, hidden, layers)
     return models
+
+
+def write_adapter(folder: Path, base: Path, hidden: int) -> Path:
+    """Write a LoRA for every linear layer of a Phi but its head, with random factors in float32, as PEFT would."""
+    targets = [(name, shape) for name, _, shape in layout(hidden) if len(shape) == 2 and "layers" in name]
+    described = []
+    for name, (rows, columns) in targets:
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        described += [(f"{module}.lora_A.weight", "F32", (RANK, columns))]
+        described += [(f"{module}.lora_B.weight", "F32", (rows, RANK))]
+    head, _ = build_header(described, {"format": "pt"})
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(_SEED)
+    with (folder / ADAPTER_WEIGHTS).open("wb") as file:
+        file.write(head)
+        for _, _, shape in described:
+            file.write((generator.standard_normal(shape, dtype=np.float32) * np.float32(0.01)).tobytes())
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": sorted({name.split(".")[-2] for name, _ in targets}),
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder
 
 
 def write_sparse(folder: Path, hidden: int, finetunes: int) -> list[Path]:
@@ -85,8 +127,8 @@ def write_sparse(folder: Path, hidden: int, finetunes: int) -> list[Path]:
     models = _folders(folder, finetunes)
     head, _ = build_header(layout(hidden), {"format": "pt"})
     for model in models:
-        os.close(_create(model, head, hidden))
-        _write_config(model, hidden)
+        os.close(_create(model, head, len(head) + 2 * parameter_count(hidden)))
+        _write_config(model, hidden, _LAYERS)
     return models
 
 
@@ -94,10 +136,10 @@ def _folders(folder: Path, finetunes: int) -> list[Path]:
     return [folder / name for name in ("base", *(f"ft{number + 1}" for number in range(finetunes)))]
 
 
-def _create(model: Path, head: bytes, hidden: int) -> int:
+def _create(model: Path, head: bytes, size: int) -> int:
     model.mkdir(parents=True)
     file = os.open(model / WEIGHTS, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    os.ftruncate(file, len(head) + 2 * parameter_count(hidden))
+    os.ftruncate(file, size)
     os.pwrite(file, head, 0)
     return file
 
@@ -116,14 +158,14 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _write_config(model: Path, hidden: int) -> None:
+def _write_config(model: Path, hidden: int, layers: int) -> None:
     config = {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
         "vocab_size": _VOCABULARY,
         "hidden_size": hidden,
         "intermediate_size": 4 * hidden,
-        "num_hidden_layers": _LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 32,
         "max_position_embeddings": 2048,
         "partial_rotary_factor": 0.5,

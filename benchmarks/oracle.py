@@ -25,7 +25,8 @@ def count_differences(edit: Edit, outputs: Mapping[str, Path]) -> dict[str, int]
     :param edit: What was calculated.
     :param outputs: By contender, the folder of its result.
     """
-    inputs = [_tensors(folder) for folder in (edit.base, *edit.operands)]
+    inputs = [_tensors(folder) for folder in (edit.base, *(() if edit.kind == "lora" else edit.operands))]
+    factors = _tensors(edit.operands[0]) if edit.kind == "lora" else {}
     results = {name: _tensors(folder) for name, folder in outputs.items()}
     ranges = [
         (name, start, min(_CHUNK, entry.elements - start))
@@ -35,7 +36,10 @@ def count_differences(edit: Edit, outputs: Mapping[str, Path]) -> dict[str, int]
 
     def compare(task: tuple[str, int, int]) -> Counter[str]:
         name, start, count = task
-        right = expected(edit, [_wide(tensors[name], start, count) for tensors in inputs])
+        values = [_wide(tensors[name], start, count) for tensors in inputs]
+        if edit.kind == "lora":
+            values.append(_product(factors, name, start, count))
+        right = expected(edit, values)
         found = {contender: _read(tensors.get(name), start, count) for contender, tensors in results.items()}
         return Counter({contender: _differing(right, values) for contender, values in found.items()})
 
@@ -55,7 +59,7 @@ def expected(edit: Edit, values: list[np.ndarray]) -> np.ndarray:
     base, *others = values
     if edit.kind == "extract":
         return (others[0] - base).astype(np.float32)
-    deltas = others if edit.kind == "vectors" else [other - base for other in others]
+    deltas = [other - base for other in others] if edit.kind == "edit" else others
     total = sum(weight * delta for weight, delta in zip(edit.coefficients, deltas, strict=True))
     return bfloat16(np.where(total == 0, base, base + total))
 
@@ -90,6 +94,22 @@ def _wide(entry: TensorEntry, start: int, count: int) -> np.ndarray:
     if entry.dtype == "BF16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float64)
+
+
+def _product(factors: Mapping[str, TensorEntry], name: str, start: int, count: int) -> np.ndarray:
+    """Return elements of B A in float64, summed over the rank from its first to its last; zeros without factors."""
+    module = f"base_model.model.{name.removesuffix('.weight')}"
+    if f"{module}.lora_A.weight" not in factors:
+        return np.zeros(count)
+    a, b = (factors[f"{module}.lora_{letter}.weight"] for letter in "AB")
+    (rank, columns), (rows, _) = a.shape, b.shape
+    first, last = start // columns, min(rows, -(-(start + count) // columns))
+    left = _wide(b, first * rank, (last - first) * rank).reshape(-1, rank)
+    right = _wide(a, 0, a.elements).reshape(rank, columns)
+    total = np.zeros((last - first, columns))
+    for index in range(rank):
+        total += left[:, index : index + 1] * right[index]
+    return total.ravel()[start - first * columns :][:count]
 
 
 def _differing(right: np.ndarray, found: np.ndarray | None) -> int:

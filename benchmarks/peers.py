@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.edits import Edit, weights
+from benchmarks.models import RANK
 
 __all__ = ["CONTENDERS", "COPY", "MERGEKIT", "OURS", "command", "install_mergekit", "mergekit_versions"]
 
 OURS, MERGEKIT, MERGEKIT_DEFAULT = "taskarith", "mergekit, float32", "mergekit, default"
-TORCH, COPY = "torch, all in memory", "plain copy"
-CONTENDERS = (OURS, MERGEKIT, MERGEKIT_DEFAULT, TORCH, COPY)
+TORCH, PEFT, COPY = "torch, all in memory", "PEFT, merge and save", "plain copy"
+CONTENDERS = (OURS, MERGEKIT, MERGEKIT_DEFAULT, TORCH, PEFT, COPY)
 
 _HERE = Path(__file__).resolve().parent
 _VERSION = "mergekit==0.1.5"
+_METHODS = {"ties": ("ties", 0.2), "dare": ("dare_linear", 0.1)}
 
 
 def install_mergekit() -> str:
@@ -53,13 +55,22 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
     """
     if contender == OURS:
         return _ours(edit, output)
+    if contender == PEFT:
+        script = [sys.executable, str(_HERE / "peft_merge.py")]
+        return [*script, str(edit.base), str(edit.operands[0]), str(output)] if edit.kind == "lora" else None
     if contender == TORCH:
+        if edit.kind not in {"edit", "vectors", "extract"}:
+            return None
         operands = [f"{weights(o)}:{c}" for o, c in zip(edit.operands, edit.coefficients, strict=True)]
         script = [sys.executable, str(_HERE / "naive_torch.py")]
         return [*script, edit.kind, str(weights(output)), str(weights(edit.base)), *operands]
     if contender == COPY:
         script = [sys.executable, str(_HERE / "plain_copy.py")]
         return [*script, str(weights(output)), str(edit.output_bytes), *map(str, edit.inputs)]
+    if edit.kind == "rank":
+        line = [mergekit_python, "-m", "mergekit.scripts.extract_lora", "--model", str(edit.operands[0])]
+        line += ["--base-model", str(edit.base), "--out-path", str(output), "--max-rank", str(RANK)]
+        return line if contender == MERGEKIT else None
     config = _mergekit_config(edit, is_float32=contender == MERGEKIT)
     if config is None:
         return None
@@ -72,12 +83,17 @@ def _ours(edit: Edit, output: Path) -> list[str]:
     program = [sys.executable, "-m", "taskarith"]
     if edit.kind == "extract":
         return [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(weights(output)), "--quiet"]
+    if edit.kind == "rank":
+        rank = ["--rank", str(RANK), "--quiet"]
+        return [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(output), *rank]
     signs = ["--negate" if coefficient < 0 else "--add" for coefficient in edit.coefficients]
     names = [weights(operand) if edit.kind == "vectors" else operand for operand in edit.operands]
     operands: list[str] = []
     for sign, name, coefficient in zip(signs, names, edit.coefficients, strict=True):
         operands += [sign, f"{name}:{abs(coefficient)}"]
-    return [*program, "apply", str(edit.base), *operands, "-o", str(output), "--quiet"]
+    method = _METHODS.get(edit.kind)
+    options = ["--method", method[0], "--density", str(method[1])] if method else []
+    return [*program, "apply", str(edit.base), *operands, *options, "-o", str(output), "--quiet"]
 
 
 def _mergekit_config(edit: Edit, *, is_float32: bool) -> dict[str, object] | None:
@@ -86,6 +102,20 @@ def _mergekit_config(edit: Edit, *, is_float32: bool) -> dict[str, object] | Non
         precision = {"dtype": "float32", "out_dtype": "bfloat16"} if is_float32 else {}
         models = _weighted(edit.operands, edit.coefficients)
         return {"merge_method": "task_arithmetic", "base_model": str(edit.base), "models": models, **precision}
+    if edit.kind == "lora":
+        precision = {"dtype": "float32", "out_dtype": "bfloat16"} if is_float32 else {}
+        models = _weighted([Path(f"{edit.base}+{edit.operands[0]}")], edit.coefficients)
+        return {"merge_method": "task_arithmetic", "base_model": str(edit.base), "models": models, **precision}
+    if edit.kind in _METHODS and is_float32:
+        method, density = _METHODS[edit.kind]
+        return {
+            "merge_method": method,
+            "base_model": str(edit.base),
+            "models": _weighted(edit.operands, edit.coefficients),
+            "parameters": {"density": density, "normalize": False},
+            "dtype": "float32",
+            "out_dtype": "bfloat16",
+        }
     if not is_float32:
         return None  # it would calculate in the dtype of the inputs, which is not that of the output
     is_extract = edit.kind == "extract"

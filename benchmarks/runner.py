@@ -25,12 +25,14 @@ class Bench:
     """One benchmark.
 
     :param work: Folder for everything that is written.
+    :param hidden: Width of the models.
     :param mergekit_python: Interpreter that has mergekit; None if there is none.
     :param report: Takes the results.
     :param target: File of the report; written anew after every part, so that an interruption loses little.
     """
 
     work: Path
+    hidden: int
     mergekit_python: str | None
     report: Report
     target: Path
@@ -56,7 +58,7 @@ class Bench:
         :param folders: The base and two fine-tunes.
         :param rounds: How often with a warm cache.
         """
-        edit = make_edit(name, folders, self._store_vectors(folders) if name == "vectors" else ())
+        edit = make_edit(name, folders, self._others(name, folders))
         result = EditResult(EDITS[name], self.report.parameters)
         self.report.edits.append(result)
         able = [one for one in CONTENDERS if self.mergekit_python or not one.startswith("mergekit")]
@@ -69,8 +71,9 @@ class Bench:
                     result.warm.setdefault(contender, []).append(found)
                 if contender == COPY or number < rounds - 1:
                     self._clean(contender)
-        _say(f"{name}: comparing with the oracle")
-        result.differing = count_differences(edit, {one: self._output(one) for one in able if one != COPY})
+        if edit.has_oracle:
+            _say(f"{name}: comparing with the oracle")
+            result.differing = count_differences(edit, {one: self._output(one) for one in able if one != COPY})
         self._clean()
         for contender in able if can_drop_caches() else ():
             found = self._run(contender, edit, is_cold=True)
@@ -117,6 +120,12 @@ class Bench:
         times = f"{found.seconds:.2f} s, durable {found.durable:.2f} s, {found.anonymous / 1e6:.0f} MB"
         _say(f"{edit.name}{', cold' if is_cold else ''}: {contender}: {times}")
         return found
+
+    def _others(self, name: str, folders: Sequence[Path]) -> list[Path]:
+        """Make the operands that are no models."""
+        if name == "vectors":
+            return self._store_vectors(folders)
+        return [models.write_adapter(self.work / "vectors" / "lora", folders[0], self.hidden)] if name == "lora" else []
 
     def _store_vectors(self, folders: Sequence[Path]) -> list[Path]:
         """Extract the vectors of two fine-tunes, each into a folder of its own that mergekit takes for a model."""
