@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from taskarith.edit.verify import Verification, verify
     from taskarith.errors import TaskarithError
     from taskarith.evaluation.evaluate import Evaluation, evaluate
+    from taskarith.evaluation.score import Scores, score
     from taskarith.training.finetune import FinetuneResult, finetune
     from taskarith.vectors.diff import Differences, diff
     from taskarith.vectors.extract import ExtractResult, extract
@@ -30,6 +31,7 @@ __all__ = [
     "FinetuneResult",
     "InMemoryEdit",
     "Inspection",
+    "Scores",
     "TaskarithError",
     "UndoResult",
     "Verification",
@@ -40,6 +42,7 @@ __all__ = [
     "extract",
     "finetune",
     "inspect",
+    "score",
     "undo",
     "verify",
 ]
@@ -53,6 +56,7 @@ _HOMES = {
     "FinetuneResult": "taskarith.training.finetune",
     "InMemoryEdit": "taskarith.edit.memory",
     "Inspection": "taskarith.vectors.inspect",
+    "Scores": "taskarith.evaluation.score",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
@@ -63,6 +67,7 @@ _HOMES = {
     "extract": "taskarith.vectors.extract",
     "finetune": "taskarith.training.finetune",
     "inspect": "taskarith.vectors.inspect",
+    "score": "taskarith.evaluation.score",
     "undo": "taskarith.edit.undo",
     "verify": "taskarith.edit.verify",
 }

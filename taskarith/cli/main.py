@@ -16,6 +16,7 @@ from taskarith.cli import (  # a command's module has its name
     extract,
     finetune,
     inspect,
+    score,
     undo,
     verify,
 )
@@ -52,7 +53,7 @@ def options(
     del version
 
 
-for _module in (finetune, extract, combine, apply, undo, verify, inspect, diff, eval, demo):
+for _module in (finetune, extract, combine, apply, undo, verify, inspect, diff, eval, score, demo):
     app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from taskarith.errors import DataError
 from taskarith.evaluation.rouge import rouge_l
 
@@ -15,14 +18,31 @@ __all__ = [
     "Evaluation",
     "Record",
     "TextScore",
+    "answer_record",
     "continuation_record",
+    "divergence_record",
     "loss_record",
     "plain_scores",
     "scores_from_records",
 ]
 
 Record = dict[str, Any]
-"""One line of ``records.jsonl``; its ``kind`` is ``loss`` or ``continuation``."""
+"""One line of ``records.jsonl``. Every record has ``kind``, ``model`` (a row of the tables), ``text`` (the name of a
+data set) and ``sample`` (an id that occurs once for each model, text and kind). By kind there are also:
+
+``loss``, a teacher-forced pass over one sample
+    ``nll`` (sum in nats), ``tokens``, ``correct`` (first choices that are right); and for numbers that need every token
+    ``token_losses`` (float32, in order), ``hits`` (a string of ``1`` and ``0``: is the first choice right?), ``z_scores``
+    (float32, see ``metrics.membership.min_k_plus_score``) and ``zlib_bytes`` (compressed size of the sample's text).
+``continuation``, a greedy one
+    ``prompt``, ``reference``, ``continuation``, and their own ROUGE-L for whoever reads the file.
+``answer``, a question with right and wrong answers
+    mean token losses: ``loss`` of the right answer, ``paraphrased_loss`` of it in other words, ``perturbed_losses``, a
+    list, of the wrong ones. The generated answer is a ``continuation`` with the same text and sample.
+``divergence``, next-token distributions beside those of another model, named in ``reference``
+    ``kl`` (sum over tokens of KL(reference || model) in nats), ``agreed`` (tokens with the same first choice),
+    ``tokens``. Ids occur once for each reference.
+"""
 
 CONVENTIONS = {
     "loss": "nats; the mean over all scored tokens of a text, teacher-forced; lower is better",
@@ -81,14 +101,30 @@ class Evaluation:
         }
 
 
-def loss_record(model: str, text: str, sample: str, nll: float, tokens: int, correct: int) -> Record:
-    """Record a teacher-forced pass over one sample.
+def loss_record(
+    model: str,
+    text: str,
+    sample: str,
+    nll: float,
+    tokens: int,
+    correct: int,
+    *,
+    token_losses: ArrayLike | None = None,
+    hits: ArrayLike | None = None,
+    z_scores: ArrayLike | None = None,
+    zlib_bytes: int | None = None,
+) -> Record:
+    """Record a teacher-forced pass over one sample; what is not given is not in the record.
 
     :param nll: Sum of the negative log-likelihoods of the scored tokens, in nats.
     :param tokens: Number of scored tokens.
     :param correct: How many of them are the model's first choice.
+    :param token_losses: Loss of each scored token, float32 of shape (tokens,); kept exactly, in the fewest digits.
+    :param hits: Whether each is the first choice, bool of shape (tokens,).
+    :param z_scores: Standardised log-probability of each, float32 of shape (tokens,).
+    :param zlib_bytes: ``metrics.membership.zlib_bytes`` of the sample's text.
     """
-    return {
+    record: Record = {
         "kind": "loss",
         "model": model,
         "text": text,
@@ -97,6 +133,15 @@ def loss_record(model: str, text: str, sample: str, nll: float, tokens: int, cor
         "tokens": tokens,
         "correct": correct,
     }
+    if token_losses is not None:
+        record["token_losses"] = _float32s(token_losses)
+    if hits is not None:
+        record["hits"] = "".join("1" if hit else "0" for hit in np.asarray(hits, dtype=np.bool_))
+    if z_scores is not None:
+        record["z_scores"] = _float32s(z_scores)
+    if zlib_bytes is not None:
+        record["zlib_bytes"] = zlib_bytes
+    return record
 
 
 def continuation_record(model: str, text: str, sample: str, prompt: str, reference: str, continuation: str) -> Record:
@@ -113,6 +158,48 @@ def continuation_record(model: str, text: str, sample: str, prompt: str, referen
         "rouge_l_f1": rouge.f1,
         "rouge_l_recall": rouge.recall,
         "verbatim": continuation.split() == reference.split(),
+    }
+
+
+def answer_record(
+    model: str, text: str, sample: str, loss: float, paraphrased_loss: float, perturbed_losses: Sequence[float]
+) -> Record:
+    """Record what a model gives to the answers of one question, each as the mean loss of its tokens in nats.
+
+    :param loss: Of the right answer.
+    :param paraphrased_loss: Of the right answer in other words; where there is none, of the right answer.
+    :param perturbed_losses: Of wrong answers of the same form.
+    """
+    return {
+        "kind": "answer",
+        "model": model,
+        "text": text,
+        "sample": sample,
+        "loss": loss,
+        "paraphrased_loss": paraphrased_loss,
+        "perturbed_losses": list(perturbed_losses),
+    }
+
+
+def divergence_record(
+    model: str, text: str, sample: str, reference: str, kl: float, agreed: int, tokens: int
+) -> Record:
+    """Record how far a model's next-token distributions are from a reference's on one sample.
+
+    :param reference: The model whose distributions are taken as true.
+    :param kl: Sum over tokens of ``metrics.divergence.kl_divergence``, in nats.
+    :param agreed: Tokens at which both have the same first choice.
+    :param tokens: Number of tokens compared.
+    """
+    return {
+        "kind": "divergence",
+        "model": model,
+        "text": text,
+        "sample": sample,
+        "reference": reference,
+        "kl": kl,
+        "agreed": agreed,
+        "tokens": tokens,
     }
 
 
@@ -154,6 +241,11 @@ def _score(group: Sequence[Mapping[str, Any]], where: str) -> TextScore:
         tokens=tokens,
         prompts=len(continuations),
     )
+
+
+def _float32s(values: ArrayLike) -> list[float]:
+    """Return float32 values as the shortest decimals that read back as the same float32."""
+    return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]
 
 
 def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float | None:

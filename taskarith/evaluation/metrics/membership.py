@@ -1,0 +1,171 @@
+"""Membership inference: can one tell from its losses whether a model saw a sample? Scores, their AUC, and PrivLeak.
+
+Every score is higher for a sample that looks more like a member, so that an AUC above 0.5 means leakage.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from taskarith.errors import DataError
+from taskarith.evaluation.metrics.intervals import Estimate, Floats, finite
+
+__all__ = [
+    "auc",
+    "auc_with_interval",
+    "loss_score",
+    "min_k_plus_score",
+    "min_k_score",
+    "privleak",
+    "reference_score",
+    "zlib_bytes",
+    "zlib_score",
+]
+
+_QUANTILE = 1.959963984540054  # of the normal distribution, for 95%
+
+
+def loss_score(token_losses: ArrayLike) -> float:
+    """Return minus the mean token loss. Source: Yeom et al. (arXiv:1709.01604).
+
+    :param token_losses: Nats, shape (tokens,).
+    :raises DataError: There are none, or one is not finite.
+    """
+    return -float(finite(token_losses, "token losses").mean())
+
+
+def zlib_bytes(text: str) -> int:
+    """Return the size of a text compressed by zlib at its default level: how much there is in it to remember."""
+    return len(zlib.compress(text.encode("utf-8")))
+
+
+def zlib_score(token_losses: ArrayLike, size: int) -> float:
+    """Return minus the mean token loss over the compressed size: a cheap text is no sign of membership.
+
+    Source: Carlini et al. (arXiv:2012.07805), who count bits where this, as MIMIR and open-unlearning, counts bytes;
+    the order and so the AUC is the same.
+
+    :param token_losses: Nats, shape (tokens,).
+    :param size: ``zlib_bytes`` of the text.
+    :raises DataError: There are no losses, one is not finite, or the size is not positive.
+    """
+    if size <= 0:
+        raise DataError(f"a compressed size of {size} bytes is none", "Record zlib_bytes of the sample's text.")
+    return loss_score(token_losses) / size
+
+
+def min_k_score(token_losses: ArrayLike, share: float) -> float:
+    """Return the mean log-probability of the least likely tokens. Source: Shi et al., Min-K% Prob (arXiv:2310.16789).
+
+    Convention: max(1, floor(share * n)) tokens are kept.
+
+    :param token_losses: Nats, shape (n,).
+    :param share: In (0, 1]; 0.2 in the paper, 0.4 in MUSE.
+    :raises DataError: There are none, or one is not finite.
+    """
+    losses = np.sort(finite(token_losses, "token losses"))
+    return -float(losses[-_kept(len(losses), share) :].mean())
+
+
+def min_k_plus_score(z_scores: ArrayLike, share: float) -> float:
+    """Return the mean of the lowest z-scores. Source: Zhang et al., Min-K%++ (arXiv:2404.02936).
+
+    A token's z-score is (log p(token) - m) / s, where m and s are mean and standard deviation of log p over the
+    vocabulary, weighted by p itself. Convention: max(1, floor(share * n)) tokens are kept.
+
+    :param z_scores: Shape (n,).
+    :param share: In (0, 1].
+    :raises DataError: There are none, or one is not finite.
+    """
+    scores = np.sort(finite(z_scores, "z-scores"))
+    return float(scores[: _kept(len(scores), share)].mean())
+
+
+def reference_score(token_losses: ArrayLike, reference_token_losses: ArrayLike) -> float:
+    """Return minus the ratio of the mean token loss to that of a reference model on the same sample.
+
+    Source: Carlini et al. (arXiv:2012.07805), the ratio of log-perplexities; MIMIR and open-unlearning take the
+    difference. The two models may tokenise differently.
+
+    :param token_losses: Nats, shape (tokens,).
+    :param reference_token_losses: Nats, shape (tokens of the reference model,).
+    :raises DataError: There are none, one is not finite, or those of the reference are all 0.
+    """
+    reference = -loss_score(reference_token_losses)
+    if not reference:
+        raise DataError("the losses of a reference model are all 0", "Take a reference that does not know the sample.")
+    return loss_score(token_losses) / reference
+
+
+def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
+    """Return P(score of a member > score of a nonmember), ties counting half: the area under the ROC curve.
+
+    :param members: Shape (m,).
+    :param nonmembers: Shape (n,).
+    :raises DataError: A side is empty, or a score is not finite.
+    """
+    inside, _ = _placements(members, nonmembers)
+    return float(inside.mean())
+
+
+def auc_with_interval(members: ArrayLike, nonmembers: ArrayLike) -> Estimate:
+    """Return the AUC with DeLong's 95% interval, cut to [0, 1].
+
+    Source: DeLong, DeLong and Clarke-Pearson (1988), by midranks as in Sun and Xu (2014). Where members and nonmembers
+    are parted wholly the variance is 0 and so is the width: it says nothing then.
+
+    :param members: Shape (m,).
+    :param nonmembers: Shape (n,).
+    :return: Without interval where a side has one sample; ``n`` is m + n.
+    :raises DataError: A side is empty, or a score is not finite.
+    """
+    inside, outside = _placements(members, nonmembers)
+    value, count = float(inside.mean()), len(inside) + len(outside)
+    if min(len(inside), len(outside)) < 2:
+        return Estimate(value, None, None, count)
+    half = _QUANTILE * math.sqrt(inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside))
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), count)
+
+
+def privleak(membership_auc: float, retrained_auc: float) -> float:
+    """Return PrivLeak in percent: (A - A_retrain) / A_retrain * 100, with A = 1 - AUC.
+
+    Source: Shi et al., "MUSE" (arXiv:2407.06460), section 3.2. Convention: MUSE's code takes Min-40% with the score
+    -loss and calls the holdout set the positive class, so that its A is 1 minus the membership AUC used here. Then
+    -100 means that the forget set is still known, 0 as if retrained, and above 0 that too much was unlearned.
+    open-unlearning has the other sign of A.
+
+    :param membership_auc: Of the unlearned model, forget set against holdout set.
+    :param retrained_auc: Of a model that never saw the forget set.
+    :raises DataError: An AUC is outside [0, 1], or that of the retrained model is 1.
+    """
+    if not (0 <= membership_auc <= 1 and 0 <= retrained_auc <= 1):
+        raise DataError(f"{membership_auc} and {retrained_auc} are not both AUCs", "Give numbers in [0, 1].")
+    if retrained_auc == 1:
+        raise DataError(
+            "the retrained model tells every sample of the forget set from the holdout set: PrivLeak divides by zero",
+            "Check that it never saw the forget set.",
+        )
+    return (retrained_auc - membership_auc) / (1 - retrained_auc) * 100
+
+
+def _kept(length: int, share: float) -> int:
+    if not 0 < share <= 1:
+        raise DataError(f"Min-K% of the share {share} is nothing", "Give a share above 0 and up to 1.")
+    return max(1, math.floor(share * length))
+
+
+def _placements(members: ArrayLike, nonmembers: ArrayLike) -> tuple[Floats, Floats]:
+    """Return for each member the share of nonmembers below it, and for each nonmember that of members above it."""
+    inside, outside = finite(members, "scores of members"), finite(nonmembers, "scores of nonmembers")
+    from scipy.stats import rankdata  # late: a heavy import
+
+    ranks: Any = rankdata(np.concatenate([inside, outside]))
+    below = (ranks[: len(inside)] - rankdata(inside)) / len(outside)
+    above = 1 - (ranks[len(inside) :] - rankdata(outside)) / len(inside)
+    return below, above

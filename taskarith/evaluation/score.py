@@ -1,0 +1,197 @@
+"""The verb `score`: every number again, from stored records and without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskarith.errors import DataError, MismatchError, UsageError, name_some
+from taskarith.evaluation.families import across_texts, of_text
+from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
+from taskarith.evaluation.records import CONVENTIONS
+from taskarith.evaluation.stored import Sheet, check_same_samples, read_sheets
+
+__all__ = ["SCORE_CONVENTIONS", "Number", "Scores", "score"]
+
+Number = Estimate | Spread
+
+SCORE_CONVENTIONS = {
+    **CONVENTIONS,
+    "exact_memorisation": "share of a sample's tokens that are the model's first choice, mean over samples",
+    "extraction_strength": "1 - k/n, k the shortest prefix after which all first choices are right; k < n as in "
+    "open-unlearning; mean over samples",
+    "rouge_l_f1_stemmed": "rouge_l_f1 of Porter stems (rouge_score with use_stemmer=True)",
+    "rouge_l_recall_stemmed": "rouge_l_recall of Porter stems (rouge_score with use_stemmer=True), as in TOFU",
+    "probability": "exp(-mean token loss) of the right answer; of real_authors and world_facts its share among all "
+    "answers (TOFU, arXiv:2401.06121)",
+    "truth_ratio": "R: geometric mean of the wrong answers' probabilities over the paraphrased right one's; mean of "
+    "max(0, 1 - R), of the text forget mean of min(R, 1/R) (TOFU)",
+    "kl": "KL(reference || model) of next-token distributions in nats, mean over tokens, teacher-forced",
+    "agreement": "share of tokens at which both models have the same first choice, teacher-forced",
+    "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "
+    "real_authors and world_facts",
+    "forget_quality": "TOFU: two-sided p-value of the two-sample Kolmogorov-Smirnov test of R on forget, "
+    "against --retain",
+    "forget_distance": "the statistic D of that test",
+    "verbmem": "MUSE (arXiv:2407.06460): mean ROUGE-L F1 of continuations times 100, no stemming",
+    "knowmem": "MUSE: mean ROUGE-L F1 of answers times 100, no stemming",
+    "auc": "membership inference: P(score of a sample of forget > of holdout), ties half; above 0.5 is leakage",
+    "auc_loss": "score: minus mean token loss",
+    "auc_zlib": "score: minus mean token loss per byte of the zlib-compressed text",
+    "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens; plus: of their z-scores",
+    "auc_reference": "score: minus mean token loss over that of the --retain model",
+    "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40%, retrained model from --retain; -100: "
+    "still known, 0: as retrained",
+}
+"""What each number is; a name is looked up by the longest key that it begins with."""
+
+_INTERVALS = {
+    "intervals": "95%: of means percentile bootstrap over samples (2000 resamples, seed 42), of AUCs DeLong",
+    "seeds": "mean and standard deviation (n - 1) over seeds",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of models, made from stored records.
+
+    :param models: Names of the rows.
+    :param texts: Names of the texts in the order in which they first occur.
+    :param by_text: Model, then text, then name, to number.
+    :param overall: Model, then name, to the numbers that need several texts or the retain model.
+    :param missing: Model, then name, to what a number lacks.
+    :param remarks: What does not compare.
+    """
+
+    models: tuple[str, ...]
+    texts: tuple[str, ...]
+    by_text: dict[str, dict[str, dict[str, Number]]]
+    overall: dict[str, dict[str, Number]]
+    missing: dict[str, dict[str, str]]
+    remarks: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values of JSON, with the conventions of the numbers that are there."""
+        names = {name for texts in self.by_text.values() for numbers in texts.values() for name in numbers}
+        names |= {name for numbers in self.overall.values() for name in numbers}
+        return {
+            "models": list(self.models),
+            "texts": list(self.texts),
+            "scores": {
+                model: {text: _plain(self.by_text[model][text]) for text in self.texts if text in self.by_text[model]}
+                for model in self.models
+            },
+            "overall": {model: _plain(self.overall[model]) for model in self.models},
+            "missing": self.missing,
+            "remarks": list(self.remarks),
+            "conventions": _conventions(names) | _INTERVALS,
+        }
+
+
+def score(records: Sequence[str | Path], *, retain: str | Path | None = None, seeds: bool = False) -> Scores:
+    """Recompute every number from stored records.
+
+    Some texts get more numbers by their names: ``forget``, ``retain``, ``real_authors`` and ``world_facts`` TOFU's,
+    ``forget`` and ``holdout`` membership inference, ``verbmem``, ``knowmem_forget`` and ``knowmem_retain`` MUSE's.
+
+    :param records: Folders or files: ``records.jsonl`` of an evaluation, or TOFU's ``eval_log*.json``.
+    :param retain: Records of one model that never saw the forget set, on the same samples.
+    :param seeds: The records are of the same models under several seeds, in the same order: give mean and spread.
+    :raises DataError: Records are missing, incomplete, twice or not finite.
+    :raises MismatchError: Records that are to be combined are of other samples.
+    :raises UsageError: There are no records, or too few seeds, or the retain records are of several models.
+    """
+    if not records:
+        raise UsageError("no records are given", "Name one or more, as in: taskarith score runs/eval")
+    reference = None if retain is None else _single(read_sheets(retain), retain)
+    sources = [read_sheets(path) for path in records]
+    rows = _named(sources)
+    if reference is not None and not any(reference.of(kind, "forget") for kind in ("answer", "loss")):
+        raise DataError(f"{retain} has no losses or answers of a text named forget", "Evaluate it on forget=DATA too.")
+    texts = tuple(dict.fromkeys(text for sheet in rows.values() for text in sheet.texts))
+    by_text: dict[str, dict[str, dict[str, Number]]] = {}
+    overall: dict[str, dict[str, Number]] = {}
+    missing: dict[str, dict[str, str]] = {}
+    for name, sheet in rows.items():
+        by_text[name] = {text: dict(of_text(sheet, text)) for text in sheet.texts}
+        found, missing[name] = across_texts(sheet, reference)
+        overall[name] = dict(found)
+    scores = Scores(tuple(rows), texts, by_text, overall, missing, _remarks(rows))
+    return _over_seeds(scores, sources, rows) if seeds else scores
+
+
+def _single(sheets: Sequence[Sheet], path: str | Path) -> Sheet:
+    if len(sheets) > 1:
+        raise UsageError(
+            f"--retain {path} has records of several models: {name_some([sheet.model for sheet in sheets])}",
+            "Keep the lines of the model that never saw the forget set.",
+        )
+    return sheets[0]
+
+
+def _named(sources: Sequence[Sequence[Sheet]]) -> dict[str, Sheet]:
+    """Return all sheets by the name of their row: the model's, and where several have it also where it is from."""
+    sheets = [sheet for source in sources for sheet in source]
+    names = [sheet.model for sheet in sheets]
+    rows: dict[str, Sheet] = {}
+    for sheet in sheets:
+        name = sheet.model if names.count(sheet.model) == 1 else f"{sheet.model} ({sheet.where})"
+        if name in rows:
+            raise UsageError(f"{sheet.where} is given twice", "Name each of the records once.")
+        rows[name] = sheet
+    return rows
+
+
+def _remarks(rows: Mapping[str, Sheet]) -> tuple[str, ...]:
+    """Say where models side by side were asked different things."""
+    first, *others = rows.items()
+    remarks = []
+    for name, sheet in others:
+        for kind, texts in first[1].kinds.items():
+            for text in texts.keys() & sheet.kinds.get(kind, {}).keys():
+                try:
+                    check_same_samples(first[1], sheet, kind, text)
+                except MismatchError as error:
+                    remarks.append(f"{name} does not compare with {first[0]} ({kind}): {error.message}")
+    return tuple(dict.fromkeys(remarks))
+
+
+def _over_seeds(scores: Scores, sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet]) -> Scores:
+    """Return one row for the models at the same place of each source; its name is the first one's."""
+    if len(sources) < 2 or len({len(source) for source in sources}) > 1:
+        raise UsageError(
+            "--seeds needs records of two seeds or more, with equally many models each",
+            "Name one RECORDS for each seed.",
+        )
+    if scores.remarks:
+        raise MismatchError(scores.remarks[0], "Evaluate all seeds on the same data.")
+    names = {id(sheet): name for name, sheet in rows.items()}
+    groups = {source[0].model: [names[id(sheet)] for sheet in source] for source in zip(*sources, strict=True)}
+    return Scores(
+        tuple(groups),
+        scores.texts,
+        {
+            row: {text: _spread([scores.by_text[name].get(text, {}) for name in members]) for text in scores.texts}
+            for row, members in groups.items()
+        },
+        {row: _spread([scores.overall[name] for name in members]) for row, members in groups.items()},
+        {row: scores.missing[members[0]] for row, members in groups.items()},
+    )
+
+
+def _spread(seeds: Sequence[Mapping[str, Number]]) -> dict[str, Number]:
+    """Return mean and spread of every number that all seeds have."""
+    names = [name for name in seeds[0] if all(name in numbers for numbers in seeds)]
+    return {name: over_seeds([numbers[name].value for numbers in seeds]) for name in names}
+
+
+def _plain(numbers: Mapping[str, Number]) -> dict[str, Any]:
+    return {name: number.to_json() for name, number in numbers.items()}
+
+
+def _conventions(names: set[str]) -> dict[str, str]:
+    used = {max((key for key in SCORE_CONVENTIONS if name.startswith(key)), key=len) for name in names}
+    used |= {"auc"} if any(name.startswith("auc") for name in used) else set()
+    return {key: text for key, text in SCORE_CONVENTIONS.items() if key in used}

@@ -1,0 +1,193 @@
+"""Stored records, read and checked: each of a known kind, once, complete and finite."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskarith.errors import DataError, MismatchError, name_some
+from taskarith.evaluation.records import Record
+from taskarith.evaluation.tofu_logs import AGGREGATED, LOG_FILES, read_tofu_logs
+
+__all__ = ["Sheet", "arrange", "check_same_samples", "read_records", "read_sheets"]
+
+_RECORDS = "records.jsonl"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The records of one model.
+
+    :param model: Its name.
+    :param where: Whose records these are, in errors.
+    :param kinds: Kind, then text, then sample id, to record; the id of a divergence is with its reference, as in
+        ``base: 7``.
+    """
+
+    model: str
+    where: str
+    kinds: dict[str, dict[str, dict[str, Record]]] = field(repr=False)
+
+    def of(self, kind: str, text: str) -> dict[str, Record]:
+        """Return the records of one kind on one text by sample id; none where there are none."""
+        return self.kinds.get(kind, {}).get(text, {})
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the texts in the order in which they first occur."""
+        return tuple(dict.fromkeys(text for texts in self.kinds.values() for text in texts))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read what is stored at a path.
+
+    :param path: A ``records.jsonl`` or the folder that ``eval`` wrote it to; or TOFU's logs, see ``read_tofu_logs``.
+    :raises DataError: There is nothing, or it is not as it should be.
+    """
+    if path.is_dir() and (path / _RECORDS).is_file():
+        return _read_lines(path / _RECORDS)
+    if path.is_dir() and not any((path / name).is_file() for name in (AGGREGATED, *LOG_FILES)):
+        raise DataError(
+            f"{path} has no records", f"Give the folder of an evaluation ({_RECORDS}), or of TOFU's eval_log*.json."
+        )
+    if not path.exists():
+        raise DataError(f"there are no records at {path}", "Give the folder that eval wrote with --output-dir.")
+    if path.is_dir() or path.suffix == ".json":
+        return read_tofu_logs(path)
+    return _read_lines(path)
+
+
+def read_sheets(path: str | Path) -> list[Sheet]:
+    """Read stored records by model, in the order in which models first occur.
+
+    :raises DataError: As ``read_records`` and ``arrange`` do.
+    """
+    return arrange(read_records(Path(path)), str(path))
+
+
+def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
+    """Sort records by model, kind, text and sample, and check every one.
+
+    :param where: Names their source in errors.
+    :raises DataError: There are none; one is of an unknown kind, lacks a value, has a value that is not a finite number
+        of its range, or is there twice. Samples are named, the first five and how many.
+    """
+    sheets: dict[str, Sheet] = {}
+    faults: dict[str, list[str]] = {}
+    for number, record in enumerate(records, start=1):
+        lost = [key for key in ("kind", "model", "text", "sample") if not isinstance(record.get(key), str)]
+        if lost or record["kind"] not in _CHECKS:
+            what = f"lacks {', '.join(lost)}" if lost else f"is of the unknown kind '{record['kind']}'"
+            raise DataError(f"record {number} of {where} {what}", f"Known kinds are {', '.join(_CHECKS)}.")
+        model, kind, text, sample = (record[key] for key in ("model", "kind", "text", "sample"))
+        sheet = sheets.setdefault(model, Sheet(model, where, {}))
+        group = sheet.kinds.setdefault(kind, {}).setdefault(text, {})
+        name = f"{record.get('reference')}: {sample}" if kind == "divergence" else sample
+        fault = "is there twice" if name in group else _CHECKS[kind](record)
+        if fault:
+            faults.setdefault(f"{kind} {fault}", []).append(f"{sample} of {text} by {model}")
+        group[name] = dict(record)
+    for fault, samples in faults.items():
+        raise DataError(f"in {where}, {fault}: {name_some(samples)}", "Evaluate that model on that text again.")
+    if not sheets:
+        raise DataError(f"{where} holds no records", "Give the records of an evaluation that has ended.")
+    return list(sheets.values())
+
+
+def check_same_samples(first: Sheet, second: Sheet, kind: str, text: str) -> None:
+    """Make sure that two models answered the same questions, because their records are to be combined.
+
+    :raises MismatchError: Ids differ, or samples of the same id have other true texts.
+    """
+    one, two = first.of(kind, text), second.of(kind, text)
+    if other := sorted(one.keys() ^ two.keys()):
+        raise MismatchError(
+            f"{first.where} and {second.where} have other samples of {text}: {name_some(other)}",
+            "Evaluate both models on the same data.",
+        )
+    truths, others = first.of("continuation", text), second.of("continuation", text)
+    other = [
+        sample for sample in truths.keys() & others.keys() if truths[sample]["reference"] != others[sample]["reference"]
+    ]
+    if other:
+        raise MismatchError(
+            f"{first.where} and {second.where} have other true texts for the same ids of {text}: "
+            f"{name_some(sorted(other))}",
+            "Evaluate both models on the same data.",
+        )
+
+
+def _read_lines(path: Path) -> list[Record]:
+    records = []
+    with path.open(encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise DataError(f"line {number} of {path} is no record", "Give a records.jsonl of taskarith.")
+                    records.append(record)
+        except ValueError as error:  # a killed writer, or no JSON lines at all
+            raise DataError(
+                f"{path} is no file of JSON lines: {error}", "Give a records.jsonl of taskarith."
+            ) from error
+    return records
+
+
+def _loss_fault(record: Mapping[str, Any]) -> str | None:
+    tokens, correct = record.get("tokens", 0), record.get("correct", -1)
+    if not _is_number(record.get("nll")):
+        return "has no finite nll"
+    if not _is_count(tokens, 1) or not _is_count(correct, 0) or correct > tokens:
+        return "has no tokens, or more right ones than there are"
+    for key in ("token_losses", "z_scores"):
+        if key in record and not (_are_numbers(record[key]) and len(record[key]) == tokens):
+            return f"has {key} that are not finite, or not one a token"
+    hits = record.get("hits")
+    if hits is not None and (not isinstance(hits, str) or len(hits) != tokens or hits.count("1") != correct):
+        return "has hits that contradict its tokens and its right ones"
+    return None if "zlib_bytes" not in record or _is_count(record["zlib_bytes"], 1) else "has no size in zlib_bytes"
+
+
+def _continuation_fault(record: Mapping[str, Any]) -> str | None:
+    texts = [record.get("reference"), record.get("continuation")]
+    return None if all(isinstance(text, str) for text in texts) else "lacks reference or continuation"
+
+
+def _answer_fault(record: Mapping[str, Any]) -> str | None:
+    perturbed = record.get("perturbed_losses")
+    if not _is_number(record.get("loss")) or not _is_number(record.get("paraphrased_loss")):
+        return "has no finite loss of the right answer and its paraphrase"
+    return None if _are_numbers(perturbed) and perturbed else "has no finite losses of wrong answers"
+
+
+def _divergence_fault(record: Mapping[str, Any]) -> str | None:
+    tokens, agreed = record.get("tokens", 0), record.get("agreed", -1)
+    if not isinstance(record.get("reference"), str) or not _is_number(record.get("kl")):
+        return "has no reference or no finite kl"
+    return None if _is_count(tokens, 1) and _is_count(agreed, 0) and agreed <= tokens else "has no count of tokens"
+
+
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "loss": _loss_fault,
+    "continuation": _continuation_fault,
+    "answer": _answer_fault,
+    "divergence": _divergence_fault,
+}
+"""For each kind what finds the fault of a record, or None."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_number, values))
