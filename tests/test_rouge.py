@@ -5,21 +5,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from taskarith.evaluation.rouge import rouge_l, words
+from taskarith.evaluation.rouge import rouge_l, stems, words
 
-ORACLE = RougeScorer(["rougeL"], use_stemmer=False)
+ORACLES = {stem: RougeScorer(["rougeL"], use_stemmer=stem) for stem in (False, True)}
 
 anything = st.text(max_size=60)
+INFLECTED = """money days skies dying dies lying news innings flies happily relational assembly sensibly deploy exceed
+conveying generalizations hopping hoping agreed feed x2s conflated 1990s apologies analogy"""
+inflected = st.lists(st.sampled_from(INFLECTED.split()), max_size=25).map(" ".join)
 few_words = st.lists(st.sampled_from(["a", "b", "the", "Cat", "cat's", "x1", "-", "İ", "é"]), max_size=25).map(" ".join)
 
 
-def expected(reference, candidate):
-    score = ORACLE.score(reference, candidate)["rougeL"]
+def expected(reference, candidate, stem=False):
+    score = ORACLES[stem].score(reference, candidate)["rougeL"]
     return score.precision, score.recall, score.fmeasure
 
 
-def measured(reference, candidate):
-    score = rouge_l(reference, candidate)
+def measured(reference, candidate, stem=False):
+    score = rouge_l(reference, candidate, stem=stem)
     return score.precision, score.recall, score.f1
 
 
@@ -27,6 +30,18 @@ def measured(reference, candidate):
 @given(st.one_of(anything, few_words), st.one_of(anything, few_words))
 def test_equals_the_oracle(reference, candidate):
     assert measured(reference, candidate) == expected(reference, candidate)
+
+
+@settings(max_examples=300)
+@given(st.one_of(anything, few_words, inflected), st.one_of(anything, few_words, inflected))
+def test_stemmed_equals_the_oracle(reference, candidate):
+    assert measured(reference, candidate, stem=True) == expected(reference, candidate, stem=True)
+
+
+def test_stems_are_those_of_words_longer_than_three_letters():
+    assert stems("The flies died happily; his money was generous") == [
+        *("the", "fli", "die", "happili", "his", "money", "was", "gener")
+    ]
 
 
 @settings(deadline=None)
@@ -53,7 +68,8 @@ def test_a_text_with_words_reproduces_itself(text):
     ],
 )
 def test_hostile_texts_equal_the_oracle(reference, candidate):
-    assert measured(reference, candidate) == expected(reference, candidate)
+    for stem in (False, True):
+        assert measured(reference, candidate, stem) == expected(reference, candidate, stem)
 
 
 def test_values_by_hand():

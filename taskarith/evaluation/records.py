@@ -32,8 +32,8 @@ data set) and ``sample`` (an id that occurs once for each model, text and kind).
 
 ``loss``, a teacher-forced pass over one sample
     ``nll`` (sum in nats), ``tokens``, ``correct`` (first choices that are right); and for numbers that need every token
-    ``token_losses`` (float32, in order), ``hits`` (a string of ``1`` and ``0``: is the first choice right?), ``z_scores``
-    (float32, see ``metrics.membership.min_k_plus_score``) and ``zlib_bytes`` (compressed size of the sample's text).
+    ``token_losses`` (float32, in order), ``hits`` (a string of ``1`` and ``0``: is the first choice right?) and
+    ``z_scores`` (float32, see ``metrics.membership.min_k_plus_score``); and ``zlib_bytes`` (the text compressed).
 ``continuation``, a greedy one
     ``prompt``, ``reference``, ``continuation``, and their own ROUGE-L for whoever reads the file.
 ``answer``, a question with right and wrong answers
