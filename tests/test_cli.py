@@ -20,7 +20,7 @@ import taskarith
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.cli.main import app
 
-COMMANDS = ["finetune", "extract", "apply", "undo", "verify", "inspect", "diff", "eval", "score", "demo"]
+COMMANDS = ["finetune", "extract", "combine", "apply", "undo", "verify", "inspect", "diff", "eval", "score", "demo"]
 
 
 def run(*arguments, cwd=None, **environment):

@@ -222,7 +222,7 @@ def test_membership_and_memorisation_by_hand(tmp_path):
     # means 2.75/3, 1.5/3, 6/3 of members; 3, 3, 3.5/3 of nonmembers
     assert overall["auc_loss"].value == overall["auc_zlib"].value == pytest.approx(8 / 9)
     # floor(0.4 * 3) = 1 token: 2, 0.5, 4 against 3, 5, 2.5
-    for name in ("auc_min_20%", "auc_min_40%", "auc_min_40%_plus"):
+    for name in ("auc_min_20", "auc_min_40", "auc_min_40_plus"):
         assert overall[name].value == pytest.approx(7 / 9)
     assert overall["auc_reference"].value == auc([-2.75 / 9, -1.5 / 9, -6 / 3.5], [-1, -1, -1])
     assert overall["privleak"].value == pytest.approx(privleak(7 / 9, 1 / 2))
@@ -237,7 +237,7 @@ def test_what_membership_lacks_is_named(tmp_path):
     assert alone.missing["e"]["membership"].startswith("losses of a text named holdout")
     both = write(tmp_path / "2.jsonl", plain + losses("e", "holdout", UNKNOWN))
     missing = score([both]).missing["e"]
-    assert missing["auc_min_40%"] == "token_losses in every loss record of forget and holdout"
+    assert missing["auc_min_40"] == "token_losses in every loss record of forget and holdout"
     assert "--retain" in missing["privleak"]
     assert "--retain" in missing["auc_reference"]
     retain = write(tmp_path / "3.jsonl", losses("r", "forget", UNKNOWN) + losses("r", "holdout", UNKNOWN))
@@ -311,6 +311,8 @@ def test_files_that_are_no_records_are_refused(tmp_path):
     (tmp_path / "list.jsonl").write_text("[1]\n")
     (tmp_path / "other.json").write_text('{"a": 1}')
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     (tmp_path / "folder").mkdir()
     for name, words in {
@@ -319,6 +321,8 @@ def test_files_that_are_no_records_are_refused(tmp_path):
         "list.jsonl": "line 1 of .* is no record",
         "other.json": "logs of unknown names: a",
         "list.json": "has no logs",
+        "deep.jsonl": "no file of JSON lines",
+        "deep.json": "is no JSON",
         "bytes.jsonl": "no file of JSON lines",
         "folder": "has no records",
         "absent": "there are no records at",
@@ -351,6 +355,11 @@ def test_seeds_become_one_row_with_a_spread(tmp_path):
     assert "1.750 ± 0.354" in shown
     with pytest.raises(UsageError, match="two seeds or more"):
         score(paths[:1], seeds=True)
+    rows[1] += [answer_record("e", "qa", "0", 1, 1, [2]), divergence_record("e", "forget", "s0", "base", 1.0, 1, 2)]
+    write(paths[1], rows[1])
+    scores = score(paths, seeds=True)
+    assert scores.missing["e"]["probability"] == "it for qa under every seed"
+    assert "kl from base" not in scores.by_text["e"]["forget"]
 
 
 def test_retain_records_of_several_models_are_refused(tmp_path):

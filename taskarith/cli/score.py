@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag
+from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, printable
 
 __all__ = ["command"]
 
@@ -52,7 +52,8 @@ def command(
     console = Console(as_json=as_json, quiet=quiet)
     scores = score(records, retain=retain, seeds=seeds)
     for table in score_tables(scores):
-        console.table(table.title, table.columns, table.rows)
+        rows = [[printable(cell) for cell in row] for row in table.rows]
+        console.table(printable(table.title), [printable(column) for column in table.columns], rows)
     for remark in score_remarks(scores):
-        console.note(remark)
+        console.note(printable(remark))
     console.result(scores.to_json())

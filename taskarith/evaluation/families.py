@@ -202,8 +202,8 @@ def _attacks() -> dict[str, tuple[Sequence[str], _Score]]:
     return {
         "auc_loss": ((), lambda record: -record["nll"] / record["tokens"]),
         "auc_zlib": (("zlib_bytes",), lambda r: membership.zlib_score([r["nll"] / r["tokens"]], r["zlib_bytes"])),
-        **{f"auc_min_{share:.0%}": (("token_losses",), min_k(share)) for share in _SHARES},
-        **{f"auc_min_{share:.0%}_plus": (("z_scores",), min_k_plus(share)) for share in _SHARES},
+        **{f"auc_min_{_percent(share)}": (("token_losses",), min_k(share)) for share in _SHARES},
+        **{f"auc_min_{_percent(share)}_plus": (("z_scores",), min_k_plus(share)) for share in _SHARES},
     }
 
 
@@ -224,7 +224,7 @@ def _beside_retain(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing
     numbers: Numbers = {}
     if sides := _sides(sheet, (), against):
         numbers["auc_reference"] = membership.auc_with_interval(*sides)
-    key = f"auc_min_{_MUSE_SHARE:.0%}"
+    key = f"auc_min_{_percent(_MUSE_SHARE)}"
     aucs = []
     for each in (sheet, retain):
         sides = _sides(each, *_attacks()[key])
@@ -243,6 +243,10 @@ def _sides(sheet: Sheet, keys: Sequence[str], score: _Score) -> tuple[list[float
         return None
     members, nonmembers = ([score(record) for record in group] for group in groups)
     return members, nonmembers
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}"
 
 
 def _exact(record: Record, key: str) -> Floats:

@@ -42,7 +42,7 @@ SCORE_CONVENTIONS = {
     "auc_zlib": "score: minus mean token loss per byte of the zlib-compressed text",
     "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens; plus: of their z-scores",
     "auc_reference": "score: minus mean token loss over that of the --retain model",
-    "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40%, retrained model from --retain; -100: "
+    "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
     "still known, 0: as retrained",
 }
 """What each number is; a name is looked up by the longest key that it begins with."""
@@ -149,8 +149,8 @@ def _remarks(rows: Mapping[str, Sheet]) -> tuple[str, ...]:
     first, *others = rows.items()
     remarks = []
     for name, sheet in others:
-        for kind, texts in first[1].kinds.items():
-            for text in texts.keys() & sheet.kinds.get(kind, {}).keys():
+        for kind, text in ((kind, text) for kind, texts in first[1].kinds.items() for text in texts):
+            if sheet.of(kind, text):
                 try:
                     check_same_samples(first[1], sheet, kind, text)
                 except MismatchError as error:
@@ -169,22 +169,26 @@ def _over_seeds(scores: Scores, sources: Sequence[Sequence[Sheet]], rows: Mappin
         raise MismatchError(scores.remarks[0], "Evaluate all seeds on the same data.")
     names = {id(sheet): name for name, sheet in rows.items()}
     groups = {source[0].model: [names[id(sheet)] for sheet in source] for source in zip(*sources, strict=True)}
-    return Scores(
-        tuple(groups),
-        scores.texts,
-        {
-            row: {text: _spread([scores.by_text[name].get(text, {}) for name in members]) for text in scores.texts}
-            for row, members in groups.items()
-        },
-        {row: _spread([scores.overall[name] for name in members]) for row, members in groups.items()},
-        {row: scores.missing[members[0]] for row, members in groups.items()},
-    )
+    by_text: dict[str, dict[str, dict[str, Number]]] = {}
+    overall: dict[str, dict[str, Number]] = {}
+    missing: dict[str, dict[str, str]] = {}
+    for row, members in groups.items():
+        missing[row] = {name: what for member in reversed(members) for name, what in scores.missing[member].items()}
+        by_text[row] = {}
+        for text in scores.texts:
+            by_text[row][text], lost = _spread([scores.by_text[member].get(text, {}) for member in members])
+            missing[row] |= dict.fromkeys(lost, f"it for {text} under every seed")
+        overall[row], lost = _spread([scores.overall[member] for member in members])
+        missing[row] |= {name: missing[row].get(name, "it under every seed") for name in lost}
+    return Scores(tuple(groups), scores.texts, by_text, overall, missing)
 
 
-def _spread(seeds: Sequence[Mapping[str, Number]]) -> dict[str, Number]:
-    """Return mean and spread of every number that all seeds have."""
-    names = [name for name in seeds[0] if all(name in numbers for numbers in seeds)]
-    return {name: over_seeds([numbers[name].value for numbers in seeds]) for name in names}
+def _spread(seeds: Sequence[Mapping[str, Number]]) -> tuple[dict[str, Number], list[str]]:
+    """Return mean and spread of every number that all seeds have, and the names of those that only some have."""
+    names = dict.fromkeys(name for numbers in seeds for name in numbers)
+    shared = [name for name in names if all(name in numbers for numbers in seeds)]
+    spread = {name: over_seeds([numbers[name].value for numbers in seeds]) for name in shared}
+    return dict(spread), [name for name in names if name not in spread]
 
 
 def _plain(numbers: Mapping[str, Number]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _load(file: Path) -> Any:
 
     try:
         return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is no JSON: {error}", "Give a log file that is complete.") from error
 
 
