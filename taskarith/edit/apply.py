@@ -155,7 +155,7 @@ def _apply(
         )
     operands = open_operands(references, base, listener)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
-    result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
+    result, remarks, undo_bytes = RunResult(), _left_out(plan) + (_whole(plan) if dry_run else []), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
@@ -215,6 +215,16 @@ def _left_out(plan: EditPlan) -> list[str]:
         return []
     names = ", ".join(str(path) for path in plan.base.left_out[:5])
     return [f"not carried along, other weights of the same folder that were not edited: {names}"]
+
+
+def _whole(plan: EditPlan) -> list[str]:
+    """Say which tensors a method holds in memory as a whole."""
+    found = sorted(plan.whole_tensors, key=lambda tensor: -tensor.source.elements)
+    if not found:
+        return []
+    largest = ", ".join(f"{one.source.name} ({8 * one.source.elements / 1e6:,.0f} MB)" for one in found[:5])
+    how = f"{plan.method.name} holds {len(found)} matrices as a whole, one for each core at a time"
+    return [f"{how}, each about six times for every operand, in float64; the largest are {largest}"]
 
 
 def _strangers(plan: EditPlan, result: RunResult) -> list[str]:

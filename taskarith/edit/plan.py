@@ -91,6 +91,12 @@ class EditPlan:
         return [tensor for shard in self.shards for tensor in shard.tensors]
 
     @property
+    def whole_tensors(self) -> list[TensorPlan]:
+        """The tensors whose deltas have to be in memory as a whole."""
+        needs = self.method.needs_whole_tensors
+        return [tensor for tensor in self.tensors if needs and tensor.terms and len(tensor.source.shape) == 2]
+
+    @property
     def actions(self) -> Counter[str]:
         """Number of tensors by action."""
         return Counter(tensor.action for tensor in self.tensors)

@@ -40,11 +40,14 @@ def elect(parts: Sequence[np.ndarray], weights: Sequence[float], alpha: float, n
     """
     total = ordered_sum(parts)
     is_plus = total >= 0 if alpha > 0 else total > 0
-    chosen = [np.where(is_plus, np.maximum(part, 0.0), np.minimum(part, 0.0)) for part in parts]
-    merged = ordered_sum(chosen)
+    is_minus = ~is_plus
+    agreeing = [(part > 0) & is_plus | (part < 0) & is_minus for part in parts]
+    merged = ordered_sum([np.where(agrees, part, 0.0) for agrees, part in zip(agreeing, parts, strict=True)])
     if normalize is False:
         return merged
-    shares = [1.0] * len(parts) if normalize is None else [weight / alpha for weight in weights]
-    divisor = ordered_sum([(part != 0) * share for part, share in zip(chosen, shares, strict=True)])
-    divisor[divisor == 0] = 1
+    if normalize is None:
+        divisor = np.maximum(sum(agrees.view(np.uint8).astype(np.uint16) for agrees in agreeing), 1)
+    else:
+        divisor = ordered_sum([agrees * (weight / alpha) for agrees, weight in zip(agreeing, weights, strict=True)])
+        divisor[divisor == 0] = 1
     return np.divide(merged, divisor, out=merged)

@@ -39,6 +39,7 @@ class ByMagnitude:
             target = int(density * elements)
             inner = min(int(gamma * elements), elements - target)
             outer = inner + target
+        self._has_inner = inner > 0
         self._outer, self._inner = Largest(outer, elements), Largest(inner, elements)
 
     def is_ready(self) -> bool:
@@ -60,7 +61,10 @@ class ByMagnitude:
     def keep(self, start: int, values: np.ndarray) -> np.ndarray:
         """Return the next piece with zeros for what is not kept."""
         del start
-        return np.where(self._outer.mask(values) & ~self._inner.mask(values), values, 0.0)
+        kept = self._outer.mask(values)
+        if self._has_inner:
+            kept &= ~self._inner.mask(values)
+        return np.where(kept, values, 0.0)
 
 
 class ByChance:
