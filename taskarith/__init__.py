@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.memory import InMemoryEdit
+    from taskarith.edit.method import Method, parse_method
     from taskarith.edit.undo import UndoResult, undo
     from taskarith.edit.verify import Verification, verify
     from taskarith.errors import TaskarithError
@@ -28,6 +29,7 @@ __all__ = [
     "FinetuneResult",
     "InMemoryEdit",
     "Inspection",
+    "Method",
     "TaskarithError",
     "UndoResult",
     "Verification",
@@ -37,6 +39,7 @@ __all__ = [
     "extract",
     "finetune",
     "inspect",
+    "parse_method",
     "undo",
     "verify",
 ]
@@ -49,6 +52,7 @@ _HOMES = {
     "FinetuneResult": "taskarith.training.finetune",
     "InMemoryEdit": "taskarith.edit.memory",
     "Inspection": "taskarith.vectors.inspect",
+    "Method": "taskarith.edit.method",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
@@ -58,6 +62,7 @@ _HOMES = {
     "extract": "taskarith.vectors.extract",
     "finetune": "taskarith.training.finetune",
     "inspect": "taskarith.vectors.inspect",
+    "parse_method": "taskarith.edit.method",
     "undo": "taskarith.edit.undo",
     "verify": "taskarith.edit.verify",
 }

@@ -327,7 +327,8 @@ def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
     assert expected not in {fingerprint_model(phi), run_linear(phi, names, tmp_path)}
     assert run(names[::-1], chunk=777, workers=1, size=30_000) == expected
     assert run([*names[1:], names[0]], chunk=50_000, workers=3) == expected
-    assert run(names, device="torch", chunk=5_000) == expected
+    for device in ["torch"] + ["cuda"] * torch.cuda.is_available():
+        assert run(names, device=device, chunk=5_000) == expected
     if name != "slerp":
         assert run([*names, f"{tuned[2]}:0"]) == expected  # drops out
     result = apply(str(phi), add=names, alpha=0.7, output_dir=tmp_path / "jobs", method=how, jobs=2)
@@ -371,6 +372,42 @@ def test_an_edit_in_memory_has_the_bits_of_one_on_disk(tmp_path, phi, tuned, nam
         edit.set(0.8)
         assert oracle.differing(model.state_dict(), oracle.load(tmp_path / "out")) == []
     assert oracle.differing(model.state_dict(), oracle.load(phi)) == []
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "model_stock", "wudi"])
+def test_adapters_and_finetunes_are_merged_as_the_dense_vectors_that_they_are(tmp_path, phi, tuned, name):
+    adapter = save_adapter(phi, tmp_path / "adapter")
+    dense = apply(str(phi), add=[str(adapter)], dtype="float64", output_dir=tmp_path / "dense").path
+    runs = [
+        apply(
+            str(phi),
+            add=[operand, tuned[0]],
+            output_dir=tmp_path / f"out{index}",
+            dtype="float64",
+            device=device,
+            method=method(name, 0.9, **({"rescale": False} if "dare" in name else {})),
+        ).path
+        for index, (operand, device) in enumerate([(str(adapter), "cpu"), (str(dense), "cpu")])
+    ]
+    one, two = (oracle.load(path) for path in runs)
+    for key in one if name != "dare_ties" else ():  # another content, another mask
+        assert torch.allclose(one[key], two[key], rtol=1e-9, atol=1e-9)
+    assert oracle.differing(one, {key: values.double() for key, values in oracle.load(phi).items()})
+
+
+def test_tensors_without_elements_and_scalars(tmp_path, phi, tuned):
+    folders = []
+    for name, value in (("base", 1.0), ("one", 2.0), ("two", 4.0)):
+        folder = tmp_path / name
+        shutil.copytree(phi, folder)
+        tensors = {"empty": torch.zeros(3, 0), "scalar": torch.tensor(value), "matrix": torch.eye(3) * value}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        folders.append(str(folder))
+    for name in DENSE:
+        result = apply(
+            folders[0], add=folders[1:], output_dir=tmp_path / "out", overwrite=True, method=method(name, 1.0)
+        )
+        assert sum(result.actions.values()) == 3
 
 
 def test_core_space_of_adapters(tmp_path, phi):

@@ -17,7 +17,7 @@ from taskarith.edit.method import Method
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 
-__all__ = ["PIECE_ELEMENTS", "merged_pieces", "new_operator"]
+__all__ = ["PIECE_ELEMENTS", "Merge", "new_operator"]
 
 PIECE_ELEMENTS = 1 << 16
 """Elements that an operator gets at a time, if they do not belong together with more."""
@@ -25,97 +25,86 @@ PIECE_ELEMENTS = 1 << 16
 _BASE = Term(1.0, 0)
 
 
-def merged_pieces(
-    plan: EditPlan,
-    tensor: TensorPlan,
-    what: Calculation,
-    reader: TensorReader,
-    calculator: Calculator,
-    chunk: int,
-    stop: threading.Event,
-) -> Iterator[tuple[list[OpenInput], memoryview, bool]]:
-    """Calculate ``round(base + operator(deltas))``: the inputs that are being read, bytes, and whether they are finite.
+class Merge:
+    """Calculates ``round(base + operator(deltas))`` of one tensor, in pieces that are cut at fixed places.
 
     Deltas are ``finetuned - base`` in float64; the merged delta stays float64 until it is added and rounded once. The
     inputs are read once for every reading that the operator asks for, and once for the result.
 
-    :raises MismatchError: A delta has values that are not finite.
+    :param plan: The edit.
+    :param tensor: One of its tensors.
+    :param what: What it is calculated from.
+    :param reader: Reads the inputs.
+    :param calculator: Subtracts, adds and rounds; it begins this tensor.
+    :param chunk: The most elements that it calculates at a time; it changes no bit.
+    :param stop: Set when the run is given up.
     """
-    recipe = what.recipe
-    merged = len(recipe.dtypes)
-    calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, merged),), recipe.output))
-    operator = new_operator(plan.method, _setting(plan, tensor))
-    source = _Source(tensor, what, operator, reader, calculator, chunk, stop)
-    while not operator.is_ready() and not stop.is_set():
-        for _ in source.pieces():
-            operator.scan(source.deltas, source.base)
-        operator.end_scan()
-    for start in source.pieces(keep_base=True):
-        with np.errstate(all="ignore"):  # what overflows is found when it is rounded
-            values = operator.merge(start, source.deltas, source.base)
-        for first, last in chunks(len(values), source.chunk):
-            calculator.room(0, last - first)[:] = source.stored(first, last)
-            calculator.room(merged, last - first)[:] = values[first:last].data.cast("B")
-            yield source.inputs, *calculator.linear(start + first, start + last)
-
-
-class _Source:
-    """Reads the inputs of a tensor and cuts their deltas into pieces at fixed places, whatever the chunks."""
 
     def __init__(
         self,
+        plan: EditPlan,
         tensor: TensorPlan,
         what: Calculation,
-        operator: Operator,
         reader: TensorReader,
         calculator: Calculator,
         chunk: int,
         stop: threading.Event,
     ) -> None:
+        recipe = what.recipe
         self._what, self._reader, self._calculator, self._stop = what, reader, calculator, stop
         self._name, self._elements = tensor.source.name, tensor.source.elements
-        self._piece = operator.span * max(1, PIECE_ELEMENTS // max(1, operator.span))
-        room = min(self._piece, self._elements)
-        self._rows = [np.empty(room) for _ in what.recipe.terms]
-        self._base = np.empty(room) if operator.wants_base else None
-        self._size = ITEM_SIZES[what.base.dtype]
-        self._stored = bytearray()
-        self.chunk = min(chunk, PIECE_ELEMENTS)
+        self._merged = len(recipe.dtypes)  # the merged delta is one input more
+        calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
+        self._operator = new_operator(plan.method, _setting(plan, tensor))
+        span = max(1, self._operator.span)
+        self._piece = span * max(1, PIECE_ELEMENTS // span)
+        self._chunk = min(chunk, PIECE_ELEMENTS)
+        room, self._size = min(self._piece, self._elements), ITEM_SIZES[what.base.dtype]
+        self._stored = bytearray(room * self._size)
+        self._rows = [(np.empty(room), term) for term in recipe.terms]
+        if self._operator.wants_base:
+            self._rows.append((np.empty(room), _BASE))
         self.inputs: list[OpenInput] = []
-        self.deltas: list[np.ndarray] = []
-        self.base: np.ndarray | None = None
 
-    def pieces(self, keep_base: bool = False) -> Iterator[int]:
-        """Read everything once: give the place of each piece, whose ``deltas`` and ``base`` are there meanwhile.
+    def pieces(self) -> Iterator[tuple[memoryview, bool]]:
+        """Return bytes, valid until the next ones, and whether all of them are finite.
 
-        :param keep_base: Let ``stored`` give the bytes of the base.
+        :raises MismatchError: A delta has values that are not finite.
         """
+        operator, calculator = self._operator, self._calculator
+        while not operator.is_ready() and not self._stop.is_set():
+            for _, deltas, base in self._read():
+                operator.scan(deltas, base)
+            if not self._stop.is_set():
+                operator.end_scan()
+        for start, deltas, base in self._read():
+            with np.errstate(all="ignore"):  # what overflows is found when it is rounded
+                values = operator.merge(start, deltas, base)
+            for first, last in chunks(len(values), self._chunk):
+                stored = memoryview(self._stored)[first * self._size : last * self._size]
+                calculator.room(0, last - first)[:] = stored
+                calculator.room(self._merged, last - first)[:] = values[first:last].data.cast("B")
+                yield calculator.linear(start + first, start + last)
+
+    def _read(self) -> Iterator[tuple[int, list[np.ndarray], np.ndarray | None]]:
+        """Read everything once: the place of each piece, its deltas and, if it is wanted, the base."""
         self.inputs = open_inputs(self._what, self._reader, self._calculator)
-        if keep_base:
-            self._stored = bytearray(min(self._piece, self._elements) * self._size)
         for start, end in chunks(self._elements, self._piece):
-            for first, last in chunks(end - start, self.chunk):
+            for first, last in chunks(end - start, self._chunk):
                 if self._stop.is_set():
                     return
-                self._fill(start, first, last, keep_base)
-            self.deltas = [row[: end - start] for row in self._rows]
-            self.base = None if self._base is None else self._base[: end - start]
-            yield start
+                self._fill(start, first, last)
+            rows = [row[: end - start] for row, _ in self._rows]
+            base = rows.pop() if self._operator.wants_base else None
+            yield start, rows, base
 
-    def stored(self, first: int, last: int) -> memoryview:
-        """Return the bytes of the base, by places in the piece."""
-        return memoryview(self._stored)[first * self._size : last * self._size]
-
-    def _fill(self, start: int, first: int, last: int, keep_base: bool) -> None:
+    def _fill(self, start: int, first: int, last: int) -> None:
+        """Read a part of a piece, keep the bytes of the base, and take the differences."""
         calculator, count = self._calculator, last - first
         for index, tensor in enumerate(self.inputs):
             tensor.fill(calculator.room(index, count))
-        if keep_base:
-            self._stored[first * self._size : last * self._size] = calculator.room(0, count)
-        rows = [*zip(self._rows, self._what.recipe.terms, strict=True)]
-        if self._base is not None:
-            rows.append((self._base, _BASE))
-        for row, term in rows:
+        self._stored[first * self._size : last * self._size] = calculator.room(0, count)
+        for row, term in self._rows:
             data, is_finite = calculator.delta(term, start + first, start + last)
             if not is_finite:
                 raise MismatchError(

@@ -42,11 +42,11 @@ class EditedTensor:
         if self._tensor.terms and method.needs_factors:
             yield from self._linear(_in_core_space(self._plan, self._what), chunk, stop)
         elif self._tensor.terms and not method.is_linear:
-            from taskarith.edit.merge import merged_pieces
+            from taskarith.edit.merge import Merge
 
-            work = merged_pieces(self._plan, self._tensor, self._what, self._reader, self._calculator, chunk, stop)
-            for self._inputs, data, is_finite in work:
-                yield data, is_finite
+            work = Merge(self._plan, self._tensor, self._what, self._reader, self._calculator, chunk, stop)
+            yield from work.pieces()
+            self._inputs = work.inputs
         else:
             yield from self._linear(self._what, chunk, stop)
 
