@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.memory import InMemoryEdit
+    from taskarith.edit.method import Method, parse_method
     from taskarith.edit.undo import UndoResult, undo
     from taskarith.edit.verify import Verification, verify
     from taskarith.errors import TaskarithError
@@ -31,6 +32,7 @@ __all__ = [
     "FinetuneResult",
     "InMemoryEdit",
     "Inspection",
+    "Method",
     "Scores",
     "TaskarithError",
     "UndoResult",
@@ -42,6 +44,7 @@ __all__ = [
     "extract",
     "finetune",
     "inspect",
+    "parse_method",
     "score",
     "undo",
     "verify",
@@ -57,6 +60,7 @@ _HOMES = {
     "InMemoryEdit": "taskarith.edit.memory",
     "Inspection": "taskarith.vectors.inspect",
     "Scores": "taskarith.evaluation.score",
+    "Method": "taskarith.edit.method",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
@@ -68,6 +72,7 @@ _HOMES = {
     "finetune": "taskarith.training.finetune",
     "inspect": "taskarith.vectors.inspect",
     "score": "taskarith.evaluation.score",
+    "parse_method": "taskarith.edit.method",
     "undo": "taskarith.edit.undo",
     "verify": "taskarith.edit.verify",
 }

@@ -7,7 +7,7 @@ import mmap
 from array import array
 
 from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
-from taskarith.arithmetic.recipe import Comparison, LowRank, Recipe
+from taskarith.arithmetic.recipe import Comparison, LowRank, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES
 
 __all__ = ["CpuCalculator"]
@@ -26,6 +26,7 @@ class CpuCalculator:
     def begin(self, recipe: Recipe) -> None:
         """Make ready for a tensor; factors get rows of their own, after the inputs."""
         self._factors = [term.plus for term in recipe.terms if isinstance(term.plus, LowRank)]
+        self._dtypes = recipe.dtypes
         dtypes = [*recipe.dtypes, *["F64"] * len(self._factors)]
         if len(dtypes) > self._rows or len(recipe.terms) > self._terms:
             self._reserve(len(dtypes), len(recipe.terms))
@@ -62,6 +63,30 @@ class CpuCalculator:
         )
         return self._result(stop - start), bool(finite)
 
+    def delta(self, term: Term, start: int, stop: int) -> tuple[memoryview, bool]:
+        """Calculate ``plus - minus`` in float64, added to a row of zeros."""
+        if isinstance(term.plus, LowRank):
+            self._product(term.plus, start, stop, self._out)
+            return self._row(self._rows, (stop - start) * 8), True
+        numbers = [term.plus] if term.minus is None else [term.plus, term.minus]
+        addresses = array("q", [self._zeros, *(self._addresses[number] for number in numbers)])
+        codes = array("q", [DTYPE_CODES["F64"], *(DTYPE_CODES[self._dtypes[number]] for number in numbers)])
+        plus, minus, one = array("q", [1]), array("q", [2 if len(numbers) == 2 else -1]), array("d", [1.0])
+        finite = self._kernels.linear(
+            _address(addresses),
+            _address(codes),
+            len(codes),
+            _address(plus),
+            _address(minus),
+            _address(one),
+            1,
+            stop - start,
+            self._out,
+            DTYPE_CODES["F64"],
+            self._scratch,
+        )
+        return self._row(self._rows, (stop - start) * 8), bool(finite)
+
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Calculate ``round(plus - base)`` of the first term and compare."""
         self._multiply(start, stop)
@@ -81,19 +106,24 @@ class CpuCalculator:
         return self._result(stop - start), bool(finite), Comparison(int(inexact), int(moved), squares)
 
     def _reserve(self, rows: int, terms: int) -> None:
-        """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
+        """Take memory for rows of inputs, one row for the result, the kernels' buffers, and one row that stays zero."""
         self._rows, self._terms = rows, terms
-        self._memory = mmap.mmap(-1, (rows + 1) * self._stride + (5 + max(terms, 2)) * 8 * BLOCK)
+        scratch = (5 + max(terms, 2)) * 8 * BLOCK
+        self._memory = mmap.mmap(-1, (rows + 2) * self._stride + scratch)
         self._view = memoryview(self._memory)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._out = self._start + rows * self._stride
         self._scratch = self._out + self._stride
+        self._zeros = self._scratch + scratch
 
     def _multiply(self, start: int, stop: int) -> None:
         for row, factors in enumerate(self._factors, self._inputs):
-            rank, columns = factors.right.shape
-            left, right = factors.left.ctypes.data, factors.right.ctypes.data
-            self._kernels.low_rank(left, right, rank, columns, factors.scale, start, stop, self._addresses[row])
+            self._product(factors, start, stop, self._addresses[row])
+
+    def _product(self, factors: LowRank, start: int, stop: int, out: int) -> None:
+        rank, columns = factors.right.shape
+        left, right = factors.left.ctypes.data, factors.right.ctypes.data
+        self._kernels.low_rank(left, right, rank, columns, factors.scale, start, stop, out)
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]

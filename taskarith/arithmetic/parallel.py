@@ -116,6 +116,7 @@ def work_through(
     device: str = "cpu",
     chunk: int = CHUNK_ELEMENTS,
     workers: int | None = None,
+    uses_torch: bool = False,
 ) -> None:
     """Do all tasks on a few threads, in the order given.
 
@@ -127,6 +128,7 @@ def work_through(
     :param device: Where to calculate, as in ``new_calculator``.
     :param chunk: The most elements of a chunk.
     :param workers: Number of threads; by default one a usable core.
+    :param uses_torch: ``do`` calculates with torch, which is to stay in the calling thread.
     """
     listener.progress(what, 0, total)
     count = max(1, min(workers or usable_cores(), len(tasks)))
@@ -143,9 +145,11 @@ def work_through(
             calculators.put(calculator)
 
     with ExitStack() as stack:
-        if device != "cpu":
+        if uses_torch or device != "cpu":
             stack.enter_context(_one_torch_thread())
-        pool = stack.enter_context(ThreadPoolExecutor(count))
+            pool = stack.enter_context(ThreadPoolExecutor(count, initializer=_use_one_torch_thread))
+        else:
+            pool = stack.enter_context(ThreadPoolExecutor(count))
         futures = [pool.submit(run, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -159,7 +163,10 @@ def work_through(
 
 @contextmanager
 def _one_torch_thread() -> Generator[None, None, None]:
-    """Let torch calculate in the calling threads: the chunks are small, and more threads would wait for each other."""
+    """Let torch calculate in the calling threads: the chunks are small, and more threads would wait for each other.
+
+    Singular values would also depend on the number of threads.
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -168,3 +175,10 @@ def _one_torch_thread() -> Generator[None, None, None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _use_one_torch_thread() -> None:
+    """Tell OpenMP, which counts for each calling thread."""
+    import torch
+
+    torch.set_num_threads(1)

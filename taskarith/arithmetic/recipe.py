@@ -79,5 +79,8 @@ class Calculator(Protocol):
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate elements ``start`` to ``stop``: bytes, valid until the next call, and whether all are finite."""
 
+    def delta(self, term: Term, start: int, stop: int) -> tuple[memoryview, bool]:
+        """Return the float64 bytes of a term's ``plus - minus``, without coefficient, and whether all are finite."""
+
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Return the bytes of ``round(plus - base)`` of the first term, whether all is finite, and what was found."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.edit.method import METHODS
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
@@ -41,6 +42,27 @@ def command(
         str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
     ] = None,
     overwrite: OverwriteFlag = False,
+    method: Annotated[
+        str, typer.Option("--method", help=f"How the vectors become one: {', '.join(METHODS)}.")
+    ] = "linear",
+    density: Annotated[
+        float | None, typer.Option("--density", help="Share of each delta that ties, dare, della, breadcrumbs keep.")
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option("--gamma", help="Share of outliers that breadcrumbs leaves out; 0.01 by default.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Half the range of della's probabilities; 0.15 by default.")
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Divide by the sum of coefficients, or by nothing."),
+    ] = None,
+    rescale: Annotated[
+        bool | None,
+        typer.Option("--rescale/--no-rescale", help="Make up for what dare and della drop; by default yes."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of dare's and della's masks; 42 by default.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
     keep_undo: Annotated[
         bool, typer.Option("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
@@ -59,6 +81,7 @@ def command(
     del config
     from taskarith.console import Console
     from taskarith.edit.apply import apply
+    from taskarith.edit.method import parse_method
 
     console = Console(as_json=as_json, quiet=quiet)
     result = apply(
@@ -71,6 +94,15 @@ def command(
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,
+        method=parse_method(
+            method,
+            density=density,
+            gamma=gamma,
+            epsilon=epsilon,
+            normalize=normalize,
+            rescale=rescale,
+            seed=seed,
+        ),
         jobs=jobs,
         launched=True,
         keep_undo=keep_undo,

@@ -17,6 +17,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
+from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.run import RunResult, run_plan
@@ -67,13 +68,14 @@ def apply(
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
+    method: Method = LINEAR,
     jobs: int = 1,
     launched: bool = False,
     keep_undo: bool = False,
     dry_run: bool = False,
     listener: Listener = SILENT,
 ) -> ApplyResult:
-    """Write ``model + alpha * (sum of added - sum of negated vectors)`` as a model folder.
+    """Write ``model + alpha * (sum of added - sum of negated vectors)``, or another merge of them, as a model folder.
 
     Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear``.
 
@@ -86,6 +88,7 @@ def apply(
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
+    :param method: How the vectors become one; see ``edit.method.parse_method``. By default they are added up.
     :param jobs: Processes on this machine that write the output together, each with its part of the cores.
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
@@ -110,6 +113,7 @@ def apply(
         "device": check_device(device),
         "max_shard_size": max_shard_size,
         "overwrite": overwrite,
+        "method": method,
         "keep_undo": keep_undo,
         "dry_run": dry_run,
     }
@@ -129,13 +133,14 @@ def _apply(
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
+    method: Method,
     keep_undo: bool,
     dry_run: bool,
     team: Team,
     listener: Listener = SILENT,
 ) -> ApplyResult:
     resolved = resolve_model(model, listener) if model else _recorded_model(references, listener)
-    target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha))
+    target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha, method))
     check_target(target, overwrite)
     base = open_checkpoint(resolved.path)
     if base.scalings and dtype:
@@ -143,9 +148,14 @@ def _apply(
             f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
             "Leave out --dtype, or dequantise it with transformers (model.dequantize()) and save it.",
         )
+    if base.scalings and not method.is_linear:
+        raise UsageError(
+            f"{base.path} is stored as float8 with scales, which are edited linearly only",
+            "Leave out --method, or dequantise it with transformers (model.dequantize()) and save it.",
+        )
     operands = open_operands(references, base, listener)
-    plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
-    result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
+    plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
+    result, remarks, undo_bytes = RunResult(), _left_out(plan) + (_whole(plan) if dry_run else []), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
@@ -189,7 +199,7 @@ def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> Res
         raise MismatchError(f"the base that {first} records is not found: {error.message}", hint) from error
 
 
-def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float) -> str:
+def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float, method: Method) -> str:
     parts = [Path(model.recorded_name).name.removesuffix(".gguf")]
     for reference in references:
         weight = abs(reference.coefficient)
@@ -197,7 +207,7 @@ def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha:
         parts.append(
             f"{'minus' if reference.coefficient < 0 else 'plus'}-{name}" + (f"x{weight:g}" if weight != 1 else "")
         )
-    return "-".join([*parts, f"alpha{alpha:g}"])
+    return "-".join([*parts, *([] if method.is_linear else [method.name]), f"alpha{alpha:g}"])
 
 
 def _left_out(plan: EditPlan) -> list[str]:
@@ -205,6 +215,16 @@ def _left_out(plan: EditPlan) -> list[str]:
         return []
     names = ", ".join(str(path) for path in plan.base.left_out[:5])
     return [f"not carried along, other weights of the same folder that were not edited: {names}"]
+
+
+def _whole(plan: EditPlan) -> list[str]:
+    """Say which tensors a method holds in memory as a whole."""
+    found = sorted(plan.whole_tensors, key=lambda tensor: -tensor.source.elements)
+    if not found:
+        return []
+    largest = ", ".join(f"{one.source.name} ({8 * one.source.elements / 1e6:,.0f} MB)" for one in found[:5])
+    how = f"{plan.method.name} holds {len(found)} matrices as a whole, one for each core at a time"
+    return [f"{how}, each about six times for every operand, in float64; the largest are {largest}"]
 
 
 def _strangers(plan: EditPlan, result: RunResult) -> list[str]:
@@ -249,6 +269,7 @@ def _record(
             "fingerprint": combine_fingerprints(result.base),
         },
         "alpha": plan.alpha,
+        "method": plan.method.record(),
         "dtype": plan.dtype,
         "operands": [
             {

@@ -16,6 +16,9 @@ from taskarith.edit.plan import EditPlan
 __all__ = ["Forecast", "forecast"]
 
 _PROBE = 1 << 25
+_ROOM = 1 << 20
+"""Elements that the search for the largest ones may keep of a delta."""
+
 _PROGRAM = 80_000_000
 """Bytes that the program takes without any buffer."""
 
@@ -55,9 +58,19 @@ def forecast(plan: EditPlan, target: Path) -> Forecast:
     if not write_rate:
         problems.append(f"{place} cannot be written")
     seconds = sum(size / rate for size, rate in ((plan.read_bytes, read_rate), (plan.write_bytes, write_rate)) if rate)
+    merging = _merge_bytes(plan)
     rows = max((2 + 2 * len(tensor.terms) for tensor in plan.tensors), default=2)
-    memory = _PROGRAM + usable_cores() * rows * CHUNK_ELEMENTS * 8
+    memory = _PROGRAM + usable_cores() * (rows * CHUNK_ELEMENTS * 8 + merging)
     return Forecast(memory, seconds, read_rate, write_rate, tuple(problems))
+
+
+def _merge_bytes(plan: EditPlan) -> int:
+    """Return what an operator that is not linear holds of one tensor: of whole matrices about six times each delta."""
+    if plan.method.is_linear or plan.method.needs_factors:
+        return 0
+    if not plan.method.needs_whole_tensors:
+        return 8 * _ROOM * max((len(tensor.terms) for tensor in plan.tensors), default=0)
+    return max((48 * one.source.elements * len(one.terms) for one in plan.whole_tensors), default=0)
 
 
 def _read_rate(tensor: TensorEntry) -> float:

@@ -11,15 +11,16 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.edit.calculation import calculation, open_inputs
+from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
 from taskarith.progress import SILENT
 
@@ -36,12 +37,20 @@ class InMemoryEdit:
     :param base: The folder or id it was loaded from.
     :param add: Vectors with optional coefficients, as on the command line.
     :param negate: Likewise, subtracted.
+    :param method: How the deltas of several operands become one; see ``edit.method.parse_method``.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     """
 
-    def __init__(self, model: PreTrainedModel, base: str, add: Sequence[str] = (), negate: Sequence[str] = ()) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        base: str,
+        add: Sequence[str] = (),
+        negate: Sequence[str] = (),
+        method: Method = LINEAR,
+    ) -> None:
+        self._model, self._method = model, method
         self._checkpoint = open_checkpoint(resolve_model(base).path)
         if self._checkpoint.scalings:
             raise MismatchError(
@@ -53,7 +62,7 @@ class InMemoryEdit:
 
     def set(self, alpha: float) -> None:
         """Give the model the weights of the edit at ``alpha``."""
-        self._load(plan_edit(self._checkpoint, self._operands, alpha))
+        self._load(plan_edit(self._checkpoint, self._operands, alpha, method=self._method))
 
     def restore(self) -> None:
         """Give the model the weights of the base, bit for bit."""
@@ -102,13 +111,10 @@ class InMemoryEdit:
 
             def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
                 name = tensor.source.name
-                what = calculation(plan, tensor, names[self._model.dtype])
-                calculator.begin(what.recipe)
-                inputs = open_inputs(what, reader, calculator)
+                work = EditedTensor(plan, tensor, reader, calculator, names[self._model.dtype])
                 values = torch.empty(tensor.source.shape, dtype=self._model.dtype)
                 whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
-                for start, end in filled_chunks(calculator, inputs, tensor.source.elements, CHUNK_ELEMENTS, stop):
-                    data, finite = calculator.linear(start, end)
+                for data, finite in work.pieces(CHUNK_ELEMENTS, stop):
                     whole[position : position + len(data)] = data
                     position, is_finite = position + len(data), is_finite and finite
                 if tensor.terms and not is_finite:
@@ -117,7 +123,8 @@ class InMemoryEdit:
                 return tensor.nbytes
 
             tasks = sorted((t for t in plan.tensors if t.source.name in targets), key=lambda t: -t.nbytes)
-            work_through(tasks, do, SILENT, "editing in memory", sum(tensor.nbytes for tensor in tasks))
+            total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.method.needs_torch
+            work_through(tasks, do, SILENT, "editing in memory", total, uses_torch=is_torch)
         if broken:
             raise MismatchError(
                 f"the edited {broken[0]} has values that are not finite",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.reader import file_states, fingerprint_bytes
+from taskarith.edit.method import LINEAR, Method, check_operands
 from taskarith.edit.operands import Operand
 
 __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
@@ -73,6 +74,7 @@ class EditPlan:
     :param dtype: Requested dtype of the output, as safetensors names it; None keeps that of each tensor.
     :param shards: The files to write.
     :param states: What tells whether an input has changed since.
+    :param method: How the deltas of several operands become one.
     """
 
     base: Checkpoint
@@ -81,11 +83,18 @@ class EditPlan:
     dtype: str | None
     shards: tuple[ShardPlan, ...]
     states: dict[str, list[int]]
+    method: Method = LINEAR
 
     @property
     def tensors(self) -> list[TensorPlan]:
         """All tensors, in output order."""
         return [tensor for shard in self.shards for tensor in shard.tensors]
+
+    @property
+    def whole_tensors(self) -> list[TensorPlan]:
+        """The tensors whose deltas have to be in memory as a whole."""
+        needs = self.method.needs_whole_tensors
+        return [tensor for tensor in self.tensors if needs and tensor.terms and len(tensor.source.shape) == 2]
 
     @property
     def actions(self) -> Counter[str]:
@@ -103,7 +112,10 @@ class EditPlan:
             for tensor in self.tensors
         ]
         shards = [(shard.name, shard.header.hex()) for shard in self.shards]
-        return fingerprint_bytes(json.dumps(["edit", self.dtype, shards, tensors, self.states]).encode())
+        how = (
+            [] if self.method.is_linear else [self.method.record(), self.alpha, [o.coefficient for o in self.operands]]
+        )
+        return fingerprint_bytes(json.dumps(["edit", self.dtype, shards, tensors, self.states, *how]).encode())
 
     @property
     def write_bytes(self) -> int:
@@ -125,6 +137,7 @@ def plan_edit(
     alpha: float = 1.0,
     dtype: str | None = None,
     max_shard_size: int | None = None,
+    method: Method = LINEAR,
 ) -> EditPlan:
     """Decide what happens to each tensor and where its bytes go.
 
@@ -135,7 +148,10 @@ def plan_edit(
     :param alpha: Multiplies every coefficient.
     :param dtype: Dtype of all float tensors of the output (F64, F32, F16, BF16), or None for the base's.
     :param max_shard_size: Bytes of tensors in one output file; None keeps the base's files.
+    :param method: How the deltas of several operands become one.
+    :raises UsageError: The method is not defined on these operands.
     """
+    check_operands(method, [one.coefficient for one in operands], [one.vector.kind for one in operands])
     shards = []
     for name, group in _layout(base, dtype, max_shard_size):
         described = [(tensor.name, _output_dtype(tensor, dtype), tensor.shape) for tensor in group]
@@ -146,7 +162,7 @@ def plan_edit(
         shards = _with_scales(base, shards)
     files = {tensor.path for tensor in base.tensors.values()}
     states = file_states(files.union(*(operand.vector.files for operand in operands)))
-    return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards), states)
+    return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards), states, method)
 
 
 def _with_scales(base: Checkpoint, shards: Sequence[ShardPlan]) -> list[ShardPlan]:

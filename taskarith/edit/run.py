@@ -8,15 +8,16 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, usable_cores, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, usable_cores, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import calculation, open_inputs
+from taskarith.edit.calculation import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.extract import VECTOR_DTYPES
@@ -73,7 +74,10 @@ def run_plan(
         left = team.share(sorted(left, key=lambda task: -task[1].nbytes))
         total = sum(tensor.nbytes for _, tensor in left)
         count = workers or max(1, usable_cores() // team.local_size)
-        work_through(left, work.do, listener, "applying", total, device=device, chunk=chunk, workers=count)
+        torch = plan.method.needs_torch
+        work_through(
+            left, work.do, listener, "applying", total, device=device, chunk=chunk, workers=count, uses_torch=torch
+        )
     place.gather()
     if not team.is_first:
         return RunResult()
@@ -145,16 +149,11 @@ class _Work:
     def _calculate(
         self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
     ) -> dict[str, object]:
-        what = calculation(self.plan, tensor)
-        calculator.begin(what.recipe)
-        inputs = open_inputs(what, self.reader, calculator)
-        is_finite = True
-        for start, end in filled_chunks(calculator, inputs, tensor.source.elements, self.chunk, stop):
-            data, finite = calculator.linear(start, end)
+        work, is_finite = EditedTensor(self.plan, tensor, self.reader, calculator), True
+        for data, finite in work.pieces(self.chunk, stop):
             writer.append(data)
             is_finite = is_finite and finite
-        prints = [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.prints]
-        return {"base": inputs[0].fingerprint(), "operands": prints, "finite": is_finite}
+        return {} if stop.is_set() else work.prints() | {"finite": is_finite}
 
     def _requantise(
         self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event

@@ -18,6 +18,7 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.calculation import Calculation, calculation
+from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.errors import CheckpointError, TaskarithError
@@ -108,6 +109,9 @@ def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Li
     if plans.keys() != recorded.keys():
         reason = "the base has changed since: it has other tensors"
         return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
+    if not plan.method.is_linear:
+        reason = f"method {plan.method.name} is not calculated again, since samples do not tell what whole tensors do"
+        return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
     whole = [
         entry
         for name, entry in checkpoint.tensors.items()
@@ -130,7 +134,8 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
     alpha = float(record["alpha"])
     checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
     references = [OperandRef(str(operand["name"]), float(operand["coefficient"])) for operand in record["operands"]]
-    return plan_edit(checkpoint, open_operands(references, checkpoint, listener), alpha, record.get("dtype"))
+    operands, method = open_operands(references, checkpoint, listener), parse_method(**record.get("method", {}))
+    return plan_edit(checkpoint, operands, alpha, record.get("dtype"), method=method)
 
 
 def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:

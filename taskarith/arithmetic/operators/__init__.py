@@ -1,0 +1,1 @@
+"""How deltas become one: pure arithmetic on float64 arrays, no files."""

@@ -1,0 +1,158 @@
+"""Stream the deltas of one tensor through an operator that is not linear, and add the result to the base."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from taskarith.arithmetic.operators.operator import Operator, Setting
+from taskarith.arithmetic.parallel import chunks
+from taskarith.arithmetic.recipe import Calculator, Recipe, Term
+from taskarith.checkpoints.header import ITEM_SIZES
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.calculation import Calculation, OpenInput, open_inputs
+from taskarith.edit.method import Method
+from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.errors import MismatchError
+
+__all__ = ["PIECE_ELEMENTS", "Merge", "new_operator"]
+
+PIECE_ELEMENTS = 1 << 16
+"""Elements that an operator gets at a time, if they do not belong together with more."""
+
+_BASE = Term(1.0, 0)
+
+
+class Merge:
+    """Calculates ``round(base + operator(deltas))`` of one tensor, in pieces that are cut at fixed places.
+
+    Deltas are ``finetuned - base`` in float64; the merged delta stays float64 until it is added and rounded once. The
+    inputs are read once for every reading that the operator asks for, and once for the result.
+
+    :param plan: The edit.
+    :param tensor: One of its tensors.
+    :param what: What it is calculated from.
+    :param reader: Reads the inputs.
+    :param calculator: Subtracts, adds and rounds; it begins this tensor.
+    :param chunk: The most elements that it calculates at a time; it changes no bit.
+    :param stop: Set when the run is given up.
+    """
+
+    def __init__(
+        self,
+        plan: EditPlan,
+        tensor: TensorPlan,
+        what: Calculation,
+        reader: TensorReader,
+        calculator: Calculator,
+        chunk: int,
+        stop: threading.Event,
+    ) -> None:
+        recipe = what.recipe
+        self._what, self._reader, self._calculator, self._stop = what, reader, calculator, stop
+        self._name, self._elements = tensor.source.name, tensor.source.elements
+        self._merged = len(recipe.dtypes)  # the merged delta is one input more
+        calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
+        self._operator = new_operator(plan.method, _setting(plan, tensor))
+        span = max(1, self._operator.span)
+        self._piece = span * max(1, PIECE_ELEMENTS // span)
+        self._chunk = min(chunk, PIECE_ELEMENTS)
+        room, self._size = min(self._piece, self._elements), ITEM_SIZES[what.inputs[0].dtype]
+        self._stored = bytearray(room * self._size)
+        self._rows = [(np.empty(room), term) for term in recipe.terms]
+        if self._operator.wants_base:
+            self._rows.append((np.empty(room), _BASE))
+        self.inputs: list[OpenInput] = []
+
+    def pieces(self) -> Iterator[tuple[memoryview, bool]]:
+        """Return bytes, valid until the next ones, and whether all of them are finite.
+
+        :raises MismatchError: A delta has values that are not finite.
+        """
+        operator, calculator = self._operator, self._calculator
+        while not operator.is_ready() and not self._stop.is_set():
+            for _, deltas, base in self._read():
+                operator.scan(deltas, base)
+            if not self._stop.is_set():
+                operator.end_scan()
+        for start, deltas, base in self._read():
+            with np.errstate(all="ignore"):  # what overflows is found when it is rounded
+                values = operator.merge(start, deltas, base)
+            for first, last in chunks(len(values), self._chunk):
+                stored = memoryview(self._stored)[first * self._size : last * self._size]
+                calculator.room(0, last - first)[:] = stored
+                calculator.room(self._merged, last - first)[:] = values[first:last].data.cast("B")
+                yield calculator.linear(start + first, start + last)
+
+    def _read(self) -> Iterator[tuple[int, list[np.ndarray], np.ndarray | None]]:
+        """Read everything once: the place of each piece, its deltas and, if it is wanted, the base."""
+        self.inputs = open_inputs(self._what, self._reader, self._calculator)
+        for start, end in chunks(self._elements, self._piece):
+            for first, last in chunks(end - start, self._chunk):
+                if self._stop.is_set():
+                    return
+                self._fill(start, first, last)
+            rows = [row[: end - start] for row, _ in self._rows]
+            base = rows.pop() if self._operator.wants_base else None
+            yield start, rows, base
+
+    def _fill(self, start: int, first: int, last: int) -> None:
+        """Read a part of a piece, keep the bytes of the base, and take the differences."""
+        calculator, count = self._calculator, last - first
+        for index, tensor in enumerate(self.inputs):
+            tensor.fill(calculator.room(index, count))
+        self._stored[first * self._size : last * self._size] = calculator.room(0, count)
+        for row, term in self._rows:
+            data, is_finite = calculator.delta(term, start + first, start + last)
+            if not is_finite:
+                raise MismatchError(
+                    f"{self._name}: a delta or the base has values that are not finite",
+                    "An input has infinities or NaN: check the inputs with taskarith inspect.",
+                )
+            row[first:last] = np.frombuffer(data)
+
+
+def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
+    terms = {term.operand: term for term in tensor.terms}
+    absent = [one.coefficient * plan.alpha for index, one in enumerate(plan.operands) if index not in terms]
+    return Setting(
+        tensor.source.shape,
+        tuple(term.delta for term in tensor.terms),
+        tuple(term.coefficient for term in tensor.terms),
+        tuple(absent),
+        plan.alpha,
+    )
+
+
+def new_operator(method: Method, setting: Setting) -> Operator:
+    """Return the operator of a method, fresh for one tensor."""
+    if method.needs_whole_tensors:
+        from taskarith.arithmetic.operators.spectral import Spectral, iso_c, tsv, wudi
+
+        return Spectral(setting, {"iso_c": iso_c, "tsv": tsv, "wudi": wudi}[method.name])
+    if method.name in {"slerp", "model_stock"}:
+        from taskarith.arithmetic.operators.sphere import ModelStock, Slerp
+
+        return Slerp(setting) if method.name == "slerp" else ModelStock(setting)
+    return _sparse(method, setting)
+
+
+def _sparse(method: Method, setting: Setting) -> Operator:
+    from taskarith.arithmetic.operators.sparse import ByChance, ByMagnitude, ByRank, Merger, Pruner
+
+    elements, density = setting.elements, method.density or 1.0
+    columns = setting.shape[-1] if setting.shape else 1
+    seed, rescale = method.seed or 0, bool(method.rescale)
+    span = columns if method.name.startswith("della") else 1
+
+    def pruner(name: str) -> Pruner:
+        if method.name.startswith("dare"):
+            return ByChance(seed, name, density, rescale)
+        if method.name.startswith("della"):
+            return ByRank(seed, name, density, rescale, method.epsilon or 0.0, columns)
+        return ByMagnitude(elements, density, method.gamma)
+
+    elects = method.name in {"ties", "dare_ties", "della", "breadcrumbs_ties"}
+    return Merger(setting, [pruner(name) for name in setting.names], elects, method.normalize, span)

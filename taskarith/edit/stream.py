@@ -1,0 +1,75 @@
+"""One edited tensor, calculated from beginning to end in pieces, whatever the method."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+from taskarith.arithmetic.parallel import filled_chunks
+from taskarith.arithmetic.recipe import Calculator
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.calculation import Calculation, OpenInput, calculation, open_inputs
+from taskarith.edit.plan import EditPlan, TensorPlan
+
+__all__ = ["EditedTensor"]
+
+
+class EditedTensor:
+    """Gives the bytes of an edited tensor, and afterwards the fingerprints of what was read.
+
+    :param plan: The edit.
+    :param tensor: One of its tensors.
+    :param reader: Reads the inputs.
+    :param calculator: Calculates; it begins this tensor.
+    :param dtype: Replaces that of the output.
+    """
+
+    def __init__(
+        self, plan: EditPlan, tensor: TensorPlan, reader: TensorReader, calculator: Calculator, dtype: str | None = None
+    ) -> None:
+        self._plan, self._tensor = plan, tensor
+        self._reader, self._calculator = reader, calculator
+        self._what = calculation(plan, tensor, dtype)
+        self._inputs: list[OpenInput] = []
+
+    def pieces(self, chunk: int, stop: threading.Event) -> Iterator[tuple[memoryview, bool]]:
+        """Return bytes, valid until the next ones, and whether all of them are finite; end early on ``stop``.
+
+        :param chunk: Elements at a time; it changes no bit.
+        """
+        method = self._plan.method
+        if self._tensor.terms and method.needs_factors:
+            yield from self._linear(_in_core_space(self._plan, self._what), chunk, stop)
+        elif self._tensor.terms and not method.is_linear:
+            from taskarith.edit.merge import Merge
+
+            work = Merge(self._plan, self._tensor, self._what, self._reader, self._calculator, chunk, stop)
+            yield from work.pieces()
+            self._inputs = work.inputs
+        else:
+            yield from self._linear(self._what, chunk, stop)
+
+    def prints(self) -> dict[str, object]:
+        """Return the fingerprints of the base and of each term's delta, valid after the last piece."""
+        prints = [item if isinstance(item, str) else self._inputs[item].fingerprint() for item in self._what.prints]
+        return {"base": self._inputs[0].fingerprint(), "operands": prints}
+
+    def _linear(self, what: Calculation, chunk: int, stop: threading.Event) -> Iterator[tuple[memoryview, bool]]:
+        self._calculator.begin(what.recipe)
+        self._inputs = open_inputs(what, self._reader, self._calculator)
+        for start, end in filled_chunks(self._calculator, self._inputs, self._tensor.source.elements, chunk, stop):
+            yield self._calculator.linear(start, end)
+
+
+def _in_core_space(plan: EditPlan, what: Calculation) -> Calculation:
+    """Replace the terms, which are all factors, by the one that they merge to."""
+    from taskarith.arithmetic.operators.core import core_space
+    from taskarith.arithmetic.recipe import LowRank, Term
+
+    factors = [term.plus for term in what.recipe.terms if isinstance(term.plus, LowRank)]
+    weights = [term.coefficient for term in what.recipe.terms]
+    if len(factors) == 1 and plan.method.density == 1:
+        return what
+    merged = core_space(factors, weights, plan.alpha, plan.method.density or 1.0)
+    return replace(what, recipe=replace(what.recipe, terms=(Term(1.0, merged),)))
