@@ -29,6 +29,14 @@ def command(
         list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="Multiplies all coefficients.")] = 1.0,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scale",
+            metavar="SELECTOR=FACTOR",
+            help="Multiply the coefficients of some tensors, as 'mlp=0.5', 'layers.0-11=0', 'layers=0..1'; repeats.",
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder to write; by default a name made of model and edit."),
@@ -66,6 +74,7 @@ def command(
         add=add or (),
         negate=negate or (),
         alpha=alpha,
+        scale=scale or (),
         output_dir=output_dir,
         dtype=dtype,
         device=device,

@@ -22,7 +22,7 @@ from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.run import RunResult, run_plan
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef
+from taskarith.spec import OperandRef, Scales, parse_scales, plain_scales
 from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.form import Vector
 from taskarith.vectors.open import recorded_base
@@ -61,7 +61,9 @@ def apply(
     *,
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
+    operands: Sequence[OperandRef] = (),
     alpha: float = 1.0,
+    scale: Mapping[str, Any] | Sequence[str] = (),
     output_dir: str | Path | None = None,
     dtype: str | None = None,
     device: str = "auto",
@@ -80,7 +82,9 @@ def apply(
     :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
     :param negate: Likewise, subtracted.
+    :param operands: More vectors, each with a coefficient and a scale of its own.
     :param alpha: Multiplies all coefficients.
+    :param scale: Multiplies them tensor by tensor: ``{"mlp": 0.5, "layers": [0, 1]}``; see ``spec.parse_scales``.
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
@@ -91,7 +95,7 @@ def apply(
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
     :param dry_run: Read headers only and write nothing.
     :param listener: Told about progress.
-    :raises UsageError: No vector, no model, an unknown dtype or device.
+    :raises UsageError: No vector, no model, an unknown dtype or device, a scale that names no tensor.
     :raises MismatchError: A vector does not fit the model, or the result is not finite.
     :raises OutputError: The output exists or cannot be written.
     """
@@ -103,8 +107,9 @@ def apply(
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
     edit = {
         "model": model,
-        "references": parse_operands(add, negate),
+        "references": parse_operands(add, negate, operands),
         "alpha": alpha,
+        "scale": parse_scales(scale),
         "output_dir": output_dir,
         "dtype": dtype,
         "device": check_device(device),
@@ -124,6 +129,7 @@ def _apply(
     model: str | None,
     references: Sequence[OperandRef],
     alpha: float,
+    scale: Scales,
     output_dir: str | Path | None,
     dtype: str | None,
     device: str,
@@ -143,7 +149,7 @@ def _apply(
             f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
             "Leave out --dtype, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    operands = open_operands(references, base, listener)
+    operands = open_operands(references, base, listener, scale)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
     result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
     if not dry_run:
@@ -153,7 +159,7 @@ def _apply(
                 return _result(target, resolved, plan, result)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result) + _rounding(result)
-            write_provenance(workplace.path, _record(plan, resolved, references, result))
+            write_provenance(workplace.path, _record(plan, resolved, references, scale, result))
     found = _result(target, resolved, plan, result)
     return replace(
         found, remarks=tuple(remarks), undo_bytes=undo_bytes, forecast=forecast(plan, target) if dry_run else None
@@ -229,7 +235,7 @@ def _rounding(result: RunResult) -> list[str]:
 
 
 def _record(
-    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], result: RunResult
+    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], scale: Scales, result: RunResult
 ) -> Mapping[str, Any]:
     tensors = {
         tensor.source.name: {
@@ -249,12 +255,14 @@ def _record(
             "fingerprint": combine_fingerprints(result.base),
         },
         "alpha": plan.alpha,
+        **({"scale": plain_scales(scale)} if scale else {}),
         "dtype": plan.dtype,
         "operands": [
             {
                 "name": str(Path(reference.name).resolve()) if Path(reference.name).exists() else reference.name,
                 "kind": operand.vector.kind,
                 "coefficient": operand.coefficient,
+                **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
                 "base": _base(operand.vector),
                 "fingerprint": combine_fingerprints(prints),
             }

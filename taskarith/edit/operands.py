@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_operand
+from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.form import Vector
 from taskarith.vectors.open import open_vector
 from taskarith.vectors.pair import find_tied
@@ -24,39 +25,56 @@ class Operand:
     :param vector: The opened vector.
     :param coefficient: Sign included.
     :param tied: Tensors of the base, mapped to the tensor whose delta they take.
+    :param factors: What multiplies the coefficient of a delta; 1 where none is given.
     """
 
     vector: Vector
     coefficient: float
     tied: dict[str, str]
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def delta_of(self, tensor: str) -> str | None:
         """Return the name of the delta that moves a tensor of the base, or None."""
         name = self.tied.get(tensor, tensor)
         return name if name in self.vector.shapes else None
 
+    def coefficient_of(self, delta: str) -> float:
+        """Return what one delta is multiplied by."""
+        return self.coefficient * self.factors.get(delta, 1.0)
 
-def parse_operands(add: Sequence[str], negate: Sequence[str]) -> list[OperandRef]:
-    """Read the values of ``--add`` and ``--negate``.
+
+def parse_operands(add: Sequence[str], negate: Sequence[str], more: Sequence[OperandRef] = ()) -> list[OperandRef]:
+    """Read the values of ``--add`` and ``--negate``; ``more`` are appended.
 
     :raises UsageError: There is none, or a coefficient cannot be read.
     """
-    references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate]
+    references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*more]
     if not references:
         raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")
     return references
 
 
-def open_operands(references: Sequence[OperandRef], base: Checkpoint, listener: Listener = SILENT) -> list[Operand]:
+def open_operands(
+    references: Sequence[OperandRef], base: Checkpoint, listener: Listener = SILENT, scale: Scales | None = None
+) -> list[Operand]:
     """Open the vectors and check that each fits the base.
 
+    :param references: As the user named them.
+    :param base: The checkpoint to edit.
+    :param listener: Told about downloads.
+    :param scale: Multiplies the coefficients of all of them, beside the scale that each has of its own.
+    :raises UsageError: A scale names no tensor.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
     """
     operands = []
     for reference in references:
         vector = open_vector(reference.name, base, listener)
-        operands.append(Operand(vector, reference.coefficient, _fit(vector, base)))
+        tied = _fit(vector, base)
+        names = [name for name in base.tensors if name not in tied]
+        own, common = (tensor_factors(scales or {}, names) for scales in (reference.scale, scale))
+        factors = {name: own.get(name, 1.0) * common.get(name, 1.0) for name in own.keys() | common.keys()}
+        operands.append(Operand(vector, reference.coefficient, tied, factors))
     return operands
 
 

@@ -22,7 +22,7 @@ from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef
+from taskarith.spec import OperandRef, parse_scales
 from taskarith.vectors.dense import DenseVector
 from taskarith.vectors.form import BaseRecord, Packed
 from taskarith.vectors.pair import PairVector
@@ -129,8 +129,12 @@ def _hub_name(record: Mapping[str, Any]) -> str:
 def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
     alpha = float(record["alpha"])
     checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
-    references = [OperandRef(str(operand["name"]), float(operand["coefficient"])) for operand in record["operands"]]
-    return plan_edit(checkpoint, open_operands(references, checkpoint, listener), alpha, record.get("dtype"))
+    references = [
+        OperandRef(str(operand["name"]), float(operand["coefficient"]), parse_scales(operand.get("scale", {})))
+        for operand in record["operands"]
+    ]
+    operands = open_operands(references, checkpoint, listener, parse_scales(record.get("scale", {})))
+    return plan_edit(checkpoint, operands, alpha, record.get("dtype"))
 
 
 def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
