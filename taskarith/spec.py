@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "parse_scales",
     "parse_size",
     "plain_scales",
+    "short",
 ]
 
 Scales = Mapping[str, tuple[float, ...]]
@@ -142,8 +144,9 @@ def _factors(selector: str, value: Any) -> tuple[float, ...]:
     numbers = [finite_number(item) for item in items]
     factors = tuple(number for number in numbers if number is not None)
     if not selector or not factors or len(factors) != len(numbers):
+        shown = value if isinstance(value, str) else short(value)
         raise UsageError(
-            f"cannot read the scale '{selector}={value}'",
+            f"cannot read the scale '{selector}={shown}'",
             "Write SELECTOR=FACTOR, as in 'mlp=0.5', 'layers.0-11=0' or, over the depth, 'layers=0..1'",
         )
     return factors
@@ -158,6 +161,16 @@ def finite_number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def short(value: Any) -> str:
+    """Return what a value looks like, in a few words, however large, nested or recursive it is."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel, shortener.maxstring = 2, 80
+    try:
+        return shortener.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def parse_alphas(text: str) -> list[float]:

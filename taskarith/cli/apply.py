@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.recipe import RecipeFile
+from taskarith.edit.recipe import Recipe
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
@@ -56,7 +58,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; say what would be done, its cost, and what would fail.")
     ] = False,
-    config: ConfigFile = None,
+    config: RecipeFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -64,15 +66,17 @@ def command(
 
     Example: taskarith apply --negate forget.safetensors --alpha 1.0
     """
-    del config
     from taskarith.console import Console
     from taskarith.edit.apply import apply
 
     console = Console(as_json=as_json, quiet=quiet)
+    recipe = config if isinstance(config, Recipe) else Recipe({})
+    recipe = recipe.changed(model, vectors=bool(add or negate), alpha=alpha, scale=scale or ())
     result = apply(
         model,
         add=add or (),
         negate=negate or (),
+        operands=recipe.operands,
         alpha=alpha,
         scale=scale or (),
         output_dir=output_dir,
@@ -84,10 +88,11 @@ def command(
         launched=True,
         keep_undo=keep_undo,
         dry_run=dry_run,
+        model_fingerprint=recipe.fingerprint,
         listener=console,
     )
     console.close()
-    for remark in result.remarks:
+    for remark in (*recipe.remarks, *result.remarks):
         console.note(f"note: {remark}")
     counts = ", ".join(f"{count} {action}" for action, count in result.actions.items())
     read, written = result.read_bytes / 1e6, result.write_bytes / 1e6

@@ -19,6 +19,7 @@ from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
+from taskarith.edit.repeat import check_inputs, recorded_name
 from taskarith.edit.run import RunResult, run_plan
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
@@ -73,6 +74,7 @@ def apply(
     launched: bool = False,
     keep_undo: bool = False,
     dry_run: bool = False,
+    model_fingerprint: str = "",
     listener: Listener = SILENT,
 ) -> ApplyResult:
     """Write ``model + alpha * (sum of added - sum of negated vectors)`` as a model folder.
@@ -94,6 +96,7 @@ def apply(
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
     :param dry_run: Read headers only and write nothing.
+    :param model_fingerprint: What the model must have, as an earlier edit recorded it; empty if that does not matter.
     :param listener: Told about progress.
     :raises UsageError: No vector, no model, an unknown dtype or device, a scale that names no tensor.
     :raises MismatchError: A vector does not fit the model, or the result is not finite.
@@ -117,6 +120,7 @@ def apply(
         "overwrite": overwrite,
         "keep_undo": keep_undo,
         "dry_run": dry_run,
+        "model_fingerprint": model_fingerprint,
     }
     if jobs == 1 or dry_run:
         return _apply(**edit, team=launched_team() if launched else ALONE, listener=listener)
@@ -137,6 +141,7 @@ def _apply(
     overwrite: bool,
     keep_undo: bool,
     dry_run: bool,
+    model_fingerprint: str,
     team: Team,
     listener: Listener = SILENT,
 ) -> ApplyResult:
@@ -157,9 +162,11 @@ def _apply(
             result = run_plan(plan, workplace, device=device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
+            check_inputs(plan, references, model_fingerprint, result)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result) + _rounding(result)
-            write_provenance(workplace.path, _record(plan, resolved, references, scale, result))
+            layout = {"max_shard_size": max_shard_size} if max_shard_size else {}
+            write_provenance(workplace.path, _record(plan, resolved, references, scale, result) | layout)
     found = _result(target, resolved, plan, result)
     return replace(
         found, remarks=tuple(remarks), undo_bytes=undo_bytes, forecast=forecast(plan, target) if dry_run else None
@@ -236,7 +243,7 @@ def _rounding(result: RunResult) -> list[str]:
 
 def _record(
     plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], scale: Scales, result: RunResult
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     tensors = {
         tensor.source.name: {
             "action": tensor.action,
@@ -259,7 +266,7 @@ def _record(
         "dtype": plan.dtype,
         "operands": [
             {
-                "name": str(Path(reference.name).resolve()) if Path(reference.name).exists() else reference.name,
+                "name": recorded_name(reference, operand.vector),
                 "kind": operand.vector.kind,
                 "coefficient": operand.coefficient,
                 **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
