@@ -51,12 +51,15 @@ class OperandRef:
     :param coefficient: Sign included.
     :param scale: What multiplies the coefficient, tensor by tensor.
     :param fingerprint: What its deltas must have, as an earlier edit recorded it; empty if that does not matter.
+    :param against_model: Take the delta of a fine-tuned model against the model that is edited, whatever base it
+        records.
     """
 
     name: str
     coefficient: float
     scale: Scales = field(default_factory=dict)
     fingerprint: str = ""
+    against_model: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 
 from taskarith.cli.common import config_option, load_config, use_config
 from taskarith.edit.recipe import Recipe, parse_recipe
-from taskarith.errors import UsageError
+from taskarith.errors import TaskarithError, UsageError
 
 __all__ = ["RecipeFile"]
 
@@ -21,7 +21,7 @@ def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
     try:
         recipe = parse_recipe(load_config(path))
         use_config(context, path, _without_method(context, recipe.options))
-    except UsageError as error:
+    except TaskarithError as error:
         raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error
     return recipe
 

@@ -270,6 +270,7 @@ def _record(
                 "kind": operand.vector.kind,
                 "coefficient": operand.coefficient,
                 **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
+                **({"against_model": True} if reference.against_model else {}),
                 "base": _base(operand.vector),
                 "fingerprint": combine_fingerprints(prints),
             }

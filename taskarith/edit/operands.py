@@ -69,13 +69,25 @@ def open_operands(
     """
     operands = []
     for reference in references:
-        vector = open_vector(reference.name, base, listener)
+        vector = open_vector(reference.name, base, listener, against_base=reference.against_model)
         tied = _fit(vector, base)
-        names = [name for name in base.tensors if name not in tied]
-        own, common = (tensor_factors(scales or {}, names) for scales in (reference.scale, scale))
-        factors = {name: own.get(name, 1.0) * common.get(name, 1.0) for name in own.keys() | common.keys()}
+        factors = _factors(reference.scale, scale or {}, base, tied)
         operands.append(Operand(vector, reference.coefficient, tied, factors))
     return operands
+
+
+def _factors(own: Scales, common: Scales, base: Checkpoint, tied: Mapping[str, str]) -> dict[str, float]:
+    """Multiply the two scales tensor by tensor; a tied tensor has the factor of the tensor that it is tied to."""
+    names = list(base.tensors)
+    first, second = tensor_factors(own, names), tensor_factors(common, names)
+    factors = {name: first.get(name, 1.0) * second.get(name, 1.0) for name in first.keys() | second.keys()}
+    odd = [name for name, to in tied.items() if name in factors and factors[name] != factors.get(to, 1.0)]
+    if odd:
+        raise UsageError(
+            f"{odd[0]} is tied to {tied[odd[0]]} and cannot be scaled otherwise",
+            f"Scale {tied[odd[0]]}: what is tied to it goes with it.",
+        )
+    return factors
 
 
 def _fit(vector: Vector, base: Checkpoint) -> dict[str, str]:

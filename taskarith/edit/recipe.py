@@ -6,6 +6,7 @@ A recipe holds values of the options of ``apply`` under their names, and besides
     operands:
       - vector: forget.safetensors      # a file, a folder or a hub id
         coefficient: -0.6               # 1 if it is left out
+        against_model: true             # the delta of a model to the one that is edited, whatever base it records
         scale: {layers: [0, 1], mlp: 0.5}
       - other.safetensors:0.2           # or as after --add
     scale: {lm_head: 0}
@@ -23,7 +24,7 @@ from taskarith.spec import OperandRef, Scales, finite_number, parse_operand, par
 
 __all__ = ["Recipe", "parse_recipe"]
 
-_OPERAND_KEYS = ("vector", "coefficient", "scale", "fingerprint")
+_OPERAND_KEYS = ("vector", "coefficient", "scale", "fingerprint", "against_model")
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -102,6 +103,7 @@ def _of_record(record: Mapping[str, Any]) -> Recipe:
                 float(one["coefficient"]),
                 parse_scales(one.get("scale", {})),
                 str(one["fingerprint"]),
+                bool(one.get("against_model")),
             )
             for one in record["operands"]
         )
@@ -156,6 +158,8 @@ def _operand(value: Any) -> OperandRef:
             f"coefficient {short(value['coefficient'])} of {value['vector']} is no finite number",
             "Give a number, as in coefficient: 0.3",
         )
-    return OperandRef(
-        value["vector"], coefficient, _read_scales(value.get("scale")), str(value.get("fingerprint") or "")
-    )
+    fingerprint, against_model = value.get("fingerprint") or "", value.get("against_model") or False
+    if not isinstance(against_model, bool):
+        raise UsageError(f"against_model {short(against_model)} is neither true nor false", "Write against_model: true")
+    scales = _read_scales(value.get("scale"))
+    return OperandRef(value["vector"], coefficient, scales, str(fingerprint), against_model)

@@ -67,7 +67,7 @@ def _chosen(selector: str, names: Sequence[str]) -> list[str]:
         parts = dict.fromkeys(part for name in names for part in name.split(".") if not part.isdecimal())
         near = difflib.get_close_matches(selector, [*parts, *names], cutoff=0.4)
         raise UsageError(
-            f"'{selector}' names no tensor that can be scaled here",
+            f"'{selector}' names no tensor of the model",
             f"Nearest are {', '.join(near)}." if near else f"The tensors are {name_some(names)}.",
         )
     return chosen

@@ -130,7 +130,12 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
     alpha = float(record["alpha"])
     checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
     references = [
-        OperandRef(str(operand["name"]), float(operand["coefficient"]), parse_scales(operand.get("scale", {})))
+        OperandRef(
+            str(operand["name"]),
+            float(operand["coefficient"]),
+            parse_scales(operand.get("scale", {})),
+            against_model=operand.get("against_model", False),
+        )
         for operand in record["operands"]
     ]
     operands = open_operands(references, checkpoint, listener, parse_scales(record.get("scale", {})))
