@@ -46,6 +46,14 @@ def command(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or float64; by default the base's.")
     ] = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="intersection",
+            help="Where vocabularies differ in size, edit the rows that all have; by default that is refused.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
@@ -81,6 +89,7 @@ def command(
         scale=scale or (),
         output_dir=output_dir,
         dtype=dtype,
+        vocab=vocab,
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,

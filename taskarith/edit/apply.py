@@ -20,6 +20,7 @@ from taskarith.edit.jobs import started_team
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.repeat import check_inputs, recorded_name
+from taskarith.edit.rows import rows_left_alone, shared_rows
 from taskarith.edit.run import RunResult, run_plan
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
@@ -67,6 +68,7 @@ def apply(
     scale: Mapping[str, Any] | Sequence[str] = (),
     output_dir: str | Path | None = None,
     dtype: str | None = None,
+    vocab: str | None = None,
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
@@ -89,6 +91,7 @@ def apply(
     :param scale: Multiplies them tensor by tensor: ``{"mlp": 0.5, "layers": [0, 1]}``; see ``spec.parse_scales``.
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
+    :param vocab: ``intersection`` edits the rows that all have where vocabularies differ in size; None refuses that.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
@@ -104,6 +107,8 @@ def apply(
     """
     if dtype is not None and dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    if vocab not in {None, "intersection"}:
+        raise UsageError(f"unknown vocab '{vocab}'", "Choose intersection, or leave it out.")
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
     if jobs < 1:
@@ -115,6 +120,7 @@ def apply(
         "scale": parse_scales(scale),
         "output_dir": output_dir,
         "dtype": dtype,
+        "vocab": vocab,
         "device": check_device(device),
         "max_shard_size": max_shard_size,
         "overwrite": overwrite,
@@ -136,6 +142,7 @@ def _apply(
     scale: Scales,
     output_dir: str | Path | None,
     dtype: str | None,
+    vocab: str | None,
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
@@ -154,9 +161,9 @@ def _apply(
             f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
             "Leave out --dtype, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    operands = open_operands(references, base, listener, scale)
+    operands = open_operands(references, base, listener, scale, shared_vocabulary=vocab is not None)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size)
-    result, remarks, undo_bytes = RunResult(), _left_out(plan), 0
+    result, remarks, undo_bytes = RunResult(), _left_out(plan) + (rows_left_alone(plan) if vocab else []), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
@@ -165,8 +172,9 @@ def _apply(
             check_inputs(plan, references, model_fingerprint, result)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result) + _rounding(result)
-            layout = {"max_shard_size": max_shard_size} if max_shard_size else {}
-            write_provenance(workplace.path, _record(plan, resolved, references, scale, result) | layout)
+            more = {"max_shard_size": max_shard_size, "vocab": vocab}
+            record = _record(plan, resolved, references, scale, result)
+            write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
     found = _result(target, resolved, plan, result)
     return replace(
         found, remarks=tuple(remarks), undo_bytes=undo_bytes, forecast=forecast(plan, target) if dry_run else None
@@ -250,6 +258,7 @@ def _record(
             "dtype": tensor.dtype,
             "base": result.base[tensor.source.name],
             "fingerprint": result.output[tensor.source.name],
+            **({"rows": rows} if (rows := shared_rows(plan, tensor)) is not None else {}),
             **({"error": result.errors[tensor.source.name]} if tensor.source.name in result.errors else {}),
         }
         for tensor in plan.tensors

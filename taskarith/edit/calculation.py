@@ -10,6 +10,7 @@ from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.vectors.form import Difference, Factored, Packed, Stored
+from taskarith.vectors.vocabulary import first_rows
 
 __all__ = ["Calculation", "OpenInput", "calculation", "open_inputs"]
 
@@ -38,7 +39,9 @@ def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) ->
     places = {_place(tensor.source): 0}
     against: dict[int, int] = {}
 
-    def number(entry: TensorEntry) -> int:
+    def number(entry: TensorEntry, *others: TensorEntry) -> int:
+        if any(other.shape != entry.shape for other in (*others, tensor.source)):  # of a larger or smaller vocabulary
+            entry = first_rows(entry, min(one.shape[0] for one in (entry, *others, tensor.source)))
         index = places.setdefault(_place(entry), len(inputs))
         if index == len(inputs):
             inputs.append(entry)
@@ -51,8 +54,8 @@ def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) ->
                 terms.append(Term(term.coefficient, number(delta)))
                 prints.append(number(delta))
             case Difference(finetuned, base):
-                terms.append(Term(term.coefficient, number(finetuned), number(base)))
-                prints.append(number(finetuned))
+                terms.append(Term(term.coefficient, number(finetuned, base), number(base, finetuned)))
+                prints.append(number(finetuned, base))
             case Factored(factors, fingerprint):
                 terms.append(Term(term.coefficient, factors))
                 prints.append(fingerprint)
@@ -68,18 +71,22 @@ def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) ->
 
 
 class OpenInput:
-    """An input that is read, or decoded, from beginning to end."""
+    """An input that is read, or decoded, from beginning to end; where it has fewer rows than the base, zeros follow."""
 
     def __init__(self, what: Calculation, index: int, reader: TensorReader, calculator: Calculator) -> None:
         entry = what.inputs[index]
         self._source = entry.open(reader) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
         self._size = ITEM_SIZES[entry.dtype]
         self._against, self._calculator = what.against.get(index), calculator
+        self._left = entry.nbytes
 
     def fill(self, room: memoryview) -> None:
         """Read the next elements into all of ``room``; the base that they are relative to has been read before."""
         if isinstance(self._source, PrintedTensor):
-            self._source.fill(room)
+            stored = min(len(room), self._left)
+            self._source.fill(room[:stored])
+            room[stored:] = bytes(len(room) - stored)
+            self._left -= stored
         else:
             origin = self._against
             base = None if origin is None else self._calculator.room(origin, len(room) // self._size)
@@ -100,5 +107,5 @@ def open_inputs(what: Calculation, reader: TensorReader, calculator: Calculator)
     return [OpenInput(what, index, reader, calculator) for index in range(len(what.inputs))]
 
 
-def _place(entry: TensorEntry) -> tuple[str, int, str]:
-    return os.path.realpath(entry.path), entry.offset, entry.name
+def _place(entry: TensorEntry) -> tuple[str, int, str, int]:
+    return os.path.realpath(entry.path), entry.offset, entry.name, entry.nbytes

@@ -14,8 +14,12 @@ from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.form import Vector
 from taskarith.vectors.open import open_vector
 from taskarith.vectors.pair import find_tied
+from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
-__all__ = ["Operand", "open_operands", "parse_operands"]
+__all__ = ["ROWWISE", "Operand", "open_operands", "parse_operands"]
+
+ROWWISE = {"dense", "finetuned"}
+"""Kinds of vectors of which the first rows can be read alone."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,12 @@ def parse_operands(add: Sequence[str], negate: Sequence[str], more: Sequence[Ope
 
 
 def open_operands(
-    references: Sequence[OperandRef], base: Checkpoint, listener: Listener = SILENT, scale: Scales | None = None
+    references: Sequence[OperandRef],
+    base: Checkpoint,
+    listener: Listener = SILENT,
+    scale: Scales | None = None,
+    *,
+    shared_vocabulary: bool = False,
 ) -> list[Operand]:
     """Open the vectors and check that each fits the base.
 
@@ -63,14 +72,21 @@ def open_operands(
     :param base: The checkpoint to edit.
     :param listener: Told about downloads.
     :param scale: Multiplies the coefficients of all of them, beside the scale that each has of its own.
+    :param shared_vocabulary: Where vocabularies differ in size, edit the rows that all have.
     :raises UsageError: A scale names no tensor.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
     """
     operands = []
     for reference in references:
-        vector = open_vector(reference.name, base, listener, against_base=reference.against_model)
-        tied = _fit(vector, base)
+        vector = open_vector(
+            reference.name,
+            base,
+            listener,
+            against_base=reference.against_model,
+            shared_vocabulary=shared_vocabulary,
+        )
+        tied = _fit(vector, base, shared_vocabulary)
         factors = _factors(reference.scale, scale or {}, base, tied)
         operands.append(Operand(vector, reference.coefficient, tied, factors))
     return operands
@@ -90,22 +106,28 @@ def _factors(own: Scales, common: Scales, base: Checkpoint, tied: Mapping[str, s
     return factors
 
 
-def _fit(vector: Vector, base: Checkpoint) -> dict[str, str]:
+def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str, str]:
     absent = [name for name in vector.shapes if name not in base.tensors]
     if absent:
         raise MismatchError(
             f"{len(absent)} tensors of {vector.name} are not in {base.path}: {name_some(absent)}",
             f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture.",
         )
+    differ = [name for name, shape in vector.shapes.items() if base.tensors[name].shape != shape]
+    is_grown = vector.kind in ROWWISE and all(
+        differ_in_rows(base.tensors[name].shape, vector.shapes[name]) and is_vocabulary(base, name) for name in differ
+    )
     wrong = [
         f"{name} {list(shape)} against {list(base.tensors[name].shape)}"
         for name, shape in vector.shapes.items()
-        if base.tensors[name].shape != shape or not base.is_editable(name)
+        if not base.is_editable(name) or (name in differ and not (shared_vocabulary and is_grown))
     ]
     if wrong:
         raise MismatchError(
             f"{len(wrong)} tensors of {vector.name} do not have the shape that {base.path} has: {name_some(wrong)}",
-            f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
+            "Only the vocabulary differs: --vocab intersection edits the rows that both have."
+            if differ and is_grown
+            else f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
         )
     return _cover(vector, base)
 

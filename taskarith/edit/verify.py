@@ -138,7 +138,13 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
         )
         for operand in record["operands"]
     ]
-    operands = open_operands(references, checkpoint, listener, parse_scales(record.get("scale", {})))
+    operands = open_operands(
+        references,
+        checkpoint,
+        listener,
+        parse_scales(record.get("scale", {})),
+        shared_vocabulary=record.get("vocab") == "intersection",
+    )
     return plan_edit(checkpoint, operands, alpha, record.get("dtype"))
 
 
@@ -234,7 +240,8 @@ def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> l
             stream.skip(start)
             stream.fill(memoryview(data), None if origin is None else memoryview(stored[origin]))
         else:
-            data = reader.read(entry, start * size, stop * size)
+            rows_end = min(stop * size, entry.nbytes)  # a smaller vocabulary is filled up with zeros
+            data = reader.read(entry, min(start * size, rows_end), rows_end).ljust((stop - start) * size, b"\0")
         stored.append(data)
     return [decode(data, entry.dtype) for data, entry in zip(stored, what.inputs, strict=True)]
 
