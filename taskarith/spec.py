@@ -1,4 +1,4 @@
-"""The small languages of the command line: model@revision, vector:coefficient, glob=factor, name=data, alpha lists."""
+"""The small languages of the command line: models, vectors, scales (selector=factor), data sets, alpha lists, sizes."""
 
 from __future__ import annotations
 

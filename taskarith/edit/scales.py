@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -64,6 +63,8 @@ def _chosen(selector: str, names: Sequence[str]) -> list[str]:
     patterns = _patterns(selector)
     chosen = [name for name in names if any(fnmatchcase(f".{name}.", pattern) for pattern in patterns)]
     if not chosen:
+        import difflib  # here, since it is needed so rarely
+
         parts = dict.fromkeys(part for name in names for part in name.split(".") if not part.isdecimal())
         near = difflib.get_close_matches(selector, [*parts, *names], cutoff=0.4)
         raise UsageError(
