@@ -1,12 +1,14 @@
-"""The small languages of the command line: model@revision, vector:coefficient, name=data, alpha lists."""
+"""The small languages of the command line: models, vectors, scales (selector=factor), data sets, alpha lists, sizes."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from taskarith.errors import UsageError
 
@@ -14,14 +16,22 @@ __all__ = [
     "DataRef",
     "ModelRef",
     "OperandRef",
+    "Scales",
+    "finite_number",
     "parse_alphas",
     "parse_combination",
     "parse_data",
     "parse_model",
     "parse_named_data",
     "parse_operand",
+    "parse_scales",
     "parse_size",
+    "plain_scales",
+    "short",
 ]
+
+Scales = Mapping[str, tuple[float, ...]]
+"""Selectors of tensors, in order, each with its factor, or with the factors of a gradient over the layers."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,21 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class OperandRef:
-    """A vector as the user named it, with its coefficient (sign included)."""
+    """A vector as the user named it.
+
+    :param name: A file, a folder or a hub id.
+    :param coefficient: Sign included.
+    :param scale: What multiplies the coefficient, tensor by tensor.
+    :param fingerprint: What its deltas must have, as an earlier edit recorded it; empty if that does not matter.
+    :param against_model: Take the delta of a fine-tuned model against the model that is edited, whatever base it
+        records.
+    """
 
     name: str
     coefficient: float
+    scale: Scales = field(default_factory=dict)
+    fingerprint: str = ""
+    against_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +124,71 @@ def parse_combination(text: str) -> list[OperandRef]:
     if not pairs or not all(name for _, name in pairs):
         raise UsageError(f"cannot read the combination '{text}'", "Write vectors and signs, as in 'V1:0.6 - V2:0.4'")
     return [parse_operand(name, -1.0 if sign == "-" else 1.0) for sign, name in pairs]
+
+
+def parse_scales(given: Mapping[str, Any] | Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Read what multiplies coefficients tensor by tensor: ``SELECTOR=FACTOR``, or a map of selectors to factors.
+
+    A selector is a whole tensor name, or a pattern of one or more dotted parts of it: ``mlp`` and ``layers.*.mlp.*``
+    name every tensor of an MLP. ``*`` stands for anything, ``?`` for one character, and a part ``0-11`` for each of
+    these numbers. A factor is a number, or several (``0..1``, ``0..0.5..1`` or ``[0, 0.5, 1]``) that are spread
+    evenly over the layers, from the first to the last, and interpolated linearly in between. Where several
+    selectors name a tensor, the last of them counts.
+
+    :raises UsageError: A selector is empty, or a factor is no finite number.
+    """
+    if isinstance(given, Mapping):
+        return {str(selector): _factors(str(selector), value) for selector, value in given.items()}
+    scales: dict[str, tuple[float, ...]] = {}
+    for text in given:
+        selector, _, factors = str(text).rpartition("=")
+        scales.pop(selector, None)  # what is given again comes last
+        scales[selector] = _factors(selector, factors)
+    return scales
+
+
+def plain_scales(scales: Scales) -> dict[str, float | list[float]]:
+    """Return scales as they are written in JSON and YAML; ``parse_scales`` reads them back."""
+    return {name: factors[0] if len(factors) == 1 else list(factors) for name, factors in scales.items()}
+
+
+def _factors(selector: str, value: Any) -> tuple[float, ...]:
+    items = value
+    if isinstance(value, str):
+        text = value.strip()
+        items = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else text.split("..")
+    elif not isinstance(value, list | tuple):
+        items = [value]
+    numbers = [finite_number(item) for item in items]
+    factors = tuple(number for number in numbers if number is not None)
+    if not selector or not factors or len(factors) != len(numbers):
+        shown = value if isinstance(value, str) else short(value)
+        raise UsageError(
+            f"cannot read the scale '{selector}={shown}'",
+            "Write SELECTOR=FACTOR, as in 'mlp=0.5', 'layers.0-11=0' or, over the depth, 'layers=0..1'",
+        )
+    return factors
+
+
+def finite_number(value: Any) -> float | None:
+    """Return a number, or a text that is one, as a float; None for anything else, infinities and NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def short(value: Any) -> str:
+    """Return what a value looks like, in a few words, however large, nested or recursive it is."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel, shortener.maxstring = 2, 80
+    try:
+        return shortener.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def parse_alphas(text: str) -> list[float]:

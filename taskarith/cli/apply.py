@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.recipe import RecipeFile
 from taskarith.edit.method import METHODS
+from taskarith.edit.recipe import Recipe
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
@@ -30,12 +32,28 @@ def command(
         list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="Multiplies all coefficients.")] = 1.0,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scale",
+            metavar="SELECTOR=FACTOR",
+            help="Multiply the coefficients of some tensors, as 'mlp=0.5', 'layers.0-11=0', 'layers=0..1'; repeats.",
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder to write; by default a name made of model and edit."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or float64; by default the base's.")
+    ] = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="intersection",
+            help="Where vocabularies differ in size, edit the rows that all have; by default that is refused.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
     max_shard_size: Annotated[
@@ -70,7 +88,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; say what would be done, its cost, and what would fail.")
     ] = False,
-    config: ConfigFile = None,
+    config: RecipeFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -78,19 +96,23 @@ def command(
 
     Example: taskarith apply --negate forget.safetensors --alpha 1.0
     """
-    del config
     from taskarith.console import Console
     from taskarith.edit.apply import apply
     from taskarith.edit.method import parse_method
 
     console = Console(as_json=as_json, quiet=quiet)
+    recipe = config if isinstance(config, Recipe) else Recipe({})
+    recipe = recipe.changed(model, vectors=bool(add or negate), alpha=alpha, scale=scale or ())
     result = apply(
         model,
         add=add or (),
         negate=negate or (),
+        operands=recipe.operands,
         alpha=alpha,
+        scale=scale or (),
         output_dir=output_dir,
         dtype=dtype,
+        vocab=vocab,
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,
@@ -107,10 +129,11 @@ def command(
         launched=True,
         keep_undo=keep_undo,
         dry_run=dry_run,
+        model_fingerprint=recipe.fingerprint,
         listener=console,
     )
     console.close()
-    for remark in result.remarks:
+    for remark in (*recipe.remarks, *result.remarks):
         console.note(f"note: {remark}")
     counts = ", ".join(f"{count} {action}" for action, count in result.actions.items())
     read, written = result.read_bytes / 1e6, result.write_bytes / 1e6

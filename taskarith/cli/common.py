@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -20,28 +20,60 @@ __all__ = [
     "QuietFlag",
     "SeedOption",
     "TopOption",
+    "config_option",
     "guarded",
+    "load_config",
     "printable",
+    "use_config",
 ]
 
 
-def _load_config(context: typer.Context, path: Path | None) -> Path | None:
-    if path is None or context.resilient_parsing:
-        return path
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a configuration file: a map of keys, with dashes, to values.
+
+    :raises typer.BadParameter: It is no YAML, or no map.
+    """
     import yaml  # here, so that --help does without it
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise typer.BadParameter(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path} must map option names to values, as in 'learning-rate: 2e-5'")
-    known = {_key(parameter): str(parameter.name) for parameter in context.command.params}
-    values = {str(key).replace("_", "-"): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items()}
+
+
+def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> None:
+    """Let values of options be the defaults of a command.
+
+    :raises typer.BadParameter: A key is no option, or a value is neither plain nor a list of plain ones.
+    """
+    known = {_key(parameter): parameter for parameter in context.command.params}
+    values = {key.replace("_", "-"): value for key, value in given.items()}
     if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
         names = sorted(known.keys() - {"config", "help"})
         raise typer.BadParameter(f"{path} has unknown keys: {name_some(unknown)}; known are {', '.join(names)}")
-    context.default_map = {**(context.default_map or {}), **{known[key]: value for key, value in values.items()}}
+    defaults = dict(context.default_map or {})
+    for key, value in values.items():
+        many = getattr(known[key], "multiple", False) or known[key].nargs != 1
+        if any(isinstance(one, dict | list) for one in (value if isinstance(value, list) and many else [value])):
+            raise typer.BadParameter(f"{path}: {key} must be a plain value{' or a list of them' if many else ''}")
+        wrapped = many and value is not None and not isinstance(value, list)
+        defaults[str(known[key].name)] = [value] if wrapped else value
+    context.default_map = defaults
+
+
+def config_option(text: str, callback: Callable[..., Any]) -> Any:
+    """Return the option --config with what it says and does."""
+    return typer.Option(
+        "--config", help=text, is_eager=True, callback=callback, exists=True, dir_okay=False, metavar="FILE.yaml"
+    )
+
+
+def _load_config(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not context.resilient_parsing:
+        use_config(context, path, load_config(path))
     return path
 
 
@@ -58,15 +90,7 @@ TopOption = Annotated[int, typer.Option("--top", min=0, help="Rows of the table;
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N] or mps.", metavar="DEVICE")]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        help="YAML file of option values; a flag or environment variable wins over it.",
-        is_eager=True,
-        callback=_load_config,
-        exists=True,
-        dir_okay=False,
-        metavar="FILE.yaml",
-    ),
+    config_option("YAML file of option values; a flag or environment variable wins over it.", _load_config),
 ]
 
 

@@ -56,6 +56,15 @@ def command(
             rich_help_panel=_EDIT,
         ),
     ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scale",
+            metavar="SELECTOR=FACTOR",
+            help="Multiply the coefficients of some tensors, as apply does; repeatable.",
+            rich_help_panel=_EDIT,
+        ),
+    ] = None,
     prompts: Annotated[
         int, typer.Option(help="Greedy continuations per text; 0 for losses only.", rich_help_panel=_MEASURE)
     ] = 16,
@@ -110,6 +119,7 @@ def command(
             add=add or (),
             negate=negate or (),
             alphas=alphas,
+            scale=scale or (),
             block_size=block_size,
             prompts=prompts,
             prompt_tokens=prompt_tokens,

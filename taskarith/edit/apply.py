@@ -20,10 +20,12 @@ from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
+from taskarith.edit.repeat import check_inputs, recorded_name
+from taskarith.edit.rows import rows_left_alone, shared_rows
 from taskarith.edit.run import RunResult, run_plan
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef
+from taskarith.spec import OperandRef, Scales, parse_scales, plain_scales
 from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.form import Vector
 from taskarith.vectors.open import recorded_base
@@ -62,9 +64,12 @@ def apply(
     *,
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
+    operands: Sequence[OperandRef] = (),
     alpha: float = 1.0,
+    scale: Mapping[str, Any] | Sequence[str] = (),
     output_dir: str | Path | None = None,
     dtype: str | None = None,
+    vocab: str | None = None,
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
@@ -73,6 +78,7 @@ def apply(
     launched: bool = False,
     keep_undo: bool = False,
     dry_run: bool = False,
+    model_fingerprint: str = "",
     listener: Listener = SILENT,
 ) -> ApplyResult:
     """Write ``model + alpha * (sum of added - sum of negated vectors)``, or another merge of them, as a model folder.
@@ -82,9 +88,12 @@ def apply(
     :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
     :param negate: Likewise, subtracted.
+    :param operands: More vectors, each with a coefficient and a scale of its own.
     :param alpha: Multiplies all coefficients.
+    :param scale: Multiplies them tensor by tensor: ``{"mlp": 0.5, "layers": [0, 1]}``; see ``spec.parse_scales``.
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
+    :param vocab: ``intersection`` edits the rows that all have where vocabularies differ in size; None refuses that.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
@@ -93,29 +102,35 @@ def apply(
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
     :param dry_run: Read headers only and write nothing.
+    :param model_fingerprint: What the model must have, as an earlier edit recorded it; empty if that does not matter.
     :param listener: Told about progress.
-    :raises UsageError: No vector, no model, an unknown dtype or device.
+    :raises UsageError: No vector, no model, an unknown dtype or device, a scale that names no tensor.
     :raises MismatchError: A vector does not fit the model, or the result is not finite.
     :raises OutputError: The output exists or cannot be written.
     """
     if dtype is not None and dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    if vocab not in {None, "intersection"}:
+        raise UsageError(f"unknown vocab '{vocab}'", "Choose intersection, or leave it out.")
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
     edit = {
         "model": model,
-        "references": parse_operands(add, negate),
+        "references": parse_operands(add, negate, operands),
         "alpha": alpha,
+        "scale": parse_scales(scale),
         "output_dir": output_dir,
         "dtype": dtype,
+        "vocab": vocab,
         "device": check_device(device),
         "max_shard_size": max_shard_size,
         "overwrite": overwrite,
         "method": method,
         "keep_undo": keep_undo,
         "dry_run": dry_run,
+        "model_fingerprint": model_fingerprint,
     }
     if jobs == 1 or dry_run:
         return _apply(**edit, team=launched_team() if launched else ALONE, listener=listener)
@@ -128,14 +143,17 @@ def _apply(
     model: str | None,
     references: Sequence[OperandRef],
     alpha: float,
+    scale: Scales,
     output_dir: str | Path | None,
     dtype: str | None,
+    vocab: str | None,
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
     method: Method,
     keep_undo: bool,
     dry_run: bool,
+    model_fingerprint: str,
     team: Team,
     listener: Listener = SILENT,
 ) -> ApplyResult:
@@ -153,17 +171,21 @@ def _apply(
             f"{base.path} is stored as float8 with scales, which are edited linearly only",
             "Leave out --method, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    operands = open_operands(references, base, listener)
+    operands = open_operands(references, base, listener, scale, shared_vocabulary=vocab is not None)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
-    result, remarks, undo_bytes = RunResult(), _left_out(plan) + (_whole(plan) if dry_run else []), 0
+    remarks = _left_out(plan) + (_whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
+    result, undo_bytes = RunResult(), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
+            check_inputs(plan, references, model_fingerprint, result)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += _strangers(plan, result) + _rounding(result)
-            write_provenance(workplace.path, _record(plan, resolved, references, result))
+            more = {"max_shard_size": max_shard_size, "vocab": vocab}
+            record = _record(plan, resolved, references, scale, result)
+            write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
     found = _result(target, resolved, plan, result)
     return replace(
         found, remarks=tuple(remarks), undo_bytes=undo_bytes, forecast=forecast(plan, target) if dry_run else None
@@ -249,14 +271,15 @@ def _rounding(result: RunResult) -> list[str]:
 
 
 def _record(
-    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], result: RunResult
-) -> Mapping[str, Any]:
+    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], scale: Scales, result: RunResult
+) -> dict[str, Any]:
     tensors = {
         tensor.source.name: {
             "action": tensor.action,
             "dtype": tensor.dtype,
             "base": result.base[tensor.source.name],
             "fingerprint": result.output[tensor.source.name],
+            **({"rows": rows} if (rows := shared_rows(plan, tensor)) is not None else {}),
             **({"error": result.errors[tensor.source.name]} if tensor.source.name in result.errors else {}),
         }
         for tensor in plan.tensors
@@ -270,12 +293,15 @@ def _record(
         },
         "alpha": plan.alpha,
         "method": plan.method.record(),
+        **({"scale": plain_scales(scale)} if scale else {}),
         "dtype": plan.dtype,
         "operands": [
             {
-                "name": str(Path(reference.name).resolve()) if Path(reference.name).exists() else reference.name,
+                "name": recorded_name(reference, operand.vector),
                 "kind": operand.vector.kind,
                 "coefficient": operand.coefficient,
+                **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
+                **({"against_model": True} if reference.against_model else {}),
                 "base": _base(operand.vector),
                 "fingerprint": combine_fingerprints(prints),
             }

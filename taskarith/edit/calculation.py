@@ -11,6 +11,7 @@ from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.vectors.form import Delta, Difference, Factored, Packed, Stored
+from taskarith.vectors.vocabulary import first_rows
 
 __all__ = ["Calculation", "OpenInput", "calculation", "gather", "open_inputs"]
 
@@ -34,13 +35,16 @@ class Calculation:
 def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
     """Look up what a tensor of a plan is calculated from; ``dtype`` replaces that of the output."""
     deltas = [(term.coefficient, plan.operands[term.operand].vector.delta(term.delta)) for term in tensor.terms]
-    return gather(tensor.source, deltas, dtype or tensor.dtype)
+    return gather(tensor.source, tensor.source.shape, deltas, dtype or tensor.dtype)
 
 
-def gather(base: TensorEntry | Packed, deltas: Sequence[tuple[float, Delta]], dtype: str) -> Calculation:
+def gather(
+    base: TensorEntry | Packed, shape: tuple[int, ...], deltas: Sequence[tuple[float, Delta]], dtype: str
+) -> Calculation:
     """Collect what ``base + sum of coefficient * delta`` is calculated from.
 
     :param base: The first input.
+    :param shape: Its shape; a tensor with other rows, of a larger or smaller vocabulary, is taken for the shared ones.
     :param deltas: Coefficients and deltas.
     :param dtype: Of the output.
     """
@@ -48,7 +52,10 @@ def gather(base: TensorEntry | Packed, deltas: Sequence[tuple[float, Delta]], dt
     places = {_place(base): 0} if isinstance(base, TensorEntry) else {}
     against: dict[int, int] = {}
 
-    def number(entry: TensorEntry) -> int:
+    def number(entry: TensorEntry, *others: TensorEntry) -> int:
+        shapes = [shape, *(other.shape for other in others)]
+        if any(other != entry.shape for other in shapes):
+            entry = first_rows(entry, min(one[0] for one in (entry.shape, *shapes)))
         index = places.setdefault(_place(entry), len(inputs))
         if index == len(inputs):
             inputs.append(entry)
@@ -61,8 +68,8 @@ def gather(base: TensorEntry | Packed, deltas: Sequence[tuple[float, Delta]], dt
                 terms.append(Term(coefficient, number(delta)))
                 prints.append(number(delta))
             case Difference(finetuned, origin):
-                terms.append(Term(coefficient, number(finetuned), number(origin)))
-                prints.append(number(finetuned))
+                terms.append(Term(coefficient, number(finetuned, origin), number(origin, finetuned)))
+                prints.append(number(finetuned, origin))
             case Factored(factors, fingerprint):
                 terms.append(Term(coefficient, factors))
                 prints.append(fingerprint)
@@ -78,18 +85,22 @@ def gather(base: TensorEntry | Packed, deltas: Sequence[tuple[float, Delta]], dt
 
 
 class OpenInput:
-    """An input that is read, or decoded, from beginning to end."""
+    """An input that is read, or decoded, from beginning to end; where it has fewer rows than the base, zeros follow."""
 
     def __init__(self, what: Calculation, index: int, reader: TensorReader, calculator: Calculator) -> None:
         entry = what.inputs[index]
         self._source = entry.open(reader) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
         self._size = ITEM_SIZES[entry.dtype]
         self._against, self._calculator = what.against.get(index), calculator
+        self._left = entry.nbytes
 
     def fill(self, room: memoryview) -> None:
         """Read the next elements into all of ``room``; the base that they are relative to has been read before."""
         if isinstance(self._source, PrintedTensor):
-            self._source.fill(room)
+            stored = min(len(room), self._left)
+            self._source.fill(room[:stored])
+            room[stored:] = bytes(len(room) - stored)
+            self._left -= stored
         else:
             origin = self._against
             base = None if origin is None else self._calculator.room(origin, len(room) // self._size)
@@ -110,5 +121,5 @@ def open_inputs(what: Calculation, reader: TensorReader, calculator: Calculator)
     return [OpenInput(what, index, reader, calculator) for index in range(len(what.inputs))]
 
 
-def _place(entry: TensorEntry) -> tuple[str, int, str]:
-    return os.path.realpath(entry.path), entry.offset, entry.name
+def _place(entry: TensorEntry) -> tuple[str, int, str, int]:
+    return os.path.realpath(entry.path), entry.offset, entry.name, entry.nbytes

@@ -182,7 +182,7 @@ def _add_up(
         for operand in job.operands
         if (name := operand.delta_of(entry.name)) is not None
     ]
-    what = gather(Packed("F32", 0, _Zeros), deltas, entry.dtype)
+    what = gather(Packed("F32", 0, _Zeros), entry.shape, deltas, entry.dtype)
     calculator.begin(what.recipe)
     inputs = open_inputs(what, reader, calculator)
     writer, is_finite = PrintedWriter(descriptor, entry.dtype, entry.shape, entry.offset), True

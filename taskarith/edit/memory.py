@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -23,6 +23,7 @@ from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
 from taskarith.progress import SILENT
+from taskarith.spec import parse_scales
 
 __all__ = ["InMemoryEdit"]
 
@@ -38,6 +39,7 @@ class InMemoryEdit:
     :param add: Vectors with optional coefficients, as on the command line.
     :param negate: Likewise, subtracted.
     :param method: How the deltas of several operands become one; see ``edit.method.parse_method``.
+    :param scale: Multiplies the coefficients tensor by tensor, as in ``apply``.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     """
@@ -49,6 +51,7 @@ class InMemoryEdit:
         add: Sequence[str] = (),
         negate: Sequence[str] = (),
         method: Method = LINEAR,
+        scale: Mapping[str, Any] | Sequence[str] = (),
     ) -> None:
         self._model, self._method = model, method
         self._checkpoint = open_checkpoint(resolve_model(base).path)
@@ -57,7 +60,7 @@ class InMemoryEdit:
                 f"{base} is stored as float8 with scales, which are not edited in memory",
                 "Write the edit with taskarith apply, and load that.",
             )
-        self._operands = open_operands(parse_operands(add, negate), self._checkpoint)
+        self._operands = open_operands(parse_operands(add, negate), self._checkpoint, scale=parse_scales(scale))
         self._is_direct = self._names_match()
 
     def set(self, alpha: float) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_operand
+from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.form import Vector
 from taskarith.vectors.open import open_vector
 from taskarith.vectors.pair import find_tied
+from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
-__all__ = ["Operand", "open_operands", "parse_operands"]
+__all__ = ["ROWWISE", "Operand", "open_operands", "parse_operands"]
+
+ROWWISE = {"dense", "finetuned"}
+"""Kinds of vectors of which the first rows can be read alone."""
 
 
 @dataclass(frozen=True)
@@ -24,58 +29,105 @@ class Operand:
     :param vector: The opened vector.
     :param coefficient: Sign included.
     :param tied: Tensors of the base, mapped to the tensor whose delta they take.
+    :param factors: What multiplies the coefficient of a delta; 1 where none is given.
     """
 
     vector: Vector
     coefficient: float
     tied: dict[str, str]
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def delta_of(self, tensor: str) -> str | None:
         """Return the name of the delta that moves a tensor of the base, or None."""
         name = self.tied.get(tensor, tensor)
         return name if name in self.vector.shapes else None
 
+    def coefficient_of(self, delta: str) -> float:
+        """Return what one delta is multiplied by."""
+        return self.coefficient * self.factors.get(delta, 1.0)
 
-def parse_operands(add: Sequence[str], negate: Sequence[str]) -> list[OperandRef]:
-    """Read the values of ``--add`` and ``--negate``.
+
+def parse_operands(add: Sequence[str], negate: Sequence[str], more: Sequence[OperandRef] = ()) -> list[OperandRef]:
+    """Read the values of ``--add`` and ``--negate``; ``more`` are appended.
 
     :raises UsageError: There is none, or a coefficient cannot be read.
     """
-    references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate]
+    references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*more]
     if not references:
         raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")
     return references
 
 
-def open_operands(references: Sequence[OperandRef], base: Checkpoint, listener: Listener = SILENT) -> list[Operand]:
+def open_operands(
+    references: Sequence[OperandRef],
+    base: Checkpoint,
+    listener: Listener = SILENT,
+    scale: Scales | None = None,
+    *,
+    shared_vocabulary: bool = False,
+) -> list[Operand]:
     """Open the vectors and check that each fits the base.
 
+    :param references: As the user named them.
+    :param base: The checkpoint to edit.
+    :param listener: Told about downloads.
+    :param scale: Multiplies the coefficients of all of them, beside the scale that each has of its own.
+    :param shared_vocabulary: Where vocabularies differ in size, edit the rows that all have.
+    :raises UsageError: A scale names no tensor.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
     """
     operands = []
     for reference in references:
-        vector = open_vector(reference.name, base, listener)
-        operands.append(Operand(vector, reference.coefficient, _fit(vector, base)))
+        vector = open_vector(
+            reference.name,
+            base,
+            listener,
+            against_base=reference.against_model,
+            shared_vocabulary=shared_vocabulary,
+        )
+        tied = _fit(vector, base, shared_vocabulary)
+        factors = _factors(reference.scale, scale or {}, base, tied)
+        operands.append(Operand(vector, reference.coefficient, tied, factors))
     return operands
 
 
-def _fit(vector: Vector, base: Checkpoint) -> dict[str, str]:
+def _factors(own: Scales, common: Scales, base: Checkpoint, tied: Mapping[str, str]) -> dict[str, float]:
+    """Multiply the two scales tensor by tensor; a tied tensor has the factor of the tensor that it is tied to."""
+    names = list(base.tensors)
+    first, second = tensor_factors(own, names), tensor_factors(common, names)
+    factors = {name: first.get(name, 1.0) * second.get(name, 1.0) for name in first.keys() | second.keys()}
+    odd = [name for name, to in tied.items() if name in factors and factors[name] != factors.get(to, 1.0)]
+    if odd:
+        raise UsageError(
+            f"{odd[0]} is tied to {tied[odd[0]]} and cannot be scaled otherwise",
+            f"Scale {tied[odd[0]]}: what is tied to it goes with it.",
+        )
+    return factors
+
+
+def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str, str]:
     absent = [name for name in vector.shapes if name not in base.tensors]
     if absent:
         raise MismatchError(
             f"{len(absent)} tensors of {vector.name} are not in {base.path}: {name_some(absent)}",
             f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture.",
         )
+    differ = [name for name, shape in vector.shapes.items() if base.tensors[name].shape != shape]
+    is_grown = vector.kind in ROWWISE and all(
+        differ_in_rows(base.tensors[name].shape, vector.shapes[name]) and is_vocabulary(base, name) for name in differ
+    )
     wrong = [
         f"{name} {list(shape)} against {list(base.tensors[name].shape)}"
         for name, shape in vector.shapes.items()
-        if base.tensors[name].shape != shape or not base.is_editable(name)
+        if not base.is_editable(name) or (name in differ and not (shared_vocabulary and is_grown))
     ]
     if wrong:
         raise MismatchError(
             f"{len(wrong)} tensors of {vector.name} do not have the shape that {base.path} has: {name_some(wrong)}",
-            f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
+            "Only the vocabulary differs: --vocab intersection edits the rows that both have."
+            if differ and is_grown
+            else f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
         )
     return _cover(vector, base)
 

@@ -141,7 +141,8 @@ def plan_edit(
 ) -> EditPlan:
     """Decide what happens to each tensor and where its bytes go.
 
-    An operand whose coefficient times alpha is zero adds nothing anywhere: the base is copied.
+    An operand whose coefficient, times its factor for a tensor, times alpha is zero adds nothing there: where none adds
+    anything, the base is copied.
 
     :param base: The checkpoint to edit.
     :param operands: Vectors that fit it.
@@ -183,9 +184,9 @@ def _tensor_plan(
 ) -> TensorPlan:
     deltas = [operand.delta_of(tensor.name) for operand in operands]
     terms = tuple(
-        Term(index, delta, operand.coefficient * alpha)
+        Term(index, delta, operand.coefficient_of(delta) * alpha)
         for index, (operand, delta) in enumerate(zip(operands, deltas, strict=True))
-        if delta is not None and operand.coefficient * alpha != 0
+        if delta is not None and operand.coefficient_of(delta) * alpha != 0
     )
     output = _output_dtype(tensor, dtype)
     if terms:

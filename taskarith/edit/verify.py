@@ -23,7 +23,7 @@ from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef
+from taskarith.spec import OperandRef, parse_scales
 from taskarith.vectors.dense import DenseVector
 from taskarith.vectors.form import BaseRecord, Packed
 from taskarith.vectors.pair import PairVector
@@ -133,8 +133,23 @@ def _hub_name(record: Mapping[str, Any]) -> str:
 def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
     alpha = float(record["alpha"])
     checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
-    references = [OperandRef(str(operand["name"]), float(operand["coefficient"])) for operand in record["operands"]]
-    operands, method = open_operands(references, checkpoint, listener), parse_method(**record.get("method", {}))
+    references = [
+        OperandRef(
+            str(operand["name"]),
+            float(operand["coefficient"]),
+            parse_scales(operand.get("scale", {})),
+            against_model=operand.get("against_model", False),
+        )
+        for operand in record["operands"]
+    ]
+    operands = open_operands(
+        references,
+        checkpoint,
+        listener,
+        parse_scales(record.get("scale", {})),
+        shared_vocabulary=record.get("vocab") == "intersection",
+    )
+    method = parse_method(**record.get("method", {}))
     return plan_edit(checkpoint, operands, alpha, record.get("dtype"), method=method)
 
 
@@ -230,7 +245,8 @@ def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> l
             stream.skip(start)
             stream.fill(memoryview(data), None if origin is None else memoryview(stored[origin]))
         else:
-            data = reader.read(entry, start * size, stop * size)
+            rows_end = min(stop * size, entry.nbytes)  # a smaller vocabulary is filled up with zeros
+            data = reader.read(entry, min(start * size, rows_end), rows_end).ljust((stop - start) * size, b"\0")
         stored.append(data)
     return [decode(data, entry.dtype) for data, entry in zip(stored, what.inputs, strict=True)]
 

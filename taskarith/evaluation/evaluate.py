@@ -20,6 +20,7 @@ from taskarith.evaluation.measure import Questions, Settings, ask, measure
 from taskarith.evaluation.models import Loaded, free_memory, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Evaluation, Record, scores_from_records
 from taskarith.progress import SILENT, Listener
+from taskarith.spec import parse_scales, plain_scales
 from taskarith.training.data import load_data
 from taskarith.training.precision import choose_device
 
@@ -33,6 +34,7 @@ def evaluate(
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     alphas: Sequence[float] = (1.0,),
+    scale: Mapping[str, Any] | Sequence[str] = (),
     block_size: int = 256,
     prompts: int = 16,
     prompt_tokens: int = 32,
@@ -56,6 +58,7 @@ def evaluate(
     :param add: Vectors to add in memory, as for ``apply``.
     :param negate: Vectors to subtract.
     :param alphas: What multiplies them.
+    :param scale: What multiplies them tensor by tensor, as for ``apply``.
     :param block_size: Tokens of the blocks in which losses are measured; each block starts without context.
     :param prompts: Prompts per text; 0 measures losses only.
     :param prompt_tokens: Tokens of a prompt taken from a plain text.
@@ -74,7 +77,11 @@ def evaluate(
     :raises MismatchError: A vector does not fit the model.
     """
     settings = Settings(block_size, prompts, prompt_tokens, continuation_tokens, batch_size)
+    scales = plain_scales(parse_scales(scale))
+    if scales and not (add or negate):
+        raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
     edit = {"add": list(add), "negate": list(negate), "alphas": list(alphas)} if add or negate else None
+    edit = edit and edit | ({"scale": scales} if scales else {})
     _check(models, data, edit)
     if output_dir is not None:
         check_target(Path(output_dir), overwrite)
@@ -144,7 +151,8 @@ def _rows(loaded: Loaded, edit: Mapping[str, Any] | None) -> Iterator[str]:
             f"{loaded.name} is an adapter, which cannot be edited in memory",
             f"Name its base as the model and add the adapter: --add {loaded.name}",
         )
-    with InMemoryEdit(loaded.model, str(loaded.resolved.path), edit["add"], edit["negate"]) as memory:
+    vectors = edit["add"], edit["negate"], edit.get("scale", {})
+    with InMemoryEdit(loaded.model, str(loaded.resolved.path), *vectors) as memory:
         for alpha in edit["alphas"]:
             memory.set(alpha)
             yield row_name(loaded.name, alpha)

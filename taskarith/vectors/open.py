@@ -17,13 +17,22 @@ from taskarith.vectors.pair import PairVector
 __all__ = ["open_vector", "recorded_base"]
 
 
-def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vector:
+def open_vector(
+    name: str,
+    base: Checkpoint,
+    listener: Listener = SILENT,
+    *,
+    against_base: bool = False,
+    shared_vocabulary: bool = False,
+) -> Vector:
     """Open a vector that is to be applied to a base.
 
     :param name: A ``.safetensors`` task vector, a LoRA folder, or a fine-tuned model (folder or hub id); the delta of
         a model is taken against the base that its ``taskarith.json`` records, or else against ``base``.
     :param base: The checkpoint to be edited.
     :param listener: Told about downloads.
+    :param against_base: Take the delta of a model against ``base``, whatever it records.
+    :param shared_vocabulary: Accept a model with a vocabulary of another size; see ``PairVector``.
     :raises VectorError: There is no such vector, or it is of a kind that cannot be used.
     :raises MismatchError: It does not fit the base.
     """
@@ -33,9 +42,11 @@ def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vec
     record = recorded_base(name, listener)
     if (path / ADAPTER_CONFIG).exists():
         return AdapterVector(path, base, record)
-    if record is None:
-        return PairVector(base, open_checkpoint(path), BaseRecord(str(base.path)))
-    return PairVector(open_checkpoint(_resolve_base(name, record, listener).path), open_checkpoint(path), record)
+    if record is None or against_base:
+        own, record = base, BaseRecord(str(base.path))
+    else:
+        own = open_checkpoint(_resolve_base(name, record, listener).path)
+    return PairVector(own, open_checkpoint(path), record, shared_vocabulary=shared_vocabulary)
 
 
 def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:

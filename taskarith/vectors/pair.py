@@ -10,6 +10,7 @@ from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.form import BaseRecord, Difference
+from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
 __all__ = ["PairVector", "Pairing", "find_tied", "pair_checkpoints"]
 
@@ -28,12 +29,15 @@ class Pairing:
     tied: dict[str, str]
 
 
-def pair_checkpoints(base: Checkpoint, finetuned: Checkpoint) -> Pairing:
+def pair_checkpoints(base: Checkpoint, finetuned: Checkpoint, *, shared_vocabulary: bool = False) -> Pairing:
     """Match two checkpoints tensor by tensor.
 
     A tensor on one side only is accepted when it is a matrix that repeats, bit for bit on that side, a tensor that
     both have: a tied head that one of them stores and the other does not.
 
+    :param base: The base checkpoint.
+    :param finetuned: The fine-tuned checkpoint.
+    :param shared_vocabulary: Accept vocabularies of different sizes.
     :raises MismatchError: Names on one side only, shapes that differ, a float against an integer tensor, or integer
         tensors that differ.
     """
@@ -47,7 +51,7 @@ def pair_checkpoints(base: Checkpoint, finetuned: Checkpoint) -> Pairing:
     with TensorReader() as reader:
         tied = find_tied(base, set(common), reader) | find_tied(finetuned, set(common), reader)
         _check_names(base, finetuned, tied)
-        _check_shapes(base, finetuned, common)
+        _check_shapes(base, finetuned, common, shared_vocabulary)
         floats = tuple(name for name in common if base.tensors[name].is_float)
         others = tuple(name for name in common if not base.tensors[name].is_float)
         odd = [
@@ -69,19 +73,24 @@ class PairVector:
     :param base: The base checkpoint.
     :param finetuned: The fine-tuned checkpoint.
     :param record: The base as provenance.
+    :param shared_vocabulary: Where the vocabularies differ in size, the vector has the rows that both have.
     :raises MismatchError: The two do not correspond.
     """
 
     kind: str = "finetuned"
 
-    def __init__(self, base: Checkpoint, finetuned: Checkpoint, record: BaseRecord) -> None:
-        pairing = pair_checkpoints(base, finetuned)
+    def __init__(
+        self, base: Checkpoint, finetuned: Checkpoint, record: BaseRecord, *, shared_vocabulary: bool = False
+    ) -> None:
+        pairing = pair_checkpoints(base, finetuned, shared_vocabulary=shared_vocabulary)
         self.name = str(finetuned.path)
         self.files: tuple[Path, ...] = tuple(
             {tensor.path for side in (base, finetuned) for tensor in side.tensors.values()}
         )
         self.base: BaseRecord | None = record
-        self.shapes: Mapping[str, tuple[int, ...]] = {name: base.tensors[name].shape for name in pairing.floats}
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            name: min(base.tensors[name].shape, finetuned.tensors[name].shape) for name in pairing.floats
+        }
         self.known: frozenset[str] | None = frozenset(pairing.floats + pairing.others)
         self.tied: Mapping[str, str] = {name: to for name, to in pairing.tied.items() if name in base.tensors}
         self._base, self._finetuned = base.tensors, finetuned.tensors
@@ -120,20 +129,27 @@ def _check_names(base: Checkpoint, finetuned: Checkpoint, tied: Mapping[str, str
             )
 
 
-def _check_shapes(base: Checkpoint, finetuned: Checkpoint, common: list[str]) -> None:
+def _check_shapes(base: Checkpoint, finetuned: Checkpoint, common: list[str], shared_vocabulary: bool) -> None:
     kinds = [name for name in common if base.tensors[name].is_float != finetuned.tensors[name].is_float]
     if kinds:
         raise MismatchError(
             f"{len(kinds)} tensors are floats on one side and integers on the other: {name_some(kinds)}",
             "Save both models with plain float weights.",
         )
-    shapes = [
-        f"{name} {list(base.tensors[name].shape)} against {list(finetuned.tensors[name].shape)}"
-        for name in common
-        if base.tensors[name].shape != finetuned.tensors[name].shape
+    differ = [name for name in common if base.tensors[name].shape != finetuned.tensors[name].shape]
+    is_grown = [
+        differ_in_rows(base.tensors[name].shape, finetuned.tensors[name].shape)
+        and is_vocabulary(base, name)
+        and is_vocabulary(finetuned, name)
+        for name in differ
     ]
-    if shapes:
+    if differ and not (shared_vocabulary and all(is_grown)):
+        shapes = [
+            f"{name} {list(base.tensors[name].shape)} against {list(finetuned.tensors[name].shape)}" for name in differ
+        ]
         raise MismatchError(
             f"{len(shapes)} tensors of {base.path} and {finetuned.path} differ in shape: {name_some(shapes)}",
-            "Where only the vocabulary grew, fine-tune again without adding tokens; otherwise this is another base.",
+            "Only the vocabulary differs: taskarith apply --vocab intersection edits the rows that both have."
+            if all(is_grown)
+            else "This is another base.",
         )
