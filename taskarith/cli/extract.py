@@ -23,6 +23,10 @@ def command(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the deltas: float32, float64 (exact), bfloat16 or float16.")
     ] = "float32",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Store the changes of bits: a coefficient of 1 restores the fine-tune's bits."),
+    ] = False,
     device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
@@ -45,7 +49,9 @@ def command(
         return  # of several launched processes the first one extracts
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
-    result = extract(base, models[-1], output, dtype=dtype, device=device, overwrite=overwrite, listener=console)
+    result = extract(
+        base, models[-1], output, dtype=dtype, device=device, exact=exact, overwrite=overwrite, listener=console
+    )
     console.close()
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     console.note(
@@ -54,7 +60,7 @@ def command(
     )
     if result.inexact is not None:
         share = result.inexact / max(result.elements, 1)
-        remedy = "; --dtype float64 does" if result.inexact and dtype != "float64" else ""
+        remedy = "; --exact does" if result.inexact and dtype != "float64" else ""
         console.note(
             f"a coefficient of 1 does not reproduce {result.inexact:,} elements ({share:.2g}) to the bit{remedy}"
         )

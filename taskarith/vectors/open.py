@@ -10,7 +10,8 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, MismatchError, VectorError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector, adapter_base
-from taskarith.vectors.dense import DenseVector
+from taskarith.vectors.dense import DenseVector, VectorFile
+from taskarith.vectors.exact import Exact, ExactVector
 from taskarith.vectors.form import BaseRecord, Vector
 from taskarith.vectors.pair import PairVector
 
@@ -29,7 +30,7 @@ def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vec
     """
     path = _locate(name, listener)
     if path.is_file():
-        return DenseVector(path)
+        return _open_file(path, base, listener)
     record = recorded_base(name, listener)
     if (path / ADAPTER_CONFIG).exists():
         return AdapterVector(path, base, record)
@@ -42,12 +43,26 @@ def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:
     """Return the base that a vector, an adapter or a fine-tuned folder records, or None."""
     path = _locate(name, listener)
     if path.is_file():
-        vector = DenseVector(path)
-        return vector.base
+        return VectorFile(path).base
     record = (read_provenance(path) or {}).get("base")
     if isinstance(record, dict) and record.get("name"):
         return BaseRecord(str(record["name"]), record.get("revision"), str(record.get("fingerprint", "")))
     return adapter_base(path) if (path / ADAPTER_CONFIG).exists() else None
+
+
+def _open_file(path: Path, base: Checkpoint, listener: Listener) -> Vector:
+    kind = VectorFile(path).kind
+    if kind == Exact.kind:
+        return ExactVector(path, _origin(path, base, listener))
+    return DenseVector(path)
+
+
+def _origin(path: Path, base: Checkpoint, listener: Listener) -> Checkpoint:
+    """Return the base that a vector records, or where it is not found the one at hand: its fingerprints will tell."""
+    try:
+        return open_checkpoint(resolve_model(str(VectorFile(path).base), listener).path)
+    except CheckpointError:
+        return base
 
 
 def _locate(name: str, listener: Listener) -> Path:
