@@ -82,6 +82,10 @@ def extract(
     dtype: str = "float32",
     device: str = "auto",
     exact: bool = False,
+    top_k: float | None = None,
+    top_k_per: str = "global",
+    rows: float | None = None,
+    bits: int | None = None,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> ExtractResult:
@@ -93,6 +97,10 @@ def extract(
     :param dtype: Dtype of the deltas: float32, float64 (exact), bfloat16 or float16.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param exact: Store what turns the base's bits into the fine-tune's; a coefficient of 1 restores these.
+    :param top_k: Keep this share of the entries, those with the largest magnitudes.
+    :param top_k_per: ``global``: of all entries together; ``tensor``: of each tensor's.
+    :param rows: Keep this share of the rows of each matrix, those with the largest norms.
+    :param bits: Store 8, 4 or 1 bits an entry and a float32 scale a row.
     :param overwrite: Replace an existing file.
     :param listener: Told about progress.
     :raises MismatchError: The two do not correspond, or a delta is not finite.
@@ -101,7 +109,8 @@ def extract(
     """
     if dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
-    form = choose_form(dtype=dtype, exact=exact)
+    code = VECTOR_DTYPES[dtype]
+    form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
     target, place = Path(output), check_device(device)
     check_target(target, overwrite)
     resolved = _find_base(base, finetuned, listener)
@@ -109,7 +118,7 @@ def extract(
     before = open_checkpoint(resolved.path)
     is_adapter = (tuned.path / ADAPTER_CONFIG).exists()
     source = AdapterSource(before, tuned.path) if is_adapter else PairSource(before, open_checkpoint(tuned.path))
-    job = _Job(resolved, tuned, before, source, VECTOR_DTYPES[dtype], file_states(source.files))
+    job = _Job(resolved, tuned, before, source, code, file_states(source.files))
     with publish(target, overwrite, is_folder=False, plan="" if form else job.fingerprint()) as workplace:
         write = partial(_write_packed, form=form) if form else _write
         result = write(workplace, job, place, listener)

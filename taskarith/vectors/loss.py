@@ -15,7 +15,7 @@ class Loss:
     """A vector q that is stored in place of a vector d.
 
     :param kept: Number of entries that are stored.
-    :param energy: Share of the squared norm of d that these have.
+    :param energy: Share of the squared norm of d that is kept: 1 less the square of the error.
     :param error: ``||q - d|| / ||d||``.
     :param worst: The tensor whose own relative error is the largest; empty if there is none.
     :param worst_error: Its error.
@@ -31,16 +31,15 @@ class Loss:
 
     @classmethod
     def of(cls, found: Mapping[str, Mapping[str, Any]]) -> Loss:
-        """Work it out from what was summed up by tensor: kept, kept_squares, error_squares, squares."""
+        """Work it out from what was summed up by tensor: kept, error_squares, squares."""
         errors = {name: _share(one["error_squares"], one["squares"]) ** 0.5 for name, one in sorted(found.items())}
         worst = max(errors, key=lambda name: errors[name], default="")
-        sums = {
-            key: math.fsum(one[key] for one in found.values()) for key in ("kept_squares", "error_squares", "squares")
-        }
+        missing, whole = (math.fsum(one[key] for one in found.values()) for key in ("error_squares", "squares"))
+        lost = _share(missing, whole)
         return cls(
             int(sum(one["kept"] for one in found.values())),
-            _share(sums["kept_squares"], sums["squares"]),
-            _share(sums["error_squares"], sums["squares"]) ** 0.5,
+            1 - lost,
+            lost**0.5,
             worst,
             errors.get(worst, 0.0),
             errors,

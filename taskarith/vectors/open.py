@@ -11,7 +11,6 @@ from taskarith.errors import CheckpointError, MismatchError, VectorError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector, adapter_base
 from taskarith.vectors.dense import DenseVector, VectorFile
-from taskarith.vectors.exact import Exact, ExactVector
 from taskarith.vectors.form import BaseRecord, Vector
 from taskarith.vectors.pair import PairVector
 
@@ -51,9 +50,19 @@ def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:
 
 
 def _open_file(path: Path, base: Checkpoint, listener: Listener) -> Vector:
-    kind = VectorFile(path).kind
-    if kind == Exact.kind:
-        return ExactVector(path, _origin(path, base, listener))
+    match VectorFile(path).kind:
+        case "exact":
+            from taskarith.vectors.exact import ExactVector
+
+            return ExactVector(path, _origin(path, base, listener))
+        case "sparse":
+            from taskarith.vectors.sparse import SparseVector
+
+            return SparseVector(path)
+        case "quantised":
+            from taskarith.vectors.quantised import QuantisedVector
+
+            return QuantisedVector(path)
     return DenseVector(path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, chunks, work_through
 from taskarith.arithmetic.recipe import Calculator, Comparison
@@ -20,6 +20,9 @@ from taskarith.checkpoints.writer import write_at
 from taskarith.progress import Listener
 from taskarith.vectors.loss import Loss
 from taskarith.vectors.subtract import AdapterSource, PairSource
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Form", "Piece", "Turns", "each_piece", "packed_metadata", "write_packed"]
 
@@ -52,6 +55,12 @@ class Piece:
     delta: memoryview
     is_finite: bool
     found: Comparison
+
+    def values(self) -> np.ndarray:
+        """Return the delta as a flat array, of float32 or float64."""
+        import numpy as np
+
+        return np.frombuffer(self.delta, "<f8" if len(self.delta) == 8 * (self.stop - self.start) else "<f4")
 
 
 class Form(Protocol):
