@@ -14,7 +14,7 @@ from taskarith.vectors.dense import DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Vector
 from taskarith.vectors.pair import PairVector
 
-__all__ = ["open_vector", "recorded_base"]
+__all__ = ["open_packed", "open_vector", "recorded_base"]
 
 
 def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vector:
@@ -38,6 +38,16 @@ def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vec
     return PairVector(open_checkpoint(_resolve_base(name, record, listener).path), open_checkpoint(path), record)
 
 
+def open_packed(path: Path, listener: Listener = SILENT) -> Vector:
+    """Open a packed vector file alone, to look into it.
+
+    :raises VectorError: It is no vector, or its header is broken.
+    :raises CheckpointError: It is exact, and the base that it records is not found.
+    :raises MismatchError: It is exact, and that base has other tensors.
+    """
+    return _open_file(path, None, listener)
+
+
 def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:
     """Return the base that a vector, an adapter or a fine-tuned folder records, or None."""
     path = _locate(name, listener)
@@ -49,7 +59,7 @@ def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:
     return adapter_base(path) if (path / ADAPTER_CONFIG).exists() else None
 
 
-def _open_file(path: Path, base: Checkpoint, listener: Listener) -> Vector:
+def _open_file(path: Path, base: Checkpoint | None, listener: Listener) -> Vector:
     match VectorFile(path).kind:
         case "exact":
             from taskarith.vectors.exact import ExactVector
@@ -66,11 +76,13 @@ def _open_file(path: Path, base: Checkpoint, listener: Listener) -> Vector:
     return DenseVector(path)
 
 
-def _origin(path: Path, base: Checkpoint, listener: Listener) -> Checkpoint:
+def _origin(path: Path, base: Checkpoint | None, listener: Listener) -> Checkpoint:
     """Return the base that a vector records, or where it is not found the one at hand: its fingerprints will tell."""
     try:
         return open_checkpoint(resolve_model(str(VectorFile(path).base), listener).path)
     except CheckpointError:
+        if base is None:
+            raise
         return base
 
 

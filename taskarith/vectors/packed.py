@@ -40,12 +40,12 @@ class PackedFile(VectorFile):
     """A packed task vector whose header has been checked.
 
     :param path: A ``.safetensors`` file.
-    :param kind: The kind that is expected.
+    :param kind: The kind that is expected; None for any.
     :raises VectorError: It is no such vector, or its header is broken.
     :raises CheckpointError: It is no sound safetensors file.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, path: Path, kind: str | None = None) -> None:
         super().__init__(path, kind)
         self.dtypes: Mapping[str, str]
         self.shapes: Mapping[str, tuple[int, ...]]
