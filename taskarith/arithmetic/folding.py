@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskarith.arithmetic.compiled import Kernels
 
-__all__ = ["Folded", "fold"]
+__all__ = ["Folded", "Mask", "fold"]
+
+
+class Mask:
+    """Says of each element of a block whether a change is stored for it.
+
+    :param data: One bit for each element, the lowest of a byte first.
+    :param count: Number of elements.
+    :raises ValueError: It has another length, or says something of elements that are not there.
+    """
+
+    def __init__(self, data: bytes, count: int) -> None:
+        bits = int.from_bytes(data, "little")
+        if len(data) != (count + 7) // 8 or bits.bit_length() > count:
+            raise ValueError("its mask does not fit")
+        self.data, self.changes = data, bits.bit_count()
 
 
 class Folded:
@@ -19,24 +34,18 @@ class Folded:
 
     :param planes: Byte 0 of all changes, byte 1 of all changes, and so on; empty where all of these bytes are zero.
     :param count: Number of elements of the block.
-    :param mask: One bit for each element, the lowest of a byte first: whether the planes hold a change for it. None:
-        they hold one for every element.
+    :param mask: Which elements the planes hold a change for; None: for every one.
     :raises ValueError: The sizes do not fit each other.
     """
 
-    def __init__(self, planes: Sequence[bytes], count: int, mask: bytes | None = None) -> None:
+    def __init__(self, planes: Sequence[bytes], count: int, mask: Mask | None = None) -> None:
         self.planes, self.count, self.mask = planes, count, mask
-        changes = count
-        if mask is not None:
-            bits = int.from_bytes(mask, "little")
-            changes = bits.bit_count()
-            if len(mask) != (count + 7) // 8 or bits.bit_length() > count:
-                raise ValueError("its mask does not fit")
+        changes = count if mask is None else mask.changes
         if any(len(plane) not in {0, changes} for plane in planes):
             raise ValueError("its planes do not fit its mask")
         self._changes = -1 if mask is None else changes
         self._at, self._position = 0, 0
-        self._zeros = bytes(changes)
+        self._zeros = b"" if all(planes) else bytes(changes)
         self._parts = array("q", [_bytes_at(plane or self._zeros) for plane in planes])
 
     def read(self, start: int, room: memoryview, before: memoryview) -> None:
@@ -57,7 +66,7 @@ class Folded:
             room[:] = before
             return
         if start != self._at and self.mask is not None:
-            bits = int.from_bytes(self.mask[: (start + 7) // 8], "little")
+            bits = int.from_bytes(self.mask.data[: (start + 7) // 8], "little")
             self._position = (bits & ((1 << start) - 1)).bit_count()
         kernels = _kernels()
         if kernels is None:
@@ -67,7 +76,7 @@ class Folded:
             _address(before),
             self._parts.buffer_info()[0],
             width,
-            _bytes_at(self.mask) if self.mask is not None else 0,
+            _bytes_at(self.mask.data) if self.mask is not None else 0,
             self._changes,
             self._position,
             start,
@@ -83,7 +92,9 @@ class Folded:
         kind = np.dtype(f"<u{width}")
         changes = np.stack([np.frombuffer(plane or self._zeros, np.uint8) for plane in self.planes], 1)
         folded: Any = np.zeros(self.count, kind)
-        moved = np.unpackbits(np.frombuffer(self.mask, np.uint8), bitorder="little")[: self.count] if self.mask else 1
+        moved = (
+            np.unpackbits(np.frombuffer(self.mask.data, np.uint8), bitorder="little")[: self.count] if self.mask else 1
+        )
         folded[np.broadcast_to(np.asarray(moved, bool), self.count)] = np.ascontiguousarray(changes).view(kind)[:, 0]
         part = folded[start : start + len(room) // width]
         place = _places(np.frombuffer(before, kind)) + ((part >> 1) ^ (0 - (part & 1)))
@@ -112,7 +123,7 @@ def fold(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int
             kernels.squeeze(address, width, count, _address(memoryview(mask)))
     kept = count if mask is None else moved
     parts = [bytes(planes[index * count : index * count + kept]) for index in range(width)]
-    return Folded(parts, count, None if mask is None else bytes(mask)), moved
+    return Folded(parts, count, None if mask is None else Mask(bytes(mask), count)), moved
 
 
 def _fold_with_numpy(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int]:
@@ -124,7 +135,7 @@ def _fold_with_numpy(before: memoryview, after: memoryview, width: int) -> tuple
     moved = folded != 0
     total, mask = int(np.count_nonzero(moved)), None
     if 2 * total <= folded.size:
-        folded, mask = folded[moved], np.packbits(moved, bitorder="little").tobytes()
+        folded, mask = folded[moved], Mask(np.packbits(moved, bitorder="little").tobytes(), moved.size)
     planes = [plane.tobytes() for plane in folded.view(np.uint8).reshape(-1, width).T]
     return Folded(planes, moved.size, mask), total
 

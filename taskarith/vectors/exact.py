@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskarith.arithmetic.folding import Folded, fold
+from taskarith.arithmetic.folding import Folded, Mask, fold
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.errors import MismatchError, UsageError, name_some
@@ -61,7 +61,10 @@ class Exact:
         before, after = piece.inputs
         folded, moved = fold(before, after, ITEM_SIZES[piece.dtypes[0]])
         # where nothing has moved there is nothing at all
-        return join_parts([folded.mask or b"", *folded.planes]) if moved else b"", {"inexact": 0, "moved": moved}
+        return join_parts([folded.mask.data if folded.mask else b"", *folded.planes]) if moved else b"", {
+            "inexact": 0,
+            "moved": moved,
+        }
 
 
 class ExactVector(PackedFile):
@@ -87,11 +90,11 @@ class ExactVector(PackedFile):
 class _ExactBlock:
     def __init__(self, data: bytes, count: int, size: int) -> None:
         if not data:  # nothing has moved
-            self._folded = Folded([b""] * size, count, bytes((count + 7) // 8))
+            self._folded = Folded([b""] * size, count, Mask(bytes((count + 7) // 8), count))
             return
         mask, *planes = split_parts(data, size + 1)
-        flags = unpack(mask, (count + 7) // 8) if mask else None
-        changes = count if flags is None else int.from_bytes(flags, "little").bit_count()
+        flags = Mask(unpack(mask, (count + 7) // 8), count) if mask else None
+        changes = count if flags is None else flags.changes
         self._folded = Folded([unpack(plane, changes) for plane in planes], count, flags)
 
     def read(self, start: int, room: memoryview, against: memoryview | None) -> None:
