@@ -10,12 +10,14 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
+from taskarith.edit.memory import InMemoryEdit
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
@@ -185,3 +187,17 @@ def test_empty_zero_dimensional_and_unmoved_tensors(tmp_path):
     assert load_file(vector.path)["same"].numel() == 4  # the index alone
     apply(str(base), add=[str(vector.path)], output_dir=tmp_path / "out")
     assert oracle.differing(oracle.load(tmp_path / "out"), oracle.load(tuned)) == []
+
+
+def test_a_loaded_model_is_edited_likewise(tmp_path, pair):
+    base, tuned = pair
+    vector = extract(str(base), str(tuned), tmp_path / "v.safetensors", exact=True)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=BFLOAT)
+    with InMemoryEdit(model, str(base), add=[str(vector.path)]) as edit:
+        edit.set(1.0)
+        wanted = oracle.load(tuned)
+        assert oracle.differing({name: model.state_dict()[name] for name in wanted}, wanted) == []
+    moved, other = tmp_path / "moved", tiny.save_model(tmp_path / "other", "llama", nudge_of=base, dtype=BFLOAT)
+    shutil.move(base, moved)
+    with pytest.raises(MismatchError, match="needs the base that it was made from"):
+        InMemoryEdit(model, str(other), add=[str(vector.path)]).set(0.5)

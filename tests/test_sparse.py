@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_adapter import save_adapter
 
 from taskarith.edit.apply import apply
 from taskarith.errors import MismatchError, UsageError
@@ -230,3 +231,16 @@ def test_deltas_that_are_not_finite_are_refused(tmp_path, phi):
     with pytest.raises(MismatchError, match=r"of lm_head\.weight overflows F16"):
         extract(str(phi), str(tuned), tmp_path / "v.safetensors", top_k=0.1, dtype="float16")
     assert {path.name for path in tmp_path.iterdir()} == {"tuned"}
+
+
+def test_an_adapter_is_packed_as_its_merged_deltas(tmp_path, phi):
+    adapter = save_adapter(phi, tmp_path / "adapter")
+    dense = load_file(extract(str(phi), str(adapter), tmp_path / "dense.safetensors").path)
+    result = extract(str(phi), str(adapter), tmp_path / "v.safetensors", top_k=0.1, top_k_per="tensor")
+    wanted = {name: torch.zeros_like(value).numpy() for name, value in oracle.load(phi).items()}
+    for name, delta in dense.items():
+        wanted[name] = np.where(largest(delta.numpy(), round(0.1 * delta.numel())), delta.numpy(), 0)
+    assert result.inexact is None
+    check_apply(phi, result.path, wanted, tmp_path / "out")
+    with pytest.raises(UsageError, match="an adapter stores no fine-tuned weights"):
+        extract(str(phi), str(adapter), tmp_path / "w.safetensors", exact=True)

@@ -13,7 +13,7 @@ from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 from taskarith.vectors.form import Difference, Factored, Packed, Stored
 
-__all__ = ["Calculation", "OpenInput", "calculation", "open_inputs", "term_prints"]
+__all__ = ["Calculation", "OpenInput", "calculated", "calculation", "open_inputs", "term_prints"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,16 @@ def open_inputs(what: Calculation, reader: TensorReader, calculator: Calculator)
     :param calculator: Has begun the tensor; its rooms hold the base when what is relative to it is decoded.
     """
     return [OpenInput(what, index, reader, calculator) for index in range(len(what.inputs))]
+
+
+def calculated(what: Calculation, calculator: Calculator, start: int, stop: int) -> tuple[memoryview, bool]:
+    """Return the bytes of the result of a chunk, valid until the next one, and whether all of it is finite.
+
+    A fine-tune that is restored to the bit is taken as it is, whatever is in it.
+    """
+    if what.result is not None:
+        return calculator.room(what.result, stop - start), True
+    return calculator.linear(start, stop)
 
 
 def term_prints(what: Calculation, inputs: Sequence[OpenInput]) -> list[str]:

@@ -17,7 +17,7 @@ from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.edit.calculation import calculation, open_inputs
+from taskarith.edit.calculation import calculated, calculation, open_inputs, term_prints
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.errors import MismatchError
@@ -108,9 +108,11 @@ class InMemoryEdit:
                 values = torch.empty(tensor.source.shape, dtype=self._model.dtype)
                 whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
                 for start, end in filled_chunks(calculator, inputs, tensor.source.elements, CHUNK_ELEMENTS, stop):
-                    data, finite = calculator.linear(start, end)
+                    data, finite = calculated(what, calculator, start, end)
                     whole[position : position + len(data)] = data
                     position, is_finite = position + len(data), is_finite and finite
+                if not stop.is_set():
+                    term_prints(what, inputs)  # refuses an exact vector of another base
                 if tensor.terms and not is_finite:
                     broken.append(name)
                 targets[name].copy_(values)

@@ -15,7 +15,7 @@ from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import calculation, open_inputs, term_prints
+from taskarith.edit.calculation import calculated, calculation, open_inputs, term_prints
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
@@ -150,10 +150,7 @@ class _Work:
         inputs = open_inputs(what, self.reader, calculator)
         is_finite = True
         for start, end in filled_chunks(calculator, inputs, tensor.source.elements, self.chunk, stop):
-            if what.result is not None:
-                writer.append(calculator.room(what.result, end - start))
-                continue
-            data, finite = calculator.linear(start, end)
+            data, finite = calculated(what, calculator, start, end)
             writer.append(data)
             is_finite = is_finite and finite
         prints = [] if stop.is_set() else term_prints(what, inputs)
