@@ -29,19 +29,22 @@ DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 BLOCK = 512
 """Elements that go through the kernels' buffers, which stay in a core's first cache, at a time."""
 
-_SOURCES = ("compiled.py", "kernels.py", "rounding.py")
+_SOURCES = ("compiled.py", "kernels.py", "packing.py", "rounding.py")
 _DIGEST = 16
 _SIGNATURES = {
     "linear": "iiiiiiiiiii",
     "difference": "iiiiiiiii",
     "low_rank": "iiiidiii",
+    "fold": "iiiii",
+    "squeeze": "iiii",
+    "unfold": "iiiiiiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions of ``arithmetic.kernels``; calling one lets other threads run.
+    """The functions of ``arithmetic.kernels`` and ``arithmetic.packing``; calling one lets other threads run.
 
     :param engine: Owns their code.
     """
@@ -49,6 +52,9 @@ class Kernels:
     linear: Any
     difference: Any
     low_rank: Any
+    fold: Any
+    squeeze: Any
+    unfold: Any
     engine: Any
 
 
@@ -89,13 +95,13 @@ def _compile(machine: Any) -> bytes:
     """Return object code for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic import kernels
+    from taskarith.arithmetic import kernels, packing
 
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in _SIGNATURES.items():
         function = cfunc(types.int64(*(kinds[kind] for kind in signature)), error_model="numpy")(
-            getattr(kernels, name).py_func
+            getattr(packing if name in packing.__all__ else kernels, name).py_func
         )
         module = llvm.parse_assembly(function.inspect_llvm())
         module.get_function(function.native_name).name = name

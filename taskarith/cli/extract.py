@@ -23,6 +23,21 @@ def command(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the deltas: float32, float64 (exact), bfloat16 or float16.")
     ] = "float32",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Store changes of bits: a coefficient of 1 restores the fine-tune's bits.")
+    ] = False,
+    top_k: Annotated[
+        float | None, typer.Option("--top-k", help="Keep this share of the entries, the largest, as in 0.05.")
+    ] = None,
+    top_k_per: Annotated[
+        str, typer.Option("--top-k-per", help="Keep that share of all entries together (global) or of each tensor.")
+    ] = "global",
+    rows: Annotated[
+        float | None, typer.Option("--rows", help="Keep this share of each matrix's rows, those of the largest norm.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Store 8, 4 or 1 bits an entry, and a scale for each row.")
+    ] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
@@ -45,16 +60,37 @@ def command(
         return  # of several launched processes the first one extracts
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
-    result = extract(base, models[-1], output, dtype=dtype, device=device, overwrite=overwrite, listener=console)
+    result = extract(
+        base,
+        models[-1],
+        output,
+        dtype=dtype,
+        device=device,
+        exact=exact,
+        top_k=top_k,
+        top_k_per=top_k_per,
+        rows=rows,
+        bits=bits,
+        overwrite=overwrite,
+        listener=console,
+    )
     console.close()
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     console.note(
         f"{result.tensors} tensors, {result.elements:,} elements, {result.moved / max(result.elements, 1):.1%} moved, "
         f"norm {result.norm:.4g}, {result.nbytes / 1e6:,.1f} MB"
     )
-    if result.inexact is not None:
+    if result.kind != "dense":
+        console.note(f"{result.kind}: {8 * result.nbytes / max(result.elements, 1):.3g} bits an element")
+    if result.loss is not None:
+        loss = result.loss
+        console.note(
+            f"keeps {loss.kept:,} elements and {loss.energy:.2%} of the energy; relative error {loss.error:.3g}, "
+            f"at worst {loss.worst_error:.3g} ({loss.worst})"
+        )
+    elif result.inexact is not None:
         share = result.inexact / max(result.elements, 1)
-        remedy = "; --dtype float64 does" if result.inexact and dtype != "float64" else ""
+        remedy = "; --exact does" if result.inexact and dtype != "float64" else ""
         console.note(
             f"a coefficient of 1 does not reproduce {result.inexact:,} elements ({share:.2g}) to the bit{remedy}"
         )

@@ -17,7 +17,8 @@ __all__ = ["command"]
 _Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, headings, rows
 
 _KINDS = {"vector": "task vector", "file": "safetensors file", "model": "model", "adapter": "LoRA adapter"}
-_FACTS = ("kind", "finetuned", "operands", "alpha", "dtype", "moved", "inexact", "fingerprint", "command", "versions")
+_FACTS = ("kind", "options", "finetuned", "operands", "alpha", "dtype", "moved", "inexact", "energy", "error", "worst")
+_FACTS += ("worst_error", "fingerprint", "command", "versions")
 _LONGEST = 300  # characters of one fact; --json has all of it
 
 

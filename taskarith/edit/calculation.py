@@ -10,10 +10,11 @@ from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.errors import MismatchError
 from taskarith.vectors.form import Delta, Difference, Factored, Packed, Stored
 from taskarith.vectors.vocabulary import first_rows
 
-__all__ = ["Calculation", "OpenInput", "calculation", "gather", "open_inputs"]
+__all__ = ["Calculation", "OpenInput", "calculated", "calculation", "gather", "open_inputs", "term_prints"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Calculation:
     :param recipe: What is done with it.
     :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
     :param against: For each packed input that is stored relative to a base the input that is this base.
+    :param result: The input that is the result, bit for bit: a fine-tune that is decoded from the very tensor that is
+        edited, with a coefficient of 1. None: the recipe says what the result is.
     """
 
     inputs: tuple[TensorEntry | Packed, ...]
     recipe: Recipe
     prints: tuple[int | str, ...]
     against: dict[int, int] = field(default_factory=dict)
+    result: int | None = None
 
 
 def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
@@ -74,14 +78,27 @@ def gather(
                 terms.append(Term(coefficient, factors))
                 prints.append(fingerprint)
             case Packed() as packed:
-                row = None if packed.base is None else number(packed.base)
+                row = None if packed.base is None else number(_origin(packed.base, base))
                 if row is not None:
                     against[len(inputs)] = row
                 terms.append(Term(coefficient, len(inputs), row))
                 prints.append(len(inputs))
                 inputs.append(packed)
     recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype)
-    return Calculation(tuple(inputs), recipe, tuple(prints), against)
+    return Calculation(tuple(inputs), recipe, tuple(prints), against, _result(recipe, against))
+
+
+def _origin(base: TensorEntry, edited: TensorEntry | Packed) -> TensorEntry:
+    """Return what a delta is decoded against: the edited tensor itself where it repeats that of its own base."""
+    if isinstance(edited, Packed) or base.name == edited.name:
+        return base
+    return edited if os.path.realpath(base.path.parent) == os.path.realpath(edited.path.parent) else base
+
+
+def _result(recipe: Recipe, against: dict[int, int]) -> int | None:
+    if len(recipe.terms) != 1 or recipe.terms[0].coefficient != 1 or against.get(1) != 0:
+        return None
+    return 1 if recipe.dtypes[1] == recipe.dtypes[0] == recipe.output else None
 
 
 class OpenInput:
@@ -119,6 +136,32 @@ def open_inputs(what: Calculation, reader: TensorReader, calculator: Calculator)
     :param calculator: Has begun the tensor; its rooms hold the base when what is relative to it is decoded.
     """
     return [OpenInput(what, index, reader, calculator) for index in range(len(what.inputs))]
+
+
+def calculated(what: Calculation, calculator: Calculator, start: int, stop: int) -> tuple[memoryview, bool]:
+    """Return the bytes of the result of a chunk, valid until the next one, and whether all of it is finite.
+
+    A fine-tune that is restored to the bit is taken as it is, whatever is in it.
+    """
+    if what.result is not None:
+        return calculator.room(what.result, stop - start), True
+    return calculator.linear(start, stop)
+
+
+def term_prints(what: Calculation, inputs: Sequence[OpenInput]) -> list[str]:
+    """Return the fingerprint of each term's delta, after all inputs have been read to their ends.
+
+    :raises MismatchError: What is stored relative to a base was decoded against another one.
+    """
+    for index, origin in what.against.items():
+        packed = what.inputs[index]
+        if isinstance(packed, Packed) and packed.expected not in {"", inputs[origin].fingerprint()}:
+            raise MismatchError(
+                f"{packed.base.name if packed.base else 'a delta'} cannot be decoded: "
+                "an exact vector needs the base that it was made from, to the bit",
+                "Give it that base, as recorded (taskarith inspect VECTOR), or extract it again without --exact.",
+            )
+    return [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.prints]
 
 
 def _place(entry: TensorEntry) -> tuple[str, int, str, int]:

@@ -120,6 +120,8 @@ class InMemoryEdit:
                 for data, finite in work.pieces(CHUNK_ELEMENTS, stop):
                     whole[position : position + len(data)] = data
                     position, is_finite = position + len(data), is_finite and finite
+                if not stop.is_set():
+                    work.prints()  # refuses an exact vector of another base
                 if tensor.terms and not is_finite:
                     broken.append(name)
                 targets[name].copy_(values)

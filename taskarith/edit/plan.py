@@ -12,6 +12,7 @@ from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.reader import file_states, fingerprint_bytes
 from taskarith.edit.method import LINEAR, Method, check_operands
 from taskarith.edit.operands import Operand
+from taskarith.vectors.form import Packed
 
 __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
 
@@ -124,11 +125,18 @@ class EditPlan:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes read from the base and from dense operands in the dtype of the base; factors are small."""
+        """Bytes read from the base, from dense operands in the dtype of the base, from packed ones as they are."""
         return sum(
-            tensor.source.nbytes * (1 + sum(self.operands[term.operand].vector.kind != "lora" for term in tensor.terms))
+            tensor.source.nbytes + sum(self._delta_bytes(tensor, term) for term in tensor.terms)
             for tensor in self.tensors
         )
+
+    def _delta_bytes(self, tensor: TensorPlan, term: Term) -> int:
+        vector = self.operands[term.operand].vector
+        if vector.kind == "lora":
+            return 0  # factors are small
+        delta = vector.delta(term.delta)
+        return delta.nbytes if isinstance(delta, Packed) else tensor.source.nbytes
 
 
 def plan_edit(

@@ -21,7 +21,7 @@ from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.scaled import Scaling
 from taskarith.checkpoints.writer import PrintedWriter
-from taskarith.edit.calculation import Calculation, open_inputs
+from taskarith.edit.calculation import Calculation, open_inputs, term_prints
 
 __all__ = ["requantise"]
 
@@ -67,8 +67,8 @@ def requantise(
         total += float(np.sum(values**2))
     scales.append(stored)
     return {
-        "base": work.prints[0],
-        "operands": [item if isinstance(item, str) else work.prints[item] for item in what.prints],
+        "base": work.base,
+        "operands": work.prints,
         "finite": is_finite and bool(np.isfinite(after).all()),
         "scale": {"base": scale.fingerprint(), "output": scales.fingerprint(), "operands": [], "finite": True},
         "error": math.sqrt(error / total) if total else 0.0,
@@ -90,7 +90,7 @@ class _Pass:
     ) -> None:
         self._source, self._what, self._scaling, self._scales = source, what, scaling, scales
         self._calculator, self._reader, self._chunk = calculator, reader, chunk
-        self.prints: list[str] = []
+        self.base, self.prints = "", list[str]()
 
     def edited(self, stop: threading.Event) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
         """Return float64 values, the number of each one's block, and whether all are finite, chunk by chunk."""
@@ -111,7 +111,7 @@ class _Pass:
                 tensor.fill(self._calculator.room(index, end - start))
             data, finite = self._calculator.linear(start, end)
             yield np.frombuffer(data, np.float64), blocks, finite
-        self.prints = [tensor.fingerprint() for tensor in inputs]
+        self.base, self.prints = inputs[0].fingerprint(), term_prints(self._what, inputs)
 
 
 def _scales(before: np.ndarray, largest: np.ndarray, dtype: str) -> bytes:

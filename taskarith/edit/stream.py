@@ -9,7 +9,7 @@ from dataclasses import replace
 from taskarith.arithmetic.parallel import filled_chunks
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.edit.calculation import Calculation, OpenInput, calculation, open_inputs
+from taskarith.edit.calculation import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
 from taskarith.edit.plan import EditPlan, TensorPlan
 
 __all__ = ["EditedTensor"]
@@ -51,15 +51,17 @@ class EditedTensor:
             yield from self._linear(self._what, chunk, stop)
 
     def prints(self) -> dict[str, object]:
-        """Return the fingerprints of the base and of each term's delta, valid after the last piece."""
-        prints = [item if isinstance(item, str) else self._inputs[item].fingerprint() for item in self._what.prints]
-        return {"base": self._inputs[0].fingerprint(), "operands": prints}
+        """Return the fingerprints of the base and of each term's delta, valid after the last piece.
+
+        :raises MismatchError: An exact vector was decoded against another base than its own.
+        """
+        return {"base": self._inputs[0].fingerprint(), "operands": term_prints(self._what, self._inputs)}
 
     def _linear(self, what: Calculation, chunk: int, stop: threading.Event) -> Iterator[tuple[memoryview, bool]]:
         self._calculator.begin(what.recipe)
         self._inputs = open_inputs(what, self._reader, self._calculator)
         for start, end in filled_chunks(self._calculator, self._inputs, self._tensor.source.elements, chunk, stop):
-            yield self._calculator.linear(start, end)
+            yield calculated(what, self._calculator, start, end)
 
 
 def _in_core_space(plan: EditPlan, what: Calculation) -> Calculation:

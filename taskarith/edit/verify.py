@@ -13,7 +13,7 @@ import numpy as np
 from taskarith.arithmetic.recipe import LowRank, Term
 from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
@@ -21,11 +21,14 @@ from taskarith.edit.calculation import Calculation, calculation
 from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.verify_packed import damaged_blobs, sample_blobs
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_scales
-from taskarith.vectors.dense import DenseVector
+from taskarith.vectors.dense import DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Packed
+from taskarith.vectors.open import open_vector
+from taskarith.vectors.packed import PackedFile
 from taskarith.vectors.pair import PairVector
 
 __all__ = ["Verification", "verify"]
@@ -154,17 +157,25 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
 
 
 def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
-    vector = DenseVector(path)
+    is_packed = VectorFile(path).kind != "dense"
+    vector = PackedFile(path) if is_packed else DenseVector(path)
     origin = vector.base or BaseRecord("")
     recorded = json.loads(vector.metadata.get("deltas", "{}"))
     if not recorded:
         raise CheckpointError(f"{path} holds no fingerprints of its deltas", "Extract it again with this release.")
-    entries = {tensor.name: tensor for tensor in read_header(path).tensors}
-    damaged = _damaged(entries, recorded, listener)
+    entries = vector.entries
+    if isinstance(vector, PackedFile):
+        damaged = damaged_blobs(vector, recorded, listener)
+    else:
+        damaged = _damaged(entries, recorded, listener)
+    if vector.kind == "quantised":
+        reason = "quantised deltas are compared by their fingerprints alone"
+        return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
     finetuned = json.loads(vector.metadata["finetuned"])
     try:
         base = open_checkpoint(resolve_model(str(origin), listener).path)
         pair = PairVector(base, open_checkpoint(resolve_model(_hub_name(finetuned), listener).path), origin)
+        opened = open_vector(str(path), base, listener) if is_packed else None
     except TaskarithError as error:
         reason = f"base and fine-tune cannot be opened: {error.message}"
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
@@ -175,7 +186,11 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
             sides = [_elements(side, start, stop, reader) for side in (both.finetuned, both.base)]
         return encode(sides[0] - sides[1], entry.dtype)
 
-    sampled, wrong = _sample([entry for name, entry in entries.items() if name not in damaged], seed, again)
+    whole = [name for name in entries if name not in damaged]
+    if opened is not None:
+        sampled, wrong = sample_blobs(opened, whole, pair, seed, SAMPLE)
+    else:
+        sampled, wrong = _sample([entries[name] for name in whole], seed, again)
     if wrong and _print_again(pair.delta(wrong[0]).base) != origin.tensors.get(wrong[0]):
         return Verification(path, "vector", len(recorded), damaged, 0, (), f"the base has changed since, in {wrong[0]}")
     return Verification(path, "vector", len(recorded), damaged, sampled, wrong, "")
@@ -215,7 +230,10 @@ def _edit_again(plan: EditPlan, tensor: TensorPlan, start: int, stop: int) -> by
         if tensor.action == "copied":
             size = ITEM_SIZES[tensor.dtype]
             return bytes(reader.read(tensor.source, start * size, stop * size))
-        inputs = _inputs(what, start, stop, reader)
+        stored = _inputs(what, start, stop, reader)
+        if what.result is not None:
+            return bytes(stored[what.result])
+        inputs = [decode(data, entry.dtype) for data, entry in zip(stored, what.inputs, strict=True)]
         if not what.recipe.terms:
             return encode(inputs[0], tensor.dtype)
     terms = np.sort([_term(term, inputs, start, stop) for term in what.recipe.terms], axis=0)
@@ -236,7 +254,7 @@ def _term(term: Term, inputs: list[np.ndarray], start: int, stop: int) -> np.nda
     return term.coefficient * delta
 
 
-def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> list[np.ndarray]:
+def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> list[bytearray]:
     stored: list[bytearray] = []
     for index, entry in enumerate(what.inputs):
         size = ITEM_SIZES[entry.dtype]
@@ -248,7 +266,7 @@ def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> l
             rows_end = min(stop * size, entry.nbytes)  # a smaller vocabulary is filled up with zeros
             data = reader.read(entry, min(start * size, rows_end), rows_end).ljust((stop - start) * size, b"\0")
         stored.append(data)
-    return [decode(data, entry.dtype) for data, entry in zip(stored, what.inputs, strict=True)]
+    return stored
 
 
 def _elements(entry: TensorEntry, start: int, stop: int, reader: TensorReader) -> np.ndarray:

@@ -7,27 +7,60 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from taskarith.arithmetic.parallel import chunks, usable_cores
+from taskarith.arithmetic.wide import decode
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
 from taskarith.checkpoints.provenance import read_provenance
-from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.errors import CheckpointError
+from taskarith.errors import CheckpointError, MismatchError, TaskarithError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG, adapter_tensors
 from taskarith.vectors.dense import FORMAT
+from taskarith.vectors.form import Packed
+from taskarith.vectors.open import open_packed
 
-__all__ = ["Contents", "Magnitude", "go_through", "open_contents", "plain", "raw_chunks"]
+__all__ = ["Contents", "Magnitude", "PackedEntry", "go_through", "open_contents", "plain", "raw_chunks"]
 
 _Task = TypeVar("_Task")
 _Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class PackedEntry:
+    """A delta of a packed vector, which is decoded while it is read; otherwise like a ``TensorEntry``."""
+
+    name: str
+    shape: tuple[int, ...]
+    path: Path
+    packed: Packed
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the delta; one that is a difference to the base is taken in float64."""
+        return self.packed.dtype if self.packed.base is None else "F64"
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes stored."""
+        return self.packed.nbytes
+
+    @property
+    def is_float(self) -> bool:
+        """Whether arithmetic is defined on it, as on every delta."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -38,12 +71,14 @@ class Contents:
     :param kind: ``vector``, ``file`` (another safetensors file), ``model`` or ``adapter``.
     :param tensors: By name, in file order.
     :param record: The header of a file, or the ``taskarith.json`` of a folder.
+    :param remark: Why the deltas of a packed vector cannot be decoded: then ``tensors`` are the stored bytes.
     """
 
     path: Path
     kind: str
-    tensors: dict[str, TensorEntry]
+    tensors: Mapping[str, TensorEntry | PackedEntry]
     record: dict[str, Any]
+    remark: str = ""
 
 
 def open_contents(name: str, listener: Listener = SILENT) -> Contents:
@@ -60,7 +95,8 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
     if path.is_file() and not _is_gguf(path):
         header = read_header(path)
         kind = "vector" if header.metadata.get("format") == FORMAT else "file"
-        return Contents(path, kind, {entry.name: entry for entry in header.tensors}, _parsed(header.metadata))
+        found = Contents(path, kind, {entry.name: entry for entry in header.tensors}, _parsed(header.metadata))
+        return found if kind == "file" or header.metadata.get("kind") == "dense" else _decoded(found, listener)
     path = resolve_model(name, listener).path
     record = read_provenance(path) or {}
     if (path / ADAPTER_CONFIG).exists():
@@ -99,8 +135,15 @@ class Magnitude:
         return math.hypot(*self._norms)
 
 
-def raw_chunks(reader: TensorReader, entry: TensorEntry) -> Iterator[bytearray]:
-    """Return the bytes of a tensor in pieces of a few whole elements."""
+def raw_chunks(reader: TensorReader, entry: TensorEntry | PackedEntry) -> Iterator[bytes | bytearray]:
+    """Return the bytes of a tensor in pieces of a few whole elements.
+
+    :raises VectorError: A packed tensor is broken.
+    :raises MismatchError: It is relative to a base that has changed.
+    """
+    if isinstance(entry, PackedEntry):
+        yield from _decoded_chunks(reader, entry)
+        return
     size = ITEM_SIZES[entry.dtype]
     for start, stop in chunks(entry.elements):
         yield reader.read(entry, start * size, stop * size)
@@ -142,6 +185,39 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def _decoded(found: Contents, listener: Listener) -> Contents:
+    try:
+        vector = open_packed(found.path, listener)
+    except TaskarithError as error:
+        return replace(found, remark=error.message)
+    tensors = {}
+    for name in found.tensors:
+        packed = vector.delta(name)
+        if isinstance(packed, Packed):
+            tensors[name] = PackedEntry(name, vector.shapes[name], found.path, packed)
+    return replace(found, tensors=tensors)
+
+
+def _decoded_chunks(reader: TensorReader, entry: PackedEntry) -> Iterator[bytes | bytearray]:
+    packed, stream = entry.packed, entry.packed.open(reader)
+    size, origin = ITEM_SIZES[packed.dtype], PrintedTensor(packed.base, reader) if packed.base else None
+    for start, stop in chunks(entry.elements):
+        room = bytearray((stop - start) * size)
+        if origin is None:
+            stream.fill(memoryview(room), None)
+            yield room
+            continue
+        before = bytearray(len(room))
+        origin.fill(memoryview(before))
+        stream.fill(memoryview(room), memoryview(before))
+        yield (decode(room, packed.dtype) - decode(before, packed.dtype)).tobytes()
+    if origin is not None and packed.expected not in {"", origin.fingerprint()}:
+        raise MismatchError(
+            f"{entry.name} in {entry.path} cannot be decoded: {origin.entry.path} has changed",
+            "Restore the base that the vector was made from.",
+        )
 
 
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -11,22 +11,24 @@ from taskarith.checkpoints.header import read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.vectors.form import BaseRecord, Stored
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "DenseVector", "VectorFile", "vector_metadata"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "KINDS", "DenseVector", "VectorFile", "vector_metadata"]
 
 FORMAT = "taskarith-vector"
 FORMAT_VERSION = "1"
+KINDS = ("dense", "exact", "sparse", "quantised")
+"""The kinds of task vector files."""
 
 
 class VectorFile:
     """What the header of a task vector file says, whatever its kind; no tensor has been read.
 
     :param path: A ``.safetensors`` file written by ``taskarith extract``.
-    :param kind: The kind that is expected.
+    :param kind: The kind that is expected; None for any.
     :raises VectorError: It is no task vector, or of a version or kind that this release does not know.
     :raises CheckpointError: It is no sound safetensors file.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, path: Path, kind: str | None = None) -> None:
         header = read_header(path)
         metadata = header.metadata
         if metadata.get("format") != FORMAT:
@@ -34,13 +36,13 @@ class VectorFile:
                 f"{path} is no task vector (its header says format {metadata.get('format', 'nothing')!r})",
                 "Make one with: taskarith extract BASE FINETUNED -o forget.safetensors",
             )
-        version, found = metadata.get("format_version"), metadata.get("kind")
-        if version != FORMAT_VERSION or found != kind:
+        version, found = metadata.get("format_version"), metadata.get("kind", "")
+        if version != FORMAT_VERSION or found not in ((kind,) if kind else KINDS):
             raise VectorError(
                 f"{path} is a task vector of version {version} and kind {found}, which this release does not read",
                 "Use the release that wrote it, or extract it again.",
             )
-        self.name, self.kind = str(path), kind
+        self.name, self.kind = str(path), found
         self.files: tuple[Path, ...] = (path,)
         self.metadata = metadata
         self.base: BaseRecord | None = _base(path, metadata)

@@ -14,7 +14,7 @@ from taskarith.arithmetic.wide import decode
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.contents import Magnitude, go_through, open_contents, plain, raw_chunks
+from taskarith.vectors.contents import Magnitude, PackedEntry, go_through, open_contents, plain, raw_chunks
 
 __all__ = ["Differences", "TensorDifference", "diff"]
 
@@ -135,7 +135,7 @@ def diff(first: str | Path, second: str | Path, *, listener: Listener = SILENT) 
     )
 
 
-def _compare(a: TensorEntry, b: TensorEntry, reader: TensorReader) -> TensorDifference:
+def _compare(a: TensorEntry | PackedEntry, b: TensorEntry | PackedEntry, reader: TensorReader) -> TensorDifference:
     about = (a.name, (a.shape, b.shape), (a.dtype, b.dtype))
     floats = a.is_float and b.is_float
     if a.shape != b.shape or not (floats or a.dtype == b.dtype):
@@ -159,7 +159,7 @@ def _compare(a: TensorEntry, b: TensorEntry, reader: TensorReader) -> TensorDiff
     )
 
 
-def _bits(data: bytearray, dtype: str, other: str) -> np.ndarray:
+def _bits(data: bytes | bytearray, dtype: str, other: str) -> np.ndarray:
     """Return elements as integers of the same bits; those of two dtypes are widened before."""
     return np.frombuffer(data, f"<u{ITEM_SIZES[dtype]}") if dtype == other else decode(data, dtype).view("<u8")
 

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG
 from taskarith.vectors.dense import vector_metadata
 from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.forms import choose_form
+from taskarith.vectors.loss import Loss
 from taskarith.vectors.open import recorded_base
+from taskarith.vectors.pack import Form, packed_metadata, write_packed
 from taskarith.vectors.subtract import AdapterSource, PairSource, subtract
 
 __all__ = ["VECTOR_DTYPES", "ExtractResult", "extract"]
@@ -54,6 +58,8 @@ class ExtractResult:
     :param moved: Elements whose delta is not zero.
     :param norm: Euclidean norm of the whole vector.
     :param nbytes: Size of the file.
+    :param kind: How the deltas are stored: dense, exact, sparse or quantised.
+    :param loss: What was lost on purpose; None where nothing was.
     """
 
     path: Path
@@ -64,6 +70,8 @@ class ExtractResult:
     moved: int
     norm: float
     nbytes: int
+    kind: str = "dense"
+    loss: Loss | None = None
 
 
 def extract(
@@ -73,6 +81,11 @@ def extract(
     *,
     dtype: str = "float32",
     device: str = "auto",
+    exact: bool = False,
+    top_k: float | None = None,
+    top_k_per: str = "global",
+    rows: float | None = None,
+    bits: int | None = None,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> ExtractResult:
@@ -83,6 +96,11 @@ def extract(
     :param output: The file to write, usually ``*.safetensors``.
     :param dtype: Dtype of the deltas: float32, float64 (exact), bfloat16 or float16.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
+    :param exact: Store what turns the base's bits into the fine-tune's; a coefficient of 1 restores these.
+    :param top_k: Keep this share of the entries, those with the largest magnitudes.
+    :param top_k_per: ``global``: of all entries together; ``tensor``: of each tensor's.
+    :param rows: Keep this share of the rows of each matrix, those with the largest norms.
+    :param bits: Store 8, 4 or 1 bits an entry and a float32 scale a row.
     :param overwrite: Replace an existing file.
     :param listener: Told about progress.
     :raises MismatchError: The two do not correspond, or a delta is not finite.
@@ -91,6 +109,8 @@ def extract(
     """
     if dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    code = VECTOR_DTYPES[dtype]
+    form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
     target, place = Path(output), check_device(device)
     check_target(target, overwrite)
     resolved = _find_base(base, finetuned, listener)
@@ -98,9 +118,10 @@ def extract(
     before = open_checkpoint(resolved.path)
     is_adapter = (tuned.path / ADAPTER_CONFIG).exists()
     source = AdapterSource(before, tuned.path) if is_adapter else PairSource(before, open_checkpoint(tuned.path))
-    job = _Job(resolved, tuned, before, source, VECTOR_DTYPES[dtype], file_states(source.files))
-    with publish(target, overwrite, is_folder=False, plan=job.fingerprint()) as workplace:
-        result = _write(workplace, job, place, listener)
+    job = _Job(resolved, tuned, before, source, code, file_states(source.files))
+    with publish(target, overwrite, is_folder=False, plan="" if form else job.fingerprint()) as workplace:
+        write = partial(_write_packed, form=form) if form else _write
+        result = write(workplace, job, place, listener)
     return replace(result, path=target)
 
 
@@ -159,12 +180,29 @@ def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> Extr
         if places != offsets:
             raise AssertionError("the header outgrew its reserve")
         write_at(files[place.path], header, 0)
-    inexact, moved = _count(journal.done, "inexact"), _count(journal.done, "moved")
-    norm = math.sqrt(math.fsum(found["squares"] for found in journal.done.values()))
-    record = _record(job.base, _prints(job, journal.done, "base"))
-    return ExtractResult(
-        place.path, record, len(layout), total, inexact if source.has_result else None, moved, norm, size
-    )
+    return _result(place, job, journal.done, total)
+
+
+def _write_packed(place: Workplace, job: _Job, device: str, listener: Listener, form: Form) -> ExtractResult:
+    total = sum(math.prod(shape) for shape in job.source.shapes.values())
+
+    def describe(found: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
+        return _metadata(job, found, total) | packed_metadata(job.source, form, found)
+
+    found = write_packed(place.path, job.source, form, describe, listener, device=device)
+    if form.is_lossy:
+        _check_finite(found)
+    check_unchanged(job.states)
+    loss = Loss.of(found) if form.is_lossy else None
+    return replace(_result(place, job, found, total), kind=form.kind, loss=loss)
+
+
+def _result(place: Workplace, job: _Job, found: Mapping[str, Mapping[str, Any]], total: int) -> ExtractResult:
+    inexact = _count(found, "inexact") if job.source.has_result else None
+    norm = math.sqrt(math.fsum(one["squares"] for one in found.values()))
+    record = _record(job.base, _prints(job, found, "base"))
+    size = place.path.stat().st_size
+    return ExtractResult(place.path, record, len(found), total, inexact, _count(found, "moved"), norm, size)
 
 
 def _count(found: Mapping[str, Mapping[str, Any]], key: str) -> int:

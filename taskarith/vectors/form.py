@@ -86,12 +86,14 @@ class Packed:
     :param open: Gives a new stream.
     :param base: The tensor of the base that it is stored relative to: then what is decoded is the fine-tuned tensor, in
         the same dtype, and the delta is its difference to the base. None: what is decoded is the delta.
+    :param expected: The fingerprint that this tensor of the base must have; empty if any will do.
     """
 
     dtype: str
     nbytes: int
     open: Callable[[TensorReader], Stream]
     base: TensorEntry | None = None
+    expected: str = ""
 
 
 Delta = Stored | Difference | Factored | Packed

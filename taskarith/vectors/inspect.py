@@ -18,14 +18,14 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import VectorError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import adapter_factors
-from taskarith.vectors.contents import Contents, Magnitude, go_through, open_contents, plain, raw_chunks
-from taskarith.vectors.dense import DenseVector
+from taskarith.vectors.contents import Contents, Magnitude, PackedEntry, go_through, open_contents, plain, raw_chunks
+from taskarith.vectors.dense import DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord
 from taskarith.vectors.open import recorded_base
 
 __all__ = ["Inspection", "TargetSize", "TensorSize", "inspect"]
 
-_LONG = ("base_tensors", "deltas", "tensors")  # one line a tensor: for machines, in the file itself
+_LONG = ("base_tensors", "deltas", "errors", "shapes", "tensors")  # one line a tensor: for machines, in the file itself
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,15 @@ def _use(
         return None, {}, ()
     try:
         if contents.kind == "vector":
-            return DenseVector(contents.path).base, {}, ()
+            vector = DenseVector if contents.record.get("kind") == "dense" else VectorFile
+            return vector(contents.path).base, {}, (contents.remark,) * bool(contents.remark)
         base = recorded_base(str(contents.path))
         return base, adapter_factors(contents.path) if contents.kind == "adapter" else {}, ()
     except VectorError as error:
         return None, {}, (f"cannot be applied: {error.message}",)
 
 
-def _measure(entry: TensorEntry, reader: TensorReader) -> TensorSize:
+def _measure(entry: TensorEntry | PackedEntry, reader: TensorReader) -> TensorSize:
     about = (entry.name, entry.dtype, entry.shape, entry.elements, entry.nbytes)
     if not entry.is_float:
         return TensorSize(*about, None, None, None, None)

@@ -10,11 +10,11 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, MismatchError, VectorError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector, adapter_base
-from taskarith.vectors.dense import DenseVector
+from taskarith.vectors.dense import DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Vector
 from taskarith.vectors.pair import PairVector
 
-__all__ = ["open_vector", "recorded_base"]
+__all__ = ["open_packed", "open_vector", "recorded_base"]
 
 
 def open_vector(
@@ -38,7 +38,7 @@ def open_vector(
     """
     path = _locate(name, listener)
     if path.is_file():
-        return DenseVector(path)
+        return _open_file(path, base, listener)
     record = recorded_base(name, listener)
     if (path / ADAPTER_CONFIG).exists():
         return AdapterVector(path, base, record)
@@ -49,16 +49,52 @@ def open_vector(
     return PairVector(own, open_checkpoint(path), record, shared_vocabulary=shared_vocabulary)
 
 
+def open_packed(path: Path, listener: Listener = SILENT) -> Vector:
+    """Open a packed vector file alone, to look into it.
+
+    :raises VectorError: It is no vector, or its header is broken.
+    :raises CheckpointError: It is exact, and the base that it records is not found.
+    :raises MismatchError: It is exact, and that base has other tensors.
+    """
+    return _open_file(path, None, listener)
+
+
 def recorded_base(name: str, listener: Listener = SILENT) -> BaseRecord | None:
     """Return the base that a vector, an adapter or a fine-tuned folder records, or None."""
     path = _locate(name, listener)
     if path.is_file():
-        vector = DenseVector(path)
-        return vector.base
+        return VectorFile(path).base
     record = (read_provenance(path) or {}).get("base")
     if isinstance(record, dict) and record.get("name"):
         return BaseRecord(str(record["name"]), record.get("revision"), str(record.get("fingerprint", "")))
     return adapter_base(path) if (path / ADAPTER_CONFIG).exists() else None
+
+
+def _open_file(path: Path, base: Checkpoint | None, listener: Listener) -> Vector:
+    match VectorFile(path).kind:
+        case "exact":
+            from taskarith.vectors.exact import ExactVector
+
+            return ExactVector(path, _origin(path, base, listener))
+        case "sparse":
+            from taskarith.vectors.sparse import SparseVector
+
+            return SparseVector(path)
+        case "quantised":
+            from taskarith.vectors.quantised import QuantisedVector
+
+            return QuantisedVector(path)
+    return DenseVector(path)
+
+
+def _origin(path: Path, base: Checkpoint | None, listener: Listener) -> Checkpoint:
+    """Return the base that a vector records, or where it is not found the one at hand: its fingerprints will tell."""
+    try:
+        return open_checkpoint(resolve_model(str(VectorFile(path).base), listener).path)
+    except CheckpointError:
+        if base is None:
+            raise
+        return base
 
 
 def _locate(name: str, listener: Listener) -> Path:
