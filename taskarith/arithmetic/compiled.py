@@ -34,7 +34,7 @@ _DIGEST = 16
 _SIGNATURES = {
     "linear": "iiiiiiiiiii",
     "difference": "iiiiiiiii",
-    "low_rank": "iiiidiii",
+    "low_rank": "iiiiidiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
 

@@ -91,9 +91,9 @@ class CpuCalculator:
 
     def _multiply(self, start: int, stop: int) -> None:
         for row, factors in enumerate(self._factors, self._inputs):
-            rank, columns = factors.right.shape
-            left, right = factors.left.ctypes.data, factors.right.ctypes.data
-            self._kernels.low_rank(left, right, rank, columns, factors.scale, start, stop, self._addresses[row])
+            rank, columns = factors.left.shape[1], factors.right.shape[1]
+            left, right, rows = factors.left.ctypes.data, factors.right.ctypes.data, len(factors.left) // factors.blocks
+            self._kernels.low_rank(left, right, rank, columns, rows, factors.scale, start, stop, self._addresses[row])
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]

@@ -183,7 +183,7 @@ def _unequal(first, second, count, size):
 
 
 @kernel
-def low_rank(left, right, rank, columns, scale, start, stop, out):
+def low_rank(left, right, rank, columns, rows, scale, start, stop, out):
     """Write elements ``start`` to ``stop`` (row-major) of ``scale * left @ right``.
 
     Every element is summed over the rank in one order, whatever the chunk.
@@ -192,6 +192,7 @@ def low_rank(left, right, rank, columns, scale, start, stop, out):
     :param right: Address of float64, rank x columns.
     :param rank: Their common size.
     :param columns: Length of a row of the product.
+    :param rows: Rows of ``left`` that belong to the same ``right``; the next ones belong to one ``rank`` rows below.
     :param scale: A factor.
     :param start: First element.
     :param stop: Element after the last.
@@ -201,11 +202,12 @@ def low_rank(left, right, rank, columns, scale, start, stop, out):
     while position < stop:
         row, first = position // columns, position % columns
         n = min(columns - first, stop - position)
+        block = right + 8 * (row // rows) * rank * columns
         part = array(out + 8 * (position - start), n, np.float64)
         factors = array(left + 8 * row * rank, rank, np.float64)
         part[:] = 0
         for k in range(rank):
-            values = array(right + 8 * (k * columns + first), n, np.float64)
+            values = array(block + 8 * (k * columns + first), n, np.float64)
             for i in range(n):
                 part[i] += factors[k] * values[i]
         for i in range(n):

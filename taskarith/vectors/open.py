@@ -32,7 +32,7 @@ def open_vector(name: str, base: Checkpoint, listener: Listener = SILENT) -> Vec
         return DenseVector(path)
     record = recorded_base(name, listener)
     if (path / ADAPTER_CONFIG).exists():
-        return AdapterVector(path, base, record)
+        return AdapterVector(path, base, record, _trained_on(record, base))
     if record is None:
         return PairVector(base, open_checkpoint(path), BaseRecord(str(base.path)))
     return PairVector(open_checkpoint(_resolve_base(name, record, listener).path), open_checkpoint(path), record)
@@ -60,6 +60,12 @@ def _locate(name: str, listener: Listener) -> Path:
             "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT.",
         )
     return resolve_model(name, listener).path
+
+
+def _trained_on(record: BaseRecord | None, base: Checkpoint) -> Checkpoint:
+    """Return the model that an adapter's saved tensors are compared with: its own base, if it is a folder here."""
+    place = Path(record.name) if record is not None else base.path
+    return open_checkpoint(place) if place.is_dir() and place.resolve() != base.path.resolve() else base
 
 
 def _resolve_base(name: str, record: BaseRecord, listener: Listener) -> ResolvedModel:

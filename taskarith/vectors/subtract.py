@@ -7,13 +7,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Input, filled_chunks
 from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.writer import PrintedWriter
 from taskarith.vectors.adapter import AdapterVector
+from taskarith.vectors.form import Difference, Factored, Packed, Stored, Stream
 from taskarith.vectors.pair import pair_checkpoints
 
 __all__ = ["AdapterSource", "PairSource", "subtract"]
@@ -42,13 +42,19 @@ class PairSource:
                 sides = (("base", base.tensors), ("finetuned", finetuned.tensors))
                 self.rest[name] = {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
 
-    def inputs(self, name: str) -> list[TensorEntry]:
-        """Return the tensors to read."""
-        return [self._base[name], self._finetuned[name]]
+    def open(self, name: str, reader: TensorReader) -> list[Input]:
+        """Open the tensors to read."""
+        return [PrintedTensor(self._base[name], reader), PrintedTensor(self._finetuned[name], reader)]
 
     def recipe(self, name: str, dtype: str) -> Recipe:
         """Return what to calculate."""
         return Recipe((self._base[name].dtype, self._finetuned[name].dtype), (Term(1.0, 1),), dtype)
+
+    def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
+        """Return the fingerprints of both sides, valid after the last element."""
+        del name
+        sides = [tensor.fingerprint() for tensor in inputs if isinstance(tensor, PrintedTensor)]
+        return dict(zip(("base", "finetuned"), sides, strict=True))
 
 
 class AdapterSource:
@@ -63,14 +69,53 @@ class AdapterSource:
         with TensorReader() as reader:
             self.rest = {name: {"base": reader.fingerprint(tensor)} for name, tensor in base.tensors.items()}
 
-    def inputs(self, name: str) -> list[TensorEntry]:
-        """Return nothing: the minuend is multiplied out, the subtrahend is zero."""
-        del name
-        return []
+    def open(self, name: str, reader: TensorReader) -> list[Input]:
+        """Open what is subtracted; mostly the subtrahend is zero, and the minuend is multiplied out."""
+        match self._vector.delta(name):
+            case Difference(finetuned, base):
+                return [PrintedTensor(base, reader), PrintedTensor(finetuned, reader)]
+            case Stored(delta):
+                return [_Zeros(), PrintedTensor(delta, reader)]
+            case Packed() as packed:
+                return [_Zeros(), _Decoded(packed.open(reader))]
+        return [_Zeros()]
 
     def recipe(self, name: str, dtype: str) -> Recipe:
         """Return what to calculate."""
-        return Recipe(("F64",), (Term(1.0, self._vector.delta(name).factors),), dtype)
+        match self._vector.delta(name):
+            case Factored(factors):
+                return Recipe(("F64",), (Term(1.0, factors),), dtype)
+            case Difference(finetuned, base):
+                return Recipe((base.dtype, finetuned.dtype), (Term(1.0, 1),), dtype)
+            case Stored(delta):
+                return Recipe(("F64", delta.dtype), (Term(1.0, 1),), dtype)
+            case Packed() as packed:
+                return Recipe(("F64", packed.dtype), (Term(1.0, 1),), dtype)
+        raise AssertionError(name)
+
+    def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
+        """Return nothing more than ``rest``: what was fine-tuned has no tensors."""
+        del name, inputs
+        return {}
+
+
+class _Zeros:
+    """An input of nothing but zeros."""
+
+    def fill(self, room: memoryview) -> None:
+        """Write zeros into all of ``room``."""
+        room[:] = bytes(len(room))
+
+
+class _Decoded:
+    """A stream of deltas as an input."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def fill(self, room: memoryview) -> None:
+        """Decode the next elements into all of ``room``."""
+        self._stream.fill(room, None)
 
 
 def subtract(
@@ -82,16 +127,12 @@ def subtract(
     stop: threading.Event,
 ) -> dict[str, Any]:
     """Calculate and write one delta; return fingerprints of both sides and of the output, and what was found."""
-    inputs = [PrintedTensor(entry, reader) for entry in source.inputs(name)]
+    inputs = source.open(name, reader)
     inexact, moved, squares, is_finite = 0, 0, 0.0, True
     for start, end in filled_chunks(calculator, inputs, math.prod(source.shapes[name]), CHUNK_ELEMENTS, stop):
-        if not inputs:
-            zeros = calculator.room(0, end - start)
-            zeros[:] = bytes(len(zeros))
         data, finite, found = calculator.difference(start, end)
         writer.append(data)
         is_finite = is_finite and finite
         inexact, moved, squares = inexact + found.inexact, moved + found.moved, squares + found.squares
-    prints = dict(zip(("base", "finetuned"), [tensor.fingerprint() for tensor in inputs], strict=False))
     found_all = {"inexact": inexact, "moved": moved, "squares": squares, "finite": is_finite}
-    return source.rest.get(name, {}) | prints | {"output": writer.fingerprint()} | found_all
+    return source.rest.get(name, {}) | source.prints(name, inputs) | {"output": writer.fingerprint()} | found_all
