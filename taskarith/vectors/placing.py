@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import permutations
 
 from taskarith.arithmetic.parallel import chunks
@@ -13,11 +12,10 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, VectorError
 from taskarith.vectors.lora import Adapter, Factors, scale_of
 from taskarith.vectors.parts import Bias, Dora, Part, Product, Rows, Saved, load_values
+from taskarith.vectors.ties import EMBEDDING, HEAD, is_tied, only
 
 __all__ = ["place_adapter"]
 
-_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
-_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
 _FUSED = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
@@ -159,11 +157,11 @@ class _Placing:
 
     def settle(self) -> tuple[dict[str, Part], dict[str, str]]:
         """Let a tied embedding and head have one delta."""
-        parts, embedding = self._parts, _only(self._base.tensors, _EMBEDDING)
-        claimed = next((name for name in parts if _HEAD.fullmatch(name)), None)
-        head = claimed or _only(self._base.tensors, _HEAD)
+        parts, embedding = self._parts, only(self._base.tensors, EMBEDDING)
+        claimed = next((name for name in parts if HEAD.fullmatch(name)), None)
+        head = claimed or only(self._base.tensors, HEAD)
         is_moved = claimed is not None or embedding in parts
-        if embedding is None or not is_moved or not _is_tied(self._base, embedding, head):
+        if embedding is None or not is_moved or not is_tied(self._base, embedding, head):
             return parts, {}
         sides = [parts[name] for name in (embedding, claimed) if name in parts]
         if any(isinstance(side, Saved) for side in sides) and not _is_same(sides):
@@ -179,23 +177,6 @@ class _Placing:
             )
         parts = {name: part for name, part in parts.items() if name != claimed} | {embedding: sides[0]}
         return parts, {head: embedding} if head is not None and head in self._base.tensors else {}
-
-
-def _only(tensors: Mapping[str, TensorEntry], pattern: re.Pattern[str]) -> str | None:
-    found = [name for name in tensors if pattern.fullmatch(name)]
-    return found[0] if len(found) == 1 else None
-
-
-def _is_tied(base: Checkpoint, embedding: str, head: str | None) -> bool:
-    """Tell whether the head repeats the embedding: it is not stored, or the configuration says so and the bits do."""
-    if head is None or head not in base.tensors:
-        return True
-    nested = base.config.get("text_config")
-    said = (nested if isinstance(nested, dict) else {}) | base.config
-    if said.get("tie_word_embeddings") is not True:
-        return False
-    with TensorReader() as reader:
-        return reader.fingerprint(base.tensors[embedding]) == reader.fingerprint(base.tensors[head])
 
 
 def _is_same(sides: list[Part]) -> bool:
@@ -239,8 +220,8 @@ def _has_same_values(first: TensorEntry, second: TensorEntry) -> bool:
 
 
 def _tied_embedding(base: Checkpoint, name: str) -> TensorEntry | None:
-    embedding = _only(base.tensors, _EMBEDDING)
-    return base.tensors[embedding] if embedding is not None and _HEAD.fullmatch(name) else None
+    embedding = only(base.tensors, EMBEDDING)
+    return base.tensors[embedding] if embedding is not None and HEAD.fullmatch(name) else None
 
 
 def _stored_name(name: str, base: Checkpoint) -> str:

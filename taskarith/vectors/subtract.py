@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ class PairSource:
         del name
         sides = [tensor.fingerprint() for tensor in inputs if isinstance(tensor, PrintedTensor)]
         return dict(zip(("base", "finetuned"), sides, strict=True))
+
+    def restricted(self, names: Iterable[str], prints: Mapping[str, dict[str, str]]) -> PairSource:
+        """Return the deltas of a few tensors; the fingerprints of all others are known."""
+        part = copy(self)
+        part.shapes = {name: self.shapes[name] for name in names}
+        part.rest = {name: dict(found) for name, found in prints.items() if name not in part.shapes}
+        return part
 
 
 class AdapterSource:
