@@ -29,12 +29,12 @@ DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 BLOCK = 512
 """Elements that go through the kernels' buffers, which stay in a core's first cache, at a time."""
 
-_SOURCES = ("compiled.py", "kernels.py", "rounding.py")
+_SOURCES = ("compiled.py", "kernels.py", "products.py", "rounding.py")
 _DIGEST = 16
 _SIGNATURES = {
     "linear": "iiiiiiiiiii",
     "difference": "iiiiiiiii",
-    "low_rank": "iiiiidiii",
+    "low_rank": "iiiiidiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
 

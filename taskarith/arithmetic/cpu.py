@@ -93,7 +93,8 @@ class CpuCalculator:
         for row, factors in enumerate(self._factors, self._inputs):
             rank, columns = factors.left.shape[1], factors.right.shape[1]
             left, right, rows = factors.left.ctypes.data, factors.right.ctypes.data, len(factors.left) // factors.blocks
-            self._kernels.low_rank(left, right, rank, columns, rows, factors.scale, start, stop, self._addresses[row])
+            where = self._addresses[row]
+            self._kernels.low_rank(left, right, rank, columns, rows, factors.scale, start, stop, where, self._scratch)
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]
