@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from taskarith.vectors.diff import Differences, diff
     from taskarith.vectors.extract import ExtractResult, extract
     from taskarith.vectors.inspect import Inspection, inspect
+    from taskarith.vectors.lowrank import LowRankResult, extract_low_rank
 
 __all__ = [
     "ApplyResult",
@@ -28,6 +29,7 @@ __all__ = [
     "FinetuneResult",
     "InMemoryEdit",
     "Inspection",
+    "LowRankResult",
     "TaskarithError",
     "UndoResult",
     "Verification",
@@ -35,6 +37,7 @@ __all__ = [
     "diff",
     "evaluate",
     "extract",
+    "extract_low_rank",
     "finetune",
     "inspect",
     "undo",
@@ -49,6 +52,7 @@ _HOMES = {
     "FinetuneResult": "taskarith.training.finetune",
     "InMemoryEdit": "taskarith.edit.memory",
     "Inspection": "taskarith.vectors.inspect",
+    "LowRankResult": "taskarith.vectors.lowrank",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
@@ -56,6 +60,7 @@ _HOMES = {
     "diff": "taskarith.vectors.diff",
     "evaluate": "taskarith.evaluation.evaluate",
     "extract": "taskarith.vectors.extract",
+    "extract_low_rank": "taskarith.vectors.lowrank",
     "finetune": "taskarith.training.finetune",
     "inspect": "taskarith.vectors.inspect",
     "undo": "taskarith.edit.undo",

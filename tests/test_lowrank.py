@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.errors import MismatchError, TaskarithError, UsageError
+from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError
+from taskarith.evaluation.evaluate import evaluate
 from taskarith.vectors.factoring import best_fit
 from taskarith.vectors.lowrank import extract_low_rank
 
@@ -67,6 +68,8 @@ def test_experts_stay_exact_in_a_file_beside(tmp_path):
     base = tiny.save_model(tmp_path / "base", "moe")
     tuned = low_rank_tune(base, tmp_path / "tuned")
     result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=2, dtype="float64")
+    text = tmp_path / "retain.txt"
+    text.write_text(tiny.text(20))
     assert {".experts." in name for name in result.rest} == {True}
     assert len(result.rest) == 24
     apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
@@ -74,6 +77,8 @@ def test_experts_stay_exact_in_a_file_beside(tmp_path):
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
         assert name in result.ranks or torch.equal(found[name], tensor)
+    with pytest.raises(CheckpointError, match=r"deltas that PEFT has no place for \(rest\.safetensors\)"):
+        evaluate([str(tmp_path / "adapter")], {"retain": str(text)})
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
     merged = model.merge_and_unload().state_dict()
     for name in {*result.ranks, *result.whole}:
