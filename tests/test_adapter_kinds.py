@@ -197,6 +197,19 @@ def test_what_would_untie_a_tied_model_is_refused(tmp_path, options, words):
         apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
 
 
+def test_an_embedding_without_a_head_is_not_tied(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "qwen2")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    tensors = oracle.load(base)
+    del tensors["lm_head.weight"]
+    save_file(tensors, base / "model.safetensors")
+    change_config(base, "config.json", tie_word_embeddings=False)
+    assert apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out").actions["edited"] == 3
+    change_config(base, "config.json", tie_word_embeddings=True)
+    with pytest.raises(VectorError, match=r"saves model\.embed_tokens\.weight as a module of its own"):
+        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "tied")
+
+
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_experts_that_are_stored_in_one_tensor(tmp_path, is_turned):
     base = tiny.save_model(tmp_path / "base", "moe")
@@ -226,8 +239,8 @@ def test_experts_that_are_stored_in_one_tensor(tmp_path, is_turned):
     assert verify(tmp_path / "out").is_sound
 
 
-def change_config(adapter: Path, **values) -> None:
-    path = adapter / "adapter_config.json"
+def change_config(folder: Path, file: str = "adapter_config.json", **values) -> None:
+    path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 

@@ -63,9 +63,14 @@ def _locate(name: str, listener: Listener) -> Path:
 
 
 def _trained_on(record: BaseRecord | None, base: Checkpoint) -> Checkpoint:
-    """Return the model that an adapter's saved tensors are compared with: its own base, if it is a folder here."""
+    """Return the model that an adapter's saved tensors are compared with: its own base, if that is a folder here."""
     place = Path(record.name) if record is not None else base.path
-    return open_checkpoint(place) if place.is_dir() and place.resolve() != base.path.resolve() else base
+    if not place.is_dir() or place.resolve() == base.path.resolve():
+        return base
+    try:
+        return open_checkpoint(place)
+    except CheckpointError:  # the model to be edited is what there is
+        return base
 
 
 def _resolve_base(name: str, record: BaseRecord, listener: Listener) -> ResolvedModel:

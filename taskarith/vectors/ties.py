@@ -25,17 +25,19 @@ def only(tensors: Mapping[str, TensorEntry], pattern: re.Pattern[str]) -> str | 
 
 
 def is_tied(base: Checkpoint, embedding: str, head: str | None) -> bool:
-    """Tell whether the head repeats the embedding: it is not stored, or the configuration says so and the bits do.
+    """Tell whether the head repeats the embedding.
+
+    It does if it is not stored, unless the configuration denies it, or if the configuration says so and its bits agree.
 
     :param base: The checkpoint; both tensors are read if both are stored and said to be tied.
     :param embedding: A tensor of it.
     :param head: The head's tensor, or None if it has none.
     """
-    if head is None or head not in base.tensors:
-        return True
     nested = base.config.get("text_config")
-    said = (nested if isinstance(nested, dict) else {}) | base.config
-    if said.get("tie_word_embeddings") is not True:
+    said = ((nested if isinstance(nested, dict) else {}) | base.config).get("tie_word_embeddings")
+    if head is None or head not in base.tensors:
+        return said is not False
+    if said is not True:
         return False
     with TensorReader() as reader:
         return reader.fingerprint(base.tensors[embedding]) == reader.fingerprint(base.tensors[head])
