@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskarith.vectors.diff import Differences, diff
     from taskarith.vectors.extract import ExtractResult, extract
     from taskarith.vectors.inspect import Inspection, inspect
+    from taskarith.vectors.lowrank import LowRankResult, extract_low_rank
 
 __all__ = [
     "ApplyResult",
@@ -32,6 +33,7 @@ __all__ = [
     "FinetuneResult",
     "InMemoryEdit",
     "Inspection",
+    "LowRankResult",
     "Method",
     "Scores",
     "TaskarithError",
@@ -42,6 +44,7 @@ __all__ = [
     "diff",
     "evaluate",
     "extract",
+    "extract_low_rank",
     "finetune",
     "inspect",
     "parse_method",
@@ -61,6 +64,7 @@ _HOMES = {
     "Inspection": "taskarith.vectors.inspect",
     "Scores": "taskarith.evaluation.score",
     "Method": "taskarith.edit.method",
+    "LowRankResult": "taskarith.vectors.lowrank",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
@@ -69,6 +73,7 @@ _HOMES = {
     "diff": "taskarith.vectors.diff",
     "evaluate": "taskarith.evaluation.evaluate",
     "extract": "taskarith.vectors.extract",
+    "extract_low_rank": "taskarith.vectors.lowrank",
     "finetune": "taskarith.training.finetune",
     "inspect": "taskarith.vectors.inspect",
     "score": "taskarith.evaluation.score",

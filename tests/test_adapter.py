@@ -132,9 +132,6 @@ def change_config(adapter: Path, **values) -> None:
     [
         ({"peft_type": "LOKR"}, "LOKR"),
         ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "all"}, "trained biases"),
         ({"r": 5}, "says rank 5"),
         ({"lora_alpha": None}, "alpha None"),
         ({"lora_alpha": float("inf")}, "alpha inf"),
@@ -164,7 +161,9 @@ def test_broken_factors_are_refused(tmp_path):
             apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
 
     refused(VectorError, r"lora_A\.weight \(alone\)", drop=[f"{stem}B.weight"])
-    refused(VectorError, "no LoRA factors", put={"base_model.model.lm_head.weight": torch.zeros(2, 2)})
+    refused(VectorError, "no LoRA factors", put={f"{stem}A.weight": torch.zeros(4, 32, 1, 1)})
+    head = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
+    refused(MismatchError, r"another shape in .*: lm_head\.weight \[2, 2\] against \[384, 32\]", put=head)
     refused(VectorError, "differ in rank", put={f"{stem}B.weight": torch.zeros(64, 3)})
     refused(VectorError, "not finite", put={f"{stem}A.weight": torch.full((4, 32), torch.nan)})
     refused(MismatchError, r"fc1\.weight \[63, 32\] against \[64, 32\]", put={f"{stem}B.weight": torch.zeros(63, 4)})

@@ -191,25 +191,34 @@ def test_difference_equals_the_oracle(calculator, data):
 @calculators
 def test_low_rank_does_not_depend_on_how_it_is_cut(calculator):
     generator = np.random.default_rng(1)
-    left, right = generator.normal(size=(37, 8)), generator.normal(size=(8, 19))
-    base = torch.zeros(37 * 19, dtype=torch.float64)
-    begin(calculator, [base], [Term(2.0, LowRank(left, right, 0.5))], torch.float64)
-    whole = tensor(calculator.linear(0, 37 * 19)[0], torch.float64)
-    for size in (1, 5, 19, 100):
+    left, right = generator.normal(size=(18, 19)), generator.normal(size=(3 * 19, 139))
+    base = torch.zeros(18 * 139, dtype=torch.float64)
+    begin(calculator, [base], [Term(2.0, LowRank(left, right, 0.5, 3))], torch.float64)
+    whole = tensor(calculator.linear(0, 18 * 139)[0], torch.float64)
+    for size in (7, 139, 500, 1000):
         pieces = []
-        for start, stop in chunks(37 * 19, size):
+        for start, stop in chunks(18 * 139, size):
             calculator.room(0, stop - start)[:] = raw(base[start:stop])
             pieces.append(tensor(calculator.linear(start, stop)[0], torch.float64))
         assert same(torch.cat(pieces), whole)
-    np.testing.assert_allclose(whole.numpy(), (left @ right).flatten(), rtol=1e-13, atol=1e-13)
+    parts = zip(np.split(left, 3), np.split(right, 3), strict=True)
+    product = np.concatenate([one @ other for one, other in parts]).flatten()
+    np.testing.assert_allclose(whole.numpy(), product, rtol=1e-12, atol=1e-12)
 
 
-def test_all_calculators_give_the_same_low_rank_bits():
+@pytest.mark.parametrize("rank", [0, 1, 5, 8, 16, 37])
+@pytest.mark.parametrize(("rows", "columns", "blocks"), [(11, 13, 1), (6, 300, 3), (4, 1, 2), (1, 257, 1)])
+def test_all_calculators_give_the_same_low_rank_bits(rank, rows, columns, blocks):
     generator = np.random.default_rng(2)
-    factors = LowRank(generator.normal(size=(11, 5)), generator.normal(size=(5, 13)), 0.3)
-    base = torch.randn(143).to(torch.bfloat16)
-    found = [linear(one, [base], [Term(-0.7, factors)], torch.bfloat16)[0] for one in CALCULATORS]
+    left, right = generator.normal(size=(rows, rank)), generator.normal(size=(blocks * rank, columns))
+    left[0] = -0.0
+    factors = LowRank(left, right, 0.3, blocks)
+    base = torch.randn(rows * columns, dtype=torch.float64)
+    found = [linear(one, [base], [Term(-0.7, factors)], torch.float64)[0] for one in CALCULATORS]
     assert all(same(found[0], other) for other in found[1:])
+    parts = zip(np.split(left, blocks), np.split(right, blocks), strict=True)
+    product = np.concatenate([one @ other for one, other in parts]).flatten()
+    np.testing.assert_allclose(found[0].numpy(), base.numpy() - 0.7 * 0.3 * product, rtol=1e-12, atol=1e-12)
 
 
 @calculators

@@ -121,9 +121,9 @@ class CpuCalculator:
             self._product(factors, start, stop, self._addresses[row])
 
     def _product(self, factors: LowRank, start: int, stop: int, out: int) -> None:
-        rank, columns = factors.right.shape
-        left, right = factors.left.ctypes.data, factors.right.ctypes.data
-        self._kernels.low_rank(left, right, rank, columns, factors.scale, start, stop, out)
+        rank, columns = factors.left.shape[1], factors.right.shape[1]
+        left, right, rows = factors.left.ctypes.data, factors.right.ctypes.data, len(factors.left) // factors.blocks
+        self._kernels.low_rank(left, right, rank, columns, rows, factors.scale, start, stop, out, self._scratch)
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from taskarith.arithmetic.compiled import BLOCK
+from taskarith.arithmetic.products import low_rank
 from taskarith.arithmetic.rounding import (
     F32,
     array,
@@ -180,35 +181,3 @@ def _unequal(first, second, count, size):
         for i in range(count):
             found += a64[i] != b64[i]
     return found
-
-
-@kernel
-def low_rank(left, right, rank, columns, scale, start, stop, out):
-    """Write elements ``start`` to ``stop`` (row-major) of ``scale * left @ right``.
-
-    Every element is summed over the rank in one order, whatever the chunk.
-
-    :param left: Address of float64, rows x rank.
-    :param right: Address of float64, rank x columns.
-    :param rank: Their common size.
-    :param columns: Length of a row of the product.
-    :param scale: A factor.
-    :param start: First element.
-    :param stop: Element after the last.
-    :param out: Address of float64, at least ``stop - start``.
-    """
-    position = start
-    while position < stop:
-        row, first = position // columns, position % columns
-        n = min(columns - first, stop - position)
-        part = array(out + 8 * (position - start), n, np.float64)
-        factors = array(left + 8 * row * rank, rank, np.float64)
-        part[:] = 0
-        for k in range(rank):
-            values = array(right + 8 * (k * columns + first), n, np.float64)
-            for i in range(n):
-                part[i] += factors[k] * values[i]
-        for i in range(n):
-            part[i] *= scale
-        position += n
-    return np.int64(0)

@@ -13,16 +13,18 @@ __all__ = ["Calculator", "Comparison", "LowRank", "Recipe", "Term"]
 
 @dataclass(frozen=True)
 class LowRank:
-    """A delta in factored form: ``scale * left @ right``.
+    """A delta in factored form: ``scale * left @ right``, or several such products, one below the other.
 
-    :param left: float64, rows x rank, one row after the other.
-    :param right: float64, rank x columns, likewise.
+    :param left: float64, (blocks * rows) x rank, one row after the other.
+    :param right: float64, (blocks * rank) x columns, likewise.
     :param scale: A factor.
+    :param blocks: Number of products.
     """
 
     left: np.ndarray
     right: np.ndarray
     scale: float
+    blocks: int = 1
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,15 @@ def low_rank(factors: LowRank, start: int, stop: int, device: torch.device) -> t
     """
     columns = factors.right.shape[1]
     first, last = start // columns, -(-stop // columns)
-    left = torch.from_numpy(factors.left[first:last]).to(device)
-    right = torch.from_numpy(factors.right).to(device)
+    rank, rows = factors.left.shape[1], len(factors.left) // factors.blocks
     total = torch.zeros(last - first, columns, dtype=torch.float64, device=device)
-    for index in range(left.shape[1]):
-        total += left[:, index : index + 1] * right[index]
+    for block in range(first // rows, -(-last // rows)):
+        here, there = max(first, block * rows), min(last, (block + 1) * rows)
+        left = torch.from_numpy(factors.left[here:there]).to(device)
+        right = torch.from_numpy(factors.right[block * rank : (block + 1) * rank]).to(device)
+        part = total[here - first : there - first]
+        for index in range(rank):
+            part += left[:, index : index + 1] * right[index]
     return total.flatten()[start - first * columns : stop - first * columns] * factors.scale
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.errors import name_some
+
+if TYPE_CHECKING:
+    from taskarith.console import Console
 
 __all__ = ["command"]
 
@@ -19,10 +23,18 @@ def command(
         list[str],
         typer.Argument(metavar="[BASE] FINETUNED", help="Folders, hub ids or GGUF; FINETUNED may be a LoRA folder."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors; with --rank a folder.")
+    ],
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the deltas: float32, float64 (exact), bfloat16 or float16.")
     ] = "float32",
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Write a LoRA folder: the best factors of this rank for each matrix.")
+    ] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Likewise, of the least rank that keeps this share of each matrix.")
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Store changes of bits: a coefficient of 1 restores the fine-tune's bits.")
     ] = False,
@@ -60,6 +72,9 @@ def command(
         return  # of several launched processes the first one extracts
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
+    if rank is not None or energy is not None:
+        _low_rank(console, base, models[-1], output, rank, energy, dtype, device, overwrite)
+        return
     result = extract(
         base,
         models[-1],
@@ -93,6 +108,50 @@ def command(
         remedy = "; --exact does" if result.inexact and dtype != "float64" else ""
         console.note(
             f"a coefficient of 1 does not reproduce {result.inexact:,} elements ({share:.2g}) to the bit{remedy}"
+        )
+    console.line(str(result.path))
+    base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
+    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": base_record})
+
+
+def _low_rank(
+    console: Console,
+    base: str | None,
+    finetuned: str,
+    output: Path,
+    rank: int | None,
+    energy: float | None,
+    dtype: str,
+    device: str,
+    overwrite: bool,
+) -> None:
+    from taskarith.vectors.lowrank import extract_low_rank
+
+    result = extract_low_rank(
+        base,
+        finetuned,
+        output,
+        rank=rank,
+        energy=energy,
+        dtype=dtype,
+        device=device,
+        overwrite=overwrite,
+        listener=console,
+    )
+    console.close()
+    console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
+    ranks = sorted(result.ranks.values())
+    lowest = min(result.energies, key=lambda name: result.energies[name])
+    console.note(
+        f"{len(ranks)} matrices of rank {ranks[0]} to {ranks[-1]}, {result.energy:.2%} of the energy kept, "
+        f"least {result.energies[lowest]:.2%} in {lowest}, {result.nbytes / 1e6:,.1f} MB"
+    )
+    if result.whole:
+        console.note(f"{len(result.whole)} tensors are kept whole in the adapter: {name_some(result.whole)}")
+    if result.rest:
+        console.note(
+            f"{len(result.rest)} tensors have no place in PEFT and are kept in rest.safetensors, which only taskarith "
+            f"reads: {name_some(result.rest)}"
         )
     console.line(str(result.path))
     base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}

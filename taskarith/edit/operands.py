@@ -134,9 +134,9 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str,
 
 def _cover(vector: Vector, base: Checkpoint) -> dict[str, str]:
     """Find what a complete vector says of each tensor of the base: a delta, nothing to do, or tied to another."""
-    if vector.known is None:
-        return {}
     tied = {name: to for name, to in vector.tied.items() if name in base.tensors}
+    if vector.known is None:
+        return tied
     scales = {scaling.scale.name for scaling in base.scalings.values()}
     alone = [name for name in base.tensors if name not in vector.known and name not in tied and name not in scales]
     if alone:

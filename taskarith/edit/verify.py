@@ -247,8 +247,10 @@ def _term(term: Term, inputs: list[np.ndarray], start: int, stop: int) -> np.nda
     if isinstance(term.plus, LowRank):
         row, column = np.divmod(np.arange(start, stop), term.plus.right.shape[1])
         total = np.zeros(stop - start)
-        for index in range(term.plus.right.shape[0]):
-            total += term.plus.left[row, index] * term.plus.right[index, column]
+        rank = term.plus.left.shape[1]
+        above = row // (len(term.plus.left) // term.plus.blocks) * rank
+        for index in range(rank):
+            total += term.plus.left[row, index] * term.plus.right[above + index, column]
         return term.coefficient * (total * term.plus.scale)
     delta = inputs[term.plus] if term.minus is None else inputs[term.plus] - inputs[term.minus]
     return term.coefficient * delta

@@ -27,7 +27,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.model import load_model
-from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.open import recorded_base
 
 __all__ = ["DTYPES", "Loaded", "free_memory", "model_record", "open_model", "parse_dtype"]
@@ -153,6 +153,11 @@ def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
             f"{adapter} has no {ADAPTER_WEIGHTS}", "Save the adapter with PEFT's save_pretrained, as safetensors."
+        )
+    if (adapter / REST_WEIGHTS).exists():
+        raise CheckpointError(
+            f"{adapter} holds deltas that PEFT has no place for ({REST_WEIGHTS}): evaluated so, it would lack them",
+            f"Write the model, and evaluate that: taskarith apply --add {adapter} -o merged",
         )
     return resolve_model(str(record), listener)
 

@@ -36,12 +36,12 @@ class Exact:
         :raises MismatchError: A tensor has another dtype on either side.
         """
         del block, device, listener
-        sides = {name: [entry.dtype for entry in source.inputs(name)] for name in names}
-        if not all(sides.values()):
+        if not source.has_result:
             raise UsageError(
                 "an adapter stores no fine-tuned weights that could be restored to the bit",
                 "Leave out --exact: the adapter's folder is the smallest form of its vector.",
             )
+        sides = {name: [entry.dtype for entry in source.inputs(name) if entry is not None] for name in names}
         wrong = [f"{name} ({before} and {after})" for name, (before, after) in sides.items() if before != after]
         if wrong:
             raise MismatchError(

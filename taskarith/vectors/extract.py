@@ -37,7 +37,7 @@ from taskarith.vectors.open import recorded_base
 from taskarith.vectors.pack import Form, packed_metadata, write_packed
 from taskarith.vectors.subtract import AdapterSource, PairSource, subtract
 
-__all__ = ["VECTOR_DTYPES", "ExtractResult", "extract"]
+__all__ = ["VECTOR_DTYPES", "ExtractResult", "extract", "extract_tensors", "find_base"]
 
 VECTOR_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes as users and transformers write them, and as safetensors does."""
@@ -113,7 +113,7 @@ def extract(
     form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
     target, place = Path(output), check_device(device)
     check_target(target, overwrite)
-    resolved = _find_base(base, finetuned, listener)
+    resolved = find_base(base, finetuned, listener)
     tuned = resolve_model(finetuned, listener)
     before = open_checkpoint(resolved.path)
     is_adapter = (tuned.path / ADAPTER_CONFIG).exists()
@@ -125,7 +125,27 @@ def extract(
     return replace(result, path=target)
 
 
-def _find_base(base: str | None, finetuned: str, listener: Listener) -> ResolvedModel:
+def extract_tensors(
+    base: ResolvedModel,
+    tuned: ResolvedModel,
+    before: Checkpoint,
+    source: PairSource,
+    target: Path,
+    dtype: str,
+    device: str,
+    listener: Listener = SILENT,
+) -> ExtractResult:
+    """Write the deltas of a source to a file inside an output that is being built; see ``extract``."""
+    job = _Job(base, tuned, before, source, VECTOR_DTYPES[dtype], file_states(source.files))
+    with publish(target, is_folder=False) as workplace:
+        return replace(_write(workplace, job, device, listener), path=target)
+
+
+def find_base(base: str | None, finetuned: str, listener: Listener) -> ResolvedModel:
+    """Return the base that is named, or that the fine-tune records.
+
+    :raises UsageError: It records none.
+    """
     if base is not None:
         return resolve_model(base, listener)
     record = recorded_base(finetuned, listener)

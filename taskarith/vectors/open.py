@@ -41,7 +41,7 @@ def open_vector(
         return _open_file(path, base, listener)
     record = recorded_base(name, listener)
     if (path / ADAPTER_CONFIG).exists():
-        return AdapterVector(path, base, record)
+        return AdapterVector(path, base, record, _trained_on(record, base))
     if record is None or against_base:
         own, record = base, BaseRecord(str(base.path))
     else:
@@ -107,6 +107,17 @@ def _locate(name: str, listener: Listener) -> Path:
             "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT.",
         )
     return resolve_model(name, listener).path
+
+
+def _trained_on(record: BaseRecord | None, base: Checkpoint) -> Checkpoint:
+    """Return the model that an adapter's saved tensors are compared with: its own base, if that is a folder here."""
+    place = Path(record.name) if record is not None else base.path
+    if not place.is_dir() or place.resolve() == base.path.resolve():
+        return base
+    try:
+        return open_checkpoint(place)
+    except CheckpointError:  # the model to be edited is what there is
+        return base
 
 
 def _resolve_base(name: str, record: BaseRecord, listener: Listener) -> ResolvedModel:

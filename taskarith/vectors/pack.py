@@ -18,8 +18,9 @@ from taskarith.checkpoints.header import ITEM_SIZES, build_header
 from taskarith.checkpoints.reader import TensorReader, hasher
 from taskarith.checkpoints.writer import write_at
 from taskarith.progress import Listener
+from taskarith.vectors.form import Packed
 from taskarith.vectors.loss import Loss
-from taskarith.vectors.subtract import AdapterSource, PairSource
+from taskarith.vectors.subtract import AdapterSource, PairSource, Subtrahend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,19 +135,28 @@ def each_piece(
             recipe = source.recipe(name, dtype)
             calculator.begin(recipe)
             entries = source.inputs(name)
-            rooms = tuple(calculator.room(index, end - start) for index in range(max(1, len(entries))))
-            if not entries:
-                rooms[0][:] = bytes(len(rooms[0]))
-            for entry, room in zip(entries, rooms, strict=False):
-                reader.fill(entry, start * ITEM_SIZES[entry.dtype], room)
+            rooms = tuple(calculator.room(index, end - start) for index in range(len(entries)))
+            for entry, room in zip(entries, rooms, strict=True):
+                _fill(entry, start, room, reader)
             delta, finite, found = calculator.difference(start, end)
-            sides = rooms if entries else ()
+            sides = rooms if source.has_result else ()
             do(Piece(number, name, start, end, sides, recipe.dtypes[: len(sides)], delta, finite, found), stop)
             return end - start
 
         total = sum(end - start for _, start, end in spans)
         tasks = list(enumerate(spans))
         work_through(tasks, one, listener, what, total, device=device, chunk=block, workers=workers)
+
+
+def _fill(entry: Subtrahend, start: int, room: memoryview, reader: TensorReader) -> None:
+    if isinstance(entry, Packed):
+        stream = entry.open(reader)
+        stream.skip(start)
+        stream.fill(room, None)
+    elif entry is not None:
+        reader.fill(entry, start * ITEM_SIZES[entry.dtype], room)
+    else:
+        room[:] = bytes(len(room))
 
 
 def write_packed(
@@ -237,7 +247,8 @@ class _Blob:
     def __post_init__(self) -> None:
         shape = self.source.shapes[self.name]
         self._state = hasher(self.form.decoded(self.name), shape)
-        self._sides = [hasher(entry.dtype, shape) for entry in self.source.inputs(self.name)]
+        sides = self.source.inputs(self.name) if self.source.has_result else []
+        self._sides = [hasher(entry.dtype, shape) for entry in sides if entry is not None]
         self._sums: dict[str, list[float]] = {"inexact": [], "moved": [], "squares": []}
         self._finite = True
 

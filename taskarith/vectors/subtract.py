@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Input, filled_chunks
 from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.writer import PrintedWriter
 from taskarith.vectors.adapter import AdapterVector
+from taskarith.vectors.form import Difference, Factored, Packed, Stored, Stream
 from taskarith.vectors.pair import pair_checkpoints
 
-__all__ = ["AdapterSource", "PairSource", "subtract"]
+__all__ = ["AdapterSource", "PairSource", "Subtrahend", "subtract"]
+
+
+Subtrahend = TensorEntry | Packed | None
+"""What is read to subtract: a tensor, one that is decoded, or None for zeros."""
 
 
 class PairSource:
@@ -42,13 +49,26 @@ class PairSource:
                 sides = (("base", base.tensors), ("finetuned", finetuned.tensors))
                 self.rest[name] = {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
 
-    def inputs(self, name: str) -> list[TensorEntry]:
-        """Return the tensors to read."""
+    def inputs(self, name: str) -> list[Subtrahend]:
+        """Return what is subtracted: the base, and the fine-tune."""
         return [self._base[name], self._finetuned[name]]
 
     def recipe(self, name: str, dtype: str) -> Recipe:
         """Return what to calculate."""
         return Recipe((self._base[name].dtype, self._finetuned[name].dtype), (Term(1.0, 1),), dtype)
+
+    def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
+        """Return the fingerprints of both sides, valid after the last element."""
+        del name
+        sides = [tensor.fingerprint() for tensor in inputs if isinstance(tensor, PrintedTensor)]
+        return dict(zip(("base", "finetuned"), sides, strict=True))
+
+    def restricted(self, names: Iterable[str], prints: Mapping[str, dict[str, str]]) -> PairSource:
+        """Return the deltas of a few tensors; the fingerprints of all others are known."""
+        part = copy(self)
+        part.shapes = {name: self.shapes[name] for name in names}
+        part.rest = {name: dict(found) for name, found in prints.items() if name not in part.shapes}
+        return part
 
 
 class AdapterSource:
@@ -63,14 +83,59 @@ class AdapterSource:
         with TensorReader() as reader:
             self.rest = {name: {"base": reader.fingerprint(tensor)} for name, tensor in base.tensors.items()}
 
-    def inputs(self, name: str) -> list[TensorEntry]:
-        """Return nothing: the minuend is multiplied out, the subtrahend is zero."""
-        del name
-        return []
+    def inputs(self, name: str) -> list[Subtrahend]:
+        """Return what is subtracted: mostly zero, and the minuend is multiplied out."""
+        match self._vector.delta(name):
+            case Difference(finetuned, base):
+                return [base, finetuned]
+            case Stored(delta):
+                return [None, delta]
+            case Packed() as packed:
+                return [None, packed]
+        return [None]
 
     def recipe(self, name: str, dtype: str) -> Recipe:
         """Return what to calculate."""
-        return Recipe(("F64",), (Term(1.0, self._vector.delta(name).factors),), dtype)
+        match self._vector.delta(name):
+            case Factored(factors):
+                return Recipe(("F64",), (Term(1.0, factors),), dtype)
+            case Difference(finetuned, base):
+                return Recipe((base.dtype, finetuned.dtype), (Term(1.0, 1),), dtype)
+            case Stored(delta):
+                return Recipe(("F64", delta.dtype), (Term(1.0, 1),), dtype)
+            case Packed() as packed:
+                return Recipe(("F64", packed.dtype), (Term(1.0, 1),), dtype)
+        raise AssertionError(name)
+
+    def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
+        """Return nothing more than ``rest``: what was fine-tuned has no tensors."""
+        del name, inputs
+        return {}
+
+
+def _open(entry: Subtrahend, reader: TensorReader) -> Input:
+    if entry is None:
+        return _Zeros()
+    return _Decoded(entry.open(reader)) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
+
+
+class _Zeros:
+    """An input of nothing but zeros."""
+
+    def fill(self, room: memoryview) -> None:
+        """Write zeros into all of ``room``."""
+        room[:] = bytes(len(room))
+
+
+class _Decoded:
+    """A stream of deltas as an input."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def fill(self, room: memoryview) -> None:
+        """Decode the next elements into all of ``room``."""
+        self._stream.fill(room, None)
 
 
 def subtract(
@@ -82,16 +147,12 @@ def subtract(
     stop: threading.Event,
 ) -> dict[str, Any]:
     """Calculate and write one delta; return fingerprints of both sides and of the output, and what was found."""
-    inputs = [PrintedTensor(entry, reader) for entry in source.inputs(name)]
+    inputs = [_open(one, reader) for one in source.inputs(name)]
     inexact, moved, squares, is_finite = 0, 0, 0.0, True
     for start, end in filled_chunks(calculator, inputs, math.prod(source.shapes[name]), CHUNK_ELEMENTS, stop):
-        if not inputs:
-            zeros = calculator.room(0, end - start)
-            zeros[:] = bytes(len(zeros))
         data, finite, found = calculator.difference(start, end)
         writer.append(data)
         is_finite = is_finite and finite
         inexact, moved, squares = inexact + found.inexact, moved + found.moved, squares + found.squares
-    prints = dict(zip(("base", "finetuned"), [tensor.fingerprint() for tensor in inputs], strict=False))
     found_all = {"inexact": inexact, "moved": moved, "squares": squares, "finite": is_finite}
-    return source.rest.get(name, {}) | prints | {"output": writer.fingerprint()} | found_all
+    return source.rest.get(name, {}) | source.prints(name, inputs) | {"output": writer.fingerprint()} | found_all

@@ -1,0 +1,259 @@
+"""What a PEFT LoRA folder holds, by module: factors, trained biases, saved modules, trained tokens; nothing is read.
+
+Names and layouts are those that PEFT 0.21 writes. A module whose bare parameters are targeted has one pair of factors
+for each of them, wrapped in each other as ``base_layer``; those of many experts stand in one pair.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskarith.checkpoints.checkpoint import read_json
+from taskarith.checkpoints.header import TensorEntry, read_header
+from taskarith.errors import VectorError, name_some
+
+__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "Factors", "adapter_tensors", "read_adapter", "scale_of"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+_PREFIX = "base_model.model."
+_WRAPPED = ".base_layer"
+_PART = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|lora_B\.(?P<bias>bias)"
+    r"|lora_(?P<magnitude>magnitude)_vector(?:\.weight)?|token_adapter\.trainable_(?P<tokens>tokens)_delta)"
+)
+_MERGE = "Merge it with PEFT and use the merged model folder."
+_OTHERS = {
+    "layer_replication": "layers that are repeated (layer_replication)",
+    "use_qalora": "QA-LoRA, which pools its inputs",
+    "velora_config": "VeLoRA",
+    "kasa_config": "KaSA, which changes the base",
+    "arrow_config": "a router between adapters (Arrow)",
+    "alora_invocation_tokens": "activation by tokens (aLoRA): it holds for a part of the text only",
+    "monteclora_config": "MonteCLoRA",
+}
+_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations that subtract the first factors from the base: the adapter then fits that changed base only."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of one weight, or of one parameter of all experts.
+
+    :param module: The module, as PEFT names it.
+    :param a: rank x in; for an embedding rank x tokens.
+    :param b: out x rank; for an embedding width x rank.
+    :param is_embedding: Whether the weight is the transpose of ``b a``.
+    :param bias: What is added to the layer's bias, or None.
+    :param magnitude: DoRA's norms, one for each output (each column of an embedding), or None.
+    """
+
+    module: str
+    a: TensorEntry
+    b: TensorEntry
+    is_embedding: bool = False
+    bias: TensorEntry | None = None
+    magnitude: TensorEntry | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA folder, sorted.
+
+    :param path: The folder.
+    :param config: ``adapter_config.json``.
+    :param factors: Of each module whose weight is targeted.
+    :param wrapped: Of each module whose parameters are targeted: the outermost pair first.
+    :param whole: Tensors that are saved as they are: modules_to_save and trained biases, by their names.
+    :param copies: Copies of base weights, which PEFT saves with a targeted embedding.
+    :param tokens: Rows of embeddings, and their numbers.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    factors: dict[str, Factors] = field(default_factory=dict)
+    wrapped: dict[str, list[Factors]] = field(default_factory=dict)
+    whole: dict[str, TensorEntry] = field(default_factory=dict)
+    copies: dict[str, TensorEntry] = field(default_factory=dict)
+    tokens: dict[str, tuple[TensorEntry, tuple[int, ...]]] = field(default_factory=dict)
+
+    def parameters(self, module: str) -> list[str]:
+        """Return the names of the parameters of a module that ``target_parameters`` names."""
+        found = []
+        for target in self.config.get("target_parameters") or ():
+            name = str(target).rpartition(".")[2]
+            if f".{module}.{name}".endswith(f".{target}") and name not in found:
+                found.append(name)
+        return found
+
+
+def adapter_tensors(path: Path) -> tuple[TensorEntry, ...]:
+    """Return all tensors of an adapter folder, whatever its kind, in file order.
+
+    :raises VectorError: It is pickled.
+    """
+    weights = path / ADAPTER_WEIGHTS
+    if not weights.exists() and (path / "adapter_model.bin").exists():
+        raise VectorError(
+            f"{path} holds a pickled adapter (adapter_model.bin), which can run code when it is opened",
+            "If you trust it, load it with PEFT and save it again with save_pretrained: it writes safetensors.",
+        )
+    return read_header(weights).tensors
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Sort the tensors of a LoRA folder.
+
+    :raises VectorError: It is no LoRA, of a kind that is not a change of weights, pickled, or broken.
+    """
+    adapter = Adapter(path, read_json(path / ADAPTER_CONFIG))
+    _check_config(path, adapter.config)
+    parts: dict[str, dict[str, TensorEntry]] = {}
+    odd = []
+    for tensor in adapter_tensors(path):
+        name = tensor.name.removeprefix(_PREFIX)
+        match = _PART.fullmatch(name)
+        if not tensor.is_float:
+            odd.append(tensor.name)
+        elif match is None:
+            _add_whole(adapter, name, tensor)
+        elif match["tokens"]:
+            adapter.tokens[match["module"]] = tensor, _token_numbers(adapter, match["module"], tensor)
+        else:
+            role = match["factor"] or match["bias"] or match["magnitude"] or f"embedding {match['embedding']}"
+            parts.setdefault(match["module"], {})[role] = tensor
+    for name, found in parts.items():
+        _add_factors(adapter, name, found, odd)
+    if odd:
+        raise VectorError(
+            f"{len(odd)} tensors of {path / ADAPTER_WEIGHTS} are no LoRA factors: {name_some(odd)}", _MERGE
+        )
+    _check_modules(adapter)
+    return adapter
+
+
+def scale_of(adapter: Adapter, module: str, rank: int) -> float:
+    """Return the factor of ``b a``: lora_alpha / r, or lora_alpha / sqrt(r) for rank-stabilised LoRA.
+
+    :param adapter: Its configuration has r and lora_alpha, for all modules or by pattern.
+    :param module: The module, or the parameter where parameters are targeted.
+    :param rank: That of the factors.
+    :raises VectorError: The configuration says another rank, or no number.
+    """
+    config = adapter.config
+    said = _by_pattern(config.get("rank_pattern"), module, config.get("r"))
+    alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if not rank or said != rank or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise VectorError(
+            f"adapter {adapter.path} says rank {said} and alpha {alpha} for {module}, but its factors have rank {rank}",
+            "Save the adapter again with PEFT: configuration and weights do not belong together.",
+        )
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+    kind = str(config.get("peft_type"))
+    if kind != "LORA":
+        raise VectorError(f"{path} is a {kind} adapter, not LoRA", _MERGE)
+    for key, what in _OTHERS.items():
+        if config.get(key):
+            raise VectorError(f"{path} has {what}", _MERGE)
+    start = str(config.get("init_lora_weights", "")).lower()
+    if start.startswith(_CHANGING):
+        raise VectorError(
+            f"{path} was initialised with {start}, which changes the base: its factors are no difference to it",
+            "Save it as plain LoRA: PEFT's save_pretrained(path_initial_model_for_weight_conversion=...).",
+        )
+
+
+def _add_whole(adapter: Adapter, name: str, tensor: TensorEntry) -> None:
+    plain = name.replace(f"{_WRAPPED}.", ".")
+    (adapter.copies if plain != name and plain.endswith(".weight") else adapter.whole)[plain] = tensor
+
+
+def _add_factors(adapter: Adapter, name: str, found: Mapping[str, TensorEntry], odd: list[str]) -> None:
+    is_embedding = "embedding A" in found or "embedding B" in found
+    keys = ("embedding A", "embedding B") if is_embedding else ("A", "B")
+    if any(key not in found for key in keys) or (is_embedding and ("A" in found or "B" in found)):
+        odd += [f"{tensor.name} (alone)" for tensor in found.values()]
+        return
+    a, b = (found[key] for key in keys)
+    bias, magnitude = found.get("bias"), found.get("magnitude")
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        odd += [a.name, b.name]
+        return
+    if a.shape[0] != b.shape[1]:
+        raise VectorError(
+            f"the factors of {name} in {a.path} differ in rank: {a.shape[0]} and {b.shape[1]}", "Save it again."
+        )
+    if bool(adapter.config.get("use_dora")) != (magnitude is not None):
+        raise VectorError(
+            f"{adapter.path} says {'' if magnitude is None else 'no '}DoRA, but {name} has "
+            f"{'no' if magnitude is None else 'a'} magnitude vector",
+            "Save the adapter again with PEFT.",
+        )
+    if adapter.config.get("lora_bias") and bias is None:
+        raise VectorError(f"{adapter.path} says lora_bias, but {name} has none", "Save the adapter again with PEFT.")
+    for vector in (bias, magnitude):
+        if vector is not None and math.prod(vector.shape) != b.shape[0]:
+            raise VectorError(
+                f"{vector.name} in {a.path} has {list(vector.shape)}, not [{b.shape[0]}]", "Save it again."
+            )
+    module = name.replace(_WRAPPED, "")
+    factors = Factors(module, a, b, is_embedding, bias, magnitude)
+    if module != name or adapter.parameters(module):
+        pairs = adapter.wrapped.setdefault(module, [])
+        pairs.insert(sum(pair.a.name.count(_WRAPPED) < name.count(_WRAPPED) for pair in pairs), factors)
+    else:
+        adapter.factors[module] = factors
+
+
+def _token_numbers(adapter: Adapter, module: str, rows: TensorEntry) -> tuple[int, ...]:
+    """Return which tokens the rows of a trained embedding stand for: one list, or one for each module."""
+    said = adapter.config.get("trainable_token_indices")
+    if isinstance(said, Mapping):
+        said = next((value for name, value in said.items() if f".{module}".endswith(f".{name}")), None)
+    numbers = tuple(said) if isinstance(said, list) and all(type(one) is int and one >= 0 for one in said) else ()
+    if len(rows.shape) != 2 or len(numbers) != rows.shape[0] or len(set(numbers)) != len(numbers):
+        raise VectorError(
+            f"{rows.name} in {rows.path} does not have one row for each of the trainable_token_indices",
+            "Save the adapter again with PEFT: configuration and weights do not belong together.",
+        )
+    return numbers
+
+
+def _check_modules(adapter: Adapter) -> None:
+    """Refuse a configuration that names what is not there."""
+    for saved in adapter.config.get("modules_to_save") or ():
+        if not any(f".{name}.".find(f".{saved}.") >= 0 for name in (*adapter.whole, *adapter.copies)):
+            raise VectorError(
+                f"{adapter.path} names '{saved}' in modules_to_save, but holds no tensor of it", "Save it again."
+            )
+    modules = [*adapter.factors]
+    for module in adapter.wrapped:
+        modules += [f"{module}.{name}" for name in adapter.parameters(module)]
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in adapter.config.get(key) or {}:
+            if not any(_matches(pattern, module) for module in modules):
+                raise VectorError(
+                    f"pattern '{pattern}' in {key} of {adapter.path} fits no module that the adapter has factors of",
+                    "Correct it, or take it out of adapter_config.json.",
+                )
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """Return the value of the first pattern that a module's name ends with, as PEFT reads them."""
+    return next((value for pattern, value in (patterns or {}).items() if _matches(pattern, module)), default)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    try:
+        return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
+    except re.error as error:
+        raise VectorError(f"pattern '{pattern}' of the adapter is no regular expression", "Correct it.") from error

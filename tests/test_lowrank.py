@@ -1,0 +1,191 @@
+"""Low-rank extraction: the best energy there is, and a folder that PEFT loads with nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError
+from taskarith.evaluation.evaluate import evaluate
+from taskarith.vectors.factoring import best_fit
+from taskarith.vectors.lowrank import extract_low_rank
+
+
+def low_rank_tune(base: Path, folder: Path, rank: int = 2, leave: str = "nothing") -> Path:
+    """Write a fine-tune whose layers moved by matrices of low rank, and everything else by noise."""
+    tiny.save_model(folder, nudge_of=base, scale=0)
+    tensors = oracle.load(base)
+    torch.manual_seed(7)
+    for name, tensor in tensors.items():
+        if leave in name:
+            continue
+        if tensor.ndim == 2 and min(tensor.shape) > 4 * rank:
+            delta = torch.randn(tensor.shape[0], rank) @ torch.randn(rank, tensor.shape[1]) * 0.02
+        else:
+            delta = torch.randn_like(tensor) * 0.05
+        tensors[name] = tensor + delta
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["phi", "llama", "qwen2", "gpt2"])
+def test_peft_and_apply_give_back_the_fine_tune(tmp_path, kind):
+    base = tiny.save_model(tmp_path / "base", kind)
+    tuned = low_rank_tune(base, tmp_path / "tuned")
+    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=4)
+    assert set(result.ranks.values()) == {2}  # the other two are zero but for rounding
+    assert min(result.energies.values()) > 1 - 1e-9
+    assert result.rest == ()
+    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
+    expected = AutoModelForCausalLM.from_pretrained(tuned).state_dict()
+    applied = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    ids = torch.arange(24).reshape(2, 12)
+    torch.testing.assert_close(
+        adapted(ids).logits, AutoModelForCausalLM.from_pretrained(tuned)(ids).logits, rtol=1e-4, atol=1e-4
+    )
+    merged = adapted.merge_and_unload().state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(applied[name], tensor, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(merged[name], tensor, rtol=1e-6, atol=1e-6)
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (2, 2)
+
+
+def test_experts_stay_exact_in_a_file_beside(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "moe")
+    tuned = low_rank_tune(base, tmp_path / "tuned")
+    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=2, dtype="float64")
+    text = tmp_path / "retain.txt"
+    text.write_text(tiny.text(20))
+    assert {".experts." in name for name in result.rest} == {True}
+    assert len(result.rest) == 24
+    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
+    expected, found = oracle.load(tuned), oracle.load(tmp_path / "out")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
+        assert name in result.ranks or torch.equal(found[name], tensor)
+    with pytest.raises(CheckpointError, match=r"deltas that PEFT has no place for \(rest\.safetensors\)"):
+        evaluate([str(tmp_path / "adapter")], {"retain": str(text)})
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    merged = model.merge_and_unload().state_dict()
+    for name in {*result.ranks, *result.whole}:
+        torch.testing.assert_close(merged[name], expected[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (50, 50), (700, 3)])
+@pytest.mark.parametrize("spectrum", ["noise", "decay", "exact"])
+def test_the_energy_is_the_best_there_is(monkeypatch, shape, spectrum):
+    monkeypatch.setattr("taskarith.vectors.factoring._BLOCK", 256)
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=shape) * 1e-3
+    if spectrum != "noise":
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        values = np.exp(-np.arange(len(values))) if spectrum == "decay" else np.arange(len(values)) < 2
+        matrix = (left * values) @ right
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    for rank in (1, 2, 7):
+        fit = best_fit(lambda start, stop: matrix[start:stop], shape, rank, None)
+        assert fit.rank <= rank
+        best = np.sum(singular[:rank] ** 2)
+        assert fit.total == pytest.approx(np.sum(singular**2), rel=1e-12)
+        assert fit.kept == pytest.approx(best, rel=1e-12)
+        lost = np.linalg.norm(matrix - (fit.left @ fit.right).numpy()) ** 2
+        assert lost == pytest.approx(np.sum(singular[rank:] ** 2), rel=1e-9, abs=fit.total * 1e-14)
+        assert fit.left.norm(dim=0).numpy() == pytest.approx(fit.right.norm(dim=1).numpy())
+    for share in (0.3, 0.95, 0.999):
+        fit = best_fit(lambda start, stop: matrix[start:stop], shape, None, share)
+        kept = np.cumsum(singular**2) / np.sum(singular**2)
+        assert fit.rank == int(np.sum(kept < share)) + 1
+    if spectrum == "exact":
+        assert best_fit(lambda start, stop: matrix[start:stop], shape, None, 1.0).rank == 2
+
+
+def test_ranks_follow_the_energy_and_alone_what_moved_is_written(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "qwen2")
+    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base)
+    tensors = load_file(tuned / "model.safetensors") | {
+        name: tensor for name, tensor in oracle.load(base).items() if "layers.1" in name or "norm" in name
+    }
+    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
+    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", energy=0.4)
+    assert len(set(result.ranks.values())) > 1
+    assert min(result.energies.values()) >= 0.4
+    assert not [name for name in (*result.ranks, *result.whole) if "layers.1" in name or "norm" in name]
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["rank_pattern"] == config["alpha_pattern"] != {}
+    assert config["r"] == config["lora_alpha"] == max(result.ranks.values())
+    assert config["bias"] == "all"
+    assert "model.layers.0.self_attn.q_proj" in config["target_modules"]
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").merge_and_unload()
+    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out", dtype="float64")
+    before, after, found = oracle.load(base), oracle.load(tuned), oracle.load(tmp_path / "out")
+    lost = moved = 0.0
+    for name, tensor in found.items():
+        delta = after[name].double() - before[name].double()
+        lost += float(((tensor - before[name].double()) - delta).square().sum())
+        moved += float(delta.square().sum())
+    assert result.energy == pytest.approx(1 - lost / moved, rel=1e-6)
+    again = extract_low_rank(str(base), str(tuned), tmp_path / "again", energy=0.4)
+    assert again.ranks == result.ranks
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
+
+
+def test_the_command(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "moe")
+    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base)
+    arguments = ["extract", str(base), str(tuned), "-o", str(tmp_path / "adapter"), "--rank", "3"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert done.stdout.strip() == str(tmp_path / "adapter")
+    assert "matrices of rank 3 to 3" in done.stderr
+    assert "kept in rest.safetensors, which only taskarith reads: model.layers.0.mlp.experts" in done.stderr
+    shown = json.loads(CliRunner().invoke(app, [*arguments, "--overwrite", "--json"]).stdout)
+    assert set(shown["ranks"].values()) == {3}
+    record = json.loads((tmp_path / "adapter/taskarith.json").read_text())
+    assert record["base"]["fingerprint"] == shown["base"]["fingerprint"]
+    assert record["tensors"]["model.layers.0.self_attn.q_proj.weight"]["rank"] == 3
+    assert len(record["rest"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rank": 4, "output": "v.safetensors"}, "is a folder, and"),
+        ({"rank": 0}, "at least 1"),
+        ({"energy": 1.5}, "at most 1"),
+        ({"rank": 1, "energy": 0.5}, "one of --rank and --energy"),
+        ({"rank": 1, "dtype": "int8"}, "unknown dtype"),
+    ],
+)
+def test_wrong_calls(tmp_path, options, words):
+    output = tmp_path / options.pop("output", "adapter")
+    with pytest.raises(UsageError, match=words) as caught:
+        extract_low_rank("base", "tuned", output, **options)
+    assert caught.value.hint
+
+
+def test_nothing_to_factor(tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    with pytest.raises(MismatchError, match="no matrix has a delta"):
+        extract_low_rank(str(base), str(base), tmp_path / "adapter", rank=4)
+    tuned = low_rank_tune(base, tmp_path / "tuned")
+    tensors = oracle.load(tuned)
+    tensors["model.layers.0.mlp.fc1.weight"][3, 4] = torch.nan
+    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TaskarithError, match=r"1 deltas are not finite: model\.layers\.0\.mlp\.fc1"):
+        extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=4)
+    assert not (tmp_path / "adapter").exists()
