@@ -47,7 +47,7 @@ def keep_by_chance(values: np.ndarray, numbers: np.ndarray, density: float, resc
     """
     if density >= 1:
         return values
-    kept = np.where(numbers < np.uint64(round(density * 2**32)), values, 0.0)
+    kept = values * (numbers < np.uint64(round(density * 2**32)))
     return np.divide(kept, density, out=kept) if rescale else kept
 
 
@@ -71,5 +71,5 @@ def keep_by_rank(rows: np.ndarray, numbers: np.ndarray, density: float, epsilon:
     )
     chances = np.empty(rows.shape)
     np.put_along_axis(chances, order, np.broadcast_to(by_rank, rows.shape), axis=1)
-    kept = np.where(numbers < chances * 2.0**32, rows, 0.0)
+    kept = rows * (numbers < chances * 2.0**32)
     return np.divide(kept, chances, out=kept) if rescale else kept

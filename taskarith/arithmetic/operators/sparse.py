@@ -64,7 +64,7 @@ class ByMagnitude:
         kept = self._outer.mask(values)
         if self._has_inner:
             kept &= ~self._inner.mask(values)
-        return np.where(kept, values, 0.0)
+        return values * kept
 
 
 class ByChance:
