@@ -189,3 +189,23 @@ def test_nothing_to_factor(tmp_path):
     with pytest.raises(TaskarithError, match=r"1 deltas are not finite: model\.layers\.0\.mlp\.fc1"):
         extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=4)
     assert not (tmp_path / "adapter").exists()
+
+
+def test_files_without_the_prefix_of_the_model_give_names_that_peft_knows(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "gpt2")
+    tuned = low_rank_tune(base, tmp_path / "tuned")
+    for folder in (base, tuned):  # as GPT-2 lies on the hub
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in oracle.load(folder).items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    extract_low_rank(str(base), str(tuned), tmp_path / "adapter", energy=0.999)
+    names = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight" in names
+    assert "base_model.model.transformer.h.0.attn.c_attn.base_layer.bias" in names
+    expected = AutoModelForCausalLM.from_pretrained(tuned).state_dict()
+    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
+    applied = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    merged = adapted.merge_and_unload().state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(applied[name], tensor, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-5)

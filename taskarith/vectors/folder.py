@@ -187,6 +187,7 @@ def _missing_prefix(base: Checkpoint) -> str:
 
     for name in base.config.get("architectures") or ():
         prefix = getattr(getattr(transformers, str(name), None), "base_model_prefix", "")
-        if prefix and not str(name).endswith("Model") and not any(t.startswith(f"{prefix}.") for t in base.tensors):
+        is_whole = "For" in str(name) or "Head" in str(name)  # not the bare model, whose names have no prefix
+        if prefix and is_whole and not any(tensor.startswith(f"{prefix}.") for tensor in base.tensors):
             return f"{prefix}."
     return ""
