@@ -36,11 +36,13 @@ def main() -> int:
 def _run(options: argparse.Namespace, work: Path) -> Report:
     hidden, *sizes = (models.hidden_size(parameters * options.scale) for parameters in (models.PHI_PARAMETERS, *_CURVE))
     remarks = [] if can_drop_caches() else ["cold cache: /proc/sys/vm/drop_caches cannot be written here"]
+    if options.no_cold:
+        remarks = ["cold cache: left out by --no-cold"]
     remarks += _check_room(work, hidden, sizes, options.only)
     python, peers = _find_mergekit(options.mergekit_python)
     remarks += [] if python else [peers]
     report = Report(models.parameter_count(hidden), options.rounds, machine(peers), remarks=remarks)
-    bench = Bench(work, hidden, python, report, options.output)
+    bench = Bench(work, hidden, python, report, options.output, not options.no_cold)
     bench.compile_kernels()
     edits = [name for name in EDITS if name in options.only]
     if edits:
@@ -61,6 +63,7 @@ def _run(options: argparse.Namespace, work: Path) -> Report:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="warm rounds of every edit; then one cold round")
+    parser.add_argument("--no-cold", action="store_true", help="leave the cold rounds out")
     parser.add_argument("--scale", type=float, default=1.0, help="times the 1.42 B parameters; 0.03 for a trial")
     parser.add_argument("--work-dir", type=Path, default=_HERE / ".work", help="for models and outputs; needs the room")
     parser.add_argument("--output", type=Path, default=_HERE / "RESULTS.md", help="file of the report")

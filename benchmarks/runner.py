@@ -29,6 +29,7 @@ class Bench:
     :param mergekit_python: Interpreter that has mergekit; None if there is none.
     :param report: Takes the results.
     :param target: File of the report; written anew after every part, so that an interruption loses little.
+    :param is_cold_too: Whether a round with a cold cache follows the warm ones.
     """
 
     work: Path
@@ -36,6 +37,7 @@ class Bench:
     mergekit_python: str | None
     report: Report
     target: Path
+    is_cold_too: bool = True
 
     def compile_kernels(self) -> None:
         """Run every edit on a small model, so that the kernels are compiled and cached; note how long that takes."""
@@ -75,7 +77,7 @@ class Bench:
             _say(f"{name}: comparing with the oracle")
             result.differing = count_differences(edit, {one: self._output(one) for one in able if one != COPY})
         self._clean()
-        for contender in able if can_drop_caches() else ():
+        for contender in able if self.is_cold_too and can_drop_caches() else ():
             found = self._run(contender, edit, is_cold=True)
             if found is not None:
                 result.cold[contender] = found

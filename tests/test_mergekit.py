@@ -170,13 +170,13 @@ def test_an_adapter_on_the_base_is_an_operand():
 @pytest.mark.parametrize(
     ("method", "given", "expected"),
     [
-        ("ties", {"density": 0.5}, {"density": 0.5, "normalize": True, "rescale": False}),
+        ("ties", {"density": 0.5}, {"density": 0.5, "normalize": True}),
         ("dare_linear", {"density": 0.5}, {"density": 0.5, "normalize": False, "rescale": True}),
         ("dare_ties", {"rescale": False}, {"density": 1.0, "normalize": False, "rescale": False}),
         ("della", {"epsilon": 0.1}, {"density": 1.0, "epsilon": 0.1, "normalize": True, "rescale": True}),
         ("della_linear", {}, {"density": 1.0, "epsilon": 0.15, "normalize": False, "rescale": True}),
-        ("breadcrumbs", {"gamma": 0.02}, {"density": 1.0, "gamma": 0.02, "normalize": False, "rescale": False}),
-        ("breadcrumbs_ties", {}, {"density": 1.0, "gamma": 0.01, "normalize": False, "rescale": False}),
+        ("breadcrumbs", {"gamma": 0.02}, {"density": 1.0, "gamma": 0.02, "normalize": False}),
+        ("breadcrumbs_ties", {}, {"density": 1.0, "gamma": 0.01, "normalize": False}),
     ],
 )
 def test_other_methods_become_options(method, given, expected):
@@ -190,7 +190,7 @@ def test_slerp_and_model_stock():
     config = {"merge_method": "slerp", "base_model": "b", "models": [model("x"), model("b")], "parameters": {"t": 0.4}}
     recipe = translate(config)
     assert recipe.options == {"model": "b", "method": "slerp"}
-    assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 0.4)]
+    assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 0.4), ("b", 0.6)]
     recipe = translate({"merge_method": "model_stock", "base_model": "b", "models": [model("x"), model("y")]})
     assert recipe.options == {"model": "b", "method": "model_stock"}
     assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 1.0), ("y", 1.0)]
@@ -280,9 +280,39 @@ def test_what_is_refused_by_name_once_the_base_is_open(three):
     assert "[0, 2]" in caught.value.hint
 
 
-def test_a_method_that_the_command_lacks_is_refused(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump(TIES | {"dtype": "bfloat16"}))
-    done = CliRunner().invoke(app, ["apply", "--config", str(path)], env={"COLUMNS": "500"})
-    assert done.exit_code == 2
-    assert "there is no method 'ties' in this release" in done.output
+def test_slerp_goes_from_the_base_to_the_model(three, tmp_path):
+    base, tuned, _ = three
+    config = {"merge_method": "slerp", "base_model": str(base), "models": [{"model": str(base)}, {"model": str(tuned)}]}
+    result, _ = merge(tmp_path, config | {"parameters": {"t": [{"filter": "mlp", "value": 0}, {"value": 0.3}]}})
+    before, after = oracle.load(base), oracle.load(tuned)
+    for name, tensor in before.items():
+        a, b = tensor.double(), after[name].double()
+        if "mlp" in name:
+            assert torch.equal(result[name], tensor), name
+            continue
+        cosine = float((a * b).sum() / (a.norm() * b.norm())) if a.norm() and b.norm() else 0.0
+        shares = (0.7, 0.3)
+        if abs(cosine) <= 0.9995:
+            shares = tuple(float(np.sin(t * np.arccos(cosine)) / np.sin(np.arccos(cosine))) for t in shares)
+        torch.testing.assert_close(result[name].double(), shares[0] * a + shares[1] * b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "options"),
+    [
+        ("ties", {"density": 0.5}, ["--density", "0.5", "--normalize"]),
+        ("ties", {"density": 0.5, "normalize": False, "lambda": 0.5}, ["--density", "0.5", "--no-normalize"]),
+        ("breadcrumbs", {"density": 0.4, "gamma": 0.1}, ["--density", "0.4", "--gamma", "0.1", "--no-normalize"]),
+        ("dare_ties", {"density": 0.5, "rescale": False}, ["--density", "0.5", "--no-rescale", "--no-normalize"]),
+        ("della", {"density": 0.5, "epsilon": 0.1}, ["--density", "0.5", "--epsilon", "0.1", "--normalize"]),
+    ],
+)
+def test_a_configuration_is_the_command_with_these_options(three, tmp_path, method, parameters, options):
+    base, first, second = three
+    models = [{"model": str(first), "parameters": {"weight": 0.5}}, {"model": str(second), "parameters": {"weight": 1}}]
+    merge(tmp_path, {"merge_method": method, "base_model": str(base), "models": models, "parameters": parameters})
+    vectors = ["--add", f"{first}:0.5", "--add", f"{second}:1.0", "--alpha", str(parameters.get("lambda", 1))]
+    command = ["apply", str(base), *vectors, "--method", method, *options, "-o", str(tmp_path / "by-hand")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert oracle.differing(oracle.load(tmp_path / "out"), oracle.load(tmp_path / "by-hand")) == []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from taskarith.cli.common import config_option, load_config, use_config
 from taskarith.edit.recipe import Recipe, parse_recipe
-from taskarith.errors import TaskarithError, UsageError
+from taskarith.errors import TaskarithError
 
 __all__ = ["RecipeFile"]
 
@@ -20,20 +20,10 @@ def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
         return None
     try:
         recipe = parse_recipe(load_config(path))
-        use_config(context, path, _without_method(context, recipe.options))
+        use_config(context, path, dict(recipe.options))
     except TaskarithError as error:
         raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error
     return recipe
-
-
-def _without_method(context: typer.Context, options: Any) -> dict[str, Any]:
-    """Leave out the method where the command has only one."""
-    known = {parameter.name for parameter in context.command.params}
-    if "method" in known or "method" not in options:
-        return dict(options)
-    if options["method"] != "linear":
-        raise UsageError(f"there is no method '{options['method']}' in this release", "It has linear only.")
-    return {key: value for key, value in options.items() if key != "method"}
 
 
 RecipeFile = Annotated[

@@ -50,6 +50,7 @@ class InMemoryEdit:
         base: str,
         add: Sequence[str] = (),
         negate: Sequence[str] = (),
+        *,
         method: Method = LINEAR,
         scale: Mapping[str, Any] | Sequence[str] = (),
     ) -> None:

@@ -115,8 +115,9 @@ class Merge:
 
 
 def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
-    terms = {term.operand: term for term in tensor.terms}
-    absent = [one.coefficient * plan.alpha for index, one in enumerate(plan.operands) if index not in terms]
+    present, name = {term.operand for term in tensor.terms}, tensor.source.name
+    others = [one for index, one in enumerate(plan.operands) if index not in present]
+    absent = [one.coefficient_of(one.delta_of(name) or name) * plan.alpha for one in others]
     return Setting(
         tensor.source.shape,
         tuple(term.delta for term in tensor.terms),

@@ -72,7 +72,10 @@ def translate(values: Mapping[str, Any]) -> Recipe:
     if dtype is not None:
         options["dtype"] = str(dtype).removeprefix("torch.")
     weights, more = _coefficients(merge)
-    operands = tuple(_operand(merge, name, weights[name]) for name, _ in merge.inputs if name != merge.base)
+    ends = {merge.base} if method == "slerp" else set()  # which goes from the base to the other model
+    operands = tuple(
+        _operand(merge, name, weights[name]) for name, _ in merge.inputs if name != merge.base or name in ends
+    )
     return Recipe(options | more, operands, remarks=remarks)
 
 
@@ -184,7 +187,8 @@ def _coefficients(merge: _Merge) -> tuple[dict[str, dict[str, float]], dict[str,
             raise UsageError("filter_wise of model_stock is not done here", "Leave it out.")
         return {name: dict.fromkeys(merge.tensors, 1.0) for name in others}, {}
     if merge.method == "slerp":
-        return {others[0]: _numbers(merge, "t", None)}, {}
+        shares = _numbers(merge, "t", None)
+        return {others[0]: shares, merge.base: {tensor: 1.0 - share for tensor, share in shares.items()}}, {}
     weights = {name: _numbers(merge, "weight", name) for name in others}
     normalize, rescale, parameters = _FAMILY[merge.method]
     normalize = flag("normalize", _or(merge.constant("normalize"), normalize))
@@ -196,8 +200,13 @@ def _coefficients(merge: _Merge) -> tuple[dict[str, dict[str, float]], dict[str,
         if len(set(factors.values())) > 1 or normalize:
             return {name: {t: c * factors[t] for t, c in values.items()} for name, values in weights.items()}, {}
         return weights, {"alpha": factors[next(iter(factors))]}
-    found = {one: number(one, _or(merge.constant(one), _DEFAULTS[one])) for one in parameters}
-    found |= {"normalize": normalize, "rescale": flag("rescale", _or(merge.constant("rescale"), rescale))}
+    found: dict[str, Any] = {one: number(one, _or(merge.constant(one), _DEFAULTS[one])) for one in parameters}
+    found["normalize"] = normalize
+    wanted = flag("rescale", _or(merge.constant("rescale"), rescale))
+    if rescale:
+        found["rescale"] = wanted
+    elif wanted:
+        raise UsageError(f"rescale of {merge.method} is not done here", "Leave it out, or take dare_linear.")
     return weights, found | {"alpha": number("lambda", _or(merge.constant("lambda"), 1.0))}
 
 

@@ -151,8 +151,8 @@ def _rows(loaded: Loaded, edit: Mapping[str, Any] | None) -> Iterator[str]:
             f"{loaded.name} is an adapter, which cannot be edited in memory",
             f"Name its base as the model and add the adapter: --add {loaded.name}",
         )
-    vectors = edit["add"], edit["negate"], edit.get("scale", {})
-    with InMemoryEdit(loaded.model, str(loaded.resolved.path), *vectors) as memory:
+    base, scale = str(loaded.resolved.path), edit.get("scale", {})
+    with InMemoryEdit(loaded.model, base, edit["add"], edit["negate"], scale=scale) as memory:
         for alpha in edit["alphas"]:
             memory.set(alpha)
             yield row_name(loaded.name, alpha)
