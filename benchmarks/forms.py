@@ -63,7 +63,7 @@ def _table(demo: Path, base: str, work: Path, forms: Sequence[str]) -> Iterator[
         change = scores["forgotten"]["loss"] - before["forgotten"]["loss"]
         whole = change if form == "float32" else whole
         bits = f"{8 * size / weights:.2f}" if size and weights else ""
-        energy = found.get("energy")
+        energy = found.get("energy") or (found.get("loss") or {}).get("energy")
         kept = f"{energy:.1%}" if energy is not None else ""
         share = f"{change / whole:.0%}" if whole else ""
         yield f"| {form} | {size / 1e6:,.1f} | {bits} | {kept} | {_cells(scores)} | {share} |"

@@ -18,13 +18,18 @@ def command(
         list[str],
         typer.Argument(metavar="EXPRESSION", help="Vectors with coefficients and signs, as 'V1:0.6 - V2:0.4'."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors; of adapters a folder too.")
+    ],
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="By default the one that a vector records.")
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the deltas: float32, float64, bfloat16 or float16.")
     ] = "float32",
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Of an adapter folder, at most; by default the sum of all ranks.")
+    ] = None,
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
     as_json: JsonFlag = False,
@@ -39,12 +44,16 @@ def command(
     from taskarith.edit.combine import combine
 
     console = Console(as_json=as_json, quiet=quiet)
-    result = combine(" ".join(expression), output, base=base, dtype=dtype, overwrite=overwrite, listener=console)
+    result = combine(
+        " ".join(expression), output, base=base, dtype=dtype, rank=rank, overwrite=overwrite, listener=console
+    )
     console.close()
     for remark in result.remarks:
         console.note(f"note: {remark}")
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     console.note(f"{result.tensors} tensors, {result.nbytes / 1e6:,.1f} MB")
+    if result.kind == "lora":
+        console.note(f"an adapter of rank {result.rank}, with {result.energy:.2%} of the energy")
     console.line(str(result.path))
     base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
     console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": base_record})

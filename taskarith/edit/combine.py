@@ -14,8 +14,8 @@ from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_th
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
-from taskarith.checkpoints.provenance import command_line, versions
-from taskarith.checkpoints.publish import Workplace, check_target, publish
+from taskarith.checkpoints.provenance import command_line, versions, write_provenance
+from taskarith.checkpoints.publish import Workplace, check_target, publish, publish_folder
 from taskarith.checkpoints.reader import (
     TensorReader,
     check_unchanged,
@@ -50,6 +50,7 @@ class CombineResult:
     :param tensors: Number of tensors with a delta.
     :param nbytes: Size of the weights that were written.
     :param rank: Greatest rank of an adapter; 0 for a dense vector.
+    :param energy: Share of the sum of squares that an adapter of lower rank keeps; 1 where nothing is left out.
     :param remarks: What the user should know: a vector made from another model.
     """
 
@@ -59,6 +60,7 @@ class CombineResult:
     tensors: int
     nbytes: int
     rank: int = 0
+    energy: float = 1.0
     remarks: tuple[str, ...] = ()
 
 
@@ -68,18 +70,21 @@ def combine(
     *,
     base: str | None = None,
     dtype: str = "float32",
+    rank: int | None = None,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> CombineResult:
-    """Write ``sum of c_i * V_i``, evaluated in float64 and rounded once, as a dense task vector.
+    """Write ``sum of c_i * V_i``, evaluated in float64 and rounded once, as a dense task vector or a LoRA folder.
 
     :param expression: Vectors of any kind with coefficients and signs, as in ``V1:0.6 - V2:0.4``.
-    :param output: The file to write, ``*.safetensors``.
+    :param output: The file to write, ``*.safetensors``; or a folder where all vectors are LoRA adapters, whose factors
+        are then put side by side.
     :param base: Their base; None takes the first one that one of them records.
     :param dtype: Of the deltas: float32, float64, bfloat16 or float16.
+    :param rank: Of an adapter, at most; None keeps the sum of the ranks, and with it the whole combination.
     :param overwrite: Replace an existing output.
     :param listener: Told about progress.
-    :raises UsageError: The expression, the dtype or the kind of the output makes no sense, or no base is known.
+    :raises UsageError: The expression, the dtype, the rank or the output makes no sense, or no base is known.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     :raises OutputError: The output exists or cannot be written.
@@ -87,13 +92,32 @@ def combine(
     references, target = parse_combination(expression), Path(output)
     if dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    is_folder = target.suffix != ".safetensors"
+    if rank is not None and (rank < 1 or not is_folder):
+        raise UsageError(f"rank {rank} does not fit {target}", "Give 1 or more, and name a folder, as in -o mixed")
     check_target(target, overwrite)
     resolved = _find_base(base, references, listener)
     checkpoint = open_checkpoint(resolved.path)
     operands = open_operands(references, checkpoint, listener)
     job = _Job(resolved, checkpoint, tuple(operands), tuple(references), VECTOR_DTYPES[dtype])
+    if is_folder:
+        with publish_folder(target, overwrite) as folder:
+            return _write_folder(job, folder, target, rank, listener)
     with publish(target, overwrite, is_folder=False, plan=job.fingerprint()) as place:
         return _write_dense(job, place, target, listener)
+
+
+def _write_folder(job: _Job, folder: Path, target: Path, rank: int | None, listener: Listener) -> CombineResult:
+    from taskarith.edit.combine_lora import combine_factors
+
+    states, record = job.states(), job.record()
+    found = combine_factors(job.checkpoint, record, job.operands, folder, dtype=job.dtype, rank=rank, listener=listener)
+    check_unchanged(states)
+    base = {"name": record.name, "revision": record.revision, "fingerprint": record.fingerprint}
+    write_provenance(folder, {"kind": "combination", "base": base, "operands": job.described(), "energy": found.energy})
+    largest = max(found.ranks.values(), default=0)
+    remarks = tuple(_strangers(job, record))
+    return CombineResult(target, "lora", record, len(found.ranks), found.nbytes, largest, found.energy, remarks)
 
 
 def _find_base(base: str | None, references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:
@@ -123,6 +147,19 @@ class _Job:
         """Return what changes when an input changes."""
         files = {tensor.path for tensor in self.checkpoint.tensors.values()}
         return file_states(files.union(*(operand.vector.files for operand in self.operands)))
+
+    def record(self) -> BaseRecord:
+        """Fingerprint the base and return how it is recorded."""
+        with TensorReader() as reader:
+            prints = {name: reader.fingerprint(entry) for name, entry in self.checkpoint.tensors.items()}
+        return BaseRecord(self.base.recorded_name, self.base.revision, combine_fingerprints(prints), prints)
+
+    def described(self) -> list[dict[str, Any]]:
+        """Return what is recorded of the operands."""
+        return [
+            {"name": one.name, "coefficient": one.coefficient, "kind": operand.vector.kind}
+            for one, operand in zip(self.references, self.operands, strict=True)
+        ]
 
     def layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Return name, dtype and shape of every delta of the result, in the order of the base."""
@@ -163,9 +200,8 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
                 f"{len(broken)} deltas are not finite: {name_some(broken)}",
                 "An input has infinities or NaN, or the sum overflows this dtype: check, or use --dtype float32.",
             )
-        prints = {name: reader.fingerprint(entry) for name, entry in job.checkpoint.tensors.items()}
+        record = job.record()
         check_unchanged(states)
-        record = BaseRecord(job.base.recorded_name, job.base.revision, combine_fingerprints(prints), prints)
         header, places = build_header(layout, _metadata(job, record, journal.done), length=len(reserve))
         if places != offsets:
             raise AssertionError("the header outgrew its reserve")
@@ -217,14 +253,10 @@ def _metadata(job: _Job, record: BaseRecord | None, found: dict[str, Any] | None
     prints = dict.fromkeys(job.checkpoint.tensors, _PLACEHOLDER)
     base = record or BaseRecord(job.base.recorded_name, job.base.revision, _PLACEHOLDER, prints)
     deltas = {name: str(found[name]["output"]) if found else _PLACEHOLDER for name, _, _ in job.layout()}
-    operands = [
-        {"name": one.name, "coefficient": one.coefficient, "kind": operand.vector.kind}
-        for one, operand in zip(job.references, job.operands, strict=True)
-    ]
     return vector_metadata(
         "dense",
         base,
-        {"name": "a combination", "combination": operands},
+        {"name": "a combination", "combination": job.described()},
         job.dtype,
         job.tied(),
         deltas=json.dumps(deltas, separators=(",", ":")),
