@@ -76,7 +76,8 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
         return None
     path = output.with_suffix(".json")
     path.write_text(json.dumps(config), encoding="utf-8")
-    return [mergekit_python, "-m", "mergekit.scripts.run_yaml", str(path), str(output)]
+    cache = ["--lora-merge-cache", str(output.with_suffix(".cache"))] if edit.kind == "lora" else []
+    return [mergekit_python, "-m", "mergekit.scripts.run_yaml", str(path), str(output), *cache]
 
 
 def _ours(edit: Edit, output: Path) -> list[str]:

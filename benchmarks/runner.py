@@ -149,7 +149,8 @@ class Bench:
     def _clean(self, *contenders: str) -> None:
         """Remove the results of some contenders, or of all."""
         for contender in contenders or CONTENDERS:
-            shutil.rmtree(self._output(contender), ignore_errors=True)
+            for place in (self._output(contender), self._output(contender).with_suffix(".cache")):
+                shutil.rmtree(place, ignore_errors=True)
 
     def _remark(self, text: str) -> None:
         if text not in self.report.remarks:
