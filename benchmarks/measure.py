@@ -19,7 +19,7 @@ _DROP = Path("/proc/sys/vm/drop_caches")
 
 
 class Failure(Exception):  # noqa: N818 - a result like any other
-    """A command that did not do its work, with the last lines it printed."""
+    """A command that did not do its work, with the last line it printed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def measure(command: Sequence[str], output: Path, log: Path, environment: Mappin
                 process.wait()
     if process.returncode != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise Failure(f"exit code {process.returncode}: {' / '.join(lines[-3:])}")
+        raise Failure(f"exit code {process.returncode}: {lines[-1] if lines else 'it printed nothing'}")
     return Measure(seconds, durable, *peak, counters["rchar"], counters["wchar"], counters["read_bytes"])
 
 
