@@ -1,4 +1,4 @@
-"""`make bench-forms`: the demo's forget vector in every form: size, what is kept of it, and what it still forgets.
+"""`python -m benchmarks.forms`: the demo's forget vector in every form: its size, what it keeps, what it still forgets.
 
 Needs the output of `make demo`. Each form is extracted from the fine-tune of the forgotten text, taken away from the
 model that was tuned on all texts, and that model is evaluated in memory.

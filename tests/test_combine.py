@@ -17,6 +17,7 @@ from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
+from taskarith.edit.verify import verify
 from taskarith.errors import MismatchError, UsageError, VectorError
 from taskarith.spec import OperandRef, parse_combination
 from taskarith.vectors.extract import extract
@@ -68,6 +69,9 @@ def test_the_result_is_a_vector_like_any_other(trio, tmp_path):
     recorded = json.loads(metadata["finetuned"])["combination"]
     assert [(one["name"], one["coefficient"]) for one in recorded] == [(str(first), 1.0), (str(second), -0.5)]
     assert inspect(tmp_path / "c.safetensors").norm > 0
+    checked = verify(tmp_path / "c.safetensors")
+    assert checked.is_sound
+    assert "combination" in checked.unsampled
     apply(negate=[str(tmp_path / "c.safetensors")], output_dir=tmp_path / "once")
     apply(str(base), negate=[str(first)], add=[f"{second}:0.5"], output_dir=tmp_path / "both")
     assert oracle.differing(oracle.load(tmp_path / "once"), oracle.load(tmp_path / "both")) == []

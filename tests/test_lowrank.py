@@ -178,6 +178,15 @@ def test_wrong_calls(tmp_path, options, words):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("form", [["--exact"], ["--bits", "4"], ["--top-k", "0.5"], ["--rows", "0.5"]])
+def test_two_forms_at_once(tmp_path, phi, phi_tuned, form):
+    call = ["extract", str(phi), str(phi_tuned), "-o", str(tmp_path / "v"), "--rank", "2", *form]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 2
+    assert "another form" in done.stderr
+    assert not (tmp_path / "v").exists()
+
+
 def test_nothing_to_factor(tmp_path):
     base = tiny.save_model(tmp_path / "base")
     with pytest.raises(MismatchError, match="no matrix has a delta"):

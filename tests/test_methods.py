@@ -160,6 +160,14 @@ def test_core_space_of_adapters(tmp_path, phi):
         apply(str(phi), add=[adapters[0], str(phi)], output_dir=tmp_path / "no", method=how)
 
 
+def test_core_space_leaves_nothing_of_an_adapter_out(tmp_path, phi):
+    plain = save_adapter(phi, tmp_path / "plain", target_modules=["q_proj"])
+    more = save_adapter(phi, tmp_path / "more", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(MismatchError, match=r"something else for lm_head\.weight"):
+        apply(str(phi), add=[str(plain), str(more)], output_dir=tmp_path / "no", method=method("core_space", 0.5))
+    assert not (tmp_path / "no").exists()
+
+
 def test_the_record_the_name_the_way_back_and_the_check(tmp_path, monkeypatch, phi, tuned):
     monkeypatch.chdir(tmp_path)
     call = ["apply", str(phi), "--add", tuned[0], "--add", tuned[1], "--method", "dare_ties", "--density", "0.3"]

@@ -26,6 +26,9 @@ class CpuCalculator:
     def begin(self, recipe: Recipe) -> None:
         """Make ready for a tensor; factors get rows of their own, after the inputs."""
         self._factors = [term.plus for term in recipe.terms if isinstance(term.plus, LowRank)]
+        for side in (side for factors in self._factors for side in (factors.left, factors.right)):
+            if side.dtype != "float64" or not side.flags.c_contiguous:  # the kernels know nothing but its address
+                raise AssertionError("factors must be float64, one row after the other")
         self._dtypes = recipe.dtypes
         dtypes = [*recipe.dtypes, *["F64"] * len(self._factors)]
         if len(dtypes) > self._rows or len(recipe.terms) > self._terms:

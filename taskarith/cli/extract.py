@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
-from taskarith.errors import name_some
+from taskarith.errors import UsageError, name_some
 
 if TYPE_CHECKING:
     from taskarith.console import Console
@@ -73,6 +73,10 @@ def command(
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
     if rank is not None or energy is not None:
+        if exact or any(option is not None for option in (top_k, rows, bits)):
+            raise UsageError(
+                "--rank and --energy are another form than --exact, --top-k, --rows and --bits", "Choose one of them."
+            )
         _low_rank(console, base, models[-1], output, rank, energy, dtype, device, overwrite)
         return
     result = extract(

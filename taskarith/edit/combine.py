@@ -110,7 +110,7 @@ def combine(
 def _write_folder(job: _Job, folder: Path, target: Path, rank: int | None, listener: Listener) -> CombineResult:
     from taskarith.edit.combine_lora import combine_factors
 
-    states, record = job.states(), job.record()
+    states, record = job.states(), job.record(listener)
     found = combine_factors(job.checkpoint, record, job.operands, folder, dtype=job.dtype, rank=rank, listener=listener)
     check_unchanged(states)
     base = {"name": record.name, "revision": record.revision, "fingerprint": record.fingerprint}
@@ -148,10 +148,13 @@ class _Job:
         files = {tensor.path for tensor in self.checkpoint.tensors.values()}
         return file_states(files.union(*(operand.vector.files for operand in self.operands)))
 
-    def record(self) -> BaseRecord:
+    def record(self, listener: Listener) -> BaseRecord:
         """Fingerprint the base and return how it is recorded."""
+        prints, tensors = {}, self.checkpoint.tensors
         with TensorReader() as reader:
-            prints = {name: reader.fingerprint(entry) for name, entry in self.checkpoint.tensors.items()}
+            for index, (name, entry) in enumerate(tensors.items()):
+                listener.progress("fingerprinting the base", index, len(tensors))
+                prints[name] = reader.fingerprint(entry)
         return BaseRecord(self.base.recorded_name, self.base.revision, combine_fingerprints(prints), prints)
 
     def described(self) -> list[dict[str, Any]]:
@@ -200,7 +203,7 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
                 f"{len(broken)} deltas are not finite: {name_some(broken)}",
                 "An input has infinities or NaN, or the sum overflows this dtype: check, or use --dtype float32.",
             )
-        record = job.record()
+        record = job.record(listener)
         check_unchanged(states)
         header, places = build_header(layout, _metadata(job, record, journal.done), length=len(reserve))
         if places != offsets:

@@ -11,6 +11,7 @@ from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.calculation import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
 from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.errors import MismatchError
 
 __all__ = ["EditedTensor"]
 
@@ -40,7 +41,7 @@ class EditedTensor:
         """
         method = self._plan.method
         if self._tensor.terms and method.needs_factors:
-            yield from self._linear(_in_core_space(self._plan, self._what), chunk, stop)
+            yield from self._linear(_in_core_space(self._plan, self._what, self._tensor.source.name), chunk, stop)
         elif self._tensor.terms and not method.is_linear:
             from taskarith.edit.merge import Merge
 
@@ -64,13 +65,21 @@ class EditedTensor:
             yield calculated(what, self._calculator, start, end)
 
 
-def _in_core_space(plan: EditPlan, what: Calculation) -> Calculation:
-    """Replace the terms, which are all factors, by the one that they merge to."""
+def _in_core_space(plan: EditPlan, what: Calculation, name: str) -> Calculation:
+    """Replace the terms, which are all factors, by the one that they merge to.
+
+    :raises MismatchError: An adapter holds something else for this tensor, or the factors of many experts.
+    """
     from taskarith.arithmetic.operators.core import core_space
     from taskarith.arithmetic.recipe import LowRank, Term
 
     factors = [term.plus for term in what.recipe.terms if isinstance(term.plus, LowRank)]
     weights = [term.coefficient for term in what.recipe.terms]
+    if len(factors) < len(weights) or any(one.blocks != 1 for one in factors):
+        raise MismatchError(
+            f"core_space merges pairs of factors, and an adapter holds something else for {name}",
+            "Use another method, such as ties: it takes whatever adapters hold.",
+        )
     if len(factors) == 1 and plan.method.density == 1:
         return what
     merged = core_space(factors, weights, plan.alpha, plan.method.density or 1.0)

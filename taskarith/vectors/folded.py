@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ _BLOCK = 1 << 16
 """Elements that are calculated at a time, in whole rows; how they are read changes no bit."""
 
 
-class _RowStream:
+class _RowStream(ABC):
     """Gives out float64 elements that are calculated in blocks of whole rows."""
 
     def __init__(self, rows: int, columns: int, print_: str) -> None:
@@ -51,8 +52,9 @@ class _RowStream:
         """Return the fingerprint of what is stored."""
         return self._print
 
+    @abstractmethod
     def _calculate(self, first: int, last: int) -> np.ndarray:
-        raise NotImplementedError
+        """Return whole rows, float64."""
 
 
 class DoraStream(_RowStream):
