@@ -55,6 +55,7 @@ class OperandRef:
     :param fingerprint: What its deltas must have, as an earlier edit recorded it; empty if that does not matter.
     :param against_model: Take the delta of a fine-tuned model against the model that is edited, whatever base it
         records.
+    :param role: Empty if it is added. ``retain`` or ``weights``: the method looks at it, see ``edit.method``.
     """
 
     name: str
@@ -62,6 +63,7 @@ class OperandRef:
     scale: Scales = field(default_factory=dict)
     fingerprint: str = ""
     against_model: bool = False
+    role: str = ""
 
 
 @dataclass(frozen=True)

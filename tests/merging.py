@@ -8,22 +8,24 @@ from taskarith.arithmetic.operators.operator import Setting
 from taskarith.edit.merge import new_operator
 from taskarith.edit.method import METHODS, Method, parse_method
 
-DENSE = [name for name in METHODS if name not in {"linear", "core_space"}]
+DENSE = [name for name in METHODS if name not in {"linear", "core_space", "project", "perta"}]
 
 
 def method(name: str, density: float = 0.4, **more) -> Method:
-    """Return a method with a density, if it has one."""
+    """Return a method with a density or a rank, if it has one."""
+    if "rank" in METHODS[name]:
+        more = {"rank": 3 if density < 1 else 10**6} | more
     return parse_method(name, **({"density": density} if "density" in METHODS[name] else {}), **more)
 
 
-def merge(how: Method, deltas, weights=None, alpha=1.0, shape=None, base=None, names=None) -> np.ndarray:
-    """Merge flat deltas in one piece."""
+def merge(how: Method, deltas, weights=None, alpha=1.0, shape=None, base=None, names=None, guides=()) -> np.ndarray:
+    """Merge flat deltas in one piece; guides are those that are looked at only."""
     deltas = [np.asarray(delta, dtype=float) for delta in deltas]
     weights = [weight * alpha for weight in (weights or [1.0] * len(deltas))]
     names = names or [f"t{index}" for index in range(len(deltas))]
     setting = Setting(shape or deltas[0].shape, tuple(names), tuple(weights), (), alpha)
     operator = new_operator(how, setting)
-    flat = [delta.ravel() for delta in deltas]
+    flat = [delta.ravel() for delta in [*deltas, *(np.asarray(guide, dtype=float) for guide in guides)]]
     while not operator.is_ready():
         operator.scan(flat, base)
         operator.end_scan()

@@ -31,6 +31,14 @@ def command(
     negate: Annotated[
         list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")
     ] = None,
+    retain: Annotated[
+        list[str] | None,
+        typer.Option("--retain", metavar="V", help="A vector of what is to be kept, for --method project; repeats."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="FILE", help="A weight for each parameter, for --method perta."),
+    ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="Multiplies all coefficients.")] = 1.0,
     scale: Annotated[
         list[str] | None,
@@ -64,7 +72,8 @@ def command(
         str, typer.Option("--method", help=f"How the vectors become one: {', '.join(METHODS)}.")
     ] = "linear",
     density: Annotated[
-        float | None, typer.Option("--density", help="Share of each delta that ties, dare, della, breadcrumbs keep.")
+        float | None,
+        typer.Option("--density", help="Share of each delta that is kept: ties, dare, della, breadcrumbs, rows."),
     ] = None,
     gamma: Annotated[
         float | None, typer.Option("--gamma", help="Share of outliers that breadcrumbs leaves out; 0.01 by default.")
@@ -80,6 +89,7 @@ def command(
         bool | None,
         typer.Option("--rescale/--no-rescale", help="Make up for what dare and della drop; by default yes."),
     ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Singular values that low_rank keeps.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of dare's and della's masks; 42 by default.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
     keep_undo: Annotated[
@@ -108,6 +118,8 @@ def command(
         add=add or (),
         negate=negate or (),
         operands=recipe.operands,
+        retain=retain or (),
+        weights=weights,
         alpha=alpha,
         scale=scale or (),
         output_dir=output_dir,
@@ -124,6 +136,7 @@ def command(
             normalize=normalize,
             rescale=rescale,
             seed=seed,
+            rank=rank,
         ),
         jobs=jobs,
         launched=True,

@@ -65,6 +65,8 @@ def apply(
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     operands: Sequence[OperandRef] = (),
+    retain: Sequence[str] = (),
+    weights: str | None = None,
     alpha: float = 1.0,
     scale: Mapping[str, Any] | Sequence[str] = (),
     output_dir: str | Path | None = None,
@@ -89,6 +91,8 @@ def apply(
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
     :param negate: Likewise, subtracted.
     :param operands: More vectors, each with a coefficient and a scale of its own.
+    :param retain: Vectors of what is to be kept, which method ``project`` takes out of the sum.
+    :param weights: A weight for each parameter, for method ``perta``: a file that ``importance`` wrote.
     :param alpha: Multiplies all coefficients.
     :param scale: Multiplies them tensor by tensor: ``{"mlp": 0.5, "layers": [0, 1]}``; see ``spec.parse_scales``.
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
@@ -118,7 +122,7 @@ def apply(
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
     edit = {
         "model": model,
-        "references": parse_operands(add, negate, operands),
+        "references": parse_operands(add, negate, operands, retain=retain, weights=weights),
         "alpha": alpha,
         "scale": parse_scales(scale),
         "output_dir": output_dir,
@@ -224,6 +228,8 @@ def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> Res
 def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float, method: Method) -> str:
     parts = [Path(model.recorded_name).name.removesuffix(".gguf")]
     for reference in references:
+        if reference.role:
+            continue
         weight = abs(reference.coefficient)
         name = Path(reference.name).name.removesuffix(".safetensors")
         parts.append(
@@ -302,6 +308,7 @@ def _record(
                 "coefficient": operand.coefficient,
                 **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
                 **({"against_model": True} if reference.against_model else {}),
+                **({"role": reference.role} if reference.role else {}),
                 "base": _base(operand.vector),
                 "fingerprint": combine_fingerprints(prints),
             }

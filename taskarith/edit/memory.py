@@ -40,6 +40,8 @@ class InMemoryEdit:
     :param negate: Likewise, subtracted.
     :param method: How the deltas of several operands become one; see ``edit.method.parse_method``.
     :param scale: Multiplies the coefficients tensor by tensor, as in ``apply``.
+    :param retain: What method ``project`` looks at, as in ``apply``.
+    :param weights: What method ``perta`` looks at, as in ``apply``.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     """
@@ -53,6 +55,8 @@ class InMemoryEdit:
         *,
         method: Method = LINEAR,
         scale: Mapping[str, Any] | Sequence[str] = (),
+        retain: Sequence[str] = (),
+        weights: str | None = None,
     ) -> None:
         self._model, self._method = model, method
         self._checkpoint = open_checkpoint(resolve_model(base).path)
@@ -61,7 +65,8 @@ class InMemoryEdit:
                 f"{base} is stored as float8 with scales, which are not edited in memory",
                 "Write the edit with taskarith apply, and load that.",
             )
-        self._operands = open_operands(parse_operands(add, negate), self._checkpoint, scale=parse_scales(scale))
+        references = parse_operands(add, negate, retain=retain, weights=weights)
+        self._operands = open_operands(references, self._checkpoint, scale=parse_scales(scale))
         self._is_direct = self._names_match()
 
     def set(self, alpha: float) -> None:
@@ -70,7 +75,7 @@ class InMemoryEdit:
 
     def restore(self) -> None:
         """Give the model the weights of the base, bit for bit."""
-        self._load(plan_edit(self._checkpoint, self._operands, 0.0))
+        self._load(plan_edit(self._checkpoint, self._operands, 0.0, method=self._method))
 
     def __enter__(self) -> Self:
         return self

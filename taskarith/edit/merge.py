@@ -116,12 +116,13 @@ class Merge:
 
 def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
     present, name = {term.operand for term in tensor.terms}, tensor.source.name
-    others = [one for index, one in enumerate(plan.operands) if index not in present]
+    others = [one for index, one in enumerate(plan.operands) if index not in present and not one.role]
     absent = [one.coefficient_of(one.delta_of(name) or name) * plan.alpha for one in others]
+    added = [term for term in tensor.terms if not plan.operands[term.operand].role]
     return Setting(
         tensor.source.shape,
-        tuple(term.delta for term in tensor.terms),
-        tuple(term.coefficient for term in tensor.terms),
+        tuple(term.delta for term in added),
+        tuple(term.coefficient for term in added),
         tuple(absent),
         plan.alpha,
     )
@@ -130,9 +131,17 @@ def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
 def new_operator(method: Method, setting: Setting) -> Operator:
     """Return the operator of a method, fresh for one tensor."""
     if method.needs_whole_tensors:
-        from taskarith.arithmetic.operators.spectral import Spectral, iso_c, tsv, wudi
+        from taskarith.arithmetic.operators.spectral import LowRank, Spectral, iso_c, tsv, wudi
 
+        if method.name == "low_rank":
+            return LowRank(setting, method.rank or 1)
         return Spectral(setting, {"iso_c": iso_c, "tsv": tsv, "wudi": wudi}[method.name])
+    if method.name in {"project", "perta", "negmerge"}:
+        from taskarith.arithmetic.operators.forget import NegMerge, PerParameter, Project
+
+        if method.name == "perta":
+            return PerParameter(setting, setting.names[0])
+        return Project(setting) if method.name == "project" else NegMerge(setting)
     if method.name in {"slerp", "model_stock"}:
         from taskarith.arithmetic.operators.sphere import ModelStock, Slerp
 
@@ -141,18 +150,21 @@ def new_operator(method: Method, setting: Setting) -> Operator:
 
 
 def _sparse(method: Method, setting: Setting) -> Operator:
-    from taskarith.arithmetic.operators.sparse import ByChance, ByMagnitude, ByRank, Merger, Pruner
+    from taskarith.arithmetic.operators.sparse import ByChance, ByMagnitude, ByRank, ByRow, Merger, Pruner
 
     elements, density = setting.elements, method.density or 1.0
     columns = setting.shape[-1] if setting.shape else 1
     seed, rescale = method.seed or 0, bool(method.rescale)
-    span = columns if method.name.startswith("della") else 1
+    span = columns if method.name.startswith("della") or method.name == "rows" else 1
+    is_matrix = len(setting.shape) > 1 and elements > 0
 
     def pruner(name: str) -> Pruner:
         if method.name.startswith("dare"):
             return ByChance(seed, name, density, rescale)
         if method.name.startswith("della"):
             return ByRank(seed, name, density, rescale, method.epsilon or 0.0, columns)
+        if method.name == "rows":
+            return ByRow(elements // columns, columns, density) if is_matrix else ByRow(1, columns, 1.0)
         return ByMagnitude(elements, density, method.gamma)
 
     elects = method.name in {"ties", "dare_ties", "della", "breadcrumbs_ties"}

@@ -28,11 +28,23 @@ METHODS: dict[str, frozenset[str]] = {
     "iso_c": frozenset(),
     "wudi": frozenset(),
     "core_space": frozenset({"density"}),
+    "low_rank": frozenset({"rank"}),
+    "rows": frozenset({"density"}),
+    "negmerge": frozenset(),
+    "project": frozenset(),
+    "perta": frozenset(),
 }
 """The options of each method."""
 
+_ROLES = {"project": "retain", "perta": "weights"}
+"""What a method looks at beside what is added: operands of which role."""
+
+_ROLE_HINTS = {
+    "retain": "Name the vectors of what is to be kept, as in --retain other.safetensors",
+    "weights": "Name a weight for each parameter: taskarith importance MODEL --forget ... --retain ... -o FILE",
+}
 _DEFAULTS: dict[str, Any] = {"gamma": 0.01, "epsilon": 0.15, "rescale": True, "seed": 42}
-_WHOLE = frozenset({"tsv", "iso_c", "wudi"})
+_WHOLE = frozenset({"tsv", "iso_c", "wudi", "low_rank"})
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Method:
     :param normalize: Divide by the sum of coefficients (True), by nothing (False), or do as the paper does (None).
     :param rescale: Divide what is kept at random by the probability to be kept.
     :param seed: Of the random masks.
+    :param rank: Number of singular values of each matrix that are kept.
     """
 
     name: str = "linear"
@@ -55,6 +68,7 @@ class Method:
     normalize: bool | None = None
     rescale: bool | None = None
     seed: int | None = None
+    rank: int | None = None
 
     @property
     def is_linear(self) -> bool:
@@ -93,6 +107,7 @@ def parse_method(
     normalize: bool | None = None,
     rescale: bool | None = None,
     seed: int | None = None,
+    rank: int | None = None,
 ) -> Method:
     """Check a method and its options, and fill in defaults.
 
@@ -108,6 +123,7 @@ def parse_method(
         "normalize": normalize,
         "rescale": rescale,
         "seed": seed,
+        "rank": rank,
     }
     for option, value in given.items():
         if value is not None and option not in used:
@@ -115,6 +131,8 @@ def parse_method(
             raise UsageError(f"method {name} has no {option}", f"Leave out --{option}; it belongs to {users}.")
     if "density" in used and density is None:
         raise UsageError(f"method {name} needs a density", "Give the share to keep, as in --density 0.2")
+    if "rank" in used and (rank is None or rank < 1):
+        raise UsageError(f"method {name} needs a rank of 1 or more", "Give it, as in --rank 16")
     filled = {key: given[key] if given[key] is not None else _DEFAULTS.get(key) for key in used}
     _check_ranges(filled)
     return Method(name, **filled)
@@ -136,14 +154,23 @@ def _check_ranges(options: dict[str, Any]) -> None:
         raise UsageError(f"seed is {options['seed']}", "Give a number from 0 on.")
 
 
-def check_operands(method: Method, coefficients: Sequence[float], kinds: Sequence[str]) -> None:
+def check_operands(
+    method: Method, coefficients: Sequence[float], kinds: Sequence[str], roles: Sequence[str] = ()
+) -> None:
     """Refuse operands that a method is not defined on.
 
     :param method: The method.
-    :param coefficients: Of each operand, sign included.
-    :param kinds: Of each operand's vector.
+    :param coefficients: Of each operand that is added, sign included.
+    :param kinds: Of each such operand's vector.
+    :param roles: Of each operand that is not added: ``retain`` or ``weights``.
     :raises UsageError: Too many or too few, a sign or a kind that it cannot use.
     """
+    if strange := [role for role in roles if role != _ROLES.get(method.name)]:
+        user = next(name for name, role in _ROLES.items() if role == strange[0])
+        raise UsageError(f"method {method.name} has no use for --{strange[0]}", f"It belongs to --method {user}.")
+    if method.name in _ROLES and not roles:
+        role = _ROLES[method.name]
+        raise UsageError(f"method {method.name} needs --{role}", _ROLE_HINTS[role])
     count = sum(coefficient != 0 for coefficient in coefficients)
     if method.name == "slerp" and (len(coefficients) != 2 or min(coefficients) < 0 or count == 0):
         raise UsageError(

@@ -30,12 +30,14 @@ class Operand:
     :param coefficient: Sign included.
     :param tied: Tensors of the base, mapped to the tensor whose delta they take.
     :param factors: What multiplies the coefficient of a delta; 1 where none is given.
+    :param role: Empty if it is added; see ``spec.OperandRef``.
     """
 
     vector: Vector
     coefficient: float
     tied: dict[str, str]
     factors: Mapping[str, float] = field(default_factory=dict)
+    role: str = ""
 
     def delta_of(self, tensor: str) -> str | None:
         """Return the name of the delta that moves a tensor of the base, or None."""
@@ -47,13 +49,22 @@ class Operand:
         return self.coefficient * self.factors.get(delta, 1.0)
 
 
-def parse_operands(add: Sequence[str], negate: Sequence[str], more: Sequence[OperandRef] = ()) -> list[OperandRef]:
-    """Read the values of ``--add`` and ``--negate``; ``more`` are appended.
+def parse_operands(
+    add: Sequence[str],
+    negate: Sequence[str],
+    more: Sequence[OperandRef] = (),
+    *,
+    retain: Sequence[str] = (),
+    weights: str | None = None,
+) -> list[OperandRef]:
+    """Read the values of ``--add`` and ``--negate``; ``more`` are appended, then those that are not added.
 
-    :raises UsageError: There is none, or a coefficient cannot be read.
+    :raises UsageError: There is none to add, or a coefficient cannot be read.
     """
     references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*more]
-    if not references:
+    references += [OperandRef(text, 0.0, role="retain") for text in retain]
+    references += [OperandRef(weights, 0.0, role="weights")] if weights is not None else []
+    if all(one.role for one in references):
         raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")
     return references
 
@@ -88,7 +99,7 @@ def open_operands(
         )
         tied = _fit(vector, base, shared_vocabulary)
         factors = _factors(reference.scale, scale or {}, base, tied)
-        operands.append(Operand(vector, reference.coefficient, tied, factors))
+        operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role))
     return operands
 
 

@@ -19,7 +19,10 @@ __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of an edited tensor: which operand, which of its deltas, times what."""
+    """One summand of an edited tensor: which operand, which of its deltas, times what.
+
+    The coefficient is zero where the operand is not added and the method only looks at it.
+    """
 
     operand: int
     delta: str
@@ -36,7 +39,7 @@ class TensorPlan:
         (the scales that belong to it).
     :param dtype: Dtype of the output, as safetensors names it.
     :param offset: Where its bytes go in the output shard.
-    :param terms: What is added; empty unless edited or tied.
+    :param terms: What is added, then what the method looks at; empty unless edited or tied.
     """
 
     source: TensorEntry
@@ -160,7 +163,9 @@ def plan_edit(
     :param method: How the deltas of several operands become one.
     :raises UsageError: The method is not defined on these operands.
     """
-    check_operands(method, [one.coefficient for one in operands], [one.vector.kind for one in operands])
+    added = [one for one in operands if not one.role]
+    roles = [one.role for one in operands if one.role]
+    check_operands(method, [one.coefficient for one in added], [one.vector.kind for one in added], roles)
     shards = []
     for name, group in _layout(base, dtype, max_shard_size):
         described = [(tensor.name, _output_dtype(tensor, dtype), tensor.shape) for tensor in group]
@@ -191,14 +196,16 @@ def _tensor_plan(
     tensor: TensorEntry, operands: Sequence[Operand], alpha: float, dtype: str | None, offset: int
 ) -> TensorPlan:
     deltas = [operand.delta_of(tensor.name) for operand in operands]
-    terms = tuple(
+    all_terms = [
         Term(index, delta, operand.coefficient_of(delta) * alpha)
         for index, (operand, delta) in enumerate(zip(operands, deltas, strict=True))
-        if delta is not None and operand.coefficient_of(delta) * alpha != 0
-    )
+        if delta is not None
+    ]
+    terms = tuple(term for term in all_terms if term.coefficient != 0)
     output = _output_dtype(tensor, dtype)
     if terms:
         action = "edited" if all(term.delta == tensor.name for term in terms) else "tied"
+        terms += tuple(term for term in all_terms if operands[term.operand].role)
     else:
         action = "copied" if output == tensor.dtype else "converted"
     return TensorPlan(tensor, action, output, offset, terms)

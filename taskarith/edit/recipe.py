@@ -104,6 +104,7 @@ def _of_record(record: Mapping[str, Any]) -> Recipe:
                 parse_scales(one.get("scale", {})),
                 str(one["fingerprint"]),
                 bool(one.get("against_model")),
+                str(one.get("role", "")),
             )
             for one in record["operands"]
         )

@@ -142,6 +142,7 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
             float(operand["coefficient"]),
             parse_scales(operand.get("scale", {})),
             against_model=operand.get("against_model", False),
+            role=operand.get("role", ""),
         )
         for operand in record["operands"]
     ]

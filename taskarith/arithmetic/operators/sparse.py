@@ -1,6 +1,7 @@
-"""TIES, DARE, DELLA, Model Breadcrumbs: part of each delta is kept, then the deltas are added or a sign is elected.
+"""TIES, DARE, DELLA, Model Breadcrumbs, rows: part of each delta is kept, then deltas are added or a sign is elected.
 
-Sources: TIES, arXiv:2306.01708; DARE, arXiv:2311.03099; DELLA, arXiv:2406.11617; Breadcrumbs, arXiv:2312.06795.
+Sources: TIES, arXiv:2306.01708; DARE, arXiv:2311.03099; DELLA, arXiv:2406.11617; Breadcrumbs, arXiv:2312.06795;
+rows, corollary 2 of arXiv:2504.10957.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from taskarith.arithmetic.operators.masks import Numbers, keep_by_chance, keep_b
 from taskarith.arithmetic.operators.operator import Setting
 from taskarith.arithmetic.operators.selection import Largest
 
-__all__ = ["ByChance", "ByMagnitude", "ByRank", "Merger", "Pruner", "kept_count"]
+__all__ = ["ByChance", "ByMagnitude", "ByRank", "ByRow", "Merger", "Pruner", "kept_count"]
 
 
 def kept_count(density: float, elements: int) -> int:
@@ -110,7 +111,45 @@ class ByRank(ByChance):
         return keep_by_rank(rows, numbers, self._density, self._epsilon, self._rescale).ravel()
 
 
-Pruner = ByMagnitude | ByChance | ByRank
+class ByRow:
+    """Keep the rows of a matrix that have the largest norms; of equal ones those that come first.
+
+    Of n rows ``max(1, round(density n))`` are kept, as by ``extract --rows``.
+
+    :param rows: Their number.
+    :param columns: Length of each; pieces hold whole rows.
+    :param density: Share of the rows that is kept.
+    """
+
+    def __init__(self, rows: int, columns: int, density: float) -> None:
+        self._columns, self._count = columns, max(1, round(density * rows))
+        self._squares: list[np.ndarray] = []
+        self._kept: np.ndarray | None = np.ones(rows, bool) if self._count >= rows else None
+
+    def is_ready(self) -> bool:
+        """Return whether no other reading is needed."""
+        return self._kept is not None
+
+    def scan(self, values: np.ndarray) -> None:
+        """Look at the next piece."""
+        self._squares.append(np.square(values.reshape(-1, self._columns)).sum(1))
+
+    def end_scan(self) -> None:
+        """Draw the conclusion of one reading."""
+        squares, self._squares = np.concatenate(self._squares), []
+        self._kept = np.zeros(len(squares), bool)
+        self._kept[np.argsort(-squares, kind="stable")[: self._count]] = True
+
+    def keep(self, start: int, values: np.ndarray) -> np.ndarray:
+        """Return the next piece with zeros for what is not kept."""
+        if self._kept is None:
+            return values
+        first = start // self._columns
+        rows = values.reshape(-1, self._columns)
+        return (rows * self._kept[first : first + len(rows), None]).ravel()
+
+
+Pruner = ByMagnitude | ByChance | ByRank | ByRow
 
 
 class Merger:

@@ -1,8 +1,9 @@
-"""Iso-C, TSV-Merge and WUDI: operators that need whole matrices, by way of their singular values.
+"""Iso-C, TSV-Merge, WUDI and low rank: operators that need whole matrices, by way of their singular values.
 
 Everything is float64, and torch runs on one thread, so that no bit depends on the number of threads. Tensors that are
 no matrices take the mean of the weighted deltas, as the papers' code does.
-Sources: Iso-C, arXiv:2502.04959; TSV-Merge, arXiv:2412.00081; WUDI, arXiv:2503.08099.
+Sources: Iso-C, arXiv:2502.04959; TSV-Merge, arXiv:2412.00081; WUDI, arXiv:2503.08099;
+low rank, corollary 1 of arXiv:2504.10957.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import xxhash
 from taskarith.arithmetic.operators.combine import ordered_sum
 from taskarith.arithmetic.operators.operator import Setting
 
-__all__ = ["Spectral", "iso_c", "tsv", "wudi"]
+__all__ = ["LowRank", "Spectral", "iso_c", "low_rank", "tsv", "wudi"]
 
 
 def iso_c(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
@@ -73,6 +74,18 @@ def wudi(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
     return (total + step).numpy()
 
 
+def low_rank(delta: np.ndarray, rank: int) -> np.ndarray:
+    """Return the best approximation of a matrix by one of a rank (Eckart and Young).
+
+    :param delta: float64, rows x columns.
+    :param rank: 1 or more.
+    """
+    if rank >= min(delta.shape):
+        return delta
+    left, values, right = torch.linalg.svd(torch.from_numpy(delta), full_matrices=False)
+    return ((left[:, :rank] * values[:rank]) @ right[:rank]).numpy()
+
+
 class Spectral:
     """Gives whole matrices to one of the functions above.
 
@@ -104,6 +117,19 @@ class Spectral:
         if len(setting.shape) != 2:
             return ordered_sum(parts) / setting.count
         return self._merge([part.reshape(setting.shape) for part in parts], setting.count).ravel()
+
+
+class LowRank(Spectral):
+    """Adds up the weighted deltas, each matrix replaced by its best approximation of a rank; all else is kept whole."""
+
+    def __init__(self, setting: Setting, rank: int) -> None:
+        super().__init__(setting, lambda deltas, _: ordered_sum([low_rank(delta, rank) for delta in deltas]))
+
+    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
+        """Return what is added to the base."""
+        if len(self._setting.shape) == 2:
+            return super().merge(start, deltas, base)
+        return ordered_sum([weight * delta for weight, delta in zip(self._setting.weights, deltas, strict=True)])
 
 
 def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from taskarith.arithmetic.operators.combine import ordered_sum
 from taskarith.arithmetic.operators.operator import Setting
 
-__all__ = ["ModelStock", "Slerp", "slerp_shares", "stock_ratio"]
+__all__ = ["ModelStock", "Products", "Slerp", "slerp_shares", "stock_ratio"]
 
 _STRAIGHT = 0.9995
 """A cosine beyond which the way is taken straight, as in mergekit: the sines would vanish."""
@@ -46,7 +46,7 @@ def stock_ratio(cosines: Sequence[float], count: int) -> float:
     return count * cosine / divisor if abs(divisor) >= 1e-6 else 0.0
 
 
-class _Products:
+class Products:
     """Sums of the products of any two rows; pieces are cut at fixed places, so that the sums have fixed bits."""
 
     def __init__(self, count: int) -> None:
@@ -54,10 +54,16 @@ class _Products:
         self._sums = dict.fromkeys(self._pairs, 0.0)
 
     def add(self, rows: Sequence[np.ndarray]) -> None:
+        """Add the next piece of each row."""
         for first, second in self._pairs:
             self._sums[first, second] += float(np.sum(rows[first] * rows[second]))
 
+    def sum(self, first: int, second: int) -> float:
+        """Return the scalar product of two rows."""
+        return self._sums[min(first, second), max(first, second)]
+
     def cosine(self, first: int, second: int) -> float:
+        """Return the cosine of the angle between two rows, the first before the second; 0 where one is zero."""
         norms = math.sqrt(self._sums[first, first]) * math.sqrt(self._sums[second, second])
         return max(-1.0, min(1.0, self._sums[first, second] / norms)) if norms else 0.0
 
@@ -76,7 +82,7 @@ class Slerp:
         weights = (*setting.weights, *setting.absent)
         self._shares = (weights[0] / (weights[0] + weights[1]), weights[1] / (weights[0] + weights[1]))
         self._alpha = setting.alpha
-        self._products = _Products(2)
+        self._products = Products(2)
         self._factors: tuple[float, float] = self._shares
         self._is_ready = 0.0 in self._shares
 
@@ -118,7 +124,7 @@ class ModelStock:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._products = _Products(len(setting.weights))
+        self._products = Products(len(setting.weights))
         self._ratio, self._is_ready = 0.0, False
 
     def is_ready(self) -> bool:

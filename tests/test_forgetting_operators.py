@@ -1,0 +1,182 @@
+"""Operators for forgetting: golden values worked out by hand, laws, the command, what does not fit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+from merging import merge, method
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.verify import verify
+from taskarith.errors import MismatchError, UsageError
+from taskarith.vectors.extract import extract
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, phi):
+    folder = tmp_path_factory.mktemp("tuned")
+    return [str(tiny.save_model(folder / f"t{seed}", nudge_of=phi, seed=seed)) for seed in (31, 32, 33)]
+
+
+# golden values
+
+
+def test_negmerge_keeps_what_has_one_sign_in_all():
+    one, two, three = [2.0, -1.0, 3.0, 0.0], [4.0, -3.0, -3.0, 1.0], [3.0, -2.0, 3.0, 1.0]
+    assert merge(method("negmerge"), [one, two, three]).tolist() == [3, -2, 0, 0]
+    assert merge(method("negmerge"), [one, two], [0.5, 1.0], alpha=-2.0).tolist() == [-5, 3.5, 0, 0]
+
+
+def test_project_leaves_what_is_orthogonal_to_the_retained():
+    forget, retained = [3.0, 4.0, 5.0], [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    assert np.allclose(merge(method("project"), [forget], guides=retained), [0, 0, 5], atol=1e-14)
+    # off (1, 1, 0) alone: (3 + 4) / 2 of it is shared
+    assert merge(method("project"), [forget], guides=retained[1:]).tolist() == [-0.5, 0.5, 5]
+    assert merge(method("project"), [forget], [0.5], alpha=-1.0, guides=retained[1:]).tolist() == [0.25, -0.25, -2.5]
+    assert merge(method("project"), [forget], guides=[forget]).tolist() == [0, 0, 0]
+
+
+def test_retained_vectors_that_repeat_each_other_or_are_zero_do_no_harm():
+    forget, retained = [3.0, 4.0, 5.0], [1.0, 1.0, 0.0]
+    again = [[1e-3 * value for value in retained], retained, [0.0, 0.0, 0.0]]
+    assert np.allclose(merge(method("project"), [forget], guides=again), [-0.5, 0.5, 5], atol=1e-13)
+
+
+def test_perta_weighs_each_parameter():
+    assert merge(method("perta"), [[2.0, 4.0], [0.0, 2.0]], [1.0, -1.0], guides=[[0.25, 0.5]]).tolist() == [0.5, 1.0]
+
+
+def test_rows_keeps_those_with_the_largest_norms():
+    delta = np.array([[1.0, 1.0], [3.0, 0.0], [0.0, 3.0], [-2.0, 1.0]])
+    kept = merge(method("rows", 0.5), [delta], shape=delta.shape).reshape(4, 2)
+    assert kept.tolist() == [[0, 0], [3, 0], [0, 3], [0, 0]]
+    one = merge(method("rows", 0.25), [delta], shape=delta.shape).reshape(4, 2)
+    assert one.tolist() == [[0, 0], [3, 0], [0, 0], [0, 0]]  # of equal ones the first
+    assert merge(method("rows", 0.25), [delta.ravel()]).tolist() == delta.ravel().tolist()  # a vector has no rows
+
+
+def test_low_rank_is_the_best_approximation_of_each_delta():
+    generator = np.random.default_rng(0)
+    deltas = [generator.normal(size=(7, 5)) for _ in range(2)]
+    merged = merge(method("low_rank", rank=2), deltas, [1.0, -0.5], shape=(7, 5)).reshape(7, 5)
+    expected = np.zeros((7, 5))
+    for weight, delta in zip([1.0, -0.5], deltas, strict=True):
+        left, values, right = np.linalg.svd(delta, full_matrices=False)
+        expected += weight * (left[:, :2] * values[:2]) @ right[:2]
+    assert np.allclose(merged, expected, atol=1e-13)
+
+
+# whole edits
+
+
+def header(path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return {key: value for key, value in file.metadata().items() if key != "deltas"}
+
+
+def test_no_order_thread_or_chunk_of_the_retained_changes_a_bit(tmp_path, phi, tuned):
+    how = method("project")
+    one = apply(str(phi), negate=tuned[:1], retain=tuned[1:], output_dir=tmp_path / "a", method=how)
+    two = apply(str(phi), negate=tuned[:1], retain=tuned[:0:-1], output_dir=tmp_path / "b", method=how, jobs=2)
+    assert one.fingerprint == two.fingerprint
+    base, forget, *retained = (oracle.load(path) for path in [phi, *map(type(phi), tuned)])
+    got = oracle.load(tmp_path / "a")
+    expected = {}
+    for name, values in base.items():
+        delta = (forget[name].double() - values.double()).numpy()
+        others = [(other[name].double() - values.double()).numpy() for other in retained]
+        merged = merge(how, [delta], [-1.0], shape=values.shape, guides=others)
+        assert all(abs(merged @ other.ravel()) <= 1e-12 * np.square(other).sum() for other in others)
+        expected[name] = oracle.edit(values, [torch.from_numpy(merged).reshape(values.shape)], [1.0], values.dtype)
+    assert oracle.differing(got, expected) == []
+
+
+def test_weights_of_one_are_linear_and_of_zero_the_base(tmp_path, phi, tuned):
+    vector = extract(str(phi), tuned[0], tmp_path / "v.safetensors", dtype="float64").path
+    tensors = load_file(vector)
+    for value in (0.0, 1.0):
+        weights = tmp_path / f"w{value:g}.safetensors"
+        save_file({name: torch.full_like(one, value) for name, one in tensors.items()}, weights, header(vector))
+        options = {"weights": str(weights), "method": method("perta"), "dtype": "float64"}
+        result = apply(str(phi), negate=[str(vector)], alpha=0.3, output_dir=tmp_path / f"o{value:g}", **options)
+        plain = apply(
+            str(phi),
+            negate=[str(vector)],
+            alpha=0.3 * value,
+            output_dir=tmp_path / f"p{value:g}",
+            dtype="float64",
+        )
+        assert result.fingerprint == plain.fingerprint
+
+
+def test_a_parameter_without_a_weight_is_refused(tmp_path, phi, tuned):
+    adapter_like = extract(str(phi), tuned[1], tmp_path / "w.safetensors").path
+    tensors = load_file(adapter_like)
+    dropped = sorted(tensors)[0]
+    kept = {name: one for name, one in tensors.items() if name != dropped}
+    save_file(kept, tmp_path / "less.safetensors", header(adapter_like))
+    with pytest.raises((MismatchError, UsageError)):
+        apply(
+            str(phi),
+            negate=tuned[:1],
+            weights=str(tmp_path / "less.safetensors"),
+            output_dir=tmp_path / "no",
+            method=method("perta"),
+        )
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_command_its_record_and_the_same_in_memory(tmp_path, phi, tuned):
+    call = ["apply", str(phi), "--negate", tuned[0], "--alpha", "0.5", "--method", "project", "--retain", tuned[1]]
+    assert CliRunner().invoke(app, [*call, "-o", str(tmp_path / "out")]).exit_code == 0
+    record = json.loads((tmp_path / "out" / "taskarith.json").read_text())
+    assert [operand.get("role") for operand in record["operands"]] == [None, "retain"]
+    assert verify(tmp_path / "out").is_sound
+    again = ["apply", "--config", str(tmp_path / "out" / "taskarith.json"), "-o", str(tmp_path / "again")]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert json.loads((tmp_path / "again" / "taskarith.json").read_text())["fingerprint"] == record["fingerprint"]
+    model = AutoModelForCausalLM.from_pretrained(phi)
+    with InMemoryEdit(model, str(phi), negate=tuned[:1], retain=tuned[1:2], method=method("project")) as edit:
+        edit.set(0.5)
+        assert oracle.differing(model.state_dict(), oracle.load(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("project", {}, "needs --retain"),
+        ("perta", {}, "needs --weights"),
+        ("ties", {"retain": True}, "no use for --retain"),
+        ("linear", {"retain": True}, "no use for --retain"),
+        ("project", {"retain": True, "weights": True}, "no use for --weights"),
+    ],
+)
+def test_guides_that_do_not_fit(tmp_path, phi, tuned, name, options, words):
+    guides = {
+        "retain": tuned[1:2] if options.get("retain") else (),
+        "weights": tuned[2] if "weights" in options else None,
+    }
+    with pytest.raises(UsageError, match=words):
+        apply(str(phi), negate=tuned[:1], output_dir=tmp_path / "no", method=method(name), **guides)
+
+
+@pytest.mark.parametrize("rank", [None, 0, -1])
+def test_a_rank_that_is_none(rank):
+    with pytest.raises(UsageError, match="rank of 1 or more"):
+        method("low_rank", rank=rank)
+
+
+def test_retain_alone_is_no_edit(tmp_path, phi, tuned):
+    with pytest.raises(UsageError, match="no vector is given"):
+        apply(str(phi), retain=tuned[:1], output_dir=tmp_path / "no", method=method("project"))
