@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskarith.coefficients.importance import ImportanceResult, importance
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.memory import InMemoryEdit
@@ -31,6 +32,7 @@ __all__ = [
     "Evaluation",
     "ExtractResult",
     "FinetuneResult",
+    "ImportanceResult",
     "InMemoryEdit",
     "Inspection",
     "LowRankResult",
@@ -46,6 +48,7 @@ __all__ = [
     "extract",
     "extract_low_rank",
     "finetune",
+    "importance",
     "inspect",
     "parse_method",
     "score",
@@ -60,6 +63,7 @@ _HOMES = {
     "Evaluation": "taskarith.evaluation.evaluate",
     "ExtractResult": "taskarith.vectors.extract",
     "FinetuneResult": "taskarith.training.finetune",
+    "ImportanceResult": "taskarith.coefficients.importance",
     "InMemoryEdit": "taskarith.edit.memory",
     "Inspection": "taskarith.vectors.inspect",
     "Scores": "taskarith.evaluation.score",
@@ -75,6 +79,7 @@ _HOMES = {
     "extract": "taskarith.vectors.extract",
     "extract_low_rank": "taskarith.vectors.lowrank",
     "finetune": "taskarith.training.finetune",
+    "importance": "taskarith.coefficients.importance",
     "inspect": "taskarith.vectors.inspect",
     "score": "taskarith.evaluation.score",
     "parse_method": "taskarith.edit.method",

@@ -15,6 +15,7 @@ from taskarith.cli import (  # a command's module has its name
     eval,  # noqa: A004
     extract,
     finetune,
+    importance,
     inspect,
     score,
     undo,
@@ -53,7 +54,7 @@ def options(
     del version
 
 
-for _module in (finetune, extract, combine, apply, undo, verify, inspect, diff, eval, score, demo):
+for _module in (finetune, extract, combine, importance, apply, undo, verify, inspect, diff, eval, score, demo):
     app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 
 

@@ -12,7 +12,7 @@ from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.form import Vector
-from taskarith.vectors.open import open_vector
+from taskarith.vectors.open import open_vector, open_weights
 from taskarith.vectors.pair import find_tied
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
@@ -90,13 +90,16 @@ def open_operands(
     """
     operands = []
     for reference in references:
-        vector = open_vector(
-            reference.name,
-            base,
-            listener,
-            against_base=reference.against_model,
-            shared_vocabulary=shared_vocabulary,
-        )
+        if reference.role == "weights":
+            vector = open_weights(reference.name)
+        else:
+            vector = open_vector(
+                reference.name,
+                base,
+                listener,
+                against_base=reference.against_model,
+                shared_vocabulary=shared_vocabulary,
+            )
         tied = _fit(vector, base, shared_vocabulary)
         factors = _factors(reference.scale, scale or {}, base, tied)
         operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role))

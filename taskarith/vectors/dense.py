@@ -11,12 +11,14 @@ from taskarith.checkpoints.header import read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.vectors.form import BaseRecord, Stored
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "KINDS", "DenseVector", "VectorFile", "vector_metadata"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "KINDS", "WEIGHTS", "DenseVector", "VectorFile", "vector_metadata"]
 
 FORMAT = "taskarith-vector"
 FORMAT_VERSION = "1"
 KINDS = ("dense", "exact", "sparse", "quantised")
 """The kinds of task vector files."""
+WEIGHTS = "weights"
+"""The kind of a file that has a weight for each parameter, which is no task vector."""
 
 
 class VectorFile:
@@ -37,6 +39,11 @@ class VectorFile:
                 "Make one with: taskarith extract BASE FINETUNED -o forget.safetensors",
             )
         version, found = metadata.get("format_version"), metadata.get("kind", "")
+        if found == WEIGHTS and kind != WEIGHTS:
+            raise VectorError(
+                f"{path} has a weight for each parameter and is no task vector",
+                "Give it beside one: taskarith apply --negate V --method perta --weights FILE",
+            )
         if version != FORMAT_VERSION or found not in ((kind,) if kind else KINDS):
             raise VectorError(
                 f"{path} is a task vector of version {version} and kind {found}, which this release does not read",
@@ -52,15 +59,16 @@ class VectorFile:
 
 
 class DenseVector(VectorFile):
-    """A task vector file with the deltas as they are.
+    """A task vector file with the deltas as they are, or a file with weights.
 
-    :param path: A ``.safetensors`` file written by ``taskarith extract``.
+    :param path: A ``.safetensors`` file written by ``taskarith extract``, or by ``importance``.
+    :param kind: ``dense`` or ``WEIGHTS``.
     :raises VectorError: It is no task vector, or of a version, kind or dtype that this release does not know.
     :raises CheckpointError: It is no sound safetensors file.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "dense")
+    def __init__(self, path: Path, kind: str = "dense") -> None:
+        super().__init__(path, kind)
         odd = [tensor.name for tensor in self.entries.values() if not tensor.is_float]
         if odd:
             raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")

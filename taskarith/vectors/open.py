@@ -10,11 +10,11 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, MismatchError, VectorError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import ADAPTER_CONFIG, AdapterVector, adapter_base
-from taskarith.vectors.dense import DenseVector, VectorFile
+from taskarith.vectors.dense import WEIGHTS, DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Vector
 from taskarith.vectors.pair import PairVector
 
-__all__ = ["open_packed", "open_vector", "recorded_base"]
+__all__ = ["open_packed", "open_vector", "open_weights", "recorded_base"]
 
 
 def open_vector(
@@ -47,6 +47,16 @@ def open_vector(
     else:
         own = open_checkpoint(_resolve_base(name, record, listener).path)
     return PairVector(own, open_checkpoint(path), record, shared_vocabulary=shared_vocabulary)
+
+
+def open_weights(name: str) -> Vector:
+    """Open a file with a weight for each parameter.
+
+    :raises VectorError: There is none, or it is something else.
+    """
+    if not Path(name).is_file():
+        raise VectorError(f"there is no file {name}", "Make one: taskarith importance MODEL --forget ... --retain ...")
+    return DenseVector(Path(name), WEIGHTS)
 
 
 def open_packed(path: Path, listener: Listener = SILENT) -> Vector:
