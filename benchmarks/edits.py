@@ -18,7 +18,7 @@ EDITS = {
     "lora": "apply, one LoRA of rank 16 on every linear layer",
     "ties": "TIES of two fine-tuned folders, density 0.2",
     "dare": "DARE of two fine-tuned folders, density 0.1",
-    "rank": "extract at rank 16, of a model with one layer of 24",
+    "rank": "extract at rank 16, of a model with one layer of 24 and 2048 tokens",
 }
 """Names and titles of the edits."""
 

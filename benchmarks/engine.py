@@ -17,6 +17,8 @@ from benchmarks.results import Report, machine
 from benchmarks.runner import Bench
 
 _HERE = Path(__file__).resolve().parent
+_TOKENS = 2048
+"""Vocabulary of the model whose low rank is extracted: mergekit decomposes the embedding and the head, too."""
 _CURVE = (0.1e9, models.PHI_PARAMETERS, 7e9)
 
 
@@ -53,7 +55,7 @@ def _run(options: argparse.Namespace, work: Path) -> Report:
                 bench.compare(name, folders, options.rounds)
         shutil.rmtree(work / "models")
     if "rank" in edits:
-        bench.compare("rank", models.write_models(work / "models", hidden, 2, layers=1), options.rounds)
+        bench.compare("rank", models.write_models(work / "models", hidden, 2, 1, _TOKENS), options.rounds)
         shutil.rmtree(work / "models")
     if "memory" in options.only:
         bench.measure_sizes(sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -33,6 +34,7 @@ class Measure:
     :param read: Bytes asked for by system calls; what it reads through memory maps is not in it.
     :param written: Bytes written by system calls.
     :param disk_read: Bytes that had to come from the disk.
+    :param processor: Seconds of processor time that it and its children spent in programs, not in the system.
     """
 
     seconds: float
@@ -42,6 +44,7 @@ class Measure:
     read: int
     written: int
     disk_read: int
+    processor: float
 
 
 def measure(command: Sequence[str], output: Path, log: Path, environment: Mapping[str, str]) -> Measure:
@@ -68,6 +71,9 @@ def measure(command: Sequence[str], output: Path, log: Path, environment: Mappin
             _sync(output)
             durable = time.perf_counter() - start
             counters = _numbers(Path(f"/proc/{process.pid}/io"))
+            processor = -resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            process.wait()
+            processor += resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         finally:
             over.set()
             watcher.join()
@@ -77,7 +83,7 @@ def measure(command: Sequence[str], output: Path, log: Path, environment: Mappin
     if process.returncode != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise Failure(f"exit code {process.returncode}: {lines[-1] if lines else 'it printed nothing'}")
-    return Measure(seconds, durable, *peak, counters["rchar"], counters["wchar"], counters["read_bytes"])
+    return Measure(seconds, durable, *peak, counters["rchar"], counters["wchar"], counters["read_bytes"], processor)
 
 
 def warm_up(files: Iterable[Path]) -> None:

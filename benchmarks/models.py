@@ -44,9 +44,9 @@ def hidden_size(parameters: float) -> int:
     return max(64, round(width / 64) * 64)
 
 
-def layout(hidden: int, layers: int = _LAYERS) -> list[tuple[str, str, tuple[int, ...]]]:
+def layout(hidden: int, layers: int = _LAYERS, vocabulary: int = _VOCABULARY) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return name, dtype and shape of every tensor of a Phi of this width, as transformers names them."""
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_VOCABULARY, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for layer in range(layers):
         prefix = f"model.layers.{layer}."
         for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"):
@@ -55,7 +55,7 @@ def layout(hidden: int, layers: int = _LAYERS) -> list[tuple[str, str, tuple[int
         shapes |= {f"{prefix}mlp.fc2.weight": (hidden, 4 * hidden), f"{prefix}mlp.fc2.bias": (hidden,)}
         shapes |= {f"{prefix}input_layernorm.{part}": (hidden,) for part in ("weight", "bias")}
     shapes |= {f"model.final_layernorm.{part}": (hidden,) for part in ("weight", "bias")}
-    shapes |= {"lm_head.weight": (_VOCABULARY, hidden), "lm_head.bias": (_VOCABULARY,)}
+    shapes |= {"lm_head.weight": (vocabulary, hidden), "lm_head.bias": (vocabulary,)}
     return [(name, "BF16", shape) for name, shape in shapes.items()]
 
 
@@ -64,7 +64,9 @@ def parameter_count(hidden: int) -> int:
     return sum(math.prod(shape) for _, _, shape in layout(hidden))
 
 
-def write_models(folder: Path, hidden: int, finetunes: int, layers: int = _LAYERS) -> list[Path]:
+def write_models(
+    folder: Path, hidden: int, finetunes: int, layers: int = _LAYERS, vocabulary: int = _VOCABULARY
+) -> list[Path]:
     """Write ``base`` and ``ft1``, ``ft2``, ... (the base plus small noise).
 
     Every tensor has a random generator of its own, so that the bytes do not depend on threads or chunks.
@@ -73,11 +75,13 @@ def write_models(folder: Path, hidden: int, finetunes: int, layers: int = _LAYER
     :param hidden: Width of the models.
     :param finetunes: How many fine-tunes.
     :param layers: Number of layers.
+    :param vocabulary: Rows of the embedding and of the head.
     :returns: The model folders, the base first.
     """
     models = _folders(folder, finetunes)
-    head, places = build_header(layout(hidden, layers), {"format": "pt"})
-    size = len(head) + sum(2 * math.prod(shape) for _, _, shape in layout(hidden, layers))
+    tensors = layout(hidden, layers, vocabulary)
+    head, places = build_header(tensors, {"format": "pt"})
+    size = len(head) + sum(2 * math.prod(shape) for _, _, shape in tensors)
     files = [_create(model, head, size) for model in models]
 
     def fill(task: tuple[int, tuple[str, str, tuple[int, ...]]]) -> None:
@@ -87,10 +91,10 @@ def write_models(folder: Path, hidden: int, finetunes: int, layers: int = _LAYER
             _fill_chunk(files, generator, min(_CHUNK, elements - start), places[name] + 2 * start)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, enumerate(layout(hidden, layers))))
+        list(pool.map(fill, enumerate(tensors)))
     for file, model in zip(files, models, strict=True):
         os.close(file)
-        _write_config(model, hidden, layers)
+        _write_config(model, hidden, layers, vocabulary)
     return models
 
 
@@ -128,7 +132,7 @@ def write_sparse(folder: Path, hidden: int, finetunes: int) -> list[Path]:
     head, _ = build_header(layout(hidden), {"format": "pt"})
     for model in models:
         os.close(_create(model, head, len(head) + 2 * parameter_count(hidden)))
-        _write_config(model, hidden, _LAYERS)
+        _write_config(model, hidden, _LAYERS, _VOCABULARY)
     return models
 
 
@@ -158,11 +162,11 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _write_config(model: Path, hidden: int, layers: int) -> None:
+def _write_config(model: Path, hidden: int, layers: int, vocabulary: int) -> None:
     config = {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
-        "vocab_size": _VOCABULARY,
+        "vocab_size": vocabulary,
         "hidden_size": hidden,
         "intermediate_size": 4 * hidden,
         "num_hidden_layers": layers,

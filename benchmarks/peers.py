@@ -70,6 +70,7 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
     if edit.kind == "rank":
         line = [mergekit_python, "-m", "mergekit.scripts.extract_lora", "--model", str(edit.operands[0])]
         line += ["--base-model", str(edit.base), "--out-path", str(output), "--max-rank", str(RANK)]
+        line += ["--embed-lora"]  # by default it saves the embedding and the head whole
         return line if contender == MERGEKIT else None
     config = _mergekit_config(edit, is_float32=contender == MERGEKIT)
     if config is None:

@@ -22,6 +22,11 @@ system calls; what is read through memory maps is not in them. *Wrong* is an ele
 float64 result rounded once."""
 
 
+_KEPT = """What the factors keep of a delta D, |D|^2 - |D - B A|^2, against the best possible for this rank (the sum of
+the squares of its largest singular values), both in float64, of the matrix where it is least. *Processor* is time in
+user mode, which other programs on the machine disturb less than the clock."""
+
+
 @dataclass
 class EditResult:
     """What one edit took each contender.
@@ -31,6 +36,7 @@ class EditResult:
     :param warm: By contender, its runs with the inputs in the page cache.
     :param cold: By contender, its run with an empty page cache.
     :param differing: By contender, the elements whose bits are not those of the right result.
+    :param kept: By contender, what a low-rank result keeps of the best possible energy, least over all matrices.
     """
 
     title: str
@@ -38,6 +44,7 @@ class EditResult:
     warm: dict[str, list[Measure]] = field(default_factory=dict)
     cold: dict[str, Measure] = field(default_factory=dict)
     differing: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)
 
     def middle(self) -> dict[str, Measure]:
         """Return the medians of the warm runs, each number for itself."""
@@ -74,6 +81,8 @@ class Report:
             parts += ["## Goals", _goals(self.edits)]
         for edit in self.edits:
             parts += [f"## {edit.title[0].upper()}{edit.title[1:]}", _edit_table(edit)]
+            if edit.kept:
+                parts += [_KEPT, _kept_table(edit)]
             if edit.cold:
                 parts += ["With an empty page cache, one run each:", _cold_table(edit)]
         if self.curve:
@@ -132,6 +141,15 @@ def _edit_table(edit: EditResult) -> str:
         sizes = [f"{run.read / 1e9:.2f}", f"{run.written / 1e9:.2f}"]
         wrong = _share(edit.differing.get(name), edit.elements)
         rows.append([name, *times, _ratio(middle.get(MERGEKIT), run), *memory, *sizes, wrong])
+    return _table(header, rows)
+
+
+def _kept_table(edit: EditResult) -> str:
+    header = ["", "1 - kept / best", "processor s", "x less processor time than mergekit, float32"]
+    middle, rows = edit.middle(), []
+    for name, kept in edit.kept.items():
+        time, peer = middle[name].processor, middle.get(MERGEKIT)
+        rows.append([name, f"{1 - kept:.1e}", f"{time:.1f}", f"{peer.processor / time:.2f}" if peer else ""])
     return _table(header, rows)
 
 

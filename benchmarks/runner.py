@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import models
 from benchmarks.edits import EDITS, Edit, make_edit
+from benchmarks.kept import least_kept
 from benchmarks.measure import Failure, Measure, can_drop_caches, drop_caches, measure, warm_up
 from benchmarks.oracle import count_differences
 from benchmarks.peers import CONTENDERS, COPY, OURS, command
@@ -76,6 +77,9 @@ class Bench:
         if edit.has_oracle:
             _say(f"{name}: comparing with the oracle")
             result.differing = count_differences(edit, {one: self._output(one) for one in able if one != COPY})
+        if edit.kind == "rank":
+            _say(f"{name}: comparing with the best possible")
+            result.kept = least_kept(edit, {one: self._output(one) for one in able if one != COPY})
         self._clean()
         for contender in able if self.is_cold_too and can_drop_caches() else ():
             found = self._run(contender, edit, is_cold=True)

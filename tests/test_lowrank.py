@@ -19,6 +19,7 @@ from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.vectors import eigen
 from taskarith.vectors.factoring import best_fit
 from taskarith.vectors.lowrank import extract_low_rank
 
@@ -97,7 +98,7 @@ def test_the_energy_is_the_best_there_is(monkeypatch, shape, spectrum):
         matrix = (left * values) @ right
     singular = np.linalg.svd(matrix, compute_uv=False)
     for rank in (1, 2, 7):
-        fit = best_fit(lambda start, stop: matrix[start:stop], shape, rank, None)
+        fit = best_fit(lambda start, stop: torch.from_numpy(matrix[start:stop]), shape, rank, None)
         assert fit.rank <= rank
         best = np.sum(singular[:rank] ** 2)
         assert fit.total == pytest.approx(np.sum(singular**2), rel=1e-12)
@@ -106,11 +107,52 @@ def test_the_energy_is_the_best_there_is(monkeypatch, shape, spectrum):
         assert lost == pytest.approx(np.sum(singular[rank:] ** 2), rel=1e-9, abs=fit.total * 1e-14)
         assert fit.left.norm(dim=0).numpy() == pytest.approx(fit.right.norm(dim=1).numpy())
     for share in (0.3, 0.95, 0.999):
-        fit = best_fit(lambda start, stop: matrix[start:stop], shape, None, share)
+        fit = best_fit(lambda start, stop: torch.from_numpy(matrix[start:stop]), shape, None, share)
         kept = np.cumsum(singular**2) / np.sum(singular**2)
         assert fit.rank == int(np.sum(kept < share)) + 1
     if spectrum == "exact":
-        assert best_fit(lambda start, stop: matrix[start:stop], shape, None, 1.0).rank == 2
+        assert best_fit(lambda start, stop: torch.from_numpy(matrix[start:stop]), shape, None, 1.0).rank == 2
+
+
+@pytest.mark.parametrize("spectrum", ["flat", "decay", "steep", "equal", "low rank"])
+@pytest.mark.parametrize("rank", [1, 16])
+def test_many_columns_lose_nothing_either(spectrum, rank):
+    size = 320
+    numbers = torch.arange(1, size + 1, dtype=torch.float64)
+    matrix = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 1e-12
+    if spectrum != "flat":
+        left, _, right = torch.linalg.svd(matrix)
+        values = {
+            "decay": 1 / numbers,
+            "steep": torch.exp(-numbers),
+            "equal": 1 + (numbers < 9),
+            "low rank": numbers < 9,
+        }
+        matrix = left * values[spectrum] @ right
+    best = torch.linalg.svdvals(matrix)[:rank].square().sum()
+    sides = (lambda start, stop: matrix[start:stop], lambda start, stop: matrix.T[start:stop])
+    fits = [best_fit(rows, (size, size), rank, None) for rows in sides]
+    for fit in fits:
+        assert fit.rank == (min(rank, 8) if spectrum == "low rank" else rank)
+        assert fit.kept / best == pytest.approx(1, abs=1.1e-10)
+    lost = (matrix - fits[0].left @ fits[0].right).square().sum()
+    assert lost == pytest.approx(fits[0].total - fits[0].kept, abs=fits[0].total * 1e-10)
+
+
+def test_a_subspace_that_misses_the_largest_eigenvector_is_not_believed(monkeypatch):
+    values = torch.cat([torch.tensor([100.0]), torch.linspace(50, 1, 319)]).double()
+    gram = values.diag()
+    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.eye(*shape).roll(1, 0))  # nothing of the first
+    monkeypatch.setattr(eigen, "_ROUNDS", 200)
+    monkeypatch.setattr(eigen, "_PATIENCE", 200)
+    proofs = []
+    is_all = eigen._Subspace.is_all
+    monkeypatch.setattr(eigen._Subspace, "is_all", lambda *one: proofs.append(is_all(*one)) or proofs[-1])
+    found, vectors = eigen.leading(gram, 2)
+    assert found[:2].tolist() == pytest.approx([100, 50])
+    assert (vectors[0, 0].abs(), vectors[1, 1].abs()) == (pytest.approx(1), pytest.approx(1))
+    assert proofs
+    assert not any(proofs)
 
 
 def test_ranks_follow_the_energy_and_alone_what_moved_is_written(tmp_path):

@@ -3,20 +3,26 @@
 The eigenvectors V of ``X^T X`` are the right singular vectors of X, the eigenvalues the squares of its singular values,
 and ``X V_k V_k^T`` is the best approximation of rank k (Eckart and Young, "The approximation of one matrix by another
 of lower rank", Psychometrika 1, 1936). Squaring loses singular values below 1e-8 of the largest; they hold no energy.
+What is kept is at least 1 - 1e-10 of the best (``eigen.LOSS``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+
+from taskarith.vectors.eigen import leading
 
 __all__ = ["LowRankFit", "best_fit"]
 
 _BLOCK = 1 << 20
 """Elements of the matrix that are read at a time."""
+
+_COLUMNS = 256
+"""Columns of the Gram matrix that are calculated at a time, from the diagonal downwards."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class LowRankFit:
 
 
 def best_fit(
-    rows: Callable[[int, int], np.ndarray],
+    rows: Callable[[int, int], torch.Tensor],
     shape: tuple[int, int],
     rank: int | None,
     energy: float | None,
@@ -51,11 +57,11 @@ def best_fit(
 
     A matrix with more rows than columns is read twice and never whole in memory; any other is held in float64.
 
-    :param rows: Gives rows ``start`` to ``stop`` in float64.
+    :param rows: Gives rows ``start`` to ``stop`` in float64, on the CPU.
     :param shape: Rows and columns.
     :param rank: At most so many singular values; those that are zero but for rounding are left out. Or None.
     :param energy: Share of the sum of squares that is to be kept, or None.
-    :param device: Where to calculate, in float64.
+    :param device: Where to calculate.
     :returns: None if the sum of squares is not finite.
     """
     height, width = shape
@@ -63,37 +69,45 @@ def best_fit(
     pieces = [(start, min(start + step, height)) for start in range(0, height, step)]
 
     def piece(start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(rows(start, stop)).to(device)
+        return rows(start, stop).to(device)
 
     if height >= width:
         gram = torch.zeros(width, width, dtype=torch.float64, device=device)
         for span in pieces:
-            part = piece(*span)
-            gram.addmm_(part.T, part)
+            _add_squares(gram, piece(*span))
         if (vectors := _leading(gram, rank, energy)) is None:
             return None
         return _balanced(torch.cat([piece(*span) @ vectors for span in pieces]), vectors.T, gram)
     whole = torch.cat([piece(*span) for span in pieces])
-    gram = whole @ whole.T
+    gram = torch.zeros(height, height, dtype=torch.float64, device=device)
+    _add_squares(gram, whole.T)
     if (vectors := _leading(gram, rank, energy)) is None:
         return None
     return _balanced(vectors, vectors.T @ whole, gram)
 
 
+def _add_squares(gram: torch.Tensor, part: torch.Tensor) -> None:
+    """Add ``part^T part`` to the lower half of a matrix; the blocks on the diagonal are added whole."""
+    for start in range(0, len(gram), _COLUMNS):
+        span = slice(start, start + _COLUMNS)
+        gram[start:, span].addmm_(part[:, start:].T, part[:, span])
+
+
 def _leading(gram: torch.Tensor, rank: int | None, energy: float | None) -> torch.Tensor | None:
-    """Return the eigenvectors of the largest eigenvalues, the largest first."""
+    """Return the eigenvectors of the largest eigenvalues, the largest first.
+
+    :param gram: Its lower half; the upper one is filled in.
+    """
+    lower = gram.tril()
+    torch.add(lower, lower.tril(-1).T, out=gram)
     total = float(gram.trace())
-    if not np.isfinite(total):
+    if not math.isfinite(total):
         return None
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.flip(0).clamp(min=0)
-    count = int((values > total * len(gram) * 2.0**-52).sum())
     if energy is not None:
-        short = torch.cumsum(values, 0) < energy * total
-        count = min(count, int(short.sum()) + 1)
-    if rank is not None:
-        count = min(count, rank)
-    return vectors.flip(1)[:, :count]
+        values = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
+        rank = int((torch.cumsum(values, 0) < energy * total).sum()) + 1
+    values, vectors = leading(gram, rank or 1)
+    return vectors[:, : min(int((values > total * len(gram) * 2.0**-52).sum()), rank or 1)]
 
 
 def _balanced(left: torch.Tensor, right: torch.Tensor, gram: torch.Tensor) -> LowRankFit:

@@ -2,7 +2,9 @@
 
 Only names, shapes and the configuration are looked at, never modules: weights of two dimensions get factors; biases
 beside them are saved as they are (``bias``), other modules whole (``modules_to_save``). What PEFT has no name for
-(experts, bare parameters) is left to a task vector file.
+(experts, bare parameters) is left to a task vector file. A tied embedding is saved whole under both of its names:
+PEFT 0.21 fails to load one of them alone (a KeyError for the head), and factors for it, which run right with
+``ensure_weight_tying``, are added twice to the shared weight by ``merge_and_unload``.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.arithmetic.recipe import Calculator
-from taskarith.arithmetic.wide import decode, encode
+from taskarith.arithmetic.tensors import TORCH_DTYPES
+from taskarith.arithmetic.wide import encode
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
@@ -247,22 +248,26 @@ class _Pair:
     finetuned: TensorEntry
     reader: TensorReader
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
+    def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows of the delta in float64."""
         columns = math.prod(self.base.shape[1:])
+        if not columns:
+            return torch.zeros(stop - start, 0, dtype=torch.float64)
         before, after = (
-            decode(self.reader.read(one, *(row * columns * ITEM_SIZES[one.dtype] for row in (start, stop))), one.dtype)
+            torch.frombuffer(
+                self.reader.read(one, *(row * columns * ITEM_SIZES[one.dtype] for row in (start, stop))),
+                dtype=TORCH_DTYPES[one.dtype],
+            )
             for one in (self.base, self.finetuned)
         )
-        with np.errstate(invalid="ignore"):
-            return (after - before).reshape(stop - start, columns)
+        return after.to(torch.float64).sub_(before).reshape(stop - start, columns)
 
     def squares(self) -> float:
         """Return the sum of squares of the delta; not finite if an element is not."""
         count = self.base.shape[0] if self.base.shape else 1
         step = max(1, _BLOCK // max(math.prod(self.base.shape[1:]), 1))
-        with np.errstate(over="ignore", invalid="ignore"):
-            return math.fsum(float(np.sum(self.rows(at, min(at + step, count)) ** 2)) for at in range(0, count, step))
+        spans = ((at, min(at + step, count)) for at in range(0, count, step))
+        return math.fsum(float(self.rows(*span).square_().sum()) for span in spans)
 
 
 def _result(target: Path, base: BaseRecord, work: _Work, layout: FolderLayout, nbytes: int) -> LowRankResult:
