@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskarith.arithmetic import folding
-from taskarith.arithmetic.folding import Folded, Mask, fold
+from taskarith.arithmetic.folding import RUN, Folded, fold
 
 # zeros of both signs, subnormals, one, the largest, infinities, NaNs quiet and signalling with payloads, as bfloat16
 HOSTILE = [0, 0x8000, 1, 0x8001, 0x3F80, 0xBF80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0xFFC1, 0x7F81, 0xFFFF]
@@ -53,8 +53,8 @@ def test_what_is_folded_comes_back(both, cuts, folds_with_numpy, reads_with_nump
         if reads_with_numpy:
             patch.setattr(folding, "_kernels", lambda: None)
         assert read(folded, before, width, cuts) == bytes(after)
-        last = len(before) // width - 1  # one element alone, and after it an earlier one
-        for start in (last, last // 2):
+        last = len(before) // width - 1  # the first of a run alone, and after it an earlier one
+        for start in (last // RUN * RUN, last // 2 // RUN * RUN):
             room = memoryview(bytearray(width))
             folded.read(start, room, before[start * width : (start + 1) * width])
             assert room == after[start * width : (start + 1) * width]
@@ -64,46 +64,78 @@ def test_what_is_folded_comes_back(both, cuts, folds_with_numpy, reads_with_nump
 def test_kernels_and_numpy_fold_alike(both):
     folded, _ = fold(*both)
     again, _ = folding._fold_with_numpy(*both)
-    masks = [one.mask and one.mask.data for one in (folded, again)]
-    assert masks[0] == masks[1]
-    assert list(folded.planes) == list(again.planes)
+    for part in ("widths", "lengths", "stream", "gaps", "high"):
+        assert getattr(folded, part) == getattr(again, part)
+
+
+def bits(*numbers):
+    return memoryview(bytearray(np.array(numbers, "<u2")))
 
 
 def test_neighbours_in_order_are_one_apart():
-    before = np.array([0x0000, 0x8000, 0x3F80, 0xBF80, 0x7F7F], "<u2")  # 0, -0, 1, -1, the largest
-    after = np.array([0x0001, 0x0000, 0x3F81, 0xBF81, 0x7F80], "<u2")  # one up, up, up, down, up to infinity
-    folded, moved = fold(memoryview(bytearray(before)), memoryview(bytearray(after)), 2)
+    before = bits(0x0000, 0x8000, 0x3F80, 0xBF80, 0x7F7F)  # 0, -0, 1, -1, the largest
+    after = bits(0x0001, 0x0000, 0x3F81, 0xBF81, 0x7F80)  # one up, up, up, down, up to infinity
+    folded, moved = fold(before, after, 2)
     assert moved == 5
-    assert folded.planes == [bytes([2, 2, 2, 1, 2]), bytes(5)]
-    assert folded.mask is None
+    assert {exponent: folded.widths[exponent] for exponent in (0, 0x7F, 0xFE, 1)} == {0: 2, 0x7F: 2, 0xFE: 2, 1: 0}
+    assert folded.stream == bytes([0b01_10_10_10, 0b10])  # a sign is the lowest bit, and the first change comes first
+    assert (folded.lengths, folded.gaps, folded.high) == (b"\x0a\0", b"", b"")
 
 
-def test_unmoved_elements_take_a_bit_each():
-    before, after = bytearray(64), bytearray(64)
-    after[6] = 1  # element 3
-    folded, _ = fold(memoryview(before), memoryview(after), 2)
-    assert folded.mask.data == bytes([8, 0, 0, 0])
-    assert folded.planes == [b"\2", b"\0"]
+def test_few_large_changes_lie_beside_the_stream():
+    before, after = bits(*[0x3F80] * 600), bits(*[0x3F80] * 600)
+    after[2 * 3 : 2 * 4], after[2 * 550 : 2 * 551] = bits(0x3F81), bits(0x3F83)
+    folded, moved = fold(before, after, 2)
+    assert moved == 2
+    assert (folded.widths, folded.stream, folded.lengths) == (bytes(256), b"", bytes(4))
+    assert folded.gaps == np.array([3, 547], "<u4").tobytes()
+    assert folded.high == np.array([2, 6], "<u2").tobytes()
+
+
+def test_a_run_without_changes_takes_no_bits():
+    before, after = bits(*[0x3F80] * 1024), bits(*[0x3F80] * 512, *[0x3F81] * 512)
+    folded, _ = fold(before, after, 2)
+    assert folded.widths[0x7F] == 2
+    assert np.frombuffer(folded.lengths, "<u2").tolist() == [0, 1024]
+    assert folded.stream == bytes([0b10_10_10_10]) * 128
+
+
+PARTS = {"widths": bytes([2]) * 256, "lengths": b"\x08\0", "stream": b"1", "gaps": bytes(4), "high": b"12"}
 
 
 @pytest.mark.parametrize(
-    ("planes", "mask"),
+    "change",
     [
-        ([b"12", b""], None),
-        ([b"123", b"1234"], None),
-        ([b"1", b"1"], b"\x10"),
-        ([b"1", b"1"], b"\x03"),
-        ([b"1", b"1"], b"\1\0"),
-        ([b"1", b"1"], b""),
+        {"widths": bytes([2]) * 255},
+        {"widths": bytes([17]) * 256},
+        {"lengths": b""},
+        {"lengths": b"\x09\0"},
+        {"stream": b""},
+        {"gaps": bytes(8)},
+        {"high": b"1"},
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(planes, mask):
-    with pytest.raises(ValueError, match=r"do(es)? not fit"):
-        Folded(planes, 4, None if mask is None else Mask(mask, 4))
+def test_sizes_that_do_not_fit_are_refused(change):
+    Folded(2, 4, **PARTS)
+    with pytest.raises(ValueError, match="do not fit"):
+        Folded(2, 4, **PARTS | change)
+
+
+@pytest.mark.parametrize("with_numpy", [False, True])
+def test_changes_outside_are_refused_and_a_wrong_base_stays_inside(monkeypatch, with_numpy):
+    if with_numpy:
+        monkeypatch.setattr(folding, "_kernels", lambda: None)
+    room = memoryview(bytearray(8))
+    with pytest.raises(ValueError, match="outside"):
+        Folded(2, 4, **PARTS | {"gaps": b"\4\0\0\0"}).read(0, room, memoryview(bytearray(8)))
+    wide = PARTS | {"widths": bytes([2]) + bytes([16]) * 255}  # other exponents than the eight bits were written for
+    Folded(2, 4, **wide).read(0, room, bits(*[0x3F80] * 4))
 
 
 def test_elements_that_are_not_there_are_refused():
-    folded = Folded([b"1234", b""], 4)
+    folded = Folded(2, 4, **PARTS)
     for start, size in ((3, 4), (-1, 2), (4, 2)):
         with pytest.raises(ValueError, match="no such elements"):
             folded.read(start, memoryview(bytearray(size)), memoryview(bytearray(size)))
+    with pytest.raises(ValueError, match="multiple of 512"):
+        folded.read(3, memoryview(bytearray(2)), memoryview(bytearray(2)))

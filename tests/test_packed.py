@@ -263,18 +263,26 @@ def test_broken_blobs_are_refused_by_name(tmp_path, vectors, pair, form, how):
 
 
 def test_positions_beyond_the_tensor_are_refused(tmp_path, vectors, pair):
-    """The mask of 3 elements has 5 bits that must not be set."""
+    """The mask of 3 elements has 5 bits that must not be set; a further change cannot be that of element 3."""
     for folder, value in ((tmp_path / "base", 0.0), (tmp_path / "tuned", 1.0)):
         shutil.copytree(pair[0], folder)
         tensors = load_file(folder / "model.safetensors") | {"odd": torch.full((3,), value, dtype=torch.bfloat16)}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    for form, planes in (("exact", 2), ("sparse", 4)):
+    tables = join_parts([bytes(256 + 2) + b"\3\0\0\0" + b"1\0"])
+    blocks = {"exact": index_of(len(tables), 1) + tables, "sparse": join_parts([b"\x0f", *[b"1234"] * 4])}
+    for form, block in blocks.items():
         ends = (tmp_path / "base", tmp_path / "tuned")
         path = extract(*map(str, ends), tmp_path / f"{form}.safetensors", **FORMS[form]).path
-        block = one_block(join_parts([b"\x0f", *[b"1234"] * planes]))
-        bad = rewritten(path, tmp_path / "bad.safetensors", blob=lambda _, block=block: block, name="odd")
+        bad = rewritten(path, tmp_path / "bad.safetensors", blob=lambda _, block=block: one_block(block), name="odd")
         with pytest.raises(VectorError, match=r"odd in .* is broken"):
             apply(str(tmp_path / "base"), add=[str(bad)], output_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", ["{}", '{"layout": 1}', ""])
+def test_exact_vectors_of_another_layout_are_refused(tmp_path, vectors, pair, options):
+    path = rewritten(vectors["exact"], tmp_path / "v", metadata=lambda table: table | {"options": options})
+    with pytest.raises(VectorError, match="another layout"):
+        apply(str(pair[0]), add=[str(path)], output_dir=tmp_path / "out")
 
 
 HEADERS = {

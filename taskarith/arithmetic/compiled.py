@@ -35,9 +35,9 @@ _SIGNATURES = {
     "linear": "iiiiiiiiiii",
     "difference": "iiiiiiiii",
     "low_rank": "iiiiidiiii",
-    "fold": "iiiii",
-    "squeeze": "iiii",
-    "unfold": "iiiiiiiii",
+    "fold": "iiiiii",
+    "pack": "iiiiiiiii",
+    "unfold": "iiiiiiiiiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
 
@@ -53,7 +53,7 @@ class Kernels:
     difference: Any
     low_rank: Any
     fold: Any
-    squeeze: Any
+    pack: Any
     unfold: Any
     engine: Any
 

@@ -1,143 +1,204 @@
-"""Changes between two arrays of floats as bytes that compress well, and back to the bit: ``arithmetic.packing``."""
+"""Changes between two arrays of floats as a stream of bits, and back to the bit: ``arithmetic.packing``."""
 
 from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_left
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskarith.arithmetic.compiled import Kernels
 
-__all__ = ["Folded", "Mask", "fold"]
+__all__ = ["RUN", "Folded", "fold"]
 
+RUN = 512
+"""Elements in a row that begin at a known place of the stream; ``compiled.BLOCK``."""
 
-class Mask:
-    """Says of each element of a block whether a change is stored for it.
-
-    :param data: One bit for each element, the lowest of a byte first.
-    :param count: Number of elements.
-    :raises ValueError: It has another length, or says something of elements that are not there.
-    """
-
-    def __init__(self, data: bytes, count: int) -> None:
-        bits = int.from_bytes(data, "little")
-        if len(data) != (count + 7) // 8 or bits.bit_length() > count:
-            raise ValueError("its mask does not fit")
-        self.data, self.changes = data, bits.bit_count()
+_MOST_BITS = 56  # 64 bits from the byte on in which they begin hold all of them
+_PAD = bytes(RUN * _MOST_BITS // 8 + 8)
+_REST_COST = 14
+"""About as many bits are stored of a change that has more than the stream takes."""
 
 
 class Folded:
-    """The changes of one block of elements, from which any of the fine-tune's elements are worked out.
+    """The changes of one block of elements, from which the fine-tune's elements are worked out.
 
-    :param planes: Byte 0 of all changes, byte 1 of all changes, and so on; empty where all of these bytes are zero.
+    :param width: Bytes of an element: 2, 4 or 8.
     :param count: Number of elements of the block.
-    :param mask: Which elements the planes hold a change for; None: for every one.
-    :raises ValueError: The sizes do not fit each other.
+    :param widths: 256 bytes: how many bits of a change are in the stream, for each exponent of the base: the 8 bits
+        after the sign.
+    :param lengths: A uint16 for each run: how many bits it has in the stream; without any it has no changes there.
+    :param stream: The lowest bits of each change, the first one's first.
+    :param gaps: A uint32 for each change that has further bits: how far it is from the one before.
+    :param high: These bits, as elements.
+    :raises ValueError: The parts do not fit each other.
     """
 
-    def __init__(self, planes: Sequence[bytes], count: int, mask: Mask | None = None) -> None:
-        self.planes, self.count, self.mask = planes, count, mask
-        changes = count if mask is None else mask.changes
-        if any(len(plane) not in {0, changes} for plane in planes):
-            raise ValueError("its planes do not fit its mask")
-        self._changes = -1 if mask is None else changes
-        self._at, self._position = 0, 0
-        self._zeros = b"" if all(planes) else bytes(changes)
-        self._parts = array("q", [_bytes_at(plane or self._zeros) for plane in planes])
+    def __init__(
+        self, width: int, count: int, widths: bytes, lengths: bytes, stream: bytes, gaps: bytes, high: bytes
+    ) -> None:
+        self.width, self.count = width, count
+        self.widths, self.lengths, self.stream, self.gaps, self.high = widths, lengths, stream, gaps, high
+        self._starts = array("q", accumulate(array("H", lengths), initial=0))
+        self._rest = len(gaps) // 4
+        fits = len(widths) == 256 and max(widths) <= _most_bits(width) and len(lengths) == 2 * _runs(count)
+        if not fits or (self._starts[-1] + 7) // 8 != len(stream) or len(high) != width * self._rest:
+            raise ValueError("its changes do not fit each other")
+        self._padded = stream + _PAD
+        self._at, self._state = 0, array("q", [0, 0, 0])
 
     def read(self, start: int, room: memoryview, before: memoryview) -> None:
         """Write elements of the fine-tune into all of ``room``.
 
-        :param start: Number of the first one in the block.
+        :param start: Number of the first one in the block: that after the last one that was read, or a multiple of
+            ``RUN``.
         :param room: Bytes for whole elements.
         :param before: The bytes of the same elements of the base.
-        :raises ValueError: They are not all in the block.
+        :raises ValueError: They are not all in the block, or cannot be found.
         """
-        width = len(self.planes)
-        count = len(room) // width
+        count, kernels = len(room) // self.width, _kernels()
         if not 0 <= start <= start + count <= self.count or len(before) != len(room):
             raise ValueError("it has no such elements")
         if not count:
             return
-        if self._changes == 0:
-            room[:] = before
-            return
-        if start != self._at and self.mask is not None:
-            bits = int.from_bytes(self.mask.data[: (start + 7) // 8], "little")
-            self._position = (bits & ((1 << start) - 1)).bit_count()
-        kernels = _kernels()
+        if start != self._at:
+            self._seek(start)
         if kernels is None:
             self._with_numpy(start, room, before)
-            return
-        self._position = kernels.unfold(
-            _address(before),
-            self._parts.buffer_info()[0],
-            width,
-            _bytes_at(self.mask.data) if self.mask is not None else 0,
-            self._changes,
-            self._position,
-            start,
-            count,
-            _address(room),
-        )
+        else:
+            kernels.unfold(
+                _address(before),
+                self.width,
+                _bytes_at(self.widths),
+                _bytes_at(self._padded),
+                self._starts.buffer_info()[0],
+                _bytes_at(self.gaps),
+                _bytes_at(self.high),
+                self._rest,
+                self._state.buffer_info()[0],
+                start,
+                count,
+                _address(room),
+            )
         self._at = start + count
+        if self._at == self.count and self._state[1] != self._rest:
+            raise ValueError("a change is outside the tensor")
+
+    def _seek(self, start: int) -> None:
+        if start % RUN:
+            raise ValueError(f"it can be read from its beginning, or from a multiple of {RUN} elements on")
+        places = list(accumulate(array("I", self.gaps)))
+        before = bisect_left(places, start)
+        self._state = array("q", [0, before, places[before - 1] if before else 0])
 
     def _with_numpy(self, start: int, room: memoryview, before: memoryview) -> None:
         import numpy as np
 
-        width = len(self.planes)
-        kind = np.dtype(f"<u{width}")
-        changes = np.stack([np.frombuffer(plane or self._zeros, np.uint8) for plane in self.planes], 1)
-        folded: Any = np.zeros(self.count, kind)
-        moved = (
-            np.unpackbits(np.frombuffer(self.mask.data, np.uint8), bitorder="little")[: self.count] if self.mask else 1
-        )
-        folded[np.broadcast_to(np.asarray(moved, bool), self.count)] = np.ascontiguousarray(changes).view(kind)[:, 0]
-        part = folded[start : start + len(room) // width]
-        place = _places(np.frombuffer(before, kind)) + ((part >> 1) ^ (0 - (part & 1)))
+        kind, end = np.dtype(f"<u{self.width}"), start + len(room) // self.width
+        origin = np.frombuffer(before, kind)
+        starts, run = np.asarray(self._starts), np.arange(start, end) // RUN
+        widths = np.frombuffer(self.widths, np.uint8)[_exponents(origin)].astype(np.int64)
+        in_stream = np.where(starts[run] == starts[run + 1], 0, widths)
+        ends = np.cumsum(in_stream)
+        first = np.maximum(run * RUN - start, 0)  # where the run of each element begins here
+        offset = starts[run]
+        if start % RUN:
+            offset[run == run[0]] = self._state[0]
+        position = offset + ends - in_stream - (ends - in_stream)[first]
+        windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(self._padded, np.uint8), 8)
+        words = np.ascontiguousarray(windows[position >> 3]).view("<u8")[:, 0] >> (position & 7).astype(np.uint64)
+        folded = words & ((np.uint64(1) << in_stream.astype(np.uint64)) - np.uint64(1))
+        places = np.cumsum(np.frombuffer(self.gaps, "<u4").astype(np.int64))
+        here = slice(self._state[1], int(np.searchsorted(places, end)))
+        at, high = places[here] - start, np.frombuffer(self.high, kind)[here].astype(np.uint64)
+        np.bitwise_or.at(folded, at, high << widths[at].astype(np.uint64))
+        last = int(places[here.stop - 1]) if here.stop else 0
+        self._state = array("q", [int(position[-1] + in_stream[-1]), here.stop, last])
+        part = folded.astype(kind)
+        place = _places(origin) + ((part >> 1) ^ (0 - (part & 1)))
         room[:] = _places(place, back=True).astype(kind).tobytes()
 
 
 def fold(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int]:
     """Work out the changes of a block of elements; return them and how many elements have moved.
 
-    Where half of the elements or more have not moved, only the others' changes are kept, with a mask.
-
     :param before: The base's elements.
     :param after: The fine-tune's, of the same dtype.
     :param width: Bytes of an element: 2, 4 or 8.
     """
-    count = len(before) // width
-    planes, kernels = bytearray(max(1, width * count)), _kernels()
-    if kernels is None:
+    count, kernels = len(before) // width, _kernels()
+    if kernels is None or not count:
         return _fold_with_numpy(before, after, width)
-    address = _address(memoryview(planes))
-    moved = kernels.fold(_address(before), _address(after), width, count, address) if count else 0
-    mask = None
-    if 2 * moved <= count:
-        mask = bytearray((count + 7) // 8)
-        if moved:
-            kernels.squeeze(address, width, count, _address(memoryview(mask)))
-    kept = count if mask is None else moved
-    parts = [bytes(planes[index * count : index * count + kept]) for index in range(width)]
-    return Folded(parts, count, None if mask is None else Mask(bytes(mask), count)), moved
+    changes, sizes = bytearray(width * count), array("q", bytes(8 * 256 * 65))
+    origin, folded = _address(before), _address(memoryview(changes))
+    moved = kernels.fold(origin, _address(after), width, count, folded, sizes.buffer_info()[0])
+    widths, bits, rest = _widths(sizes, width)
+    stream, lengths = bytearray((bits + 7) // 8 + 8), array("H", bytes(2 * _runs(count)))
+    gaps, high = array("I", bytes(4 * rest)), bytearray(width * rest + 1)
+    room = [_address(memoryview(stream)), lengths.buffer_info()[0], gaps.buffer_info()[0], _address(memoryview(high))]
+    rest = kernels.pack(origin, folded, width, _bytes_at(widths), count, *room)
+    used = (sum(lengths) + 7) // 8
+    parts = lengths.tobytes(), bytes(stream[:used]), gaps[:rest].tobytes(), bytes(high[: width * rest])
+    return Folded(width, count, widths, *parts), moved
 
 
 def _fold_with_numpy(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int]:
     import numpy as np
 
     kind = np.dtype(f"<u{width}")
-    change = _places(np.frombuffer(after, kind)) - _places(np.frombuffer(before, kind))
+    origin = np.frombuffer(before, kind)
+    change = _places(np.frombuffer(after, kind)) - _places(origin)
     folded = ((change << 1) ^ (0 - (change >> (8 * width - 1)))).astype(kind)
-    moved = folded != 0
-    total, mask = int(np.count_nonzero(moved)), None
-    if 2 * total <= folded.size:
-        folded, mask = folded[moved], Mask(np.packbits(moved, bitorder="little").tobytes(), moved.size)
-    planes = [plane.tobytes() for plane in folded.view(np.uint8).reshape(-1, width).T]
-    return Folded(planes, moved.size, mask), total
+    exponents = _exponents(origin)
+    size = (np.minimum(folded.astype("u8"), (1 << 63) - 1).astype("i8") + 0.5).view("u8").astype("i8") >> 52
+    widths, _, _ = _widths(np.bincount(exponents * 65 + size - 1022, minlength=256 * 65), width)
+    each = np.frombuffer(widths, np.uint8)[exponents].astype(np.uint64)
+    wide = folded.astype(np.uint64)
+    high = wide >> each
+    runs = np.arange(len(folded)) // RUN
+    in_stream = np.where(np.bincount(runs, folded != 0)[runs] > 0, each, np.uint64(0)) if len(folded) else each
+    position = np.cumsum(in_stream) - in_stream
+    low, shift = wide ^ (high << each), position & np.uint64(63)
+    words, at = np.zeros(int(in_stream.sum()) // 64 + 2, "<u8"), (position >> np.uint64(6)).astype(np.int64)
+    np.bitwise_or.at(words, at, low << shift)
+    np.bitwise_or.at(words, at + 1, low >> np.uint64(1) >> (np.uint64(63) - shift))
+    lengths = np.bincount(runs, in_stream, _runs(len(folded))).astype("<u2")
+    where = np.flatnonzero(high)
+    parts = np.diff(where, prepend=0).astype("<u4").tobytes(), high[where].astype(kind).tobytes()
+    stream = words.tobytes()[: (int(in_stream.sum()) + 7) // 8]
+    return Folded(width, len(folded), widths, lengths.tobytes(), stream, *parts), int(np.count_nonzero(folded))
+
+
+def _widths(sizes: Any, width: int) -> tuple[bytes, int, int]:
+    """Choose how many bits of each change go into the stream.
+
+    :param sizes: How many changes have how many bits (0 to 64), for each exponent of the base (0 to 255).
+    :param width: Bytes of an element.
+    :returns: The widths that take the least room; bits of the whole stream, and changes that have further bits.
+    """
+    import numpy as np
+
+    most = _most_bits(width)
+    fit = np.asarray(sizes).reshape(256, 65).cumsum(1)
+    total, bits = fit[:, -1:], np.arange(most + 1)
+    rest = total - fit[:, : most + 1]
+    widths = (bits * total + rest * (_REST_COST + 8 * (width > 2))).argmin(1)
+    return widths.astype(np.uint8).tobytes(), int(widths @ total[:, 0]), int(rest[np.arange(256), widths].sum())
+
+
+def _most_bits(width: int) -> int:
+    return min(_MOST_BITS, 8 * width)
+
+
+def _runs(count: int) -> int:
+    return -(-count // RUN)
+
+
+def _exponents(values: Any) -> Any:
+    return (values >> (8 * values.dtype.itemsize - 9)).astype("i8") & 255
 
 
 def _places(values: Any, back: bool = False) -> Any:

@@ -2,7 +2,8 @@
 
 Floats of one dtype have an order, from -NaN over -inf, -0.0 and 0.0 to NaN, and so a place in it, an unsigned integer.
 The change of an element is the difference of two places, modulo two to the power of its bits; its sign is folded into
-the lowest bit, so that small changes are small numbers. All first bytes of these form a plane, then all second ones.
+the lowest bit, so that small changes are small numbers. How small depends on the exponent of the base's element, which
+whoever reads the changes has too: it says how many bits of a change are in the stream of bits.
 
 The functions follow the rules of ``arithmetic.kernels``.
 """
@@ -10,175 +11,240 @@ The functions follow the rules of ``arithmetic.kernels``.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from taskarith.arithmetic.compiled import BLOCK
 from taskarith.arithmetic.rounding import array, kernel
 
-__all__ = ["fold", "squeeze", "unfold"]
+__all__ = ["fold", "pack", "unfold"]
 
-_1 = np.uint64(1)
+_0, _1, _3, _7, _8 = (np.uint64(number) for number in (0, 1, 3, 7, 8))
+_LARGEST = np.uint64((1 << 63) - 1)
+
+
+@intrinsic
+def _load(typing, address):
+    """Return the 8 bytes at any address."""
+    del typing
+
+    def generate(_, builder, __, given):
+        return builder.load(builder.inttoptr(given[0], ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(address), generate
+
+
+@intrinsic
+def _store(typing, address, value):
+    """Write 8 bytes to any address."""
+    del typing
+
+    def generate(context, builder, _, given):
+        builder.store(given[1], builder.inttoptr(given[0], ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(address, value), generate
+
+
+def _step_for(kind):
+    """Return the kernel that moves elements by folded changes, in arithmetic of their own width: it vectorises."""
+    most, last = kind(np.iinfo(kind).max), np.iinfo(kind).bits - 1
+
+    @kernel
+    def step(before, changes):
+        """Replace changes by the fine-tune's elements; both are seen as signed numbers."""
+        for i in range(len(changes)):
+            folded, bits = kind(changes[i]), kind(before[i])
+            change = kind(kind(kind(folded >> 1) & most) ^ kind(-kind(folded & kind(1))))
+            place = kind(kind(bits ^ kind(kind(bits >> last) & most)) + change)
+            changes[i] = kind(place ^ kind(kind(place >> last) & most))
+
+    return step
+
+
+_step16, _step32, _step64 = (_step_for(kind) for kind in (np.int16, np.int32, np.int64))
 
 
 @kernel
 def _place(bits, top):
     """Return the place of a float in the order of its dtype; ``top`` is the number of its highest bit."""
     bits = np.uint64(bits)
-    return np.uint64(bits ^ (np.uint64(np.uint64(0) - (bits >> top)) | np.uint64(_1 << top)))
+    return np.uint64(bits ^ (np.uint64(_0 - (bits >> top)) | np.uint64(_1 << top)))
 
 
 @kernel
-def _at_place(place, top):
-    """Return the bits of the float at a place, above which there may be others."""
-    low = np.uint64(np.uint64(place >> top) & _1) ^ _1
-    return np.uint64(place ^ (np.uint64(np.uint64(0) - low) | np.uint64(_1 << top)))
+def _exponent(bits, shift):
+    return np.uint64(np.uint64(np.uint64(bits) >> shift) & np.uint64(255))
 
 
 @kernel
-def _fold(before, after, width, count, out):
+def _size(number):
+    """Return how many bits a number has; of a very large one perhaps one more."""
+    value = np.float64(np.float64(np.int64(min(np.uint64(number), _LARGEST))) + 0.5)
+    return np.uint64(np.uint64(value.view(np.uint64) >> np.uint64(52)) - np.uint64(1022))
+
+
+@kernel
+def _fold(before, after, width, count, out, sizes):
     top = np.uint64(8 * width - 1)
     moved = 0
     for i in range(count):
         moved += before[i] != after[i]
-    for plane in range(width):
-        to, shift = array(out + plane * count, count, np.uint8), np.uint64(8 * plane)
-        for i in range(count):
-            change = np.uint64(_place(after[i], top) - _place(before[i], top))
-            sign = np.uint64(np.uint64(0) - (np.uint64(change >> top) & _1))
-            to[i] = np.uint8(np.uint64(np.uint64(change << _1) ^ sign) >> shift)
+    for i in range(count):
+        change = np.uint64(_place(after[i], top) - _place(before[i], top))
+        sign = np.uint64(_0 - (np.uint64(change >> top) & _1))
+        out[i] = np.uint64(np.uint64(change << _1) ^ sign)
+    for i in range(count):
+        row = np.uint64(_exponent(before[i], np.uint64(top - _8)) * np.uint64(65))
+        sizes[np.uint64(row + _size(out[i]))] += 1
     return moved
 
 
 @kernel
-def fold(before, after, width, count, out):
-    """Write the folded changes of some elements as ``width`` planes of ``count`` bytes; return how many are not zero.
+def fold(before, after, width, count, out, sizes):
+    """Write the folded changes of some elements; return how many are not zero.
 
     :param before: Address of the base's elements.
     :param after: Address of the fine-tune's elements, of the same dtype.
     :param width: Bytes of an element: 2, 4 or 8.
     :param count: Number of elements.
-    :param out: Address of ``width * count`` bytes.
+    :param out: Address of the changes, of the same width.
+    :param sizes: Address of 256 times 65 int64, to which is added how many changes of how many bits there are, for each
+        exponent of the base.
     """
+    found = array(sizes, 256 * 65, np.int64)
     if width == 2:
-        return np.int64(_fold(array(before, count, np.uint16), array(after, count, np.uint16), 2, count, out))
+        before16, after16 = array(before, count, np.uint16), array(after, count, np.uint16)
+        return np.int64(_fold(before16, after16, 2, count, array(out, count, np.uint16), found))
     if width == 4:
-        return np.int64(_fold(array(before, count, np.uint32), array(after, count, np.uint32), 4, count, out))
-    return np.int64(_fold(array(before, count, np.uint64), array(after, count, np.uint64), 8, count, out))
+        before32, after32 = array(before, count, np.uint32), array(after, count, np.uint32)
+        return np.int64(_fold(before32, after32, 4, count, array(out, count, np.uint32), found))
+    before64, after64 = array(before, count, np.uint64), array(after, count, np.uint64)
+    return np.int64(_fold(before64, after64, 8, count, array(out, count, np.uint64), found))
 
 
 @kernel
-def squeeze(planes, width, count, mask):
-    """Move the changes that are not zero to the front of each plane, and set a bit for each of them; return how many.
-
-    :param planes: Address of what ``fold`` wrote.
-    :param width: Number of planes.
-    :param count: Bytes of each.
-    :param mask: Address of one bit an element, the lowest of a byte first, all zero.
-    """
-    flags = array(mask, (count + 7) // 8, np.uint8)
-    bytes_ = array(planes, width * count, np.uint8)
-    position = np.uint64(0)
-    for i in range(count):
-        any_ = np.uint8(0)
-        for plane in range(width):
-            row = np.uint64(plane * count)
-            value = bytes_[np.uint64(row + np.uint64(i))]
-            bytes_[np.uint64(row + position)] = value
-            any_ = np.uint8(any_ | value)
-        moved = np.uint64(any_ != 0)
-        flags[np.uint64(i >> 3)] |= np.uint8(moved << np.uint64(i & 7))
-        position = np.uint64(position + moved)
-    return np.int64(position)
-
-
-@kernel
-def _gather(parts, width, start, count, out):
-    """Put the planes of some elements together again."""
-    where = array(parts, width, np.int64)
-    out[:] = 0
-    for plane in range(0, width, 2):
-        low, high = array(where[plane] + start, count, np.uint8), array(where[plane + 1] + start, count, np.uint8)
-        shift = np.uint64(8 * plane)
-        for i in range(count):
-            out[i] |= np.uint64(np.uint64(np.uint32(low[i]) | np.uint32(np.uint32(high[i]) << np.uint32(8))) << shift)
-
-
-@kernel
-def _pair(low, high, at, bit, shift):
-    both = np.uint32(np.uint32(low[at]) | np.uint32(np.uint32(high[at]) << np.uint32(8)))
-    return np.uint64(np.uint64(both & np.uint32(np.uint32(0) - np.uint32(bit))) << shift)
-
-
-@kernel
-def _spread(low, high, flags, position, start, count, shift, out):
-    """Add two planes that have only the changes that are not zero; return the position after them.
-
-    The planes may be read one byte beyond their end, where the element there is not moved. Indices are unsigned, for
-    which numba does not look whether they count from the end.
-    """
-    at = np.uint64(position)
-    head = min(count, -start & 7)
-    tail = head + (count - head) // 8 * 8
-    for i in range(head):
-        bit = np.uint64(np.uint64(flags[(start + i) >> 3]) >> np.uint64((start + i) & 7)) & _1
-        out[i] |= _pair(low, high, at, bit, shift)
-        at = np.uint64(at + bit)
-    for i in range(head, tail, 8):
-        bits, first = np.uint64(flags[(start + i) >> 3]), np.uint64(i)
-        for k in range(8):
-            bit = np.uint64(bits >> np.uint64(k)) & _1
-            out[np.uint64(first + np.uint64(k))] |= _pair(low, high, at, bit, shift)
-            at = np.uint64(at + bit)
-    for i in range(tail, count):
-        bit = np.uint64(np.uint64(flags[(start + i) >> 3]) >> np.uint64((start + i) & 7)) & _1
-        out[i] |= _pair(low, high, at, bit, shift)
-        at = np.uint64(at + bit)
-    return np.int64(at)
-
-
-@kernel
-def _unfold(before, parts, width, flags, moved, position, start, count, out):
-    top, where = np.uint64(8 * width - 1), array(parts, width, np.int64)
+def _pack(before, changes, shift, widths, count, out, lengths, gaps, high):
+    to, left, filled, rest, last = np.uint64(out), _0, _0, 0, 0
     for first in range(0, count, BLOCK):
-        n = min(BLOCK, count - first)
-        to, origin = out[first : first + n], before[first : first + n]
-        if moved < 0:
-            _gather(parts, width, start + first, n, to)
-        else:
-            to[:] = 0
-            after = position
-            for plane in range(0, width, 2):
-                low = array(where[plane], moved + 1, np.uint8)
-                high = array(where[plane + 1], moved + 1, np.uint8)
-                after = _spread(low, high, flags, position, start + first, n, np.uint64(8 * plane), to)
-            position = after
-        for i in range(n):
-            folded = np.uint64(to[i])
-            change = np.uint64((folded >> _1) ^ np.uint64(np.uint64(0) - (folded & _1)))
-            to[i] = _at_place(np.uint64(_place(origin[i], top) + change), top)
+        n, any_, size = min(BLOCK, count - first), _0, _0
+        for i in range(first, first + n):
+            any_ |= np.uint64(changes[i])
+        if any_:
+            for i in range(first, first + n):
+                width, change = np.uint64(widths[_exponent(before[i], shift)]), np.uint64(changes[i])
+                above = np.uint64(change >> width)
+                if above:
+                    gaps[rest], high[rest] = np.uint32(i - last), above
+                    last = i
+                    rest += 1
+                left = np.uint64(left | np.uint64(np.uint64(change ^ np.uint64(above << width)) << filled))
+                _store(np.int64(to), left)  # ty: ignore[missing-argument]
+                filled, size = np.uint64(filled + width), np.uint64(size + width)
+                to = np.uint64(to + np.uint64(filled >> _3))
+                left, filled = np.uint64(left >> np.uint64(filled & ~_7)), np.uint64(filled & _7)
+        lengths[first // BLOCK] = np.uint16(size)
+    return np.int64(rest)
+
+
+@kernel
+def pack(before, changes, width, widths, count, out, lengths, gaps, high):
+    """Write the changes as a stream of bits, the lowest first; return how many have bits that are not in it.
+
+    :param before: Address of the base's elements.
+    :param changes: Address of what ``fold`` wrote.
+    :param width: Bytes of an element.
+    :param widths: Address of 256 bytes: how many bits of a change are in the stream, at most 56, for each exponent.
+    :param count: Number of elements.
+    :param out: Address of the stream, all zero, with 8 bytes more than it needs.
+    :param lengths: Address of a uint16 for each run of ``BLOCK`` elements, which takes how many bits it has; a run
+        without any change has none.
+    :param gaps: Address of a uint32 for each change that has further bits: how far it is from the one before.
+    :param high: Address of these bits, as elements.
+    """
+    runs, table = (count + BLOCK - 1) // BLOCK, array(widths, 256, np.uint8)
+    sizes, where, shift = array(lengths, runs, np.uint16), array(gaps, count, np.uint32), np.uint64(8 * width - 9)
+    if width == 2:
+        before16, changes16 = array(before, count, np.uint16), array(changes, count, np.uint16)
+        high16 = array(high, count, np.uint16)
+        return _pack(before16, changes16, shift, table, count, out, sizes, where, high16)
+    if width == 4:
+        before32, changes32 = array(before, count, np.uint32), array(changes, count, np.uint32)
+        high32 = array(high, count, np.uint32)
+        return _pack(before32, changes32, shift, table, count, out, sizes, where, high32)
+    before64, changes64 = array(before, count, np.uint64), array(changes, count, np.uint64)
+    return _pack(before64, changes64, shift, table, count, out, sizes, where, array(high, count, np.uint64))
+
+
+@kernel
+def _unpack(before, shift, widths, count, stream, position, out):
+    """Read some changes from the stream; return the position after them."""
+    address = np.uint64(stream)
+    for i in range(count):
+        width = np.uint64(widths[_exponent(before[i], shift)])
+        byte = np.int64(address + np.uint64(position >> _3))
+        bits = np.uint64(_load(byte) >> np.uint64(position & _7))  # ty: ignore[missing-argument]
+        out[i] = np.uint64(bits & np.uint64(np.uint64(_1 << width) - _1))
+        position = np.uint64(position + width)
     return position
 
 
 @kernel
-def unfold(before, parts, width, mask, moved, position, start, count, out):
-    """Write the fine-tune's elements from the base's and the changes; return the position after them.
+def _unfold(before, kind, step, width, widths, stream, starts, gaps, high, rest, state, start, count, out):
+    shift = np.uint64(8 * width - 9)
+    position, one, place, done = np.uint64(state[0]), state[1], state[2], 0
+    while done < count:
+        begin = (start + done) % BLOCK
+        run, n = (start + done) // BLOCK, min(BLOCK - begin, count - done)
+        to, origin = out[done : done + n], before[done : done + n]
+        if begin == 0:
+            position = np.uint64(starts[run])
+        if starts[run] == starts[run + 1]:
+            to[:] = 0
+        else:
+            position = _unpack(origin, shift, widths, n, stream, position, to)
+        while one < rest and place + gaps[one] < start + done + n:
+            place += np.int64(gaps[one])
+            i = max(0, place - start - done)
+            to[i] |= np.uint64(np.uint64(high[one]) << np.uint64(widths[_exponent(origin[i], shift)]))
+            one += 1
+        step(origin.view(kind), to.view(kind))
+        done += n
+    state[0], state[1], state[2] = np.int64(position), one, place
+
+
+@kernel
+def unfold(before, width, widths, stream, starts, gaps, high, rest, state, start, count, out):
+    """Write the fine-tune's elements from the base's and the changes.
 
     :param before: Address of the base's elements.
-    :param parts: Address of the addresses (int64) of the planes of a block. With a mask a plane is readable one byte
-        beyond its end.
     :param width: Bytes of an element: 2, 4 or 8.
-    :param mask: Address of one bit for each element of the block that says whether it has a change in the planes.
-    :param moved: Number of changes in the planes; -1 if all elements have one, and there is no mask.
-    :param position: Number of changes before the first element that is wanted.
-    :param start: Its number in the block.
+    :param widths: Address of 256 bytes, at most 56, as in ``pack``.
+    :param stream: Address of the stream. From wherever a run begins ``7 * BLOCK + 8`` bytes can be read, so that no
+        base, a wrong one included, leads outside.
+    :param starts: Address of an int64 for each run of the block, and one more: where in the stream it begins, in bits.
+    :param gaps: Address of a uint32 for each change that has further bits, as in ``pack``.
+    :param high: Address of these bits, as elements.
+    :param rest: How many there are.
+    :param state: Address of three int64, for the next call: where in the stream the first element that is wanted begins
+        if that is not where a run does; how many of ``gaps`` come before it, and their sum.
+    :param start: Number of the first element that is wanted, in the block.
     :param count: Number of elements.
     :param out: Address of the result.
     """
-    flags = array(mask, (start + count + 7) // 8, np.uint8)
+    table, where, now = array(widths, 256, np.uint8), array(gaps, rest, np.uint32), array(state, 3, np.int64)
+    runs = array(starts, (start + count + BLOCK - 1) // BLOCK + 1, np.int64)
     if width == 2:
         before16, out16 = array(before, count, np.uint16), array(out, count, np.uint16)
-        return np.int64(_unfold(before16, parts, 2, flags, moved, position, start, count, out16))
-    if width == 4:
+        high16 = array(high, rest, np.uint16)
+        _unfold(before16, np.int16, _step16, 2, table, stream, runs, where, high16, rest, now, start, count, out16)
+    elif width == 4:
         before32, out32 = array(before, count, np.uint32), array(out, count, np.uint32)
-        return np.int64(_unfold(before32, parts, 4, flags, moved, position, start, count, out32))
-    before64, out64 = array(before, count, np.uint64), array(out, count, np.uint64)
-    return np.int64(_unfold(before64, parts, 8, flags, moved, position, start, count, out64))
+        high32 = array(high, rest, np.uint32)
+        _unfold(before32, np.int32, _step32, 4, table, stream, runs, where, high32, rest, now, start, count, out32)
+    else:
+        before64, out64 = array(before, count, np.uint64), array(out, count, np.uint64)
+        high64 = array(high, rest, np.uint64)
+        _unfold(before64, np.int64, _step64, 8, table, stream, runs, where, high64, rest, now, start, count, out64)
+    return np.int64(0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from taskarith.arithmetic.folding import RUN
 from taskarith.arithmetic.recipe import LowRank, Term
 from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import open_checkpoint
@@ -33,8 +34,8 @@ from taskarith.vectors.pair import PairVector
 
 __all__ = ["Verification", "verify"]
 
-SAMPLE = 256
-"""Elements in a row, at a place chosen by the seed, that are calculated again of each tensor."""
+SAMPLE = RUN
+"""Elements in a row that are calculated again of each tensor, from a multiple of them on that the seed chooses."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _sample(
     count, wrong = 0, []
     with TensorReader() as reader:
         for entry in entries:
-            start = int(generator.integers(0, max(1, entry.elements - SAMPLE + 1)))
+            start = SAMPLE * int(generator.integers(0, max(1, -(-entry.elements // SAMPLE))))
             stop = min(entry.elements, start + SAMPLE)
             size = ITEM_SIZES[entry.dtype]
             if bytes(reader.read(entry, start * size, stop * size)) != again(entry, start, stop):

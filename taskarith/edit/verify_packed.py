@@ -41,7 +41,7 @@ def sample_blobs(
     :param names: The tensors.
     :param pair: Base and fine-tune.
     :param seed: Where the samples are taken.
-    :param size: Elements of each.
+    :param size: Elements of each, which begins at a multiple of them.
     :returns: How many elements were compared, and the tensors that differ.
     """
     generator = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def sample_blobs(
             packed, both = vector.delta(name), pair.delta(name)
             if not isinstance(packed, Packed):
                 raise TypeError(f"{name} is not packed")
-            start = int(generator.integers(0, max(1, both.base.elements - size + 1)))
+            start = size * int(generator.integers(0, max(1, -(-both.base.elements // size))))
             stop = min(both.base.elements, start + size)
             if not _is_right(packed, both, start, stop, reader):
                 wrong.append(name)
