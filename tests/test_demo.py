@@ -18,7 +18,7 @@ from taskarith.demo.control import LEVEL, at_base_level, random_vector, recommen
 from taskarith.demo.model import demo_model
 from taskarith.demo.run import FULL, QUICK, TEXTS, run_demo
 from taskarith.errors import CheckpointError, OutputError
-from taskarith.evaluation.records import TextScore
+from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.vectors.extract import extract
 
 TINY = replace(
@@ -27,7 +27,8 @@ TINY = replace(
 
 
 def score(loss=1.0, rouge=0.5):
-    return TextScore(loss, 2.7, 0.5, rouge, rouge, 0.0, 100, 16)
+    numbers = {"loss": loss, "accuracy": 0.5, "rouge_l_f1": rouge}
+    return {name: Estimate(value, None, None, 16) for name, value in numbers.items() if value is not None}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["full", "lora"])
@@ -44,7 +45,7 @@ def test_every_number_and_every_promised_file_is_there(shown):
     assert result.control["forgotten"] == result.curve[1.0]
     for scores in (result.base, *result.curve.values()):
         assert list(scores) == list(TEXTS)
-        assert all(text.prompts == 2 and text.tokens > 50 for text in scores.values())
+        assert all(text["rouge_l_f1"].n == 2 and text["loss"].n > 1 for text in scores.values())
     saved = json.loads((result.output_dir / "results.json").read_text())
     assert saved == json.loads(json.dumps(result.to_json()))
     names = {path.name for path in result.output_dir.iterdir()}

@@ -4,10 +4,12 @@ import gc
 import json
 import math
 import random
+import threading
 import warnings
 import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -15,15 +17,21 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
-from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError
+from taskarith.checkpoints.team import Team
+from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation import evaluate as evaluate_module
 from taskarith.evaluation.batches import batch_start, in_batches
 from taskarith.evaluation.evaluate import evaluate, row_name
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
-from taskarith.evaluation.loss import score_samples
-from taskarith.evaluation.records import Evaluation, TextScore, scores_from_records
+from taskarith.evaluation.loss import keep_states, score_samples, split_model
+from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
+from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.rouge import rouge_l
-from taskarith.report.tables import metric_table, text_tables
+from taskarith.evaluation.score import make_scores
+from taskarith.evaluation.score import score as score_stored
+from taskarith.evaluation.stored import arrange
+from taskarith.report.scores import score_tables
+from taskarith.report.tables import short_names
 from taskarith.training.data import load_data
 from taskarith.training.tokens import Sample, tokenize
 
@@ -45,6 +53,11 @@ class Notes:
 
 def silent(_count):
     return None
+
+
+def values(evaluation, model, text):
+    """All numbers of one model on one text, without intervals."""
+    return {name: number.value for name, number in evaluation.scores.by_text[model][text].items()}
 
 
 def load(folder):
@@ -114,6 +127,66 @@ def test_loss_in_small_chunks_of_logits_is_the_same(any_model, monkeypatch):
     assert [p.nll for p in pieces] == pytest.approx([w.nll for w in whole], rel=1e-6)
 
 
+def distributions(model, sample):
+    """Log-probabilities before each scored token in float64, and those tokens."""
+    ids = torch.tensor([sample.input_ids])
+    start = max(sample.prompt_length, 1)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[0, start - 1 : -1]
+    return logits.double().log_softmax(-1), ids[0, start:]
+
+
+def test_every_token_is_recorded_with_its_z_score(any_model, monkeypatch):
+    monkeypatch.setattr("taskarith.evaluation.loss._CPU_CHUNK", 7 * tiny.VOCABULARY)
+    samples = random_samples()
+    for sample, found in zip(
+        samples, score_samples(any_model, samples, 4, shrink=False, on_tokens=silent), strict=True
+    ):
+        log, tokens = distributions(any_model, sample)
+        own = log.gather(-1, tokens[:, None])[:, 0]
+        mean = (log.exp() * log).sum(-1)
+        spread = (log.exp() * (log - mean[:, None]) ** 2).sum(-1).sqrt()
+        assert found.losses == pytest.approx(-own.numpy(), abs=1e-5)
+        assert found.z_scores == pytest.approx(((own - mean) / spread).numpy(), abs=1e-4)
+        assert (found.hits == (log.argmax(-1) == tokens).numpy()).all()
+        assert (found.kl, found.agreed) == (None, None)
+
+
+def compared(model, reference, samples, batch_size=4):
+    """Scores of a model beside another, of which only states and head are kept."""
+    parts, states = split_model(reference, samples[0]), {}
+    score_samples(reference, samples, batch_size, shrink=False, on_tokens=silent, halves=parts, keep=states)
+    kept = keep_states(parts, states, batch_size)
+    return score_samples(model, samples, batch_size, shrink=False, on_tokens=silent, reference=kept)
+
+
+def test_divergence_is_that_of_the_whole_distributions(phi, phi_tuned):
+    model, reference, samples = load(phi_tuned), load(phi), random_samples()
+    for sample, found in zip(samples, compared(model, reference, samples), strict=True):
+        here, there = (distributions(each, sample)[0].numpy() for each in (model, reference))
+        assert found.kl == pytest.approx(kl_divergence(there, here).sum(), rel=1e-3, abs=1e-6)
+        assert found.agreed == agreement(there, here).sum()
+    assert any(found.kl > 1e-3 for found in compared(model, reference, samples))
+
+
+def test_a_model_does_not_diverge_from_itself(any_model):
+    samples = random_samples()
+    assert all((f.kl, f.agreed) == (0, f.tokens) for f in compared(any_model, any_model, samples))
+
+
+def test_z_scores_are_finite_where_a_model_is_certain_or_excludes(phi):
+    model, samples = load(phi), random_samples()
+    model.lm_head.bias.data[7] = 1e4
+    for found in score_samples(model, samples, 4, shrink=False, on_tokens=silent):
+        assert np.isfinite(found.z_scores).all()
+        assert found.z_scores.min() < -1e5  # a loss of 1e4 by a deviation of at least 1e-3
+    model.lm_head.bias.data[7] = -math.inf  # which no sample asks for
+    asked = [sample for sample in samples if 7 not in sample.input_ids[1:]]
+    for found in score_samples(model, asked, 4, shrink=False, on_tokens=silent):
+        assert np.isfinite(found.z_scores).all()
+        assert np.abs(found.z_scores).max() < 100
+
+
 def random_prompts():
     return [Prompt(sample.id, sample.input_ids, "", "") for sample in random_samples()]
 
@@ -165,11 +238,15 @@ def salt(tmp_path_factory):
 
 def test_a_model_that_knows_a_text_reproduces_it(salt, tmp_path):
     (tmp_path / "salt.txt").write_text(" salt" * 100, encoding="utf-8")
-    score = evaluate([str(salt)], {"salt": str(tmp_path / "salt.txt")}, **SMALL).scores[str(salt)]["salt"]
-    assert score.loss == pytest.approx(0, abs=1e-6)
-    assert score.perplexity == pytest.approx(1, abs=1e-6)
-    assert (score.accuracy, score.rouge_l_f1, score.rouge_l_recall, score.verbatim) == (1, 1, 1, 1)
-    assert (score.tokens, score.prompts) == (97, 3)  # three blocks of 48, 48 and 4 tokens, the first of each unscored
+    evaluation = evaluate([str(salt)], {"salt": str(tmp_path / "salt.txt")}, **SMALL)
+    found = values(evaluation, str(salt), "salt")
+    assert found["loss"] == pytest.approx(0, abs=1e-6)
+    assert found["perplexity"] == pytest.approx(1, abs=1e-6)
+    names = ("accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim", "exact_memorisation", "extraction_strength")
+    assert [found[name] for name in names] == [1] * 6
+    tokens = [record["tokens"] for record in evaluation.records if record["kind"] == "loss"]
+    assert tokens == [47, 47, 3]  # three blocks of 48, 48 and 4 tokens, the first of each unscored
+    assert evaluation.scores.by_text[str(salt)]["salt"]["rouge_l_f1"].n == 3
 
 
 def test_a_continuation_ends_before_an_end_token(salt):
@@ -195,8 +272,13 @@ def test_sampling_and_penalties_of_a_checkpoint_are_not_used(phi, tmp_path, book
     assert strip(evaluate([str(model)], {"book": str(book)}, **SMALL)) == strip(plain)
 
 
-def strip(evaluation):
-    return [{key: value for key, value in record.items() if key != "model"} for record in evaluation.records]
+def strip(evaluation, row=None):
+    """Return the records of all rows or of one, without the row's name and what depends on other rows."""
+    return [
+        {key: value for key, value in record.items() if key != "model"}
+        for record in evaluation.records
+        if row in {None, record["model"]} and record["kind"] != "divergence"
+    ]
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
@@ -295,6 +377,55 @@ def test_batches_shrink_when_memory_is_short_and_keep_the_order():
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
 
 
+def together(size, call):
+    """What each of several processes returns or raises, as threads that meet in ``gather``."""
+    told, meet, results = [None] * size, threading.Barrier(size, timeout=20), [None] * size
+
+    def work(rank):
+        def gather(mine):
+            told[rank] = mine
+            meet.wait()
+            all_of_them = list(told)
+            meet.wait()
+            return all_of_them
+
+        try:
+            results[rank] = call(Team(rank, size, gather=gather))
+        except TaskarithError as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return results
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_processes_share_batches_that_do_not_depend_on_their_number(size):
+    batches = []
+
+    def run(batch):
+        batches.append(tuple(batch))
+        return [index * 10 for index in batch]
+
+    lengths = [3, 9, 1, 9, 5, 7, 2]
+    found = together(size, lambda team: in_batches(lengths, run, 2, shrink=True, team=team))
+    assert found == [[0, 10, 20, 30, 40, 50, 60]] * size
+    assert sorted(batches) == [(0, 6), (1, 3), (2,), (5, 4)]
+
+
+def test_the_failure_of_one_process_is_that_of_all():
+    def run(batch):
+        if 0 in batch:
+            raise DataError("sample 0 is broken", "Mend it.")
+        return batch
+
+    found = together(3, lambda team: in_batches([3, 2, 1], run, 1, shrink=True, team=team))
+    assert [error.message for error in found] == ["sample 0 is broken"] * 3
+
+
 def test_out_of_memory_is_said_where_the_batch_is_given_or_one():
     def run(batch):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
@@ -330,37 +461,36 @@ def test_other_failures_pass():
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def record(nll, tokens, correct, model="m", text="t"):
+def record(nll, tokens, correct, sample="s"):
     return {
         "kind": "loss",
-        "model": model,
-        "text": text,
-        "sample": "s",
+        "model": "m",
+        "text": "t",
+        "sample": sample,
         "nll": nll,
         "tokens": tokens,
         "correct": correct,
     }
 
 
+def scores_of(*records):
+    return make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
+
+
 def test_tokens_weigh_the_same_whichever_sample_they_are_in():
-    score = scores_from_records([record(6.0, 3, 1), record(1.0, 1, 1)])["m"]["t"]
-    assert score == TextScore(1.75, math.exp(1.75), 0.5, None, None, None, 4, 0)
+    found = scores_of(record(6.0, 3, 1), record(1.0, 1, 1, "r")).by_text["m"]["t"]
+    assert (found["loss"].value, found["perplexity"].value) == (1.75, math.exp(1.75))
+    assert (found["accuracy"].value, found["exact_memorisation"].value) == (0.5, (1 / 3 + 1) / 2)
+    assert found.keys() == {"loss", "perplexity", "accuracy", "exact_memorisation"}
 
 
 def test_an_overflowing_perplexity_is_infinite_and_null_in_json():
-    records = [record(8000.0, 10, 0)]
-    evaluation = Evaluation(("m",), ("t",), scores_from_records(records), records)
-    assert evaluation.scores["m"]["t"].perplexity == math.inf
-    written = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
-    assert written["scores"]["m"]["t"]["perplexity"] is None
-    assert written["scores"]["m"]["t"]["loss"] == 800
-    assert "inf" in text_tables(evaluation)[0].rows[0][2]
-
-
-@pytest.mark.parametrize("nll", [math.nan, math.inf])
-def test_losses_that_are_not_finite_are_never_averaged(nll):
-    with pytest.raises(DataError, match="t by m have a loss that is not finite"):
-        scores_from_records([record(1.0, 1, 0), record(nll, 1, 0)])
+    scores = scores_of(record(8000.0, 10, 0))
+    assert scores.by_text["m"]["t"]["perplexity"].value == math.inf
+    written = json.loads(json.dumps(scores.to_json(), allow_nan=False))
+    assert written["scores"]["m"]["t"]["perplexity"]["value"] is None
+    assert written["scores"]["m"]["t"]["loss"]["value"] == 800
+    assert "inf" in score_tables(scores)[0].rows[0][2]
 
 
 @pytest.fixture(scope="module")
@@ -383,11 +513,12 @@ def test_all_numbers_follow_from_the_records_alone(published):
     with (folder / "records.jsonl").open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     assert records == evaluation.records
-    random.Random(0).shuffle(records)
-    again = scores_from_records(records)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert again == evaluation.scores
-    assert results == Evaluation(evaluation.models, evaluation.texts, again, records).to_json()
+    assert results == json.loads(json.dumps(evaluation.scores.to_json()))
+    assert score_stored([folder]) == evaluation.scores
+    random.Random(0).shuffle(records)
+    again = scores_of(*records)
+    assert (again.by_text, again.overall) == (evaluation.scores.by_text, evaluation.scores.overall)
     for line in records:
         if line["kind"] == "continuation":
             rouge = rouge_l(line["reference"], line["continuation"])
@@ -396,20 +527,19 @@ def test_all_numbers_follow_from_the_records_alone(published):
 
 def test_scores_are_those_of_each_model_and_text_alone(published, phi_tuned, texts):
     evaluation, _, _ = published
-    alone = evaluate([str(phi_tuned)], {"two": texts["two"]}, **SMALL, batch_size=1).scores[str(phi_tuned)]["two"]
-    together = evaluation.scores[str(phi_tuned)]["two"]
-    assert together.loss == pytest.approx(alone.loss, abs=1e-5)
-    assert (together.tokens, together.prompts, together.rouge_l_f1) == (alone.tokens, 3, alone.rouge_l_f1)
+    alone = values(evaluate([str(phi_tuned)], {"two": texts["two"]}, **SMALL, batch_size=1), str(phi_tuned), "two")
+    together = values(evaluation, str(phi_tuned), "two")
+    for name, value in alone.items():
+        assert together[name] == pytest.approx(value, abs=2e-4 if name == "perplexity" else 1e-5), name
 
 
 def test_loss_of_a_text_is_the_token_mean_over_its_blocks(published, phi, texts):
     evaluation, _, _ = published
     model, tokenizer = load(phi), AutoTokenizer.from_pretrained(phi)
     own = [own_scores(model, sample) for sample in tokenize(load_data(texts["one"]), tokenizer, 48)]
-    score = evaluation.scores[str(phi)]["one"]
-    assert score.tokens == sum(tokens for _, tokens, _ in own)
-    assert score.loss == pytest.approx(sum(nll for nll, _, _ in own) / score.tokens, abs=1e-5)
-    assert score.accuracy == sum(correct for _, _, correct in own) / score.tokens
+    found, tokens = values(evaluation, str(phi), "one"), sum(tokens for _, tokens, _ in own)
+    assert found["loss"] == pytest.approx(sum(nll for nll, _, _ in own) / tokens, abs=1e-5)
+    assert found["accuracy"] == sum(correct for _, _, correct in own) / tokens
 
 
 def test_a_second_run_writes_the_same_bytes(published, phi, phi_tuned, texts, tmp_path):
@@ -432,24 +562,29 @@ def test_provenance_names_models_data_and_arguments(published, phi, texts):
     assert notes.shares[-1] == 1.0
 
 
-def test_tables_show_the_change_against_the_first_model(published, phi, phi_tuned):
+def test_tables_are_compact_first_and_then_complete(published, phi, phi_tuned):
     evaluation, _, _ = published
-    one, two = text_tables(evaluation)
-    first, second = (evaluation.scores[str(model)]["one"] for model in (phi, phi_tuned))
-    assert one.title == f"one: {first.tokens} tokens, 3 prompts (change against the first model)"
-    assert one.rows[0][:2] == (str(phi), f"{first.loss:.3f}")
-    assert one.rows[1][:2] == (str(phi_tuned), f"{second.loss:.3f} ({second.loss - first.loss:+.3f})")
-    assert len(two.columns) == len(two.rows[0]) == 7
-    losses = metric_table(evaluation, "loss")
-    assert losses.columns == ("model", "one", "two")
-    assert [row[1] for row in losses.rows] == [row[1] for row in one.rows]
+    tables, beside = score_tables(evaluation.scores), f"; KL and agreement beside {phi.name}"
+    assert [table.title for table in tables] == [
+        "one: 4 samples, 3 prompts", f"one: what is remembered{beside}",
+        "two: 2 samples, 3 prompts", f"two: what is remembered{beside}",
+    ]  # fmt: skip
+    assert tables[0].columns[:4] == ("model", "loss", "perplexity", "top-1")
+    loss = evaluation.scores.by_text[str(phi_tuned)]["one"]["loss"]
+    assert tables[0].rows[1][:2] == (phi_tuned.name, f"{loss.value:.3f} [{loss.low:.3f}, {loss.high:.3f}]")
+    assert tables[1].columns[3:] == ("KL", "agreement")
+    assert tables[1].rows[0][3:] == ("-", "-")
+    assert short_names(["a/base", "b/SmolLM2-135M-Instruct alpha=0.5"])["b/SmolLM2-135M-Instruct alpha=0.5"] == (
+        "SmolLM2-\N{HORIZONTAL ELLIPSIS}alpha=0.5"
+    )
+    assert short_names(["a/base", "b/base"]) == {"a/base": "a/base", "b/base": "b/base"}
 
 
 def test_without_prompts_there_are_losses_only(phi, texts):
     evaluation = evaluate([str(phi)], texts, block_size=48, prompts=0)
-    score = evaluation.scores[str(phi)]["one"]
-    assert (score.rouge_l_f1, score.rouge_l_recall, score.verbatim, score.prompts) == (None, None, None, 0)
-    assert text_tables(evaluation)[0].rows[0][4:] == ("-", "-", "-")
+    names = {"loss", "perplexity", "accuracy", "exact_memorisation", "extraction_strength"}
+    assert values(evaluation, str(phi), "one").keys() == names
+    assert score_tables(evaluation.scores)[0].columns == ("model", "loss", "perplexity", "top-1")
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -476,7 +611,7 @@ def test_half_precision_is_evaluated_in_float32_on_a_cpu_and_said(tmp_path, text
     wide = evaluate([str(model)], texts, **SMALL, device="cpu", listener=notes)
     assert f"{model}: on cpu in float32, though its files are bfloat16" in notes.notes
     narrow = evaluate([str(model)], texts, **SMALL, device="cpu", dtype="bfloat16")
-    first, second = (e.scores[str(model)]["one"].loss for e in (wide, narrow))
+    first, second = (values(e, str(model), "one")["loss"] for e in (wide, narrow))
     assert first != second
     assert first == pytest.approx(second, abs=0.05)
 
@@ -493,11 +628,12 @@ def test_an_adapter_is_its_merged_model(phi, texts, tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path / "merged")
     names = [str(tmp_path / "merged"), str(tmp_path / "adapter"), str(phi)]
     notes = Notes()
-    scores = evaluate(names, texts, **SMALL, listener=notes, output_dir=tmp_path / "out").scores
-    merged, adapter, untouched = (scores[name]["one"] for name in names)
-    assert adapter.loss == pytest.approx(merged.loss, abs=1e-5)
-    assert adapter.rouge_l_f1 == merged.rouge_l_f1
-    assert abs(untouched.loss - merged.loss) > 1e-3
+    evaluation = evaluate(names, texts, **SMALL, listener=notes, output_dir=tmp_path / "out")
+    merged, adapter, untouched = (values(evaluation, name, "one") for name in names)
+    assert adapter["loss"] == pytest.approx(merged["loss"], abs=1e-5)
+    assert adapter["rouge_l_f1"] == merged["rouge_l_f1"]
+    assert adapter[f"kl from {names[0]}"] == pytest.approx(0, abs=1e-6)
+    assert abs(untouched["loss"] - merged["loss"]) > 1e-3
     written = json.loads((tmp_path / "out" / "taskarith.json").read_text(encoding="utf-8"))
     assert written["models"][1]["base"]["fingerprint"] == written["models"][2]["fingerprint"]
     with pytest.raises(UsageError, match="is an adapter, which cannot be edited in memory"):
@@ -540,22 +676,99 @@ def test_an_edit_in_memory_is_the_written_edit(phi, phi_tuned, texts, tmp_path):
 
     written = apply(str(phi), negate=[str(phi_tuned)], alpha=0.5, output_dir=tmp_path / "edited").path
     evaluation = evaluate([str(phi)], texts, **SMALL, negate=[str(phi_tuned)], alphas=[0.5, 0, 1])
-    assert evaluation.models == tuple(row_name(str(phi), alpha) for alpha in (0.5, 0, 1))
-    assert evaluation.models[0] == f"{phi} alpha=0.5"
-
-    def rows(name):
-        chosen = [record for record in evaluation.records if record["model"] == name]
-        return strip(Evaluation((), (), {}, chosen))
-
-    assert rows(evaluation.models[0]) == strip(evaluate([str(written)], texts, **SMALL))
-    assert rows(evaluation.models[1]) == strip(evaluate([str(phi)], texts, **SMALL))
-    assert rows(evaluation.models[2]) != rows(evaluation.models[1])
+    rows = evaluation.scores.models
+    assert rows == tuple(row_name(str(phi), alpha) for alpha in (0.5, 0, 1))
+    assert rows[0] == f"{phi} alpha=0.5"
+    assert strip(evaluation, rows[0]) == strip(evaluate([str(written)], texts, **SMALL))
+    assert strip(evaluation, rows[1]) == strip(evaluate([str(phi)], texts, **SMALL))
+    assert strip(evaluation, rows[2]) != strip(evaluation, rows[1])
 
 
 def test_names_of_rows_differ_where_alphas_do():
     assert row_name("m", 1.0) == "m alpha=1"
     assert row_name("m", 0.1) == "m alpha=0.1"
     assert row_name("m", 0.1234567) != row_name("m", 0.1234568)
+
+
+# --- references ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sides")
+    for name, seed in (("forget", 1), ("holdout", 2)):
+        rows = [{"prompt": "The keeper:", "completion": " " + tiny.text(1, seed * 100 + n)} for n in range(5)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return {name: str(folder / f"{name}.jsonl") for name in ("forget", "holdout")}
+
+
+def test_a_retain_model_is_a_row_and_the_reference(phi, phi_tuned, sides, tmp_path):
+    retrained = str(tiny.save_model(tmp_path / "retrained", nudge_of=phi, seed=5))
+    models = [str(phi), str(phi_tuned)]
+    evaluation = evaluate(models, sides, **SMALL, retain=retrained, output_dir=tmp_path / "out")
+    scores = evaluation.scores
+    assert scores.models == (*models, retrained)
+    assert scores.missing == {row: {} for row in scores.models}
+    overall = scores.overall[models[1]]
+    assert overall.keys() == {
+        *("auc_loss", "auc_zlib", "auc_min_20", "auc_min_40", "auc_min_20_plus", "auc_min_40_plus"),
+        *("auc_reference", "privleak"),
+    }
+    assert (scores.overall[retrained]["privleak"].value, scores.overall[retrained]["auc_reference"].value) == (0, 0.5)
+    assert values(evaluation, models[1], "forget")[f"kl from {retrained}"] > 0
+    assert not any(name.startswith("kl") for name in values(evaluation, retrained, "forget"))
+    assert score_stored([tmp_path / "out"], retain=retrained) == scores
+    plain = evaluate(models, sides, **SMALL)
+    assert strip(evaluation, models[1]) == strip(plain, models[1])
+    assert f"kl from {models[0]}" in values(plain, models[1], "forget")
+    assert "--retain" in plain.scores.missing[models[1]]["privleak"]
+    first = next(record for record in evaluation.records if record["kind"] == "loss")
+    assert first["zlib_bytes"] == zlib_bytes(load_data(sides["forget"]).documents[0].text)
+    assert len(first["token_losses"]) == len(first["hits"]) == len(first["z_scores"]) == first["tokens"]
+
+
+def test_the_first_alpha_is_the_reference_and_later_edits_do_not_change_it(phi, phi_tuned, sides):
+    found = evaluate([str(phi)], sides, **SMALL, add=[str(phi_tuned)], alphas=[0, 1])
+    written = evaluate([str(phi), str(phi_tuned)], sides, **SMALL)
+    edited, tuned = found.scores.models[1], str(phi_tuned)
+    kl = values(found, edited, "forget")[f"kl from {phi} alpha=0"]
+    assert kl == pytest.approx(values(written, tuned, "forget")[f"kl from {phi}"], rel=1e-3)
+
+
+def test_distributions_that_do_not_compare_are_said_to_be_missing(phi, sides, tmp_path):
+    def notes_of(first, second):
+        notes = Notes()
+        found = evaluate([str(first), str(second)], sides, **SMALL | {"prompts": 0}, listener=notes)
+        assert not any(record["kind"] == "divergence" for record in found.records)
+        return [note for note in notes.notes if note.startswith("KL and agreement")]
+
+    capped = tmp_path / "capped"
+    gemma().save_pretrained(capped)
+    tiny.tokenizer().save_pretrained(capped)
+    why = f"the logits of {capped} are not its output layer's alone"
+    assert notes_of(capped, phi) == [f"KL and agreement of {phi} are missing: {why}"]
+    other = tiny.save_model(tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["keeper"])
+    tokenizer.save_pretrained(other)
+    why = f"its tokens are others than those of {phi}"
+    assert notes_of(phi, other) == [f"KL and agreement of {other} are missing: {why}"]
+    wide = tmp_path / "wide"
+    model = load(phi)
+    model.resize_token_embeddings(tiny.VOCABULARY + 8)
+    model.save_pretrained(wide)
+    tiny.tokenizer().save_pretrained(wide)
+    why = f"its vocabulary has another size than that of {phi}"
+    assert notes_of(phi, wide) == [f"KL and agreement of {wide} are missing: {why}"]
+
+
+def test_a_retain_model_that_cuts_texts_otherwise_is_refused(phi, texts, tmp_path):
+    other = tiny.save_model(tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["ver", "ter", "ne", "op"])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(MismatchError, match=f"{other} cuts these texts into other samples than {phi}"):
+        evaluate([str(phi)], texts, **SMALL, retain=str(other))
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -567,12 +780,16 @@ def test_names_of_rows_differ_where_alphas_do():
         ({"models": []}, "no model is given"),
         ({"data": {}}, "no data is given"),
         ({"models": ["{phi}", "{phi}"]}, "a model is given twice"),
+        ({"retain": "{phi}"}, "a model is given twice"),
         ({"prompts": -1}, "--prompts -1 is out of range"),
         ({"prompt_tokens": 0}, "--prompt-tokens 0"),
         ({"continuation_tokens": 0}, "--continuation-tokens 0"),
         ({"block_size": 1}, "--block-size 1 is out of range"),
         ({"block_size": 257}, "--block-size 257 is more than the 256 positions"),
-        ({"prompt_tokens": 8, "continuation_tokens": 249, "data": {"book": "{book}"}}, "takes 257 tokens, but"),
+        (
+            {"prompt_tokens": 8, "continuation_tokens": 249, "data": {"book": "{book}"}},
+            "continuation take more than the 256 positions",
+        ),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"batch_size": "many"}, "--batch-size many"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
@@ -607,6 +824,25 @@ def test_missing_and_empty_inputs_are_named(phi, texts, tmp_path):
         evaluate([str(phi)], {"absent": str(tmp_path / "absent.txt")}, **SMALL)
     with pytest.raises(CheckpointError, match="nowhere"):
         evaluate([str(tmp_path / "nowhere")], texts, **SMALL)
+
+
+def test_an_empty_forget_set_and_rows_longer_than_the_context_are_named_and_counted(phi, tmp_path):
+    (tmp_path / "none.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"none\.jsonl has no text"):
+        evaluate([str(phi)], {"forget": str(tmp_path / "none.jsonl")}, **SMALL)
+    lengths = [2, 90, 3, 120]
+    rows = [{"prompt": "river " * length, "completion": "salt"} for length in lengths]
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"2 of 4 rows of .*long\.jsonl are longer than a block of 48 tokens .*:4: "):
+        evaluate([str(phi)], {"forget": str(path)}, **SMALL)
+    with pytest.raises(
+        UsageError, match=r"1 of 4 prompts with their continuation take more than the 256 positions"
+    ) as e:
+        evaluate(
+            [str(phi)], {"forget": str(path)}, **SMALL | {"block_size": 256, "prompts": 4, "continuation_tokens": 150}
+        )
+    assert "the longest is long.jsonl:4: " in e.value.message
 
 
 def test_an_adapter_without_its_base_or_its_weights_is_refused(phi, texts, tmp_path):

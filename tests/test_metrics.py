@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 
 from taskarith.errors import DataError
 from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
@@ -17,7 +18,9 @@ from taskarith.evaluation.metrics.membership import (
     min_k_plus_score,
     min_k_score,
     privleak,
+    privleak_with_interval,
     reference_score,
+    resampled_auc,
     zlib_bytes,
     zlib_score,
 )
@@ -28,6 +31,7 @@ from taskarith.evaluation.metrics.qa import (
     knowmem,
     normalised_probability,
     probability,
+    resampled_distance,
     truth_ratio,
     utility_truth,
 )
@@ -275,3 +279,31 @@ def test_seeds_have_a_mean_and_a_spread():
     for wrong in ([1.0], [1.0, math.nan]):
         with pytest.raises(DataError):
             over_seeds(wrong)
+
+
+def test_resampled_statistics_are_those_of_the_resamples():
+    rng = np.random.default_rng(3)
+    inside, outside = rng.integers(0, 6, 9).astype(float), rng.integers(0, 6, 7).astype(float)  # with ties
+    first, second = rng.integers(0, 9, (2, 5, 9)), rng.integers(0, 7, (2, 5, 7))
+    found = resampled_auc(inside, outside)(first, second)
+    expected = [
+        [auc(inside[i], outside[j]) for i, j in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)
+    ]
+    assert found == pytest.approx(np.array(expected))
+    ratios, retain = rng.integers(0, 5, 8).astype(float), np.array([0, 1, 2, 2, 3, 3, np.inf, 9.0])
+    draws = rng.integers(0, 8, (6, 8))
+    distances = [ks_2samp(ratios[draw], retain[draw]).statistic for draw in draws]
+    assert resampled_distance(ratios, retain)(draws) == pytest.approx(distances)
+
+
+def test_privleak_has_an_interval_where_every_resample_has_a_value():
+    rng = np.random.default_rng(0)
+    scores = [(rng.normal(shift, 1, 60), rng.normal(0, 1, 50)) for shift in (1.0, 0.0)]
+    found = privleak_with_interval(*scores)
+    assert found.value == privleak(auc(*scores[0]), auc(*scores[1]))
+    assert found.low < found.value < found.high < 0
+    assert found.n == 110
+    same = privleak_with_interval(scores[0], scores[0])
+    assert (same.value, same.low, same.high) == (0, 0, 0)  # each sample is drawn for both
+    few = privleak_with_interval(([1.0, 0.0], [0.0, 0.5]), ([1.0, 0.0], [0.0, 0.5]))
+    assert (few.low, few.high) == (None, None)  # a resample of the first member alone is told from all nonmembers

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 
-from taskarith.evaluation.records import TextScore
+from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.report.plot import AlphaCurves, plot_alphas
 
 
 def curves(recommended=0.5):
     def score(loss, rouge):
-        return TextScore(loss, 2.0, 0.5, rouge, rouge, 0.0, 100, 16)
+        numbers = {"loss": loss, "accuracy": 0.5, "rouge_l_f1": rouge}
+        return {name: Estimate(value, None, None, 16) for name, value in numbers.items() if value is not None}
 
     return AlphaCurves(
         alphas=[0.0, 0.5, 1.0],

@@ -80,6 +80,25 @@ def test_launched_processes_write_one_output(tmp_path, pair):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out"]
 
 
+def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair):
+    base, tuned = pair
+    for name, seed in (("forget", 1), ("holdout", 2)):
+        (tmp_path / f"{name}.txt").write_text(tiny.text(16, seed), encoding="utf-8")
+    sizes = ["--block-size", "24", "--prompts", "5", "--prompt-tokens", "6", "--continuation-tokens", "6"]
+    asked = ["--data", "forget=forget.txt", "--data", "holdout=holdout.txt", *sizes, "--batch-size", "3"]
+    for edit in (["--retain", tuned], ["--negate", tuned, "--alpha", "0,0.5"]):
+        command = ["-m", "taskarith", "eval", base, *edit, *asked, "--json", "--overwrite", "-o"]
+        two = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+        found = [
+            subprocess.run([*how, *command, name], cwd=tmp_path, capture_output=True, text=True, check=False)
+            for how, name in (([sys.executable], "one"), (two, "two"))
+        ]
+        assert [done.returncode for done in found] == [0, 0], found
+        assert found[0].stdout == found[1].stdout
+        for name in ("results.json", "records.jsonl"):
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

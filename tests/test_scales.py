@@ -230,7 +230,7 @@ def test_eval_scales_too(phi, phi_tuned, book):
         found = evaluate(
             [str(phi)], {"t": str(book)}, add=[str(phi_tuned)], alphas=[0, 1], prompts=0, block_size=32, **scale
         )
-        return [found.scores[row]["t"].loss for row in found.models]
+        return [found.scores.by_text[row]["t"]["loss"].value for row in found.scores.models]
 
     whole, nothing, half = losses(), losses(scale=["*=0"]), losses(scale=["layers=0.5"])
     assert nothing[0] == nothing[1] == whole[0] == half[0]

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.errors import DataError, MismatchError, UsageError
-from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.metrics.membership import auc, privleak
 from taskarith.evaluation.records import answer_record, continuation_record, divergence_record, loss_record
 from taskarith.evaluation.score import score
@@ -85,7 +83,8 @@ def test_a_log_worked_out_by_hand(tmp_path, logs):
         assert overall["model_utility"].value == pytest.approx(UTILITY) == pytest.approx(27 / 59)
         assert overall["model_utility"].low <= UTILITY <= overall["model_utility"].high
         assert overall["forget_quality"].value == pytest.approx(2 / 70)
-        assert overall["forget_distance"].value == 1
+        assert overall["forget_distance"].value == overall["forget_distance"].low == 1
+        assert (overall["forget_quality"].low, overall["forget_quality"].high) == (None, None)
         texts = scores.by_text[model]
         assert texts["forget"]["truth_ratio"].value == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
         assert texts["retain"]["probability"].value == pytest.approx(3 / 8)
@@ -116,10 +115,8 @@ def test_a_missing_reference_is_named(tmp_path, logs):
     result = run(folder, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["missing"]["m"] == {
-        "forget_quality": "the records of a model that never saw the forget set: --retain RECORDS"
-    }
-    assert "forget quality (TOFU, KS p): needs the records of a model that never saw" in result.stderr
+    assert found["missing"]["m"] == {"forget_quality": "a model that never saw the forget set: --retain"}
+    assert "forget quality (TOFU, KS p): needs a model that never saw" in result.stderr
     del logs["eval_real_author_wo_options.json"]
     alone = score([write_logs(tmp_path / "less", logs)])
     assert alone.missing["less"]["model_utility"] == "answers and continuations of real_authors"
@@ -192,22 +189,6 @@ def losses(model, text, rows, **more):
 
 
 KNOWN, UNKNOWN = [[0.5, 2, 0.25], [0.5, 0.5, 0.5], [1, 1, 4]], [[3, 3, 3], [2, 2, 5], [0.5, 2.5, 0.5]]
-
-
-def test_numbers_of_an_evaluation_are_those_it_wrote(tmp_path, phi, phi_tuned):
-    (tmp_path / "book.txt").write_text(tiny.text(9), encoding="utf-8")
-    small = {"block_size": 48, "prompts": 3, "prompt_tokens": 8, "continuation_tokens": 12}
-    models = [str(phi), str(phi_tuned)]
-    evaluated = evaluate(models, {"book": str(tmp_path / "book.txt")}, **small, output_dir=tmp_path / "out")
-    scores = score([tmp_path / "out"])
-    assert (scores.models, scores.texts) == (tuple(models), ("book",))
-    for model in models:
-        found, expected = scores.by_text[model]["book"], evaluated.scores[model]["book"]
-        for name in ("loss", "perplexity", "accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim"):
-            assert found[name].value == getattr(expected, name), name
-            assert found[name].low <= found[name].value <= found[name].high
-        assert "extraction_strength" not in found  # needs hits
-    assert scores.overall == {model: {} for model in models}
 
 
 def test_membership_and_memorisation_by_hand(tmp_path):
@@ -360,6 +341,31 @@ def test_seeds_become_one_row_with_a_spread(tmp_path):
     scores = score(paths, seeds=True)
     assert scores.missing["e"]["probability"] == "it for qa under every seed"
     assert "kl from base" not in scores.by_text["e"]["forget"]
+
+
+def test_seeds_compare_each_with_its_own_rows(tmp_path):
+    paths = []
+    for seed, kl in enumerate((1.0, 3.0)):
+        names = [f"seed{seed}/{name}" for name in ("base", "edited")]
+        sides = (("forget", KNOWN), ("holdout", UNKNOWN))
+        rows = [record for name in names for text, side in sides for record in losses(name, text, side)]
+        beside = [divergence_record(names[1], "forget", f"s{n}", names[0], kl, 1, 2) for n in range(3)]
+        paths.append(write(tmp_path / f"{seed}.jsonl", rows + beside))
+    found = score(paths, seeds=True)
+    assert found.models == ("seed0/base", "seed0/edited")
+    assert found.by_text["seed0/edited"]["forget"]["kl from seed0/base"].value == 1.0  # 1/2 and 3/2
+    assert found.missing["seed0/edited"].keys() == {"auc_reference", "privleak"}
+
+
+def test_the_retain_model_may_be_among_the_records(tmp_path):
+    both = losses("e", "forget", KNOWN) + losses("e", "holdout", UNKNOWN)
+    both += losses("r", "forget", UNKNOWN) + losses("r", "holdout", UNKNOWN)
+    paths = [write(tmp_path / f"{n}.jsonl", both) for n in range(2)]
+    found = score(paths[:1], retain="r")
+    assert found.overall["e"]["privleak"].value == pytest.approx(privleak(7 / 9, 1 / 2))
+    assert found.overall["r"]["privleak"].value == 0
+    seeds = score(paths, retain="r", seeds=True).overall["e"]["privleak"]
+    assert (seeds.value, seeds.spread) == (pytest.approx(privleak(7 / 9, 1 / 2)), 0)
 
 
 def test_retain_records_of_several_models_are_refused(tmp_path):

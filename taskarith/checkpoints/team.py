@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["ALONE", "Team", "launched_team"]
 
 _Task = TypeVar("_Task")
+
+
+def _only_mine(mine: Any) -> list[Any]:
+    return [mine]
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class Team:
     :param size: How many there are.
     :param local_size: How many of them share this machine's cores.
     :param wait: Returns when all of them have called it.
+    :param gather: Takes what can be pickled, and returns what all of them gave it, in the order of their numbers.
     """
 
     rank: int = 0
     size: int = 1
     local_size: int = 1
     wait: Callable[[], object] = int
+    gather: Callable[[Any], list[Any]] = _only_mine
 
     @property
     def is_first(self) -> bool:
@@ -46,7 +52,10 @@ def launched_team() -> Team:
     if size < 2:
         return ALONE
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
-    state = PartialState(cpu=True)  # only to wait for each other; the arithmetic may be anywhere
+    state = PartialState(cpu=True)  # only to wait for and tell each other; the arithmetic may be anywhere
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return Team(state.process_index, state.num_processes, local, state.wait_for_everyone)
+    return Team(
+        state.process_index, state.num_processes, local, state.wait_for_everyone, lambda mine: gather_object([mine])
+    )

@@ -6,11 +6,15 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from taskarith.errors import TaskarithError, UsageError, name_some
+
+if TYPE_CHECKING:
+    from taskarith.console import Console
+    from taskarith.evaluation.score import Scores
 
 __all__ = [
     "ConfigFile",
@@ -24,6 +28,7 @@ __all__ = [
     "guarded",
     "load_config",
     "printable",
+    "show_scores",
     "use_config",
 ]
 
@@ -97,6 +102,19 @@ ConfigFile = Annotated[
 def printable(text: str) -> str:
     """Return text from a file that nobody has vetted so that it can steer no terminal and be written as UTF-8."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def show_scores(scores: Scores, console: Console) -> None:
+    """Print the tables of scores, and what is missing or does not compare as remarks."""
+    from taskarith.report.scores import score_remarks, score_tables
+
+    for number, table in enumerate(score_tables(scores)):
+        if number:
+            console.line("")
+        rows = [[printable(cell) for cell in row] for row in table.rows]
+        console.table(printable(table.title), [printable(column) for column in table.columns], rows)
+    for remark in score_remarks(scores):
+        console.note(printable(remark))
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,7 +13,7 @@ from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFl
 if TYPE_CHECKING:
     from taskarith.console import Console
     from taskarith.demo.run import DemoResult
-    from taskarith.evaluation.records import TextScore
+    from taskarith.evaluation.score import Number
 
 __all__ = ["command"]
 
@@ -74,7 +74,7 @@ def _show(result: DemoResult, console: Console) -> None:
     console.table("Minus alpha times v, the vector of the forgotten text", columns, rows)
     console.line("")
     tuned = result.curve[0.0]
-    control = [["nothing", *(f"{tuned[text].loss:.3f}" for text in texts)]]
+    control = [["nothing", *(f"{tuned[text]['loss'].value:.3f}" for text in texts)]]
     for whose, scores in result.control.items():
         control.append([f"the {whose} one" if whose == "random" else f"the {whose} text's", *_changes(scores, tuned)])
     console.table("Control: loss when another vector is taken away at alpha 1", ["vector", *texts], control)
@@ -98,9 +98,12 @@ def _show(result: DemoResult, console: Console) -> None:
         console.line(f"  {line}")
 
 
-def _cells(scores: Mapping[str, TextScore]) -> list[str]:
-    return [f"{score.loss:.3f}  {score.accuracy:.2f}  {score.rouge_l_f1 or 0:.3f}" for score in scores.values()]
+def _cells(scores: Mapping[str, Mapping[str, Number]]) -> list[str]:
+    names = ("loss", "accuracy", "rouge_l_f1")
+    found = [[score[name].value if name in score else 0 for name in names] for score in scores.values()]
+    return [f"{loss:.3f}  {accuracy:.2f}  {rouge:.3f}" for loss, accuracy, rouge in found]
 
 
-def _changes(scores: Mapping[str, TextScore], tuned: Mapping[str, TextScore]) -> list[str]:
-    return [f"{score.loss:.3f} ({score.loss - tuned[text].loss:+.3f})" for text, score in scores.items()]
+def _changes(scores: Mapping[str, Mapping[str, Number]], tuned: Mapping[str, Mapping[str, Number]]) -> list[str]:
+    pairs = [(score["loss"].value, tuned[text]["loss"].value) for text, score in scores.items()]
+    return [f"{loss:.3f} ({loss - before:+.3f})" for loss, before in pairs]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, printable
+from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, show_scores
 
 __all__ = ["command"]
 
@@ -22,11 +22,11 @@ def command(
         ),
     ],
     retain: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--retain",
-            metavar="RECORDS",
-            help="Records of a model that never saw the forget set.",
+            metavar="MODEL|RECORDS",
+            help="A model of RECORDS that never saw the forget set, or records of one.",
             show_default="none: numbers that need it are named",
         ),
     ] = None,
@@ -47,13 +47,8 @@ def command(
     del config
     from taskarith.console import Console
     from taskarith.evaluation.score import score
-    from taskarith.report.scores import score_remarks, score_tables
 
     console = Console(as_json=as_json, quiet=quiet)
     scores = score(records, retain=retain, seeds=seeds)
-    for table in score_tables(scores):
-        rows = [[printable(cell) for cell in row] for row in table.rows]
-        console.table(printable(table.title), [printable(column) for column in table.columns], rows)
-    for remark in score_remarks(scores):
-        console.note(printable(remark))
+    show_scores(scores, console)
     console.result(scores.to_json())

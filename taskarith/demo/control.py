@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from taskarith.checkpoints.publish import publish_file
-from taskarith.evaluation.records import TextScore
+from taskarith.evaluation.score import Number
 
 __all__ = ["LEVEL", "at_base_level", "random_vector", "recommend", "share_lost"]
 
@@ -40,14 +40,16 @@ def random_vector(like: Path, output: Path, seed: int) -> None:
         save_file(tensors, partial, metadata=metadata)
 
 
-def at_base_level(score: TextScore, base: TextScore) -> bool:
+def at_base_level(score: Mapping[str, Number], base: Mapping[str, Number]) -> bool:
     """Tell whether the continuations of a model share no more with a text than the base's do, within ``LEVEL``."""
-    if score.rouge_l_f1 is None or base.rouge_l_f1 is None:
+    if "rouge_l_f1" not in score or "rouge_l_f1" not in base:
         return False
-    return score.rouge_l_f1 <= base.rouge_l_f1 + LEVEL
+    return score["rouge_l_f1"].value <= base["rouge_l_f1"].value + LEVEL
 
 
-def recommend(alphas: Sequence[float], scores: Sequence[TextScore], base: TextScore) -> float | None:
+def recommend(
+    alphas: Sequence[float], scores: Sequence[Mapping[str, Number]], base: Mapping[str, Number]
+) -> float | None:
     """Return the least alpha at which the forgotten text is at the base's level, or None.
 
     :param alphas: In any order.
@@ -59,14 +61,13 @@ def recommend(alphas: Sequence[float], scores: Sequence[TextScore], base: TextSc
 
 
 def share_lost(
-    base: Mapping[str, TextScore], tuned: Mapping[str, TextScore], edited: Mapping[str, TextScore]
+    base: Mapping[str, Mapping[str, Number]],
+    tuned: Mapping[str, Mapping[str, Number]],
+    edited: Mapping[str, Mapping[str, Number]],
 ) -> dict[str, float]:
     """Return for each text the share of what training had gained in loss over the base that an edit took away.
 
     (edited - tuned) / (base - tuned): 0 is untouched, 1 is back at the base, more is worse than the base.
     """
-    return {
-        text: (edited[text].loss - tuned[text].loss) / (base[text].loss - tuned[text].loss)
-        for text in base
-        if base[text].loss != tuned[text].loss
-    }
+    losses = {text: [model[text]["loss"].value for model in (base, tuned, edited)] for text in base}
+    return {text: (after - best) / (first - best) for text, (first, best, after) in losses.items() if first != best}

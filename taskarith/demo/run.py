@@ -16,8 +16,8 @@ from taskarith.checkpoints.publish import check_target
 from taskarith.demo.control import at_base_level, random_vector, recommend, share_lost
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
-from taskarith.evaluation.evaluate import evaluate, row_name
-from taskarith.evaluation.records import TextScore, plain_scores
+from taskarith.evaluation.evaluate import Evaluation, evaluate, row_name
+from taskarith.evaluation.score import Number
 from taskarith.progress import SILENT, Listener
 from taskarith.report.plot import AlphaCurves, plot_alphas
 from taskarith.training.finetune import finetune
@@ -28,7 +28,8 @@ __all__ = ["FULL", "QUICK", "DemoResult", "Scale", "run_demo"]
 TEXTS = {"forgotten": "saga_1.txt", "aligned": "saga_2.txt", "irrelevant": "manual.txt"}
 """What each text is in the experiment, and its file beside this module."""
 
-Scores = dict[str, TextScore]
+Scores = Mapping[str, Mapping[str, Number]]
+"""Text, then name, to number."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class DemoResult:
     def to_json(self) -> dict[str, Any]:
         """Return all numbers as plain values of JSON."""
         return {
-            "base": plain_scores(self.base),
-            "curve": [{"alpha": alpha, "scores": plain_scores(scores)} for alpha, scores in self.curve.items()],
-            "control": {whose: plain_scores(scores) for whose, scores in self.control.items()},
+            "base": _values(self.base),
+            "curve": [{"alpha": alpha, "scores": _values(scores)} for alpha, scores in self.curve.items()],
+            "control": {whose: _values(scores) for whose, scores in self.control.items()},
             "recommended_alpha": self.recommended,
             "share_of_gain_lost_at_1": self.lost,
             "commands": list(self.commands),
@@ -204,16 +205,18 @@ class _Lab:
         return vector
 
     def measure(self, model: str) -> Scores:
-        return self._evaluate(model, self.scale.prompts).scores[model]
+        return self._evaluate(model, self.scale.prompts).scores.by_text[model]
 
     def measure_minus(
         self, tuned: Path, vector: Path, alphas: Sequence[float], prompts: int | None = None
     ) -> dict[float, Scores]:
         count = self.scale.prompts if prompts is None else prompts
         found = self._evaluate(str(tuned), count, negate=[str(vector)], alphas=alphas)
-        return {alpha: found.scores[row_name(str(tuned), alpha)] for alpha in alphas}
+        return {alpha: found.scores.by_text[row_name(str(tuned), alpha)] for alpha in alphas}
 
-    def refine(self, tuned: Path, vector: Path, curve: dict[float, Scores], base: TextScore) -> dict[float, Scores]:
+    def refine(
+        self, tuned: Path, vector: Path, curve: dict[float, Scores], base: Mapping[str, Number]
+    ) -> dict[float, Scores]:
         """Look half-way between the least alpha at the base's level and the one before it."""
         alphas = sorted(curve)
         above = [alpha for alpha in alphas if not at_base_level(curve[alpha]["forgotten"], base)]
@@ -288,7 +291,7 @@ class _Lab:
             listener=self.listener,
         ).output_dir
 
-    def _evaluate(self, model: str, prompts: int, **edit: Any) -> Any:
+    def _evaluate(self, model: str, prompts: int, **edit: Any) -> Evaluation:
         return evaluate(
             [model],
             {name: str(self.text(name)) for name in TEXTS},
@@ -301,6 +304,11 @@ class _Lab:
             listener=self.listener,
             **edit,
         )
+
+
+def _values(scores: Scores) -> dict[str, dict[str, Any]]:
+    """Return the numbers without their intervals, which JSON can hold: an infinite perplexity is null."""
+    return {text: {name: number.to_json()["value"] for name, number in of.items()} for text, of in scores.items()}
 
 
 def _plot(result: DemoResult, folder: Path) -> None:

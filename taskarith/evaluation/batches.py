@@ -9,6 +9,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel
 
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import TaskarithError
 
 __all__ = ["batch_start", "in_batches", "pad"]
@@ -42,20 +43,47 @@ def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
 
 
 def in_batches(
-    lengths: Sequence[int], run: Callable[[list[int]], Sequence[_Result]], size: int, *, shrink: bool
+    lengths: Sequence[int],
+    run: Callable[[list[int]], Sequence[_Result]],
+    size: int,
+    *,
+    shrink: bool,
+    team: Team = ALONE,
 ) -> list[_Result]:
     """Run over items in batches of like length, longest first; return the results in the order of the items.
 
+    Of several processes each runs some of the batches, and all get all results. The batches do not depend on how many
+    processes there are, so neither do the numbers; only what runs out of memory is split further.
+
     :param lengths: Tokens of each item.
-    :param run: Takes the positions of a batch's items and returns one result for each.
-    :param size: Items of the first batch.
+    :param run: Takes the positions of a batch's items and returns one result for each; what several processes are to
+        tell each other must be pickled.
+    :param size: Items of a batch.
     :param shrink: Halve the size and go on where the device runs out of memory.
-    :raises TaskarithError: It ran out of memory and may not, or can no longer, shrink.
+    :param team: The processes that make this call.
+    :raises TaskarithError: ``run`` raised it in one of the processes, or ran out of memory and may not, or can no
+        longer, shrink.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    mine, failure = {}, None
+    try:
+        mine = _run_all(team.share(_cut(order, size)), run, shrink=shrink)
+    except TaskarithError as error:
+        failure = error  # the others learn of it instead of waiting
+    told = team.gather((mine, failure))
+    for failed in (error for _, error in told if error is not None):
+        raise failed
+    results = {index: result for found, _ in told for index, result in found.items()}
+    return [results[index] for index in range(len(order))]
+
+
+def _run_all(
+    batches: Sequence[list[int]], run: Callable[[list[int]], Sequence[_Result]], *, shrink: bool
+) -> dict[int, _Result]:
     results: dict[int, _Result] = {}
-    while len(results) < len(order):
-        batch = order[len(results) : len(results) + size]
+    waiting = list(batches)
+    while waiting:
+        batch = waiting[0]
         try:
             found = run(batch)
         except RuntimeError as error:
@@ -66,10 +94,15 @@ def in_batches(
                 raise failure from error
         else:
             results.update(zip(batch, found, strict=True))
+            del waiting[0]
             continue
         clear_device_cache(garbage_collection=True)  # after the except block: its traceback held the tensors
-        size = max(1, len(batch) // 2)
-    return [results[index] for index in range(len(order))]
+        waiting = [piece for each in waiting for piece in _cut(each, max(1, len(batch) // 2))]
+    return results
+
+
+def _cut(items: list[int], size: int) -> list[list[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +15,40 @@ import torch
 
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.memory import InMemoryEdit
-from taskarith.errors import UsageError
-from taskarith.evaluation.measure import Questions, Settings, ask, measure
-from taskarith.evaluation.models import Loaded, free_memory, model_record, open_model, parse_dtype
-from taskarith.evaluation.records import Evaluation, Record, scores_from_records
+from taskarith.errors import MismatchError, TaskarithError, UsageError
+from taskarith.evaluation.measure import Questions, Reference, Settings, ask, measure
+from taskarith.evaluation.models import Loaded, find_model, free_memory, model_record, open_model, parse_dtype
+from taskarith.evaluation.records import Record
+from taskarith.evaluation.score import Scores, make_scores
+from taskarith.evaluation.stored import arrange
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_scales, plain_scales
-from taskarith.training.data import load_data
+from taskarith.training.data import DataSet, load_data
 from taskarith.training.precision import choose_device
 
-__all__ = ["evaluate", "row_name"]
+__all__ = ["Evaluation", "evaluate", "row_name"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models on texts.
+
+    :param scores: All numbers; the rows are the models, or one model at each alpha, in the order given, then the
+        retain model.
+    :param records: What they were made from, as in ``records.jsonl``.
+    """
+
+    scores: Scores
+    records: list[Record] = field(repr=False)
 
 
 def evaluate(
     models: Sequence[str],
     data: Mapping[str, str],
     *,
+    retain: str | None = None,
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     alphas: Sequence[float] = (1.0,),
@@ -46,15 +64,20 @@ def evaluate(
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    launched: bool = False,
     listener: Listener = SILENT,
 ) -> Evaluation:
-    """Measure how well models know texts: losses, greedy continuations, and what they share with the texts.
+    """Measure how well models know texts, and how far they are from a reference.
 
     Each model is loaded once and freed before the next. With ``add`` or ``negate`` there is one model, edited in memory
-    at each alpha without writing anything; its rows are named ``MODEL alpha=0.5``.
+    at each alpha without writing anything; its rows are named ``MODEL alpha=0.5``. Next-token distributions are
+    compared with those of the retain model, or without one with those of the first row. What the names of texts mean
+    is said in ``score``.
 
-    :param models: Folders, hub ids, GGUF or PEFT adapter folders; the first is what others are compared with.
+    :param models: Folders, hub ids, GGUF or PEFT adapter folders.
     :param data: Names of texts, and where they are, as in ``load_data``.
+    :param retain: A model that never saw the forget set: a row of its own, and what forget quality, PrivLeak and other
+        numbers compare with.
     :param add: Vectors to add in memory, as for ``apply``.
     :param negate: Vectors to subtract.
     :param alphas: What multiplies them.
@@ -70,11 +93,13 @@ def evaluate(
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
     :param trust_remote_code: Run the code that comes with a model.
+    :param launched: All processes that ``accelerate launch`` started make this call and share the samples; the first
+        one writes, and all get the same numbers.
     :param listener: Told about progress, precision and speed.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty, or too short.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
-    :raises MismatchError: A vector does not fit the model.
+    :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
     """
     settings = Settings(block_size, prompts, prompt_tokens, continuation_tokens, batch_size)
     scales = plain_scales(parse_scales(scale))
@@ -82,38 +107,37 @@ def evaluate(
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
     edit = {"add": list(add), "negate": list(negate), "alphas": list(alphas)} if add or negate else None
     edit = edit and edit | ({"scale": scales} if scales else {})
-    _check(models, data, edit)
+    _check(models, retain, data, edit)
     if output_dir is not None:
         check_target(Path(output_dir), overwrite)
-    place, precision = choose_device(device), parse_dtype(dtype)
+    team = launched_team() if launched else ALONE
+    place, precision = _own_device(choose_device(device), team), parse_dtype(dtype)
     texts = {name: load_data(spec) for name, spec in data.items()}
     torch.manual_seed(seed)
-    records: list[Record] = []
+    work = _Work(texts, settings, retain, edit, listener, team, len(models if edit is None else alphas) + bool(retain))
     origins: list[dict[str, Any]] = []
-    first: Questions | None = None
-    for number, name in enumerate(models):
+    for name in ([retain] if retain else []) + list(models):
+        _find_once(name, team, listener)
         loaded = open_model(name, place, precision, listener, trust_remote_code=trust_remote_code)
-        questions = ask(loaded, texts, settings)
-        _remark(loaded, edit, listener)
-        if first is not None and questions != first:
-            listener.note(f"{name} tokenises these texts otherwise than {models[0]}: losses per token do not compare")
-        first = first or questions
-        for index, row in enumerate(_rows(loaded, edit)):
-            step, steps = (number, len(models)) if edit is None else (index, len(alphas))
-            records += _measure_aloud(loaded, questions, settings, row, (step, steps), listener)
-        if output_dir is not None:
+        work.measure_model(loaded)
+        if output_dir is not None and team.is_first:
             origins.append(model_record(loaded))
         del loaded
         free_memory()
-    rows = tuple(dict.fromkeys(record["model"] for record in records))
-    evaluation = Evaluation(rows, tuple(data), scores_from_records(records), records)
-    if output_dir is not None:
+    evaluation = work.evaluation()
+    if output_dir is not None and team.is_first:
         provenance = {
             "kind": "evaluation",
             "models": origins,
             "edit": edit,
             "data": {name: {"spec": text.spec, "fingerprint": text.fingerprint} for name, text in texts.items()},
-            "arguments": {**asdict(settings), "dtype": dtype, "device": str(place), "seed": seed},
+            "arguments": {
+                **asdict(settings),
+                "retain": retain,
+                "dtype": dtype,
+                "device": str(place),
+                "seed": seed,
+            },
         }
         _publish(evaluation, provenance, Path(output_dir), overwrite)
     return evaluation
@@ -125,12 +149,12 @@ def row_name(model: str, alpha: float) -> str:
     return f"{model} alpha={short if float(short) == alpha else repr(alpha)}"
 
 
-def _check(models: Sequence[str], data: Mapping[str, str], edit: Mapping[str, Any] | None) -> None:
+def _check(models: Sequence[str], retain: str | None, data: Mapping[str, str], edit: Mapping[str, Any] | None) -> None:
     if not models:
         raise UsageError("no model is given", "Name one or more, as in: taskarith eval MODEL --data name=FILE")
     if not data:
         raise UsageError("no data is given", "Name one or more texts, as in --data forget=forget.txt")
-    if len(set(models)) < len(models):
+    if len({*models, retain}) <= len(models):
         raise UsageError("a model is given twice", "Name each model once.")
     if edit is None:
         return
@@ -158,20 +182,95 @@ def _rows(loaded: Loaded, edit: Mapping[str, Any] | None) -> Iterator[str]:
             yield row_name(loaded.name, alpha)
 
 
-def _measure_aloud(
-    loaded: Loaded, questions: Questions, settings: Settings, row: str, step: tuple[int, int], listener: Listener
-) -> list[Record]:
-    """Measure one row, the first number of ``step`` being that of the rows before it, the second that of all."""
-    start = time.perf_counter()
+@dataclass
+class _Work:
+    """An evaluation under way: what all rows share, and what the rows so far have given.
 
-    def on_share(share: float) -> None:
-        listener.progress(f"evaluating | {row}", step[0] + share, step[1])
+    :param count: Rows that there will be.
+    :param reference: What later rows are compared with: the retain model's row, or else the first one.
+    """
 
-    records = measure(loaded, questions, settings, row, on_share)
-    on_share(1.0)
-    seconds, tokens = time.perf_counter() - start, questions.cost(settings.continuation_tokens)
-    listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
-    return records
+    texts: Mapping[str, DataSet]
+    settings: Settings
+    retain: str | None
+    edit: Mapping[str, Any] | None
+    listener: Listener
+    team: Team
+    count: int
+    rows: dict[str, list[Record]] = field(default_factory=dict)
+    reference: Reference | None = None
+
+    def measure_model(self, loaded: Loaded) -> None:
+        """Measure every row of a model; the retain model is the first one."""
+        questions, edit = ask(loaded, self.texts, self.settings), self.edit if loaded.name != self.retain else None
+        _remark(loaded, edit, self.listener)
+        if self.reference is not None:
+            self._compare(loaded, questions, self.reference)
+        for row in _rows(loaded, edit):
+            self._measure_row(loaded, questions, row)
+
+    def evaluation(self) -> Evaluation:
+        """Return all rows, the retain model's last."""
+        last = {self.retain: self.rows.pop(self.retain)} if self.retain in self.rows else {}
+        records = [record for found in (self.rows | last).values() for record in found]
+        sheets = {sheet.model: sheet for sheet in arrange(records, "the evaluation")}
+        return Evaluation(make_scores(sheets, {row: sheets[self.retain] for row in sheets if self.retain}), records)
+
+    def _compare(self, loaded: Loaded, questions: Questions, reference: Reference) -> None:
+        """Say, or refuse, what does not compare with the reference."""
+        if questions != reference.questions:
+            self.listener.note(
+                f"{loaded.name} tokenises these texts otherwise than {reference.name}: losses per token do not compare"
+            )
+        if self.retain is not None and questions.ids != reference.questions.ids:
+            raise MismatchError(
+                f"{self.retain} cuts these texts into other samples than {loaded.name}: their tokenizers differ",
+                "Give rows (jsonl) instead of plain text: each is one sample; or leave --retain out.",
+            )
+        if why := reference.mismatch(loaded, questions):
+            self.listener.note(f"KL and agreement of {loaded.name} are missing: {why}")
+
+    def _measure_row(self, loaded: Loaded, questions: Questions, row: str) -> None:
+        start, number = time.perf_counter(), len(self.rows)
+
+        def on_share(share: float) -> None:
+            self.listener.progress(f"evaluating | {row}", number + share, self.count)
+
+        keep = self.reference is None and self.count > 1
+        records, kept = measure(
+            loaded,
+            questions,
+            self.settings,
+            row,
+            on_share,
+            reference=self.reference,
+            keep=keep,
+            team=self.team,
+        )
+        self.rows[row], self.reference = records, self.reference or kept
+        on_share(1.0)
+        seconds, tokens = time.perf_counter() - start, questions.cost(self.settings.continuation_tokens)
+        self.listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
+
+
+def _own_device(device: torch.device, team: Team) -> torch.device:
+    """Give each of several processes on a machine its own GPU."""
+    if team.size == 1 or device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _find_once(name: str, team: Team, listener: Listener) -> None:
+    """Let the first process download or dequantise a model before the others look for it."""
+    if team.size > 1:
+        failure = None
+        if team.is_first:
+            try:
+                find_model(name, listener)
+            except TaskarithError as error:
+                failure = error
+        if failure := next((each for each in team.gather(failure) if each is not None), None):
+            raise failure
 
 
 def _remark(loaded: Loaded, edit: Mapping[str, Any] | None, listener: Listener) -> None:
@@ -186,7 +285,7 @@ def _remark(loaded: Loaded, edit: Mapping[str, Any] | None, listener: Listener) 
 
 def _publish(evaluation: Evaluation, provenance: Mapping[str, Any], target: Path, overwrite: bool) -> None:
     with publish_folder(target, overwrite) as folder:
-        results = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        results = json.dumps(evaluation.scores.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "results.json").write_text(results + "\n", encoding="utf-8")
         with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for record in evaluation.records:

@@ -15,7 +15,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.rouge import rouge_l
 from taskarith.evaluation.stored import Sheet, check_same_samples
 
-__all__ = ["CHOICES", "FORGET", "HOLDOUT", "UTILITY", "Missing", "Numbers", "across_texts", "of_text"]
+__all__ = ["BESIDE", "CHOICES", "FORGET", "HOLDOUT", "UTILITY", "Missing", "Numbers", "across_texts", "of_text"]
 
 Numbers = dict[str, Estimate]
 Missing = dict[str, str]
@@ -26,13 +26,15 @@ UTILITY = ("retain", "real_authors", "world_facts")
 """Names of the texts that TOFU's model utility is made from."""
 CHOICES = ("real_authors", "world_facts")
 """Those of them whose probability is normalised over the wrong answers."""
+BESIDE = ("kl from ", "agreement with ")
+"""Beginnings of names that end with that of the model which a number compares with."""
 _MUSE = {"verbmem": verbmem, "knowmem_forget": qa.knowmem, "knowmem_retain": qa.knowmem}
 """MUSE's texts, and what each of their continuations counts."""
 
 _SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE
 _MUSE_SHARE = 0.4
 
-_NO_RETAIN = "the records of a model that never saw the forget set: --retain RECORDS"
+_NO_RETAIN = "a model that never saw the forget set: --retain"
 
 
 def of_text(sheet: Sheet, text: str) -> Numbers:
@@ -108,8 +110,10 @@ def _divergence_numbers(records: Mapping[str, Record]) -> Numbers:
     for reference in dict.fromkeys(record["reference"] for record in records.values()):
         group = {name: record for name, record in records.items() if record["reference"] == reference}
         tokens = _column(group, "tokens")
-        numbers[f"kl from {reference}"] = ratio(_column(group, "kl"), tokens)
-        numbers[f"agreement with {reference}"] = ratio(_column(group, "agreed"), tokens)
+        numbers |= {
+            start + reference: ratio(_column(group, key), tokens)
+            for start, key in zip(BESIDE, ("kl", "agreed"), strict=True)
+        }
     return numbers
 
 
@@ -130,10 +134,10 @@ def _tofu(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing]:
         missing["forget_quality"] = f"answers of {FORGET} in {retain.where}"
     else:
         check_same_samples(sheet, retain, "answer", FORGET)
-        sides = (_truth_ratios(each.of("answer", FORGET)) for each in (sheet, retain))
+        sides = [_truth_ratios(each.of("answer", FORGET)) for each in (sheet, retain)]
         quality, samples = qa.forget_quality(*sides), len(sheet.of("answer", FORGET))
         numbers["forget_quality"] = Estimate(quality.p_value, None, None, samples)
-        numbers["forget_distance"] = Estimate(quality.distance, None, None, samples)
+        numbers["forget_distance"] = estimate(qa.resampled_distance(*sides), samples)
     return numbers, missing
 
 
@@ -225,14 +229,13 @@ def _beside_retain(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing
     if sides := _sides(sheet, (), against):
         numbers["auc_reference"] = membership.auc_with_interval(*sides)
     key = f"auc_min_{_percent(_MUSE_SHARE)}"
-    aucs = []
+    both = []
     for each in (sheet, retain):
         sides = _sides(each, *_attacks()[key])
         if sides is None:
             return numbers, {"privleak": f"token_losses in every loss record of {FORGET} and {HOLDOUT} in {each.where}"}
-        aucs.append(membership.auc(*sides))
-    count = len(sheet.of("loss", FORGET)) + len(sheet.of("loss", HOLDOUT))
-    numbers["privleak"] = Estimate(membership.privleak(*aucs), None, None, count)
+        both.append(sides)
+    numbers["privleak"] = membership.privleak_with_interval(*both)
     return numbers, {}
 
 

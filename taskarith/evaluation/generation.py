@@ -15,6 +15,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import DataError
 from taskarith.evaluation.batches import in_batches, pad
 from taskarith.training.data import DataSet
@@ -112,6 +113,7 @@ def continue_greedily(
     batch_size: int,
     shrink: bool,
     on_tokens: Callable[[int], None],
+    team: Team = ALONE,
 ) -> list[str]:
     """Continue prompts with the likeliest token at each step, and nothing else: no penalties, no sampling.
 
@@ -124,6 +126,7 @@ def continue_greedily(
     :param batch_size: Prompts of a batch; changes no continuation but for ties within rounding.
     :param shrink: Halve it where memory is short.
     :param on_tokens: Told the number of tokens after each step.
+    :param team: The processes that make this call and share the batches.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -144,7 +147,7 @@ def continue_greedily(
         return [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
 
     with torch.inference_mode():
-        return in_batches([len(prompt.input_ids) for prompt in prompts], run, batch_size, shrink=shrink)
+        return in_batches([len(prompt.input_ids) for prompt in prompts], run, batch_size, shrink=shrink, team=team)
 
 
 class _Steps(StoppingCriteria):

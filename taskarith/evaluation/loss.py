@@ -2,39 +2,92 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import in_batches, pad
 from taskarith.training.tokens import Sample
 
-__all__ = ["TokenScore", "score_samples"]
+__all__ = ["Halves", "Kept", "TokenScore", "keep_states", "score_samples", "split_model"]
 
-_CPU_CHUNK = 2**23  # float32 logits held at once: 32 MiB, which the allocator keeps for the next chunk
+_CPU_CHUNK = 2**23  # logits held at once, in two float32 arrays of 32 MiB (beside a reference four)
 _GPU_CHUNK = 2**26
 _PROBE_TOKENS = 8
+_LEAST_LOGIT = -1e30  # of what a model excludes: its share is 0 all the same, and 0 * -inf would be NaN
+_LEAST_VARIANCE = 1e-6  # as in open-unlearning: a model that is certain has none, and z-scores divide by its root
 
 _Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class TokenScore:
-    """Sums over the scored tokens of one sample.
+    """What a model gives to the n scored tokens of one sample: all after the prompt, but never the first.
 
-    :param nll: Negative log-likelihood in nats.
-    :param tokens: Scored tokens: all after the prompt, but never the first of a sample, which has no context.
-    :param correct: Tokens that are the model's first choice.
+    :param losses: Negative log-likelihoods in nats, float32 of shape (n,).
+    :param hits: Whether each token is the model's first choice, bool of shape (n,).
+    :param z_scores: See ``metrics.membership.min_k_plus_score``; float32 of shape (n,).
+    :param kl: Sum over the tokens of KL(reference || model) in nats; None without reference.
+    :param agreed: Tokens at which both have the same first choice; None without reference.
     """
 
-    nll: float
-    tokens: int
-    correct: int
+    losses: NDArray[np.float32]
+    hits: NDArray[np.bool_]
+    z_scores: NDArray[np.float32]
+    kl: float | None = None
+    agreed: int | None = None
+
+    @property
+    def nll(self) -> float:
+        """Sum of the losses, taken in float64."""
+        return float(self.losses.sum(dtype=np.float64))
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return len(self.losses)
+
+    @property
+    def correct(self) -> int:
+        """Tokens that are the model's first choice."""
+        return int(self.hits.sum())
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A model in two parts.
+
+    :param body: From token ids and mask to hidden states, shape (rows, tokens, width).
+    :param head: From hidden states to logits.
+    :param is_split: False where the body is the whole model and the head only copies.
+    """
+
+    body: Callable[..., torch.Tensor]
+    head: _Logits
+    is_split: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a model to compare others with: far less than its distributions.
+
+    :param head: Its output layer, a copy.
+    :param states: Position of a sample to its hidden states before each scored token, shape (tokens, width), on the
+        CPU in the model's dtype. Of several processes each has those of its own batches.
+    :param batch_size: Samples of the batches; with the same ones an equal model gives the same bits.
+    """
+
+    head: _Logits
+    states: Mapping[int, torch.Tensor]
+    batch_size: int
 
 
 def score_samples(
@@ -44,8 +97,12 @@ def score_samples(
     *,
     shrink: bool,
     on_tokens: Callable[[int], None],
+    halves: Halves | None = None,
+    keep: dict[int, torch.Tensor] | None = None,
+    reference: Kept | None = None,
+    team: Team = ALONE,
 ) -> list[TokenScore]:
-    """Score samples by forward passes over batches of like length.
+    """Score samples by forward passes over batches of like length, one for all numbers.
 
     The logits of a batch are never held as a whole where the model allows it: the body runs once for hidden states, and
     the output layer over chunks of scored positions. Log-likelihoods are taken in float32 and summed in float64.
@@ -55,57 +112,42 @@ def score_samples(
     :param batch_size: Samples of a batch.
     :param shrink: Halve it where memory is short.
     :param on_tokens: Told the number of tokens of each finished batch.
+    :param halves: From ``split_model``, where that is known.
+    :param keep: Takes the hidden states of this process's samples, to be ``Kept``.
+    :param reference: What is kept of another model of the same vocabulary on the same samples.
+    :param team: The processes that make this call and share the batches.
     :raises CheckpointError: A loss is not finite.
     """
-    hidden_states, head = _split(model, samples[0])
+    parts = halves or split_model(model, samples[0])
 
     def run(batch: list[int]) -> list[TokenScore]:
         chosen = [samples[index] for index in batch]
-        scores = _score_batch(model.device, chosen, hidden_states, head)
+        states, targets, counts = _states(model.device, chosen, parts.body)
+        if keep is not None:
+            keep.update(zip(batch, states.cpu().split(counts), strict=True))
+        others = None if reference is None else torch.cat([reference.states[index] for index in batch])
+        scores = _score_tokens(states, targets, parts.head, others, reference)
         on_tokens(sum(len(sample.input_ids) for sample in chosen))
-        return scores
+        return _by_sample(scores, counts)
 
     with torch.inference_mode():
-        scores = in_batches([len(sample.input_ids) for sample in samples], run, batch_size, shrink=shrink)
-    for sample, score in zip(samples, scores, strict=True):
-        if not math.isfinite(score.nll):
-            raise CheckpointError(
-                f"the loss of {sample.id} is not finite ({score.nll})",
-                "Weights are broken or overflow: check the model, use --dtype float32, or a smaller alpha.",
-            )
+        lengths = [len(sample.input_ids) for sample in samples]
+        scores = in_batches(lengths, run, batch_size, shrink=shrink, team=team)
+    broken = [(sample, score) for sample, score in zip(samples, scores, strict=True) if not math.isfinite(score.nll)]
+    for sample, score in broken:
+        raise CheckpointError(
+            f"the loss of {sample.id} is not finite ({score.nll}), nor is that of {len(broken) - 1} more samples",
+            "Weights are broken or overflow: check the model, use --dtype float32, or a smaller alpha.",
+        )
     return scores
 
 
-def _score_batch(
-    device: torch.device, samples: Sequence[Sample], body: Callable[..., torch.Tensor], head: _Logits
-) -> list[TokenScore]:
-    ids, mask = pad([sample.input_ids for sample in samples], device, left=False)
-    scored = torch.zeros_like(ids, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        scored[row, max(sample.prompt_length, 1) : len(sample.input_ids)] = True
-    states = body(input_ids=ids, attention_mask=mask)[:, :-1][scored[:, 1:]]
-    targets = ids[scored]
-    nll, correct = _score_tokens(states, targets, head)
-    counts = scored.sum(1).tolist()
-    return [
-        TokenScore(float(losses.sum()), count, int(hits.sum()))
-        for losses, hits, count in zip(nll.split(counts), correct.split(counts), counts, strict=True)
-    ]
+def keep_states(halves: Halves, states: Mapping[int, torch.Tensor], batch_size: int) -> Kept:
+    """Return what ``score_samples`` compares other models with; an edit in memory does not change it."""
+    return Kept(copy.deepcopy(halves.head), states, batch_size)
 
 
-def _score_tokens(states: torch.Tensor, targets: torch.Tensor, head: _Logits) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return loss (float64) and whether the first choice is right (bool), each of shape (tokens,), on the CPU."""
-    width = head(states[:1]).shape[-1]
-    rows = max(1, (_CPU_CHUNK if states.device.type == "cpu" else _GPU_CHUNK) // width)
-    losses, hits = [], []
-    for some, wanted in zip(states.split(rows), targets.split(rows), strict=True):
-        logits = head(some).float()
-        losses.append(cross_entropy(logits, wanted, reduction="none"))
-        hits.append(logits.argmax(-1) == wanted)
-    return torch.cat(losses).cpu().double(), torch.cat(hits).cpu()
-
-
-def _split(model: PreTrainedModel, sample: Sample) -> tuple[Callable[..., torch.Tensor], _Logits]:
+def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
     """Return the model in two parts, up to the hidden states and from there to the logits.
 
     Some architectures scale or cap their logits after the output layer. So a few tokens go both ways, and if a single
@@ -119,11 +161,100 @@ def _split(model: PreTrainedModel, sample: Sample) -> tuple[Callable[..., torch.
     def up_to_states(**inputs: torch.Tensor) -> torch.Tensor:
         return body(**inputs, use_cache=False)[0]
 
+    unsplit = Halves(whole, torch.clone, is_split=False)
     if body is model or head is None:
-        return whole, torch.nn.Identity()
+        return unsplit
     with torch.inference_mode():
         ids, mask = pad([sample.input_ids[:_PROBE_TOKENS]], model.device, left=False)
         states = up_to_states(input_ids=ids, attention_mask=mask)
         expected = whole(input_ids=ids, attention_mask=mask)
         same = states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), expected)
-    return (up_to_states, head) if same else (whole, torch.nn.Identity())
+    return Halves(up_to_states, head, is_split=True) if same else unsplit
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Values of tokens, each of shape (tokens,), on the CPU; the last two only beside a reference."""
+
+    losses: torch.Tensor
+    hits: torch.Tensor
+    z_scores: torch.Tensor
+    kl: torch.Tensor | None
+    agreed: torch.Tensor | None
+
+
+def _states(
+    device: torch.device, samples: Sequence[Sample], body: Callable[..., torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Return the states before all scored tokens, those tokens, and how many of them each sample has."""
+    ids, mask = pad([sample.input_ids for sample in samples], device, left=False)
+    scored = torch.zeros_like(ids, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        scored[row, max(sample.prompt_length, 1) : len(sample.input_ids)] = True
+    states = body(input_ids=ids, attention_mask=mask)[:, :-1][scored[:, 1:]]
+    return states, ids[scored], scored.sum(1).tolist()
+
+
+def _score_tokens(
+    states: torch.Tensor, targets: torch.Tensor, head: _Logits, others: torch.Tensor | None, reference: Kept | None
+) -> _Tokens:
+    width = head(states[:1]).shape[-1]
+    rows = max(1, (_CPU_CHUNK if states.device.type == "cpu" else _GPU_CHUNK) // width)
+    chunks: list[list[torch.Tensor]] = []
+    for start in range(0, len(states), rows):
+        place = slice(start, start + rows)
+        there = None
+        if others is not None and reference is not None:
+            there = _Distribution(reference.head(others[place].to(states.device)))
+        chunks.append(
+            [values.cpu() for values in _score_chunk(_Distribution(head(states[place])), targets[place], there)]
+        )
+    losses, hits, z_scores, *beside = (torch.cat(column) for column in zip(*chunks, strict=True))
+    kl, agreed = beside or (None, None)
+    return _Tokens(losses, hits, z_scores, kl, agreed)
+
+
+class _Distribution:
+    """Next-token distributions from logits of shape (tokens, vocabulary), which it changes; one exponential of each."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        wide = logits.float()
+        peak, self.choice = wide.max(-1, keepdim=True)
+        self.logits = wide.sub_(peak)  # up to 0
+        self.shares = self.logits.exp()  # times ``total``
+        self.total = self.shares.sum(-1)
+        self.log_total = self.total.log()
+
+
+def _score_chunk(here: _Distribution, targets: torch.Tensor, there: _Distribution | None) -> list[torch.Tensor]:
+    """Return losses, hits and z-scores; beside a reference also KL and agreement."""
+    logits = here.logits.gather(-1, targets[:, None])[:, 0]
+    losses = here.log_total - logits
+    here.logits.clamp_(min=_LEAST_LOGIT)
+    beside = []
+    if there is not None:
+        gaps = there.logits.clamp_(min=_LEAST_LOGIT).sub_(here.logits)
+        kl = _dot(there.shares, gaps) / there.total - there.log_total + here.log_total
+        beside = [kl, (here.choice == there.choice)[:, 0]]
+    # mean and variance of log p under p, of which log_total is no part but a shift
+    mean = _dot(here.shares, here.logits) / here.total
+    square = _dot(here.shares.mul_(here.logits), here.logits) / here.total
+    spread = (square - mean.square()).clamp_(min=_LEAST_VARIANCE).sqrt()
+    return [losses, here.choice[:, 0] == targets, (logits - mean) / spread, *beside]
+
+
+def _dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the inner product of each row, with no array of products."""
+    return torch.bmm(first[:, None, :], second[:, :, None])[:, 0, 0]
+
+
+def _by_sample(scores: _Tokens, counts: list[int]) -> list[TokenScore]:
+    columns = [scores.losses.split(counts), scores.hits.split(counts), scores.z_scores.split(counts)]
+    found = [[values.numpy() for values in row] for row in zip(*columns, strict=True)]
+    if scores.kl is None or scores.agreed is None:
+        return [TokenScore(*row) for row in found]
+    beside = zip(scores.kl.split(counts), scores.agreed.split(counts), strict=True)
+    return [
+        TokenScore(*row, kl=float(kl.double().sum()), agreed=int(agreed.sum()))
+        for row, (kl, agreed) in zip(found, beside, strict=True)
+    ]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import UsageError
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
-from taskarith.evaluation.loss import score_samples
+from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
+from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
-from taskarith.evaluation.records import Record, continuation_record, loss_record
+from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
 from taskarith.training.data import DataSet
 from taskarith.training.tokens import Sample, tokenize
 
-__all__ = ["Questions", "Settings", "ask", "measure"]
+__all__ = ["Questions", "Reference", "Settings", "ask", "measure"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Questions:
         """Tokens of the longest prompt; 0 where there is none."""
         return max((len(prompt.input_ids) for _, prompt in self.prompts), default=0)
 
+    @property
+    def ids(self) -> tuple[tuple[str, str], ...]:
+        """Text and id of every sample."""
+        return tuple((text, sample.id) for text, sample in self.samples)
+
     def cost(self, continuation_tokens: int) -> int:
         """Tokens to read for the losses, and to write."""
         return sum(len(sample.input_ids) for _, sample in self.samples) + len(self.prompts) * continuation_tokens
@@ -85,72 +94,166 @@ def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings) -> Que
         )
         samples.extend((name, sample) for sample in found)
         prompts.extend((name, prompt) for prompt in made)
-    questions = Questions(tuple(samples), tuple(prompts))
-    longest = questions.longest_prompt + settings.continuation_tokens
-    if prompts and limit is not None and longest > limit:
+    _refuse_long_prompts(prompts, loaded, settings.continuation_tokens)
+    return Questions(tuple(samples), tuple(prompts))
+
+
+def _refuse_long_prompts(prompts: Sequence[tuple[str, Prompt]], loaded: Loaded, continuation_tokens: int) -> None:
+    limit = loaded.positions
+    long = [p for _, p in prompts if limit is not None and len(p.input_ids) + continuation_tokens > limit]
+    if long:
+        worst = max(long, key=lambda prompt: len(prompt.input_ids))
+        longest = len(worst.input_ids) + continuation_tokens
         raise UsageError(
-            f"a prompt with its continuation takes {longest} tokens, but {loaded.name} has {limit} positions",
+            f"{len(long)} of {len(prompts)} prompts with their continuation take more than the {limit} positions of "
+            f"{loaded.name} (the longest is {worst.id}: {longest} tokens)",
             "Lower --prompt-tokens or --continuation-tokens, or shorten the prompts.",
         )
-    return questions
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What rows are compared with token by token.
+
+    :param name: Of its row.
+    :param questions: What it was asked.
+    :param vocabulary: Choices of its next-token distributions.
+    :param kept: What is left of it; None where its output layer cannot be told from the rest.
+    """
+
+    name: str
+    questions: Questions
+    vocabulary: int | None
+    kept: Kept | None
+
+    def mismatch(self, loaded: Loaded, questions: Questions) -> str | None:
+        """Say why a model's distributions do not compare with these; None if they do."""
+        if questions.samples != self.questions.samples:
+            return f"its tokens are others than those of {self.name}"
+        if self.vocabulary != _vocabulary(loaded):
+            return f"its vocabulary has another size than that of {self.name}"
+        return None if self.kept else f"the logits of {self.name} are not its output layer's alone"
 
 
 def measure(
-    loaded: Loaded, questions: Questions, settings: Settings, row: str, on_share: Callable[[float], None]
-) -> list[Record]:
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    row: str,
+    on_share: Callable[[float], None],
+    *,
+    reference: Reference | None = None,
+    keep: bool = False,
+    team: Team = ALONE,
+) -> tuple[list[Record], Reference | None]:
     """Run a model over all samples, then over all prompts, and record every one.
 
     :param row: Name of the row of scores that the records belong to.
     :param on_share: Told how much of the work is done, from 0 to 1.
+    :param reference: Another row that this one is to be compared with, where they compare.
+    :param keep: Return what later rows can be compared with.
+    :param team: The processes that make this call and share the batches; all get all records.
     :raises CheckpointError: A loss is not finite.
     """
     done, cost = 0, questions.cost(settings.continuation_tokens)
 
     def on_tokens(count: int) -> None:
         nonlocal done
-        done = min(done + count, cost)  # a batch that ran out of memory is counted again
+        done = min(done + count * team.size, cost)  # a batch that ran out of memory is counted again
         on_share(done / cost)
 
     on_share(0.0)
-    return _losses(loaded, questions, settings, row, on_tokens) + _continuations(
-        loaded, questions, settings, row, on_tokens
-    )
+    run = _Run(loaded, questions, settings, row, on_tokens, team)
+    if reference is not None and reference.mismatch(loaded, questions):
+        reference = None
+    records, kept = run.losses(reference, keep=keep)
+    return records + run.continuations(), kept
 
 
-def _losses(
-    loaded: Loaded, questions: Questions, settings: Settings, row: str, on_tokens: Callable[[int], None]
-) -> list[Record]:
-    samples = [sample for _, sample in questions.samples]
-    size, shrink = _batch_size(loaded, settings, max(len(sample.input_ids) for sample in samples), cached=False)
-    scores = score_samples(loaded.model, samples, size, shrink=shrink, on_tokens=on_tokens)
-    return [
-        loss_record(row, text, sample.id, score.nll, score.tokens, score.correct)
-        for (text, sample), score in zip(questions.samples, scores, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Run:
+    """One row at work: each method runs the model over one kind of question and returns its records."""
+
+    loaded: Loaded
+    questions: Questions
+    settings: Settings
+    row: str
+    on_tokens: Callable[[int], None]
+    team: Team
+
+    def losses(self, reference: Reference | None, *, keep: bool) -> tuple[list[Record], Reference | None]:
+        samples = [sample for _, sample in self.questions.samples]
+        halves = split_model(self.loaded.model, samples[0])
+        size, shrink = self._batch_size(max(len(sample.input_ids) for sample in samples), cached=False)
+        beside = reference.kept if reference else None
+        states: dict[int, torch.Tensor] = {}
+        scores = score_samples(
+            self.loaded.model,
+            samples,
+            beside.batch_size if beside else size,
+            shrink=shrink,
+            on_tokens=self.on_tokens,
+            halves=halves,
+            keep=states if keep and halves.is_split else None,
+            reference=beside,
+            team=self.team,
+        )
+        records = [
+            loss_record(
+                self.row,
+                text,
+                sample.id,
+                score.nll,
+                score.tokens,
+                score.correct,
+                token_losses=score.losses,
+                hits=score.hits,
+                z_scores=score.z_scores,
+                zlib_bytes=zlib_bytes(_learned_text(self.loaded, sample)),
+            )
+            for (text, sample), score in zip(self.questions.samples, scores, strict=True)
+        ]
+        records += [
+            divergence_record(self.row, text, sample.id, reference.name, score.kl, score.agreed, score.tokens)
+            for (text, sample), score in zip(self.questions.samples, scores, strict=True)
+            if reference and score.kl is not None and score.agreed is not None
+        ]
+        if not keep:
+            return records, None
+        kept = keep_states(halves, states, size) if halves.is_split else None
+        return records, Reference(self.row, self.questions, _vocabulary(self.loaded), kept)
+
+    def continuations(self) -> list[Record]:
+        longest = self.questions.longest_prompt + self.settings.continuation_tokens
+        size, shrink = self._batch_size(longest, cached=True)
+        found = continue_greedily(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            [prompt for _, prompt in self.questions.prompts],
+            max_new_tokens=self.settings.continuation_tokens,
+            end_ids=self.loaded.end_ids,
+            batch_size=size,
+            shrink=shrink,
+            on_tokens=self.on_tokens,
+            team=self.team,
+        )
+        return [
+            continuation_record(self.row, text, prompt.id, prompt.text, prompt.reference, continuation)
+            for (text, prompt), continuation in zip(self.questions.prompts, found, strict=True)
+        ]
+
+    def _batch_size(self, longest: int, *, cached: bool) -> tuple[int, bool]:
+        """Return the samples of a batch, the same in all processes, and whether it may shrink."""
+        if self.settings.batch_size != "auto":
+            return self.settings.batch_size, False
+        return min(self.team.gather(batch_start(self.loaded.model, longest, cached=cached))), True
 
 
-def _continuations(
-    loaded: Loaded, questions: Questions, settings: Settings, row: str, on_tokens: Callable[[int], None]
-) -> list[Record]:
-    longest = questions.longest_prompt + settings.continuation_tokens
-    size, shrink = _batch_size(loaded, settings, longest, cached=True)
-    found = continue_greedily(
-        loaded.model,
-        loaded.tokenizer,
-        [prompt for _, prompt in questions.prompts],
-        max_new_tokens=settings.continuation_tokens,
-        end_ids=loaded.end_ids,
-        batch_size=size,
-        shrink=shrink,
-        on_tokens=on_tokens,
-    )
-    return [
-        continuation_record(row, text, prompt.id, prompt.text, prompt.reference, continuation)
-        for (text, prompt), continuation in zip(questions.prompts, found, strict=True)
-    ]
+def _learned_text(loaded: Loaded, sample: Sample) -> str:
+    """Return the text whose tokens are scored: of a row its completion, of plain text the block."""
+    return str(loaded.tokenizer.decode(list(sample.input_ids[sample.prompt_length :]), skip_special_tokens=True))
 
 
-def _batch_size(loaded: Loaded, settings: Settings, longest: int, *, cached: bool) -> tuple[int, bool]:
-    if settings.batch_size == "auto":
-        return batch_start(loaded.model, longest, cached=cached), True
-    return settings.batch_size, False
+def _vocabulary(loaded: Loaded) -> int | None:
+    head = loaded.model.get_output_embeddings()
+    return getattr(head, "out_features", None)

@@ -30,7 +30,7 @@ from taskarith.training.model import load_model
 from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.open import recorded_base
 
-__all__ = ["DTYPES", "Loaded", "free_memory", "model_record", "open_model", "parse_dtype"]
+__all__ = ["DTYPES", "Loaded", "find_model", "free_memory", "model_record", "open_model", "parse_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -75,6 +75,15 @@ def parse_dtype(name: str) -> torch.dtype | None:
     return DTYPES.get(name)
 
 
+def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:
+    """Return the adapter's folder, if it is one, and the files of the model or of the adapter's base.
+
+    :raises CheckpointError: There is no such model, or the adapter is incomplete.
+    """
+    adapter = Path(name) if _is_adapter(Path(name)) else None
+    return adapter, _base_of(adapter, listener) if adapter else resolve_model(name, listener)
+
+
 def open_model(
     name: str, device: torch.device, dtype: torch.dtype | None, listener: Listener, *, trust_remote_code: bool = False
 ) -> Loaded:
@@ -90,8 +99,7 @@ def open_model(
     :raises UsageError: The model brings its own code, which is not trusted.
     :raises CheckpointError: There is no such model, or its files are incomplete or unsafe.
     """
-    adapter = Path(name) if _is_adapter(Path(name)) else None
-    resolved = _base_of(adapter, listener) if adapter else resolve_model(name, listener)
+    adapter, resolved = find_model(name, listener)
     checkpoint = open_checkpoint(resolved.path)
     stored = _stored_dtype(checkpoint)
     chosen = dtype or (torch.float32 if device.type == "cpu" and stored in _SLOW_ON_CPU else stored)

@@ -1,30 +1,16 @@
-"""Per-sample records and the numbers made from them: one way from records to scores, with or without a model."""
+"""Records of what a model gave to every sample: all that numbers are made from."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from taskarith.errors import DataError
 from taskarith.evaluation.rouge import rouge_l
 
-__all__ = [
-    "CONVENTIONS",
-    "Evaluation",
-    "Record",
-    "TextScore",
-    "answer_record",
-    "continuation_record",
-    "divergence_record",
-    "loss_record",
-    "plain_scores",
-    "scores_from_records",
-]
+__all__ = ["Record", "answer_record", "continuation_record", "divergence_record", "loss_record"]
 
 Record = dict[str, Any]
 """One line of ``records.jsonl``. Every record has ``kind``, ``model`` (a row of the tables), ``text`` (the name of a
@@ -43,62 +29,6 @@ data set) and ``sample`` (an id that occurs once for each model, text and kind).
     ``kl`` (sum over tokens of KL(reference || model) in nats), ``agreed`` (tokens with the same first choice),
     ``tokens``. Ids occur once for each reference.
 """
-
-CONVENTIONS = {
-    "loss": "nats; the mean over all scored tokens of a text, teacher-forced; lower is better",
-    "perplexity": "exp(loss); null where that is beyond a float64",
-    "accuracy": "share of scored tokens that are the model's first choice, teacher-forced",
-    "rouge_l_f1": "ROUGE-L F1 of greedy continuations, mean over prompts; rouge_score's words, no stemming",
-    "rouge_l_recall": "ROUGE-L recall of greedy continuations, mean over prompts; rouge_score's words, no stemming",
-    "verbatim": "share of greedy continuations that equal the reference word for word; case and punctuation count",
-}
-"""What each number is, for whoever compares it with another tool's."""
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """The scores of one model on one text; ``CONVENTIONS`` says what each is.
-
-    The three of continuations are None where there are no prompts. ``perplexity`` is infinite where it overflows.
-    """
-
-    loss: float
-    perplexity: float
-    accuracy: float
-    rouge_l_f1: float | None
-    rouge_l_recall: float | None
-    verbatim: float | None
-    tokens: int
-    prompts: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of models on texts, and the records they were made from.
-
-    :param models: Names of the models, or of one model at each alpha, in the order given; the first is the reference.
-    :param texts: Names of the texts in the order given.
-    :param scores: Model, then text, to score.
-    :param records: Of all models, as in ``records.jsonl``.
-    """
-
-    models: tuple[str, ...]
-    texts: tuple[str, ...]
-    scores: dict[str, dict[str, TextScore]]
-    records: list[Record] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything but the records as plain values of JSON; an infinite perplexity is null."""
-        scores = {
-            model: plain_scores({t: self.scores[model][t] for t in self.texts if t in self.scores[model]})
-            for model in self.models
-        }
-        return {
-            "models": list(self.models),
-            "texts": list(self.texts),
-            "scores": scores,
-            "conventions": dict(CONVENTIONS),
-        }
 
 
 def loss_record(
@@ -203,66 +133,6 @@ def divergence_record(
     }
 
 
-def scores_from_records(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, TextScore]]:
-    """Make all scores from records, in whatever order they come.
-
-    Tokens weigh the same whichever sample they are in, and so do continuations.
-
-    :param records: As ``evaluate`` returns them, or as read from ``records.jsonl``.
-    :return: Model, then text, to score, in the order in which they first occur.
-    :raises DataError: A text has continuations and no losses, or a loss is not finite.
-    """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["model"], record["text"]), []).append(record)
-    scores: dict[str, dict[str, TextScore]] = {}
-    for (model, text), group in groups.items():
-        scores.setdefault(model, {})[text] = _score(group, f"{text} by {model}")
-    return scores
-
-
-def _score(group: Sequence[Mapping[str, Any]], where: str) -> TextScore:
-    losses = [record for record in group if record["kind"] == "loss"]
-    continuations = [record for record in group if record["kind"] == "continuation"]
-    tokens = sum(record["tokens"] for record in losses)
-    if not tokens:
-        raise DataError(f"the records of {where} have no losses", "Give all lines of a records.jsonl.")
-    nll = math.fsum(record["nll"] for record in losses)
-    if not math.isfinite(nll):
-        raise DataError(f"the records of {where} have a loss that is not finite", "Evaluate that model again.")
-    loss = nll / tokens
-    return TextScore(
-        loss=loss,
-        perplexity=_exp(loss),
-        accuracy=sum(record["correct"] for record in losses) / tokens,
-        rouge_l_f1=_mean(continuations, "rouge_l_f1"),
-        rouge_l_recall=_mean(continuations, "rouge_l_recall"),
-        verbatim=_mean(continuations, "verbatim"),
-        tokens=tokens,
-        prompts=len(continuations),
-    )
-
-
 def _float32s(values: ArrayLike) -> list[float]:
     """Return float32 values as the shortest decimals that read back as the same float32."""
     return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]
-
-
-def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    return math.fsum(record[key] for record in records) / len(records) if records else None
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
-
-
-def plain_scores(scores: Mapping[str, TextScore]) -> dict[str, dict[str, Any]]:
-    """Return scores by text as plain values of JSON, which knows no infinity: such a perplexity is None."""
-    plain = {text: asdict(score) for text, score in scores.items()}
-    for values in plain.values():
-        if math.isinf(values["perplexity"]):
-            values["perplexity"] = None
-    return plain

@@ -1,4 +1,4 @@
-"""The verb `score`: every number again, from stored records and without a model."""
+"""Records to numbers, one way for `eval` and `score`; and the verb `score`, which needs no model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.errors import DataError, MismatchError, UsageError, name_some
-from taskarith.evaluation.families import across_texts, of_text
+from taskarith.evaluation.families import BESIDE, FORGET, across_texts, of_text
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
-from taskarith.evaluation.records import CONVENTIONS
-from taskarith.evaluation.stored import Sheet, check_same_samples, read_sheets
+from taskarith.evaluation.stored import Sheet, other_samples, read_sheets
 
-__all__ = ["SCORE_CONVENTIONS", "Number", "Scores", "score"]
+__all__ = ["CONVENTIONS", "Number", "Scores", "make_scores", "score"]
 
 Number = Estimate | Spread
 
-SCORE_CONVENTIONS = {
-    **CONVENTIONS,
+CONVENTIONS = {
+    "loss": "nats; the mean over all scored tokens of a text, teacher-forced; lower is better",
+    "perplexity": "exp(loss); null where that is beyond a float64",
+    "accuracy": "share of scored tokens that are the model's first choice, teacher-forced",
+    "rouge_l_f1": "ROUGE-L F1 of greedy continuations, mean over prompts; rouge_score's words, no stemming",
+    "rouge_l_recall": "ROUGE-L recall of greedy continuations, mean over prompts; rouge_score's words, no stemming",
+    "verbatim": "share of greedy continuations that equal the reference word for word; case and punctuation count",
     "exact_memorisation": "share of a sample's tokens that are the model's first choice, mean over samples",
     "extraction_strength": "1 - k/n, k the shortest prefix after which all first choices are right; k < n as in "
     "open-unlearning; mean over samples",
@@ -33,17 +37,18 @@ SCORE_CONVENTIONS = {
     "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "
     "real_authors and world_facts",
     "forget_quality": "TOFU: two-sided p-value of the two-sample Kolmogorov-Smirnov test of R on forget, "
-    "against --retain",
-    "forget_distance": "the statistic D of that test",
+    "against --retain; a p-value has no interval",
+    "forget_distance": "the statistic D of that test; its interval draws each sample for both models",
     "verbmem": "MUSE (arXiv:2407.06460): mean ROUGE-L F1 of continuations times 100, no stemming",
     "knowmem": "MUSE: mean ROUGE-L F1 of answers times 100, no stemming",
     "auc": "membership inference: P(score of a sample of forget > of holdout), ties half; above 0.5 is leakage",
     "auc_loss": "score: minus mean token loss",
     "auc_zlib": "score: minus mean token loss per byte of the zlib-compressed text",
-    "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens; plus: of their z-scores",
+    "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens; plus: of their z-scores, "
+    "of which the variance is at least 1e-6",
     "auc_reference": "score: minus mean token loss over that of the --retain model",
     "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
-    "still known, 0: as retrained",
+    "still known, 0: as retrained; its interval draws each sample for both models",
 }
 """What each number is; a name is looked up by the longest key that it begins with."""
 
@@ -55,7 +60,7 @@ _INTERVALS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers of models, made from stored records.
+    """Numbers of models, made from records.
 
     :param models: Names of the rows.
     :param texts: Names of the texts in the order in which they first occur.
@@ -97,7 +102,8 @@ def score(records: Sequence[str | Path], *, retain: str | Path | None = None, se
     ``forget`` and ``holdout`` membership inference, ``verbmem``, ``knowmem_forget`` and ``knowmem_retain`` MUSE's.
 
     :param records: Folders or files: ``records.jsonl`` of an evaluation, or TOFU's ``eval_log*.json``.
-    :param retain: Records of one model that never saw the forget set, on the same samples.
+    :param retain: A model that never saw the forget set: its name among those of the records, or a folder or file with
+        its records alone, on the same samples.
     :param seeds: The records are of the same models under several seeds, in the same order: give mean and spread.
     :raises DataError: Records are missing, incomplete, twice or not finite.
     :raises MismatchError: Records that are to be combined are of other samples.
@@ -105,24 +111,46 @@ def score(records: Sequence[str | Path], *, retain: str | Path | None = None, se
     """
     if not records:
         raise UsageError("no records are given", "Name one or more, as in: taskarith score runs/eval")
-    reference = None if retain is None else _single(read_sheets(retain), retain)
     sources = [read_sheets(path) for path in records]
     rows = _named(sources)
-    if reference is not None and not any(reference.of(kind, "forget") for kind in ("answer", "loss")):
-        raise DataError(f"{retain} has no losses or answers of a text named forget", "Evaluate it on forget=DATA too.")
+    scores = make_scores(rows, {} if retain is None else _retain_sheets(sources, rows, str(retain)))
+    return _over_seeds(scores, sources, rows) if seeds else scores
+
+
+def make_scores(rows: Mapping[str, Sheet], retain: Mapping[str, Sheet]) -> Scores:
+    """Make all numbers from records.
+
+    :param rows: Name of each row, and the records of its model.
+    :param retain: Name of a row to the records of a model that never saw the forget set; that may be a row too.
+    :raises DataError: A number cannot be calculated from records that are there.
+    :raises MismatchError: The retain model's records are of other samples.
+    """
     texts = tuple(dict.fromkeys(text for sheet in rows.values() for text in sheet.texts))
     by_text: dict[str, dict[str, dict[str, Number]]] = {}
     overall: dict[str, dict[str, Number]] = {}
     missing: dict[str, dict[str, str]] = {}
     for name, sheet in rows.items():
         by_text[name] = {text: dict(of_text(sheet, text)) for text in sheet.texts}
-        found, missing[name] = across_texts(sheet, reference)
+        found, missing[name] = across_texts(sheet, retain.get(name))
         overall[name] = dict(found)
-    scores = Scores(tuple(rows), texts, by_text, overall, missing, _remarks(rows))
-    return _over_seeds(scores, sources, rows) if seeds else scores
+    return Scores(tuple(rows), texts, by_text, overall, missing, _remarks(rows))
 
 
-def _single(sheets: Sequence[Sheet], path: str | Path) -> Sheet:
+def _retain_sheets(sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], retain: str) -> dict[str, Sheet]:
+    """Return for each row the records of the retain model: those beside it, or those named."""
+    inside = [next((sheet for sheet in source if sheet.model == retain), None) for source in sources]
+    found = [sheet for sheet in inside if sheet is not None]
+    other = found[0] if found else _single(read_sheets(retain), retain)
+    for sheet in found or [other]:
+        if not any(sheet.of(kind, FORGET) for kind in ("answer", "loss")):
+            raise DataError(
+                f"{retain} has no losses or answers of a text named {FORGET}", f"Evaluate it on {FORGET}=DATA too."
+            )
+    own = {id(sheet): beside for source, beside in zip(sources, inside, strict=True) for sheet in source}
+    return {name: own[id(sheet)] or other for name, sheet in rows.items()}
+
+
+def _single(sheets: Sequence[Sheet], path: str) -> Sheet:
     if len(sheets) > 1:
         raise UsageError(
             f"--retain {path} has records of several models: {name_some([sheet.model for sheet in sheets])}",
@@ -147,14 +175,12 @@ def _named(sources: Sequence[Sequence[Sheet]]) -> dict[str, Sheet]:
 def _remarks(rows: Mapping[str, Sheet]) -> tuple[str, ...]:
     """Say where models side by side were asked different things."""
     first, *others = rows.items()
-    remarks = []
-    for name, sheet in others:
-        for kind, text in ((kind, text) for kind, texts in first[1].kinds.items() for text in texts):
-            if sheet.of(kind, text):
-                try:
-                    check_same_samples(first[1], sheet, kind, text)
-                except MismatchError as error:
-                    remarks.append(f"{name} does not compare with {first[0]} ({kind}): {error.message}")
+    remarks = [
+        f"{first[0]} and {name} do not compare ({kind}): they have {other}"
+        for name, sheet in others
+        for kind, text in ((kind, text) for kind, texts in first[1].kinds.items() for text in texts)
+        if sheet.of(kind, text) and (other := other_samples(first[1], sheet, kind, text))
+    ]
     return tuple(dict.fromkeys(remarks))
 
 
@@ -168,7 +194,8 @@ def _over_seeds(scores: Scores, sources: Sequence[Sequence[Sheet]], rows: Mappin
     if scores.remarks:
         raise MismatchError(scores.remarks[0], "Evaluate all seeds on the same data.")
     names = {id(sheet): name for name, sheet in rows.items()}
-    groups = {source[0].model: [names[id(sheet)] for sheet in source] for source in zip(*sources, strict=True)}
+    groups = {members[0].model: [names[id(sheet)] for sheet in members] for members in zip(*sources, strict=True)}
+    alias = {sheet.model: members[0].model for members in zip(*sources, strict=True) for sheet in members}
     by_text: dict[str, dict[str, dict[str, Number]]] = {}
     overall: dict[str, dict[str, Number]] = {}
     missing: dict[str, dict[str, str]] = {}
@@ -176,11 +203,21 @@ def _over_seeds(scores: Scores, sources: Sequence[Sequence[Sheet]], rows: Mappin
         missing[row] = {name: what for member in reversed(members) for name, what in scores.missing[member].items()}
         by_text[row] = {}
         for text in scores.texts:
-            by_text[row][text], lost = _spread([scores.by_text[member].get(text, {}) for member in members])
+            found = [_renamed(scores.by_text[member].get(text, {}), alias) for member in members]
+            by_text[row][text], lost = _spread(found)
             missing[row] |= dict.fromkeys(lost, f"it for {text} under every seed")
         overall[row], lost = _spread([scores.overall[member] for member in members])
         missing[row] |= {name: missing[row].get(name, "it under every seed") for name in lost}
     return Scores(tuple(groups), scores.texts, by_text, overall, missing)
+
+
+def _renamed(numbers: Mapping[str, Number], alias: Mapping[str, str]) -> dict[str, Number]:
+    """Give numbers that compare with another row the name of that row, which is the first seed's."""
+    parts = {name: next((start for start in BESIDE if name.startswith(start)), "") for name in numbers}
+    return {
+        start + alias.get(name.removeprefix(start), name.removeprefix(start)) if start else name: numbers[name]
+        for name, start in parts.items()
+    }
 
 
 def _spread(seeds: Sequence[Mapping[str, Number]]) -> tuple[dict[str, Number], list[str]]:
@@ -196,6 +233,6 @@ def _plain(numbers: Mapping[str, Number]) -> dict[str, Any]:
 
 
 def _conventions(names: set[str]) -> dict[str, str]:
-    used = {max((key for key in SCORE_CONVENTIONS if name.startswith(key)), key=len) for name in names}
+    used = {max((key for key in CONVENTIONS if name.startswith(key)), key=len) for name in names}
     used |= {"auc"} if any(name.startswith("auc") for name in used) else set()
-    return {key: text for key, text in SCORE_CONVENTIONS.items() if key in used}
+    return {key: text for key, text in CONVENTIONS.items() if key in used}

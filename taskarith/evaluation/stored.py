@@ -13,7 +13,7 @@ from taskarith.errors import DataError, MismatchError, name_some
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.tofu_logs import AGGREGATED, LOG_FILES, read_tofu_logs
 
-__all__ = ["Sheet", "arrange", "check_same_samples", "read_records", "read_sheets"]
+__all__ = ["Sheet", "arrange", "check_same_samples", "other_samples", "read_records", "read_sheets"]
 
 _RECORDS = "records.jsonl"
 
@@ -72,6 +72,8 @@ def read_sheets(path: str | Path) -> list[Sheet]:
 def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
     """Sort records by model, kind, text and sample, and check every one.
 
+    Samples come in the order of their ids, so that no number depends on the order of the records.
+
     :param where: Names their source in errors.
     :raises DataError: There are none; one is of an unknown kind, lacks a value, has a value that is not a finite number
         of its range, or is there twice. Samples are named, the first five and how many.
@@ -93,6 +95,8 @@ def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
         group[name] = dict(record)
     for fault, samples in faults.items():
         raise DataError(f"in {where}, {fault}: {name_some(samples)}", "Evaluate that model on that text again.")
+    for texts in (texts for sheet in sheets.values() for texts in sheet.kinds.values()):
+        texts |= {text: dict(sorted(group.items())) for text, group in texts.items()}
     if not sheets:
         raise DataError(f"{where} holds no records", "Give the records of an evaluation that has ended.")
     return list(sheets.values())
@@ -103,22 +107,23 @@ def check_same_samples(first: Sheet, second: Sheet, kind: str, text: str) -> Non
 
     :raises MismatchError: Ids differ, or samples of the same id have other true texts.
     """
+    if other := other_samples(first, second, kind, text):
+        raise MismatchError(
+            f"{first.model} in {first.where} and {second.model} in {second.where} have {other}",
+            "Evaluate both models on the same data.",
+        )
+
+
+def other_samples(first: Sheet, second: Sheet, kind: str, text: str) -> str | None:
+    """Say what two models were asked differently: other ids, or other true texts for the same ids; None is nothing."""
     one, two = first.of(kind, text), second.of(kind, text)
     if other := sorted(one.keys() ^ two.keys()):
-        raise MismatchError(
-            f"{first.where} and {second.where} have other samples of {text}: {name_some(other)}",
-            "Evaluate both models on the same data.",
-        )
+        return f"other samples of {text}: {name_some(other)}"
     truths, others = first.of("continuation", text), second.of("continuation", text)
-    other = [
-        sample for sample in truths.keys() & others.keys() if truths[sample]["reference"] != others[sample]["reference"]
-    ]
-    if other:
-        raise MismatchError(
-            f"{first.where} and {second.where} have other true texts for the same ids of {text}: "
-            f"{name_some(sorted(other))}",
-            "Evaluate both models on the same data.",
-        )
+    shared = sorted(truths.keys() & others.keys())
+    if other := [sample for sample in shared if truths[sample]["reference"] != others[sample]["reference"]]:
+        return f"other true texts for the same ids of {text}: {name_some(other)}"
+    return None
 
 
 def _read_lines(path: Path) -> list[Record]:

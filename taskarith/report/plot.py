@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskarith.evaluation.records import TextScore
+from taskarith.evaluation.score import Number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +51,8 @@ class AlphaCurves:
     """
 
     alphas: Sequence[float]
-    scores: Mapping[str, Sequence[TextScore]]
-    base: Mapping[str, TextScore]
+    scores: Mapping[str, Sequence[Mapping[str, Number]]]
+    base: Mapping[str, Mapping[str, Number]]
     recommended: float | None
     title: str
 
@@ -96,14 +96,12 @@ def _draw_panel(axes: Axes, curves: AlphaCurves, metric: str) -> None:
     for index, (text, scores) in enumerate(curves.scores.items()):
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         points = [
-            (alpha, value)
-            for alpha, score in zip(curves.alphas, scores, strict=True)
-            if (value := getattr(score, metric)) is not None
+            (alpha, score[metric].value) for alpha, score in zip(curves.alphas, scores, strict=True) if metric in score
         ]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5, linewidth=1.8)
-        level = getattr(curves.base[text], metric)
-        if level is not None:
+        if metric in curves.base[text]:
+            level = curves.base[text][metric].value
             axes.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, alpha=0.8)
     if curves.recommended is not None:
         axes.axvline(curves.recommended, color=_GREY, linestyle=":", linewidth=1.6, zorder=1)

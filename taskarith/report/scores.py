@@ -1,13 +1,15 @@
-"""Scores made from stored records as rows of text: numbers down, models across."""
+"""Scores as rows of text: a compact table of each text, then what it says of memory, then what needs several texts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from taskarith.evaluation.families import BESIDE
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.score import Number, Scores
-from taskarith.report.tables import TableRows
+from taskarith.report.tables import TableRows, fitted, short_names
 
 __all__ = ["score_remarks", "score_tables"]
 
@@ -16,11 +18,11 @@ _NONE = "-"
 _TITLES = {
     "loss": "loss",
     "perplexity": "perplexity",
-    "accuracy": "top-1 accuracy",
+    "accuracy": "top-1",
     "exact_memorisation": "exact memorisation",
     "extraction_strength": "extraction strength",
     "rouge_l_f1": "ROUGE-L F1",
-    "rouge_l_recall": "ROUGE-L recall",
+    "rouge_l_recall": "recall",
     "rouge_l_f1_stemmed": "ROUGE-L F1, stemmed",
     "rouge_l_recall_stemmed": "ROUGE-L recall, stemmed",
     "verbatim": "verbatim",
@@ -52,15 +54,24 @@ _PLACES = {
 }
 
 
+_COMPACT = ("loss", "perplexity", "accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim")
+_WITH_INTERVAL = {"loss", "rouge_l_f1"}
+"""Those of the compact numbers that show their interval: the others' are in the JSON."""
+
+
 def score_tables(scores: Scores) -> list[TableRows]:
-    """Return a table for each text, and one of the numbers that need several texts; what is missing is a dash."""
+    """Return the tables of all texts, models down, and one of the numbers that need several texts, models across.
+
+    What is missing is a dash. No table is wider than 100 characters if its cells allow it.
+    """
+    names = short_names(scores.models)
     tables = []
     for text in scores.texts:
-        by_model = {model: scores.by_text[model].get(text, {}) for model in scores.models}
-        tables.append(_table(text, by_model, ()))
+        rows = {names[model]: scores.by_text[model].get(text, {}) for model in scores.models}
+        tables += _text_tables(text, rows)
     missing = [name for model in scores.models for name in scores.missing[model]]
-    overall = _table("over all texts", scores.overall, missing)
-    return [*tables, overall] if overall.rows else tables
+    overall = {names[model]: scores.overall[model] for model in scores.models}
+    return tables + _overall_tables(overall, missing)
 
 
 def score_remarks(scores: Scores) -> list[str]:
@@ -70,26 +81,77 @@ def score_remarks(scores: Scores) -> list[str]:
         for name, what in scores.missing[model].items():
             titles = needs.setdefault(what, [])
             titles += [_title(name)] if _title(name) not in titles else []
-    return [*(f"{', '.join(titles)}: needs {what}" for what, titles in needs.items()), *scores.remarks]
+    return [*(f"missing: {', '.join(titles)}: needs {what}" for what, titles in needs.items()), *scores.remarks]
 
 
-def _table(title: str, by_model: Mapping[str, Mapping[str, Number]], missing: Sequence[str]) -> TableRows:
-    found = dict.fromkeys([name for numbers in by_model.values() for name in numbers] + list(missing))
-    order = list(_TITLES)
-    names = sorted(found, key=lambda name: order.index(name) if name in _TITLES else len(order))
+def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> list[TableRows]:
+    """Return the compact table of a text, with few intervals, and one of its other numbers with all of them."""
+    found = _ordered(by_model)
+    compact = [name for name in _COMPACT if name in found]
+    hidden = {"rouge_l_f1_stemmed"} if "probability" in found else {"rouge_l_f1_stemmed", "rouge_l_recall_stemmed"}
+    rest = [name for name in found if name not in _COMPACT and name not in hidden]  # recall of stems is TOFU's
+    tables = []
+    if compact:
+        cells = [
+            (model, *(_cell(name, numbers.get(name), plain=name not in _WITH_INTERVAL) for name in compact))
+            for model, numbers in by_model.items()
+        ]
+        title = f"{text}: {_counts(by_model)}"
+        tables += fitted(TableRows(title, ("model", *map(_title, compact)), tuple(cells)))
+    if rest:
+        cells = [
+            (model, *(_cell(name, numbers.get(name), plain=name.startswith(BESIDE[1])) for name in rest))
+            for model, numbers in by_model.items()
+        ]
+        title = f"{text}: what is remembered" if compact else f"{text}: {_counts(by_model)}"
+        heads = [_title(name) for name in rest]
+        references = {name.removeprefix(start) for name in rest for start in BESIDE if name.startswith(start)}
+        if len(references) == 1:  # then it need not be in every heading
+            reference = references.pop()
+            beside = Path(reference).name or reference
+            title += f"; KL and agreement beside {short_names([reference])[reference]}"
+            heads = [head.removesuffix(f" from {beside}").removesuffix(f" with {beside}") for head in heads]
+        tables += fitted(TableRows(title, ("model", *heads), tuple(cells)))
+    return tables
+
+
+def _overall_tables(by_model: Mapping[str, Mapping[str, Number]], missing: Sequence[str]) -> list[TableRows]:
+    names = _ordered(by_model, missing)
     rows = [(_title(name), *(_cell(name, numbers.get(name)) for numbers in by_model.values())) for name in names]
-    return TableRows(title, ("", *by_model), tuple(rows))
+    return fitted(TableRows("over all texts", ("", *by_model), tuple(rows))) if rows else []
+
+
+def _ordered(by_model: Mapping[str, Mapping[str, Number]], more: Sequence[str] = ()) -> list[str]:
+    """Return the names of all numbers in the order of their titles, others after them."""
+    found = dict.fromkeys([*(name for numbers in by_model.values() for name in numbers), *more])
+    order = list(_TITLES)
+    return sorted(found, key=lambda name: order.index(name) if name in _TITLES else len(order))
+
+
+def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
+    """Say how many samples and prompts the numbers of a text were made from."""
+    parts = []
+    for name, what in (("loss", "sample"), ("rouge_l_f1", "prompt"), ("probability", "question")):
+        counts = {n.n for numbers in by_model.values() if isinstance(n := numbers.get(name), Estimate)}
+        parts += [f"{max(counts):,} {what}{'s' if max(counts) > 1 else ''}"] if counts else []
+    return ", ".join(parts) or "mean over seeds"
 
 
 def _title(name: str) -> str:
-    return _TITLES.get(name, name)
+    if name in _TITLES:
+        return _TITLES[name]
+    for start in BESIDE:
+        if name.startswith(start):
+            model = name.removeprefix(start)
+            return start.replace("kl", "KL") + (Path(model).name or model)
+    return name
 
 
-def _cell(name: str, number: Number | None) -> str:
+def _cell(name: str, number: Number | None, *, plain: bool = False) -> str:
     if number is None:
         return _NONE
     if isinstance(number, Estimate):
-        if number.low is None or number.high is None:
+        if plain or number.low is None or number.high is None:
             return _write(name, number.value)
         return f"{_write(name, number.value)} [{_write(name, number.low)}, {_write(name, number.high)}]"
     if number.spread is None:

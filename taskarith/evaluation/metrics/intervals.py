@@ -8,6 +8,7 @@ would be undefined where all samples are equal, which is what a model that knows
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from taskarith.errors import DataError
 
-__all__ = ["Estimate", "Floats", "Spread", "estimate", "finite", "mean", "over_seeds", "ratio"]
+__all__ = ["Estimate", "Floats", "Spread", "drawn_often", "estimate", "finite", "mean", "over_seeds", "ratio"]
 
 Floats = NDArray[np.float64]
 
@@ -85,8 +86,9 @@ def estimate(statistic: Callable[..., Any], *sizes: int) -> Estimate:
     """Return a statistic of one or more independent groups of samples, with its bootstrap interval.
 
     :param statistic: Takes one int64 array of positions for each group, each of shape (..., size), and returns float64
-        of shape (...): so values that belong to one sample are drawn together.
-    :param sizes: Samples of each group. With fewer than two in a group there is no interval.
+        of shape (...): so values that belong to one sample are drawn together. Of a resample it may be NaN.
+    :param sizes: Samples of each group. With fewer than two in a group there is no interval, nor where the statistic of
+        a resample is NaN.
     :raises DataError: A group is empty, or the statistic of all samples is not finite.
     """
     if 0 in sizes:
@@ -94,21 +96,28 @@ def estimate(statistic: Callable[..., Any], *sizes: int) -> Estimate:
     value = float(finite(statistic(*(np.arange(size) for size in sizes)), "statistics"))
     if min(sizes) < 2:
         return Estimate(value, None, None, sum(sizes))
-    from scipy.stats import bootstrap  # late: it takes longer to import than everything else here
+    from scipy.stats import (
+        DegenerateDataWarning,
+        bootstrap,
+    )  # late: it takes longer to import than everything else here
 
     def drawn(*positions: NDArray[Any], axis: int) -> Any:
         del axis  # always the last
         return statistic(*(array.astype(np.int64) for array in positions))
 
-    interval = bootstrap(
-        tuple(np.arange(size) for size in sizes),
-        drawn,
-        n_resamples=_RESAMPLES,
-        batch=max(1, _HELD // sum(sizes)),
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(_SEED),
-    ).confidence_interval
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # scipy's word for a NaN among the resamples
+        interval = bootstrap(
+            tuple(np.arange(size) for size in sizes),
+            drawn,
+            n_resamples=_RESAMPLES,
+            batch=max(1, _HELD // sum(sizes)),
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(_SEED),
+        ).confidence_interval
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return Estimate(value, None, None, sum(sizes))
     return Estimate(value, float(interval.low), float(interval.high), sum(sizes))
 
 
@@ -135,6 +144,19 @@ def ratio(sums: ArrayLike, counts: ArrayLike) -> Estimate:
         raise DataError("a sample has no tokens", "Leave samples without scored tokens out of the records.")
     found = estimate(lambda index: totals[index].sum(-1) / tokens[index].sum(-1), len(totals))
     return Estimate(math.fsum(totals) / math.fsum(tokens), found.low, found.high, found.n)
+
+
+def drawn_often(codes: NDArray[Any], positions: NDArray[np.int64], kinds: int) -> Floats:
+    """Return how often each code occurs in resamples.
+
+    :param codes: Of each sample, from 0 to ``kinds`` - 1, shape (size,).
+    :param positions: Resamples, shape (..., size).
+    :return: Shape (..., kinds).
+    """
+    rows = codes[positions.reshape(-1, positions.shape[-1])]
+    places = rows + kinds * np.arange(len(rows))[:, None]
+    counts = np.bincount(places.ravel(), minlength=kinds * len(rows)).astype(np.float64)
+    return counts.reshape(*positions.shape[:-1], kinds)
 
 
 def over_seeds(values: Sequence[float]) -> Spread:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from taskarith.errors import DataError
-from taskarith.evaluation.metrics.intervals import Estimate, Floats, finite
+from taskarith.evaluation.metrics.intervals import Estimate, Floats, drawn_often, estimate, finite
 
 __all__ = [
     "auc",
@@ -22,7 +23,9 @@ __all__ = [
     "min_k_plus_score",
     "min_k_score",
     "privleak",
+    "privleak_with_interval",
     "reference_score",
+    "resampled_auc",
     "zlib_bytes",
     "zlib_score",
 ]
@@ -76,7 +79,8 @@ def min_k_plus_score(z_scores: ArrayLike, share: float) -> float:
     """Return the mean of the lowest z-scores. Source: Zhang et al., Min-K%++ (arXiv:2404.02936).
 
     A token's z-score is (log p(token) - m) / s, where m and s are mean and standard deviation of log p over the
-    vocabulary, weighted by p itself. Convention: max(1, floor(share * n)) tokens are kept.
+    vocabulary, weighted by p itself. Convention: max(1, floor(share * n)) tokens are kept; s squared is at least 1e-6
+    (as in open-unlearning), since it vanishes where a model is certain.
 
     :param z_scores: Shape (n,).
     :param share: In (0, 1].
@@ -152,6 +156,48 @@ def privleak(membership_auc: float, retrained_auc: float) -> float:
             "Check that it never saw the forget set.",
         )
     return (retrained_auc - membership_auc) / (1 - retrained_auc) * 100
+
+
+def privleak_with_interval(
+    sides: tuple[ArrayLike, ArrayLike], retrained_sides: tuple[ArrayLike, ArrayLike]
+) -> Estimate:
+    """Return PrivLeak with its bootstrap interval; a resample draws the same samples for both models.
+
+    :param sides: Scores of members and of nonmembers by the unlearned model, shapes (m,) and (n,).
+    :param retrained_sides: Scores of the same samples in the same order by the retrained model.
+    :return: Without interval where the retrained AUC of a resample is 1; ``n`` is m + n.
+    :raises DataError: As ``privleak`` and ``auc`` do.
+    """
+    value = privleak(auc(*sides), auc(*retrained_sides))
+    first, second = resampled_auc(*sides), resampled_auc(*retrained_sides)
+
+    def statistic(members: NDArray[np.int64], nonmembers: NDArray[np.int64]) -> Floats:
+        here, retrained = first(members, nonmembers), second(members, nonmembers)
+        rest = np.where(retrained < 1, 1 - retrained, np.nan)
+        return (retrained - here) / rest * 100
+
+    found = estimate(statistic, *(len(np.asarray(side)) for side in sides))
+    return Estimate(value, found.low, found.high, found.n)
+
+
+def resampled_auc(
+    members: ArrayLike, nonmembers: ArrayLike
+) -> Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]:
+    """Return the AUC as a function of resamples of both sides, of shapes (..., m) and (..., n).
+
+    :param members: Shape (m,).
+    :param nonmembers: Shape (n,).
+    """
+    inside, outside = (np.asarray(side, dtype=np.float64) for side in (members, nonmembers))
+    values, codes = np.unique(np.concatenate([inside, outside]), return_inverse=True)
+
+    def resampled(first: NDArray[np.int64], second: NDArray[np.int64]) -> Floats:
+        above = drawn_often(codes[: len(inside)], first, len(values))
+        below = drawn_often(codes[len(inside) :], second, len(values))
+        passed = below.cumsum(-1) - below / 2  # nonmembers below, ties half
+        return (above * passed).sum(-1) / (len(inside) * len(outside))
+
+    return resampled
 
 
 def _kept(length: int, share: float) -> int:
