@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from merging import DENSE, merge, method
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_adapter import save_adapter
 from transformers import AutoModelForCausalLM
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.publish import publish
+from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.memory import InMemoryEdit
@@ -179,9 +181,26 @@ def test_the_record_the_name_the_way_back_and_the_check(tmp_path, monkeypatch, p
     checked = verify(folder)
     assert checked.is_sound
     assert checked.tensors == 33
-    assert "dare_ties" in checked.unsampled
+    assert checked.sampled > 10_000
+    assert not checked.unsampled
+    _forge(folder)
+    assert verify(folder).wrong == ("model.final_layernorm.bias",)
+    _forge(folder)
     assert run_cli(["undo", str(folder), "-o", "back"]) == 0
     assert fingerprint_model(tmp_path / "back") == fingerprint_model(phi)
+
+
+def _forge(folder) -> None:
+    """Change a bit of one tensor, or change it back, and make the record agree."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.final_layernorm.bias"].view(torch.int32)[0] ^= 1
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        save_file(tensors, folder / "model.safetensors", file.metadata())
+    record = json.loads((folder / "taskarith.json").read_text())
+    with TensorReader() as reader:
+        for name, entry in open_checkpoint(folder).tensors.items():
+            record["tensors"][name]["fingerprint"] = reader.fingerprint(entry)
+    (folder / "taskarith.json").write_text(json.dumps(record))
 
 
 def run_cli(arguments) -> int:

@@ -22,6 +22,7 @@ from taskarith.edit.calculation import Calculation, calculation
 from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.verify_methods import merge_again
 from taskarith.edit.verify_packed import damaged_blobs, sample_blobs
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
@@ -46,7 +47,7 @@ class Verification:
     :param kind: edit or vector.
     :param tensors: Tensors whose fingerprint was taken again.
     :param damaged: Those whose content is not what was recorded, or that are missing or new.
-    :param sampled: Elements calculated again with numpy in float64, rounded once.
+    :param sampled: Elements calculated again in float64 with other code than they were written with, rounded once.
     :param wrong: Tensors with an element that differs from that.
     :param unsampled: Why nothing was calculated again; empty if it was.
     """
@@ -113,15 +114,17 @@ def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Li
     if plans.keys() != recorded.keys():
         reason = "the base has changed since: it has other tensors"
         return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
-    if not plan.method.is_linear:
-        reason = f"method {plan.method.name} is not calculated again, since samples do not tell what whole tensors do"
-        return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
     whole = [
         entry
         for name, entry in checkpoint.tensors.items()
         if name not in damaged and entry.is_float and plans[name].action != "rescaled"
     ]
-    sampled, wrong = _sample(whole, seed, lambda entry, *span: _edit_again(plan, plans[entry.name], *span))
+    merged = [] if plan.method.is_linear else [entry.name for entry in whole if plans[entry.name].terms]
+    rest = [entry for entry in whole if entry.name not in set(merged)]
+    sampled, wrong = _sample(rest, seed, lambda entry, *span: _edit_again(plan, plans[entry.name], *span))
+    if merged:
+        count, differ = merge_again(plan, checkpoint.tensors, merged, seed, listener)
+        sampled, wrong = sampled + count, (*wrong, *differ)
     changed = [name for name in wrong if _print_again(plans[name].source) != record["tensors"][name].get("base")]
     if changed:
         reason = f"the base has changed since, in {changed[0]}"
