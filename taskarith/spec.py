@@ -1,4 +1,4 @@
-"""The small languages of the command line: models, vectors, scales (selector=factor), data sets, alpha lists, sizes."""
+"""The small languages of the command line: models, vectors, scales, data sets, benchmarks, alpha lists, sizes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 from taskarith.errors import UsageError
 
 __all__ = [
+    "BenchmarkRef",
     "DataRef",
     "ModelRef",
     "OperandRef",
     "Scales",
     "finite_number",
     "parse_alphas",
+    "parse_benchmark",
     "parse_combination",
     "parse_data",
     "parse_model",
@@ -80,6 +82,24 @@ class DataRef:
         while parts and parts[-1] is None:
             parts.pop()
         return ":".join([self.name, *(part or "" for part in parts)])
+
+
+@dataclass(frozen=True)
+class BenchmarkRef:
+    """A public benchmark as the user named it.
+
+    :param name: ``tofu``, ``muse-books`` or ``muse-news``.
+    :param split: Of TOFU its forget set, ``forget10`` for example; empty for the others.
+    :param folder: A local copy in the benchmark's own layout; None is the hub.
+    """
+
+    name: str
+    split: str
+    folder: Path | None
+
+    def __str__(self) -> str:
+        name = f"{self.name}:{self.split}" if self.split else self.name
+        return f"{name}={self.folder}" if self.folder else name
 
 
 def parse_model(text: str) -> ModelRef:
@@ -246,6 +266,26 @@ def parse_named_data(texts: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"two data sets are named '{name}'", "Give each its own name: --data other=FILE")
         named[name] = spec
     return named
+
+
+_BENCHMARKS = {"tofu": ("forget10", "forget05", "forget01"), "muse-books": ("",), "muse-news": ("",)}
+"""Names of benchmarks, and of their splits; the first is the default."""
+
+
+def parse_benchmark(text: str) -> BenchmarkRef:
+    """Read ``tofu[:SPLIT][=FOLDER]``, ``muse-books[=FOLDER]`` or ``muse-news[=FOLDER]``.
+
+    :raises UsageError: There is no such benchmark or split, or the folder's name is empty.
+    """
+    which, equals, folder = text.partition("=")
+    name, colon, split = which.partition(":")
+    if name not in _BENCHMARKS or (equals and not folder) or (colon and split not in _BENCHMARKS[name]):
+        known = ", ".join(name for name in _BENCHMARKS)
+        raise UsageError(
+            f"unknown benchmark '{text}'",
+            f"Known are {known}; of tofu also tofu:forget01, :forget05, :forget10; each with =FOLDER for a local copy.",
+        )
+    return BenchmarkRef(name, split or _BENCHMARKS[name][0], Path(folder) if folder else None)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

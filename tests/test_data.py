@@ -52,6 +52,12 @@ def test_columns_tell_what_a_row_holds(tmp_path, row, document):
     assert load_data(str(write_lines(tmp_path / "rows.jsonl", [row]))).documents == (document,)
 
 
+def test_a_json_list_of_strings_is_a_list_of_texts(tmp_path):
+    (tmp_path / "texts.json").write_text(json.dumps(["one", "two"]), encoding="utf-8")
+    documents = (Document("texts.json:1", "one"), Document("texts.json:2", "two"))
+    assert load_data(str(tmp_path / "texts.json")).documents == documents
+
+
 def test_every_row_format_gives_the_same_data_set(tmp_path):
     import pyarrow
     import pyarrow.parquet

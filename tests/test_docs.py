@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layouts
 import pytest
 import tiny
 import typer
@@ -60,7 +61,7 @@ def test_every_option_the_readme_names_exists():
 
 @pytest.fixture
 def stranger(tmp_path, phi):
-    """A folder with three texts, and a hub cache in which the reference model is a tiny Phi."""
+    """A folder with three texts and a copy of TOFU, and a hub cache in which the reference model is a tiny Phi."""
     commit = "f" * 40
     repository = tmp_path / "hub" / "models--microsoft--phi-1_5"
     (repository / "refs").mkdir(parents=True)
@@ -70,6 +71,7 @@ def stranger(tmp_path, phi):
     work.mkdir()
     for name, seed in (("forget", 1), ("retain", 2), ("holdout", 3)):
         (work / f"{name}.txt").write_text(tiny.text(60, seed), encoding="utf-8")
+    layouts.write_tofu(work / "TOFU")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return work, os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": path, "COLUMNS": "200"}
 

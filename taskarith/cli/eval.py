@@ -21,7 +21,7 @@ from taskarith.spec import parse_alphas, parse_named_data
 
 __all__ = ["command"]
 
-_EDIT, _MEASURE, _RUN = "Edit in memory", "Measure", "Run"
+_PUBLIC, _EDIT, _MEASURE, _RUN = "Benchmarks", "Edit in memory", "Measure", "Run"
 _VECTOR = "V[:COEFFICIENT]"
 
 
@@ -35,11 +35,11 @@ def command(
         ),
     ],
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--data", metavar="NAME=SPEC", help="A text and its name; repeat for several.", show_default=False
         ),
-    ],
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +55,47 @@ def command(
             show_default="the first model is the reference",
         ),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="NAME[=FOLDER]",
+            help="tofu[:forget01|:forget05|:forget10], muse-books or muse-news, from the hub or a local copy.",
+            rich_help_panel=_PUBLIC,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="LIST",
+            help="Tasks of lm-eval, as piqa,arc_easy; needs the extra lm-eval.",
+            rich_help_panel=_PUBLIC,
+        ),
+    ] = None,
+    task_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--task-folder", metavar="DIR", help="Folder of more task files of lm-eval.", rich_help_panel=_PUBLIC
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            help="The first N samples of each text of the benchmark and of each task only.",
+            rich_help_panel=_PUBLIC,
+        ),
+    ] = None,
+    apply_chat_template: Annotated[
+        bool,
+        typer.Option(
+            "--apply-chat-template",
+            help="Ask TOFU's questions and tasks through the chat template.",
+            rich_help_panel=_PUBLIC,
+        ),
+    ] = False,
     add: Annotated[
         list[str] | None,
         typer.Option("--add", metavar=_VECTOR, help="Add a vector in memory; repeatable.", rich_help_panel=_EDIT),
@@ -123,11 +164,13 @@ def command(
 
     On several GPUs or machines: accelerate launch -m taskarith eval ...
 
+    Public benchmarks by name: taskarith eval MODEL --benchmark tofu:forget10 --retain RETRAINED, or --tasks piqa
+
     An edit needs no written model: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
     """
     del config
     alphas = _alphas(alpha, edited=bool(add or negate))
-    texts, sequences = parse_named_data(data), _batch_size(batch_size)
+    texts, sequences = parse_named_data(data or ()), _batch_size(batch_size)
     from taskarith.console import Console
     from taskarith.evaluation.evaluate import evaluate
 
@@ -137,6 +180,11 @@ def command(
             models,
             texts,
             retain=retain,
+            benchmark=benchmark,
+            tasks=tasks.split(",") if tasks is not None else (),
+            task_folder=task_folder,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
             add=add or (),
             negate=negate or (),
             alphas=alphas,

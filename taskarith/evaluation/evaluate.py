@@ -17,14 +17,16 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.memory import InMemoryEdit
-from taskarith.errors import MismatchError, TaskarithError, UsageError
+from taskarith.errors import MismatchError, TaskarithError, UsageError, name_some
+from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
+from taskarith.evaluation.general import Tasks, find_tasks, run_tasks
 from taskarith.evaluation.measure import Questions, Reference, Settings, ask, measure
 from taskarith.evaluation.models import Loaded, find_model, free_memory, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores
 from taskarith.evaluation.stored import arrange
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import parse_scales, plain_scales
+from taskarith.spec import parse_benchmark, parse_scales, plain_scales
 from taskarith.training.data import DataSet, load_data
 from taskarith.training.precision import choose_device
 
@@ -49,6 +51,11 @@ def evaluate(
     data: Mapping[str, str],
     *,
     retain: str | None = None,
+    benchmark: str | None = None,
+    tasks: Sequence[str] = (),
+    task_folder: str | Path | None = None,
+    limit: int | None = None,
+    apply_chat_template: bool = False,
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     alphas: Sequence[float] = (1.0,),
@@ -75,9 +82,15 @@ def evaluate(
     is said in ``score``.
 
     :param models: Folders, hub ids, GGUF or PEFT adapter folders.
-    :param data: Names of texts, and where they are, as in ``load_data``.
+    :param data: Names of texts, and where they are, as in ``load_data``; may be empty beside a benchmark or tasks.
     :param retain: A model that never saw the forget set: a row of its own, and what forget quality, PrivLeak and other
         numbers compare with.
+    :param benchmark: ``tofu[:SPLIT][=FOLDER]``, ``muse-books[=FOLDER]`` or ``muse-news[=FOLDER]``, from the hub or a
+        local copy; see ``load_benchmark``.
+    :param tasks: Names of tasks of lm-eval, which is then needed.
+    :param task_folder: With task files (YAML) of lm-eval.
+    :param limit: Take the first so many samples of each text of the benchmark, and of each task.
+    :param apply_chat_template: Ask the questions of TOFU, and of tasks, through the tokenizer's chat template.
     :param add: Vectors to add in memory, as for ``apply``.
     :param negate: Vectors to subtract.
     :param alphas: What multiplies them.
@@ -101,20 +114,24 @@ def evaluate(
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
     """
-    settings = Settings(block_size, prompts, prompt_tokens, continuation_tokens, batch_size)
+    settings = Settings(block_size, prompts, prompt_tokens, continuation_tokens, batch_size, limit, apply_chat_template)
     scales = plain_scales(parse_scales(scale))
     if scales and not (add or negate):
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
     edit = {"add": list(add), "negate": list(negate), "alphas": list(alphas)} if add or negate else None
     edit = edit and edit | ({"scale": scales} if scales else {})
-    _check(models, retain, data, edit)
+    _check(models, retain, edit)
+    _check_questions(data, benchmark, tasks, task_folder, settings)
     if output_dir is not None:
         check_target(Path(output_dir), overwrite)
     team = launched_team() if launched else ALONE
     place, precision = _own_device(choose_device(device), team), parse_dtype(dtype)
+    general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
     texts = {name: load_data(spec) for name, spec in data.items()}
+    parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
     torch.manual_seed(seed)
-    work = _Work(texts, settings, retain, edit, listener, team, len(models if edit is None else alphas) + bool(retain))
+    count = len(models if edit is None else alphas) + bool(retain)
+    work = _Work(texts, parts, general, settings, seed, retain, edit, listener, team, count)
     origins: list[dict[str, Any]] = []
     for name in ([retain] if retain else []) + list(models):
         _find_once(name, team, listener)
@@ -131,8 +148,11 @@ def evaluate(
             "models": origins,
             "edit": edit,
             "data": {name: {"spec": text.spec, "fingerprint": text.fingerprint} for name, text in texts.items()},
+            "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
             "arguments": {
                 **asdict(settings),
+                "tasks": list(tasks),
+                "task_folder": str(task_folder) if task_folder else None,
                 "retain": retain,
                 "dtype": dtype,
                 "device": str(place),
@@ -149,11 +169,9 @@ def row_name(model: str, alpha: float) -> str:
     return f"{model} alpha={short if float(short) == alpha else repr(alpha)}"
 
 
-def _check(models: Sequence[str], retain: str | None, data: Mapping[str, str], edit: Mapping[str, Any] | None) -> None:
+def _check(models: Sequence[str], retain: str | None, edit: Mapping[str, Any] | None) -> None:
     if not models:
         raise UsageError("no model is given", "Name one or more, as in: taskarith eval MODEL --data name=FILE")
-    if not data:
-        raise UsageError("no data is given", "Name one or more texts, as in --data forget=forget.txt")
     if len({*models, retain}) <= len(models):
         raise UsageError("a model is given twice", "Name each model once.")
     if edit is None:
@@ -163,6 +181,38 @@ def _check(models: Sequence[str], retain: str | None, data: Mapping[str, str], e
     alphas = edit["alphas"]
     if not alphas or not all(map(math.isfinite, alphas)) or len(set(alphas)) < len(alphas):
         raise UsageError(f"cannot evaluate alphas {alphas}", "Give different finite numbers, as in 0,0.5,1")
+
+
+def _check_questions(
+    data: Mapping[str, str],
+    benchmark: str | None,
+    tasks: Sequence[str],
+    task_folder: str | Path | None,
+    settings: Settings,
+) -> None:
+    if not data and not benchmark and not tasks:
+        raise UsageError("no data is given", "Name one or more texts, as in --data forget=forget.txt, or a benchmark.")
+    if task_folder is not None and not tasks:
+        raise UsageError("a task folder is given without tasks", "Name them, as in --tasks mine, or leave it out.")
+    for option, value in (("limit", settings.limit), ("apply-chat-template", settings.apply_chat_template)):
+        if value and not benchmark and not tasks:
+            raise UsageError(
+                f"--{option} is given without a benchmark or tasks", "It changes nothing else: leave it out."
+            )
+
+
+def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], listener: Listener) -> list[Part]:
+    """Read a benchmark, say what the limit leaves of it, and see that its texts' names are its own."""
+    reference = parse_benchmark(spec)
+    parts = load_benchmark(reference, limit)
+    if taken := [part.name for part in parts if part.name in data]:
+        raise UsageError(
+            f"{spec} has texts of the same names as --data: {name_some(taken)}", "Give your own texts other names."
+        )
+    for part in parts:
+        if len(part.items) < part.of:
+            listener.note(f"{part.name}: the first {len(part.items):,} of {part.of:,} samples")
+    return parts
 
 
 def _rows(loaded: Loaded, edit: Mapping[str, Any] | None) -> Iterator[str]:
@@ -191,7 +241,10 @@ class _Work:
     """
 
     texts: Mapping[str, DataSet]
+    benchmark: Sequence[Part]
+    tasks: Tasks | None
     settings: Settings
+    seed: int
     retain: str | None
     edit: Mapping[str, Any] | None
     listener: Listener
@@ -202,7 +255,8 @@ class _Work:
 
     def measure_model(self, loaded: Loaded) -> None:
         """Measure every row of a model; the retain model is the first one."""
-        questions, edit = ask(loaded, self.texts, self.settings), self.edit if loaded.name != self.retain else None
+        questions = ask(loaded, self.texts, self.settings, self.benchmark)
+        edit = self.edit if loaded.name != self.retain else None
         _remark(loaded, edit, self.listener)
         if self.reference is not None:
             self._compare(loaded, questions, self.reference)
@@ -250,7 +304,24 @@ class _Work:
         self.rows[row], self.reference = records, self.reference or kept
         on_share(1.0)
         seconds, tokens = time.perf_counter() - start, questions.cost(self.settings.continuation_tokens)
-        self.listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
+        if tokens:
+            self.listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
+        if self.tasks is not None:
+            self.rows[row] = records + self._run_tasks(loaded, row, self.tasks)
+
+    def _run_tasks(self, loaded: Loaded, row: str, tasks: Tasks) -> list[Record]:
+        """Run lm-eval's tasks in the first process, for all of them."""
+        records, failure, start = [], None, time.perf_counter()
+        if self.team.is_first:
+            try:
+                records = run_tasks(loaded, tasks, row, self.settings, self.seed)
+            except TaskarithError as error:
+                failure = error
+        told, failure = self.team.gather((records, failure))[0]
+        if failure is not None:
+            raise failure
+        self.listener.note(f"{row}: {', '.join(tasks.names)} by lm-eval in {time.perf_counter() - start:.1f} s")
+        return told
 
 
 def _own_device(device: torch.device, team: Team) -> torch.device:

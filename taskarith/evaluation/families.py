@@ -33,6 +33,7 @@ _MUSE = {"verbmem": verbmem, "knowmem_forget": qa.knowmem, "knowmem_retain": qa.
 
 _SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE
 _MUSE_SHARE = 0.4
+_NORMAL = 1.959963984540054  # standard errors on either side of a 95% interval
 
 _NO_RETAIN = "a model that never saw the forget set: --retain"
 
@@ -47,6 +48,7 @@ def of_text(sheet: Sheet, text: str) -> Numbers:
         ratios = _truth_ratios(answers)
         numbers["probability"] = mean(_probabilities(answers, text))
         numbers["truth_ratio"] = mean(qa.forget_truth(ratios) if text == FORGET else qa.utility_truth(ratios))
+    numbers |= _task_numbers(sheet.of("task", text), sheet.of("task_score", text))
     return {**numbers, **_divergence_numbers(sheet.of("divergence", text))}
 
 
@@ -103,6 +105,20 @@ def _continuation_numbers(records: Mapping[str, Record]) -> Numbers:
         "rouge_l_recall_stemmed": mean([score.recall for score in stemmed]),
         "verbatim": mean([float(truth.split() == guess.split()) for truth, guess in pairs]),
     }
+
+
+def _task_numbers(samples: Mapping[str, Record], scores: Mapping[str, Record]) -> Numbers:
+    """Return lm-eval's numbers of a task: means over its samples, and what it gives with a standard error."""
+    names = dict.fromkeys(name for record in samples.values() for name in record["values"])
+    numbers = {
+        name: mean([record["values"][name] for record in samples.values() if name in record["values"]])
+        for name in names
+    }
+    for name, record in scores.items():
+        value, stderr = record["value"], record["stderr"]
+        ends = (None, None) if stderr is None else (value - _NORMAL * stderr, value + _NORMAL * stderr)
+        numbers[name] = Estimate(value, *ends, record["samples"] or 0)
+    return numbers
 
 
 def _divergence_numbers(records: Mapping[str, Record]) -> Numbers:

@@ -32,12 +32,16 @@ class Prompt:
     :param input_ids: Tokens of the prompt, with what the tokenizer puts before every text.
     :param text: Those tokens as text, special ones included.
     :param reference: The true continuation.
+    :param new_tokens: Tokens to generate at most; None is what is asked for all prompts.
+    :param ends: Strings before which the continuation ends.
     """
 
     id: str
     input_ids: tuple[int, ...]
     text: str
     reference: str
+    new_tokens: int | None = None
+    ends: tuple[str, ...] = ()
 
 
 def make_prompts(
@@ -117,7 +121,8 @@ def continue_greedily(
 ) -> list[str]:
     """Continue prompts with the likeliest token at each step, and nothing else: no penalties, no sampling.
 
-    A continuation ends after ``max_new_tokens``, or before the first end token, as it does when the model is used.
+    A continuation ends after ``max_new_tokens``, or before the first end token, as it does when the model is used, and
+    before the first of its prompt's ``ends``.
 
     :param model: In evaluation mode.
     :param tokenizer: Of that model.
@@ -144,7 +149,8 @@ def continue_greedily(
         generate: Any = model.generate  # a Module's attribute may be anything, says its type
         found = generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
         on_tokens(len(batch) * (max_new_tokens - steps.count))  # those that ended early
-        return [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
+        texts = [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
+        return [_cut(text, prompts[index].ends) for text, index in zip(texts, batch, strict=True)]
 
     with torch.inference_mode():
         return in_batches([len(prompt.input_ids) for prompt in prompts], run, batch_size, shrink=shrink, team=team)
@@ -171,6 +177,10 @@ def _spread(total: int, count: int) -> list[int]:
 
 def _before(ids: list[int], end_ids: Collection[int]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in end_ids), len(ids))]
+
+
+def _cut(text: str, ends: Sequence[str]) -> str:
+    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

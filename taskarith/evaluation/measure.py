@@ -10,7 +10,9 @@ import torch
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import UsageError
+from taskarith.evaluation.answers import Answers, answer_records, ask_part
 from taskarith.evaluation.batches import batch_start
+from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
 from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
 from taskarith.evaluation.metrics.membership import zlib_bytes
@@ -34,11 +36,15 @@ class Settings:
     prompt_tokens: int
     continuation_tokens: int
     batch_size: int | Literal["auto"]
+    limit: int | None = None
+    apply_chat_template: bool = False
 
     def __post_init__(self) -> None:
         least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1}
         if self.batch_size != "auto":
             least["batch_size"] = 1
+        if self.limit is not None:
+            least["limit"] = 1
         for name, smallest in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < smallest:
@@ -48,15 +54,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Questions:
-    """Samples and prompts of all texts, each with the name of its text."""
+    """Samples, prompts and other answers of all texts, with the names of their texts."""
 
     samples: tuple[tuple[str, Sample], ...]
     prompts: tuple[tuple[str, Prompt], ...]
+    answers: tuple[Answers, ...] = ()
 
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of the longest prompt; 0 where there is none."""
-        return max((len(prompt.input_ids) for _, prompt in self.prompts), default=0)
+    def prompts_by_length(self, continuation_tokens: int) -> dict[int, list[tuple[str, Prompt]]]:
+        """Return the prompts by the tokens to generate: their own number of them, or the one given."""
+        found: dict[int, list[tuple[str, Prompt]]] = {}
+        for text, prompt in self.prompts:
+            found.setdefault(prompt.new_tokens or continuation_tokens, []).append((text, prompt))
+        return found
 
     @property
     def ids(self) -> tuple[tuple[str, str], ...]:
@@ -65,17 +74,20 @@ class Questions:
 
     def cost(self, continuation_tokens: int) -> int:
         """Tokens to read for the losses, and to write."""
-        return sum(len(sample.input_ids) for _, sample in self.samples) + len(self.prompts) * continuation_tokens
+        samples = [*(sample for _, sample in self.samples), *(s for answers in self.answers for s in answers.samples)]
+        written = sum(prompt.new_tokens or continuation_tokens for _, prompt in self.prompts)
+        return sum(len(sample.input_ids) for sample in samples) + written
 
 
-def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings) -> Questions:
+def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings, benchmark: Sequence[Part] = ()) -> Questions:
     """Tokenise all texts for a model.
 
+    :param benchmark: More texts, from ``load_benchmark``.
     :raises DataError: A text is too short, or its rows are too long.
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """
     limit = loaded.positions
-    if limit is not None and settings.block_size > limit:
+    if texts and limit is not None and settings.block_size > limit:
         raise UsageError(
             f"--block-size {settings.block_size} is more than the {limit} positions of {loaded.name}",
             f"Use at most {limit}.",
@@ -95,7 +107,13 @@ def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings) -> Que
         samples.extend((name, sample) for sample in found)
         prompts.extend((name, prompt) for prompt in made)
     _refuse_long_prompts(prompts, loaded, settings.continuation_tokens)
-    return Questions(tuple(samples), tuple(prompts))
+    answers: list[Answers] = []
+    for part in benchmark:
+        asked = ask_part(part, loaded.tokenizer, positions=limit, chat=settings.apply_chat_template)
+        samples.extend((part.name, sample) for sample in asked.samples)
+        prompts.extend((part.name, prompt) for prompt in asked.prompts)
+        answers.extend(asked.answers)
+    return Questions(tuple(samples), tuple(prompts), tuple(answers))
 
 
 def _refuse_long_prompts(prompts: Sequence[tuple[str, Prompt]], loaded: Loaded, continuation_tokens: int) -> None:
@@ -146,7 +164,7 @@ def measure(
     keep: bool = False,
     team: Team = ALONE,
 ) -> tuple[list[Record], Reference | None]:
-    """Run a model over all samples, then over all prompts, and record every one.
+    """Run a model over all samples, other answers and prompts, and record every one.
 
     :param row: Name of the row of scores that the records belong to.
     :param on_share: Told how much of the work is done, from 0 to 1.
@@ -167,7 +185,7 @@ def measure(
     if reference is not None and reference.mismatch(loaded, questions):
         reference = None
     records, kept = run.losses(reference, keep=keep)
-    return records + run.continuations(), kept
+    return records + run.answers(records) + run.continuations(), kept
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,8 @@ class _Run:
 
     def losses(self, reference: Reference | None, *, keep: bool) -> tuple[list[Record], Reference | None]:
         samples = [sample for _, sample in self.questions.samples]
+        if not samples:
+            return [], None
         halves = split_model(self.loaded.model, samples[0])
         size, shrink = self._batch_size(max(len(sample.input_ids) for sample in samples), cached=False)
         beside = reference.kept if reference else None
@@ -223,24 +243,40 @@ class _Run:
         kept = keep_states(halves, states, size) if halves.is_split else None
         return records, Reference(self.row, self.questions, _vocabulary(self.loaded), kept)
 
-    def continuations(self) -> list[Record]:
-        longest = self.questions.longest_prompt + self.settings.continuation_tokens
-        size, shrink = self._batch_size(longest, cached=True)
-        found = continue_greedily(
-            self.loaded.model,
-            self.loaded.tokenizer,
-            [prompt for _, prompt in self.questions.prompts],
-            max_new_tokens=self.settings.continuation_tokens,
-            end_ids=self.loaded.end_ids,
-            batch_size=size,
-            shrink=shrink,
-            on_tokens=self.on_tokens,
-            team=self.team,
+    def answers(self, losses: Sequence[Record]) -> list[Record]:
+        """Score all answers of all questions but the right ones, whose losses are recorded."""
+        samples = [sample for answers in self.questions.answers for sample in answers.samples]
+        if not samples:
+            return []
+        size, shrink = self._batch_size(max(len(sample.input_ids) for sample in samples), cached=False)
+        scores = score_samples(
+            self.loaded.model, samples, size, shrink=shrink, on_tokens=self.on_tokens, team=self.team
         )
-        return [
-            continuation_record(self.row, text, prompt.id, prompt.text, prompt.reference, continuation)
-            for (text, prompt), continuation in zip(self.questions.prompts, found, strict=True)
-        ]
+        rights = {(r["text"], r["sample"]): r["nll"] / r["tokens"] for r in losses if r["kind"] == "loss"}
+        others = [score.nll / score.tokens for score in scores]
+        return answer_records(self.row, self.questions.answers, rights, others)
+
+    def continuations(self) -> list[Record]:
+        records = []
+        for tokens, prompts in self.questions.prompts_by_length(self.settings.continuation_tokens).items():
+            longest = max(len(prompt.input_ids) for _, prompt in prompts) + tokens
+            size, shrink = self._batch_size(longest, cached=True)
+            found = continue_greedily(
+                self.loaded.model,
+                self.loaded.tokenizer,
+                [prompt for _, prompt in prompts],
+                max_new_tokens=tokens,
+                end_ids=self.loaded.end_ids,
+                batch_size=size,
+                shrink=shrink,
+                on_tokens=self.on_tokens,
+                team=self.team,
+            )
+            records += [
+                continuation_record(self.row, text, prompt.id, prompt.text, prompt.reference, continuation)
+                for (text, prompt), continuation in zip(prompts, found, strict=True)
+            ]
+        return records
 
     def _batch_size(self, longest: int, *, cached: bool) -> tuple[int, bool]:
         """Return the samples of a batch, the same in all processes, and whether it may shrink."""

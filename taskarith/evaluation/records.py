@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,15 @@ from numpy.typing import ArrayLike
 
 from taskarith.evaluation.rouge import rouge_l
 
-__all__ = ["Record", "answer_record", "continuation_record", "divergence_record", "loss_record"]
+__all__ = [
+    "Record",
+    "answer_record",
+    "continuation_record",
+    "divergence_record",
+    "loss_record",
+    "task_record",
+    "task_score_record",
+]
 
 Record = dict[str, Any]
 """One line of ``records.jsonl``. Every record has ``kind``, ``model`` (a row of the tables), ``text`` (the name of a
@@ -28,6 +36,10 @@ data set) and ``sample`` (an id that occurs once for each model, text and kind).
 ``divergence``, next-token distributions beside those of another model, named in ``reference``
     ``kl`` (sum over tokens of KL(reference || model) in nats), ``agreed`` (tokens with the same first choice),
     ``tokens``. Ids occur once for each reference.
+``task``, a sample of a task of lm-eval, which is the ``text``
+    ``values``, a map of metrics to what the sample adds to their means.
+``task_score``, a number of lm-eval that is no mean over samples, the ``sample``
+    ``value``, ``stderr`` (or null) and ``samples`` (or null).
 """
 
 
@@ -130,6 +142,36 @@ def divergence_record(
         "kl": kl,
         "agreed": agreed,
         "tokens": tokens,
+    }
+
+
+def task_record(model: str, text: str, sample: str, values: Mapping[str, float]) -> Record:
+    """Record one sample of a task of lm-eval.
+
+    :param text: Name of the task.
+    :param values: What each metric that is a mean over samples has for this one.
+    """
+    return {"kind": "task", "model": model, "text": text, "sample": sample, "values": dict(values)}
+
+
+def task_score_record(
+    model: str, text: str, metric: str, value: float, stderr: float | None, samples: int | None
+) -> Record:
+    """Record a number of lm-eval that is no mean over samples, as it gives it.
+
+    :param text: Name of the task, or of a group of them.
+    :param metric: Name of the number; it takes the place of a sample's id.
+    :param stderr: Its standard error; None where there is none.
+    :param samples: Number of samples; None for a group.
+    """
+    return {
+        "kind": "task_score",
+        "model": model,
+        "text": text,
+        "sample": metric,
+        "value": value,
+        "stderr": stderr,
+        "samples": samples,
     }
 
 

@@ -49,6 +49,8 @@ CONVENTIONS = {
     "auc_reference": "score: minus mean token loss over that of the --retain model",
     "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
     "still known, 0: as retrained; its interval draws each sample for both models",
+    "tasks": "all other names: metrics of lm-eval's tasks; what is no mean over samples has an interval of 1.96 of "
+    "lm-eval's standard errors",
 }
 """What each number is; a name is looked up by the longest key that it begins with."""
 
@@ -233,6 +235,6 @@ def _plain(numbers: Mapping[str, Number]) -> dict[str, Any]:
 
 
 def _conventions(names: set[str]) -> dict[str, str]:
-    used = {max((key for key in CONVENTIONS if name.startswith(key)), key=len) for name in names}
+    used = {max((key for key in CONVENTIONS if name.startswith(key)), key=len, default="tasks") for name in names}
     used |= {"auc"} if any(name.startswith("auc") for name in used) else set()
     return {key: text for key, text in CONVENTIONS.items() if key in used}

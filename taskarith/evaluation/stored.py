@@ -177,11 +177,26 @@ def _divergence_fault(record: Mapping[str, Any]) -> str | None:
     return None if _is_count(tokens, 1) and _is_count(agreed, 0) and agreed <= tokens else "has no count of tokens"
 
 
+def _task_fault(record: Mapping[str, Any]) -> str | None:
+    values = record.get("values")
+    fine = isinstance(values, dict) and values and all(map(_is_number, values.values()))
+    return None if fine else "has no finite values"
+
+
+def _task_score_fault(record: Mapping[str, Any]) -> str | None:
+    stderr, samples = record.get("stderr"), record.get("samples")
+    if not _is_number(record.get("value")) or not (stderr is None or _is_number(stderr)):
+        return "has no finite value, or a standard error that is not finite"
+    return None if samples is None or _is_count(samples, 1) else "has no count of samples"
+
+
 _CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "loss": _loss_fault,
     "continuation": _continuation_fault,
     "answer": _answer_fault,
     "divergence": _divergence_fault,
+    "task": _task_fault,
+    "task_score": _task_score_fault,
 }
 """For each kind what finds the fault of a record, or None."""
 

@@ -14,7 +14,7 @@ from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import DataError, UsageError
 from taskarith.spec import DataRef, parse_data
 
-__all__ = ["DataSet", "Document", "load_data"]
+__all__ = ["DataSet", "Document", "Row", "fingerprint_documents", "load_data", "read_hub", "read_rows"]
 
 _ROW_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".parquet"}
 _LONGEST_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is shorter than a chapter
@@ -69,18 +69,23 @@ def load_data(spec: str) -> DataSet:
     reference = parse_data(spec)
     path = Path(reference.name)
     if not path.exists():
-        documents = _from_rows(_read_hub(reference), reference)
+        documents = _from_rows(read_hub(reference), reference)
     elif path.is_dir():
         documents = _from_rows(_read_folder(path), reference)
     elif path.suffix.lower() in _ROW_FILES:
-        documents = _from_rows(_read_rows(path), reference)
+        documents = _from_rows(read_rows(path), reference)
     else:
         documents = _from_text(path, reference)
     found = tuple(documents)
     if not found:
         raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
-    contents = "\n".join(json.dumps([d.prompt, d.text, d.messages], sort_keys=True) for d in found)
-    return DataSet(spec, fingerprint_bytes(contents.encode()), found)
+    return DataSet(spec, fingerprint_documents(found), found)
+
+
+def fingerprint_documents(documents: Iterable[Document]) -> str:
+    """Return a fingerprint over prompts, texts and messages in their order."""
+    contents = "\n".join(json.dumps([d.prompt, d.text, d.messages], sort_keys=True) for d in documents)
+    return fingerprint_bytes(contents.encode())
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -112,7 +117,11 @@ def _from_text(path: Path, reference: DataRef) -> Iterator[Document]:
         yield Document(path.name, text)
 
 
-def _read_rows(path: Path) -> Iterable[Row]:
+def read_rows(path: Path) -> Iterable[Row]:
+    """Return the rows of a JSON lines, JSON, CSV or parquet file; a plain string of a JSON list is a row with ``text``.
+
+    :raises DataError: It is not what its suffix says.
+    """
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     text = _read_text(path)
@@ -146,7 +155,8 @@ def _parse_json(text: str, path: Path) -> list[Row]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no sound JSON: {error}", "Correct it, or save it as JSON lines.") from error
-    return [_check_row(row, f"row {number} of {path}") for number, row in enumerate(rows, 1)]
+    dressed = ({"text": row} if isinstance(row, str) else row for row in rows)
+    return [_check_row(row, f"row {number} of {path}") for number, row in enumerate(dressed, 1)]
 
 
 def _parse_json_lines(text: str, path: Path) -> Iterator[Row]:
@@ -187,7 +197,11 @@ def _read_folder(path: Path) -> Iterable[Row]:
     return _load_with_datasets(str(path), lambda datasets: datasets.load_from_disk(str(path)))
 
 
-def _read_hub(reference: DataRef) -> Iterable[Row]:
+def read_hub(reference: DataRef) -> Iterable[Row]:
+    """Return the rows of a data set on the hub, of the split ``train`` if none is named.
+
+    :raises DataError: There is none of that name, config and split, or the hub cannot be reached.
+    """
     name = reference.name
     looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
     if looks_local or Path(name).suffix.lower() in {*_ROW_FILES, ".txt", ".md"}:

@@ -1,0 +1,158 @@
+"""General ability: tasks of lm-eval (the Language Model Evaluation Harness) on a model that is in memory.
+
+What lm-eval measures is the very model that the other numbers are of, edited and with its tied weights, not files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from taskarith.errors import DataError, UsageError, name_some
+from taskarith.evaluation.measure import Settings
+from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.records import Record, task_record, task_score_record
+
+__all__ = ["Tasks", "find_tasks", "run_tasks"]
+
+_INSTALL = "Install it: pip install 'taskarith[lm-eval]'"
+_STDERR = "_stderr"
+_NO_FILTER = "none"
+_CPU_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks that exist, and what lm-eval reads them with."""
+
+    names: tuple[str, ...]
+    manager: Any
+
+
+def find_tasks(names: Sequence[str], folder: Path | None) -> Tasks:
+    """Look tasks up, before any model is loaded.
+
+    :param names: Of tasks, groups or tags.
+    :param folder: With task files (YAML) of the user's own.
+    :raises UsageError: lm-eval is not installed, a task is given twice, or there is no such task or folder.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"there is no task folder {folder}", "Name a folder with task files (YAML) of lm-eval.")
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"cannot read the tasks '{','.join(names)}'", "Name each once, as in --tasks piqa,arc_easy")
+    try:
+        task_manager: Any = import_module("lm_eval.tasks").TaskManager
+    except ImportError as error:
+        raise UsageError("--tasks needs lm-eval, which is not installed", _INSTALL) from error
+    with _silence():
+        manager = task_manager(include_path=None if folder is None else str(folder), include_defaults=False)
+        if set(names) - set(manager.all_tasks):  # only then: lm-eval reads its own 14,000 files for a good while
+            manager = task_manager(include_path=None if folder is None else str(folder))
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise UsageError(
+            f"lm-eval knows no task {name_some(unknown)}",
+            "Name one that 'lm-eval ls tasks' lists, or the --task-folder it is in.",
+        )
+    return Tasks(tuple(names), manager)
+
+
+def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: int) -> list[Record]:
+    """Run tasks on a model as it is now; return a record of every sample, and of every number that is no mean of them.
+
+    :param row: Name of the row that the records belong to.
+    :param settings: Of them the batch size, the limit and the chat template.
+    :param seed: Of few-shot examples and whatever else lm-eval draws.
+    :raises DataError: A task's data cannot be read, or lm-eval fails otherwise.
+    """
+    harness: Any = import_module("lm_eval")
+    wrapper: Any = import_module("lm_eval.models.huggingface").HFLM
+    batch_size: int | str = settings.batch_size
+    if batch_size == "auto" and loaded.model.device.type != "cuda":  # lm-eval's search would run 64 full contexts
+        batch_size = _CPU_BATCH
+    try:
+        with _silence():
+            model = wrapper(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
+            found: Any = harness.simple_evaluate(
+                model=model,
+                tasks=list(tasks.names),
+                task_manager=tasks.manager,
+                limit=settings.limit,
+                apply_chat_template=settings.apply_chat_template,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
+    except Exception as error:  # any: tasks are code and data of others
+        cause = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"lm-eval cannot run {','.join(tasks.names)} on {row}: {cause}",
+            "Its own tasks fetch their data from the hub; check the connection, or the files of --task-folder.",
+        ) from error
+    return list(_records(found, row))
+
+
+def _records(found: Mapping[str, Any], row: str) -> Iterator[Record]:
+    samples = list(_samples(found, row))
+    yield from samples
+    means = {(record["text"], name) for record in samples for name in record["values"]}
+    counts = found.get("n-samples") or {}
+    for task, numbers in {**found["results"], **(found.get("groups") or {})}.items():
+        for key, value in numbers.items():
+            metric, comma, chosen = key.partition(",")
+            name = _name(metric, chosen)
+            if not comma or metric.endswith(_STDERR) or not _is_number(value) or (task, name) in means:
+                continue
+            stderr = numbers.get(f"{metric}{_STDERR},{chosen}")
+            count = counts.get(task, {}).get("effective")
+            yield task_score_record(row, task, name, float(value), float(stderr) if _is_number(stderr) else None, count)
+
+
+def _samples(found: Mapping[str, Any], row: str) -> Iterator[Record]:
+    """Give the values of each sample that lm-eval takes the mean of; others, such as BLEU's, are no mean of samples."""
+    for task, samples in (found.get("samples") or {}).items():
+        listed = found["configs"][task].get("metric_list") or []
+        means = {metric["metric"] for metric in listed if metric.get("aggregation") == "mean"}
+        for sample in samples:
+            chosen = sample.get("filter", _NO_FILTER)
+            values = {
+                _name(metric, chosen): float(sample[metric])
+                for metric in sample["metrics"]
+                if metric in means and _is_number(sample.get(metric))
+            }
+            if values:
+                yield task_record(row, task, _name(str(sample["doc_id"]), chosen), values)
+
+
+def _name(name: str, chosen: str) -> str:
+    """Return a name with that of the filter of answers it is for, if there is one: ``exact_match,strict``."""
+    return name if chosen == _NO_FILTER else f"{name},{chosen}"
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    if isinstance(value, str | bytes) or value is None:
+        return False
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
+
+
+@contextlib.contextmanager
+def _silence() -> Generator[None]:
+    """Keep lm-eval's bars and remarks off the terminal: what matters of them is in its results."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)
