@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskarith.coefficients.importance import ImportanceResult, importance
+    from taskarith.attacks.attack import AttackResult, attack
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.memory import InMemoryEdit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApplyResult",
+    "AttackResult",
     "CombineResult",
     "Differences",
     "Evaluation",
@@ -42,6 +44,7 @@ __all__ = [
     "UndoResult",
     "Verification",
     "apply",
+    "attack",
     "combine",
     "diff",
     "evaluate",
@@ -58,6 +61,7 @@ __all__ = [
 
 _HOMES = {
     "ApplyResult": "taskarith.edit.apply",
+    "AttackResult": "taskarith.attacks.attack",
     "CombineResult": "taskarith.edit.combine",
     "Differences": "taskarith.vectors.diff",
     "Evaluation": "taskarith.evaluation.evaluate",
@@ -73,6 +77,7 @@ _HOMES = {
     "UndoResult": "taskarith.edit.undo",
     "Verification": "taskarith.edit.verify",
     "apply": "taskarith.edit.apply",
+    "attack": "taskarith.attacks.attack",
     "combine": "taskarith.edit.combine",
     "diff": "taskarith.vectors.diff",
     "evaluate": "taskarith.evaluation.evaluate",

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -27,6 +27,7 @@ __all__ = [
     "config_option",
     "guarded",
     "load_config",
+    "parse_batch_size",
     "printable",
     "show_scores",
     "use_config",
@@ -97,6 +98,18 @@ ConfigFile = Annotated[
     Path | None,
     config_option("YAML file of option values; a flag or environment variable wins over it.", _load_config),
 ]
+
+
+def parse_batch_size(text: str) -> int | Literal["auto"]:
+    """Read ``auto`` or a number of sequences.
+
+    :raises UsageError: It is neither.
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text} is no positive number", "Give a number, or auto.")
+    return int(text)
 
 
 def printable(text: str) -> str:

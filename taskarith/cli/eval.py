@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from taskarith.cli.common import (
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    parse_batch_size,
     show_scores,
 )
 from taskarith.errors import UsageError
@@ -170,7 +171,7 @@ def command(
     """
     del config
     alphas = _alphas(alpha, edited=bool(add or negate))
-    texts, sequences = parse_named_data(data or ()), _batch_size(batch_size)
+    texts, sequences = parse_named_data(data or ()), parse_batch_size(batch_size)
     from taskarith.console import Console
     from taskarith.evaluation.evaluate import evaluate
 
@@ -215,11 +216,3 @@ def _alphas(text: str | None, *, edited: bool) -> list[float]:
     if text is not None and not edited:
         raise UsageError("--alpha is given without a vector", "Name one with --negate V or --add V, or leave it out.")
     return parse_alphas("0,1" if text is None else text)
-
-
-def _batch_size(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text} is no positive number", "Give a number, or auto.")
-    return int(text)

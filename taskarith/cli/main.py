@@ -9,6 +9,7 @@ import typer
 
 from taskarith.cli import (  # a command's module has its name
     apply,
+    attack,
     combine,
     demo,
     diff,
@@ -54,7 +55,23 @@ def options(
     del version
 
 
-for _module in (finetune, extract, combine, importance, apply, undo, verify, inspect, diff, eval, score, demo):
+_MODULES = (
+    finetune,
+    extract,
+    combine,
+    importance,
+    apply,
+    undo,
+    verify,
+    inspect,
+    diff,
+    eval,
+    score,
+    attack,
+    demo,
+)
+
+for _module in _MODULES:
     app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
 
 

@@ -1,4 +1,4 @@
-"""Greedy continuations of prompts, and the prompts that a text gives."""
+"""Continuations of prompts, greedy or sampled, and the prompts that a text gives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from taskarith.evaluation.batches import in_batches, pad
 from taskarith.training.data import DataSet
 from taskarith.training.tokens import Sample, text_prefix
 
-__all__ = ["Prompt", "continue_greedily", "make_prompts"]
+__all__ = ["Prompt", "continue_greedily", "continue_sampled", "make_prompts"]
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,78 @@ def continue_greedily(
     :param on_tokens: Told the number of tokens after each step.
     :param team: The processes that make this call and share the batches.
     """
-    config = GenerationConfig(
+    config = _generation(max_new_tokens, end_ids, do_sample=False)
+    found = _continue(model, tokenizer, prompts, config, batch_size, shrink, on_tokens, team)
+    return [greedy for (greedy,) in found]
+
+
+def continue_sampled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    draws: int,
+    top_k: int,
+    seed: int,
+    max_new_tokens: int,
+    end_ids: Collection[int],
+    batch_size: int,
+    shrink: bool,
+    on_tokens: Callable[[int], None],
+) -> list[list[str]]:
+    """Continue each prompt several times with tokens drawn at temperature 1 from the likeliest ``top_k``.
+
+    Torch's generators are left as they were. The draws depend on the seed, the device and the batches.
+
+    :param draws: Continuations of each prompt.
+    :param top_k: How many tokens may be drawn at a step.
+    :param seed: Of the draws.
+    :return: For each prompt its continuations; other parameters are those of ``continue_greedily``.
+    """
+    config = _generation(
+        max_new_tokens, end_ids, do_sample=True, temperature=1.0, top_k=top_k, top_p=1.0, num_return_sequences=draws
+    )
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _continue(model, tokenizer, prompts, config, max(1, batch_size // draws), shrink, on_tokens, ALONE)
+
+
+def _generation(max_new_tokens: int, end_ids: Collection[int], **how: Any) -> GenerationConfig:
+    return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
         num_beams=1,
         use_cache=True,
         eos_token_id=sorted(end_ids) or None,
         pad_token_id=0,
+        **how,
     )
 
-    def run(batch: list[int]) -> list[str]:
+
+def _continue(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig,
+    batch_size: int,
+    shrink: bool,
+    on_tokens: Callable[[int], None],
+    team: Team,
+) -> list[list[str]]:
+    """Return for each prompt the continuations that the configuration asks for."""
+    copies, limit = int(config.num_return_sequences or 1), int(config.max_new_tokens or 0)
+    end_ids = config.eos_token_id or []
+
+    def run(batch: list[int]) -> list[list[str]]:
         ids, mask = pad([prompts[index].input_ids for index in batch], model.device, left=True)
-        steps = _Steps(lambda: on_tokens(len(batch)))
+        rows = len(batch) * copies
+        steps = _Steps(lambda: on_tokens(rows))
         watch = StoppingCriteriaList([steps])
         generate: Any = model.generate  # a Module's attribute may be anything, says its type
         found = generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
-        on_tokens(len(batch) * (max_new_tokens - steps.count))  # those that ended early
+        on_tokens(rows * (limit - steps.count))  # those that ended early
         texts = [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
-        return [_cut(text, prompts[index].ends) for text, index in zip(texts, batch, strict=True)]
+        groups = [texts[start : start + copies] for start in range(0, rows, copies)]
+        return [[_cut(text, prompts[index].ends) for text in group] for group, index in zip(groups, batch, strict=True)]
 
     with torch.inference_mode():
         return in_batches([len(prompt.input_ids) for prompt in prompts], run, batch_size, shrink=shrink, team=team)

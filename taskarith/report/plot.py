@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["AlphaCurves", "plot_alphas"]
+__all__ = ["COLOURS", "GREY", "MARKERS", "AlphaCurves", "plot_alphas", "save_figure"]
 
 _METRICS = (
     ("rouge_l_f1", "ROUGE-L of continuations"),
@@ -23,9 +23,9 @@ _METRICS = (
 )
 
 # Okabe and Ito's colours that are dark enough on white, "Color Universal Design" (2008); markers and labels differ too
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7A4988", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v")
-_GREY = "#666666"
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7A4988", "#000000")
+MARKERS = ("o", "s", "^", "D", "v")
+GREY = "#666666"
 
 _STYLE = {
     "svg.hashsalt": "taskarith",  # otherwise ids in the SVG are random
@@ -66,12 +66,22 @@ def plot_alphas(curves: AlphaCurves, stem: Path) -> tuple[Path, Path]:
     :param stem: Path of both files without their suffix.
     :return: Paths of the SVG and of the PNG.
     """
+    return save_figure(lambda: _draw(curves), stem)
+
+
+def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
+    """Draw a figure in the style of this package and write it as SVG and PNG.
+
+    :param draw: Makes the figure.
+    :param stem: Path of both files without their suffix.
+    :return: Their paths.
+    """
     import matplotlib as mpl
 
     svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
     style: Any = {**mpl.rcParamsDefault, "backend": "agg", **_STYLE}
     with mpl.rc_context(style):
-        figure = _draw(curves)
+        figure = draw()
         figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")
         figure.savefig(png, format="png", dpi=150, facecolor="white")
     return svg, png
@@ -94,7 +104,7 @@ def _draw(curves: AlphaCurves) -> Figure:
 
 def _draw_panel(axes: Axes, curves: AlphaCurves, metric: str) -> None:
     for index, (text, scores) in enumerate(curves.scores.items()):
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         points = [
             (alpha, score[metric].value) for alpha, score in zip(curves.alphas, scores, strict=True) if metric in score
         ]
@@ -104,7 +114,7 @@ def _draw_panel(axes: Axes, curves: AlphaCurves, metric: str) -> None:
             level = curves.base[text][metric].value
             axes.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, alpha=0.8)
     if curves.recommended is not None:
-        axes.axvline(curves.recommended, color=_GREY, linestyle=":", linewidth=1.6, zorder=1)
+        axes.axvline(curves.recommended, color=GREY, linestyle=":", linewidth=1.6, zorder=1)
     axes.set_ylim(bottom=0)
     if metric == "accuracy":
         axes.set_ylim(top=1)
@@ -114,11 +124,11 @@ def _legend(curves: AlphaCurves) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)], markersize=5, label=text)
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=5, label=text)
         for i, text in enumerate(curves.scores)
     ]
-    handles.append(Line2D([], [], color=_GREY, linestyle=(0, (4, 3)), linewidth=1.1, label="the base, untrained"))
+    handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 3)), linewidth=1.1, label="the base, untrained"))
     if curves.recommended is not None:
         label = f"recommended alpha, {curves.recommended:g}"
-        handles.append(Line2D([], [], color=_GREY, linestyle=":", linewidth=1.6, label=label))
+        handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.6, label=label))
     return handles

@@ -1,0 +1,259 @@
+"""The verb `attack`: whether forgetting survives an attacker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from taskarith.attacks.examine import TOP_K, Examination
+from taskarith.attacks.outcome import BEFORE, CONVENTIONS, EDITED, RETAIN, Outcome, numbers, outcome
+from taskarith.attacks.plan import ATTACKS, TEXT, Exam, Options, Texts, make_exam
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.errors import MismatchError, UsageError
+from taskarith.evaluation.models import free_memory, model_record, open_model, parse_dtype
+from taskarith.evaluation.records import Record
+from taskarith.progress import SILENT, Listener
+from taskarith.training.data import load_data
+from taskarith.training.precision import choose_device
+
+__all__ = ["AttackResult", "attack"]
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What the attacks brought back.
+
+    :param models: Role (``before``, ``edited``, ``retain``) to model, as named.
+    :param untouched: Role to its metrics on all of the forget text without an attack.
+    :param outcomes: Without an attack (``none``) and of every attack; relearning at every step count, in both views.
+    :param given: Ids of the samples that the relearning attacker had, and of the prompts that touch them.
+    :param missing: What cannot be told without a model that was not named.
+    :param records: Of all models, as in ``records.jsonl``.
+    """
+
+    models: dict[str, str]
+    untouched: dict[str, dict[str, float]]
+    outcomes: tuple[Outcome, ...]
+    given: tuple[str, ...]
+    missing: tuple[str, ...]
+    records: list[Record] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the records as plain values of JSON."""
+        return {
+            "models": dict(self.models),
+            "untouched": self.untouched,
+            "outcomes": [found.to_json() for found in self.outcomes],
+            "given_to_attacker": list(self.given),
+            "missing": list(self.missing),
+            "conventions": dict(CONVENTIONS),
+        }
+
+
+def attack(
+    edited: str,
+    forget: str,
+    *,
+    before: str | None = None,
+    retain: str | None = None,
+    attacks: Sequence[str] = ATTACKS,
+    unrelated: str | None = None,
+    rephrased: str | None = None,
+    relearn_samples: int = 1,
+    relearn_steps: Sequence[int] = (2, 4, 8),
+    learning_rate: float = 1e-4,
+    bits: Sequence[int] = (8, 4),
+    prefixes: Sequence[int] = (8, 16, 32, 64),
+    draws: int = 4,
+    prompts: int = 8,
+    prompt_tokens: int = 32,
+    continuation_tokens: int = 32,
+    block_size: int = 256,
+    batch_size: int | Literal["auto"] = "auto",
+    dtype: str = "float32",
+    device: str = "auto",
+    seed: int = 42,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    draw: Callable[[AttackResult, Path], object] | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener = SILENT,
+) -> AttackResult:
+    """Attack a model that forgot a text, and measure how much of the text comes back.
+
+    All attacks are done in memory, and the same is done to the model that never knew the text: what that one learns or
+    guesses under an attack was not hidden in the edited one.
+
+    :param edited: The model that forgot: a folder, a hub id or GGUF.
+    :param forget: The text that it forgot, as in ``load_data``.
+    :param before: The model before the edit, which knows the text: the scale of what can come back.
+    :param retain: A model that never knew the text: retrained without it, or the base.
+    :param attacks: Of ``relearn``, ``quantise``, ``rephrase``, ``prefix``.
+    :param unrelated: A text of another kind, to relearn from as well.
+    :param rephrased: Rows of rephrased prompts and true completions, instead of prompts rephrased by rule.
+    :param relearn_samples: Samples of the forget text (blocks or rows) that the attacker has; the others are held out.
+    :param relearn_steps: Optimizer steps after which to look.
+    :param learning_rate: Of relearning.
+    :param bits: To quantise to.
+    :param prefixes: Tokens of the text shown before the continuation.
+    :param draws: Sampled continuations of each prefix, at temperature 1 from the 50 likeliest tokens; 0 takes none.
+    :param prompts: Continuations asked for in each state.
+    :param prompt_tokens: Tokens of a prompt from plain text.
+    :param continuation_tokens: Tokens to generate at most, and of the reference.
+    :param block_size: Tokens of the blocks in which losses are measured, and which the attacker learns.
+    :param batch_size: Sequences at a time in measuring; ``auto`` begins large and halves it when memory is short.
+    :param dtype: Of the weights in memory; relearning needs float32.
+    :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
+    :param seed: Of what the attacker gets, of the order of learning, and of sampling.
+    :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
+    :param overwrite: Replace an existing output.
+    :param draw: Puts pictures of the result into the folder before it is published.
+    :param trust_remote_code: Run the code that comes with a model.
+    :param listener: Told about every state and how long it took.
+    :raises UsageError: A value is out of range, or options contradict each other.
+    :raises DataError: A data set is missing, empty or too short, or leaves nothing to hold out.
+    :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
+    :raises MismatchError: A model tokenises the texts otherwise than the edited one.
+    :raises TaskarithError: Relearning diverged.
+    """
+    options = Options(
+        attacks=tuple(attacks),
+        relearn_samples=relearn_samples,
+        relearn_steps=tuple(relearn_steps),
+        learning_rate=learning_rate,
+        bits=tuple(bits),
+        prefixes=tuple(prefixes),
+        draws=draws,
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
+        continuation_tokens=continuation_tokens,
+        block_size=block_size,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: retain} if retain else {})
+    place, precision = choose_device(device), parse_dtype(dtype)
+    _check(options, models, precision, unrelated, rephrased)
+    if output_dir is not None:
+        check_target(Path(output_dir), overwrite)
+    texts = Texts(load_data(forget), *(load_data(spec) if spec else None for spec in (unrelated, rephrased)))
+    records: list[Record] = []
+    origins: dict[str, Any] = {}
+    exam: Exam | None = None
+    for role, name in models.items():
+        loaded = open_model(name, place, precision, listener, trust_remote_code=trust_remote_code)
+        if loaded.adapter is not None:
+            raise UsageError(
+                f"{name} is an adapter, and its base's weights would be attacked without it",
+                f"Write the model, and attack that: taskarith apply --add {name} -o merged",
+            )
+        asked = make_exam(loaded, texts, options)
+        if exam is not None and asked != exam:
+            raise MismatchError(
+                f"{name} tokenises these texts otherwise than {edited}", "Compare models with the same tokenizer."
+            )
+        exam = asked
+        examination = Examination(loaded, role, exam, options, listener)
+        examination.as_it_is()
+        if role != BEFORE:
+            examination.attacked()
+        records += examination.records
+        if output_dir is not None:
+            origins[role] = model_record(loaded)
+        del loaded, examination
+        free_memory()
+    assert exam is not None  # noqa: S101  (the edited model is always there)
+    result = _result(models, exam, options, records)
+    if output_dir is not None:
+        provenance = {
+            "kind": "attack",
+            "models": origins,
+            "data": texts.record(),
+            "arguments": {**options.record(), "top_k": TOP_K, "dtype": dtype, "device": str(place)},
+        }
+        _publish(result, provenance, Path(output_dir), overwrite, draw)
+    return result
+
+
+def _check(
+    options: Options,
+    models: dict[str, str],
+    precision: torch.dtype | None,
+    unrelated: str | None,
+    rephrased: str | None,
+) -> None:
+    if len(set(models.values())) < len(models):
+        raise UsageError("a model is given twice", "Name different models as edited, --before and --retain.")
+    if "relearn" in options.attacks and precision != torch.float32:
+        raise UsageError(
+            "relearning needs float32 weights: half precision rounds most of each step away and so hides the leak",
+            "Leave --dtype out, or relearn out of --attacks.",
+        )
+    for spec, option, needed in ((unrelated, "unrelated", "relearn"), (rephrased, "rephrased", "rephrase")):
+        if spec and needed not in options.attacks:
+            raise UsageError(f"--{option} is given, but not the attack {needed}", f"Add {needed} to --attacks.")
+
+
+def _result(models: dict[str, str], exam: Exam, options: Options, records: list[Record]) -> AttackResult:
+    plain = [record for record in records if record["text"] == TEXT]
+    missing = []
+    if BEFORE not in models:
+        missing.append("recovered and beyond: need the model before the edit (--before)")
+    if RETAIN not in models:
+        missing.append("beyond: needs a model that never knew the text (--retain)")
+    return AttackResult(
+        models=models,
+        untouched={role: numbers(record for record in plain if record["model"] == role) for role in models},
+        outcomes=tuple(_outcomes(exam, options, records)),
+        given=tuple(sorted(exam.given)),
+        missing=tuple(missing),
+        records=records,
+    )
+
+
+def _outcomes(exam: Exam, options: Options, records: list[Record]) -> list[Outcome]:
+    found = [outcome(records, attack="none", name=EDITED)]
+    if "quantise" in options.attacks:
+        widths = [f"int{bits}" for bits in options.bits]
+        found += [outcome(records, attack="quantise", name=width, state=width) for width in widths]
+    for source in exam.lessons:
+        name = "forget text" if source == TEXT else "unrelated text"
+        for view in (exam.given, frozenset()):
+            for step in (0, *sorted(options.relearn_steps)):
+                state = f"{source} {step}" if step else ""
+                found.append(outcome(records, attack="relearn", name=name, state=state, without=view, steps=step))
+    rules = [f"rephrase {rule}" for rule in exam.rephrased]
+    tried = [(rule.removeprefix("rephrase "), [rule]) for rule in rules]
+    found += [outcome(records, attack="rephrase", name=name, texts=texts) for name, texts in tried]
+    if len(rules) > 1:
+        found.append(outcome(records, attack="rephrase", name="worst", texts=rules))
+    for size in exam.growing:
+        found.append(outcome(records, attack="prefix", name=f"{size} greedy", texts=[f"prefix {size}"]))
+        if options.draws:
+            name = f"{size} best of {options.draws}"
+            found.append(outcome(records, attack="prefix", name=name, texts=[f"prefix {size} sampled"]))
+    return found
+
+
+def _publish(
+    result: AttackResult,
+    provenance: dict[str, Any],
+    target: Path,
+    overwrite: bool,
+    draw: Callable[[AttackResult, Path], object] | None,
+) -> None:
+    with publish_folder(target, overwrite) as folder:
+        results = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "results.json").write_text(results + "\n", encoding="utf-8")
+        with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for record in result.records:
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        if draw is not None:
+            draw(result, folder)
+        write_provenance(folder, provenance)

@@ -1,0 +1,169 @@
+"""One model under all attacks: a record of every answer in every state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from taskarith.attacks.plan import Exam, Options
+from taskarith.attacks.relearn import relearned
+from taskarith.attacks.weights import quantised
+from taskarith.errors import CheckpointError
+from taskarith.evaluation.batches import batch_start
+from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
+from taskarith.evaluation.measure import measure
+from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.records import Record, continuation_record
+from taskarith.progress import Listener
+
+__all__ = ["TOP_K", "Examination"]
+
+TOP_K = 50
+"""From how many of the likeliest tokens sampled extraction draws."""
+
+
+@dataclass
+class Examination:
+    """One model, measured state by state; its weights are the same afterwards, bit for bit.
+
+    :param loaded: The model.
+    :param role: ``before``, ``edited`` or ``retain``: begins its name in every record.
+    :param exam: What it is asked.
+    :param options: How.
+    :param listener: Told about every state and how long it took.
+    :param records: What was found so far.
+    """
+
+    loaded: Loaded
+    role: str
+    exam: Exam
+    options: Options
+    listener: Listener
+    records: list[Record] = field(default_factory=list)
+
+    def as_it_is(self) -> None:
+        """Measure the model without an attack."""
+        self._measure(self.role)
+
+    def attacked(self) -> None:
+        """Measure the model under every attack.
+
+        :raises CheckpointError: A loss is not finite, or there is nothing to quantise.
+        :raises TaskarithError: Relearning diverged.
+        """
+        if "quantise" in self.options.attacks:
+            self._quantise()
+        if self.exam.rephrased:
+            self._rephrase()
+        if self.exam.growing:
+            self._extract()
+        for source in self.exam.lessons:
+            self._relearn(source)
+
+    def _measure(self, row: str) -> None:
+        start = time.perf_counter()
+
+        def on_share(share: float) -> None:
+            self.listener.progress(f"measuring {row}", share, 1.0)
+
+        try:
+            found, _ = measure(self.loaded, self.exam.questions, self.options.settings, row, on_share)
+        except CheckpointError as error:
+            raise CheckpointError(f"{row} ({self.loaded.name}): {error.message}", error.hint) from error
+        self.records += found
+        self._tell(row, start)
+
+    def _quantise(self) -> None:
+        for bits in self.options.bits:
+            with quantised(self.loaded.model, bits) as (count, share):
+                self.listener.note(f"{self.role}: int{bits} of {count} tensors, {share:.0%} of the parameters")
+                self._measure(f"{self.role} int{bits}")
+
+    def _relearn(self, source: str) -> None:
+        samples, options = self.exam.lessons[source], self.options
+        steps = sorted(options.relearn_steps)
+        with closing(relearned(self.loaded, samples, steps, options.learning_rate, options.seed)) as training:
+            for step in training:
+                self._measure(f"{self.role} {source} {step}")
+
+    def _rephrase(self) -> None:
+        start = time.perf_counter()
+        named = [(rule, *pair) for rule, pairs in self.exam.rephrased.items() for pair in pairs]
+        found = self._greedy([prompt for _, _, prompt in named])
+        for (rule, group, prompt), continuation in zip(named, found, strict=True):
+            self._record(f"rephrase {rule}", prompt, continuation, prompt.id, group)
+        self._tell(f"{self.role} rephrased", start)
+
+    def _extract(self) -> None:
+        start = time.perf_counter()
+        named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
+        prompts = [prompt for _, prompt in named]
+        for (size, prompt), continuation in zip(named, self._greedy(prompts), strict=True):
+            self._record(f"prefix {size}", prompt, continuation, prompt.id, prompt.id)
+        if self.options.draws:
+            for (size, prompt), draws in zip(named, self._sampled(prompts), strict=True):
+                for number, continuation in enumerate(draws, 1):
+                    name = f"{prompt.id} draw {number}"
+                    self._record(f"prefix {size} sampled", prompt, continuation, name, prompt.id)
+        self._tell(f"{self.role} prefixes", start)
+
+    def _greedy(self, prompts: Sequence[Prompt]) -> list[str]:
+        size, shrink = self._batch_size(prompts)
+        return continue_greedily(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            prompts,
+            max_new_tokens=self.options.continuation_tokens,
+            end_ids=self.loaded.end_ids,
+            batch_size=size,
+            shrink=shrink,
+            on_tokens=_count_nothing,
+        )
+
+    def _sampled(self, prompts: Sequence[Prompt]) -> list[list[str]]:
+        size, shrink = self._batch_size(prompts)
+        return continue_sampled(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            prompts,
+            draws=self.options.draws,
+            top_k=TOP_K,
+            seed=self.options.seed,
+            max_new_tokens=self.options.continuation_tokens,
+            end_ids=self.loaded.end_ids,
+            batch_size=size,
+            shrink=shrink,
+            on_tokens=_count_nothing,
+        )
+
+    def _batch_size(self, prompts: Sequence[Prompt]) -> tuple[int, bool]:
+        if self.options.batch_size != "auto":
+            return self.options.batch_size, False
+        longest = max(len(prompt.input_ids) for prompt in prompts) + self.options.continuation_tokens
+        return batch_start(self.loaded.model, longest, cached=True), True
+
+    def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> None:
+        """Record a try; ``group`` names what several tries have in common, of which the best counts."""
+        record = continuation_record(self.role, text, sample, prompt.text, prompt.reference, continuation)
+        exact = _exact_share(prompt.reference, continuation, self.loaded.tokenizer)
+        self.records.append(record | {"group": group, "exact_tokens": exact})
+
+    def _tell(self, row: str, start: float) -> None:
+        self.listener.note(f"{row}: {time.perf_counter() - start:.1f} s")
+
+
+def _exact_share(reference: str, continuation: str, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of the true continuation's tokens that a continuation has before its first mistake."""
+    true, made = (
+        tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in (reference, continuation)
+    )
+    same = next((place for place, pair in enumerate(zip(true, made, strict=False)) if pair[0] != pair[1]), None)
+    return (min(len(true), len(made)) if same is None else same) / max(len(true), 1)
+
+
+def _count_nothing(_tokens: int) -> None:
+    """Take the number of tokens of a step, which nobody asks for."""

@@ -1,0 +1,211 @@
+"""What an attack is to do: its options, checked before a model is loaded, and what all models are asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from taskarith.attacks.passages import (
+    Passage,
+    file_prompts,
+    growing,
+    make_passages,
+    plain,
+    rephrased_by_rule,
+    shift_of,
+)
+from taskarith.attacks.relearn import choose_samples
+from taskarith.errors import DataError, UsageError
+from taskarith.evaluation.generation import Prompt
+from taskarith.evaluation.measure import Questions, Settings, ask
+from taskarith.evaluation.models import Loaded
+from taskarith.training.data import DataSet
+from taskarith.training.tokens import Sample
+
+__all__ = ["ATTACKS", "TEXT", "Exam", "Options", "Texts", "make_exam"]
+
+ATTACKS = ("relearn", "quantise", "rephrase", "prefix")
+TEXT = "forget"
+"""Name of the forget text in records."""
+
+
+_LISTS: dict[str, Sequence[Any]] = {
+    "attacks": ATTACKS,
+    "relearn_steps": range(1, 10**6 + 1),
+    "bits": range(2, 9),
+    "prefixes": range(1, 10**6 + 1),
+}
+"""What may stand in the options that are lists."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to attack and to measure; see ``attack`` for each.
+
+    :raises UsageError: A value is out of range, or unknown.
+    """
+
+    attacks: tuple[str, ...]
+    relearn_samples: int
+    relearn_steps: tuple[int, ...]
+    learning_rate: float
+    bits: tuple[int, ...]
+    prefixes: tuple[int, ...]
+    draws: int
+    prompts: int
+    prompt_tokens: int
+    continuation_tokens: int
+    block_size: int
+    batch_size: int | Literal["auto"]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, allowed in _LISTS.items():
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or not all(map(allowed.__contains__, values)):
+                shown = ", ".join(ATTACKS) if name == "attacks" else f"whole numbers from {allowed[0]} to {allowed[-1]}"
+                option = name.replace("_", "-")
+                raise UsageError(
+                    f"--{option} {','.join(map(str, values))} cannot be used",
+                    f"Give one or more of {shown}, each once.",
+                )
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UsageError(f"--learning-rate is {self.learning_rate}", "It must be a number above 0.")
+        for name, least in (("relearn_samples", 1), ("draws", 0), ("prompts", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {getattr(self, name)} is out of range", f"Use {least} or more.")
+        self.settings  # noqa: B018  (it checks the rest)
+
+    @property
+    def settings(self) -> Settings:
+        """How a model is measured without prompts of its own."""
+        return Settings(self.block_size, 0, self.prompt_tokens, self.continuation_tokens, self.batch_size)
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a plain text that come before a continuation in any attack."""
+        needed = [self.prompt_tokens]
+        if "prefix" in self.attacks:
+            needed += self.prefixes
+        if "rephrase" in self.attacks:
+            needed.append(self.prompt_tokens + shift_of(self.prompt_tokens))
+        return max(needed)
+
+    def record(self) -> dict[str, Any]:
+        """Return all options as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The data sets of an attack."""
+
+    forget: DataSet
+    unrelated: DataSet | None
+    rephrased: DataSet | None
+
+    def record(self) -> dict[str, Any]:
+        """Return where each is from, and its fingerprint."""
+        return {
+            name: data and {"spec": data.spec, "fingerprint": data.fingerprint} for name, data in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every model is asked; models compare only if it is the same for all of them.
+
+    :param questions: The forget text without an attack.
+    :param rephrased: Name of each way of rephrasing to its prompts: the group that a prompt belongs to, and it.
+    :param growing: Tokens of a prefix to the prompts that show so many.
+    :param lessons: Source (``forget``, ``unrelated``) to the samples that an attacker trains on.
+    :param given: Ids of samples and passages that an attacker with forget samples has seen.
+    """
+
+    questions: Questions
+    rephrased: dict[str, tuple[tuple[str, Prompt], ...]]
+    growing: dict[int, tuple[Prompt, ...]]
+    lessons: dict[str, tuple[Sample, ...]]
+    given: frozenset[str]
+
+
+def make_exam(loaded: Loaded, texts: Texts, options: Options) -> Exam:
+    """Tokenise all texts for a model and choose what each attack uses.
+
+    :raises DataError: A text is too short, or leaves nothing to hold out.
+    :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
+    """
+    sets = {TEXT: texts.forget} | ({"unrelated": texts.unrelated} if texts.unrelated else {})
+    asked = {name: ask(loaded, {name: data}, options.settings) for name, data in sets.items()}
+    samples = {name: [sample for _, sample in questions.samples] for name, questions in asked.items()}
+    passages = make_passages(
+        texts.forget,
+        samples[TEXT],
+        loaded.tokenizer,
+        prompts=options.prompts,
+        prompt_tokens=options.prompt_tokens,
+        context_tokens=options.context_tokens,
+        continuation_tokens=options.continuation_tokens,
+        block_size=options.block_size,
+    )
+    tokenizer = loaded.tokenizer
+    lessons = _lessons(samples, texts, options) if "relearn" in options.attacks else {}
+    grown = options.prefixes if "prefix" in options.attacks else ()
+    exam = Exam(
+        questions=Questions(asked[TEXT].samples, tuple((TEXT, plain(passage, tokenizer)) for passage in passages)),
+        rephrased=_rephrased(passages, texts, loaded, options) if "rephrase" in options.attacks else {},
+        growing={size: tuple(growing(passage, size, tokenizer) for passage in passages) for size in grown},
+        lessons=lessons,
+        given=_given(passages, lessons),
+    )
+    _check_positions(loaded, exam, options)
+    return exam
+
+
+def _lessons(samples: dict[str, list[Sample]], texts: Texts, options: Options) -> dict[str, tuple[Sample, ...]]:
+    chosen = choose_samples(samples[TEXT], options.relearn_samples, options.seed, texts.forget.spec)
+    lessons = {TEXT: tuple(chosen)}
+    if "unrelated" in samples:  # as much of it as of the forget text, that only the kind of text differs
+        lessons["unrelated"] = tuple(samples["unrelated"][: options.relearn_samples])
+    return lessons
+
+
+def _given(passages: Sequence[Passage], lessons: dict[str, tuple[Sample, ...]]) -> frozenset[str]:
+    seen = {sample.id for sample in lessons.get(TEXT, ())}
+    touched = {passage.id for passage in passages if passage.samples & seen}
+    if passages and len(touched) == len(passages):
+        raise DataError(
+            "every prompt is in what the attacker is given, so that none is held out",
+            "Raise --prompts, or lower --relearn-samples, --block-size or --continuation-tokens.",
+        )
+    return frozenset(seen | touched)
+
+
+def _rephrased(
+    passages: Sequence[Passage], texts: Texts, loaded: Loaded, options: Options
+) -> dict[str, tuple[tuple[str, Prompt], ...]]:
+    if texts.rephrased is not None:
+        sizes = {"block_size": options.block_size, "continuation_tokens": options.continuation_tokens}
+        return {"from file": tuple(file_prompts(texts.rephrased, loaded.tokenizer, **sizes))}
+    if any(document.messages is not None for document in texts.forget.documents):
+        raise DataError(
+            f"{texts.forget.spec} holds chats, whose templates rules would break",
+            "Give rephrased chats with --rephrased FILE, or leave rephrase out of --attacks.",
+        )
+    made = rephrased_by_rule(passages, loaded.tokenizer)
+    return {rule: tuple((prompt.id, prompt) for prompt in prompts) for rule, prompts in made.items()}
+
+
+def _check_positions(loaded: Loaded, exam: Exam, options: Options) -> None:
+    prompts = [prompt for _, prompt in exam.questions.prompts]
+    prompts += [prompt for pairs in exam.rephrased.values() for _, prompt in pairs]
+    prompts += [prompt for grown in exam.growing.values() for prompt in grown]
+    longest = max(len(prompt.input_ids) for prompt in prompts) + options.continuation_tokens
+    if loaded.positions is not None and longest > loaded.positions:
+        raise UsageError(
+            f"a prompt with its continuation takes {longest} tokens; {loaded.name} has {loaded.positions} positions",
+            "Lower --prefixes, --prompt-tokens or --continuation-tokens.",
+        )
