@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taskarith.coefficients.importance import ImportanceResult, importance
     from taskarith.attacks.attack import AttackResult, attack
+    from taskarith.coefficients.importance import ImportanceResult, importance
+    from taskarith.coefficients.out_of_domain import OutOfDomain, out_of_domain
+    from taskarith.coefficients.relate import Relation, relate
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.memory import InMemoryEdit
@@ -39,6 +41,8 @@ __all__ = [
     "Inspection",
     "LowRankResult",
     "Method",
+    "OutOfDomain",
+    "Relation",
     "Scores",
     "TaskarithError",
     "UndoResult",
@@ -53,7 +57,9 @@ __all__ = [
     "finetune",
     "importance",
     "inspect",
+    "out_of_domain",
     "parse_method",
+    "relate",
     "score",
     "undo",
     "verify",
@@ -70,6 +76,8 @@ _HOMES = {
     "ImportanceResult": "taskarith.coefficients.importance",
     "InMemoryEdit": "taskarith.edit.memory",
     "Inspection": "taskarith.vectors.inspect",
+    "OutOfDomain": "taskarith.coefficients.out_of_domain",
+    "Relation": "taskarith.coefficients.relate",
     "Scores": "taskarith.evaluation.score",
     "Method": "taskarith.edit.method",
     "LowRankResult": "taskarith.vectors.lowrank",
@@ -86,6 +94,8 @@ _HOMES = {
     "finetune": "taskarith.training.finetune",
     "importance": "taskarith.coefficients.importance",
     "inspect": "taskarith.vectors.inspect",
+    "out_of_domain": "taskarith.coefficients.out_of_domain",
+    "relate": "taskarith.coefficients.relate",
     "score": "taskarith.evaluation.score",
     "parse_method": "taskarith.edit.method",
     "undo": "taskarith.edit.undo",

@@ -20,7 +20,21 @@ import taskarith
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.cli.main import app
 
-COMMANDS = ["finetune", "extract", "combine", "apply", "undo", "verify", "inspect", "diff", "eval", "score", "demo"]
+COMMANDS = [
+    "finetune",
+    "extract",
+    "combine",
+    "apply",
+    "undo",
+    "verify",
+    "inspect",
+    "diff",
+    "eval",
+    "score",
+    "relate",
+    "ood",
+    "demo",
+]
 
 
 def run(*arguments, cwd=None, **environment):
@@ -59,6 +73,8 @@ def test_the_arithmetic_imports_neither_torch_nor_transformers(tmp_path, phi, ph
         ["undo", "out", "-o", "back"],
         ["inspect", "out"],
         ["diff", "back", phi],
+        ["relate", "v.safetensors", phi_tuned, "--model", phi],
+        ["ood", "v.safetensors", phi_tuned, "--model", phi, "--gamma", "0.8,-0.6"],
     ]
     code = (
         "import sys; from typer.testing import CliRunner; from taskarith.cli.main import app\n"

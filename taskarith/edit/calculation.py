@@ -14,7 +14,30 @@ from taskarith.errors import MismatchError
 from taskarith.vectors.form import Delta, Difference, Factored, Packed, Stored
 from taskarith.vectors.vocabulary import first_rows
 
-__all__ = ["Calculation", "OpenInput", "calculated", "calculation", "gather", "open_inputs", "term_prints"]
+__all__ = ["NOTHING", "Calculation", "OpenInput", "calculated", "calculation", "gather", "open_inputs", "term_prints"]
+
+
+class _Zeros:
+    """A tensor of zeros, of any length; nothing is stored of it."""
+
+    def __init__(self, reader: TensorReader) -> None:
+        del reader
+
+    def fill(self, room: memoryview, against: memoryview | None) -> None:
+        """Write zeros."""
+        del against
+        room[:] = bytes(len(room))
+
+    def skip(self, elements: int) -> None:
+        """Do nothing: all are alike."""
+
+    def fingerprint(self) -> str:
+        """Return nothing: nothing is stored."""
+        return ""
+
+
+NOTHING = Packed("F32", 0, _Zeros)
+"""The base of what is no edit of a model: zeros."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from taskarith.checkpoints.reader import (
 )
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import gather, open_inputs
+from taskarith.edit.calculation import NOTHING, gather, open_inputs
 from taskarith.edit.operands import Operand, open_operands
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_combination
 from taskarith.vectors.dense import vector_metadata
 from taskarith.vectors.extract import VECTOR_DTYPES
-from taskarith.vectors.form import BaseRecord, Packed
+from taskarith.vectors.form import BaseRecord
 from taskarith.vectors.open import recorded_base
 
 __all__ = ["CombineResult", "combine"]
@@ -221,7 +221,7 @@ def _add_up(
         for operand in job.operands
         if (name := operand.delta_of(entry.name)) is not None
     ]
-    what = gather(Packed("F32", 0, _Zeros), entry.shape, deltas, entry.dtype)
+    what = gather(NOTHING, entry.shape, deltas, entry.dtype)
     calculator.begin(what.recipe)
     inputs = open_inputs(what, reader, calculator)
     writer, is_finite = PrintedWriter(descriptor, entry.dtype, entry.shape, entry.offset), True
@@ -230,25 +230,6 @@ def _add_up(
         writer.append(data)
         is_finite = is_finite and finite
     return {"output": writer.fingerprint(), "finite": is_finite}
-
-
-class _Zeros:
-    """What a combination starts from."""
-
-    def __init__(self, reader: TensorReader) -> None:
-        del reader
-
-    def fill(self, room: memoryview, against: memoryview | None) -> None:
-        """Write zeros."""
-        del against
-        room[:] = bytes(len(room))
-
-    def skip(self, elements: int) -> None:
-        """Do nothing: all are alike."""
-
-    def fingerprint(self) -> str:
-        """Return nothing: nothing is stored."""
-        return ""
 
 
 def _metadata(job: _Job, record: BaseRecord | None, found: dict[str, Any] | None) -> dict[str, str]:

@@ -1,0 +1,137 @@
+"""Run the models that task vectors make over test inputs, and compare what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskarith.coefficients.answers import Answer, Lab, alone, open_lab, test_inputs
+from taskarith.coefficients.correlations import MEASURES, OutputRelations, Removal
+from taskarith.coefficients.operands import Related
+from taskarith.evaluation.metrics.intervals import Estimate, estimate
+from taskarith.progress import Listener
+from taskarith.training.tokens import Sample
+
+__all__ = ["Setup", "relate_outputs"]
+
+_REMOVED = (0.25, 0.5, 0.75, 1.0)
+_MULTIPLES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How outputs are measured.
+
+    :param data: For each vector, in their order, a test set of its task.
+    :param block_size: Tokens of an input.
+    :param inputs: Of each test set, at most.
+    :param dtype: As for ``evaluate``.
+    :param device: As for ``evaluate``.
+    :param trust_remote_code: Run the code that comes with the model.
+    """
+
+    data: Mapping[str, str]
+    block_size: int = 64
+    inputs: int = 32
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+def relate_outputs(related: Related, setup: Setup, listener: Listener) -> OutputRelations:
+    """Run the base and each vector's model over the test inputs of all tasks, and compare what they say.
+
+    The model is loaded once and edited in memory.
+
+    :raises UsageError: A number is out of range, or the model is an adapter.
+    :raises DataError: A test set is missing or too short.
+    :raises CheckpointError: A loss is not finite.
+    """
+    lab = open_lab(related, setup.dtype, setup.device, listener, trust_remote_code=setup.trust_remote_code)
+    tasks = list(test_inputs(lab.loaded, setup.data, setup.block_size, setup.inputs).values())
+    answers = [lab.ask([0.0] * len(tasks), tasks, "the base")]
+    answers += [lab.ask(alone(index, len(tasks)), tasks, name) for index, name in enumerate(related.names)]
+    removals = _removals(lab, tasks)
+    pairs = [(i, j) for j in range(len(tasks)) for i in range(j)]
+    measured = {pair: _compare(answers, *pair) for pair in pairs}
+    return OutputRelations(
+        related.names,
+        tuple(len(task) for task in tasks),
+        {measure: {pair: measured[pair][measure] for pair in pairs} for measure in MEASURES},
+        np.array([[np.mean([one.losses.mean() for one in task]) for task in model] for model in answers]),
+        np.array([[np.mean([one.entropy for one in task]) for task in model] for model in answers]),
+        removals,
+    )
+
+
+def _compare(answers: Sequence[Sequence[Sequence[Answer]]], i: int, j: int) -> dict[str, Estimate | None]:
+    """Compare two vectors' models, on the inputs of both tasks."""
+    base, first, second = answers[0], answers[1 + i], answers[1 + j]
+    sides = []
+    for task in (i, j):
+        inputs = zip(base[task], first[task], second[task], strict=True)
+        sides.append([_measures(*one) for one in inputs])
+    return {measure: _symmetrised(*([one[measure] for one in side] for side in sides)) for measure in MEASURES}
+
+
+def _measures(base: Answer, first: Answer, second: Answer) -> dict[str, float]:
+    """Return each of ``MEASURES`` for one input; NaN where it is not defined."""
+    gains = [base.losses - one.losses for one in (first, second)]
+    centred = [one.logits - one.logits.mean(1, keepdims=True) for one in (base, first, second)]
+    return {
+        "loss changes": _cosine(*(gain - gain.mean() for gain in gains)),
+        "loss changes, uncentred": _cosine(*gains),
+        "output changes": _mean_cosine(centred[1] - centred[0], centred[2] - centred[0]),
+        "state changes": _mean_cosine(first.states - base.states, second.states - base.states),
+        "outputs": _mean_cosine(first.logits, second.logits),
+        "centred outputs": _mean_cosine(centred[1], centred[2]),
+        "states": _mean_cosine(first.states, second.states),
+    }
+
+
+def _symmetrised(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
+    """Average the means of both test sets; the bootstrap draws inputs of each."""
+    a, b = np.array(first), np.array(second)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    return estimate(lambda i, j: (a[i].mean(-1) + b[j].mean(-1)) / 2, len(a), len(b))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else float("nan")
+
+
+def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean over positions of the cosines of rows."""
+    return float(np.mean([_cosine(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]))
+
+
+def _removals(lab: Lab, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...]:
+    """Take the first vector away from models that know the other tasks."""
+    found = []
+    for task in range(1, len(tasks)):
+        known, before = _stand_in(lab, task, tasks[task])
+        for alpha in _REMOVED:
+            weights = alone(task, len(tasks))
+            weights[task], weights[0] = known, -alpha
+            after = lab.losses(weights, tasks[task], f"{lab.related.names[task]} less {alpha:g} of the first")
+            rises = after - before
+            rise = estimate(lambda drawn, rises=rises: rises[drawn].mean(-1), len(rises))
+            found.append(Removal(lab.related.names[task], alpha, known, rise))
+    return tuple(found)
+
+
+def _stand_in(lab: Lab, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
+    """Return the multiple of a task's vector that gives its inputs the least loss, and their losses with it."""
+    best: tuple[float, np.ndarray] | None = None
+    for known in _MULTIPLES:
+        weights = [known * one for one in alone(task, len(lab.related.names))]
+        losses = lab.losses(weights, inputs, f"{known:g} {lab.related.names[task]}")
+        if best is not None and losses.mean() >= best[1].mean():
+            break
+        best = known, losses
+    assert best is not None  # noqa: S101  (there are multiples)
+    return best
