@@ -65,6 +65,46 @@ def test_an_edit_without_alpha_is_shown_beside_the_model(phi, phi_tuned, texts):
     assert json.loads(result.stdout)["models"] == [f"{phi} alpha=0", f"{phi} alpha=1"]
 
 
+def test_a_recipe_is_evaluated_as_it_would_be_written(phi, phi_tuned, texts, tmp_path):
+    other = tiny.save_model(tmp_path / "other", nudge_of=phi, seed=77)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"alpha: 0.5\nmethod: {{name: ties, density: 0.3}}\noperands:\n  - vector: {phi_tuned}\n    coefficient: -1\n"
+        f"    scale: {{mlp: 0.5}}\n  - {other}:0.25\n"
+    )
+    written = CliRunner().invoke(app, ["apply", str(phi), "--config", str(recipe), "-o", str(tmp_path / "edited")])
+    assert written.exit_code == 0, written.stderr
+    run_one = run(phi, "--recipe", recipe, *texts, *SMALL, "--json", "--quiet", "-o", tmp_path / "eval")
+    assert run_one.exit_code == 0, run_one.stderr
+    found = json.loads(run_one.stdout)
+    assert found["models"] == [f"{phi} alpha=0", f"{phi} alpha=0.5"]
+    expected = json.loads(run(tmp_path / "edited", *texts, *SMALL, "--json", "--quiet").stdout)
+    for text in ("forget", "other"):
+        rows = found["scores"][f"{phi} alpha=0.5"][text], expected["scores"][str(tmp_path / "edited")][text]
+        assert rows[0]["loss"] == rows[1]["loss"]
+        assert rows[0]["rouge_l_f1"] == rows[1]["rouge_l_f1"]
+    edit = json.loads((tmp_path / "eval" / "taskarith.json").read_text())["edit"]
+    assert edit["method"] == {"name": "ties", "density": 0.3}
+    assert [one["coefficient"] for one in edit["operands"]] == [-1.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("operands: [a.safetensors]\nvocab: intersection\n", "not adapted in memory"),
+        ("operands: [a.safetensors]\nmethod: ties\n", "needs a density"),
+        ("operands: [absent.safetensors]\n", "there is no vector absent.safetensors"),
+    ],
+)
+def test_recipes_that_cannot_be_evaluated(phi, texts, tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    result = run(phi, "--recipe", tmp_path / "recipe.yaml", *texts, *SMALL)
+    assert result.exit_code in {1, 2}
+    assert message in result.stderr
+    both = run(phi, "--recipe", tmp_path / "recipe.yaml", "--add", "v.safetensors", *texts)
+    assert "a recipe and vectors are given" in both.stderr
+
+
 def test_options_come_from_a_file_and_flags_win(phi, texts, tmp_path):
     config = tmp_path / "eval.yaml"
     config.write_text("prompts: 3\nprompt-tokens: 6\ncontinuation-tokens: 8\nblock-size: 48\n", encoding="utf-8")

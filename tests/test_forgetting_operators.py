@@ -20,6 +20,7 @@ from taskarith.edit.apply import apply
 from taskarith.edit.memory import InMemoryEdit
 from taskarith.edit.verify import verify
 from taskarith.errors import MismatchError, UsageError
+from taskarith.vectors.dense import WEIGHTS
 from taskarith.vectors.extract import extract
 
 
@@ -81,14 +82,15 @@ def test_low_rank_is_the_best_approximation_of_each_delta():
 
 
 def header(path) -> dict[str, str]:
+    """Return the header of a file of weights for the base of a vector."""
     with safe_open(path, "pt") as file:
-        return {key: value for key, value in file.metadata().items() if key != "deltas"}
+        return {key: value for key, value in file.metadata().items() if key != "deltas"} | {"kind": WEIGHTS}
 
 
 def test_no_order_thread_or_chunk_of_the_retained_changes_a_bit(tmp_path, phi, tuned):
     how = method("project")
-    one = apply(str(phi), negate=tuned[:1], retain=tuned[1:], output_dir=tmp_path / "a", method=how)
-    two = apply(str(phi), negate=tuned[:1], retain=tuned[:0:-1], output_dir=tmp_path / "b", method=how, jobs=2)
+    one = apply(str(phi), negate=tuned[:1], protect=tuned[1:], output_dir=tmp_path / "a", method=how)
+    two = apply(str(phi), negate=tuned[:1], protect=tuned[:0:-1], output_dir=tmp_path / "b", method=how, jobs=2)
     assert one.fingerprint == two.fingerprint
     base, forget, *retained = (oracle.load(path) for path in [phi, *map(type(phi), tuned)])
     got = oracle.load(tmp_path / "a")
@@ -121,12 +123,11 @@ def test_weights_of_one_are_linear_and_of_zero_the_base(tmp_path, phi, tuned):
 
 
 def test_a_parameter_without_a_weight_is_refused(tmp_path, phi, tuned):
-    adapter_like = extract(str(phi), tuned[1], tmp_path / "w.safetensors").path
-    tensors = load_file(adapter_like)
-    dropped = sorted(tensors)[0]
-    kept = {name: one for name, one in tensors.items() if name != dropped}
-    save_file(kept, tmp_path / "less.safetensors", header(adapter_like))
-    with pytest.raises((MismatchError, UsageError)):
+    vector = extract(str(phi), tuned[1], tmp_path / "v.safetensors").path
+    tensors = load_file(vector)
+    name = "model.layers.1.mlp.fc1.weight"
+    save_file({one: tensors[one] for one in tensors if one != name}, tmp_path / "less.safetensors", header(vector))
+    with pytest.raises(MismatchError, match=f"no weights for {name}"):
         apply(
             str(phi),
             negate=tuned[:1],
@@ -138,16 +139,16 @@ def test_a_parameter_without_a_weight_is_refused(tmp_path, phi, tuned):
 
 
 def test_the_command_its_record_and_the_same_in_memory(tmp_path, phi, tuned):
-    call = ["apply", str(phi), "--negate", tuned[0], "--alpha", "0.5", "--method", "project", "--retain", tuned[1]]
+    call = ["apply", str(phi), "--negate", tuned[0], "--alpha", "0.5", "--method", "project", "--protect", tuned[1]]
     assert CliRunner().invoke(app, [*call, "-o", str(tmp_path / "out")]).exit_code == 0
     record = json.loads((tmp_path / "out" / "taskarith.json").read_text())
-    assert [operand.get("role") for operand in record["operands"]] == [None, "retain"]
+    assert [operand.get("role") for operand in record["operands"]] == [None, "protect"]
     assert verify(tmp_path / "out").is_sound
     again = ["apply", "--config", str(tmp_path / "out" / "taskarith.json"), "-o", str(tmp_path / "again")]
     assert CliRunner().invoke(app, again).exit_code == 0
     assert json.loads((tmp_path / "again" / "taskarith.json").read_text())["fingerprint"] == record["fingerprint"]
     model = AutoModelForCausalLM.from_pretrained(phi)
-    with InMemoryEdit(model, str(phi), negate=tuned[:1], retain=tuned[1:2], method=method("project")) as edit:
+    with InMemoryEdit(model, str(phi), negate=tuned[:1], protect=tuned[1:2], method=method("project")) as edit:
         edit.set(0.5)
         assert oracle.differing(model.state_dict(), oracle.load(tmp_path / "out")) == []
 
@@ -155,18 +156,22 @@ def test_the_command_its_record_and_the_same_in_memory(tmp_path, phi, tuned):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("project", {}, "needs --retain"),
+        ("project", {}, "needs --protect"),
         ("perta", {}, "needs --weights"),
-        ("ties", {"retain": True}, "no use for --retain"),
-        ("linear", {"retain": True}, "no use for --retain"),
-        ("project", {"retain": True, "weights": True}, "no use for --weights"),
+        ("ties", {"protect": True}, "no use for --protect"),
+        ("linear", {"protect": True}, "no use for --protect"),
+        ("project", {"protect": True, "weights": True}, "no use for --weights"),
     ],
 )
 def test_guides_that_do_not_fit(tmp_path, phi, tuned, name, options, words):
     guides = {
-        "retain": tuned[1:2] if options.get("retain") else (),
-        "weights": tuned[2] if "weights" in options else None,
+        "protect": tuned[1:2] if options.get("protect") else (),
+        "weights": None,
     }
+    if "weights" in options:
+        vector = extract(str(phi), tuned[1], tmp_path / "v.safetensors").path
+        save_file(load_file(vector), tmp_path / "w.safetensors", header(vector))
+        guides["weights"] = str(tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=words):
         apply(str(phi), negate=tuned[:1], output_dir=tmp_path / "no", method=method(name), **guides)
 
@@ -177,6 +182,6 @@ def test_a_rank_that_is_none(rank):
         method("low_rank", rank=rank)
 
 
-def test_retain_alone_is_no_edit(tmp_path, phi, tuned):
+def test_protected_vectors_alone_is_no_edit(tmp_path, phi, tuned):
     with pytest.raises(UsageError, match="no vector is given"):
-        apply(str(phi), retain=tuned[:1], output_dir=tmp_path / "no", method=method("project"))
+        apply(str(phi), protect=tuned[:1], output_dir=tmp_path / "no", method=method("project"))

@@ -31,9 +31,9 @@ def command(
     negate: Annotated[
         list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")
     ] = None,
-    retain: Annotated[
+    protect: Annotated[
         list[str] | None,
-        typer.Option("--retain", metavar="V", help="A vector of what is to be kept, for --method project; repeats."),
+        typer.Option("--protect", metavar="V", help="A vector of what is to be kept, for --method project; repeats."),
     ] = None,
     weights: Annotated[
         str | None,
@@ -118,7 +118,7 @@ def command(
         add=add or (),
         negate=negate or (),
         operands=recipe.operands,
-        retain=retain or (),
+        protect=protect or (),
         weights=weights,
         alpha=alpha,
         scale=scale or (),

@@ -14,6 +14,7 @@ from taskarith.cli.common import (
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    load_config,
     parse_batch_size,
     show_scores,
 )
@@ -124,6 +125,17 @@ def command(
             rich_help_panel=_EDIT,
         ),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="The edit as a recipe, with any method of merging, as for apply --config.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=_EDIT,
+        ),
+    ] = None,
     prompts: Annotated[
         int, typer.Option(help="Greedy continuations per text; 0 for losses only.", rich_help_panel=_MEASURE)
     ] = 16,
@@ -170,11 +182,13 @@ def command(
     An edit needs no written model: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
     """
     del config
-    alphas = _alphas(alpha, edited=bool(add or negate))
     texts, sequences = parse_named_data(data or ()), parse_batch_size(batch_size)
     from taskarith.console import Console
+    from taskarith.edit.recipe import parse_recipe
     from taskarith.evaluation.evaluate import evaluate
 
+    edit = None if recipe is None else parse_recipe(load_config(recipe))
+    alphas = _alphas(alpha, edited=bool(add or negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0)
     console = Console(as_json=as_json, quiet=quiet)
     try:
         evaluation = evaluate(
@@ -190,6 +204,7 @@ def command(
             negate=negate or (),
             alphas=alphas,
             scale=scale or (),
+            recipe=edit,
             block_size=block_size,
             prompts=prompts,
             prompt_tokens=prompt_tokens,
@@ -212,7 +227,7 @@ def command(
     console.result(evaluation.scores.to_json())
 
 
-def _alphas(text: str | None, *, edited: bool) -> list[float]:
+def _alphas(text: str | None, *, edited: bool, last: float) -> list[float]:
     if text is not None and not edited:
         raise UsageError("--alpha is given without a vector", "Name one with --negate V or --add V, or leave it out.")
-    return parse_alphas("0,1" if text is None else text)
+    return [0.0, float(last)] if text is None else parse_alphas(text)

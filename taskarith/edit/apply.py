@@ -65,7 +65,7 @@ def apply(
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     operands: Sequence[OperandRef] = (),
-    retain: Sequence[str] = (),
+    protect: Sequence[str] = (),
     weights: str | None = None,
     alpha: float = 1.0,
     scale: Mapping[str, Any] | Sequence[str] = (),
@@ -91,7 +91,7 @@ def apply(
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
     :param negate: Likewise, subtracted.
     :param operands: More vectors, each with a coefficient and a scale of its own.
-    :param retain: Vectors of what is to be kept, which method ``project`` takes out of the sum.
+    :param protect: Vectors of what is to be kept, which method ``project`` takes out of the sum.
     :param weights: A weight for each parameter, for method ``perta``: a file that ``importance`` wrote.
     :param alpha: Multiplies all coefficients.
     :param scale: Multiplies them tensor by tensor: ``{"mlp": 0.5, "layers": [0, 1]}``; see ``spec.parse_scales``.
@@ -122,7 +122,7 @@ def apply(
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
     edit = {
         "model": model,
-        "references": parse_operands(add, negate, operands, retain=retain, weights=weights),
+        "references": parse_operands(add, negate, operands, protect=protect, weights=weights),
         "alpha": alpha,
         "scale": parse_scales(scale),
         "output_dir": output_dir,

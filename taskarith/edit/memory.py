@@ -23,7 +23,7 @@ from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
 from taskarith.progress import SILENT
-from taskarith.spec import parse_scales
+from taskarith.spec import OperandRef, parse_scales
 
 __all__ = ["InMemoryEdit"]
 
@@ -40,8 +40,9 @@ class InMemoryEdit:
     :param negate: Likewise, subtracted.
     :param method: How the deltas of several operands become one; see ``edit.method.parse_method``.
     :param scale: Multiplies the coefficients tensor by tensor, as in ``apply``.
-    :param retain: What method ``project`` looks at, as in ``apply``.
+    :param protect: What method ``project`` looks at, as in ``apply``.
     :param weights: What method ``perta`` looks at, as in ``apply``.
+    :param operands: More vectors, each with a coefficient and a scale of its own.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     """
@@ -55,8 +56,9 @@ class InMemoryEdit:
         *,
         method: Method = LINEAR,
         scale: Mapping[str, Any] | Sequence[str] = (),
-        retain: Sequence[str] = (),
+        protect: Sequence[str] = (),
         weights: str | None = None,
+        operands: Sequence[OperandRef] = (),
     ) -> None:
         self._model, self._method = model, method
         self._checkpoint = open_checkpoint(resolve_model(base).path)
@@ -65,7 +67,7 @@ class InMemoryEdit:
                 f"{base} is stored as float8 with scales, which are not edited in memory",
                 "Write the edit with taskarith apply, and load that.",
             )
-        references = parse_operands(add, negate, retain=retain, weights=weights)
+        references = parse_operands(add, negate, operands, protect=protect, weights=weights)
         self._operands = open_operands(references, self._checkpoint, scale=parse_scales(scale))
         self._is_direct = self._names_match()
 

@@ -36,11 +36,11 @@ METHODS: dict[str, frozenset[str]] = {
 }
 """The options of each method."""
 
-_ROLES = {"project": "retain", "perta": "weights"}
+_ROLES = {"project": "protect", "perta": "weights"}
 """What a method looks at beside what is added: operands of which role."""
 
 _ROLE_HINTS = {
-    "retain": "Name the vectors of what is to be kept, as in --retain other.safetensors",
+    "protect": "Name the vectors of what is to be kept, as in --protect other.safetensors",
     "weights": "Name a weight for each parameter: taskarith importance MODEL --forget ... --retain ... -o FILE",
 }
 _DEFAULTS: dict[str, Any] = {"gamma": 0.01, "epsilon": 0.15, "rescale": True, "seed": 42}
@@ -162,7 +162,7 @@ def check_operands(
     :param method: The method.
     :param coefficients: Of each operand that is added, sign included.
     :param kinds: Of each such operand's vector.
-    :param roles: Of each operand that is not added: ``retain`` or ``weights``.
+    :param roles: Of each operand that is not added: ``protect`` or ``weights``.
     :raises UsageError: Too many or too few, a sign or a kind that it cannot use.
     """
     if strange := [role for role in roles if role != _ROLES.get(method.name)]:

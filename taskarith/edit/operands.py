@@ -54,7 +54,7 @@ def parse_operands(
     negate: Sequence[str],
     more: Sequence[OperandRef] = (),
     *,
-    retain: Sequence[str] = (),
+    protect: Sequence[str] = (),
     weights: str | None = None,
 ) -> list[OperandRef]:
     """Read the values of ``--add`` and ``--negate``; ``more`` are appended, then those that are not added.
@@ -62,7 +62,7 @@ def parse_operands(
     :raises UsageError: There is none to add, or a coefficient cannot be read.
     """
     references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*more]
-    references += [OperandRef(text, 0.0, role="retain") for text in retain]
+    references += [OperandRef(text, 0.0, role="protect") for text in protect]
     references += [OperandRef(weights, 0.0, role="weights")] if weights is not None else []
     if all(one.role for one in references):
         raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")

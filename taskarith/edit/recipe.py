@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from taskarith.edit.method import METHODS, parse_method
 from taskarith.errors import UsageError, name_some
 from taskarith.spec import OperandRef, Scales, finite_number, parse_operand, parse_scales, plain_scales, short
 
@@ -42,6 +43,25 @@ class Recipe:
     operands: tuple[OperandRef, ...] = ()
     fingerprint: str = ""
     remarks: tuple[str, ...] = field(default=())
+
+    def in_memory(self) -> dict[str, Any]:
+        """Return the arguments of ``InMemoryEdit`` that say the same, alpha apart.
+
+        :raises UsageError: It asks for what is not done in memory, or its method does not take its options.
+        """
+        options = self.options
+        if options.get("vocab"):
+            raise UsageError("vocabularies are not adapted in memory", "Write the edit with apply, and evaluate that.")
+        parameters = {key: options[key] for key in set().union(*METHODS.values()) if key in options}
+        return {
+            "add": _list(options.get("add")),
+            "negate": _list(options.get("negate")),
+            "operands": self.operands,
+            "protect": _list(options.get("protect")),
+            "weights": options.get("weights"),
+            "method": parse_method(str(options.get("method", "linear")), **parameters),
+            "scale": options.get("scale", ()),
+        }
 
     def changed(self, model: str | None, *, vectors: bool, alpha: float, scale: Sequence[str]) -> Recipe:
         """Return what is left of it beside values of options, some of which may be others than its own.
@@ -125,6 +145,10 @@ def _method(values: Mapping[str, Any]) -> dict[str, Any]:
     if twice := sorted(parameters.keys() & values.keys()):
         raise UsageError(f"{name_some(twice)} stands in the method and beside it", "Write it once.")
     return {"method": method["name"], **parameters}
+
+
+def _list(value: Any) -> list[str]:
+    return [] if value is None else [str(value)] if isinstance(value, str) else [str(one) for one in value]
 
 
 def _scale(values: Mapping[str, Any]) -> dict[str, list[str]]:

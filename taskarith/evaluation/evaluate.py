@@ -17,6 +17,7 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.recipe import Recipe
 from taskarith.errors import MismatchError, TaskarithError, UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
 from taskarith.evaluation.general import Tasks, find_tasks, run_tasks
@@ -60,6 +61,7 @@ def evaluate(
     negate: Sequence[str] = (),
     alphas: Sequence[float] = (1.0,),
     scale: Mapping[str, Any] | Sequence[str] = (),
+    recipe: Recipe | None = None,
     block_size: int = 256,
     prompts: int = 16,
     prompt_tokens: int = 32,
@@ -95,6 +97,7 @@ def evaluate(
     :param negate: Vectors to subtract.
     :param alphas: What multiplies them.
     :param scale: What multiplies them tensor by tensor, as for ``apply``.
+    :param recipe: The edit to make in memory instead, with its method; see ``parse_recipe``.
     :param block_size: Tokens of the blocks in which losses are measured; each block starts without context.
     :param prompts: Prompts per text; 0 measures losses only.
     :param prompt_tokens: Tokens of a prompt taken from a plain text.
@@ -120,6 +123,10 @@ def evaluate(
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
     edit = {"add": list(add), "negate": list(negate), "alphas": list(alphas)} if add or negate else None
     edit = edit and edit | ({"scale": scales} if scales else {})
+    if recipe is not None:
+        if edit:
+            raise UsageError("a recipe and vectors are given", "Name the vectors in the recipe, or leave it out.")
+        edit = recipe.in_memory() | {"alphas": list(alphas)}
     _check(models, retain, edit)
     _check_questions(data, benchmark, tasks, task_folder, settings)
     if output_dir is not None:
@@ -146,7 +153,7 @@ def evaluate(
         provenance = {
             "kind": "evaluation",
             "models": origins,
-            "edit": edit,
+            "edit": edit and _plain(edit),
             "data": {name: {"spec": text.spec, "fingerprint": text.fingerprint} for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
             "arguments": {
@@ -167,6 +174,18 @@ def row_name(model: str, alpha: float) -> str:
     """Return the name of the row of a model edited in memory: ``MODEL alpha=0.5``."""
     short = f"{alpha:g}"
     return f"{model} alpha={short if float(short) == alpha else repr(alpha)}"
+
+
+def _plain(edit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an edit as plain values of JSON, without what is not given."""
+    plain = dict(edit)
+    if "operands" in plain:
+        plain["operands"] = [
+            {"name": one.name, "coefficient": one.coefficient, "scale": plain_scales(one.scale), "role": one.role}
+            for one in plain["operands"]
+        ]
+        plain["method"] = plain["method"].record()
+    return {key: value for key, value in plain.items() if value or key in {"add", "negate", "alphas"}}
 
 
 def _check(models: Sequence[str], retain: str | None, edit: Mapping[str, Any] | None) -> None:
@@ -225,8 +244,8 @@ def _rows(loaded: Loaded, edit: Mapping[str, Any] | None) -> Iterator[str]:
             f"{loaded.name} is an adapter, which cannot be edited in memory",
             f"Name its base as the model and add the adapter: --add {loaded.name}",
         )
-    base, scale = str(loaded.resolved.path), edit.get("scale", {})
-    with InMemoryEdit(loaded.model, base, edit["add"], edit["negate"], scale=scale) as memory:
+    how = {key: value for key, value in edit.items() if key != "alphas"}
+    with InMemoryEdit(loaded.model, str(loaded.resolved.path), **how) as memory:
         for alpha in edit["alphas"]:
             memory.set(alpha)
             yield row_name(loaded.name, alpha)
