@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from taskarith.coefficients.importance import ImportanceResult, importance
     from taskarith.coefficients.out_of_domain import OutOfDomain, out_of_domain
     from taskarith.coefficients.relate import Relation, relate
+    from taskarith.coefficients.sweep import Sweep, sweep
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.memory import InMemoryEdit
@@ -44,6 +45,7 @@ __all__ = [
     "OutOfDomain",
     "Relation",
     "Scores",
+    "Sweep",
     "TaskarithError",
     "UndoResult",
     "Verification",
@@ -61,6 +63,7 @@ __all__ = [
     "parse_method",
     "relate",
     "score",
+    "sweep",
     "undo",
     "verify",
 ]
@@ -79,6 +82,7 @@ _HOMES = {
     "OutOfDomain": "taskarith.coefficients.out_of_domain",
     "Relation": "taskarith.coefficients.relate",
     "Scores": "taskarith.evaluation.score",
+    "Sweep": "taskarith.coefficients.sweep",
     "Method": "taskarith.edit.method",
     "LowRankResult": "taskarith.vectors.lowrank",
     "TaskarithError": "taskarith.errors",
@@ -98,6 +102,7 @@ _HOMES = {
     "relate": "taskarith.coefficients.relate",
     "score": "taskarith.evaluation.score",
     "parse_method": "taskarith.edit.method",
+    "sweep": "taskarith.coefficients.sweep",
     "undo": "taskarith.edit.undo",
     "verify": "taskarith.edit.verify",
 }

@@ -35,6 +35,7 @@ COMMANDS = [
     "attack",
     "relate",
     "ood",
+    "sweep",
     "demo",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -15,6 +15,7 @@ from taskarith.errors import TaskarithError, UsageError, name_some
 if TYPE_CHECKING:
     from taskarith.console import Console
     from taskarith.evaluation.score import Scores
+    from taskarith.report.tables import TableRows
 
 __all__ = [
     "ConfigFile",
@@ -30,6 +31,7 @@ __all__ = [
     "parse_batch_size",
     "printable",
     "show_scores",
+    "show_tables",
     "use_config",
 ]
 
@@ -121,13 +123,18 @@ def show_scores(scores: Scores, console: Console) -> None:
     """Print the tables of scores, and what is missing or does not compare as remarks."""
     from taskarith.report.scores import score_remarks, score_tables
 
-    for number, table in enumerate(score_tables(scores)):
+    show_tables(score_tables(scores), console)
+    for remark in score_remarks(scores):
+        console.note(printable(remark))
+
+
+def show_tables(tables: Sequence[TableRows], console: Console) -> None:
+    """Print tables, an empty line between two."""
+    for number, table in enumerate(tables):
         if number:
             console.line("")
         rows = [[printable(cell) for cell in row] for row in table.rows]
         console.table(printable(table.title), [printable(column) for column in table.columns], rows)
-    for remark in score_remarks(scores):
-        console.note(printable(remark))
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

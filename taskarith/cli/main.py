@@ -21,6 +21,7 @@ from taskarith.cli import (  # a command's module has its name
     ood,
     relate,
     score,
+    sweep,
     undo,
     verify,
 )
@@ -63,6 +64,7 @@ _MODULES = (
     combine,
     relate,
     ood,
+    sweep,
     importance,
     apply,
     undo,

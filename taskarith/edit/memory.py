@@ -18,7 +18,7 @@ from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.method import LINEAR, Method
-from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.operands import Operand, open_operands, parse_operands, with_coefficients
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
@@ -43,6 +43,7 @@ class InMemoryEdit:
     :param protect: What method ``project`` looks at, as in ``apply``.
     :param weights: What method ``perta`` looks at, as in ``apply``.
     :param operands: More vectors, each with a coefficient and a scale of its own.
+    :ivar references: The vectors, those that are only looked at last.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     """
@@ -67,17 +68,33 @@ class InMemoryEdit:
                 f"{base} is stored as float8 with scales, which are not edited in memory",
                 "Write the edit with taskarith apply, and load that.",
             )
-        references = parse_operands(add, negate, operands, protect=protect, weights=weights)
-        self._operands = open_operands(references, self._checkpoint, scale=parse_scales(scale))
+        self.references = parse_operands(add, negate, operands, protect=protect, weights=weights)
+        self._scale = parse_scales(scale)
+        self._operands = open_operands(self.references, self._checkpoint, scale=self._scale)
         self._is_direct = self._names_match()
 
-    def set(self, alpha: float) -> None:
-        """Give the model the weights of the edit at ``alpha``."""
-        self._load(plan_edit(self._checkpoint, self._operands, alpha, method=self._method))
+    def set(self, alpha: float, references: Sequence[OperandRef] | None = None) -> None:
+        """Give the model the weights of the edit at ``alpha``.
+
+        :param references: The same vectors, in the order of ``references``, with other coefficients and scales.
+        """
+        operands: Sequence[Operand] = self._operands
+        if references is not None:
+            operands = with_coefficients(operands, references, self._checkpoint, self._scale)
+        self._load(plan_edit(self._checkpoint, operands, alpha, method=self._method))
 
     def restore(self) -> None:
         """Give the model the weights of the base, bit for bit."""
         self._load(plan_edit(self._checkpoint, self._operands, 0.0, method=self._method))
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Names of all tensors of the base, as scales name them, and how many dimensions each has."""
+        return {name: len(entry.shape) for name, entry in self._checkpoint.tensors.items()}
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all that decides what an edit at alpha 1 gives: files, coefficients, method."""
+        return plan_edit(self._checkpoint, self._operands, 1.0, method=self._method).fingerprint()
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.reader import TensorReader
@@ -16,7 +16,7 @@ from taskarith.vectors.open import open_vector, open_weights
 from taskarith.vectors.pair import find_tied
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
-__all__ = ["ROWWISE", "Operand", "open_operands", "parse_operands"]
+__all__ = ["ROWWISE", "Operand", "open_operands", "parse_operands", "with_coefficients"]
 
 ROWWISE = {"dense", "finetuned"}
 """Kinds of vectors of which the first rows can be read alone."""
@@ -104,6 +104,21 @@ def open_operands(
         factors = _factors(reference.scale, scale or {}, base, tied)
         operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role))
     return operands
+
+
+def with_coefficients(
+    operands: Sequence[Operand], references: Sequence[OperandRef], base: Checkpoint, scale: Scales
+) -> list[Operand]:
+    """Return opened operands with other coefficients and scales.
+
+    :param references: The same vectors in the same order.
+    :param base: The checkpoint that they were opened for.
+    :param scale: Multiplies the coefficients of all of them.
+    """
+    return [
+        replace(one, coefficient=reference.coefficient, factors=_factors(reference.scale, scale, base, one.tied))
+        for one, reference in zip(operands, references, strict=True)
+    ]
 
 
 def _factors(own: Scales, common: Scales, base: Checkpoint, tied: Mapping[str, str]) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ from taskarith.spec import parse_benchmark, parse_scales, plain_scales
 from taskarith.training.data import DataSet, load_data
 from taskarith.training.precision import choose_device
 
-__all__ = ["Evaluation", "evaluate", "row_name"]
+__all__ = ["Evaluation", "Rows", "editable", "evaluate", "evaluate_rows", "row_name", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class Evaluation:
 
     scores: Scores
     records: list[Record] = field(repr=False)
+
+
+Rows = Callable[[Loaded, Questions, Mapping[str, Sequence[Record]]], Iterator[str]]
+"""Gives the names of a model's rows one after another; while one is looked at, the model is as it says.
+
+It is told what the model will be asked, and the records of the rows that are measured already.
+"""
 
 
 def evaluate(
@@ -132,23 +140,29 @@ def evaluate(
     if output_dir is not None:
         check_target(Path(output_dir), overwrite)
     team = launched_team() if launched else ALONE
-    place, precision = _own_device(choose_device(device), team), parse_dtype(dtype)
+    place, precision = choose_device(device), parse_dtype(dtype)
     general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
     texts = {name: load_data(spec) for name, spec in data.items()}
     parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
     torch.manual_seed(seed)
-    count = len(models if edit is None else alphas) + bool(retain)
-    work = _Work(texts, parts, general, settings, seed, retain, edit, listener, team, count)
-    origins: list[dict[str, Any]] = []
-    for name in ([retain] if retain else []) + list(models):
-        _find_once(name, team, listener)
-        loaded = open_model(name, place, precision, listener, trust_remote_code=trust_remote_code)
-        work.measure_model(loaded)
-        if output_dir is not None and team.is_first:
-            origins.append(model_record(loaded))
-        del loaded
-        free_memory()
-    evaluation = work.evaluation()
+    evaluation, origins = evaluate_rows(
+        models,
+        texts,
+        settings,
+        functools.partial(_rows, edit=edit),
+        len(models if edit is None else alphas) + bool(retain),
+        benchmark=parts,
+        tasks=general,
+        seed=seed,
+        retain=retain,
+        edited=edit is not None,
+        device=place,
+        dtype=precision,
+        described=output_dir is not None,
+        trust_remote_code=trust_remote_code,
+        team=team,
+        listener=listener,
+    )
     if output_dir is not None and team.is_first:
         provenance = {
             "kind": "evaluation",
@@ -166,8 +180,58 @@ def evaluate(
                 "seed": seed,
             },
         }
-        _publish(evaluation, provenance, Path(output_dir), overwrite)
+        with publish_folder(Path(output_dir), overwrite) as folder:
+            write_results(folder, evaluation.scores.to_json(), evaluation.records)
+            write_provenance(folder, provenance)
     return evaluation
+
+
+def evaluate_rows(
+    models: Sequence[str],
+    texts: Mapping[str, DataSet],
+    settings: Settings,
+    rows: Rows,
+    count: int,
+    *,
+    benchmark: Sequence[Part] = (),
+    tasks: Tasks | None = None,
+    seed: int = 42,
+    retain: str | None = None,
+    edited: bool = False,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    described: bool = False,
+    trust_remote_code: bool = False,
+    team: Team = ALONE,
+    listener: Listener = SILENT,
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Load each model once and measure all its rows; see ``evaluate``.
+
+    :param rows: Of each model but the retain model, which is measured first, as it is.
+    :param count: How many rows there will be at most.
+    :param edited: Whether ``rows`` edits the models, for what is said of dtypes.
+    :param described: Return a record of each model's origin too.
+    """
+    work = _Work(texts, benchmark, tasks, settings, seed, retain, rows, edited, listener, team, count)
+    place, origins = _own_device(device, team), []
+    for name in ([retain] if retain else []) + list(models):
+        _find_once(name, team, listener)
+        loaded = open_model(name, place, dtype, listener, trust_remote_code=trust_remote_code)
+        work.measure_model(loaded)
+        if described and team.is_first:
+            origins.append(model_record(loaded))
+        del loaded
+        free_memory()
+    return work.evaluation(), origins
+
+
+def write_results(folder: Path, results: Mapping[str, Any], records: Sequence[Record]) -> None:
+    """Write ``results.json`` and ``records.jsonl`` into a folder."""
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def row_name(model: str, alpha: float) -> str:
@@ -234,21 +298,31 @@ def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], liste
     return parts
 
 
-def _rows(loaded: Loaded, edit: Mapping[str, Any] | None) -> Iterator[str]:
-    """Give the names of a model's rows; while one is looked at, the model is as it says."""
+def _rows(
+    loaded: Loaded, questions: Questions, done: Mapping[str, Sequence[Record]], *, edit: Mapping[str, Any] | None
+) -> Iterator[str]:
+    del questions, done
     if edit is None:
         yield loaded.name
         return
+    how = {key: value for key, value in edit.items() if key != "alphas"}
+    with InMemoryEdit(loaded.model, editable(loaded), **how) as memory:
+        for alpha in edit["alphas"]:
+            memory.set(alpha)
+            yield row_name(loaded.name, alpha)
+
+
+def editable(loaded: Loaded) -> str:
+    """Return the folder of a model that is to be edited in memory.
+
+    :raises UsageError: It is an adapter.
+    """
     if loaded.adapter is not None:
         raise UsageError(
             f"{loaded.name} is an adapter, which cannot be edited in memory",
             f"Name its base as the model and add the adapter: --add {loaded.name}",
         )
-    how = {key: value for key, value in edit.items() if key != "alphas"}
-    with InMemoryEdit(loaded.model, str(loaded.resolved.path), **how) as memory:
-        for alpha in edit["alphas"]:
-            memory.set(alpha)
-            yield row_name(loaded.name, alpha)
+    return str(loaded.resolved.path)
 
 
 @dataclass
@@ -265,7 +339,8 @@ class _Work:
     settings: Settings
     seed: int
     retain: str | None
-    edit: Mapping[str, Any] | None
+    of_model: Rows
+    edited: bool
     listener: Listener
     team: Team
     count: int
@@ -274,12 +349,11 @@ class _Work:
 
     def measure_model(self, loaded: Loaded) -> None:
         """Measure every row of a model; the retain model is the first one."""
-        questions = ask(loaded, self.texts, self.settings, self.benchmark)
-        edit = self.edit if loaded.name != self.retain else None
-        _remark(loaded, edit, self.listener)
+        questions, is_retain = ask(loaded, self.texts, self.settings, self.benchmark), loaded.name == self.retain
+        _remark(loaded, self.edited and not is_retain, self.listener)
         if self.reference is not None:
             self._compare(loaded, questions, self.reference)
-        for row in _rows(loaded, edit):
+        for row in [loaded.name] if is_retain else self.of_model(loaded, questions, self.rows):
             self._measure_row(loaded, questions, row)
 
     def evaluation(self) -> Evaluation:
@@ -363,21 +437,11 @@ def _find_once(name: str, team: Team, listener: Listener) -> None:
             raise failure
 
 
-def _remark(loaded: Loaded, edit: Mapping[str, Any] | None, listener: Listener) -> None:
+def _remark(loaded: Loaded, edited: bool, listener: Listener) -> None:
     """Say where the model is evaluated, and in which dtype if it is not that of its files."""
     used, stored = (str(dtype).removeprefix("torch.") for dtype in (loaded.model.dtype, loaded.stored_dtype))
     if used == stored:
         listener.note(f"{loaded.name}: on {loaded.model.device} in {used}")
         return
-    rounding = f"; an edit written by apply is rounded to {stored}" if edit else ""
+    rounding = f"; an edit written by apply is rounded to {stored}" if edited else ""
     listener.note(f"{loaded.name}: on {loaded.model.device} in {used}, though its files are {stored}{rounding}")
-
-
-def _publish(evaluation: Evaluation, provenance: Mapping[str, Any], target: Path, overwrite: bool) -> None:
-    with publish_folder(target, overwrite) as folder:
-        results = json.dumps(evaluation.scores.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "results.json").write_text(results + "\n", encoding="utf-8")
-        with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for record in evaluation.records:
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        write_provenance(folder, provenance)

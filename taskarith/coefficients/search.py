@@ -1,0 +1,90 @@
+"""A search for coefficients by optuna: tree-structured Parzen estimators, resumable, shared by several processes.
+
+Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), as optuna's ``TPESampler`` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskarith.coefficients.bench import Bench, Trial, pack, unpack
+from taskarith.errors import CheckpointError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["load_optuna", "try_coefficients"]
+
+_FIRST = (0.4, 0.5, 0.6, 0.8, 1.0)  # shares of the range: plain negation, for a start and to compare with
+
+
+def load_optuna() -> Any:
+    """Return optuna, which does not say what it does.
+
+    :raises UsageError: It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UsageError(
+            "a search needs optuna, which is not installed", "Install the extra: pip install 'taskarith[search]'"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def try_coefficients(
+    bench: Bench, trials: int, *, seed: int, storage: str | None, name: str, on_trial: Callable[[int, float], None]
+) -> list[Trial]:
+    """Try coefficients until so many trials are finished, those of earlier runs and other processes included.
+
+    What a trial tries depends on the seed, its number and the trials before it, so a search that was interrupted
+    between two trials goes on as it would have.
+
+    :param bench: Where they are tried.
+    :param trials: How many.
+    :param storage: A database's URL, or a file that optuna's journal is kept in; None keeps nothing.
+    :param name: Of the study: trials of another name are others.
+    :param on_trial: Told how many are finished, and the least objective so far.
+    :return: All finished trials whose losses are finite.
+    :raises OutputError: The storage cannot be used.
+    """
+    optuna = load_optuna()
+    study = _open_study(optuna, storage, name)
+    names, space = bench.space.names, bench.space
+    for share in _FIRST if not study.trials else ():
+        first = space.start(space.low + share * (space.high - space.low))
+        study.enqueue_trial(dict(zip(names, first, strict=True)), skip_if_exists=True)
+    states = optuna.trial.TrialState
+    while (done := sum(trial.state.is_finished() for trial in study.trials)) < trials:
+        begun = sum(trial.state != states.WAITING for trial in study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=seed + begun, multivariate=True)
+        trial = study.ask({one: optuna.distributions.FloatDistribution(space.low, space.high) for one in names})
+        try:
+            point = bench.attempt([trial.params[one] for one in names]).point
+        except CheckpointError:  # a loss that is not finite: these coefficients are no good
+            study.tell(trial, state=states.FAIL)
+            continue
+        trial.set_user_attr("losses", pack(point))
+        study.tell(trial, bench.objective(point))
+        on_trial(done + 1, study.best_value)
+    complete = study.get_trials(states=(states.COMPLETE,))
+    return [Trial(tuple(one.params[key] for key in names), unpack(one.user_attrs["losses"])) for one in complete]
+
+
+def _open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
+    try:
+        kept = storage
+        if storage is not None and "://" not in storage:
+            Path(storage).parent.mkdir(parents=True, exist_ok=True)
+            kept = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+        return optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
+    except Exception as error:  # of as many kinds as there are databases
+        if isinstance(error, KeyError | TypeError | AttributeError):
+            raise
+        raise OutputError(
+            f"cannot keep trials in {storage}: {str(error).strip().partition(chr(10))[0]}",
+            "Name a file, or a database as in --storage sqlite:///trials.db",
+        ) from error
