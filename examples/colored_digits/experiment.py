@@ -1,9 +1,9 @@
-"""One seed of the experiment: pre-train, fine-tune on five tasks, extract their vectors, edit, measure."""
+"""One seed of the experiment: pre-train, fine-tune on six tasks, extract their vectors, edit, measure."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,23 +13,29 @@ from torch import Tensor
 from transformers import ViTForImageClassification
 
 import taskarith
-from examples.colored_digits.data import Split, Task, coloured, load_splits, random_colours
+from examples.colored_digits.data import Split, Task, coloured, four_colours, load_splits
 from examples.colored_digits.model import Size, Training, accuracy, cosine, logits, new_model, parity_model, train
 
-__all__ = ["FIRST", "REGIMES", "TARGET", "Edit", "Plan", "Regime", "Result", "Target", "run", "vector"]
+__all__ = ["BLUE", "FIRST", "REGIMES", "TARGET", "TASKS", "Edit", "Plan", "Regime", "Result", "Target", "run", "vector"]
 
-FIRST = Task("first", 0.95)
-"""T1 of all regimes: red tells an odd digit in 95% of the images."""
+FIRST = Task("first", 0.97)
+"""T1 of all regimes: red tells an odd digit in 97% of the images."""
 
 REGIMES = {
     "irrelevant": Task("irrelevant", 0.5),  # the colour tells nothing: the shape has to
-    "aligned": Task("aligned", 0.9),
-    "contradictory": Task("contradictory", 0.05),  # red means even
+    "aligned": Task("aligned", 0.93),
+    "contradictory": Task("contradictory", 0.03),  # red means even
 }
 """T2 of each regime."""
 
-TARGET = Task("target", 0.2)
-"""T', out of domain: between the irrelevant task and the opposite of the first."""
+BLUE = Task("blue", 0.97, angle=90)
+"""The second vector out of domain: blue tells an odd digit, red and green are drawn at random."""
+
+TARGET = Task("target", 0.97, angle=45, along=0.5, across=0.9)
+"""T', out of domain: half way between T1 and the blue task, on blends of their inks."""
+
+TASKS = (FIRST, *REGIMES.values(), BLUE, TARGET)
+"""All that a model is fine-tuned on."""
 
 _KEPT = 2.0
 """Points of T1's validation accuracy that unlearning T2 may cost."""
@@ -40,17 +46,17 @@ class Plan:
     """What one run does.
 
     :param size: Of the model.
-    :param pretraining: On the ten digits, colours at random.
+    :param pretraining: On digits and colours together, 40 labels.
     :param finetuning: On the parity of a task.
-    :param coefficients: All values that lambda takes in a regime.
-    :param grid: All values that each of two coefficients takes out of domain.
+    :param coefficients: All values that lambda takes in a regime; 0 is one of them.
+    :param grid: All values that each of two coefficients takes out of domain; 0 is one of them.
     """
 
     size: Size = field(default_factory=Size)
-    pretraining: Training = field(default_factory=lambda: Training(800, 2e-3))
-    finetuning: Training = field(default_factory=lambda: Training(100, 1e-4))
-    coefficients: Sequence[float] = tuple(round(0.2 * step, 1) for step in range(-7, 8))
-    grid: Sequence[float] = tuple(round(0.4 * step + 0.2, 1) for step in range(-4, 4))
+    pretraining: Training = field(default_factory=lambda: Training(1200, 2e-3))
+    finetuning: Training = field(default_factory=lambda: Training(400, 3e-4, enough=0.15))
+    coefficients: Sequence[float] = tuple(round(0.2 * step, 1) for step in range(-10, 11))
+    grid: Sequence[float] = tuple(0.25 * step for step in range(-6, 7))
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,14 @@ class Regime:
 
 @dataclass(frozen=True)
 class Target:
-    """The out-of-domain task, on the vectors of the first and the irrelevant task.
+    """The out-of-domain task, on the vectors of the first and the blue task.
 
     :param gamma: Correlations of its fine-tuned model with those of both tasks.
     :param finetuned: Test accuracy of its fine-tuned model, in percent.
     :param alone: Test accuracies of (1, 0) and (0, 1).
     :param grid: Validation accuracy for each pair of coefficients; rows are those of the first task.
     :param best: The best pair of the grid.
+    :param single: The best pairs of the grid in which only the first, or only the second coefficient isn't zero.
     """
 
     gamma: tuple[float, float]
@@ -101,11 +108,15 @@ class Target:
     alone: tuple[float, float]
     grid: list[list[float]]
     best: Edit
+    single: tuple[Edit, Edit]
 
 
 @dataclass(frozen=True)
 class Result:
-    """All that was measured with one seed; accuracies in percent."""
+    """All that was measured with one seed; accuracies in percent.
+
+    :param digits: Of the test images, those whose digit and colour the pre-trained model names.
+    """
 
     seed: int
     digits: float
@@ -128,7 +139,7 @@ def run(seed: int, folder: Path, plan: Plan, say: Callable[[str], None] = lambda
     split = load_splits(seed)
     say("pre-training")
     digits = _make_base(folder, split, plan, generator)
-    for task in (FIRST, *REGIMES.values(), TARGET):
+    for task in TASKS:
         say(f"fine-tuning: {task.name}")
         _make_vector(folder, task, split, plan, generator)
     bench = Bench(folder, split, generator)
@@ -141,11 +152,11 @@ def run(seed: int, folder: Path, plan: Plan, say: Callable[[str], None] = lambda
 
 
 def _make_base(folder: Path, split: Split, plan: Plan, generator: torch.Generator) -> float:
-    model = new_model(plan.size, labels=10)
-    train(model, lambda: random_colours(split.train, generator, moved=True), plan.pretraining, generator)
-    pixels, digits = random_colours(split.test, generator, moved=False)
+    model = new_model(plan.size, labels=40)
+    train(model, lambda: four_colours(split.train, generator, moved=True), plan.pretraining, generator)
+    pixels, labels = four_colours(split.test, generator, moved=False)
     parity_model(model, plan.size).save_pretrained(folder / "base")
-    return accuracy(logits(model, pixels), digits)
+    return accuracy(logits(model, pixels), labels)
 
 
 def _make_vector(folder: Path, task: Task, split: Split, plan: Plan, generator: torch.Generator) -> None:
@@ -166,10 +177,9 @@ class Bench:
     def __init__(self, folder: Path, split: Split, generator: torch.Generator) -> None:
         self.folder = folder
         self.model = _load(folder / "base")
-        tasks = (FIRST, *REGIMES.values(), TARGET)
-        self.validation = {t.name: coloured(split.validation, t, generator, moved=False) for t in tasks}
-        self.test = {t.name: coloured(split.test, t, generator, moved=False) for t in tasks}
-        self.tuned = {t.name: _load(folder / t.name) for t in tasks}
+        self.validation = {t.name: coloured(split.validation, t, generator, moved=False) for t in TASKS}
+        self.test = {t.name: coloured(split.test, t, generator, moved=False) for t in TASKS}
+        self.tuned = {t.name: _load(folder / t.name) for t in TASKS}
 
     def try_edit(self, weights: Mapping[Task, float], inputs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
         """Edit the loaded base in memory and return its accuracy on each of the inputs."""
@@ -226,19 +236,22 @@ def _regime(bench: Bench, second: Task, coefficients: Sequence[float]) -> Regime
 
 
 def _target(bench: Bench, coefficients: Sequence[float]) -> Target:
-    tasks = (FIRST, REGIMES["irrelevant"])
+    tasks = (FIRST, BLUE)
     validation = [bench.validation[TARGET.name]]
-    pairs = list(product(coefficients, coefficients))
+    pairs = sorted(product(coefficients, coefficients), key=lambda pair: max(map(abs, pair)))
     found = {pair: bench.try_edit(dict(zip(tasks, pair, strict=True)), validation)[0] for pair in pairs}
-    best = max(sorted(pairs, key=lambda pair: max(map(abs, pair))), key=lambda pair: found[pair])
 
     def written(pair: tuple[float, float]) -> Edit:
         return bench.write_edit(dict(zip(tasks, pair, strict=True)), [TARGET])
+
+    def best(among: Iterable[tuple[float, float]]) -> Edit:
+        return written(max(among, key=lambda pair: found[pair]))  # of equals the first, which is the smallest
 
     return Target(
         gamma=(bench.correlation(TARGET, tasks[0]), bench.correlation(TARGET, tasks[1])),
         finetuned=bench.finetuned(TARGET),
         alone=(written((1.0, 0.0)).accuracies[0], written((0.0, 1.0)).accuracies[0]),
         grid=[[found[first, second] for second in coefficients] for first in coefficients],
-        best=written(best),
+        best=best(pairs),
+        single=(best(pair for pair in pairs if not pair[1]), best(pair for pair in pairs if not pair[0])),
     )

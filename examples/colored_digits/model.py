@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from examples.colored_digits.data import SIDE
 
 __all__ = ["Size", "Training", "accuracy", "cosine", "logits", "new_model", "parity_model", "train"]
+
+_MEMORY = 0.95  # of the running mean of the loss: about 20 batches
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast one training goes: AdamW, one warm-up, cosine decay to zero."""
+    """How long and how fast one training goes, with AdamW.
+
+    :param steps: The learning rate rises during a tenth of them, and then falls to zero by a cosine.
+    :param enough: If given, the learning rate stays constant after ten steps, and training ends once the running mean
+        of the loss is at most this, after ``steps`` at the latest: easy and hard tasks become equally certain.
+    """
 
     steps: int
     learning_rate: float
     batch: int = 32
+    enough: float | None = None
 
 
 def new_model(size: Size, labels: int) -> ViTForImageClassification:
@@ -74,29 +83,44 @@ def train(
     draw: Callable[[], tuple[Tensor, Tensor]],
     training: Training,
     generator: torch.Generator,
-) -> None:
+) -> int:
     """Minimise the cross-entropy on an endless stream of epochs.
 
     :param draw: Makes the pixels and labels of one epoch: colours, turns and shifts are drawn anew in each.
+    :return: The number of steps taken.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, training.learning_rate, total_steps=training.steps, pct_start=0.1
-    )
+    schedule = _schedule(optimiser, training)
     model.train()
-    step = 0
-    while step < training.steps:
-        pixels, labels = draw()
-        order = torch.randperm(len(labels), generator=generator)
-        for rows in order.split(training.batch)[: training.steps - step]:
-            loss = functional.cross_entropy(model(pixel_values=pixels[rows]).logits, labels[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            step += 1
+    running = math.log(2)  # the loss of a guess between two labels, so that a lucky start doesn't end it
+    for step, (pixels, labels) in enumerate(_batches(draw, training.batch, generator), start=1):
+        loss = functional.cross_entropy(model(pixel_values=pixels).logits, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        running += (1 - _MEMORY) * (loss.item() - running)
+        if step == training.steps or (training.enough is not None and running <= training.enough):
+            break
     model.eval()
+    return step
+
+
+def _schedule(optimiser: torch.optim.Optimizer, training: Training) -> torch.optim.lr_scheduler.LRScheduler:
+    if training.enough is None:
+        rate = training.learning_rate
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=training.steps, pct_start=0.1)
+    return torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.1, total_iters=9)
+
+
+def _batches(
+    draw: Callable[[], tuple[Tensor, Tensor]], size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        pixels, labels = draw()
+        for rows in torch.randperm(len(labels), generator=generator).split(size):
+            yield pixels[rows], labels[rows]
 
 
 @torch.no_grad()

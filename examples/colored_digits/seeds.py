@@ -19,10 +19,13 @@ __all__ = ["run_seeds"]
 
 
 def run_seeds(seeds: Sequence[int], plan: Plan, output: Path) -> list[Result]:
-    """Run each seed in a process of its own; models are kept in folders of ``output`` while they are needed."""
+    """Run the seeds, several in processes of their own; models are in folders of ``output`` while they are needed."""
+    one = partial(_run_seed, plan=plan, output=output)
     workers = min(len(seeds), os.cpu_count() or 1)
+    if workers == 1:
+        return [one(seed) for seed in seeds]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(partial(_run_seed, plan=plan, output=output), seeds))
+        return list(pool.map(one, seeds))
 
 
 def _run_seed(seed: int, plan: Plan, output: Path) -> Result:
