@@ -60,7 +60,7 @@ def _table(demo: Path, base: str, work: Path, forms: Sequence[str]) -> Iterator[
             scores = _scores(demo, tuned, "--negate", place, "--alpha", "1")
         size = found.get("nbytes", 0)
         weights = found.get("elements", 0) if form == "float32" else weights
-        change = scores["forgotten"]["loss"] - before["forgotten"]["loss"]
+        change = scores["forgotten"]["loss"]["value"] - before["forgotten"]["loss"]["value"]
         whole = change if form == "float32" else whole
         bits = f"{8 * size / weights:.2f}" if size and weights else ""
         energy = found.get("energy") or (found.get("loss") or {}).get("energy")
@@ -70,7 +70,9 @@ def _table(demo: Path, base: str, work: Path, forms: Sequence[str]) -> Iterator[
 
 
 def _cells(scores: dict[str, Any]) -> str:
-    return " | ".join(f"{scores[text]['loss']:.2f} / {scores[text]['rouge_l_f1']:.2f}" for text in TEXTS)
+    return " | ".join(
+        f"{scores[text]['loss']['value']:.2f} / {scores[text]['rouge_l_f1']['value']:.2f}" for text in TEXTS
+    )
 
 
 def _scores(demo: Path, model: Path, *edit: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from statistics import median
 from benchmarks.measure import Measure
 from benchmarks.peers import COPY, MERGEKIT, OURS
 
-__all__ = ["CurvePoint", "EditResult", "Report", "machine"]
+__all__ = ["CurvePoint", "EditResult", "Report", "bullets", "machine", "table"]
 
 _LEGEND = """*Process* is the time from start to end of the process, *durable* until its output is on the disk, too.
 Memory is the peak over a process and its children: *anonymous* its own, *all* with mapped files. Bytes are those of
@@ -76,7 +76,7 @@ class Report:
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
         model = f"Phi-1.5's shape with {self.parameters / 1e9:.3g} B parameters in bfloat16"
         about = f"Model: {model}. Warm runs: medians of {self.rounds} interleaved rounds.\n{_LEGEND}"
-        parts = [f"# Results of `make bench`, {today}", _bullets(self.facts), about]
+        parts = [f"# Results of `make bench`, {today}", bullets(self.facts), about]
         if self.edits:
             parts += ["## Goals", _goals(self.edits)]
         for edit in self.edits:
@@ -87,7 +87,7 @@ class Report:
                 parts += ["With an empty page cache, one run each:", _cold_table(edit)]
         if self.curve:
             parts += ["## Memory against size (taskarith)", _curve_table(self.curve)]
-        parts += ["## What could not be run", _bullets(self.remarks or ["Everything was run."])]
+        parts += ["## What could not be run", bullets(self.remarks or ["Everything was run."])]
         return "\n\n".join(parts) + "\n"
 
 
@@ -119,7 +119,7 @@ def _goals(edits: Sequence[EditResult]) -> str:
             ours, wrong = middle[OURS], edit.differing.get(OURS)
             ratios = [_ratio(ours, middle.get(COPY)), _ratio(middle.get(MERGEKIT), ours)]
             rows.append([edit.title, *ratios, _mega(ours.anonymous), "" if wrong is None else f"{wrong:,}"])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _edit_table(edit: EditResult) -> str:
@@ -141,7 +141,7 @@ def _edit_table(edit: EditResult) -> str:
         sizes = [f"{run.read / 1e9:.2f}", f"{run.written / 1e9:.2f}"]
         wrong = _share(edit.differing.get(name), edit.elements)
         rows.append([name, *times, _ratio(middle.get(MERGEKIT), run), *memory, *sizes, wrong])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _kept_table(edit: EditResult) -> str:
@@ -150,7 +150,7 @@ def _kept_table(edit: EditResult) -> str:
     for name, kept in edit.kept.items():
         time, peer = middle[name].processor, middle.get(MERGEKIT)
         rows.append([name, f"{1 - kept:.1e}", f"{time:.1f}", f"{peer.processor / time:.2f}" if peer else ""])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _cold_table(edit: EditResult) -> str:
@@ -159,7 +159,7 @@ def _cold_table(edit: EditResult) -> str:
         [name, f"{run.seconds:.2f}", f"{run.durable:.2f}", _ratio(run, copy), f"{run.disk_read / 1e9:.2f}"]
         for name, run in edit.cold.items()
     ]
-    return _table(["", "process s", "durable s", "durable / copy", "read from disk GB"], rows)
+    return table(["", "process s", "durable s", "durable / copy", "read from disk GB"], rows)
 
 
 def _curve_table(curve: Sequence[CurvePoint]) -> str:
@@ -167,7 +167,7 @@ def _curve_table(curve: Sequence[CurvePoint]) -> str:
     for point in curve:
         size, time = f"{point.parameters / 1e9:.3g} B", f"{point.run.durable:.1f}"
         rows.append([size, point.title, _mega(point.run.anonymous), _mega(point.run.resident), time])
-    return _table(["parameters", "", "anonymous MB", "all MB", "durable s"], rows)
+    return table(["parameters", "", "anonymous MB", "all MB", "durable s"], rows)
 
 
 def _ratio(above: Measure | None, below: Measure | None) -> str:
@@ -182,10 +182,12 @@ def _share(number: int | None, elements: int) -> str:
     return "" if number is None else f"{number:,} ({number / elements:.2g})" if number else "0"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, numbers to the right of the first column."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _bullets(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+    """Return a list in Markdown."""
     return "\n".join(f"- {line}" for line in lines)

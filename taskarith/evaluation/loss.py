@@ -191,7 +191,8 @@ def _states(
     scored = torch.zeros_like(ids, dtype=torch.bool)
     for row, sample in enumerate(samples):
         scored[row, max(sample.prompt_length, 1) : len(sample.input_ids)] = True
-    states = body(input_ids=ids, attention_mask=mask)[:, :-1][scored[:, 1:]]
+    context, seen = ids[:, :-1], mask[:, :-1]  # the last token predicts none
+    states = body(input_ids=context, attention_mask=None if seen.all() else seen)[scored[:, 1:]]
     return states, ids[scored], scored.sum(1).tolist()
 
 
@@ -234,18 +235,13 @@ def _score_chunk(here: _Distribution, targets: torch.Tensor, there: _Distributio
     beside = []
     if there is not None:
         gaps = there.logits.clamp_(min=_LEAST_LOGIT).sub_(here.logits)
-        kl = _dot(there.shares, gaps) / there.total - there.log_total + here.log_total
+        kl = gaps.mul_(there.shares).sum(-1) / there.total - there.log_total + here.log_total
         beside = [kl, (here.choice == there.choice)[:, 0]]
     # mean and variance of log p under p, of which log_total is no part but a shift
-    mean = _dot(here.shares, here.logits) / here.total
-    square = _dot(here.shares.mul_(here.logits), here.logits) / here.total
+    mean = here.shares.mul_(here.logits).sum(-1) / here.total
+    square = here.shares.mul_(here.logits).sum(-1) / here.total
     spread = (square - mean.square()).clamp_(min=_LEAST_VARIANCE).sqrt()
     return [losses, here.choice[:, 0] == targets, (logits - mean) / spread, *beside]
-
-
-def _dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the inner product of each row, with no array of products."""
-    return torch.bmm(first[:, None, :], second[:, :, None])[:, 0, 0]
 
 
 def _by_sample(scores: _Tokens, counts: list[int]) -> list[TokenScore]:
