@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_adapter import merged, save_adapter
 from typer.testing import CliRunner
 
+from taskarith.arithmetic.compiled import BLOCK
 from taskarith.cli.main import app
 from taskarith.coefficients import weights as weights_module
 from taskarith.coefficients.kinds import kind_of
@@ -141,9 +143,14 @@ def test_threads_pieces_and_sampling(room, monkeypatch):
     monkeypatch.setattr(weights_module, "_SAMPLE", 5000)
     sampled = relate(vectors).weights
     assert 2500 < sampled.sampled <= 5000
+    monkeypatch.setattr(weights_module, "_PIECE", 2 * BLOCK)
+    assert relate(vectors).weights.group().gram.tolist() == sampled.group().gram.tolist()
     monkeypatch.setattr(weights_module, "_PIECE", 100)
+    monkeypatch.setitem(sys.modules, "taskarith.arithmetic.cpu", None)  # as if numba were not there: by torch
     pieces = relate(vectors).weights
     assert all((pieces.overlaps[share] == sampled.overlaps[share]).all() for share in sampled.overlaps)
+    assert pieces.group().agreeing.tolist() == sampled.group().agreeing.tolist()
+    assert pieces.group().opposing.tolist() == sampled.group().opposing.tolist()
     assert pieces.group().gram == pytest.approx(whole.weights.group().gram, rel=1e-12)
 
 

@@ -29,11 +29,12 @@ DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 BLOCK = 512
 """Elements that go through the kernels' buffers, which stay in a core's first cache, at a time."""
 
-_SOURCES = ("compiled.py", "kernels.py", "packing.py", "products.py", "rounding.py")
+_SOURCES = ("compiled.py", "inner.py", "kernels.py", "packing.py", "products.py", "rounding.py")
 _DIGEST = 16
 _SIGNATURES = {
     "linear": "iiiiiiiiiii",
     "difference": "iiiiiiiii",
+    "inner_products": "iiiiiiiiiiiiii",
     "low_rank": "iiiiidiiii",
     "fold": "iiiiii",
     "pack": "iiiiiiiii",
@@ -51,6 +52,7 @@ class Kernels:
 
     linear: Any
     difference: Any
+    inner_products: Any
     low_rank: Any
     fold: Any
     pack: Any

@@ -7,7 +7,7 @@ import mmap
 from array import array
 
 from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
-from taskarith.arithmetic.recipe import Comparison, LowRank, Recipe, Term
+from taskarith.arithmetic.recipe import Comparison, LowRank, Products, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES
 
 __all__ = ["CpuCalculator"]
@@ -89,6 +89,27 @@ class CpuCalculator:
             self._scratch,
         )
         return self._row(self._rows, (stop - start) * 8), bool(finite)
+
+    def inner_products(self, start: int, stop: int, found: Products) -> None:
+        """Add the inner products of all pairs of terms, and keep the few elements."""
+        self._multiply(start, stop)
+        place = found.next_from(start)
+        self._kernels.inner_products(
+            _address(self._addresses),
+            _address(self._codes),
+            len(self._codes),
+            _address(self._plus),
+            _address(self._minus),
+            _address(self._coefficients),
+            len(self._coefficients),
+            stop - start,
+            found.sums.ctypes.data,
+            found.few.ctypes.data + place * found.few.itemsize,
+            found.few.shape[1],
+            found.first + place * found.step - start,
+            found.step,
+            self._scratch,
+        )
 
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Calculate ``round(plus - base)`` of the first term and compare."""

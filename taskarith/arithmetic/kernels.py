@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from taskarith.arithmetic.compiled import BLOCK
+from taskarith.arithmetic.inner import inner_products
 from taskarith.arithmetic.products import low_rank
 from taskarith.arithmetic.rounding import (
     F32,
@@ -22,7 +23,7 @@ from taskarith.arithmetic.rounding import (
     with_sign_of_zero,
 )
 
-__all__ = ["difference", "linear", "low_rank"]
+__all__ = ["difference", "inner_products", "linear", "low_rank"]
 
 
 @kernel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # most edits do without numpy, which takes a tenth of a second to import
     import numpy as np
 
-__all__ = ["Calculator", "Comparison", "LowRank", "Recipe", "Term"]
+__all__ = ["Calculator", "Comparison", "LowRank", "Products", "Recipe", "Term"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,26 @@ class Comparison:
     squares: float
 
 
+@dataclass(frozen=True)
+class Products:
+    """What is collected of a recipe's terms ``coefficient * (plus - minus)``, chunk after chunk.
+
+    :param sums: float64, terms x terms: inner products; only those on the diagonal and below it are added to.
+    :param few: float32, terms x a few: elements ``first``, ``first + step``, ... of each term.
+    :param first: The first of these elements.
+    :param step: At least 1.
+    """
+
+    sums: np.ndarray
+    few: np.ndarray
+    first: int
+    step: int
+
+    def next_from(self, start: int) -> int:
+        """Return the number of the first of the few elements that is ``start`` or comes after it."""
+        return max(0, -(-(start - self.first) // self.step))
+
+
 class Calculator(Protocol):
     """The buffers and the arithmetic of one worker: begin a tensor, fill the inputs of a chunk, calculate it."""
 
@@ -83,6 +103,9 @@ class Calculator(Protocol):
 
     def delta(self, term: Term, start: int, stop: int) -> tuple[memoryview, bool]:
         """Return the float64 bytes of a term's ``plus - minus``, without coefficient, and whether all are finite."""
+
+    def inner_products(self, start: int, stop: int, found: Products) -> None:
+        """Add what elements ``start`` to ``stop`` give; what is not finite makes sums that are not."""
 
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Return the bytes of ``round(plus - base)`` of the first term, whether all is finite, and what was found."""

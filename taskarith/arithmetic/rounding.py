@@ -21,6 +21,7 @@ __all__ = [
     "array",
     "finish",
     "from_brain",
+    "from_half",
     "kernel",
     "poison",
     "scaled",
@@ -66,7 +67,7 @@ def from_brain(half):
 
 
 @kernel
-def _from_half(half):
+def from_half(half):
     """Shift float16's fields to the places of float32's, then correct the bias of the exponent by a multiplication."""
     bits = np.uint32(np.uint32(half & 0x7FFF) << _13)
     value = np.float32(bits.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
@@ -89,7 +90,7 @@ def scaled(address, code, count, origin, factor, out):
     elif code == F16:
         half = array(address, count, np.uint16)
         for i in range(count):
-            out[i] = factor * (_from_half(half[i]) - origin[i])
+            out[i] = factor * (from_half(half[i]) - origin[i])
     else:
         half = array(address, count, np.uint16)
         for i in range(count):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from taskarith.arithmetic.recipe import Comparison, LowRank, Recipe, Term
+from taskarith.arithmetic.recipe import Comparison, LowRank, Products, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES
 
 __all__ = ["TORCH_DTYPES", "TorchCalculator", "linear_edit", "low_rank", "round_to", "same_bits"]
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """safetensors' names of the dtypes that arithmetic is defined on."""
+
+_SPAN = 1 << 13
+"""Elements of an inner product that BLAS adds in one thread, and so always in one order."""
 
 _BIT_VIEWS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
@@ -125,6 +129,22 @@ class TorchCalculator:
             if not isinstance(term.plus, LowRank):
                 values = values + 0.0
             return self._bytes(values), bool(values.isfinite().all())
+
+    def inner_products(self, start: int, stop: int, found: Products) -> None:
+        """Add the inner products of all pairs of terms, and keep the few elements."""
+        with torch.cuda.stream(self._stream):
+            inputs = self._inputs(stop - start)
+            values = torch.stack(
+                [one.coefficient * self._delta(one, inputs, start, stop) for one in self._recipe.terms]
+            )
+            rows = values.cpu().numpy()
+        place = found.next_from(start)
+        few = rows[:, found.first + place * found.step - start :: found.step]
+        with np.errstate(all="ignore"):  # what is not finite makes a sum that is not
+            found.few[:, place : place + few.shape[1]] = few
+            for i, j in zip(*np.tril_indices(len(rows)), strict=True):
+                spans = [slice(first, first + _SPAN) for first in range(0, stop - start, _SPAN)]
+                found.sums[i, j] += sum(float(rows[i, span] @ rows[j, span]) for span in spans)
 
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Calculate ``round(plus - base)`` of the first term and compare."""

@@ -1,6 +1,6 @@
 """How task vectors relate as weights: one pass over their deltas, in pieces, whatever their forms.
 
-Sums are taken in float64, piece by piece, in an order that does not depend on the number of threads.
+Sums are taken in float64, in an order that does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from taskarith.arithmetic.parallel import chunks, work_through
-from taskarith.arithmetic.recipe import Calculator, Recipe, Term
+from taskarith.arithmetic.recipe import Calculator, Products
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.coefficients.kinds import KINDS, kind_of
@@ -28,11 +28,8 @@ __all__ = ["TOP_SHARES", "Group", "TensorRelation", "WeightRelations", "relate_w
 TOP_SHARES = (0.01, 0.1)
 """Shares of the entries, by magnitude, whose overlap is told."""
 
-_PIECE = 1 << 16
-"""Elements at a time: those of a few vectors stay in a core's cache."""
-
-_BLAS = 1 << 13
-_PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+_PIECE = 1 << 17
+"""Elements at a time: those of a few vectors stay in a core's cache. Whole blocks of the kernels."""
 
 _SAMPLE = 1 << 22
 """Entries that signs and overlaps are counted on: all of a small vector, every so many of a large one."""
@@ -192,57 +189,37 @@ def _relate_tensor(
     first: int,
     stop: threading.Event,
 ) -> Group | None:
-    """Return the sums of one tensor, whose first entry has the number ``first``; None if a delta is not finite."""
-    count = len(related.operands)
+    """Return the sums of one tensor, whose first entry is number ``first``; None if one is not finite, or on stop."""
     moving = [index for index, operand in enumerate(related.operands) if entry.name in operand.vector.shapes]
-    deltas = [(1.0, related.operands[index].vector.delta(entry.name)) for index in moving]
+    operands = [related.operands[index] for index in moving]
+    deltas = [(operand.coefficient, operand.vector.delta(entry.name)) for operand in operands]
     what = gather(NOTHING, entry.shape, deltas, "F64")
-    sums = Group(*(np.zeros((count, count), dtype) for dtype in (np.float64, np.int64, np.int64)))
+    products = sample.products(first, entry.elements, len(moving))
     calculator.begin(what.recipe)
     inputs = open_inputs(what, reader, calculator)
-    whole = np.empty((len(moving), min(_PIECE, entry.elements)))
     for start, end in chunks(entry.elements, _PIECE):
         if stop.is_set():
-            return sums
+            return None
         for index, tensor in enumerate(inputs[1:], 1):  # there is no base to read
             tensor.fill(calculator.room(index, end - start))
-        rows = whole[:, : end - start]
-        with np.errstate(all="ignore"):  # what is not finite makes a sum that is not
-            for row, index, term in zip(rows, moving, what.recipe.terms, strict=True):
-                _read(row, calculator, what.recipe, term, start)
-                if related.operands[index].coefficient != 1:
-                    row *= related.operands[index].coefficient  # noqa: PLW2901
-            _add(sums, moving, rows, sample.take(first + start, moving, rows))
+        calculator.inner_products(start, end, products)
     term_prints(what, inputs)  # refuses an exact vector of another base
-    return sums if np.isfinite(sums.gram).all() else None
+    sample.keep(first, moving, products.few)
+    return _group(len(related.operands), moving, products) if np.isfinite(products.sums).all() else None
 
 
-def _read(row: np.ndarray, calculator: Calculator, recipe: Recipe, term: Term, start: int) -> None:
-    """Write a piece of a delta into a row of float64; what is stored in a type of numpy's needs no arithmetic."""
-    plain = _PLAIN.get(recipe.dtypes[term.plus]) if isinstance(term.plus, int) and term.minus is None else None
-    if plain is None:
-        data, plain = calculator.delta(term, start, start + len(row))[0], "<f8"
-    else:
-        assert isinstance(term.plus, int)  # noqa: S101
-        data = calculator.room(term.plus, len(row))
-    row[:] = np.frombuffer(data, plain)
-
-
-def _add(sums: Group, moving: Sequence[int], rows: np.ndarray, few: Sequence[np.ndarray]) -> None:
-    """Add a piece: inner products of all entries, signs of the few that are sampled."""
+def _group(vectors: int, moving: Sequence[int], products: Products) -> Group:
+    """Return the sums of the moving vectors as those of all vectors: of the others they are zero."""
+    group = Group(*(np.zeros((vectors, vectors), dtype) for dtype in (np.float64, np.int64, np.int64)))
+    up, down = products.few > 0, products.few < 0
     for a, i in enumerate(moving):
         for b, j in enumerate(moving[: a + 1]):
-            product = few[a] * few[b]
-            found = _dot(rows[a], rows[b]), np.count_nonzero(product > 0), np.count_nonzero(product < 0)
-            for table, value in zip((sums.gram, sums.agreeing, sums.opposing), found, strict=True):
-                table[i, j] += value
-                table[j, i] = table[i, j]
-
-
-def _dot(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the inner product; BLAS adds so few at a time in one thread, and so always in one order."""
-    spans = range(0, len(first), _BLAS)
-    return sum(float(first[start : start + _BLAS] @ second[start : start + _BLAS]) for start in spans)
+            agreeing = np.count_nonzero(up[a] & up[b]) + np.count_nonzero(down[a] & down[b])
+            opposing = np.count_nonzero(up[a] & down[b]) + np.count_nonzero(down[a] & up[b])
+            found = products.sums[a, b], agreeing, opposing
+            for table, value in zip((group.gram, group.agreeing, group.opposing), found, strict=True):
+                table[i, j] = table[j, i] = value
+    return group
 
 
 class _Sample:
@@ -257,13 +234,17 @@ class _Sample:
         self.count = -(-total // self._step)
         self._values = np.zeros((vectors, self.count), np.float32)
 
-    def take(self, first: int, vectors: Sequence[int], rows: np.ndarray) -> list[np.ndarray]:
-        """Return the sampled ones of the entries from number ``first`` on, and keep their magnitudes."""
+    def products(self, first: int, elements: int, terms: int) -> Products:
+        """Return where to collect what is found of a tensor, whose first entry has the number ``first``."""
         begin = -first % self._step
-        place, few = (first + begin) // self._step, [row[begin :: self._step] for row in rows]
+        few = np.zeros((terms, len(range(begin, elements, self._step))), np.float32)
+        return Products(np.zeros((terms, terms)), few, begin, self._step)
+
+    def keep(self, first: int, vectors: Sequence[int], few: np.ndarray) -> None:
+        """Keep the magnitudes of the sampled entries of a tensor, whose first entry has the number ``first``."""
+        place = -(-first // self._step)
         for vector, chosen in zip(vectors, few, strict=True):
             self._values[vector, place : place + len(chosen)] = np.abs(chosen)
-        return few
 
     def overlaps(self) -> dict[float, np.ndarray]:
         """Return the overlap of the largest entries of all pairs; entries of equal magnitude are kept together."""
