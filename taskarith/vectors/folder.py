@@ -185,7 +185,10 @@ def _targets(naming: Naming, base: Checkpoint, ranks: Mapping[str, int]) -> list
 
 def _missing_prefix(base: Checkpoint) -> str:
     """Return the model's own prefix where the files lack it, as GPT-2's on the hub do."""
-    import transformers
+    firsts = {name.partition(".")[0] for name in base.tensors if not HEAD.fullmatch(name)}
+    if len(firsts) <= 1:  # all under one name, which is the prefix
+        return ""
+    import transformers  # late: a heavy import
 
     for name in base.config.get("architectures") or ():
         prefix = getattr(getattr(transformers, str(name), None), "base_model_prefix", "")
