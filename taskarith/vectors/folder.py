@@ -185,7 +185,8 @@ def _targets(naming: Naming, base: Checkpoint, ranks: Mapping[str, int]) -> list
 
 def _missing_prefix(base: Checkpoint) -> str:
     """Return the model's own prefix where the files lack it, as GPT-2's on the hub do."""
-    firsts = {name.partition(".")[0] for name in base.tensors if not HEAD.fullmatch(name)}
+    stems = {name.rpartition(".")[0] for name in base.tensors}
+    firsts = {stem.partition(".")[0] for stem in stems if not HEAD.fullmatch(f"{stem}.weight")}
     if len(firsts) <= 1:  # all under one name, which is the prefix
         return ""
     import transformers  # late: a heavy import
