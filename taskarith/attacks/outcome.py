@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from taskarith.errors import DataError
+from taskarith.evaluation.metrics.intervals import Estimate, mean, ratio
 from taskarith.evaluation.records import Record
 
 __all__ = ["BEFORE", "CONVENTIONS", "EDITED", "METRICS", "RETAIN", "Cell", "Outcome", "numbers", "outcome"]
@@ -26,6 +27,7 @@ CONVENTIONS = {
     "verbatim": "share of prompts whose continuation equals the true one word for word",
     "exact_tokens": "share of the true continuation's tokens that are reproduced from its start without a mistake",
     "worst": "of each prompt the highest value among its rephrasings or draws, then the mean over prompts",
+    "interval": "95%, percentile bootstrap over samples or prompts (2000 resamples, seed 42); retain_interval likewise",
     "recovered": "(attacked - edited) / (before - edited): 0 is nothing, 1 is all that the edit took away; null where "
     "the edit took nothing",
     "beyond": "(attacked - retain under the same attack) / (before - edited): what the attack brings back and "
@@ -42,12 +44,16 @@ class Cell:
     :param retain: Of the model that never knew under the same attack; None where there is none.
     :param recovered: Share of the gap between the edited model and the one before the edit that the attack closes.
     :param beyond: The same share of the gap by which it is above the model that never knew.
+    :param interval: 95% bootstrap interval of ``value``; None of a single sample.
+    :param retain_interval: That of ``retain``.
     """
 
     value: float
     retain: float | None
     recovered: float | None
     beyond: float | None
+    interval: tuple[float, float] | None = None
+    retain_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def outcome(
     attacked = {
         role: [record for record in kept if _is(record, f"{role} {state}".strip(), texts)] for role in (EDITED, RETAIN)
     }
-    values, never = numbers(attacked[EDITED]), numbers(attacked[RETAIN])
+    values, never = _estimates(attacked[EDITED]), _estimates(attacked[RETAIN])
     return Outcome(
         attack=attack,
         name=name,
@@ -123,14 +129,18 @@ def numbers(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
     :raises DataError: A loss is not finite.
     """
+    return {metric: found.value for metric, found in _estimates(records).items()}
+
+
+def _estimates(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
     given = list(records)
     losses = [record for record in given if record["kind"] == "loss"]
-    found: dict[str, float] = {}
+    found: dict[str, Estimate] = {}
     if losses:
-        tokens, nll = sum(record["tokens"] for record in losses), math.fsum(record["nll"] for record in losses)
-        if not math.isfinite(nll):
+        nll, correct, tokens = ([float(record[key]) for record in losses] for key in ("nll", "correct", "tokens"))
+        if not math.isfinite(math.fsum(nll)):
             raise DataError(f"a loss of {losses[0]['model']} is not finite", "Check the model with taskarith eval.")
-        found = {"loss": nll / tokens, "accuracy": sum(record["correct"] for record in losses) / tokens}
+        found = {"loss": ratio(nll, tokens), "accuracy": ratio(correct, tokens)}
     continuations = [record for record in given if record["kind"] == "continuation"]
     for metric in METRICS[2:]:
         best: dict[str, float] = {}
@@ -138,7 +148,7 @@ def numbers(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             if metric in record:
                 best[_group(record)] = max(best.get(_group(record), 0.0), float(record[metric]))
         if best:
-            found[metric] = math.fsum(best.values()) / len(best)
+            found[metric] = mean(list(best.values()))
     return found
 
 
@@ -150,8 +160,15 @@ def _group(record: Mapping[str, Any]) -> str:
     return str(record.get("group", record["sample"]))
 
 
-def _cell(metric: str, value: float, never: float | None, edited: float | None, before: float | None) -> Cell:
+def _cell(metric: str, found: Estimate, never: Estimate | None, edited: float | None, before: float | None) -> Cell:
+    value, other = found.value, None if never is None else never.value
+    intervals = {"interval": _interval(found), "retain_interval": None if never is None else _interval(never)}
     if edited is None or before is None or (before >= edited if metric == "loss" else before <= edited):
-        return Cell(value, never, None, None)  # the edit took nothing away, so that nothing can come back
+        return Cell(value, other, None, None, **intervals)  # the edit took nothing away: nothing can come back
     gap = before - edited
-    return Cell(value, never, (value - edited) / gap + 0.0, None if never is None else (value - never) / gap + 0.0)
+    beyond = None if other is None else (value - other) / gap + 0.0
+    return Cell(value, other, (value - edited) / gap + 0.0, beyond, **intervals)
+
+
+def _interval(found: Estimate) -> tuple[float, float] | None:
+    return None if found.low is None or found.high is None else (found.low, found.high)
