@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from taskarith.edit.undo import UndoResult, undo
     from taskarith.edit.verify import Verification, verify
     from taskarith.errors import TaskarithError
-    from taskarith.evaluation.evaluate import Evaluation, evaluate
+    from taskarith.evaluation.evaluate import evaluate
+    from taskarith.evaluation.rows import Evaluation
     from taskarith.evaluation.score import Scores, score
     from taskarith.training.finetune import FinetuneResult, finetune
     from taskarith.vectors.diff import Differences, diff
@@ -73,7 +74,7 @@ _HOMES = {
     "AttackResult": "taskarith.attacks.attack",
     "CombineResult": "taskarith.edit.combine",
     "Differences": "taskarith.vectors.diff",
-    "Evaluation": "taskarith.evaluation.evaluate",
+    "Evaluation": "taskarith.evaluation.rows",
     "ExtractResult": "taskarith.vectors.extract",
     "FinetuneResult": "taskarith.training.finetune",
     "ImportanceResult": "taskarith.coefficients.importance",

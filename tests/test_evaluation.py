@@ -21,12 +21,13 @@ from taskarith.checkpoints.team import Team
 from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation import evaluate as evaluate_module
 from taskarith.evaluation.batches import batch_start, in_batches
-from taskarith.evaluation.evaluate import evaluate, row_name
+from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
 from taskarith.evaluation.loss import keep_states, score_samples, split_model
 from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.rouge import rouge_l
+from taskarith.evaluation.rows import row_name
 from taskarith.evaluation.score import make_scores
 from taskarith.evaluation.score import score as score_stored
 from taskarith.evaluation.stored import arrange

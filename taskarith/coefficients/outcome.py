@@ -11,9 +11,9 @@ from typing import Any
 from taskarith.coefficients.bench import Trial
 from taskarith.coefficients.choice import Aim, Point, find_cliff, pareto_front
 from taskarith.coefficients.halves import Halves, deal, mean_loss, point_of
-from taskarith.evaluation.evaluate import Evaluation
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.records import Record
+from taskarith.evaluation.rows import Evaluation
 from taskarith.evaluation.score import Scores, make_scores
 from taskarith.evaluation.stored import arrange
 from taskarith.spec import OperandRef, plain_scales

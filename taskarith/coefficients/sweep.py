@@ -28,10 +28,10 @@ from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import plan_edit
 from taskarith.errors import UsageError
-from taskarith.evaluation.evaluate import editable, evaluate_rows, row_name, write_results
 from taskarith.evaluation.measure import Questions, Settings
 from taskarith.evaluation.models import Loaded, find_model, parse_dtype
 from taskarith.evaluation.records import Record
+from taskarith.evaluation.rows import editable, evaluate_rows, row_name, write_results
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_scales, plain_scales
 from taskarith.training.data import load_data

@@ -16,7 +16,8 @@ from taskarith.checkpoints.publish import check_target
 from taskarith.demo.control import at_base_level, random_vector, recommend, share_lost
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
-from taskarith.evaluation.evaluate import Evaluation, evaluate, row_name
+from taskarith.evaluation.evaluate import evaluate
+from taskarith.evaluation.rows import Evaluation, row_name
 from taskarith.evaluation.score import Number
 from taskarith.progress import SILENT, Listener
 from taskarith.report.plot import AlphaCurves, plot_alphas

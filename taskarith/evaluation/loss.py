@@ -19,8 +19,9 @@ from taskarith.training.tokens import Sample
 
 __all__ = ["Halves", "Kept", "TokenScore", "keep_states", "score_samples", "split_model"]
 
-_CPU_CHUNK = 2**23  # logits held at once, in two float32 arrays of 32 MiB (beside a reference four)
+_CPU_CHUNK = 2**24  # logits held at once, in a float32 array of 64 MiB (beside a reference two)
 _GPU_CHUNK = 2**26
+_CPU_ROWS = 16  # rows of logits that are gone over several times while they are in the cache
 _PROBE_TOKENS = 8
 _LEAST_LOGIT = -1e30  # of what a model excludes: its share is 0 all the same, and 0 * -inf would be NaN
 _LEAST_VARIANCE = 1e-6  # as in open-unlearning: a model that is certain has none, and z-scores divide by its root
@@ -204,12 +205,14 @@ def _score_tokens(
     chunks: list[list[torch.Tensor]] = []
     for start in range(0, len(states), rows):
         place = slice(start, start + rows)
-        there = None
+        logits, wanted, beyond = head(states[place]), targets[place], None
         if others is not None and reference is not None:
-            there = _Distribution(reference.head(others[place].to(states.device)))
-        chunks.append(
-            [values.cpu() for values in _score_chunk(_Distribution(head(states[place])), targets[place], there)]
-        )
+            beyond = reference.head(others[place].to(states.device))
+        step = _CPU_ROWS if states.device.type == "cpu" else rows
+        for first in range(0, len(logits), step):
+            few = slice(first, first + step)
+            there = None if beyond is None else _Distribution(beyond[few])
+            chunks.append([values.cpu() for values in _score_chunk(_Distribution(logits[few]), wanted[few], there)])
     losses, hits, z_scores, *beside = (torch.cat(column) for column in zip(*chunks, strict=True))
     kl, agreed = beside or (None, None)
     return _Tokens(losses, hits, z_scores, kl, agreed)
