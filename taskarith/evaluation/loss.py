@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ _CPU_CHUNK = 2**24  # logits held at once, in a float32 array of 64 MiB (beside 
 _GPU_CHUNK = 2**26
 _CPU_ROWS = 16  # rows of logits that are gone over several times while they are in the cache
 _PROBE_TOKENS = 8
+_SPLIT: WeakSet[PreTrainedModel] = WeakSet()
+"""Models that ``split_model`` has split; other weights do not change that."""
 _LEAST_LOGIT = -1e30  # of what a model excludes: its share is 0 all the same, and 0 * -inf would be NaN
 _LEAST_VARIANCE = 1e-6  # as in open-unlearning: a model that is certain has none, and z-scores divide by its root
 
@@ -151,8 +154,8 @@ def keep_states(halves: Halves, states: Mapping[int, torch.Tensor], batch_size: 
 def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
     """Return the model in two parts, up to the hidden states and from there to the logits.
 
-    Some architectures scale or cap their logits after the output layer. So a few tokens go both ways, and if a single
-    bit differs the first part is the whole model, and the second does nothing.
+    Some architectures scale or cap their logits after the output layer. So a few tokens go both ways, once for each
+    model, and if a single bit differs the first part is the whole model, and the second does nothing.
     """
     body, head = model.base_model, model.get_output_embeddings()
 
@@ -165,12 +168,17 @@ def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
     unsplit = Halves(whole, torch.clone, is_split=False)
     if body is model or head is None:
         return unsplit
+    if model in _SPLIT:
+        return Halves(up_to_states, head, is_split=True)
     with torch.inference_mode():
         ids, mask = pad([sample.input_ids[:_PROBE_TOKENS]], model.device, left=False)
         states = up_to_states(input_ids=ids, attention_mask=mask)
         expected = whole(input_ids=ids, attention_mask=mask)
         same = states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), expected)
-    return Halves(up_to_states, head, is_split=True) if same else unsplit
+    if not same:
+        return unsplit
+    _SPLIT.add(model)
+    return Halves(up_to_states, head, is_split=True)
 
 
 @dataclass(frozen=True)
