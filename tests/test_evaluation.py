@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from taskarith.checkpoints.team import Team
 from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
-from taskarith.evaluation import evaluate as evaluate_module
+from taskarith.evaluation import rows
 from taskarith.evaluation.batches import batch_start, in_batches
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
@@ -597,12 +597,12 @@ def test_each_model_is_freed_before_the_next_is_loaded(phi, phi_tuned, texts, mo
     def watch(*args, **kwargs):
         gc.collect()
         assert all(reference() is None for reference in loaded)
-        opened = evaluate_module_open(*args, **kwargs)
+        opened = open_model(*args, **kwargs)
         loaded.append(weakref.ref(opened.model))
         return opened
 
-    evaluate_module_open = evaluate_module.open_model
-    monkeypatch.setattr(evaluate_module, "open_model", watch)
+    open_model = rows.open_model
+    monkeypatch.setattr(rows, "open_model", watch)
     evaluate([str(phi), str(phi_tuned)], texts, **SMALL)
     assert len(loaded) == 2
 

@@ -24,7 +24,7 @@ from taskarith.coefficients.space import Space, find_parts
 from taskarith.coefficients.sweep import sweep
 from taskarith.edit.memory import InMemoryEdit
 from taskarith.errors import UsageError
-from taskarith.evaluation import evaluate as evaluate_module
+from taskarith.evaluation import rows
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.measure import Settings, ask
 from taskarith.evaluation.metrics.intervals import Estimate
@@ -322,8 +322,8 @@ def test_the_model_is_as_it_was_bit_for_bit(lab, monkeypatch):
         seen.append((loaded.model, {name: one.clone() for name, one in loaded.model.state_dict().items()}))
         return loaded
 
-    open_model = evaluate_module.open_model
-    monkeypatch.setattr(evaluate_module, "open_model", spy)
+    open_model = rows.open_model
+    monkeypatch.setattr(rows, "open_model", spy)
     edit = {"negate": [lab["forget"]], "add": [lab["retain"]], "target": 5.0}
     sweep(lab["tuned"], lab["data"], **edit, alphas=[0.3, 1.7], **LOSSES)
     sweep(lab["tuned"], lab["data"], **edit, gradient=2, kl=0.5, **LOSSES)
