@@ -96,6 +96,12 @@ def test_weights_are_no_vector_and_a_vector_no_weights(tmp_path, phi, texts):
     assert not (tmp_path / "no").exists()
 
 
+def test_a_block_longer_than_the_model_is_refused(tmp_path, texts):
+    base = tiny.save_model(tmp_path / "base", "gpt2")
+    with pytest.raises(UsageError, match="positions"):
+        importance(str(base), *texts, tmp_path / "w.safetensors", block_size=100_000)
+
+
 def test_wrong_calls(tmp_path, phi, texts):
     with pytest.raises(UsageError, match="unknown kind"):
         importance(str(phi), *texts, tmp_path / "w.safetensors", kind="hessian")

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.common import (
+    BatchSizeOption,
     ConfigFile,
     DeviceOption,
     JsonFlag,
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    TrustFlag,
     parse_batch_size,
 )
 from taskarith.errors import UsageError
@@ -85,9 +87,7 @@ def command(
     block_size: Annotated[
         int, typer.Option(help="Tokens of the blocks that are measured and relearned.", rich_help_panel=_MEASURE)
     ] = 256,
-    batch_size: Annotated[
-        str, typer.Option(metavar="N|auto", help="Sequences at a time in measuring.", rich_help_panel=_RUN)
-    ] = "auto",
+    batch_size: BatchSizeOption = "auto",
     dtype: Annotated[
         str,
         typer.Option(metavar="DTYPE", help="Of the weights; relearning needs float32.", rich_help_panel=_RUN),
@@ -98,9 +98,7 @@ def command(
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
-    ] = False,
+    trust_remote_code: TrustFlag = False,
 ) -> None:
     """Attack a model that forgot, and see whether the text comes back.
 

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from taskarith.report.tables import TableRows
 
 __all__ = [
+    "BatchSizeOption",
     "ConfigFile",
     "DeviceOption",
+    "DtypeOption",
     "JsonFlag",
     "OverwriteFlag",
     "QuietFlag",
     "SeedOption",
     "TopOption",
+    "TrustFlag",
     "config_option",
     "guarded",
     "load_config",
@@ -95,6 +98,16 @@ QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 TopOption = Annotated[int, typer.Option("--top", min=0, help="Rows of the table; --json has every tensor.")]
+BatchSizeOption = Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Sequences at a time.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="auto, float32, bfloat16 or float16; auto is the files' own, on a CPU float32.",
+    ),
+]
+TrustFlag = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N] or mps.", metavar="DEVICE")]
 ConfigFile = Annotated[
     Path | None,

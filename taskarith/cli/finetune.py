@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption
+from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption, TrustFlag
 
 __all__ = ["command"]
 
@@ -127,9 +127,7 @@ def command(
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_RUN)
-    ] = False,
+    trust_remote_code: TrustFlag = False,
 ) -> None:
     """Fine-tune a model, or a LoRA adapter for it, on a text.
 

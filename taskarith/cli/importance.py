@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, TrustFlag
 
 __all__ = ["command"]
 
@@ -29,9 +29,7 @@ def command(
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustFlag = False,
 ) -> None:
     """Weigh each parameter by how much it matters for forgetting against retaining, for apply --method perta.
 

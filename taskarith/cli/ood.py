@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, QuietFlag
+from taskarith.cli.common import ConfigFile, DeviceOption, DtypeOption, JsonFlag, QuietFlag, TrustFlag
 from taskarith.errors import UsageError
 from taskarith.spec import parse_named_data
 
@@ -49,19 +49,12 @@ def command(
     ] = math.inf,
     block_size: Annotated[int, typer.Option(help="Tokens of a test input.", rich_help_panel=_MEASURE)] = 64,
     inputs: Annotated[int, typer.Option(help="Test inputs of each task, at most.", rich_help_panel=_MEASURE)] = 32,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            metavar="DTYPE", help="Of the model: auto, float32, bfloat16 or float16.", rich_help_panel=_MEASURE
-        ),
-    ] = "auto",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustFlag = False,
 ) -> None:
     """Find coefficients of known vectors for a task that none was made for (theorem 3).
 

@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.common import (
+    BatchSizeOption,
     ConfigFile,
     DeviceOption,
+    DtypeOption,
     JsonFlag,
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    TrustFlag,
     parse_batch_size,
     show_scores,
     show_tables,
@@ -154,22 +157,15 @@ def command(
     block_size: Annotated[
         int, typer.Option(help="Tokens of the blocks in which losses are measured.", rich_help_panel=_MEASURE)
     ] = 256,
-    batch_size: Annotated[
-        str, typer.Option(metavar="N|auto", help="Sequences at a time.", rich_help_panel=_RUN)
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16, as for eval.", rich_help_panel=_RUN),
-    ] = "auto",
+    batch_size: BatchSizeOption = "auto",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     seed: SeedOption = 42,
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
-    ] = False,
+    trust_remote_code: TrustFlag = False,
 ) -> None:
     """Measure a model edited in memory at many coefficients, and choose one by a rule.
 

@@ -51,11 +51,7 @@ def test_inputs(loaded: Loaded, data: Mapping[str, str], block_size: int, inputs
     """
     if inputs < 2 or block_size < 4:
         raise UsageError("too few inputs or tokens", "Use --inputs 2 and --block-size 4 or more.")
-    if loaded.positions is not None and block_size > loaded.positions:
-        raise UsageError(
-            f"--block-size {block_size} is more than the {loaded.positions} positions of {loaded.name}",
-            f"Use at most {loaded.positions}.",
-        )
+    loaded.check_block(block_size)
     found = {}
     for name, spec in data.items():
         samples = [one for one in tokenize(load_data(spec), loaded.tokenizer, block_size) if _scored(one) > 2]

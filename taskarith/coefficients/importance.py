@@ -2,7 +2,8 @@
 
 Source: PerTA, "Per-parameter Task Arithmetic for Unlearning in Large Language Models" (arXiv:2601.22030), which weighs
 each parameter of a task vector by its relative importance for forgetting against retaining, estimated from gradients
-or from the diagonal of the Fisher information. The form of the weight here is forget / (forget + retain).
+or from the diagonal of the Fisher information. The form of the weight, forget / (forget + retain), is ours: of the
+paper only the idea is followed, and its own normalisation may be another.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def importance(
 ) -> ImportanceResult:
     """Write a weight from 0 to 1 for each parameter: forget / (forget + retain), for ``apply --method perta``.
 
-    A parameter that matters for neither weighs 0.5. Three copies of the model in float32 are in memory.
+    A parameter that matters for neither weighs 0.5. Four copies of the model in float32 are in memory: weights,
+    gradients, and the sums of both sides.
 
     :param model: The model whose gradients are taken: the one that is to be edited.
     :param forget: What is to be forgotten, as in ``load_data``.
@@ -81,7 +83,7 @@ def importance(
     :param overwrite: Replace an existing file.
     :param trust_remote_code: Run the code that comes with the model.
     :param listener: Told about progress.
-    :raises UsageError: The kind is unknown.
+    :raises UsageError: The kind is unknown, or a block is longer than the model has positions.
     :raises DataError: A data set is missing, empty or too short.
     :raises CheckpointError: The model cannot be used, or a gradient is not finite.
     """
@@ -91,6 +93,7 @@ def importance(
     check_target(target, overwrite)
     texts = load_data(forget), load_data(retain)
     loaded = open_model(model, choose_device(device), torch.float32, listener, trust_remote_code=trust_remote_code)
+    loaded.check_block(block_size)
     base = open_checkpoint(loaded.resolved.path)
     parameters = _parameters(loaded, base)
     samples = [tokenize(text, loaded.tokenizer, block_size) for text in texts]

@@ -20,6 +20,7 @@ from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
+from taskarith.edit.remarks import left_out, rounding, strangers, whole
 from taskarith.edit.repeat import check_inputs, recorded_name
 from taskarith.edit.rows import rows_left_alone, shared_rows
 from taskarith.edit.run import RunResult, run_plan
@@ -177,7 +178,7 @@ def _apply(
         )
     operands = open_operands(references, base, listener, scale, shared_vocabulary=vocab is not None)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
-    remarks = _left_out(plan) + (_whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
+    remarks = left_out(plan) + (whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
     result, undo_bytes = RunResult(), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
@@ -186,7 +187,7 @@ def _apply(
                 return _result(target, resolved, plan, result)
             check_inputs(plan, references, model_fingerprint, result)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
-            remarks += _strangers(plan, result) + _rounding(result)
+            remarks += strangers(plan, result) + rounding(result)
             more = {"max_shard_size": max_shard_size, "vocab": vocab}
             record = _record(plan, resolved, references, scale, result)
             write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
@@ -236,44 +237,6 @@ def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha:
             f"{'minus' if reference.coefficient < 0 else 'plus'}-{name}" + (f"x{weight:g}" if weight != 1 else "")
         )
     return "-".join([*parts, *([] if method.is_linear else [method.name]), f"alpha{alpha:g}"])
-
-
-def _left_out(plan: EditPlan) -> list[str]:
-    if not plan.base.left_out:
-        return []
-    names = ", ".join(str(path) for path in plan.base.left_out[:5])
-    return [f"not carried along, other weights of the same folder that were not edited: {names}"]
-
-
-def _whole(plan: EditPlan) -> list[str]:
-    """Say which tensors a method holds in memory as a whole."""
-    found = sorted(plan.whole_tensors, key=lambda tensor: -tensor.source.elements)
-    if not found:
-        return []
-    largest = ", ".join(f"{one.source.name} ({8 * one.source.elements / 1e6:,.0f} MB)" for one in found[:5])
-    how = f"{plan.method.name} holds {len(found)} matrices as a whole, one for each core at a time"
-    return [f"{how}, each about six times for every operand, in float64; the largest are {largest}"]
-
-
-def _strangers(plan: EditPlan, result: RunResult) -> list[str]:
-    """Say which vectors were made from another model than the one they were applied to."""
-    remarks = []
-    for operand in plan.operands:
-        record = operand.vector.base
-        if record and record.fingerprint and record.fingerprint != combine_fingerprints(result.base):
-            other = [name for name, print_ in result.base.items() if record.tensors.get(name, print_) != print_]
-            count = f" ({len(other)} of {len(result.base)} tensors differ)" if other else ""
-            remarks.append(f"{operand.vector.name} was made from {record}, not from {plan.base.path}{count}")
-    return remarks
-
-
-def _rounding(result: RunResult) -> list[str]:
-    """Say what quantising again has cost."""
-    if not result.errors:
-        return []
-    worst = max(result.errors, key=lambda name: result.errors[name])
-    error = f"a relative error of up to {result.errors[worst]:.2g} ({worst}) against the exact result"
-    return [f"{len(result.errors)} float8 weights were quantised again, with {error}"]
 
 
 def _record(

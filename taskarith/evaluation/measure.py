@@ -87,11 +87,8 @@ def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings, benchm
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """
     limit = loaded.positions
-    if texts and limit is not None and settings.block_size > limit:
-        raise UsageError(
-            f"--block-size {settings.block_size} is more than the {limit} positions of {loaded.name}",
-            f"Use at most {limit}.",
-        )
+    if texts:
+        loaded.check_block(settings.block_size)
     samples: list[tuple[str, Sample]] = []
     prompts: list[tuple[str, Prompt]] = []
     for name, data in texts.items():

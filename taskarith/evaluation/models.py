@@ -64,6 +64,17 @@ class Loaded:
         """The longest sequence that the model can take; None where there is no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    def check_block(self, block_size: int) -> None:
+        """Make sure that a block of so many tokens fits.
+
+        :raises UsageError: It is longer than the model has positions.
+        """
+        if self.positions is not None and block_size > self.positions:
+            raise UsageError(
+                f"--block-size {block_size} is more than the {self.positions} positions of {self.name}",
+                f"Use at most {self.positions}.",
+            )
+
 
 def parse_dtype(name: str) -> torch.dtype | None:
     """Read ``auto`` (None), ``float32``, ``bfloat16`` or ``float16``.
