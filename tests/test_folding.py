@@ -45,13 +45,13 @@ def test_what_is_folded_comes_back(both, cuts, folds_with_numpy, reads_with_nump
     before, after, width = both
     with pytest.MonkeyPatch.context() as patch:
         if folds_with_numpy:
-            patch.setattr(folding, "_kernels", lambda: None)
+            patch.setattr(folding, "load_or_none", lambda: None)
         folded, moved = fold(before, after, width)
     kind = f"<u{width}"
     assert moved == np.count_nonzero(np.frombuffer(before, kind) != np.frombuffer(after, kind))
     with pytest.MonkeyPatch.context() as patch:
         if reads_with_numpy:
-            patch.setattr(folding, "_kernels", lambda: None)
+            patch.setattr(folding, "load_or_none", lambda: None)
         assert read(folded, before, width, cuts) == bytes(after)
         last = len(before) // width - 1  # the first of a run alone, and after it an earlier one
         for start in (last // RUN * RUN, last // 2 // RUN * RUN):
@@ -124,7 +124,7 @@ def test_sizes_that_do_not_fit_are_refused(change):
 @pytest.mark.parametrize("with_numpy", [False, True])
 def test_changes_outside_are_refused_and_a_wrong_base_stays_inside(monkeypatch, with_numpy):
     if with_numpy:
-        monkeypatch.setattr(folding, "_kernels", lambda: None)
+        monkeypatch.setattr(folding, "load_or_none", lambda: None)
     room = memoryview(bytearray(8))
     with pytest.raises(ValueError, match="outside"):
         Folded(2, 4, **PARTS | {"gaps": b"\4\0\0\0"}).read(0, room, memoryview(bytearray(8)))

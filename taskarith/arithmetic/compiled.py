@@ -29,14 +29,17 @@ DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 BLOCK = 512
 """Elements that go through the kernels' buffers, which stay in a core's first cache, at a time."""
 
-_SOURCES = ("compiled.py", "inner.py", "kernels.py", "packing.py", "products.py", "rounding.py")
+_SOURCES = ("chance.py", "compiled.py", "inner.py", "kernels.py", "packing.py", "products.py", "rounding.py")
 _DIGEST = 16
 _SIGNATURES = {
     "linear": "iiiiiiiiiii",
+    "delta": "iiiiiii",
     "difference": "iiiiiiiii",
     "inner_products": "iiiiiiiiiiiiii",
     "low_rank": "iiiiidiiii",
+    "draw": "iiii",
     "fold": "iiiiii",
+    "keep": "iiiiiddii",
     "pack": "iiiiiiiii",
     "unfold": "iiiiiiiiiiii",
 }
@@ -45,16 +48,19 @@ _SIGNATURES = {
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions of ``arithmetic.kernels`` and ``arithmetic.packing``; calling one lets other threads run.
+    """The functions of ``arithmetic.kernels``, ``chance`` and ``packing``; calling one lets other threads run.
 
     :param engine: Owns their code.
     """
 
     linear: Any
+    delta: Any
     difference: Any
     inner_products: Any
     low_rank: Any
+    draw: Any
     fold: Any
+    keep: Any
     pack: Any
     unfold: Any
     engine: Any
@@ -97,13 +103,14 @@ def _compile(machine: Any) -> bytes:
     """Return object code for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic import kernels, packing
+    from taskarith.arithmetic import chance, kernels, packing
 
+    modules = {name: module for module in (chance, kernels, packing) for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in _SIGNATURES.items():
         function = cfunc(types.int64(*(kinds[kind] for kind in signature)), error_model="numpy")(
-            getattr(packing if name in packing.__all__ else kernels, name).py_func
+            getattr(modules[name], name).py_func
         )
         module = llvm.parse_assembly(function.inspect_llvm())
         module.get_function(function.native_name).name = name

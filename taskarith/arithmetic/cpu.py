@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 from array import array
+from typing import TYPE_CHECKING
 
 from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
 from taskarith.arithmetic.recipe import Comparison, LowRank, Products, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["CpuCalculator"]
 
@@ -66,29 +70,19 @@ class CpuCalculator:
         )
         return self._result(stop - start), bool(finite)
 
-    def delta(self, term: Term, start: int, stop: int) -> tuple[memoryview, bool]:
-        """Calculate ``plus - minus`` in float64, added to a row of zeros."""
+    def delta(self, term: Term, start: int, stop: int, out: np.ndarray) -> bool:
+        """Calculate ``plus - minus`` in float64; a zero that is read has no sign."""
+        to = out.ctypes.data
         if isinstance(term.plus, LowRank):
-            self._product(term.plus, start, stop, self._out)
-            return self._row(self._rows, (stop - start) * 8), True
-        numbers = [term.plus] if term.minus is None else [term.plus, term.minus]
-        addresses = array("q", [self._zeros, *(self._addresses[number] for number in numbers)])
-        codes = array("q", [DTYPE_CODES["F64"], *(DTYPE_CODES[self._dtypes[number]] for number in numbers)])
-        plus, minus, one = array("q", [1]), array("q", [2 if len(numbers) == 2 else -1]), array("d", [1.0])
-        finite = self._kernels.linear(
-            _address(addresses),
-            _address(codes),
-            len(codes),
-            _address(plus),
-            _address(minus),
-            _address(one),
-            1,
-            stop - start,
-            self._out,
-            DTYPE_CODES["F64"],
-            self._scratch,
+            self._product(term.plus, start, stop, to)
+            return True
+        plus, minus = term.plus, 0 if term.minus is None else term.minus
+        origin = 0 if term.minus is None else self._addresses[minus]
+        return bool(
+            self._kernels.delta(
+                self._addresses[plus], self._codes[plus], origin, self._codes[minus], stop - start, to, self._scratch
+            )
         )
-        return self._row(self._rows, (stop - start) * 8), bool(finite)
 
     def inner_products(self, start: int, stop: int, found: Products) -> None:
         """Add the inner products of all pairs of terms, and keep the few elements."""
@@ -130,15 +124,14 @@ class CpuCalculator:
         return self._result(stop - start), bool(finite), Comparison(int(inexact), int(moved), squares)
 
     def _reserve(self, rows: int, terms: int) -> None:
-        """Take memory for rows of inputs, one row for the result, the kernels' buffers, and one row that stays zero."""
+        """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
         self._rows, self._terms = rows, terms
         scratch = (5 + max(terms, 2)) * 8 * BLOCK
-        self._memory = mmap.mmap(-1, (rows + 2) * self._stride + scratch)
+        self._memory = mmap.mmap(-1, (rows + 1) * self._stride + scratch)
         self._view = memoryview(self._memory)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._out = self._start + rows * self._stride
         self._scratch = self._out + self._stride
-        self._zeros = self._scratch + scratch
 
     def _multiply(self, start: int, stop: int) -> None:
         for row, factors in enumerate(self._factors, self._inputs):

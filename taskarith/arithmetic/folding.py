@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 from array import array
 from bisect import bisect_left
-from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from taskarith.arithmetic.compiled import Kernels
+from taskarith.arithmetic.available import load_or_none
 
 __all__ = ["RUN", "Folded", "fold"]
 
@@ -59,7 +57,7 @@ class Folded:
         :param before: The bytes of the same elements of the base.
         :raises ValueError: They are not all in the block, or cannot be found.
         """
-        count, kernels = len(room) // self.width, _kernels()
+        count, kernels = len(room) // self.width, load_or_none()
         if not 0 <= start <= start + count <= self.count or len(before) != len(room):
             raise ValueError("it has no such elements")
         if not count:
@@ -129,7 +127,7 @@ def fold(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int
     :param after: The fine-tune's, of the same dtype.
     :param width: Bytes of an element: 2, 4 or 8.
     """
-    count, kernels = len(before) // width, _kernels()
+    count, kernels = len(before) // width, load_or_none()
     if kernels is None or not count:
         return _fold_with_numpy(before, after, width)
     changes, sizes = bytearray(width * count), array("q", bytes(8 * 256 * 65))
@@ -207,16 +205,6 @@ def _places(values: Any, back: bool = False) -> Any:
     sign = values >> (bits - 1)
     flip = 0 - (sign ^ 1 if back else sign)
     return (values ^ (flip | (values.dtype.type(1) << (bits - 1)))).astype(values.dtype)
-
-
-@cache
-def _kernels() -> Kernels | None:
-    try:
-        from taskarith.arithmetic.compiled import load_kernels
-
-        return load_kernels()
-    except (ImportError, RuntimeError):  # no numba, or no LLVM for this machine
-        return None
 
 
 def _address(room: memoryview) -> int:

@@ -23,7 +23,7 @@ from taskarith.arithmetic.rounding import (
     with_sign_of_zero,
 )
 
-__all__ = ["difference", "inner_products", "linear", "low_rank"]
+__all__ = ["delta", "difference", "inner_products", "linear", "low_rank"]
 
 
 @kernel
@@ -98,6 +98,34 @@ def _sort(parts, terms, count, spare):
             for i in range(count):
                 low[i] = spare[i]
     return finite
+
+
+@kernel
+def delta(plus, plus_code, minus, minus_code, count, out, scratch):
+    """Write ``plus - minus`` in float64 and return 1 if all of it is finite, else 0; no zero has a sign.
+
+    :param plus: Address of elements.
+    :param plus_code: Their dtype, as in ``rounding``.
+    :param minus: Address of what is subtracted, or 0.
+    :param minus_code: Its dtype.
+    :param count: Number of elements.
+    :param out: Address of the result.
+    :param scratch: Address of 2 buffers of ``8 * BLOCK`` bytes.
+    """
+    zero, other = _buffer(scratch, 0), _buffer(scratch, 1)
+    zero[:] = 0
+    finite = True
+    for start in range(0, count, BLOCK):
+        n, origin = min(BLOCK, count - start), zero
+        to = array(out + 8 * start, n, np.float64)
+        if minus:
+            scaled(minus + start * width(minus_code), minus_code, n, zero, 1.0, other)
+            origin = other
+        scaled(plus + start * width(plus_code), plus_code, n, origin, 1.0, to)
+        for i in range(n):
+            to[i] += 0.0  # -0.0 + 0.0 is 0.0
+        finite &= poison(to, n) == 0
+    return np.int64(finite)
 
 
 @kernel

@@ -101,8 +101,8 @@ class Calculator(Protocol):
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate elements ``start`` to ``stop``: bytes, valid until the next call, and whether all are finite."""
 
-    def delta(self, term: Term, start: int, stop: int) -> tuple[memoryview, bool]:
-        """Return the float64 bytes of a term's ``plus - minus``, without coefficient, and whether all are finite."""
+    def delta(self, term: Term, start: int, stop: int, out: np.ndarray) -> bool:
+        """Write a term's ``plus - minus``, without coefficient, in float64; return whether all of it is finite."""
 
     def inner_products(self, start: int, stop: int, found: Products) -> None:
         """Add what elements ``start`` to ``stop`` give; what is not finite makes sums that are not."""

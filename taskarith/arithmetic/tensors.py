@@ -122,13 +122,14 @@ class TorchCalculator:
             values = linear_edit(inputs[0], terms, TORCH_DTYPES[self._recipe.output])
             return self._bytes(values), bool(values.isfinite().all())
 
-    def delta(self, term: Term, start: int, stop: int) -> tuple[memoryview, bool]:
+    def delta(self, term: Term, start: int, stop: int, out: np.ndarray) -> bool:
         """Calculate ``plus - minus`` in float64; a zero that is read has no sign."""
         with torch.cuda.stream(self._stream):
             values = self._delta(term, self._inputs(stop - start), start, stop)
             if not isinstance(term.plus, LowRank):
                 values = values + 0.0
-            return self._bytes(values), bool(values.isfinite().all())
+            out[:] = values.cpu().numpy()
+            return bool(values.isfinite().all())
 
     def inner_products(self, start: int, stop: int, found: Products) -> None:
         """Add the inner products of all pairs of terms, and keep the few elements."""

@@ -106,8 +106,7 @@ class _Rows:
             end = min(begin + CHUNK_ELEMENTS, len(values))
             for index, tensor in enumerate(self._inputs):
                 tensor.fill(self._calculator.room(index, end - begin))
-            data, _ = self._calculator.delta(self._what.recipe.terms[0], first + begin, first + end)
-            values[begin:end] = np.frombuffer(data)
+            self._calculator.delta(self._what.recipe.terms[0], first + begin, first + end, values[begin:end])
         self._next = stop
         return values.reshape(stop - start, self._columns)
 

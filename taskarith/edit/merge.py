@@ -19,8 +19,8 @@ from taskarith.errors import MismatchError
 
 __all__ = ["PIECE_ELEMENTS", "Merge", "new_operator"]
 
-PIECE_ELEMENTS = 1 << 16
-"""Elements that an operator gets at a time, if they do not belong together with more."""
+PIECE_ELEMENTS = 1 << 17
+"""Elements that an operator gets at a time, if they do not belong together with more; random masks depend on it."""
 
 _BASE = Term(1.0, 0)
 
@@ -105,13 +105,11 @@ class Merge:
             tensor.fill(calculator.room(index, count))
         self._stored[first * self._size : last * self._size] = calculator.room(0, count)
         for row, term in self._rows:
-            data, is_finite = calculator.delta(term, start + first, start + last)
-            if not is_finite:
+            if not calculator.delta(term, start + first, start + last, row[first:last]):
                 raise MismatchError(
                     f"{self._name}: a delta or the base has values that are not finite",
                     "An input has infinities or NaN: check the inputs with taskarith inspect.",
                 )
-            row[first:last] = np.frombuffer(data)
 
 
 def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:

@@ -5,50 +5,83 @@ Sources: DARE, arXiv:2311.03099; DELLA, arXiv:2406.11617.
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import xxhash
 
+from taskarith.arithmetic.available import load_or_none
+
 __all__ = ["Numbers", "keep_by_chance", "keep_by_rank"]
 
-_STEP = 8
-"""32-bit numbers of one step of Philox's counter."""
+_BLOCK = 512
+"""Numbers that are drawn together; ``compiled.BLOCK``."""
+
+_ROUNDS = 10
+_LOW = 0xFFFFFFFF
 
 
 class Numbers:
-    """Random numbers by place: Philox4x64, keyed by seed, tensor and the delta's content, its counter the place.
+    """Random numbers by place: Philox4x32, keyed by seed, tensor and the delta's content, its counter the place.
 
     The key takes the content, not the place among the operands or the name of a file, so that neither the order of the
-    operands nor the form of a vector changes a bit; operands that are equal in a tensor get one mask there.
+    operands nor the form of a vector changes a bit; operands that are equal there get one mask.
 
     :param seed: As the user gave it.
     :param tensor: Name of the delta.
-    :param content: Fingerprint of the delta's float64 elements.
+    :param content: Fingerprint of the float64 elements that the numbers are for.
     """
 
     def __init__(self, seed: int, tensor: str, content: str) -> None:
-        self._key = xxhash.xxh3_128_intdigest(f"{seed}\0{tensor}\0{content}".encode())
+        self.key = xxhash.xxh3_64_intdigest(f"{seed}\0{tensor}\0{content}".encode())
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Return the numbers of elements ``start`` to ``start + count``: uint32."""
-        step, first = divmod(start, _STEP)
-        generator = np.random.Philox(key=self._key)
-        generator.advance(step)
-        words = generator.random_raw(-(-(first + count) // 2)).astype("<u8", copy=False)
-        return words.view("<u4")[first : first + count]
+        first, kernels = start // _BLOCK, load_or_none()
+        blocks = -(-(start + count) // _BLOCK) - first
+        if kernels is None:
+            words = _philox(np.arange(first * _BLOCK // 4, (first + blocks) * _BLOCK // 4, dtype=np.uint64), self.key)
+            words = words.reshape(4, blocks, -1).swapaxes(0, 1).reshape(-1)
+        else:
+            words = np.empty(blocks * _BLOCK, np.uint32)
+            kernels.draw(first, blocks, _signed(self.key), words.ctypes.data)
+        return words[start - first * _BLOCK :][:count]
 
 
-def keep_by_chance(values: np.ndarray, numbers: np.ndarray, density: float, rescale: bool) -> np.ndarray:
-    """Keep each element with probability ``density``, independently of all others (DARE).
+def _philox(steps: np.ndarray, key: int) -> np.ndarray:
+    """Return the four words of each step: uint32, 4 x steps; see ``arithmetic.chance``."""
+    c0, c1, c2, c3 = steps & _LOW, steps >> 32, np.zeros_like(steps), np.zeros_like(steps)
+    for number in range(_ROUNDS):
+        k0, k1 = (key + number * 0x9E3779B9) & _LOW, ((key >> 32) + number * 0xBB67AE85) & _LOW
+        one, other = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = other >> 32 ^ c1 ^ k0, other & _LOW, one >> 32 ^ c3 ^ k1, one & _LOW
+    return np.stack([c0, c1, c2, c3]).astype(np.uint32)
+
+
+def _signed(key: int) -> int:
+    return ctypes.c_int64(key).value
+
+
+def keep_by_chance(
+    values: np.ndarray, start: int, numbers: Numbers, density: float, rescale: bool, weight: float
+) -> np.ndarray:
+    """Keep each element with probability ``density``, independently of all others (DARE), times a weight.
 
     Kept ones are divided by ``density``, as in the paper and in PEFT; mergekit restores the L1 norm of the tensor.
 
-    :param values: float64.
-    :param numbers: uint32, uniform, as many.
+    :param values: float64, one after the other.
+    :param start: Place of the first one in the tensor, a multiple of 512.
+    :param numbers: Of the tensor's elements.
     """
     if density >= 1:
-        return values
-    kept = values * (numbers < np.uint64(round(density * 2**32)))
-    return np.divide(kept, density, out=kept) if rescale else kept
+        return values * weight
+    limit, divisor, kernels = round(density * 2**32), density if rescale else 1.0, load_or_none()
+    if kernels is None:
+        return values * (numbers.take(start, len(values)) < np.uint64(limit)) / divisor * weight
+    kept, scratch = np.empty(len(values)), np.empty(_BLOCK, np.uint32)
+    where = values.ctypes.data, len(values), start // _BLOCK
+    kernels.keep(*where, _signed(numbers.key), limit, divisor, weight, kept.ctypes.data, scratch.ctypes.data)
+    return kept
 
 
 def keep_by_rank(rows: np.ndarray, numbers: np.ndarray, density: float, epsilon: float, rescale: bool) -> np.ndarray:

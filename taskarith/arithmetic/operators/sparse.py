@@ -59,40 +59,37 @@ class ByMagnitude:
             if not one.is_known:
                 one.end_scan()
 
-    def keep(self, start: int, values: np.ndarray) -> np.ndarray:
-        """Return the next piece with zeros for what is not kept."""
+    def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
+        """Return the next piece times a weight, with zeros for what is not kept."""
         del start
         kept = self._outer.mask(values)
         if self._has_inner:
             kept &= ~self._inner.mask(values)
-        return values * kept
+        return values * kept * weight
 
 
 class ByChance:
-    """Keep elements at random (DARE); the first reading takes the fingerprint that the mask depends on."""
+    """Keep elements at random (DARE): the mask of a piece depends on what is in it, so it is read once."""
 
     def __init__(self, seed: int, name: str, density: float, rescale: bool) -> None:
         self._seed, self._name, self._density, self._rescale = seed, name, density, rescale
-        self._state = xxhash.xxh3_128()
-        self._numbers: Numbers | None = None
 
     def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
-        return self._density >= 1 or self._numbers is not None
+        """Return that no other reading is needed."""
+        return True
 
     def scan(self, values: np.ndarray) -> None:
-        """Look at the next piece."""
-        self._state.update(values.data)
+        """Do nothing."""
 
     def end_scan(self) -> None:
-        """Draw the conclusion of one reading."""
-        self._numbers = Numbers(self._seed, self._name, self._state.hexdigest())
+        """Do nothing."""
 
-    def keep(self, start: int, values: np.ndarray) -> np.ndarray:
-        """Return the next piece with zeros for what is not kept."""
-        if self._numbers is None:
-            return values
-        return keep_by_chance(values, self._numbers.take(start, len(values)), self._density, self._rescale)
+    def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
+        """Return the next piece times a weight, with zeros for what is not kept."""
+        return keep_by_chance(values, start, self._numbers(values), self._density, self._rescale, weight)
+
+    def _numbers(self, values: np.ndarray) -> Numbers:
+        return Numbers(self._seed, self._name, xxhash.xxh3_128_hexdigest(values.data))
 
 
 class ByRank(ByChance):
@@ -102,13 +99,11 @@ class ByRank(ByChance):
         super().__init__(seed, name, density, rescale)
         self._epsilon, self._columns = epsilon, columns
 
-    def keep(self, start: int, values: np.ndarray) -> np.ndarray:
-        """Return the next piece with zeros for what is not kept."""
-        if self._numbers is None:
-            return values
-        numbers = self._numbers.take(start, len(values)).reshape(-1, self._columns)
+    def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
+        """Return the next piece times a weight, with zeros for what is not kept."""
+        numbers = self._numbers(values).take(start, len(values)).reshape(-1, self._columns)
         rows = values.reshape(-1, self._columns)
-        return keep_by_rank(rows, numbers, self._density, self._epsilon, self._rescale).ravel()
+        return keep_by_rank(rows, numbers, self._density, self._epsilon, self._rescale).ravel() * weight
 
 
 class ByRow:
@@ -140,13 +135,13 @@ class ByRow:
         self._kept = np.zeros(len(squares), bool)
         self._kept[np.argsort(-squares, kind="stable")[: self._count]] = True
 
-    def keep(self, start: int, values: np.ndarray) -> np.ndarray:
-        """Return the next piece with zeros for what is not kept."""
+    def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
+        """Return the next piece times a weight, with zeros for what is not kept."""
         if self._kept is None:
-            return values
+            return values * weight
         first = start // self._columns
         rows = values.reshape(-1, self._columns)
-        return (rows * self._kept[first : first + len(rows), None]).ravel()
+        return (rows * self._kept[first : first + len(rows), None]).ravel() * weight
 
 
 Pruner = ByMagnitude | ByChance | ByRank | ByRow
@@ -194,7 +189,7 @@ class Merger:
         del base
         setting = self._setting
         parts = [
-            pruner.keep(start, values) * weight
+            pruner.keep(start, values, weight)
             for pruner, values, weight in zip(self._pruners, deltas, setting.weights, strict=True)
         ]
         if self._elects:
