@@ -1,0 +1,1 @@
+"""What forgetting costs other texts: forecasts against measurements, and every operator at equal forgetting."""
