@@ -19,6 +19,7 @@ EDITS = {
     "ties": "TIES of two fine-tuned folders, density 0.2",
     "dare": "DARE of two fine-tuned folders, density 0.1",
     "rank": "extract at rank 16, of a model with one layer of 24 and 2048 tokens",
+    "whole-rank": "extract at rank 16, of the whole model",
 }
 """Names and titles of the edits."""
 
@@ -73,8 +74,8 @@ def make_edit(name: str, models: Sequence[Path], others: Sequence[Path]) -> Edit
         return Edit(name, "extract", base, (first,), (1.0,))
     if name in {"ties", "dare"}:
         return Edit(name, name, base, (first, second), (0.5, 0.5))
-    if name == "rank":
-        return Edit(name, name, base, (first,), (1.0,))
+    if name in {"rank", "whole-rank"}:
+        return Edit(name, "rank", base, (first,), (1.0,))
     return Edit(name, name, base, tuple(others), (1.0,) if name == "lora" else (0.3, -0.7))
 
 

@@ -77,7 +77,7 @@ class Bench:
         if edit.has_oracle:
             _say(f"{name}: comparing with the oracle")
             result.differing = count_differences(edit, {one: self._output(one) for one in able if one != COPY})
-        if edit.kind == "rank":
+        if name == "rank":
             _say(f"{name}: comparing with the best possible")
             result.kept = least_kept(edit, {one: self._output(one) for one in able if one != COPY})
         self._clean()

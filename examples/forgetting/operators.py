@@ -213,6 +213,6 @@ def table(outcomes: Sequence[Outcome]) -> str:
         cells[-1] += "" if all(one.is_equal(name) for one in outcomes) else " (not equal)"
         cells.append(f"{mean(trial.rouge for trial in trials):.2f}")
         cells += [f"{average(lambda one, role=role, name=name: one.cost(name, role)):.2f}" for role in _KEPT]
-        cells.append(" / ".join(f"{one.share(name):.0%}" for one in outcomes))
+        cells.append(" / ".join(f"{round(100 * one.share(name))}%" for one in outcomes))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

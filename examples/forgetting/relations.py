@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import correlation, mean
 
 import taskarith
 from examples.forgetting.learn import ROLES, Pupil
@@ -112,7 +113,20 @@ def table(found: Sequence[Found]) -> str:
     for title in found[0].column(_OTHERS[0]):
         cells = (" / ".join(cells[title] for cells in runs) for runs in columns.values())
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(_agreement(kind, runs) for kind, runs in kinds.items() if runs)])
+
+
+def _agreement(kind: str, runs: Sequence[Found]) -> str:
+    """Say how well forecasts and measurements agree, over all seeds, texts and alphas."""
+    pairs = [
+        (forecast, losses[role] - one.tuned[role])
+        for one in runs
+        for role in _OTHERS
+        for forecast, losses in zip(one.forecast[role], one.losses, strict=True)
+    ]
+    error = mean(abs(forecast - measured) for forecast, measured in pairs)
+    agreement = correlation(*zip(*pairs, strict=True))
+    return f"{kind}: forecast against measured, correlation {agreement:.2f}, mean absolute error {error:.2f} nats."
 
 
 def _show(value: float | None) -> str:
