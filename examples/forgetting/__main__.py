@@ -13,6 +13,7 @@ from examples.forgetting.learn import CHOICE, REPORT, Lesson, Pupil, learn
 from examples.forgetting.operators import OPERATORS, Outcome, Trial
 from examples.forgetting.relations import Found
 from taskarith.demo.model import demo_model
+from taskarith.errors import TaskarithError
 
 
 def main() -> None:
@@ -24,7 +25,10 @@ def main() -> None:
     options = parser.parse_args()
     base = options.model or str(demo_model())
     study = Study(base, options.output, Lesson(CHOICE, options.seeds[0]), Lesson(REPORT, options.seeds[0]))
-    text = study.run(options.seeds)
+    try:
+        text = study.run(options.seeds)
+    except TaskarithError as error:
+        parser.exit(1, f"error: {error}\n")
     (options.output / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
