@@ -130,7 +130,8 @@ def test_a_file_size_limit_is_reported_and_leaves_nothing(tmp_path, phi, phi_tun
 def start_slowly(*arguments):
     """Start a command that waits 0.1 s after each piece that it has written, and return when it has written one."""
     code = (
-        "import os, sys, time; from taskarith.cli.main import main\n"
+        "import os, signal, sys, time; from taskarith.cli.main import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "from taskarith.checkpoints.writer import PrintedWriter\n"
         "quick = PrintedWriter.append\n"
         "def slow(*arguments):\n    quick(*arguments); os.write(1, b'#'); time.sleep(0.1)\n"
