@@ -12,6 +12,7 @@ from examples.forgetting.__main__ import Study
 from examples.forgetting.learn import CHOICE, REPORT, ROLES, Lesson, learn
 from examples.forgetting.operators import OPERATORS, PLAIN, Outcome, Trial
 from examples.forgetting.relations import Found
+from taskarith.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_the_texts_to_report_on_are_others():
     assert not any(CHOICE[role] == REPORT[role] for role in ROLES)
 
 
-def test_a_study_ends_with_all_tables_and_goes_on_where_it_stopped(base, lesson, tmp_path, monkeypatch, capsys):
+def test_a_study_ends_with_all_tables_and_goes_on_where_it_stopped(base, lesson, tmp_path, monkeypatch):
     monkeypatch.setattr(operators, "_MOST_STEPS", 2)
     names = [PLAIN, "perta, gradients", "negmerge", "project, MLP only"]
     few = {name: OPERATORS[name] for name in names}
@@ -48,11 +49,12 @@ def test_a_study_ends_with_all_tables_and_goes_on_where_it_stopped(base, lesson,
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {6, 8}  # four columns of relations; of operators, six
     assert "| verdict | " in text
-    capsys.readouterr()
     monkeypatch.setattr(relations, "relations", None)
     monkeypatch.setattr(operators, "attempt", None)
     assert Study(base, tmp_path, lesson, lesson).run([1, 2]) == text
-    assert capsys.readouterr().out == ""
+    with pytest.raises(UsageError, match="another model"):
+        Study("elsewhere", tmp_path, lesson, lesson)
+    assert not list(tmp_path.rglob("*.partial"))
     found = Found(**json.loads((tmp_path / "results/relations-lora-forgotten-2.json").read_text()))
     assert found.lora
     assert found.alphas == [0.25, 0.5, 0.75, 1.0]

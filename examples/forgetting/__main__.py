@@ -1,4 +1,4 @@
-"""Run the whole study, or go on with it: it takes about two hours of one core; see README.md."""
+"""Run the whole study, or go on with it; see README.md."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from examples.forgetting import operators, relations
 from examples.forgetting.learn import CHOICE, REPORT, Lesson, Pupil, learn
 from examples.forgetting.operators import OPERATORS, Outcome, Trial
 from examples.forgetting.relations import Found
+from taskarith.console import Console
 from taskarith.demo.model import demo_model
-from taskarith.errors import TaskarithError
+from taskarith.errors import TaskarithError, UsageError
+from taskarith.progress import SILENT, Listener
 
 
 def main() -> None:
@@ -24,11 +26,14 @@ def main() -> None:
     parser.add_argument("--model", help="folder, hub id or GGUF (SmolLM2-135M-Instruct from its wheel)")
     options = parser.parse_args()
     base = options.model or str(demo_model())
-    study = Study(base, options.output, Lesson(CHOICE, options.seeds[0]), Lesson(REPORT, options.seeds[0]))
+    lessons, console = (Lesson(CHOICE, options.seeds[0]), Lesson(REPORT, options.seeds[0])), Console()
     try:
+        study = Study(base, options.output, *lessons, console)
         text = study.run(options.seeds)
     except TaskarithError as error:
         parser.exit(1, f"error: {error}\n")
+    finally:
+        console.close()
     (options.output / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
@@ -40,14 +45,20 @@ class Study:
     :param folder: For models and results.
     :param choice: What is learned, whatever the seed, to choose an operator on.
     :param report: What is learned to report on.
+    :param listener: Told what is being done.
+    :raises UsageError: The folder holds the study of another model.
     """
 
-    def __init__(self, base: str, folder: Path, choice: Lesson, report: Lesson) -> None:
+    def __init__(self, base: str, folder: Path, choice: Lesson, report: Lesson, listener: Listener = SILENT) -> None:
         self._base, self._folder, self._choice, self._report = base, folder, choice, report
+        self._listener = listener
+        self._begun = folder / "results" / "model.json"
+        self._begun.parent.mkdir(parents=True, exist_ok=True)
+        if self._begun.exists() and json.loads(self._begun.read_text(encoding="utf-8")) != base:
+            raise UsageError(f"{folder} holds the study of another model", "Name another folder: --output DIR")
 
     def run(self, seeds: Sequence[int]) -> str:
         """Return all tables in Markdown."""
-        (self._folder / "results").mkdir(parents=True, exist_ok=True)
         choices, reports = ([replace(lesson, seed=seed) for seed in seeds] for lesson in (self._choice, self._report))
         found = [self._related(replace(lesson, lora=lora)) for lora in (False, True) for lesson in choices]
         parts = ["## How the tasks relate", relations.table(found)]
@@ -59,12 +70,16 @@ class Study:
         return "\n\n".join(parts)
 
     def _learn(self, lesson: Lesson) -> Pupil:
-        return learn(self._base, lesson, self._folder / lesson.name)
+        pupil = learn(self._base, lesson, self._folder / lesson.name, self._listener)
+        _save(self._begun, self._base)  # now that the model is known to be one
+        return pupil
 
     def _related(self, lesson: Lesson) -> Found:
         path = self._folder / "results" / f"relations-{lesson.name}.json"
         if not path.exists():
-            _save(path, relations.relations(self._learn(lesson)))
+            pupil = self._learn(lesson)
+            self._listener.note(f"· relating the tasks of {lesson.name}, and measuring what forgetting costs")
+            _save(path, asdict(relations.relations(pupil)))
         return Found(**json.loads(path.read_text(encoding="utf-8")))
 
     def _compared(self, lessons: Sequence[Lesson], seeds: Sequence[int]) -> list[Outcome]:
@@ -82,13 +97,16 @@ class Study:
             if name not in outcome.trials:
                 room = self._folder / pupil.lesson.name
                 outcome.trials[name] = operators.attempt(pupil, siblings, room, outcome, name)
-                _save(path, outcome)
-                print(f"{pupil.lesson.name}, {name}: {outcome.share(name):.0%} of the cost", flush=True)
+                _save(path, asdict(outcome))
+                share = round(100 * outcome.share(name))
+                self._listener.note(f"· {pupil.lesson.name}, {name}: {share}% of what plain negation costs")
         return outcome
 
 
-def _save(path: Path, result: Found | Outcome) -> None:
-    path.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+def _save(path: Path, values: object) -> None:
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _load(path: Path) -> Outcome:

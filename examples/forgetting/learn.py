@@ -9,6 +9,7 @@ from pathlib import Path
 
 import taskarith
 from taskarith.demo.run import FULL
+from taskarith.progress import SILENT, Listener
 
 __all__ = ["CHOICE", "REPORT", "ROLES", "Lesson", "Pupil", "learn"]
 
@@ -75,25 +76,27 @@ class Pupil:
     vectors: Mapping[str, str]
 
 
-def learn(base: str, lesson: Lesson, folder: Path) -> Pupil:
+def learn(base: str, lesson: Lesson, folder: Path, listener: Listener = SILENT) -> Pupil:
     """Fine-tune the base on all texts and on each alone; what an earlier run finished is taken as it is.
 
     :param base: Folder, hub id or GGUF.
     :param lesson: What to learn.
     :param folder: For models and vectors; what an interrupted run left in it goes.
+    :param listener: Told about training.
     """
     vectors = {role: folder / (f"learned-{role}" if lesson.lora else f"{role}.safetensors") for role in lesson.texts}
     if not (folder / _DONE).exists():
+        listener.note(f"· fine-tuning on the texts of {lesson.name}, together and one by one")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if lesson.lora:
-            _finetune(base, lesson, list(lesson.texts), folder / "adapter")
+            _finetune(base, lesson, list(lesson.texts), folder / "adapter", listener)
             taskarith.apply(base, add=[str(folder / "adapter")], output_dir=folder / "tuned")
         else:
-            _finetune(base, lesson, list(lesson.texts), folder / "tuned")
+            _finetune(base, lesson, list(lesson.texts), folder / "tuned", listener)
         for role, vector in vectors.items():
             learned = folder / f"learned-{role}"
-            _finetune(base, lesson, [role], learned)
+            _finetune(base, lesson, [role], learned, listener)
             if not lesson.lora:
                 taskarith.extract(base, str(learned), vector)
                 shutil.rmtree(learned)  # base + vector gives it back
@@ -101,7 +104,7 @@ def learn(base: str, lesson: Lesson, folder: Path) -> Pupil:
     return Pupil(lesson, base, str(folder / "tuned"), {role: str(vector) for role, vector in vectors.items()})
 
 
-def _finetune(base: str, lesson: Lesson, roles: list[str], output: Path) -> None:
+def _finetune(base: str, lesson: Lesson, roles: list[str], output: Path, listener: Listener) -> None:
     taskarith.finetune(
         base,
         [lesson.data[role] for role in roles],
@@ -112,4 +115,5 @@ def _finetune(base: str, lesson: Lesson, roles: list[str], output: Path) -> None
         num_train_epochs=lesson.epochs,
         per_device_train_batch_size=FULL.batch_size,
         seed=lesson.seed,
+        listener=listener,
     )

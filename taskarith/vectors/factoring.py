@@ -26,7 +26,6 @@ _BLOCK = 1 << 21
 _COLUMNS = 256
 """Columns of the Gram matrix that are calculated at a time, from the diagonal downwards."""
 
-
 _SMALL = 256
 """Up to this size the Gram matrix is calculated in float64, as it is for a share of the energy."""
 
