@@ -29,14 +29,24 @@ DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 BLOCK = 512
 """Elements that go through the kernels' buffers, which stay in a core's first cache, at a time."""
 
-_SOURCES = ("chance.py", "compiled.py", "inner.py", "kernels.py", "packing.py", "products.py", "rounding.py")
+_SOURCES = (
+    "bounded.py",
+    "chance.py",
+    "compiled.py",
+    "inner.py",
+    "kernels.py",
+    "packing.py",
+    "products.py",
+    "rounding.py",
+)
 _DIGEST = 16
 _SIGNATURES = {
-    "linear": "iiiiiiiiiii",
+    "linear": "iiiiiiiiiiidiiii",
     "delta": "iiiiiii",
     "difference": "iiiiiiiii",
     "inner_products": "iiiiiiiiiiiiii",
     "low_rank": "iiiiidiiii",
+    "low_rank_light": "iiiiidiiiii",
     "draw": "iiii",
     "fold": "iiiiii",
     "keep": "iiiiiddii",
@@ -58,6 +68,7 @@ class Kernels:
     difference: Any
     inner_products: Any
     low_rank: Any
+    low_rank_light: Any
     draw: Any
     fold: Any
     keep: Any

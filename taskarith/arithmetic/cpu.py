@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
 from taskarith.arithmetic.recipe import Comparison, LowRank, Products, Recipe, Term
+from taskarith.arithmetic.slack import slack_of
 from taskarith.checkpoints.header import ITEM_SIZES
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class CpuCalculator:
         self._plus = array("q", [one.plus if isinstance(one.plus, int) else next(numbers) for one in recipe.terms])
         self._minus = array("q", [-1 if term.minus is None else term.minus for term in recipe.terms])
         self._coefficients = array("d", [term.coefficient for term in recipe.terms])
+        self._slack = slack_of(recipe)
+        self._products = array("q", [number for factors in self._factors for number in _sides(factors)])
+        self._scales = array("d", [factors.scale for factors in self._factors])
         self._output = DTYPE_CODES[recipe.output]
         self._output_size = ITEM_SIZES[recipe.output]
 
@@ -54,7 +58,9 @@ class CpuCalculator:
 
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
-        self._multiply(start, stop)
+        total = self._multiply_light(start, stop) if self._slack > 0 else 0
+        if not total:
+            self._multiply(start, stop)
         finite = self._kernels.linear(
             _address(self._addresses),
             _address(self._codes),
@@ -66,6 +72,11 @@ class CpuCalculator:
             stop - start,
             self._out,
             self._output,
+            total,
+            self._slack,
+            _address(self._products),
+            _address(self._scales),
+            start,
             self._scratch,
         )
         return self._result(stop - start), bool(finite)
@@ -126,7 +137,7 @@ class CpuCalculator:
     def _reserve(self, rows: int, terms: int) -> None:
         """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
         self._rows, self._terms = rows, terms
-        scratch = (5 + max(terms, 2)) * 8 * BLOCK
+        scratch = (10 + max(terms, 1)) * 8 * BLOCK
         self._memory = mmap.mmap(-1, (rows + 1) * self._stride + scratch)
         self._view = memoryview(self._memory)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
@@ -138,15 +149,27 @@ class CpuCalculator:
             self._product(factors, start, stop, self._addresses[row])
 
     def _product(self, factors: LowRank, start: int, stop: int, out: int) -> None:
-        rank, columns = factors.left.shape[1], factors.right.shape[1]
-        left, right, rows = factors.left.ctypes.data, factors.right.ctypes.data, len(factors.left) // factors.blocks
-        self._kernels.low_rank(left, right, rank, columns, rows, factors.scale, start, stop, out, self._scratch)
+        self._kernels.low_rank(*_sides(factors), factors.scale, start, stop, out, self._scratch)
+
+    def _multiply_light(self, start: int, stop: int) -> int:
+        """Add all terms up in float32, and return where."""
+        out = self._addresses[self._inputs]
+        for number, (factors, coefficient) in enumerate(zip(self._factors, self._coefficients, strict=True)):
+            scale = coefficient * factors.scale
+            self._kernels.low_rank_light(*_sides(factors), scale, start, stop, out, number == 0, self._scratch)
+        return out
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]
 
     def _result(self, elements: int) -> memoryview:
         return self._row(self._rows, elements * self._output_size)
+
+
+def _sides(factors: LowRank) -> tuple[int, int, int, int, int]:
+    """Return what the kernels know factors by: two addresses, the rank, the columns, the rows of a product."""
+    (rows, rank), columns = factors.left.shape, factors.right.shape[1]
+    return factors.left.ctypes.data, factors.right.ctypes.data, rank, columns, rows // factors.blocks
 
 
 def _address(values: array) -> int:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from taskarith.arithmetic.bounded import bounded
 from taskarith.arithmetic.compiled import BLOCK
 from taskarith.arithmetic.inner import inner_products
-from taskarith.arithmetic.products import low_rank
+from taskarith.arithmetic.products import low_rank, low_rank_light
 from taskarith.arithmetic.rounding import (
     F32,
+    F64,
     array,
     finish,
     kernel,
@@ -23,21 +25,47 @@ from taskarith.arithmetic.rounding import (
     with_sign_of_zero,
 )
 
-__all__ = ["delta", "difference", "inner_products", "linear", "low_rank"]
+__all__ = ["delta", "difference", "inner_products", "linear", "low_rank", "low_rank_light"]
+
+_ZERO, _SPARE, _DOUBTS, _PRODUCT, _PARTS = 2, 3, 4, 5, 10
+"""Numbers of some buffers: of zeros, for rounding, for what is not decided, a product and its tile, and the terms."""
+
+
+@kernel
+def _address(scratch, number):
+    """Return where one of the buffers is that a block goes through."""
+    return scratch + np.int64(number) * 8 * BLOCK
 
 
 @kernel
 def _buffer(scratch, number):
-    """Return one of the float64 buffers that a block goes through."""
-    return array(scratch + np.int64(number) * 8 * BLOCK, BLOCK, np.float64)
+    """Return one of them as float64."""
+    return array(_address(scratch, number), BLOCK, np.float64)
 
 
 @kernel
-def linear(addresses, codes, inputs, plus, minus, coefficients, terms, count, out, out_code, scratch):
+def linear(
+    addresses,
+    codes,
+    inputs,
+    plus,
+    minus,
+    coefficients,
+    terms,
+    count,
+    out,
+    out_code,
+    total,
+    slack,
+    products,
+    scales,
+    first,
+    scratch,
+):
     """Write ``round(base + sum c_i (plus_i - minus_i))`` and return 1 if all of it is finite, else 0.
 
-    Where the sum is zero the base's bits stay. Two terms commute; three or more are added in the order of their values,
-    element by element, so that the order of the operands never changes a bit.
+    The sum is that of float64. Where it is zero the base's bits stay. Two terms commute; three or more are added in the
+    order of their values, element by element, so that the order of the operands never changes a bit.
 
     :param addresses: int64: where the elements of each input are; input 0 is the base.
     :param codes: int64: dtype of each input, as in ``rounding``.
@@ -49,48 +77,76 @@ def linear(addresses, codes, inputs, plus, minus, coefficients, terms, count, ou
     :param count: Number of elements.
     :param out: Address of the result.
     :param out_code: Its dtype.
-    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for two if there are less, and for 5 more buffers.
+    :param total: Address of what is added to the base, in float32, or 0; all terms are products then, whose inputs are
+        not looked at, and the result is bfloat16.
+    :param slack: How wrong it may be, as for ``bounded``.
+    :param products: int64, five a term: left, right, rank, columns and rows, as for ``low_rank``.
+    :param scales: float64, one a term: the factor of its product.
+    :param first: Number of the first element in these products.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 10 more buffers.
     """
     where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
     plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
-    coefficients = array(coefficients, terms, np.float64)
-    wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, 2)
-    spare, parts = scratch + 24 * BLOCK, scratch + 40 * BLOCK
-    zero[:] = 0
-    for t in range(terms, 2):
-        _buffer(parts, t)[:] = 0
-    last = max(terms, 2) - 1
-    finite = True
+    coefficients, scales = array(coefficients, terms, np.float64), array(scales, terms, np.float64)
+    products = array(products, 5 * terms if total else 0, np.int64)
+    doubtful = array(_address(scratch, _DOUBTS), BLOCK, np.uint16)
+    _buffer(scratch, _ZERO)[:] = 0
+    _buffer(scratch, _PARTS)[:] = 0  # which stays so without terms
+    finite, light = True, total != 0
     for start in range(0, count, BLOCK):
-        n, to = min(BLOCK, count - start), out + start * width(out_code)
-        scaled(where[0] + start * width(codes[0]), codes[0], n, zero, 1.0, wide)
-        for t in range(terms):
-            row, origin = minus[t], wide if minus[t] == 0 else zero
-            if row > 0:
-                scaled(where[row] + start * width(codes[row]), codes[row], n, zero, 1.0, other)
-                origin = other
-            row = plus[t]
-            scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], _buffer(parts, t))
-        if terms > 2:
-            finite &= _sort(parts, terms, n, other)
-            x = _buffer(parts, 0)
-            for t in range(1, terms - 1):
-                part = _buffer(parts, t)
-                for i in range(n):
-                    x[i] += part[i]
-        finite &= finish(wide, _buffer(parts, 0), _buffer(parts, last), n, to, out_code, spare)
+        n, doubts = min(BLOCK, count - start), np.int64(-1)
+        if light:
+            here, to = where[0] + start * width(codes[0]), out + start * width(out_code)
+            doubts = bounded(here, codes[0], total + 4 * start, slack, n, to, doubtful, scratch)
+            light = 0 <= doubts <= n // 32  # else the next ones are not likely to be better
+        for i in range(1 if doubts < 0 else doubts):
+            at, m = (start, n) if doubts < 0 else (start + np.int64(doubtful[i]), np.int64(1))
+            finite &= _precise(
+                where, codes, plus, minus, coefficients, products, scales, first, at, m, out, out_code, scratch
+            )
     return np.int64(finite)
 
 
 @kernel
-def _sort(parts, terms, count, spare):
+def _precise(where, codes, plus, minus, coefficients, products, scales, first, start, n, out, out_code, scratch):
+    """Write the result of at most a block in float64; see ``linear``."""
+    wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
+    terms, finite = len(plus), True
+    scaled(where[0] + start * width(codes[0]), codes[0], n, zero, 1.0, wide)
+    for t in range(terms):
+        part = _buffer(scratch, _PARTS + t)
+        if len(products):
+            at, product, tile = first + start, _address(scratch, _PRODUCT), _address(scratch, _PRODUCT + 1)
+            left, right, rank = products[5 * t], products[5 * t + 1], products[5 * t + 2]
+            low_rank(left, right, rank, products[5 * t + 3], products[5 * t + 4], scales[t], at, at + n, product, tile)
+            scaled(product, np.int64(F64), n, zero, coefficients[t], part)
+            continue
+        row, origin = minus[t], wide if minus[t] == 0 else zero
+        if row > 0:
+            scaled(where[row] + start * width(codes[row]), codes[row], n, zero, 1.0, other)
+            origin = other
+        row = plus[t]
+        scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], part)
+    if terms > 2:
+        finite &= _sort(scratch, terms, n, other)
+    total = _buffer(scratch, _PARTS)
+    for t in range(1, terms):
+        part = _buffer(scratch, _PARTS + t)
+        for i in range(n):
+            total[i] += part[i]
+    to = out + start * width(out_code)
+    return finite & finish(wide, total, n, to, out_code, _address(scratch, _SPARE))
+
+
+@kernel
+def _sort(scratch, terms, count, spare):
     """Sort each column of the terms upwards, by exchanges of neighbouring ones; return whether all are finite."""
     finite = True
     for t in range(terms):
-        finite &= poison(_buffer(parts, t), count) == 0
+        finite &= poison(_buffer(scratch, _PARTS + t), count) == 0
     for end in range(terms - 1, 0, -1):
         for t in range(end):
-            low, high = _buffer(parts, t), _buffer(parts, t + 1)
+            low, high = _buffer(scratch, _PARTS + t), _buffer(scratch, _PARTS + t + 1)
             for i in range(count):
                 spare[i] = min(low[i], high[i])
             for i in range(count):
@@ -143,7 +199,7 @@ def difference(base, base_code, tuned, tuned_code, count, out, out_code, found, 
         that are not zero, sum of their squares.
     :param scratch: Address of 6 buffers of ``8 * BLOCK`` bytes.
     """
-    wide, delta, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, 2)
+    wide, delta, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
     spare, again = scratch + 24 * BLOCK, scratch + 40 * BLOCK
     light = width(base_code) == 2 and width(tuned_code) == 2 and out_code == F32
     zero[:] = 0
@@ -158,12 +214,12 @@ def difference(base, base_code, tuned, tuned_code, count, out, out_code, found, 
                 continue
         scaled(here, base_code, n, zero, 1.0, wide)
         scaled(there, tuned_code, n, wide, 1.0, delta)
-        finite &= finish(delta, zero, zero, n, to, out_code, spare)
+        finite &= finish(delta, zero, n, to, out_code, spare)
         scaled(to, out_code, n, zero, 1.0, delta)
         total += squares(delta, n)
         for i in range(n):
             moved += delta[i] != 0
-        finish(wide, delta, zero, n, again, tuned_code, spare)
+        finish(wide, delta, n, again, tuned_code, spare)
         inexact += _unequal(again, there, n, width(tuned_code))
     results = array(found, 4, np.float64)
     results[0], results[1], results[2], results[3] = finite, inexact, moved, total

@@ -1,4 +1,4 @@
-"""The product of factors of low rank, for a chunk: float64, summed over the rank in one order, whatever the chunk.
+"""The product of factors of low rank, for a chunk, summed over the rank in one order, whatever the chunk.
 
 Columns go through in tiles that stay in a core's first cache, packed, because rows of a power of two bytes would all
 fall into the same lines of it; eight steps of the sum are done between a load and a store of the result.
@@ -7,14 +7,15 @@ fall into the same lines of it; eight steps of the sum are done between a load a
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from taskarith.arithmetic.rounding import array, kernel
 
-__all__ = ["low_rank"]
+__all__ = ["low_rank", "low_rank_light"]
 
-_TILE = 128
+_TILE = 1024
 _DEPTH = 16
-"""Columns of a tile, and steps of the sum that it is packed for: 16 kB, four of the kernels' buffers."""
+"""Bytes of a row of a tile, and steps of the sum that it is packed for: 16 kB, four of the kernels' buffers."""
 
 
 @kernel
@@ -32,6 +33,42 @@ def low_rank(left, right, rank, columns, rows, scale, start, stop, out, scratch)
     :param out: Address of float64, at least ``stop - start``.
     :param scratch: Address of ``32 * BLOCK`` bytes.
     """
+    if stop - start == 1:
+        one = array(out, 1, np.float64)
+        one[0] = scale * _element(left, right, rank, columns, rows, start)
+    else:
+        sizes, factors = (rank, columns, rows, 8), (1.0, scale)
+        _low_rank(left, right, sizes, factors, start, stop, out, True, np.float64, _add, scratch)
+    return np.int64(0)
+
+
+@kernel
+def low_rank_light(left, right, rank, columns, rows, scale, start, stop, out, is_first, scratch):
+    """Do the same in float32, with the error that ``arithmetic.slack`` tells.
+
+    :param out: Address of float32, which the product is added to, or, if ``is_first``, written to.
+    """
+    sizes, factors = (rank, columns, rows, 4), (scale, 1.0)
+    _low_rank(left, right, sizes, factors, start, stop, out, is_first != 0, np.float32, _add_light, scratch)
+    return np.int64(0)
+
+
+@kernel
+def _element(left, right, rank, columns, rows, position):
+    """Return one element of ``left @ right``, summed in the same order."""
+    row, column = position // columns, position % columns
+    a = array(left + 8 * row * rank, rank, np.float64)
+    b = array(right + 8 * (row // rows * rank * columns), rank * columns, np.float64)
+    total = 0.0
+    for k in range(rank):
+        total += a[k] * b[k * columns + column]
+    return total
+
+
+@kernel
+def _low_rank(left, right, sizes, factors, start, stop, out, is_first, dtype, add, scratch):
+    """Calculate elements of ``after * ((before * left) @ right)``, with ``factors = before, after``."""
+    rank, columns, rows, size = sizes
     position = start
     while position < stop:
         row, first = position // columns, position % columns
@@ -39,54 +76,81 @@ def low_rank(left, right, rank, columns, rows, scale, start, stop, out, scratch)
         if width == columns:  # whole rows, down to the last that belongs to the same factor
             height = min((stop - position) // columns, rows - row % rows)
         here, there = left + 8 * row * rank, right + 8 * (row // rows * rank * columns + first)
-        _panel(here, there, rank, columns, height, width, out + 8 * (position - start), scale, scratch)
+        to, shape = out + size * (position - start), (rank, columns, height, width, size)
+        _panel(here, there, shape, factors, to, is_first, dtype, add, scratch)
         position += width * height
-    return np.int64(0)
 
 
 @kernel
-def _panel(left, right, rank, columns, height, width, out, scale, scratch):
-    """Write ``height`` rows of ``width`` columns of the product, one row after the other."""
-    for column in range(0, width, _TILE):
-        n = min(_TILE, width - column)
+def _panel(left, right, shape, factors, out, is_first, dtype, add, scratch):
+    """Calculate ``height`` rows of ``width`` columns of the product, one row after the other."""
+    rank, columns, height, width, size = shape
+    before, after = factors
+    most = _TILE // size
+    for column in range(0, width, most):
+        n = min(most, width - column)
         for depth in range(0, max(rank, 1), _DEPTH):
             steps = min(_DEPTH, rank - depth)
             for k in range(steps):
                 values = array(right + 8 * ((depth + k) * columns + column), n, np.float64)
-                packed = array(scratch + 8 * _TILE * k, n, np.float64)
+                packed = array(scratch + _TILE * k, n, dtype)
                 for i in range(n):
                     packed[i] = values[i]
             for row in range(height):
-                here = out + 8 * (row * width + column)
-                part = array(here, n, np.float64)
-                if depth == 0:
+                part = array(out + size * (row * width + column), n, dtype)
+                if is_first and depth == 0:
                     part[:] = 0
-                _add(left + 8 * (row * rank + depth), steps, here, n, scratch)
-                if depth + steps == rank:
+                add(left + 8 * (row * rank + depth), before, steps, part, n, scratch)
+                if depth + steps == rank and after != 1:
                     for i in range(n):
-                        part[i] *= scale
+                        part[i] *= after
 
 
 @kernel
-def _add(factors, steps, out, n, scratch):
-    """Add some steps of the sum to one row of a tile, eight at a time."""
-    a, part = array(factors, steps, np.float64), array(out, n, np.float64)
+def _add(factors, _scale, steps, part, n, scratch):
+    """Add some steps of the sum to one row of a tile, eight at a time; the scale is 1."""
+    a, row = array(factors, steps, np.float64), _TILE // 8
+    tile = array(scratch, _DEPTH * row, np.float64)
     k = np.int64(0)
     while k + 8 <= steps:
-        tile = array(scratch + 8 * _TILE * k, 8 * _TILE, np.float64)
+        b = tile[row * k :]
         a0, a1, a2, a3, a4, a5, a6, a7 = a[k], a[k + 1], a[k + 2], a[k + 3], a[k + 4], a[k + 5], a[k + 6], a[k + 7]
         for i in range(n):
-            value = part[i] + a0 * tile[i]
-            value += a1 * tile[_TILE + i]
-            value += a2 * tile[2 * _TILE + i]
-            value += a3 * tile[3 * _TILE + i]
-            value += a4 * tile[4 * _TILE + i]
-            value += a5 * tile[5 * _TILE + i]
-            value += a6 * tile[6 * _TILE + i]
-            part[i] = value + a7 * tile[7 * _TILE + i]
+            value = part[i] + a0 * b[i]
+            value += a1 * b[row + i]
+            value += a2 * b[2 * row + i]
+            value += a3 * b[3 * row + i]
+            value += a4 * b[4 * row + i]
+            value += a5 * b[5 * row + i]
+            value += a6 * b[6 * row + i]
+            part[i] = value + a7 * b[7 * row + i]
         k += 8
     while k < steps:
-        values = array(scratch + 8 * _TILE * k, n, np.float64)
+        b = tile[row * k :]
         for i in range(n):
-            part[i] += a[k] * values[i]
+            part[i] += a[k] * b[i]
+        k += 1
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _add_light(factors, scale, steps, part, n, scratch):
+    """Add some steps of the sum in float32, eight at a time as a tree of three levels: it rounds less."""
+    a, row = array(factors, steps, np.float64), _TILE // 4
+    tile = array(scratch, _DEPTH * row, np.float32)
+    k = np.int64(0)
+    while k + 8 <= steps:
+        b = tile[row * k :]
+        a0, a1 = np.float32(scale * a[k]), np.float32(scale * a[k + 1])
+        a2, a3 = np.float32(scale * a[k + 2]), np.float32(scale * a[k + 3])
+        a4, a5 = np.float32(scale * a[k + 4]), np.float32(scale * a[k + 5])
+        a6, a7 = np.float32(scale * a[k + 6]), np.float32(scale * a[k + 7])
+        for i in range(n):
+            one = (a0 * b[i] + a1 * b[row + i]) + (a2 * b[2 * row + i] + a3 * b[3 * row + i])
+            two = (a4 * b[4 * row + i] + a5 * b[5 * row + i]) + (a6 * b[6 * row + i] + a7 * b[7 * row + i])
+            part[i] += one + two
+        k += 8
+    while k < steps:
+        b, factor = tile[row * k :], np.float32(scale * a[k])
+        for i in range(n):
+            part[i] += factor * b[i]
         k += 1

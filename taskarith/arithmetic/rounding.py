@@ -105,38 +105,38 @@ def with_sign_of_zero(base, total):
 
 
 @kernel
-def finish(base, x, y, count, address, code, spare):
-    """Round ``base + (x + y)`` once, to the elements at an address; return whether all of it is finite.
+def finish(base, total, count, address, code, spare):
+    """Round ``base + total`` once, to the elements at an address; return whether all of it is finite.
 
     ``spare`` is the address of a buffer of float32.
     """
     if code == F64:
         wide = array(address, count, np.float64)
         for i in range(count):
-            wide[i] = with_sign_of_zero(base[i], x[i] + y[i])
+            wide[i] = with_sign_of_zero(base[i], total[i])
         return poison(wide, count) == 0
     if code == F32:
         narrow = array(address, count, np.float32)
         for i in range(count):
-            narrow[i] = with_sign_of_zero(base[i], x[i] + y[i])
+            narrow[i] = with_sign_of_zero(base[i], total[i])
         return poison(narrow, count) == 0
     half = array(address, count, np.uint16)
     lowest, highest = _INFINITY, _0
     if code == BRAIN:
         for i in range(count):
-            bits = _single_bits(_odd(with_sign_of_zero(base[i], x[i] + y[i])))
+            bits = _single_bits(_odd(base[i] + total[i]))
             lowest, highest = min(lowest, np.uint32(bits & _MAGNITUDE)), max(highest, np.uint32(bits & _MAGNITUDE))
             half[i] = to_brain(bits)
     else:
         bits, single = array(spare, count, np.uint32), array(spare, count, np.float32)
         for i in range(count):
-            bits[i] = _single_bits(_odd(with_sign_of_zero(base[i], x[i] + y[i])))
+            bits[i] = _single_bits(_odd(base[i] + total[i]))
         for i in range(count):
             half[i] = _to_half(bits[i], single[i])
         for i in range(count):
             lowest, highest = min(lowest, bits[i] & _MAGNITUDE), max(highest, bits[i] & _MAGNITUDE)
-    if lowest < _SMALL:
-        _round_small(base, x, y, count, half, code)
+    if lowest < _SMALL:  # so are zeros, whose sign is looked at there
+        _round_small(base, total, count, half, code)
     if code == F16:
         return highest < np.uint32(0x477FF000)  # 65520, midway between float16's largest number and the next one
     return highest < np.uint32(0x7F7F8000)  # midway between bfloat16's largest number and the next one
@@ -160,10 +160,10 @@ def _single_bits(whole):
 
 
 @kernel
-def _round_small(base, x, y, count, half, code):
+def _round_small(base, total, count, half, code):
     """Round again where float32 has fewer bits, or is about to: near its least normal number, and below."""
     for i in range(count):
-        value = np.float64(with_sign_of_zero(base[i], x[i] + y[i]))
+        value = np.float64(with_sign_of_zero(base[i], total[i]))
         single = np.float32(value)
         bits, back = single.view(np.uint32), np.float64(single)
         if bits & _MAGNITUDE < _SMALL:
