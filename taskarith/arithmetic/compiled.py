@@ -51,7 +51,7 @@ _SIGNATURES = {
     "fold": "iiiiii",
     "keep": "iiiiiddii",
     "pack": "iiiiiiiii",
-    "unfold": "iiiiiiiiiiii",
+    "unfold": "iiiiiiiiiiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
 

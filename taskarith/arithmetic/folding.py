@@ -16,7 +16,9 @@ RUN = 512
 """Elements in a row that begin at a known place of the stream; ``compiled.BLOCK``."""
 
 _MOST_BITS = 56  # 64 bits from the byte on in which they begin hold all of them
-_PAD = bytes(RUN * _MOST_BITS // 8 + 8)
+_REACH = RUN * _MOST_BITS // 8 + 8
+"""Bytes of the stream that are read for a run at most, whatever the base."""
+
 _REST_COST = 14
 """About as many bits are stored of a change that has more than the stream takes."""
 
@@ -24,29 +26,42 @@ _REST_COST = 14
 class Folded:
     """The changes of one block of elements, from which the fine-tune's elements are worked out.
 
+    Numbers of several bytes stand as planes: all their lowest bytes, then all second ones, and so on.
+
     :param width: Bytes of an element: 2, 4 or 8.
     :param count: Number of elements of the block.
     :param widths: 256 bytes: how many bits of a change are in the stream, for each exponent of the base: the 8 bits
         after the sign.
-    :param lengths: A uint16 for each run: how many bits it has in the stream; without any it has no changes there.
-    :param stream: The lowest bits of each change, the first one's first.
-    :param gaps: A uint32 for each change that has further bits: how far it is from the one before.
-    :param high: These bits, as elements.
+    :param lengths: Planes of a uint16 for each run: how many bits it has in the stream; without any it has no changes.
+    :param stream: The lowest bits of each change, the first one's first; writable memory is not copied.
+    :param gaps: Planes of a uint32 for each change that has further bits: how far it is from the one before.
+    :param high: Planes of these bits, as elements.
     :raises ValueError: The parts do not fit each other.
     """
 
     def __init__(
-        self, width: int, count: int, widths: bytes, lengths: bytes, stream: bytes, gaps: bytes, high: bytes
+        self,
+        width: int,
+        count: int,
+        widths: bytes,
+        lengths: bytes,
+        stream: bytes | bytearray | memoryview,
+        gaps: bytes,
+        high: bytes,
     ) -> None:
         self.width, self.count = width, count
-        self.widths, self.lengths, self.stream, self.gaps, self.high = widths, lengths, stream, gaps, high
-        self._starts = array("q", accumulate(array("H", lengths), initial=0))
-        self._rest = len(gaps) // 4
-        fits = len(widths) == 256 and max(widths) <= _most_bits(width) and len(lengths) == 2 * _runs(count)
-        if not fits or (self._starts[-1] + 7) // 8 != len(stream) or len(high) != width * self._rest:
+        self.widths, self.lengths, self.gaps, self.high = widths, lengths, gaps, high
+        self.stream = bytearray(stream) if isinstance(stream, bytes) else stream
+        self._rest, runs = len(gaps) // 4, _runs(count)
+        fits = len(widths) == 256 and max(widths) <= _most_bits(width) and len(lengths) == 2 * runs
+        bits = sum(lengths[:runs]) + 256 * sum(lengths[runs:])
+        if not fits or (bits + 7) // 8 != len(stream) or len(high) != width * self._rest:
             raise ValueError("its changes do not fit each other")
-        self._padded = stream + _PAD
-        self._at, self._state = 0, array("q", [0, 0, 0])
+        cut = max(0, len(stream) - _REACH)
+        self._tail = bytes(stream[cut:]) + bytes(_REACH)
+        begin = _address(memoryview(self.stream)) if cut else 0
+        self._places = array("q", [begin, cut, _bytes_at(self._tail)])
+        self._at, self._state = 0, array("q", [0, 0, 0, 0])
 
     def read(self, start: int, room: memoryview, before: memoryview) -> None:
         """Write elements of the fine-tune into all of ``room``.
@@ -71,8 +86,9 @@ class Folded:
                 _address(before),
                 self.width,
                 _bytes_at(self.widths),
-                _bytes_at(self._padded),
-                self._starts.buffer_info()[0],
+                self._places.buffer_info()[0],
+                _bytes_at(self.lengths),
+                _runs(self.count),
                 _bytes_at(self.gaps),
                 _bytes_at(self.high),
                 self._rest,
@@ -88,33 +104,35 @@ class Folded:
     def _seek(self, start: int) -> None:
         if start % RUN:
             raise ValueError(f"it can be read from its beginning, or from a multiple of {RUN} elements on")
-        places = list(accumulate(array("I", self.gaps)))
-        before = bisect_left(places, start)
-        self._state = array("q", [0, before, places[before - 1] if before else 0])
+        places, runs, run = list(accumulate(array("I", _joined(self.gaps, 4)))), _runs(self.count), start // RUN
+        before, begun = bisect_left(places, start), sum(self.lengths[:run]) + 256 * sum(self.lengths[runs : runs + run])
+        self._state = array("q", [0, before, places[before - 1] if before else 0, begun])
 
     def _with_numpy(self, start: int, room: memoryview, before: memoryview) -> None:
         import numpy as np
 
         kind, end = np.dtype(f"<u{self.width}"), start + len(room) // self.width
         origin = np.frombuffer(before, kind)
-        starts, run = np.asarray(self._starts), np.arange(start, end) // RUN
+        lengths = np.frombuffer(_joined(self.lengths, 2), "<u2").astype(np.int64)
+        starts, run = np.cumsum(lengths) - lengths, np.arange(start, end) // RUN
         widths = np.frombuffer(self.widths, np.uint8)[_exponents(origin)].astype(np.int64)
-        in_stream = np.where(starts[run] == starts[run + 1], 0, widths)
+        in_stream = np.where(lengths[run] == 0, 0, widths)
         ends = np.cumsum(in_stream)
         first = np.maximum(run * RUN - start, 0)  # where the run of each element begins here
         offset = starts[run]
         if start % RUN:
             offset[run == run[0]] = self._state[0]
         position = offset + ends - in_stream - (ends - in_stream)[first]
-        windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(self._padded, np.uint8), 8)
+        padded = np.frombuffer(bytes(self.stream) + bytes(_REACH), np.uint8)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 8)
         words = np.ascontiguousarray(windows[position >> 3]).view("<u8")[:, 0] >> (position & 7).astype(np.uint64)
         folded = words & ((np.uint64(1) << in_stream.astype(np.uint64)) - np.uint64(1))
-        places = np.cumsum(np.frombuffer(self.gaps, "<u4").astype(np.int64))
+        places = np.cumsum(np.frombuffer(_joined(self.gaps, 4), "<u4").astype(np.int64))
         here = slice(self._state[1], int(np.searchsorted(places, end)))
-        at, high = places[here] - start, np.frombuffer(self.high, kind)[here].astype(np.uint64)
+        at, high = places[here] - start, np.frombuffer(_joined(self.high, self.width), kind)[here].astype(np.uint64)
         np.bitwise_or.at(folded, at, high << widths[at].astype(np.uint64))
         last = int(places[here.stop - 1]) if here.stop else 0
-        self._state = array("q", [int(position[-1] + in_stream[-1]), here.stop, last])
+        self._state = array("q", [int(position[-1] + in_stream[-1]), here.stop, last, 0])
         part = folded.astype(kind)
         place = _places(origin) + ((part >> 1) ^ (0 - (part & 1)))
         room[:] = _places(place, back=True).astype(kind).tobytes()
@@ -139,8 +157,8 @@ def fold(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int
     room = [_address(memoryview(stream)), lengths.buffer_info()[0], gaps.buffer_info()[0], _address(memoryview(high))]
     rest = kernels.pack(origin, folded, width, _bytes_at(widths), count, *room)
     used = (sum(lengths) + 7) // 8
-    parts = lengths.tobytes(), bytes(stream[:used]), gaps[:rest].tobytes(), bytes(high[: width * rest])
-    return Folded(width, count, widths, *parts), moved
+    parts = _planes(gaps[:rest].tobytes(), 4), _planes(bytes(high[: width * rest]), width)
+    return Folded(width, count, widths, _planes(lengths.tobytes(), 2), stream[:used], *parts), moved
 
 
 def _fold_with_numpy(before: memoryview, after: memoryview, width: int) -> tuple[Folded, int]:
@@ -165,9 +183,10 @@ def _fold_with_numpy(before: memoryview, after: memoryview, width: int) -> tuple
     np.bitwise_or.at(words, at + 1, low >> np.uint64(1) >> (np.uint64(63) - shift))
     lengths = np.bincount(runs, in_stream, _runs(len(folded))).astype("<u2")
     where = np.flatnonzero(high)
-    parts = np.diff(where, prepend=0).astype("<u4").tobytes(), high[where].astype(kind).tobytes()
+    gaps, above = np.diff(where, prepend=0).astype("<u4").tobytes(), high[where].astype(kind).tobytes()
     stream = words.tobytes()[: (int(in_stream.sum()) + 7) // 8]
-    return Folded(width, len(folded), widths, lengths.tobytes(), stream, *parts), int(np.count_nonzero(folded))
+    parts = _planes(lengths.tobytes(), 2), stream, _planes(gaps, 4), _planes(above, width)
+    return Folded(width, len(folded), widths, *parts), int(np.count_nonzero(folded))
 
 
 def _widths(sizes: Any, width: int) -> tuple[bytes, int, int]:
@@ -205,6 +224,17 @@ def _places(values: Any, back: bool = False) -> Any:
     sign = values >> (bits - 1)
     flip = 0 - (sign ^ 1 if back else sign)
     return (values ^ (flip | (values.dtype.type(1) << (bits - 1)))).astype(values.dtype)
+
+
+def _planes(numbers: bytes, width: int) -> bytes:
+    """Return all first bytes of some numbers, all their second ones, and so on."""
+    return b"".join(numbers[index::width] for index in range(width))
+
+
+def _joined(planes: bytes, width: int) -> bytes:
+    """Return the numbers of planes."""
+    count = len(planes) // width
+    return b"".join(planes[index::count] for index in range(count))
 
 
 def _address(room: memoryview) -> int:

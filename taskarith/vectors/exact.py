@@ -103,7 +103,7 @@ class _ExactBlock:
     The numbers are the bytes of the compressed tables and the entries of ``gaps``.
     """
 
-    def __init__(self, data: bytes, count: int, size: int) -> None:
+    def __init__(self, data: memoryview, count: int, size: int) -> None:
         self._folded = _from_bytes(data, count, size) if data else None
 
     def read(self, start: int, room: memoryview, against: memoryview | None) -> None:
@@ -117,14 +117,12 @@ class _ExactBlock:
 
 
 def _to_bytes(folded: Folded) -> bytes:
-    columns = ((folded.lengths, 2), (folded.gaps, 4), (folded.high, folded.width))
-    planes = [data[index::width] for data, width in columns for index in range(width)]
-    tables = join_parts([folded.widths + b"".join(planes)])
+    tables = join_parts([folded.widths + folded.lengths + folded.gaps + folded.high])
     sizes = (len(tables), len(folded.gaps) // 4)
     return b"".join([*(size.to_bytes(4, "little") for size in sizes), tables, folded.stream])
 
 
-def _from_bytes(data: bytes, count: int, width: int) -> Folded:
+def _from_bytes(data: memoryview, count: int, width: int) -> Folded:
     """Return the changes of a block.
 
     :raises ValueError: They are broken.
@@ -132,20 +130,11 @@ def _from_bytes(data: bytes, count: int, width: int) -> Folded:
     end, rest = 8 + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
     if end > len(data) or rest > count:
         raise ValueError("its parts do not fill it")
-    runs = -(-count // RUN)
-    size = 256 + 2 * runs + (4 + width) * rest
+    lengths = 256 + 2 * -(-count // RUN)
+    gaps = lengths + 4 * rest
+    size = gaps + width * rest
     tables = unpack(split_parts(data[8:end], 1)[0], size) or bytes(size)
-    lengths, gaps = 256 + 2 * runs, 256 + 2 * runs + 4 * rest
-    numbers = _merged(tables[256:lengths], 2), _merged(tables[lengths:gaps], 4), _merged(tables[gaps:], width)
-    return Folded(width, count, tables[:256], numbers[0], data[end:], *numbers[1:])
-
-
-def _merged(planes: bytes, width: int) -> bytes:
-    """Return numbers from all their first bytes, all their second ones, and so on."""
-    data, count = bytearray(len(planes)), len(planes) // width
-    for index in range(width):
-        data[index::width] = planes[index * count : (index + 1) * count]
-    return bytes(data)
+    return Folded(width, count, tables[:256], tables[256:lengths], data[end:], tables[lengths:gaps], tables[gaps:])
 
 
 def _check_base(vector: PackedFile, dtypes: Mapping[str, str], base: Checkpoint) -> None:

@@ -56,13 +56,13 @@ class PackedFile(VectorFile):
             raise VectorError(f"{path} has a broken header: 'block' is {text[:20]!r}", "Extract it again.")
 
     def packed(
-        self, tensor: str, open_block: Callable[[bytes, int, int], Block], base: TensorEntry | None = None
+        self, tensor: str, open_block: Callable[[memoryview, int, int], Block], base: TensorEntry | None = None
     ) -> Packed:
         """Return how one delta is decoded.
 
         :param tensor: Its name.
-        :param open_block: Opens a block from its bytes, the number of its first element and its number of elements;
-            raises ValueError where they are broken.
+        :param open_block: Opens a block from its bytes, which stay until the next one, the number of its first element
+            and its number of elements; raises ValueError where they are broken.
         :param base: As in ``Packed``; the record of the base says what its fingerprint must be.
         """
         entry, dtype, shape = self.entries[tensor], self.dtypes[tensor], self.shapes[tensor]
@@ -91,13 +91,14 @@ class _BlockStream:
         shape: tuple[int, ...],
         block: int,
         reader: TensorReader,
-        open_block: Callable[[bytes, int, int], Block],
+        open_block: Callable[[memoryview, int, int], Block],
     ) -> None:
         self._entry, self._reader, self._block, self._open_block = entry, reader, block, open_block
         self._elements, self._size = math.prod(shape), ITEM_SIZES[dtype]
         self._state = hasher(dtype, shape)
         self._position, self._number = 0, -1
         self._ends = self._read_index()
+        self._room = bytearray()
 
     def fill(self, room: memoryview, against: memoryview | None) -> None:
         """Decode the next elements into all of ``room``."""
@@ -133,7 +134,10 @@ class _BlockStream:
 
     def _open(self, number: int) -> Block:
         start, end = self._ends[number - 1] if number else 0, self._ends[number]
-        data = bytes(self._reader.read(self._entry, start, end))
+        if end - start > len(self._room):  # memory that is taken anew for each block costs more than to read it
+            self._room = bytearray(end - start)
+        data = memoryview(self._room)[: end - start]
+        self._reader.fill(self._entry, start, data)
         self._state.update(data)
         first = self._first(number)
         try:
@@ -170,7 +174,7 @@ def join_parts(parts: Iterable[bytes], level: int = 1) -> bytes:
     return b"".join([*(len(part).to_bytes(4, "little") for part in packed), *packed])
 
 
-def split_parts(data: bytes, count: int) -> list[memoryview]:
+def split_parts(data: memoryview, count: int) -> list[memoryview]:
     """Return the ``count`` compressed byte strings of a block, to be given to ``unpack``.
 
     :raises ValueError: The sizes are not those of the data.
@@ -178,9 +182,9 @@ def split_parts(data: bytes, count: int) -> list[memoryview]:
     sizes = _numbers(data[: 4 * count])
     if len(data) < 4 * count or 4 * count + sum(sizes) != len(data):
         raise ValueError("its parts do not fill it")
-    view, position, parts = memoryview(data), 4 * count, []
+    position, parts = 4 * count, []
     for size in sizes:
-        parts.append(view[position : position + size])
+        parts.append(data[position : position + size])
         position += size
     return parts
 
@@ -204,7 +208,7 @@ def unpack(part: memoryview, size: int) -> bytes:
     return data
 
 
-def _numbers(data: bytes) -> array[int]:
+def _numbers(data: bytes | memoryview) -> array[int]:
     """Return little-endian uint32 values."""
     numbers = array("I")
     numbers.frombytes(data[: len(data) // 4 * 4])

@@ -101,7 +101,7 @@ class QuantisedVector(PackedFile):
 
 
 class _QuantisedBlock:
-    def __init__(self, data: bytes, first: int, count: int, columns: int, bits: int) -> None:
+    def __init__(self, data: memoryview, first: int, count: int, columns: int, bits: int) -> None:
         if not columns:
             planes = np.zeros((count, 4), np.uint8)
             for index, part in enumerate(split_parts(data, 4)):

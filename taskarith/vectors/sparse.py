@@ -85,7 +85,7 @@ class SparseVector(PackedFile):
 
 
 class _SparseBlock:
-    def __init__(self, data: bytes, count: int, size: int) -> None:
+    def __init__(self, data: memoryview, count: int, size: int) -> None:
         self._type = np.dtype(f"<u{size}")
         if not data:
             self._positions, self._values = np.zeros(0, np.int64), np.zeros(0, self._type)
