@@ -17,6 +17,8 @@ _TILE = 1024
 _DEPTH = 16
 """Bytes of a row of a tile, and steps of the sum that it is packed for: 16 kB, four of the kernels' buffers."""
 
+_light = njit(nogil=True, error_model="numpy", fastmath={"contract"})
+
 
 @kernel
 def low_rank(left, right, rank, columns, rows, scale, start, stop, out, scratch):
@@ -113,17 +115,10 @@ def _add(factors, _scale, steps, part, n, scratch):
     tile = array(scratch, _DEPTH * row, np.float64)
     k = np.int64(0)
     while k + 8 <= steps:
-        b = tile[row * k :]
-        a0, a1, a2, a3, a4, a5, a6, a7 = a[k], a[k + 1], a[k + 2], a[k + 3], a[k + 4], a[k + 5], a[k + 6], a[k + 7]
-        for i in range(n):
-            value = part[i] + a0 * b[i]
-            value += a1 * b[row + i]
-            value += a2 * b[2 * row + i]
-            value += a3 * b[3 * row + i]
-            value += a4 * b[4 * row + i]
-            value += a5 * b[5 * row + i]
-            value += a6 * b[6 * row + i]
-            part[i] = value + a7 * b[7 * row + i]
+        if n == row:  # a number that the compiler knows leaves it more registers
+            _add_eight(a[k : k + 8], tile[row * k :], part, row)
+        else:
+            _add_eight(a[k : k + 8], tile[row * k :], part, n)
         k += 8
     while k < steps:
         b = tile[row * k :]
@@ -132,25 +127,47 @@ def _add(factors, _scale, steps, part, n, scratch):
         k += 1
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel
+def _add_eight(a, b, part, n):
+    row = _TILE // 8
+    a0, a1, a2, a3, a4, a5, a6, a7 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
+    for i in range(n):
+        value = part[i] + a0 * b[i]
+        value += a1 * b[row + i]
+        value += a2 * b[2 * row + i]
+        value += a3 * b[3 * row + i]
+        value += a4 * b[4 * row + i]
+        value += a5 * b[5 * row + i]
+        value += a6 * b[6 * row + i]
+        part[i] = value + a7 * b[7 * row + i]
+
+
+@_light
 def _add_light(factors, scale, steps, part, n, scratch):
     """Add some steps of the sum in float32, eight at a time as a tree of three levels: it rounds less."""
     a, row = array(factors, steps, np.float64), _TILE // 4
     tile = array(scratch, _DEPTH * row, np.float32)
     k = np.int64(0)
     while k + 8 <= steps:
-        b = tile[row * k :]
-        a0, a1 = np.float32(scale * a[k]), np.float32(scale * a[k + 1])
-        a2, a3 = np.float32(scale * a[k + 2]), np.float32(scale * a[k + 3])
-        a4, a5 = np.float32(scale * a[k + 4]), np.float32(scale * a[k + 5])
-        a6, a7 = np.float32(scale * a[k + 6]), np.float32(scale * a[k + 7])
-        for i in range(n):
-            one = (a0 * b[i] + a1 * b[row + i]) + (a2 * b[2 * row + i] + a3 * b[3 * row + i])
-            two = (a4 * b[4 * row + i] + a5 * b[5 * row + i]) + (a6 * b[6 * row + i] + a7 * b[7 * row + i])
-            part[i] += one + two
+        if n == row:
+            _add_eight_light(a[k : k + 8], scale, tile[row * k :], part, row)
+        else:
+            _add_eight_light(a[k : k + 8], scale, tile[row * k :], part, n)
         k += 8
     while k < steps:
         b, factor = tile[row * k :], np.float32(scale * a[k])
         for i in range(n):
             part[i] += factor * b[i]
         k += 1
+
+
+@_light
+def _add_eight_light(a, scale, b, part, n):
+    row = _TILE // 4
+    a0, a1, a2 = np.float32(scale * a[0]), np.float32(scale * a[1]), np.float32(scale * a[2])
+    a3, a4, a5 = np.float32(scale * a[3]), np.float32(scale * a[4]), np.float32(scale * a[5])
+    a6, a7 = np.float32(scale * a[6]), np.float32(scale * a[7])
+    for i in range(n):
+        one = (a0 * b[i] + a1 * b[row + i]) + (a2 * b[2 * row + i] + a3 * b[3 * row + i])
+        two = (a4 * b[4 * row + i] + a5 * b[5 * row + i]) + (a6 * b[6 * row + i] + a7 * b[7 * row + i])
+        part[i] += one + two

@@ -12,7 +12,7 @@ from taskarith.checkpoints.reader import hasher
 
 __all__ = ["PrintedWriter", "sized_files", "write_at"]
 
-_FLUSH_SECONDS = 0.5
+_FLUSH_SECONDS = 0.1
 
 
 @contextmanager
