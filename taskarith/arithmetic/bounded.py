@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from taskarith.arithmetic.compiled import BLOCK
-from taskarith.arithmetic.rounding import BRAIN, array, from_brain, kernel, scaled
+from taskarith.arithmetic.rounding import BRAIN, array, from_brain, kernel, widened
 
 __all__ = ["bounded"]
 
@@ -32,16 +31,15 @@ def bounded(base, base_code, total, slack, count, out, marks, scratch):
     :param count: Number of elements.
     :param out: Address of the result.
     :param marks: uint16, at least ``count``: takes the numbers of the elements whose result is not known.
-    :param scratch: Address of two buffers of ``4 * BLOCK`` bytes.
+    :param scratch: Address of ``4 * BLOCK`` bytes.
     :returns: How many these are; -1 if nothing is known.
     """
     total, half, slack = array(total, count, np.float32), array(out, count, np.uint16), np.float32(slack)
     if base_code == BRAIN:
         found = _ends(array(base, count, np.uint16), from_brain, total, slack, count, half, marks)
     else:
-        wide, zero = array(scratch, count, np.float32), array(scratch + 4 * BLOCK, count, np.float32)
-        zero[:] = 0
-        scaled(base, base_code, count, zero, np.float32(1), wide)
+        wide = array(scratch, count, np.float32)
+        widened(base, base_code, count, wide)
         found = _ends(wide, np.float32, total, slack, count, half, marks)
     return _numbers(marks, count) if found > 0 else found
 

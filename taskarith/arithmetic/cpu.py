@@ -58,10 +58,14 @@ class CpuCalculator:
 
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
-        total = self._multiply_light(start, stop) if self._slack > 0 else 0
-        if not total:
+        finite = self._linear(start, stop, self._multiply_light(start, stop)) if self._slack > 0 else -1
+        if finite < 0:
             self._multiply(start, stop)
-        finite = self._kernels.linear(
+            finite = self._linear(start, stop, 0)
+        return self._result(stop - start), bool(finite)
+
+    def _linear(self, start: int, stop: int, total: int) -> int:
+        return self._kernels.linear(
             _address(self._addresses),
             _address(self._codes),
             len(self._codes),
@@ -79,7 +83,6 @@ class CpuCalculator:
             start,
             self._scratch,
         )
-        return self._result(stop - start), bool(finite)
 
     def delta(self, term: Term, start: int, stop: int, out: np.ndarray) -> bool:
         """Calculate ``plus - minus`` in float64; a zero that is read has no sign."""
@@ -137,7 +140,7 @@ class CpuCalculator:
     def _reserve(self, rows: int, terms: int) -> None:
         """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
         self._rows, self._terms = rows, terms
-        scratch = (10 + max(terms, 1)) * 8 * BLOCK
+        scratch = (9 + max(terms, 1)) * 8 * BLOCK
         self._memory = mmap.mmap(-1, (rows + 1) * self._stride + scratch)
         self._view = memoryview(self._memory)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))

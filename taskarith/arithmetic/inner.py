@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from taskarith.arithmetic.compiled import BLOCK
-from taskarith.arithmetic.rounding import BRAIN, F32, F64, array, from_brain, from_half, kernel, scaled, width
+from taskarith.arithmetic.rounding import F64, array, kernel, scaled, widened, width
 
 __all__ = ["inner_products"]
 
@@ -47,10 +47,12 @@ def inner_products(
         for t in range(terms):
             row, origin = minus[t], zero
             if light:
-                _widen(where[plus[t]] + start * width(codes[plus[t]]), codes[plus[t]], n, _buffer(parts, t, np.float32))
+                few = _buffer(parts, t, np.float32)
+                widened(where[plus[t]] + start * width(codes[plus[t]]), codes[plus[t]], n, few)
+                few[n:] = 0
                 continue
             if row >= 0:
-                scaled(where[row] + start * width(codes[row]), codes[row], n, zero, 1.0, other)
+                widened(where[row] + start * width(codes[row]), codes[row], n, other)
                 origin = other
             row, here = plus[t], _buffer(parts, t, np.float64)
             scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], here)
@@ -74,24 +76,6 @@ def inner_products(
 def _buffer(scratch, number, dtype):
     """Return one of the buffers that a block goes through."""
     return array(scratch + np.int64(number) * 8 * BLOCK, BLOCK, dtype)
-
-
-@kernel
-def _widen(address, code, count, out):
-    """Write elements of 32 bits or less as float32, and zeros to the end of the buffer."""
-    if code == F32:
-        single = array(address, count, np.float32)
-        for i in range(count):
-            out[i] = single[i]
-    elif code == BRAIN:
-        half = array(address, count, np.uint16)
-        for i in range(count):
-            out[i] = from_brain(half[i])
-    else:
-        half = array(address, count, np.uint16)
-        for i in range(count):
-            out[i] = from_half(half[i])
-    out[count:] = 0
 
 
 @kernel

@@ -11,24 +11,24 @@ import numpy as np
 from taskarith.arithmetic.bounded import bounded
 from taskarith.arithmetic.compiled import BLOCK
 from taskarith.arithmetic.inner import inner_products
-from taskarith.arithmetic.products import low_rank, low_rank_light
+from taskarith.arithmetic.products import element, low_rank, low_rank_light
 from taskarith.arithmetic.rounding import (
     F32,
-    F64,
     array,
     finish,
     kernel,
     poison,
     scaled,
     squares,
+    widened,
     width,
     with_sign_of_zero,
 )
 
 __all__ = ["delta", "difference", "inner_products", "linear", "low_rank", "low_rank_light"]
 
-_ZERO, _SPARE, _DOUBTS, _PRODUCT, _PARTS = 2, 3, 4, 5, 10
-"""Numbers of some buffers: of zeros, for rounding, for what is not decided, a product and its tile, and the terms."""
+_ZERO, _SPARE, _DOUBTS, _PARTS = 2, 3, 4, 5
+"""Numbers of some buffers: of zeros, for rounding, for what is not decided, and of the terms."""
 
 
 @kernel
@@ -62,7 +62,7 @@ def linear(
     first,
     scratch,
 ):
-    """Write ``round(base + sum c_i (plus_i - minus_i))`` and return 1 if all of it is finite, else 0.
+    """Write ``round(base + sum c_i (plus_i - minus_i))``.
 
     The sum is that of float64. Where it is zero the base's bits stay. Two terms commute; three or more are added in the
     order of their values, element by element, so that the order of the operands never changes a bit.
@@ -77,13 +77,14 @@ def linear(
     :param count: Number of elements.
     :param out: Address of the result.
     :param out_code: Its dtype.
-    :param total: Address of what is added to the base, in float32, or 0; all terms are products then, whose inputs are
+    :param total: Address of what is added to the base, in float32, or 0. All terms are products then, whose inputs are
         not looked at, and the result is bfloat16.
     :param slack: How wrong it may be, as for ``bounded``.
     :param products: int64, five a term: left, right, rank, columns and rows, as for ``low_rank``.
     :param scales: float64, one a term: the factor of its product.
     :param first: Number of the first element in these products.
-    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 10 more buffers.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 9 more buffers.
+    :returns: 1 if all of it is finite, 0 if not; -1 if ``total`` says too little, and the products are needed.
     """
     where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
     plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
@@ -92,15 +93,16 @@ def linear(
     doubtful = array(_address(scratch, _DOUBTS), BLOCK, np.uint16)
     _buffer(scratch, _ZERO)[:] = 0
     _buffer(scratch, _PARTS)[:] = 0  # which stays so without terms
-    finite, light = True, total != 0
+    finite = True
     for start in range(0, count, BLOCK):
         n, doubts = min(BLOCK, count - start), np.int64(-1)
-        if light:
+        if total:
             here, to = where[0] + start * width(codes[0]), out + start * width(out_code)
             doubts = bounded(here, codes[0], total + 4 * start, slack, n, to, doubtful, scratch)
-            light = 0 <= doubts <= n // 32  # else the next ones are not likely to be better
-        for i in range(1 if doubts < 0 else doubts):
-            at, m = (start, n) if doubts < 0 else (start + np.int64(doubtful[i]), np.int64(1))
+            if not 0 <= doubts <= BLOCK // 32:
+                return np.int64(-1)
+        for i in range(doubts if total else 1):
+            at, m = (start + np.int64(doubtful[i]), np.int64(1)) if total else (start, n)
             finite &= _precise(
                 where, codes, plus, minus, coefficients, products, scales, first, at, m, out, out_code, scratch
             )
@@ -109,21 +111,19 @@ def linear(
 
 @kernel
 def _precise(where, codes, plus, minus, coefficients, products, scales, first, start, n, out, out_code, scratch):
-    """Write the result of at most a block in float64; see ``linear``."""
+    """Write the result of at most a block in float64, or of one element if the terms are products; see ``linear``."""
     wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
     terms, finite = len(plus), True
-    scaled(where[0] + start * width(codes[0]), codes[0], n, zero, 1.0, wide)
+    widened(where[0] + start * width(codes[0]), codes[0], n, wide)
     for t in range(terms):
         part = _buffer(scratch, _PARTS + t)
         if len(products):
-            at, product, tile = first + start, _address(scratch, _PRODUCT), _address(scratch, _PRODUCT + 1)
-            left, right, rank = products[5 * t], products[5 * t + 1], products[5 * t + 2]
-            low_rank(left, right, rank, products[5 * t + 3], products[5 * t + 4], scales[t], at, at + n, product, tile)
-            scaled(product, np.int64(F64), n, zero, coefficients[t], part)
+            one = products[5 * t : 5 * t + 5]
+            part[0] = coefficients[t] * element(one[0], one[1], one[2], one[3], one[4], scales[t], first + start)
             continue
         row, origin = minus[t], wide if minus[t] == 0 else zero
         if row > 0:
-            scaled(where[row] + start * width(codes[row]), codes[row], n, zero, 1.0, other)
+            widened(where[row] + start * width(codes[row]), codes[row], n, other)
             origin = other
         row = plus[t]
         scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], part)
@@ -175,7 +175,7 @@ def delta(plus, plus_code, minus, minus_code, count, out, scratch):
         n, origin = min(BLOCK, count - start), zero
         to = array(out + 8 * start, n, np.float64)
         if minus:
-            scaled(minus + start * width(minus_code), minus_code, n, zero, 1.0, other)
+            widened(minus + start * width(minus_code), minus_code, n, other)
             origin = other
         scaled(plus + start * width(plus_code), plus_code, n, origin, 1.0, to)
         for i in range(n):
@@ -212,10 +212,10 @@ def difference(base, base_code, tuned, tuned_code, count, out, out_code, found, 
             if is_exact:
                 moved, total = moved + changed, total + part
                 continue
-        scaled(here, base_code, n, zero, 1.0, wide)
+        widened(here, base_code, n, wide)
         scaled(there, tuned_code, n, wide, 1.0, delta)
         finite &= finish(delta, zero, n, to, out_code, spare)
-        scaled(to, out_code, n, zero, 1.0, delta)
+        widened(to, out_code, n, delta)
         total += squares(delta, n)
         for i in range(n):
             moved += delta[i] != 0
@@ -236,9 +236,9 @@ def _difference_light(base, base_code, tuned, tuned_code, count, out, scratch):
         squares.
     """
     before, after = array(scratch, count, np.float32), array(scratch + 8 * BLOCK, count, np.float32)
-    zero, delta = array(scratch + 16 * BLOCK, count, np.float32), array(out, count, np.float32)
-    scaled(base, base_code, count, zero, np.float32(1), before)
-    scaled(tuned, tuned_code, count, zero, np.float32(1), after)
+    delta = array(out, count, np.float32)
+    widened(base, base_code, count, before)
+    widened(tuned, tuned_code, count, after)
     different, moved = np.uint32(0), np.uint32(0)
     for i in range(count):
         change = after[i] - before[i]

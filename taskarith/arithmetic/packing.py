@@ -178,11 +178,23 @@ def pack(before, changes, width, widths, count, out, lengths, gaps, high):
 
 
 @kernel
-def _unpack(before, shift, widths, most, count, stream, position, out):
-    """Read some changes from the stream, each of at most ``most`` bits; return the position after them."""
-    address, i = np.uint64(stream), 0
-    if most <= 14:  # four of them are in the 57 bits that a load gives at least
-        while i + 4 <= count:
+def _unpack(before, shift, widths, _most, count, stream, position, out):
+    """Read some changes from the stream, each of at most ``_most`` bits; return the position after them."""
+    address = np.uint64(stream)
+    for i in range(count):
+        width = _width(widths, before[i], shift)
+        out[i] = _low(_bits_at(address, position), width)
+        position = np.uint64(position + width)
+    return position
+
+
+@kernel
+def _unpack_fours(before, shift, widths, most, count, stream, position, out):
+    """Do the same, four changes a load where they are among the 57 bits that it gives at least."""
+    address, first = np.uint64(stream), 0
+    if most <= 14:
+        first = count - count % 4
+        for i in range(0, first, 4):
             bits = _bits_at(address, position)
             one, two = _width(widths, before[i], shift), _width(widths, before[i + 1], shift)
             three, four = _width(widths, before[i + 2], shift), _width(widths, before[i + 3], shift)
@@ -191,13 +203,7 @@ def _unpack(before, shift, widths, most, count, stream, position, out):
             out[i + 2], bits = _low(bits, three), np.uint64(bits >> three)
             out[i + 3] = _low(bits, four)
             position = np.uint64(position + np.uint64(np.uint64(one + two) + np.uint64(three + four)))
-            i += 4
-    while i < count:
-        width = _width(widths, before[i], shift)
-        out[i] = _low(_bits_at(address, position), width)
-        position = np.uint64(position + width)
-        i += 1
-    return position
+    return _unpack(before[first:], shift, widths, most, count - first, stream, position, out[first:])
 
 
 @kernel
@@ -227,7 +233,7 @@ def _joined(planes, count, width, index):
 
 
 @kernel
-def _unfold(before, kind, step, width, widths, stream, lengths, gaps, high, rest, state, start, count, out):
+def _unfold(before, kind, step, unpack, width, widths, stream, lengths, gaps, high, rest, state, start, count, out):
     shift, runs, most = np.uint64(8 * width - 9), len(lengths) // 2, np.uint8(0)
     for exponent in range(256):
         most = max(most, widths[exponent])
@@ -242,7 +248,7 @@ def _unfold(before, kind, step, width, widths, stream, lengths, gaps, high, rest
             to[:] = 0
         else:
             address = stream[0] if begun >> 3 < stream[1] else stream[2] - stream[1]
-            position = _unpack(origin, shift, widths, most, n, address, position, to)
+            position = unpack(origin, shift, widths, most, n, address, position, to)
         while one < rest:
             gap = np.int64(_joined(gaps, rest, 4, one))
             if place + gap >= start + done + n:
@@ -286,11 +292,31 @@ def unfold(before, width, widths, stream, lengths, runs, gaps, high, rest, state
     above = array(high, width * rest, np.uint8)
     if width == 2:
         before16, out16 = array(before, count, np.uint16), array(out, count, np.uint16)
-        _unfold(before16, np.int16, _step16, 2, table, where, sizes, steps, above, rest, now, start, count, out16)
+        _unfold(
+            before16,
+            np.int16,
+            _step16,
+            _unpack_fours,
+            2,
+            table,
+            where,
+            sizes,
+            steps,
+            above,
+            rest,
+            now,
+            start,
+            count,
+            out16,
+        )
     elif width == 4:
         before32, out32 = array(before, count, np.uint32), array(out, count, np.uint32)
-        _unfold(before32, np.int32, _step32, 4, table, where, sizes, steps, above, rest, now, start, count, out32)
+        _unfold(
+            before32, np.int32, _step32, _unpack, 4, table, where, sizes, steps, above, rest, now, start, count, out32
+        )
     else:
         before64, out64 = array(before, count, np.uint64), array(out, count, np.uint64)
-        _unfold(before64, np.int64, _step64, 8, table, where, sizes, steps, above, rest, now, start, count, out64)
+        _unfold(
+            before64, np.int64, _step64, _unpack, 8, table, where, sizes, steps, above, rest, now, start, count, out64
+        )
     return np.int64(0)

@@ -97,7 +97,7 @@ def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calc
             from taskarith.arithmetic.cpu import CpuCalculator
 
             if not are_compiled():
-                listener.note("compiling the arithmetic for this processor, once: it takes about 20 seconds")
+                listener.note("compiling the arithmetic for this processor, once: it takes about 25 seconds")
             return CpuCalculator(chunk)
         except (ImportError, RuntimeError):  # no numba, or no LLVM for this machine
             device = "torch"

@@ -11,7 +11,7 @@ from numba import njit
 
 from taskarith.arithmetic.rounding import array, kernel
 
-__all__ = ["low_rank", "low_rank_light"]
+__all__ = ["element", "low_rank", "low_rank_light"]
 
 _TILE = 1024
 _DEPTH = 16
@@ -35,12 +35,8 @@ def low_rank(left, right, rank, columns, rows, scale, start, stop, out, scratch)
     :param out: Address of float64, at least ``stop - start``.
     :param scratch: Address of ``32 * BLOCK`` bytes.
     """
-    if stop - start == 1:
-        one = array(out, 1, np.float64)
-        one[0] = scale * _element(left, right, rank, columns, rows, start)
-    else:
-        sizes, factors = (rank, columns, rows, 8), (1.0, scale)
-        _low_rank(left, right, sizes, factors, start, stop, out, True, np.float64, _add, scratch)
+    sizes, factors = (rank, columns, rows, 8), (1.0, scale)
+    _low_rank(left, right, sizes, factors, start, stop, out, True, np.float64, _add, scratch)
     return np.int64(0)
 
 
@@ -56,15 +52,15 @@ def low_rank_light(left, right, rank, columns, rows, scale, start, stop, out, is
 
 
 @kernel
-def _element(left, right, rank, columns, rows, position):
-    """Return one element of ``left @ right``, summed in the same order."""
+def element(left, right, rank, columns, rows, scale, position):
+    """Return one element of the product, the same as ``low_rank`` writes."""
     row, column = position // columns, position % columns
     a = array(left + 8 * row * rank, rank, np.float64)
     b = array(right + 8 * (row // rows * rank * columns), rank * columns, np.float64)
     total = 0.0
     for k in range(rank):
         total += a[k] * b[k * columns + column]
-    return total
+    return scale * total
 
 
 @kernel

@@ -27,6 +27,7 @@ __all__ = [
     "scaled",
     "squares",
     "to_brain",
+    "widened",
     "width",
     "with_sign_of_zero",
 ]
@@ -74,6 +75,27 @@ def from_half(half):
     special = _INFINITY if value >= np.uint32(0x47800000) else _0
     sign = np.uint32(np.uint32(half & 0x8000) << _16)
     return np.uint32(value | special | sign).view(np.float32)
+
+
+@kernel
+def widened(address, code, count, out):
+    """Write the elements at an address in the precision of ``out``, which is float32 or float64, and holds them."""
+    if code == F64:
+        wide = array(address, count, np.float64)
+        for i in range(count):
+            out[i] = wide[i]
+    elif code == F32:
+        single = array(address, count, np.float32)
+        for i in range(count):
+            out[i] = single[i]
+    elif code == F16:
+        half = array(address, count, np.uint16)
+        for i in range(count):
+            out[i] = from_half(half[i])
+    else:
+        half = array(address, count, np.uint16)
+        for i in range(count):
+            out[i] = from_brain(half[i])
 
 
 @kernel
