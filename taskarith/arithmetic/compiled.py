@@ -38,6 +38,7 @@ _SOURCES = (
     "packing.py",
     "products.py",
     "rounding.py",
+    "unpacking.py",
 )
 _DIGEST = 16
 _SIGNATURES = {
@@ -58,7 +59,7 @@ _SIGNATURES = {
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions of ``arithmetic.kernels``, ``chance`` and ``packing``; calling one lets other threads run.
+    """The functions of ``kernels``, ``chance``, ``packing`` and ``unpacking``; calling one lets other threads run.
 
     :param engine: Owns their code.
     """
@@ -114,9 +115,9 @@ def _compile(machine: Any) -> bytes:
     """Return object code for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic import chance, kernels, packing
+    from taskarith.arithmetic import chance, kernels, packing, unpacking
 
-    modules = {name: module for module in (chance, kernels, packing) for name in module.__all__}
+    modules = {name: module for module in (chance, kernels, packing, unpacking) for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in _SIGNATURES.items():

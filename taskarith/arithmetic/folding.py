@@ -1,4 +1,4 @@
-"""Changes between two arrays of floats as a stream of bits, and back to the bit: ``arithmetic.packing``."""
+"""Changes between two arrays of floats as a stream of bits, and back to the bit: ``packing`` and ``unpacking``."""
 
 from __future__ import annotations
 
