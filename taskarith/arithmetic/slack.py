@@ -30,13 +30,13 @@ def slack_of(recipe: Recipe) -> float:
     is_moderate = all(factor == 0 or _LEAST <= abs(factor) <= _MOST for factor in factors)
     if not is_narrow or not products or len(products) < len(recipe.terms) or not is_moderate:
         return -1.0
-    errors = (_error(product, len(products)) * abs(factor) for product, factor in zip(products, factors, strict=True))
+    errors = (_error(product, abs(factor), len(products)) for product, factor in zip(products, factors, strict=True))
     total = _LEAST + 1.01 * sum(errors)
     return total if total < _MOST else -1.0
 
 
-def _error(product: LowRank, terms: int) -> float:
-    """Return how wrong ``left @ right`` may be."""
+def _error(product: LowRank, factor: float, terms: int) -> float:
+    """Return how wrong ``(factor * left) @ right`` may be."""
     if 0 in product.left.shape or 0 in product.right.shape:
         return 0.0
     if not max(abs(product.left).max(), abs(product.right).max()) <= _LARGEST:  # nor if one is NaN
@@ -45,4 +45,5 @@ def _error(product: LowRank, terms: int) -> float:
     right = product.right.reshape(product.blocks, rank, -1)
     row, column = (math.sqrt((side * side).sum(1).max()) for side in (product.left, right))
     times = rank // 8 + rank % 8 + 5 + terms  # eight summands at a time, as a tree
-    return times * _UNIT * row * column + (rank + terms) * _LEAST_NORMAL * (row + column + 1)
+    underflow = (rank + terms) * _LEAST_NORMAL * (max(factor, 1.0) * row + column + 1)
+    return times * _UNIT * factor * row * column + underflow
