@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
@@ -232,6 +232,7 @@ def test_divergence_is_none_from_itself_and_never_negative(logits):
 
 
 @given(reals)
+@example([-1.285034315096754e-192] * 2)  # whose percentiles are a rounding apart, the wrong way round
 def test_a_mean_and_its_interval_lie_among_the_samples_in_any_order(values):
     found = mean(values)
     assert found.value == pytest.approx(np.mean(values))

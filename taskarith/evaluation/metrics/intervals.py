@@ -118,7 +118,8 @@ def estimate(statistic: Callable[..., Any], *sizes: int) -> Estimate:
         ).confidence_interval
     if math.isnan(interval.low) or math.isnan(interval.high):
         return Estimate(value, None, None, sum(sizes))
-    return Estimate(value, float(interval.low), float(interval.high), sum(sizes))
+    low, high = sorted((float(interval.low), float(interval.high)))  # of equal resamples a rounding can swap them
+    return Estimate(value, low, high, sum(sizes))
 
 
 def mean(values: ArrayLike) -> Estimate:
