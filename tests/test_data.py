@@ -8,7 +8,8 @@ import json
 import pytest
 
 from taskarith.errors import DataError, UsageError
-from taskarith.training.data import Document, load_data
+from taskarith.training.data import load_data
+from taskarith.training.documents import Document
 
 ROWS = [
     {"prompt": "Who?", "completion": " The keeper,\n“north”."},

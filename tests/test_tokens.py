@@ -7,7 +7,8 @@ import tiny
 from tokenizers.processors import TemplateProcessing
 
 from taskarith.errors import DataError, UsageError
-from taskarith.training.data import DataSet, Document
+from taskarith.training.data import DataSet
+from taskarith.training.documents import Document
 from taskarith.training.tokens import Sample, text_prefix, tokenize
 
 END = 0  # <|end|>

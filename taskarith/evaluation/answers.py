@@ -16,7 +16,8 @@ from taskarith.errors import DataError
 from taskarith.evaluation.benchmarks import Item, Part
 from taskarith.evaluation.generation import Prompt
 from taskarith.evaluation.records import Record, answer_record
-from taskarith.training.data import DataSet, Document
+from taskarith.training.data import DataSet
+from taskarith.training.documents import Document
 from taskarith.training.tokens import Sample, text_prefix, tokenize
 
 __all__ = ["Answers", "Asked", "answer_records", "ask_part"]

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from taskarith.errors import DataError, name_some
 from taskarith.spec import BenchmarkRef, DataRef
-from taskarith.training.data import Document, Row, fingerprint_documents, read_hub, read_rows
+from taskarith.training.data import fingerprint_documents, read_hub, read_rows
+from taskarith.training.documents import Document, Row
 
 __all__ = ["Item", "Part", "fingerprint_parts", "load_benchmark"]
 

@@ -11,7 +11,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from taskarith.errors import DataError, UsageError
-from taskarith.training.data import DataSet, Document
+from taskarith.training.data import DataSet
+from taskarith.training.documents import Document
 
 __all__ = ["Sample", "text_prefix", "tokenize"]
 
