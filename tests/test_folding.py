@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit, types
 
-from taskarith.arithmetic import folding
+from taskarith.arithmetic import folding, unpacking
 from taskarith.arithmetic.folding import RUN, Folded, fold
+from taskarith.checkpoints.header import ITEM_SIZES
 
 # zeros of both signs, subnormals, one, the largest, infinities, NaNs quiet and signalling with payloads, as bfloat16
 HOSTILE = [0, 0x8000, 1, 0x8001, 0x3F80, 0xBF80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0xFFC1, 0x7F81, 0xFFFF]
@@ -18,23 +21,25 @@ HOSTILE = [0, 0x8000, 1, 0x8001, 0x3F80, 0xBF80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80,
 
 @st.composite
 def sides(draw):
-    """Two arrays of one dtype, as bytes; a share of the elements is equal, some patterns are hostile."""
-    width = draw(st.sampled_from([2, 4, 8]))
-    count = draw(st.sampled_from([1, 3, 8, 9, 511, 512, 513, 1500]))
+    """Two arrays of one dtype, as bytes; a share of the elements is equal, some patterns are hostile, some near."""
+    dtype = draw(st.sampled_from(["BF16", "F16", "F32", "F64"]))
+    width, count = ITEM_SIZES[dtype], draw(st.sampled_from([1, 3, 8, 9, 511, 512, 513, 1500]))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     before = generator.integers(0, 256, count * width, dtype=np.uint8).view(f"<u{width}")
     after = generator.integers(0, 256, count * width, dtype=np.uint8).view(f"<u{width}")
     for side in (before, after):
         picked = generator.random(count) < 0.3
         side[picked] = generator.choice(HOSTILE, int(picked.sum())).astype(side.dtype) << np.uint8(8 * width - 16)
+    near = generator.random(count) < draw(st.sampled_from([0.0, 0.8, 0.99]))
+    after[near] = before[near] + generator.geometric(0.1, int(near.sum())).astype(before.dtype)
     equal = generator.random(count) < draw(st.sampled_from([0.0, 0.2, 0.7, 1.0]))
     after[equal] = before[equal]
-    return memoryview(bytearray(before)), memoryview(bytearray(after)), width
+    return memoryview(bytearray(before)), memoryview(bytearray(after)), dtype
 
 
-def read(folded, before, width, cuts):
-    room = memoryview(bytearray(len(before)))
-    edges = sorted({0, len(before) // width, *(cut % (len(before) // width + 1) for cut in cuts)})
+def read(folded, before, cuts):
+    room, width = memoryview(bytearray(len(before))), ITEM_SIZES[folded.dtype]
+    edges = sorted({0, folded.count, *(cut % (folded.count + 1) for cut in cuts)})
     for start, stop in pairwise(edges):
         folded.read(start, room[start * width : stop * width], before[start * width : stop * width])
     return bytes(room)
@@ -42,17 +47,19 @@ def read(folded, before, width, cuts):
 
 @given(sides(), st.lists(st.integers(0, 1500), max_size=5), st.booleans(), st.booleans())
 def test_what_is_folded_comes_back(both, cuts, folds_with_numpy, reads_with_numpy):
-    before, after, width = both
+    before, after, dtype = both
     with pytest.MonkeyPatch.context() as patch:
         if folds_with_numpy:
             patch.setattr(folding, "load_or_none", lambda: None)
-        folded, moved = fold(before, after, width)
+        data, moved = fold(before, after, dtype)
+    width = ITEM_SIZES[dtype]
     kind = f"<u{width}"
     assert moved == np.count_nonzero(np.frombuffer(before, kind) != np.frombuffer(after, kind))
     with pytest.MonkeyPatch.context() as patch:
         if reads_with_numpy:
             patch.setattr(folding, "load_or_none", lambda: None)
-        assert read(folded, before, width, cuts) == bytes(after)
+        folded = Folded(data, dtype, len(before) // width)
+        assert read(folded, before, cuts) == bytes(after)
         last = len(before) // width - 1  # the first of a run alone, and after it an earlier one
         for start in (last // RUN * RUN, last // 2 // RUN * RUN):
             room = memoryview(bytearray(width))
@@ -62,78 +69,126 @@ def test_what_is_folded_comes_back(both, cuts, folds_with_numpy, reads_with_nump
 
 @given(sides())
 def test_kernels_and_numpy_fold_alike(both):
-    folded, _ = fold(*both)
-    again, _ = folding._fold_with_numpy(*both)
-    for part in ("widths", "lengths", "stream", "gaps", "high"):
-        assert getattr(folded, part) == getattr(again, part)
+    assert fold(*both) == folding._fold_with_numpy(*both)
 
 
 def bits(*numbers):
     return memoryview(bytearray(np.array(numbers, "<u2")))
 
 
+def head(both, least, most, entries):
+    return struct.pack("<hBBI", both, least, most, entries)
+
+
+def words(*numbers):
+    return np.array(numbers, "<u2").tobytes()
+
+
 def test_neighbours_in_order_are_one_apart():
     before = bits(0x0000, 0x8000, 0x3F80, 0xBF80, 0x7F7F)  # 0, -0, 1, -1, the largest
     after = bits(0x0001, 0x0000, 0x3F81, 0xBF81, 0x7F80)  # one up, up, up, down, up to infinity
-    folded, moved = fold(before, after, 2)
+    data, moved = fold(before, after, "BF16")
     assert moved == 5
-    assert {exponent: folded.widths[exponent] for exponent in (0, 0x7F, 0xFE, 1)} == {0: 2, 0x7F: 2, 0xFE: 2, 1: 0}
-    assert folded.stream == bytes([0b01_10_10_10, 0b10])  # a sign is the lowest bit, and the first change comes first
-    assert (folded.lengths, folded.gaps, folded.high) == (b"\x0a\0", b"", b"")
+    assert data[3] == data[2] == 2  # bits of each change
+    stream = bytes([0b01_10_10_10, 0b10])  # a sign is the lowest bit, and the first change comes first
+    assert data[4:] == bytes(4) + words(10) + words(0) + stream
 
 
 def test_few_large_changes_lie_beside_the_stream():
     before, after = bits(*[0x3F80] * 600), bits(*[0x3F80] * 600)
-    after[2 * 3 : 2 * 4], after[2 * 550 : 2 * 551] = bits(0x3F81), bits(0x3F83)
-    folded, moved = fold(before, after, 2)
+    after[2 * 3 : 2 * 4], after[2 * 550 : 2 * 551] = bits(0x3F81), bits(0x3F80 + 100)
+    data, moved = fold(before, after, "BF16")
     assert moved == 2
-    assert (folded.widths, folded.stream, folded.lengths) == (bytes(256), b"", bytes(4))
-    assert folded.gaps == bytes([3, 547 % 256, 0, 2, 0, 0, 0, 0])  # 3 and 547: lowest bytes, second ones, and so on
-    assert folded.high == bytes([2, 6, 0, 0])
+    entries = words(3 | 2 << 9, 38 | (200 & 127) << 9, 38 | 200 >> 7 << 9)  # seven bits of a change each
+    assert data[2:] == bytes([0, 0]) + struct.pack("<I", 3) + words(0, 0) + words(1, 2) + entries
+
+
+def test_a_change_has_a_bit_less_for_each_step_of_the_exponent():
+    powers = np.repeat(np.arange(110, 121), 1000)
+    before = powers << 7 | 5
+    changes = (np.random.default_rng(0).random(len(powers)) * 2.0 ** (118 - powers)).astype(int)
+    data, _ = fold(bits(*before), bits(*(before + changes)), "BF16")
+    assert (struct.unpack("<h", data[:2])[0], data[2], data[3]) == (119, 0, 9)  # with the sign, which is one bit
 
 
 def test_a_run_without_changes_takes_no_bits():
     before, after = bits(*[0x3F80] * 1024), bits(*[0x3F80] * 512, *[0x3F81] * 512)
-    folded, _ = fold(before, after, 2)
-    assert folded.widths[0x7F] == 2
-    assert folded.lengths == bytes([0, 0, 0, 4])  # 0 and 1024
-    assert folded.stream == bytes([0b10_10_10_10]) * 128
+    data, _ = fold(before, after, "BF16")
+    assert data[4:] == bytes(4) + words(0, 1024) + words(0, 0) + bytes([0b10_10_10_10]) * 128
 
 
-PARTS = {"widths": bytes([2]) * 256, "lengths": b"\x08\0", "stream": b"1", "gaps": bytes(4), "high": b"12"}
+@given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 14), min_size=4, max_size=4))
+def test_bits_are_spread_alike_on_all_processors(number, widths):
+    masks = sum(((1 << width) - 1) << (16 * lane) for lane, width in enumerate(widths))
+    expected, rest = 0, number
+    for lane, width in enumerate(widths):
+        expected |= (rest & ((1 << width) - 1)) << (16 * lane)
+        rest >>= width
+    for spread in SPREADS:
+        assert spread(np.uint64(number), np.uint64(masks)) == expected
+
+
+def compiled(function):
+    return njit(types.uint64(types.uint64, types.uint64))(lambda number, masks: function(number, masks))  # noqa: PLW0108
+
+
+SPREADS = [compiled(unpacking.spread), compiled(unpacking._spread)]
+
+TWOS = head(0, 2, 2, 1)
+SOUND = TWOS + words(8) + words(1) + words(0) + b"1"
 
 
 @pytest.mark.parametrize(
-    "change",
+    "data",
     [
-        {"widths": bytes([2]) * 255},
-        {"widths": bytes([17]) * 256},
-        {"lengths": b""},
-        {"lengths": b"\x09\0"},
-        {"stream": b""},
-        {"gaps": bytes(8)},
-        {"high": b"1"},
+        b"",
+        SOUND[:7],
+        head(0, 2, 2, 1),
+        head(0, 3, 2, 1) + SOUND[8:],
+        head(0, 2, 15, 1) + SOUND[8:],
+        head(0, 2, 2, 2**32 - 1) + SOUND[8:],
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(change):
-    Folded(2, 4, **PARTS)
+def test_sizes_that_do_not_fit_are_refused(data):
+    Folded(SOUND, "BF16", 4)
     with pytest.raises(ValueError, match="do not fit"):
-        Folded(2, 4, **PARTS | change)
+        Folded(data, "BF16", 4)
 
 
 @pytest.mark.parametrize("with_numpy", [False, True])
-def test_changes_outside_are_refused_and_a_wrong_base_stays_inside(monkeypatch, with_numpy):
+@pytest.mark.parametrize(
+    "data",
+    [
+        TWOS + words(9) + SOUND[10:],  # more bits than there are
+        TWOS + words(0) + SOUND[10:],  # fewer
+        SOUND + b"1",
+        TWOS + words(8) + words(2) + SOUND[12:],  # more entries than there are
+        TWOS + words(8) + words(0) + SOUND[12:],  # fewer
+        TWOS + words(8) + words(1) + words(4) + b"1",  # one of a fifth element
+        head(0, 2, 2, 2) + words(8) + words(2) + words(2, 1) + b"1",  # one behind the other
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(monkeypatch, with_numpy, data):
     if with_numpy:
         monkeypatch.setattr(folding, "load_or_none", lambda: None)
-    room = memoryview(bytearray(8))
-    with pytest.raises(ValueError, match="outside"):
-        Folded(2, 4, **PARTS | {"gaps": b"\4\0\0\0"}).read(0, room, memoryview(bytearray(8)))
-    wide = PARTS | {"widths": bytes([2]) + bytes([16]) * 255}  # other exponents than the eight bits were written for
-    Folded(2, 4, **wide).read(0, room, bits(*[0x3F80] * 4))
+    room, before = memoryview(bytearray(8)), memoryview(bytearray(8))
+    Folded(SOUND, "BF16", 4).read(0, room, before)
+    with pytest.raises(ValueError, match="do not fit"):
+        Folded(data, "BF16", 4).read(0, room, before)
+
+
+@pytest.mark.parametrize("with_numpy", [False, True])
+def test_a_wrong_base_and_endless_entries_stay_inside(monkeypatch, with_numpy):
+    if with_numpy:
+        monkeypatch.setattr(folding, "load_or_none", lambda: None)
+    wide = head(14, 2, 14, 0) + words(8) + words(0) + b"1"  # other exponents than the eight bits were written for
+    Folded(wide, "BF16", 4).read(0, memoryview(bytearray(8)), bits(*[0x0080] * 4))
+    many = head(0, 2, 2, 40) + words(8) + words(40) + words(*[1 | 127 << 9] * 40) + b"1"
+    Folded(many, "BF16", 4).read(0, memoryview(bytearray(8)), memoryview(bytearray(8)))
 
 
 def test_elements_that_are_not_there_are_refused():
-    folded = Folded(2, 4, **PARTS)
+    folded = Folded(SOUND, "BF16", 4)
     for start, size in ((3, 4), (-1, 2), (4, 2)):
         with pytest.raises(ValueError, match="no such elements"):
             folded.read(start, memoryview(bytearray(size)), memoryview(bytearray(size)))

@@ -20,10 +20,11 @@ import llvmlite.binding as llvm
 import xxhash
 
 from taskarith.checkpoints.gguf import cache_folder
+from taskarith.checkpoints.header import FLOAT_DTYPES
 
 __all__ = ["BLOCK", "DTYPE_CODES", "Kernels", "are_compiled", "load_kernels"]
 
-DTYPE_CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
+DTYPE_CODES = {dtype: code for code, dtype in enumerate(FLOAT_DTYPES)}
 """How the kernels call safetensors' float dtypes."""
 
 BLOCK = 512
@@ -36,6 +37,7 @@ _SOURCES = (
     "inner.py",
     "kernels.py",
     "packing.py",
+    "partway.py",
     "products.py",
     "rounding.py",
     "unpacking.py",
@@ -51,15 +53,16 @@ _SIGNATURES = {
     "draw": "iiii",
     "fold": "iiiiii",
     "keep": "iiiiiddii",
-    "pack": "iiiiiiiii",
-    "unfold": "iiiiiiiiiiiii",
+    "partway": "iiddiii",
+    "pack": "iiiiiiiiii",
+    "unfold": "iiiiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions of ``kernels``, ``chance``, ``packing`` and ``unpacking``; calling one lets other threads run.
+    """The functions of ``_SIGNATURES``; calling one lets other threads run.
 
     :param engine: Owns their code.
     """
@@ -74,6 +77,7 @@ class Kernels:
     fold: Any
     keep: Any
     pack: Any
+    partway: Any
     unfold: Any
     engine: Any
 
@@ -115,9 +119,9 @@ def _compile(machine: Any) -> bytes:
     """Return object code for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic import chance, kernels, packing, unpacking
+    from taskarith.arithmetic import chance, kernels, packing, partway, unpacking
 
-    modules = {name: module for module in (chance, kernels, packing, unpacking) for name in module.__all__}
+    modules = {name: module for module in (chance, kernels, packing, partway, unpacking) for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in _SIGNATURES.items():

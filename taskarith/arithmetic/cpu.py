@@ -8,6 +8,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
+from taskarith.arithmetic.reach import reach_of
 from taskarith.arithmetic.recipe import Comparison, LowRank, Products, Recipe, Term
 from taskarith.arithmetic.slack import slack_of
 from taskarith.checkpoints.header import ITEM_SIZES
@@ -46,7 +47,7 @@ class CpuCalculator:
         self._plus = array("q", [one.plus if isinstance(one.plus, int) else next(numbers) for one in recipe.terms])
         self._minus = array("q", [-1 if term.minus is None else term.minus for term in recipe.terms])
         self._coefficients = array("d", [term.coefficient for term in recipe.terms])
-        self._slack = slack_of(recipe)
+        self._slack, self._reach = slack_of(recipe), reach_of(recipe)
         self._products = array("q", [number for factors in self._factors for number in _sides(factors)])
         self._scales = array("d", [factors.scale for factors in self._factors])
         self._output = DTYPE_CODES[recipe.output]
@@ -58,6 +59,11 @@ class CpuCalculator:
 
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
+        if self._reach > 0:
+            base, tuned = self._addresses[0], self._addresses[self._plus[0]]
+            coefficient, count = self._coefficients[0], stop - start
+            finite = self._kernels.partway(base, tuned, coefficient, self._reach, count, self._out, self._scratch)
+            return self._result(count), bool(finite)
         finite = self._linear(start, stop, self._multiply_light(start, stop)) if self._slack > 0 else -1
         if finite < 0:
             self._multiply(start, stop)

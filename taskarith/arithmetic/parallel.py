@@ -35,7 +35,7 @@ class Input(Protocol):
         """Read the next elements into all of ``room``."""
 
 
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 19
 """Elements read, calculated and written at a time: they stay in a core's cache."""
 
 

@@ -1,8 +1,7 @@
 """Exact task vectors: what turns the base's bits into the fine-tune's, element by element, losslessly.
 
 Changes are counted in units in the last place, and packed in as many bits as the exponent of the base's element lets
-expect (see ``arithmetic.packing``). A full fine-tune in bfloat16 at learning rate 2e-4 takes 3.9 bits a weight so; the
-same changes as planes of bytes through zstd took 4.4 bits, and up to a fifth more time to decode.
+expect (see ``arithmetic.packing``).
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskarith.arithmetic.folding import RUN, Folded, fold
+from taskarith.arithmetic.folding import Folded, fold
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.errors import MismatchError, UsageError, VectorError, name_some
 from taskarith.progress import Listener
 from taskarith.vectors.form import Packed
 from taskarith.vectors.pack import Piece, Source
-from taskarith.vectors.packed import PackedFile, join_parts, split_parts, unpack
+from taskarith.vectors.packed import PackedFile
 
 __all__ = ["Exact", "ExactVector"]
 
-_LAYOUT = 2
-"""Number of the layout of blocks; 1 were planes of bytes, compressed."""
+_LAYOUT = 3
+"""Number of the layout of blocks; 1 were planes of bytes, compressed, 2 had compressed tables beside the stream."""
 
 
 class Exact:
@@ -65,11 +63,10 @@ class Exact:
         return self._dtypes[name]
 
     def encode(self, piece: Piece, stop: threading.Event) -> tuple[bytes, dict[str, float]]:
-        """Return the bytes of a block, see ``_ExactBlock``; nothing where nothing has moved."""
+        """Return the bytes of a block, see ``folding``; nothing where nothing has moved."""
         del stop
-        before, after = piece.inputs
-        folded, moved = fold(before, after, ITEM_SIZES[piece.dtypes[0]])
-        return _to_bytes(folded) if moved else b"", {"inexact": 0, "moved": moved}
+        data, moved = fold(*piece.inputs, piece.dtypes[0])
+        return data if moved else b"", {"inexact": 0, "moved": moved}
 
 
 class ExactVector(PackedFile):
@@ -93,18 +90,15 @@ class ExactVector(PackedFile):
 
     def delta(self, tensor: str) -> Packed:
         """Return how the fine-tuned tensor is decoded from the base's."""
-        size = ITEM_SIZES[self.dtypes[tensor]]
-        return self.packed(tensor, lambda data, _, count: _ExactBlock(data, count, size), self._base[tensor])
+        dtype = self.dtypes[tensor]
+        return self.packed(tensor, lambda data, _, count: _ExactBlock(data, dtype, count), self._base[tensor])
 
 
 class _ExactBlock:
-    """A block as it is stored: two uint32, the tables of ``Folded`` compressed, its stream as it is.
+    """A block of changes, or an empty one, in which nothing has moved."""
 
-    The numbers are the bytes of the compressed tables and the entries of ``gaps``.
-    """
-
-    def __init__(self, data: memoryview, count: int, size: int) -> None:
-        self._folded = _from_bytes(data, count, size) if data else None
+    def __init__(self, data: memoryview, dtype: str, count: int) -> None:
+        self._folded = Folded(data, dtype, count) if data else None
 
     def read(self, start: int, room: memoryview, against: memoryview | None) -> None:
         """Decode elements of the fine-tune."""
@@ -114,27 +108,6 @@ class _ExactBlock:
             room[:] = against
         else:
             self._folded.read(start, room, against)
-
-
-def _to_bytes(folded: Folded) -> bytes:
-    tables = join_parts([folded.widths + folded.lengths + folded.gaps + folded.high])
-    sizes = (len(tables), len(folded.gaps) // 4)
-    return b"".join([*(size.to_bytes(4, "little") for size in sizes), tables, folded.stream])
-
-
-def _from_bytes(data: memoryview, count: int, width: int) -> Folded:
-    """Return the changes of a block.
-
-    :raises ValueError: They are broken.
-    """
-    end, rest = 8 + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
-    if end > len(data) or rest > count:
-        raise ValueError("its parts do not fill it")
-    lengths = 256 + 2 * -(-count // RUN)
-    gaps = lengths + 4 * rest
-    size = gaps + width * rest
-    tables = unpack(split_parts(data[8:end], 1)[0], size) or bytes(size)
-    return Folded(width, count, tables[:256], tables[256:lengths], data[end:], tables[lengths:gaps], tables[gaps:])
 
 
 def _check_base(vector: PackedFile, dtypes: Mapping[str, str], base: Checkpoint) -> None:
