@@ -15,6 +15,8 @@ EDITS = {
     "negate": "negate, one fine-tuned folder (-0.7)",
     "extract": "extract to float32",
     "vectors": "apply, two stored float32 vectors (0.3 and -0.7)",
+    "stored": "apply, one stored vector (0.7)",
+    "stored-whole": "apply, one stored vector (1)",
     "lora": "apply, one LoRA of rank 16 on every linear layer",
     "ties": "TIES of two fine-tuned folders, density 0.2",
     "dare": "DARE of two fine-tuned folders, density 0.1",
@@ -29,11 +31,12 @@ class Edit:
     """One edit.
 
     :param name: Key in ``EDITS``.
-    :param kind: ``edit`` (base + sum of c (operand - base)), ``vectors`` (base + sum of c operand), ``extract``,
-        ``lora`` (base + c B A), ``ties``, ``dare`` or ``rank``.
+    :param kind: ``edit`` (base + sum of c (operand - base)), ``stored`` (likewise, of a file), ``vectors`` (base + sum
+        of c operand), ``extract``, ``exact``, ``lora`` (base + c B A), ``ties``, ``dare`` or ``rank``.
     :param base: Model folder.
     :param operands: Model folders, folders with a stored vector each, or an adapter folder.
     :param coefficients: One an operand.
+    :param files: The operand's vector in float32, and in the exact form.
     """
 
     name: str
@@ -41,16 +44,18 @@ class Edit:
     base: Path
     operands: tuple[Path, ...]
     coefficients: tuple[float, ...]
+    files: tuple[Path, ...] = ()
 
     @property
     def inputs(self) -> list[Path]:
         """Return all files that are read."""
-        return [weights(folder) for folder in (self.base, *self.operands)]
+        operands = self.files[:1] or [weights(folder) for folder in self.operands]
+        return [weights(self.base), *operands]
 
     @property
     def has_oracle(self) -> bool:
         """Return whether there is one right result."""
-        return self.kind in {"edit", "vectors", "extract", "lora"}
+        return self.kind in {"edit", "stored", "vectors", "extract", "lora"}
 
     @property
     def output_bytes(self) -> int:
@@ -63,7 +68,7 @@ def make_edit(name: str, models: Sequence[Path], others: Sequence[Path]) -> Edit
 
     :param name: Key in ``EDITS``.
     :param models: The base and two fine-tunes.
-    :param others: Folders of two stored vectors, or one adapter folder.
+    :param others: Folders of two stored vectors, two files of one vector, or one adapter folder.
     """
     base, first, second = models
     if name == "apply":
@@ -72,6 +77,8 @@ def make_edit(name: str, models: Sequence[Path], others: Sequence[Path]) -> Edit
         return Edit(name, "edit", base, (first,), (-0.7,))
     if name == "extract":
         return Edit(name, "extract", base, (first,), (1.0,))
+    if name in {"stored", "stored-whole"}:
+        return Edit(name, "stored", base, (first,), (0.7 if name == "stored" else 1.0,), tuple(others))
     if name in {"ties", "dare"}:
         return Edit(name, name, base, (first, second), (0.5, 0.5))
     if name in {"rank", "whole-rank"}:

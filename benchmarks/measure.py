@@ -109,8 +109,9 @@ def drop_caches() -> None:
 def _watch(pid: int, peak: list[int], over: threading.Event) -> None:
     while not over.wait(_INTERVAL):
         statuses = [_numbers(Path(f"/proc/{one}/status")) for one in _family(pid)]
-        for index, name in enumerate(("RssAnon", "VmRSS")):
-            peak[index] = max(peak[index], sum(status.get(name, 0) for status in statuses) << 10)
+        for index, names in enumerate((("RssAnon", "RssShmem"), ("VmRSS",))):
+            total = sum(status.get(name, 0) for status in statuses for name in names)
+            peak[index] = max(peak[index], total << 10)
 
 
 def _family(pid: int) -> list[int]:

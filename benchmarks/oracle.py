@@ -59,7 +59,7 @@ def expected(edit: Edit, values: list[np.ndarray]) -> np.ndarray:
     base, *others = values
     if edit.kind == "extract":
         return (others[0] - base).astype(np.float32)
-    deltas = [other - base for other in others] if edit.kind == "edit" else others
+    deltas = [other - base for other in others] if edit.kind in {"edit", "stored"} else others
     total = sum(weight * delta for weight, delta in zip(edit.coefficients, deltas, strict=True))
     return bfloat16(np.where(total == 0, base, base + total))
 

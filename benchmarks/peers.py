@@ -11,11 +11,12 @@ from pathlib import Path
 from benchmarks.edits import Edit, weights
 from benchmarks.models import RANK
 
-__all__ = ["CONTENDERS", "COPY", "MERGEKIT", "OURS", "command", "install_mergekit", "mergekit_versions"]
+__all__ = ["CONTENDERS", "COPY", "EXACT", "MERGEKIT", "OURS", "command", "install_mergekit", "mergekit_versions"]
 
-OURS, MERGEKIT, MERGEKIT_DEFAULT = "taskarith", "mergekit, float32", "mergekit, default"
+OURS, EXACT = "taskarith", "taskarith, exact vector"
+MERGEKIT, MERGEKIT_DEFAULT = "mergekit, float32", "mergekit, default"
 TORCH, PEFT, COPY = "torch, all in memory", "PEFT, merge and save", "plain copy"
-CONTENDERS = (OURS, MERGEKIT, MERGEKIT_DEFAULT, TORCH, PEFT, COPY)
+CONTENDERS = (OURS, EXACT, MERGEKIT, MERGEKIT_DEFAULT, TORCH, PEFT, COPY)
 
 _HERE = Path(__file__).resolve().parent
 _VERSION = "mergekit==0.1.5"
@@ -55,6 +56,8 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
     """
     if contender == OURS:
         return _ours(edit, output)
+    if contender == EXACT:
+        return _ours(edit, output, 1) if edit.kind == "stored" else None
     if contender == PEFT:
         script = [sys.executable, str(_HERE / "peft_merge.py")]
         return [*script, str(edit.base), str(edit.operands[0]), str(output)] if edit.kind == "lora" else None
@@ -81,15 +84,17 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
     return [mergekit_python, "-m", "mergekit.scripts.run_yaml", str(path), str(output), *cache]
 
 
-def _ours(edit: Edit, output: Path) -> list[str]:
+def _ours(edit: Edit, output: Path, form: int = 0) -> list[str]:
     program = [sys.executable, "-m", "taskarith"]
-    if edit.kind == "extract":
-        return [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(weights(output)), "--quiet"]
+    if edit.kind in {"extract", "exact"}:
+        line = [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(weights(output)), "--quiet"]
+        return [*line, "--exact"] if edit.kind == "exact" else line
     if edit.kind == "rank":
         rank = ["--rank", str(RANK), "--quiet"]
         return [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(output), *rank]
     signs = ["--negate" if coefficient < 0 else "--add" for coefficient in edit.coefficients]
     names = [weights(operand) if edit.kind == "vectors" else operand for operand in edit.operands]
+    names = [edit.files[form]] if edit.kind == "stored" else names
     operands: list[str] = []
     for sign, name, coefficient in zip(signs, names, edit.coefficients, strict=True):
         operands += [sign, f"{name}:{abs(coefficient)}"]
@@ -118,6 +123,8 @@ def _mergekit_config(edit: Edit, *, is_float32: bool) -> dict[str, object] | Non
             "dtype": "float32",
             "out_dtype": "bfloat16",
         }
+    if edit.kind == "stored":
+        return None  # the part ``vectors`` has it
     if not is_float32:
         return None  # it would calculate in the dtype of the inputs, which is not that of the output
     is_extract = edit.kind == "extract"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import models
-from benchmarks.edits import EDITS, Edit, make_edit
+from benchmarks.edits import EDITS, Edit, make_edit, weights
 from benchmarks.kept import least_kept
 from benchmarks.measure import Failure, Measure, can_drop_caches, drop_caches, measure, warm_up
 from benchmarks.oracle import count_differences
@@ -131,6 +131,8 @@ class Bench:
         """Make the operands that are no models."""
         if name == "vectors":
             return self._store_vectors(folders)
+        if name in {"stored", "stored-whole"}:
+            return [self._store(kind, folders) for kind in ("extract", "exact")]
         return [models.write_adapter(self.work / "vectors" / "lora", folders[0], self.hidden)] if name == "lora" else []
 
     def _store_vectors(self, folders: Sequence[Path]) -> list[Path]:
@@ -138,14 +140,19 @@ class Bench:
         base, *tuned = folders
         vectors = []
         for model in tuned:
-            vector = self.work / "vectors" / model.name
-            self._run(OURS, Edit("extract", "extract", base, (model,), (1.0,)))
-            shutil.rmtree(vector, ignore_errors=True)
-            vector.parent.mkdir(exist_ok=True)
-            self._output(OURS).rename(vector)
-            shutil.copyfile(base / "config.json", vector / "config.json")
-            vectors.append(vector)
+            vector = self._store("extract", (base, model)).parent
+            shutil.rmtree(vector.with_name(model.name), ignore_errors=True)
+            vectors.append(vector.rename(vector.with_name(model.name)))
+            shutil.copyfile(base / "config.json", vectors[-1] / "config.json")
         return vectors
+
+    def _store(self, kind: str, folders: Sequence[Path]) -> Path:
+        """Extract the vector of the first fine-tune in one form; return its file."""
+        vector = self.work / "vectors" / kind
+        self._run(OURS, Edit(kind, kind, folders[0], (folders[1],), (1.0,)))
+        shutil.rmtree(vector, ignore_errors=True)
+        vector.parent.mkdir(exist_ok=True)
+        return weights(self._output(OURS).rename(vector))
 
     def _output(self, contender: str) -> Path:
         return self.work / "outputs" / contender.replace(", ", "-").replace(" ", "-")
