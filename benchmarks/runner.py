@@ -12,7 +12,7 @@ from benchmarks.edits import EDITS, Edit, make_edit, weights
 from benchmarks.kept import least_kept
 from benchmarks.measure import Failure, Measure, can_drop_caches, drop_caches, measure, warm_up
 from benchmarks.oracle import count_differences
-from benchmarks.peers import CONTENDERS, COPY, OURS, command
+from benchmarks.peers import CONTENDERS, COPY, EXACT, OURS, command
 from benchmarks.results import CurvePoint, EditResult, Report
 
 __all__ = ["Bench"]
@@ -65,6 +65,8 @@ class Bench:
         result = EditResult(EDITS[name], self.report.parameters)
         self.report.edits.append(result)
         able = [one for one in CONTENDERS if self.mergekit_python or not one.startswith("mergekit")]
+        if edit.kind != "stored":
+            able.remove(EXACT)
         for number in range(rounds):
             for contender in tuple(able):
                 found = self._run(contender, edit)
