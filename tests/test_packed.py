@@ -344,21 +344,17 @@ def test_quantised_vectors_say_how_many_bits(tmp_path, vectors, pair, options):
         apply(str(pair[0]), add=[str(path)], output_dir=tmp_path / "out")
 
 
-def test_random_damage_never_does_worse_than_an_error(tmp_path, vectors, pair):
-    """Whatever bytes are hit: the edit ends, or is refused; it reads nothing outside."""
+def test_random_damage_is_found(tmp_path, vectors, pair):
+    """Whatever bytes are hit: the edit is refused, and reads nothing outside."""
     generator = np.random.default_rng(0)
     for form in FORMS:
         data = bytearray(vectors[form].read_bytes())
         start = min(entry.offset for entry in read_header(vectors[form]).tensors)
-        refused = 0
         for number in range(25):
             spoiled = bytearray(data)
             for place in generator.integers(start, len(data), 40):
                 spoiled[place] = generator.integers(0, 256)
             path = tmp_path / f"{form}.safetensors"
             path.write_bytes(spoiled)
-            try:
+            with pytest.raises(TaskarithError):
                 apply(str(pair[0]), add=[str(path)], output_dir=tmp_path / f"{form}{number}")
-            except TaskarithError:
-                refused += 1
-        assert refused > 5

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
+from taskarith.edit.method import parse_method
 from taskarith.edit.verify import SAMPLE, verify
-from taskarith.errors import CheckpointError
+from taskarith.errors import CheckpointError, VectorError
 from taskarith.vectors.extract import extract
 
 
@@ -137,3 +138,17 @@ def test_a_base_that_has_other_tensors_now(tmp_path, phi):
     found = verify(tmp_path / "out")
     assert found.is_sound
     assert "other tensors" in found.unsampled
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"dtype": "bfloat16"}])
+def test_a_flipped_bit_of_a_vector_ends_every_edit(tmp_path, pair, options):
+    base, tuned = pair
+    vector = extract(str(base), str(tuned), tmp_path / "v.safetensors", **options).path
+    name = "model.layers.0.mlp.fc1.weight"
+    entry = next(one for one in read_header(vector).tensors if one.name == name)
+    flip(vector, name, element=entry.elements // 2)
+    before = sorted(tmp_path.iterdir())
+    for method in ({}, {"method": parse_method("ties", density=0.5)}):
+        with pytest.raises(VectorError, match=rf"{name} .* is (not what was written|broken)"):
+            apply(str(base), add=[str(vector)], output_dir=tmp_path / "out", **method)
+    assert sorted(tmp_path.iterdir()) == before

@@ -24,6 +24,8 @@ WEIGHTS = "weights"
 class VectorFile:
     """What the header of a task vector file says, whatever its kind; no tensor has been read.
 
+    ``recorded`` are the fingerprints of what is stored of each delta, as it was written.
+
     :param path: A ``.safetensors`` file written by ``taskarith extract``.
     :param kind: The kind that is expected; None for any.
     :raises VectorError: It is no task vector, or of a version or kind that this release does not know.
@@ -55,6 +57,7 @@ class VectorFile:
         self.base: BaseRecord | None = _base(path, metadata)
         self.known: frozenset[str] | None = frozenset(self.base.tensors)
         self.tied: Mapping[str, str] = _table(path, metadata, "tied")
+        self.recorded: Mapping[str, str] = _table(path, metadata, "deltas")
         self.entries = {tensor.name: tensor for tensor in header.tensors}
 
 
