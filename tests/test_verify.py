@@ -151,4 +151,10 @@ def test_a_flipped_bit_of_a_vector_ends_every_edit(tmp_path, pair, options):
     for method in ({}, {"method": parse_method("ties", density=0.5)}):
         with pytest.raises(VectorError, match=rf"{name} .* is (not what was written|broken)"):
             apply(str(base), add=[str(vector)], output_dir=tmp_path / "out", **method)
+    for command in (
+        ["combine", str(vector), "-o", str(tmp_path / "sum.safetensors")],
+        ["relate", str(vector), str(vector)],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert (result.exit_code, f"{name} in {vector} is " in result.stderr) == (1, True), result.stderr
     assert sorted(tmp_path.iterdir()) == before

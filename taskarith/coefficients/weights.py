@@ -22,6 +22,7 @@ from taskarith.edit.calculation import NOTHING, gather, open_inputs, term_prints
 from taskarith.edit.scales import layer_places
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
+from taskarith.vectors.dense import check_delta
 
 __all__ = ["TOP_SHARES", "Group", "TensorRelation", "WeightRelations", "relate_weights"]
 
@@ -203,7 +204,8 @@ def _relate_tensor(
         for index, tensor in enumerate(inputs[1:], 1):  # there is no base to read
             tensor.fill(calculator.room(index, end - start))
         calculator.inner_products(start, end, products)
-    term_prints(what, inputs)  # refuses an exact vector of another base
+    for operand, found in zip(operands, term_prints(what, inputs), strict=True):
+        check_delta(operand.vector, entry.name, entry.shape, found)
     sample.keep(first, moving, products.few)
     return _group(len(related.operands), moving, products) if np.isfinite(products.sums).all() else None
 

@@ -25,12 +25,12 @@ from taskarith.checkpoints.reader import (
 )
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import NOTHING, gather, open_inputs
+from taskarith.edit.calculation import NOTHING, gather, open_inputs, term_prints
 from taskarith.edit.operands import Operand, open_operands
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_combination
-from taskarith.vectors.dense import vector_metadata
+from taskarith.vectors.dense import check_delta, vector_metadata
 from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.form import BaseRecord
 from taskarith.vectors.open import recorded_base
@@ -216,11 +216,9 @@ def _add_up(
     job: _Job, entry: TensorEntry, calculator: Calculator, reader: TensorReader, descriptor: int, stop: threading.Event
 ) -> dict[str, Any]:
     """Calculate and write one delta of the result."""
-    deltas = [
-        (operand.coefficient, operand.vector.delta(name))
-        for operand in job.operands
-        if (name := operand.delta_of(entry.name)) is not None
-    ]
+    names = [(operand, operand.delta_of(entry.name)) for operand in job.operands]
+    moving = [(operand, name) for operand, name in names if name is not None]
+    deltas = [(operand.coefficient, operand.vector.delta(name)) for operand, name in moving]
     what = gather(NOTHING, entry.shape, deltas, entry.dtype)
     calculator.begin(what.recipe)
     inputs = open_inputs(what, reader, calculator)
@@ -229,6 +227,9 @@ def _add_up(
         data, finite = calculator.linear(start, end)
         writer.append(data)
         is_finite = is_finite and finite
+    if not stop.is_set():
+        for (operand, name), found in zip(moving, term_prints(what, inputs), strict=True):
+            check_delta(operand.vector, name, entry.shape, found)
     return {"output": writer.fingerprint(), "finite": is_finite}
 
 

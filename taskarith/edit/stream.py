@@ -11,8 +11,8 @@ from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.calculation import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
 from taskarith.edit.plan import EditPlan, TensorPlan
-from taskarith.errors import MismatchError, VectorError
-from taskarith.vectors.dense import VectorFile
+from taskarith.errors import MismatchError
+from taskarith.vectors.dense import check_delta
 
 __all__ = ["EditedTensor"]
 
@@ -61,13 +61,7 @@ class EditedTensor:
         operands = term_prints(self._what, self._inputs)
         for term, found in zip(self._tensor.terms, operands, strict=True):
             vector = self._plan.operands[term.operand].vector
-            is_whole = vector.shapes[term.delta] == self._tensor.source.shape
-            recorded = vector.recorded if isinstance(vector, VectorFile) and is_whole else {}
-            if recorded.get(term.delta, found) != found:
-                raise VectorError(
-                    f"{term.delta} in {vector.name} is not what was written when it was extracted",
-                    "The file is damaged: extract it again, or restore it from where it came.",
-                )
+            check_delta(vector, term.delta, self._tensor.source.shape, found)
         return {"base": self._inputs[0].fingerprint(), "operands": operands}
 
     def _linear(self, what: Calculation, chunk: int, stop: threading.Event) -> Iterator[tuple[memoryview, bool]]:

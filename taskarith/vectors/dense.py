@@ -9,9 +9,18 @@ from typing import Any
 
 from taskarith.checkpoints.header import read_header
 from taskarith.errors import VectorError, name_some
-from taskarith.vectors.form import BaseRecord, Stored
+from taskarith.vectors.form import BaseRecord, Stored, Vector
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "KINDS", "WEIGHTS", "DenseVector", "VectorFile", "vector_metadata"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "KINDS",
+    "WEIGHTS",
+    "DenseVector",
+    "VectorFile",
+    "check_delta",
+    "vector_metadata",
+]
 
 FORMAT = "taskarith-vector"
 FORMAT_VERSION = "1"
@@ -80,6 +89,23 @@ class DenseVector(VectorFile):
     def delta(self, tensor: str) -> Stored:
         """Return where the delta of one tensor lies."""
         return Stored(self.entries[tensor])
+
+
+def check_delta(vector: Vector, name: str, shape: tuple[int, ...], found: str) -> None:
+    """Compare what was read of a delta with what the header of its file says that was written.
+
+    :param vector: A vector; only task vector files say it.
+    :param name: The delta.
+    :param shape: Of what was read; of some of its rows nothing is known.
+    :param found: Fingerprint of what was read.
+    :raises VectorError: It is something else.
+    """
+    is_known = isinstance(vector, VectorFile) and vector.shapes[name] == shape
+    if is_known and vector.recorded.get(name, found) != found:
+        raise VectorError(
+            f"{name} in {vector.name} is not what was written when it was extracted",
+            "The file is damaged: extract it again, or restore it from where it came.",
+        )
 
 
 def vector_metadata(
