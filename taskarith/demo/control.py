@@ -35,6 +35,7 @@ def random_vector(like: Path, output: Path, seed: int) -> None:
             norm = torch.linalg.vector_norm(delta, dtype=torch.float64)
             scale = norm / torch.linalg.vector_norm(noise, dtype=torch.float64).clamp(min=1e-30)
             tensors[name] = (noise * scale).to(delta.dtype)
+    del metadata["deltas"]  # the fingerprints of the other's
     metadata["finetuned"] = '{"name":"random noise with the norms of another vector"}'
     with publish_file(output, overwrite=True) as partial:
         save_file(tensors, partial, metadata=metadata)

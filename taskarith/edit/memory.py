@@ -146,7 +146,7 @@ class InMemoryEdit:
                     whole[position : position + len(data)] = data
                     position, is_finite = position + len(data), is_finite and finite
                 if not stop.is_set():
-                    work.prints()  # refuses an exact vector of another base
+                    work.prints()  # refuses an exact vector of another base, and damaged deltas
                 if tensor.terms and not is_finite:
                     broken.append(name)
                 targets[name].copy_(values)
