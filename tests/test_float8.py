@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -15,11 +16,12 @@ from typer.testing import CliRunner
 
 from taskarith.arithmetic.float8 import VALUES, to_float8
 from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
 from taskarith.edit.verify import verify
-from taskarith.errors import CheckpointError, MismatchError, UsageError
+from taskarith.errors import CheckpointError, MismatchError, UsageError, VectorError
 from taskarith.vectors.extract import extract
 
 STYLES = {
@@ -93,6 +95,17 @@ def small(request, tmp_path):
     vector = tmp_path / "v.safetensors"
     extract(str(base), str(tuned), vector)
     return request.param, quantise(base, request.param), str(vector)
+
+
+def test_a_damaged_vector_is_refused(tmp_path, small):
+    _, base, vector = small
+    entry = next(one for one in read_header(Path(vector)).tensors if one.name.endswith("q_proj.weight"))
+    data = bytearray(Path(vector).read_bytes())
+    data[entry.offset + 9] ^= 1
+    Path(vector).write_bytes(data)
+    with pytest.raises(VectorError, match=r"q_proj\.weight .* is not what was written"):
+        apply(str(base), negate=[vector], output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_edit_is_as_close_as_float8_can_be(tmp_path, small):

@@ -28,8 +28,6 @@ _REACH = RUN * 56 // 8 + 8
 
 _EXPONENT_BITS = {"F64": 11, "F32": 8, "F16": 5, "BF16": 8}
 _ENTRY_BITS, _PLACE_BITS = 7, 9
-
-
 _HEAD = struct.Struct("<hBBI")
 _MISFIT = "its changes do not fit each other"
 

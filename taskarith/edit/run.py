@@ -17,7 +17,7 @@ from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.calculation import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
-from taskarith.edit.stream import EditedTensor
+from taskarith.edit.stream import EditedTensor, check_terms
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.extract import VECTOR_DTYPES
@@ -168,6 +168,7 @@ class _Work:
         what = calculation(self.plan, tensor)
         entry = requantise(tensor.source, what, scaling, calculator, self.reader, writers, self.chunk, stop)
         if not stop.is_set():
+            check_terms(self.plan, tensor, entry["operands"])
             self.place.journal.record(scale.source.name, entry.pop("scale"))
         return entry
 

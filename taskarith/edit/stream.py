@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from taskarith.arithmetic.parallel import filled_chunks
@@ -14,7 +14,7 @@ from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 from taskarith.vectors.dense import check_delta
 
-__all__ = ["EditedTensor"]
+__all__ = ["EditedTensor", "check_terms"]
 
 
 class EditedTensor:
@@ -59,9 +59,7 @@ class EditedTensor:
         :raises VectorError: A delta is not what was written when it was extracted.
         """
         operands = term_prints(self._what, self._inputs)
-        for term, found in zip(self._tensor.terms, operands, strict=True):
-            vector = self._plan.operands[term.operand].vector
-            check_delta(vector, term.delta, self._tensor.source.shape, found)
+        check_terms(self._plan, self._tensor, operands)
         return {"base": self._inputs[0].fingerprint(), "operands": operands}
 
     def _linear(self, what: Calculation, chunk: int, stop: threading.Event) -> Iterator[tuple[memoryview, bool]]:
@@ -69,6 +67,15 @@ class EditedTensor:
         self._inputs = open_inputs(what, self._reader, self._calculator)
         for start, end in filled_chunks(self._calculator, self._inputs, self._tensor.source.elements, chunk, stop):
             yield calculated(what, self._calculator, start, end)
+
+
+def check_terms(plan: EditPlan, tensor: TensorPlan, operands: Sequence[str]) -> None:
+    """Compare the fingerprints of all deltas of a tensor with those in the vectors' files.
+
+    :raises VectorError: A delta is not what was written when it was extracted.
+    """
+    for term, found in zip(tensor.terms, operands, strict=True):
+        check_delta(plan.operands[term.operand].vector, term.delta, tensor.source.shape, found)
 
 
 def _in_core_space(plan: EditPlan, what: Calculation, name: str) -> Calculation:
