@@ -213,6 +213,3 @@ def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterable[Row]:
     finally:
         if had_bars:
             enable_progress_bars()
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
