@@ -11,12 +11,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3MoeConfig,
 )
 
 VOCABULARY = 384
@@ -73,7 +75,10 @@ _SIZES = {
 
 
 def configuration(kind: str) -> PretrainedConfig:
-    """Return the configuration of a tiny ``phi``, ``llama`` (tied head), ``qwen2`` (biases), ``gpt2`` or ``moe``."""
+    """Return the configuration of a tiny ``phi``, ``llama`` (tied head), ``qwen2`` (biases), ``gpt2`` or ``moe``.
+
+    ``gpt_neox`` (one tensor) and ``qwen3_moe`` (fused experts) have other names in memory than in files.
+    """
     if kind == "phi":
         return PhiConfig(**_SIZES)
     if kind == "llama":
@@ -98,6 +103,17 @@ def configuration(kind: str) -> PretrainedConfig:
             num_experts_per_tok=2,
             moe_intermediate_size=16,
             shared_expert_intermediate_size=32,
+        )
+    if kind == "gpt_neox":
+        return GPTNeoXConfig(**_SIZES)
+    if kind == "qwen3_moe":
+        return Qwen3MoeConfig(
+            **_SIZES,
+            num_key_value_heads=2,
+            head_dim=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
         )
     raise ValueError(kind)
 

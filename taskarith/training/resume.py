@@ -1,4 +1,4 @@
-"""The folder beside the output in which a run keeps its checkpoints until it has published, and finds them again."""
+"""The folder beside the output in which a run keeps its checkpoints, and the trained weights that they hold."""
 
 from __future__ import annotations
 
@@ -10,16 +10,27 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
-from taskarith.errors import MismatchError, OutputError
+from taskarith.errors import CheckpointError, MismatchError, OutputError
 from taskarith.progress import Listener
 
-__all__ = ["check_leftover", "last_checkpoint", "training_folder", "working_folder"]
+__all__ = [
+    "check_leftover",
+    "last_checkpoint",
+    "load_trained",
+    "save_trained",
+    "training_folder",
+    "working_folder",
+]
 
 _RUN_NAME = "run.json"
 _STATE_NAME = "trainer_state.json"
+_TRAINED_NAME = "trained.safetensors"
 
 
 def working_folder(target: Path) -> Path:
@@ -30,8 +41,71 @@ def working_folder(target: Path) -> Path:
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end, or None."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = [path for path in found if (path / _STATE_NAME).exists()]  # the Trainer writes this file last
+    whole = [path for path in found if _is_json(path / _STATE_NAME)]  # the Trainer writes this file last
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def save_trained(model: torch.nn.Module, folder: Path) -> None:
+    """Write what training changes: trainable parameters and buffers, under the names that they have in memory.
+
+    ``save_pretrained`` would write the names of published files, and for many architectures other tensors, too: fused
+    ones apart, some of them transposed. A model that is already in memory cannot take those back by name.
+
+    :param model: The model or the PEFT model that is trained.
+    :param folder: The checkpoint's folder; it is made where it does not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in _trained_tensors(model).items()}
+    save_file(tensors, folder / _TRAINED_NAME, metadata={"format": "pt"})
+
+
+def load_trained(model: torch.nn.Module, folder: Path) -> None:
+    """Copy what ``save_trained`` wrote back into a model.
+
+    :raises CheckpointError: The file is missing or damaged.
+    :raises MismatchError: Its tensors are not exactly those that are trained; nothing was copied.
+    """
+    path, wanted = folder / _TRAINED_NAME, _trained_tensors(model)
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder} does not have {_TRAINED_NAME}: earlier releases kept checkpoints whose weights did not all load",
+            "Start over with --overwrite.",
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            _check_fit(folder, {name: list(tensor.shape) for name, tensor in wanted.items()}, stored)
+            with torch.no_grad():
+                for name, tensor in wanted.items():
+                    tensor.copy_(file.get_tensor(name))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}", "Start over with --overwrite.") from error
+
+
+def _trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return trainable parameters and those buffers that belong to the state; tied ones have one name."""
+    state = model.state_dict().keys()
+    trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return trained | {name: buffer for name, buffer in model.named_buffers() if name in state}
+
+
+def _check_fit(folder: Path, wanted: Mapping[str, list[int]], stored: Mapping[str, list[int]]) -> None:
+    wrong = sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
+    if wrong:
+        first = wrong[0]
+        raise MismatchError(
+            f"the checkpoint {folder} does not fit the model that is trained: {len(wrong)} tensors differ, such as "
+            f"{first} ({stored.get(first, 'absent')} in the checkpoint, {wanted.get(first, 'absent')} in the model)",
+            "Resume with the versions of transformers and PEFT that began the run, or start over with --overwrite.",
+        )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Listener) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,15 +21,53 @@ from transformers import (
     TrainingArguments,
 )
 
-from taskarith.errors import TaskarithError, UsageError
+from taskarith.errors import CheckpointError, TaskarithError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.examples import IGNORED, Collator, Example
+from taskarith.training.resume import load_trained, save_trained
 from taskarith.training.settings import Settings
 
-__all__ = ["RetainTrainer", "make_arguments", "make_trainer"]
+__all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
 
 
-class RetainTrainer(Trainer):
+class ResumableTrainer(Trainer):
+    """A Trainer whose checkpoints hold the trained weights under their names in memory, and are loaded whole or not."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if state_dict is not None:  # FSDP and DeepSpeed keep their own checkpoints beside it
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            model: Any = self.model
+            save_trained(model, Path(str(output_dir or self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder, process = Path(resume_from_checkpoint), self.args.process_index
+        random_state = f"rng_state_{process}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        for name in ("optimizer.pt", "scheduler.pt", random_state):  # transformers would begin anew without a word
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"the checkpoint {folder} does not have {name}",
+                    "Resume with as many processes as began the run, or start over with --overwrite.",
+                )
+        load_trained(model, folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"cannot read the optimizer's state in {checkpoint}: {str(error).partition(chr(10))[0]}",
+                "Start over with --overwrite.",
+            ) from error
+
+
+class RetainTrainer(ResumableTrainer):
     """A Trainer whose loss is the mean over tokens of ``weight * token loss``.
 
     loss = (1 / N) * sum_i w_i * (-log p(token_i)), with N the number of learned tokens of all data sets in the whole
@@ -166,7 +205,7 @@ def make_trainer(
 ) -> Trainer:
     """Make a Trainer that is silent but for the listener; with a retain set it weighs the loss."""
     weighted = any(example.weight != 1.0 for example in examples)
-    trainer = (RetainTrainer if weighted else Trainer)(
+    trainer = (RetainTrainer if weighted else ResumableTrainer)(
         model=model,
         args=arguments,
         train_dataset=examples,  # ty: ignore[invalid-argument-type]  (a list has all that a data set needs)
