@@ -40,8 +40,7 @@ class ResumableTrainer(Trainer):
             model: Any = self.model
             save_trained(model, Path(str(output_dir or self.args.output_dir)))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.model if model is None else model
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -53,7 +52,8 @@ class ResumableTrainer(Trainer):
                     f"the checkpoint {folder} does not have {name}",
                     "Resume with as many processes as began the run, or start over with --overwrite.",
                 )
-        load_trained(model, folder)
+        trained: Any = self.model if model is None else model
+        load_trained(trained, folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
