@@ -6,18 +6,21 @@ import json
 import os
 import struct
 
+import oracle
 import pytest
 import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import _TYPES, load_file, save_file
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.apply import apply
 from taskarith.errors import CheckpointError
+from taskarith.vectors.extract import extract
 
 
 def write_raw(path, table, data=b""):
@@ -44,11 +47,41 @@ HOSTILE = {
     "beyond the end": ({"a": tensor(), "b": tensor(offsets=(8, 16)), "c": tensor(offsets=(16, 24))}, "end at byte"),
     "huge shape": ({"a": tensor(shape=(2**40, 2**40))}, "cannot have"),
     "true as a size": ({"a": tensor(shape=(True, 2))}, "shape and offsets"),
-    "unknown dtype": ({"a": tensor(dtype="F4")}, "not known"),
+    "dtype of half a byte": ({"a": tensor(dtype="F4")}, r"1 tensors of a dtype that is not known here: a \(F4\)"),
+    "dtype of the future": ({"a": tensor(dtype="F8_E3M4\ud800")}, r"a \(F8_E3M4\\ud800\)"),
+    "dtype that is a list": ({"a": tensor(dtype=["F32"])}, "'a' has no dtype"),
+    "half a character in a name": ({"a\ud800": tensor()}, r"'a\\ud800', which is not Unicode"),
+    "half a character in the metadata": ({"__metadata__": {"a": "\udc00"}}, "not Unicode"),
     "name twice": (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}', "twice"),
     "no description": ({"a": 3}, "no description"),
     "deep nesting": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "safetensors"),
 }
+
+
+def test_only_a_header_that_lies_is_called_unsound(tmp_path):
+    path = write_raw(tmp_path / "model.safetensors", {"a": tensor(dtype="F6_E2M3")}, bytes(8))
+    with pytest.raises(CheckpointError) as caught:
+        read_header(path)
+    assert "sound" not in caught.value.message
+    assert "Download" not in caught.value.hint
+    assert "bfloat16" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", _TYPES)
+def test_every_dtype_of_whole_bytes_is_read_and_copied(tmp_path, name):
+    folder = tiny.save_model(tmp_path / "m", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    size = _TYPES[name].itemsize
+    kept = torch.arange(6 * size, dtype=torch.uint8).view(_TYPES[name]).view(2, 3)
+    save_file(tensors | {"extra": kept}, folder / "model.safetensors")
+    entry = open_checkpoint(folder).tensors["extra"]
+    assert (entry.dtype, entry.shape, entry.nbytes) == (name, (2, 3), 6 * size)
+    tuned = tiny.save_model(tmp_path / "tuned", "llama", nudge_of=folder, seed=1)
+    save_file(load_file(tuned / "model.safetensors") | {"extra": kept}, tuned / "model.safetensors")
+    extract(str(folder), str(tuned), tmp_path / "v.safetensors")
+    result = apply(str(folder), negate=[str(tmp_path / "v.safetensors")], output_dir=tmp_path / "out")
+    assert result.actions.get("copied", 0) == (0 if entry.is_float else 1)
+    assert oracle.load(tmp_path / "out")["extra"].view(torch.uint8).flatten().tolist() == list(range(6 * size))
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -176,6 +209,11 @@ def test_folders_that_are_no_models(tmp_path, phi):
         open_checkpoint(tmp_path / "absent")
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         open_checkpoint(tmp_path)
+    (tmp_path / "pytorch_model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"only pytorch_model\.safetensors") as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.hint.endswith(f"mv {tmp_path}/pytorch_model.safetensors {tmp_path}/model.safetensors")
+    (tmp_path / "pytorch_model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(CheckpointError, match="pickled") as caught:
         open_checkpoint(tmp_path)
@@ -198,22 +236,86 @@ def test_quantised_and_ambiguous_models_are_refused(tmp_path):
         open_checkpoint(folder)
 
 
+TRAVEL = [
+    "modeling_own.py",
+    "LICENSE",
+    "extra/notes.txt",
+    "tokenizer.model",
+    "merges.txt",
+    "vocab.txt.gz",
+    "README.pt.md",
+    "chat_template.jinja",
+    "special.tiktoken",
+    "data.json",
+    "onnx/config.json",
+    "my.data",
+    "model.onnx.md/notes.txt",
+    "configuration.params.py",
+    "global_steps.txt",
+]
+LEFT_OUT = [
+    "pytorch_model.bin",
+    "onnx/model.onnx",
+    "onnx/model.onnx_data",
+    "onnx/model.onnx_data_1",
+    "onnx/model.onnx.data",
+    "onnx/weights.data",
+    "onnx/onnx__MatMul_12",
+    "onnx/model.layers.0.weight",
+    "model.safetensors.index",
+    "model.safetensors.bak",
+    "model.safetensors~",
+    "old.safetensors",
+    "pytorch_model.bin.index.json",
+    "model.tflite",
+    "model.mlmodel",
+    "model.pdparams",
+    "inference.pdiparams",
+    "mx.params",
+    "table.npy",
+    "all.npz",
+    "model.nemo",
+    "m.gguf",
+    "m.gguf.part",
+    "MODEL.BIN",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state_0.pth",
+    "training_args.bin",
+    "fsdp/__0_0.distcp",
+    "saved/variables/variables.data-00000-of-00001",
+    "saved/variables/variables.index",
+    "saved/saved_model.pb",
+    "model.tar",
+    "model.tar.gz",
+    "model.zst",
+    "model.zip",
+    "flax_model.msgpack",
+    "tf_model.h5",
+    "rust_model.ot",
+]
+WHOLE = {"global_step9": "global_step9/latest", "a.mlpackage": "a.mlpackage/Data/model.txt"}
+
+
 def test_other_weights_are_left_out_and_code_travels(tmp_path):
     folder = tiny.save_model(tmp_path / "m")
-    for name in (
-        "modeling_own.py",
-        "LICENSE",
-        "pytorch_model.bin",
-        "onnx/model.onnx",
-        "extra/notes.txt",
-        ".git/config",
-    ):
-        (folder / name).parent.mkdir(exist_ok=True)
+    before = {str(path) for path in open_checkpoint(folder).sidecars}
+    for name in (*TRAVEL, *LEFT_OUT, *WHOLE.values(), ".git/config"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     checkpoint = open_checkpoint(folder)
-    assert {"modeling_own.py", "LICENSE", "extra/notes.txt"} <= {str(path) for path in checkpoint.sidecars}
-    assert [str(path) for path in checkpoint.left_out] == ["pytorch_model.bin", "onnx/model.onnx"]
-    assert not any(".git" in str(path) for path in checkpoint.sidecars)
+    assert {str(path) for path in checkpoint.sidecars} == before | set(TRAVEL)
+    assert {str(path) for path in checkpoint.left_out} == {*LEFT_OUT, *WHOLE}
+    assert len(checkpoint.left_out) == len(LEFT_OUT) + len(WHOLE)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_half_a_character_in_a_sidecar_is_refused(tmp_path, name):
+    folder = tiny.save_model(tmp_path / "m", max_shard_size="30KB")
+    value = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(value | {"x": "\ud800"}))
+    with pytest.raises(CheckpointError, match=r"cannot read .*ud800"):
+        open_checkpoint(folder)
 
 
 def test_hub_ids_are_found_in_the_local_cache(tmp_path, monkeypatch, phi):

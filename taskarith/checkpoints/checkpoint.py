@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any
 
 from taskarith.checkpoints.header import TensorEntry, read_header
@@ -31,8 +33,24 @@ UNDO_NAME = "taskarith-undo.safetensors"
 """The patch from an edited model back to its input; it belongs to that edit and does not travel."""
 
 _WEIGHT_SUFFIXES = {
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".npz",
+    ".safetensors", ".bin", ".pt", ".pt2", ".pte", ".ptl", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".jit",
+    ".torchscript", ".distcp", ".nemo", ".mar", ".h5", ".hdf5", ".keras", ".pb", ".index", ".tflite", ".task",
+    ".litertlm", ".msgpack", ".ot", ".npy", ".npz", ".params", ".pdparams", ".pdiparams", ".pdmodel", ".pdopt",
+    ".mlmodel", ".onnx", ".ort", ".mnn", ".engine", ".plan", ".trt", ".gguf", ".ggml", ".llamafile", ".weights",
+    ".tar", ".tgz", ".zst", ".zip", ".7z", ".rar",
 }  # fmt: skip
+"""Endings of weights in other formats, of training states and of archives, which may hold either."""
+
+_WEIGHT_NAMES = re.compile(
+    r".*\.index\.json|.*\.(safetensors|onnx|gguf)[._~-].*|.*\.tar\.\w+|.*\.data-\d+-of-\d+", re.IGNORECASE | re.DOTALL
+)
+"""Indexes, copies and parts of weights: ``model.onnx_data``, ``model.onnx.data``, ``model.safetensors.bak``."""
+
+_ONNX_DATA = re.compile(r"onnx__.*|.*\.(data|weight|bias)", re.IGNORECASE | re.DOTALL)
+"""What an ONNX export puts beside an ``.onnx`` file, other than by its name."""
+
+_WEIGHT_FOLDERS = re.compile(r"global_step\d+|.*\.(mlpackage|mlmodelc|nemo)", re.IGNORECASE | re.DOTALL)
+"""Folders that are weights or training states as a whole, those of DeepSpeed and Core ML."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +127,11 @@ def fingerprint_model(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
-    :raises CheckpointError: The file is missing, unreadable, or holds anything else.
+    :raises CheckpointError: The file is missing, unreadable, not in Unicode, or holds anything else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # half characters could not be written again
     except (OSError, ValueError, RecursionError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
@@ -172,19 +191,33 @@ def _no_weights(path: Path) -> CheckpointError:
             f"{path} holds pickled weights ({name_some(pickled)}), which can run code when they are opened",
             f'If you trust them, run once: python -c "from transformers import AutoModelForCausalLM as M; {script}"',
         )
-    return CheckpointError(f"{path} has no {WEIGHTS_NAME} and no {INDEX_NAME}", "Save the model with save_pretrained.")
+    message = f"{path} has no {WEIGHTS_NAME} and no {INDEX_NAME}"
+    named = sorted(path.glob("*.safetensors"))
+    if len(named) == 1:
+        return CheckpointError(
+            f"{message}, only {named[0].name}",
+            f"If that is the whole model, rename it: mv {quote(str(named[0]))} {quote(str(path / WEIGHTS_NAME))}",
+        )
+    return CheckpointError(message, "Save the model with save_pretrained.")
 
 
 def _other_files(path: Path, weights: set[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     sidecars, left_out = [], []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        apart = [name for name in folders if _WEIGHT_FOLDERS.fullmatch(name) or (Path(folder) / name).is_symlink()]
+        left_out += [(Path(folder) / name).relative_to(path) for name in apart]
+        folders[:] = [name for name in folders if name not in apart]
+        has_onnx = any(name.lower().endswith(".onnx") for name in names)
         for name in sorted(names):
             relative = (Path(folder) / name).relative_to(path)
             if str(relative) in {*weights, INDEX_NAME, PROVENANCE_NAME, UNDO_NAME} or name.startswith("."):
                 continue
-            is_weights = relative.suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")
-            (left_out if is_weights else sidecars).append(relative)
-        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-        left_out += [(Path(folder) / name).relative_to(path) for name in linked]
+            (left_out if _is_weights(name, has_onnx) else sidecars).append(relative)
     return tuple(sidecars), tuple(left_out)
+
+
+def _is_weights(name: str, has_onnx: bool) -> bool:
+    """Tell whether a file holds other weights; ``has_onnx``: an ``.onnx`` file lies beside it."""
+    is_known = Path(name).suffix.lower() in _WEIGHT_SUFFIXES or _WEIGHT_NAMES.fullmatch(name)
+    return bool(is_known or (has_onnx and _ONNX_DATA.fullmatch(name)))

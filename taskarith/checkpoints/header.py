@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskarith.errors import CheckpointError
+from taskarith.errors import CheckpointError, name_some
 
 __all__ = ["FLOAT_DTYPES", "ITEM_SIZES", "Header", "TensorEntry", "build_header", "parse_header", "read_header"]
 
 ITEM_SIZES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "C64": 8,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-"""Bytes of one element of every dtype that can be read or copied."""
+"""Bytes of one element of every dtype that can be read or copied; F4 and F6, of less than a byte, cannot."""
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 """The dtypes that arithmetic is defined on."""
@@ -71,8 +72,9 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
-    :raises CheckpointError: The file is missing, no regular file, truncated, or its header lies: an absurd length,
-        no JSON, names twice, sizes that do not follow from shapes, overlaps, gaps, or bytes beyond the end.
+    :raises CheckpointError: The file is missing, not a regular file, truncated, or its header lies: an absurd length,
+        no JSON, names twice or not in Unicode, sizes that do not follow from shapes, overlaps, gaps, or bytes beyond
+        the end. Or it has tensors of a dtype that is not known.
     """
     try:
         raw, size = _read_raw(path)
@@ -103,6 +105,7 @@ def _parse(raw: bytes, path: Path, size: int | None) -> Header:
         metadata = table.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not a map from strings to strings")
+        _check_unicode([*table, *metadata, *metadata.values()])
         start = 8 + len(raw)
         tensors = _tensors(table, path, start)
         _check_layout(tensors, start, start + sum(t.nbytes for t in tensors) if size is None else size)
@@ -156,15 +159,20 @@ def _tensors(table: Mapping[str, Any], path: Path, start: int) -> tuple[TensorEn
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
             raise ValueError(f"tensor '{name}' has no valid shape and offsets")
+        if not isinstance(dtype, str):
+            raise ValueError(f"tensor '{name}' has no dtype")
         if dtype not in ITEM_SIZES:
-            unknown.append(f"{name} ({dtype})")
+            unknown.append(f"{name} ({ascii(dtype)[1:-1]})")
             continue
         tensor = TensorEntry(name, dtype, tuple(shape), path, start + offsets[0])
         if offsets[1] - offsets[0] != tensor.nbytes:
             raise ValueError(f"tensor '{name}' of {dtype} {shape} cannot have {offsets[1] - offsets[0]} bytes")
         found.append(tensor)
     if unknown:
-        raise ValueError(f"{len(unknown)} tensors have a dtype that is not known: {', '.join(unknown[:5])}")
+        raise CheckpointError(
+            f"{path} has {len(unknown)} tensors of a dtype that is not known here: {name_some(unknown)}",
+            f"Use the model in its original precision, such as bfloat16: tensors are {', '.join(ITEM_SIZES)}.",
+        )
     return tuple(sorted(found, key=lambda tensor: (tensor.offset, tensor.nbytes)))
 
 
@@ -176,6 +184,15 @@ def _check_layout(tensors: tuple[TensorEntry, ...], start: int, end: int) -> Non
         position += tensor.nbytes
     if position != end:
         raise ValueError(f"its tensors end at byte {position}, the file at byte {end}")
+
+
+def _check_unicode(texts: Iterable[str]) -> None:
+    """Refuse half characters (lone surrogates), which JSON can escape and no output could hold."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"its header has {text!a}, which is not Unicode text") from error
 
 
 def _naturals(value: object) -> bool:
