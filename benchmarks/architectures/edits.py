@@ -1,0 +1,69 @@
+"""Steps of the sweep: extract, apply, the bits of the result, how it loads, and verify."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import taskarith
+from benchmarks.architectures.case import Case, check, files, same
+from benchmarks.oracle import bfloat16
+
+__all__ = ["loads", "negates", "restores", "verifies"]
+
+DTYPES = ("float32", "bfloat16")
+
+
+def restores(case: Case) -> None:
+    """Add the extracted vector to its base: the fine-tune, bit for bit."""
+    for dtype in DTYPES:
+        vector, base = str(case.path(f"vector-{dtype}.safetensors")), case.base(dtype)
+        taskarith.extract(base, case.tuned(dtype), vector, exact=True)
+        out = case.path(f"added-{dtype}")
+        taskarith.apply(base, add=[vector], output_dir=out)
+        same(files(out), files(case.tuned(dtype)))
+        out = case.path(f"added-pair-{dtype}")
+        taskarith.apply(base, add=[case.tuned(dtype)], output_dir=out)
+        same(files(out), files(case.tuned(dtype)))
+
+
+def negates(case: Case) -> None:
+    """Subtract 0.7 of it: what float64 gives, rounded once."""
+    for dtype in DTYPES:
+        base, tuned = files(case.base(dtype)), files(case.tuned(dtype))
+        taskarith.apply(
+            case.base(dtype), negate=[case.tuned(dtype)], alpha=0.7, output_dir=case.path(f"edited-{dtype}")
+        )
+        same(files(case.path(f"edited-{dtype}")), {name: _edited(base[name], tuned[name], -0.7) for name in base})
+
+
+def loads(case: Case) -> None:
+    """Load the edited folder: nothing missing, and the state and logits of the same edit made in memory."""
+    for dtype in DTYPES:
+        kind = getattr(torch, dtype)
+        written, model = (case.load(path, kind) for path in (case.path(f"edited-{dtype}"), case.base(dtype)))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with taskarith.InMemoryEdit(model, case.base(dtype), negate=[case.tuned(dtype)]) as edit:
+            edit.set(0.7)
+            same(model.state_dict(), written.state_dict())
+            first, second = case.forward(model), case.forward(written)
+            check(torch.isfinite(first).all(), "logits that are not finite")
+            check(torch.equal(first, second), f"logits differ by {float((first - second).abs().max()):.1e}")
+        same(model.state_dict(), before)
+
+
+def verifies(case: Case) -> None:
+    """Verify finds the written edits sound."""
+    for dtype in DTYPES:
+        found = taskarith.verify(case.path(f"edited-{dtype}"))
+        check(found.is_sound and found.sampled, f"verify: {found.damaged or found.wrong or found.unsampled}")
+
+
+def _edited(base: torch.Tensor, tuned: torch.Tensor, coefficient: float) -> torch.Tensor:
+    if not base.is_floating_point():
+        return base
+    before, after = (tensor.double().numpy() for tensor in (base, tuned))
+    result = np.asarray(before + coefficient * (after - before))
+    if base.dtype == torch.bfloat16:
+        return torch.from_numpy(bfloat16(np.atleast_1d(result)).view(np.int16)).view(torch.bfloat16).reshape(base.shape)
+    return torch.from_numpy(result).to(base.dtype)
