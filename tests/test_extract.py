@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.checkpoints.header import read_header
+from taskarith.edit.apply import apply
 from taskarith.errors import CheckpointError, MismatchError, OutputError, UsageError
 from taskarith.vectors.extract import extract
 
@@ -151,6 +152,30 @@ def test_an_existing_vector_is_kept_unless_told_otherwise(tmp_path, phi, phi_tun
     assert path.read_text() == "precious"
     extract(str(phi), str(phi_tuned), path, overwrite=True)
     assert len(load_file(path)) == 33
+
+
+def test_infinities_on_both_sides_are_refused_with_what_does_it(tmp_path, phi):
+    base = tiny.save_model(tmp_path / "base")
+    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=phi, seed=1)
+    mask = torch.full((1, 1, 4, 4), -torch.inf).triu(1)
+    for folder in (base, tuned):
+        rewrite(folder, lambda t: t.update(mask=mask))
+    with pytest.raises(MismatchError, match="1 deltas are not finite: mask") as caught:
+        extract(str(base), str(tuned), tmp_path / "v.safetensors")
+    assert "--exact" in caught.value.hint
+    assert "--scale 'mask=0'" in caught.value.hint
+    vector = str(extract(str(base), str(tuned), tmp_path / "v.safetensors", exact=True).path)
+    apply(str(base), add=[vector], output_dir=tmp_path / "one")
+    assert oracle.differing(oracle.load(tmp_path / "one"), oracle.load(tuned)) == []
+    with pytest.raises(MismatchError, match="result are not finite: mask") as caught:
+        apply(str(base), negate=[vector], output_dir=tmp_path / "half")
+    assert "--scale 'mask=0'" in caught.value.hint
+    apply(str(base), negate=[vector], scale=["mask=0"], output_dir=tmp_path / "half")
+    assert torch.equal(oracle.load(tmp_path / "half")["mask"], mask)
+    rewrite(tuned, lambda t: t["mask"].mul_(-1))
+    with pytest.raises(MismatchError, match="deltas are not finite: mask") as caught:
+        extract(str(base), str(tuned), tmp_path / "w.safetensors")
+    assert "--exact" not in caught.value.hint
 
 
 def test_a_delta_that_overflows_its_dtype_is_refused(tmp_path, phi):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.checkpoints.header import FLOAT_DTYPES
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
@@ -142,6 +143,7 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str,
             f"{len(absent)} tensors of {vector.name} are not in {base.path}: {name_some(absent)}",
             f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture.",
         )
+    _check_dtypes(vector, base)
     differ = [name for name, shape in vector.shapes.items() if base.tensors[name].shape != shape]
     is_grown = vector.kind in ROWWISE and all(
         differ_in_rows(base.tensors[name].shape, vector.shapes[name]) and is_vocabulary(base, name) for name in differ
@@ -149,7 +151,7 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str,
     wrong = [
         f"{name} {list(shape)} against {list(base.tensors[name].shape)}"
         for name, shape in vector.shapes.items()
-        if not base.is_editable(name) or (name in differ and not (shared_vocabulary and is_grown))
+        if name in differ and not (shared_vocabulary and is_grown)
     ]
     if wrong:
         raise MismatchError(
@@ -159,6 +161,16 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str,
             else f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
         )
     return _cover(vector, base)
+
+
+def _check_dtypes(vector: Vector, base: Checkpoint) -> None:
+    odd = [f"{name} ({base.tensors[name].dtype})" for name in vector.shapes if not base.is_editable(name)]
+    if odd:
+        raise MismatchError(
+            f"{len(odd)} tensors that {vector.name} moves are of a dtype in {base.path} that cannot be edited: "
+            f"{name_some(odd)}",
+            f"Edit a model whose weights are {', '.join(FLOAT_DTYPES)}, or float8 matrices with scales.",
+        )
 
 
 def _cover(vector: Vector, base: Checkpoint) -> dict[str, str]:

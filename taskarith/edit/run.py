@@ -83,9 +83,11 @@ def run_plan(
         return RunResult()
     broken = sorted(name for name, entry in journal.done.items() if not entry["finite"])
     if broken:
+        larger = "lower the coefficient" if plan.base.scalings else "use --dtype float32"
         raise MismatchError(
             f"{len(broken)} tensors of the result are not finite: {name_some(broken)}",
-            "An input has infinities or NaN, or the output dtype overflows: check the inputs, or use --dtype float32.",
+            f"An input has infinities or NaN, or the output dtype overflows: check the inputs, or {larger}; "
+            f"--scale '{broken[0]}=0' leaves that tensor as the model has it.",
         )
     check_unchanged(plan.states)
     copy_sidecars(plan, folder)

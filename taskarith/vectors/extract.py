@@ -232,9 +232,12 @@ def _count(found: Mapping[str, Mapping[str, Any]], key: str) -> int:
 def _check_finite(found: Mapping[str, Mapping[str, Any]]) -> None:
     broken = [name for name, one in found.items() if not one["finite"]]
     if broken:
+        is_same = all(found[name].get("base") == found[name].get("finetuned", "") for name in broken)
         raise MismatchError(
             f"{len(broken)} deltas are not finite: {name_some(broken)}",
-            "A model has infinities or NaN there, or the delta overflows this dtype: check, or use --dtype float32.",
+            f"Both models have the same bits there, as a mask has: use --exact, and apply with --scale '{broken[0]}=0'"
+            if is_same
+            else "A model has infinities or NaN there, or this dtype overflows: check, or use --dtype float32.",
         )
 
 
