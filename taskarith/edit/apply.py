@@ -20,7 +20,7 @@ from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
-from taskarith.edit.remarks import left_out, rounding, strangers, whole
+from taskarith.edit.remarks import left_out, rounding, strangers, understood, whole
 from taskarith.edit.repeat import check_inputs, recorded_name
 from taskarith.edit.rows import rows_left_alone, shared_rows
 from taskarith.edit.run import RunResult, run_plan
@@ -178,7 +178,9 @@ def _apply(
         )
     operands = open_operands(references, base, listener, scale, shared_vocabulary=vocab is not None)
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
-    remarks = left_out(plan) + (whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
+    remarks = (
+        left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
+    )
     result, undo_bytes = RunResult(), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:

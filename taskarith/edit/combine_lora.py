@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from taskarith.arithmetic.wide import encode
+from taskarith.architecture.layout import Architecture
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, build_header
-from taskarith.checkpoints.writer import sized_files, write_at
+from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.operands import Operand
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import Listener
-from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from taskarith.vectors.folder import FolderLayout, Naming, adapter_config
-from taskarith.vectors.form import BaseRecord, Factored
+from taskarith.vectors.adapter import AdapterVector
+from taskarith.vectors.adapter_file import pack_factors, write_adapter
+from taskarith.vectors.folder import tried_layout
+from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.parts import load_values
+from taskarith.vectors.ties import tied_tensors
 
 __all__ = ["CombinedFactors", "combine_factors"]
+
+_DENSE = "Write a dense vector instead: -o mixed.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,67 +66,71 @@ def combine_factors(
     :raises UsageError: An operand is no adapter, or moves something that has no factors.
     :raises MismatchError: A factor is not finite.
     """
-    naming = Naming(base)
-    tensors = [name for name in base.tensors if any(one.delta_of(name) == name for one in operands)]
-    _check(base, naming, tensors, operands)
-    stacks = {name: _stack(name, operands) for name in tensors}
-    ranks = {name: left.shape[1] for name, (left, _) in stacks.items()}
-    if rank is not None:
-        ranks = {name: min(rank, own, *base.tensors[name].shape) for name, own in ranks.items()}
-    shapes = {}
-    for name in tensors:
-        rows, columns = base.tensors[name].shape
-        outputs, inputs = (columns, rows) if naming.is_transposed(name) else (rows, columns)
-        shapes |= dict(zip(naming.factor_names(name), ((ranks[name], inputs), (outputs, ranks[name])), strict=True))
-    header, offsets = build_header([(name, dtype, shapes[name]) for name in sorted(shapes)], {"format": "pt"})
-    size = len(header) + sum(math.prod(shape) * ITEM_SIZES[dtype] for shape in shapes.values())
+    architecture = _architecture(base, operands)
+    stacks = {name: _stack(name, operands) for name in architecture.parameters if _moves(name, operands)}
     kept, total = [], []
-    with sized_files({folder / ADAPTER_WEIGHTS: size}) as files:
-        write_at(files[folder / ADAPTER_WEIGHTS], header, 0)
-        for index, name in enumerate(tensors):
-            listener.progress("combining", index, len(tensors))
-            left, right = stacks[name]
-            if ranks[name] < left.shape[1]:
-                left, right, *energy = _recompressed(left, right, ranks[name])
-                kept.append(energy[0])
-                total.append(energy[1])
-            b, a = (right.T, left.T) if naming.is_transposed(name) else (left, right)
-            for side, factor in zip(naming.factor_names(name), (a, b), strict=True):
-                data = encode(np.ascontiguousarray(factor).ravel(), dtype)
-                write_at(files[folder / ADAPTER_WEIGHTS], data, offsets[side])
-    config = adapter_config(naming, base, record.name, record.revision, ranks, FolderLayout())
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if rank is not None:
+        for index, (lefts, rights) in enumerate(stacks.values()):
+            listener.progress("combining", index, len(stacks))
+            for expert, (left, right) in enumerate(zip(lefts, rights, strict=True)):
+                if rank < left.shape[1]:
+                    lefts[expert], rights[expert], *energy = _recompressed(left, right, rank)
+                    kept.append(energy[0])
+                    total.append(energy[1])
+    ranks = {name: lefts[0].shape[1] for name, (lefts, _) in stacks.items()}
+    layout = tried_layout(architecture, base, (), ranks, {})
+    if lost := [name for name in ranks if name not in layout.ranks]:
+        raise UsageError(f"PEFT cannot hold factors of {len(lost)} parameters: {name_some(lost)}", _DENSE)
+
+    def factors(name: str) -> tuple[bytes, bytes]:
+        one = architecture.parameters[name]
+        return pack_factors(*stacks[name], bool(one.is_transposed) or one.kind == "embedding", dtype)
+
+    size = write_adapter(folder, layout, record, dtype, factors, {})
     energy = math.fsum(kept) / math.fsum(total) if math.fsum(total) else 1.0
-    return CombinedFactors(ranks, size, energy)
+    named = {architecture.tensor_of(name) or name: rank for name, rank in ranks.items()}
+    return CombinedFactors(named, size, energy)
 
 
-def _check(base: Checkpoint, naming: Naming, tensors: Sequence[str], operands: Sequence[Operand]) -> None:
-    hint = "Write a dense vector instead: -o mixed.safetensors"
-    strangers = [one.vector.name for one in operands if one.vector.kind != "lora"]
-    if strangers:
-        raise UsageError(f"a folder holds a sum of adapters, and these are none: {name_some(strangers)}", hint)
-    odd = [name for name in tensors if len(base.tensors[name].shape) != 2 or not naming.takes_factors(name)]
-    odd += [name for one in operands for name in one.vector.shapes if name in tensors and _has_none(one, name)]
+def _architecture(base: Checkpoint, operands: Sequence[Operand]) -> Architecture:
+    """Return the architecture of all operands, which move nothing but what has factors."""
+    adapters = [one.vector for one in operands if isinstance(one.vector, AdapterVector)]
+    if strangers := [one.vector.name for one in operands if not isinstance(one.vector, AdapterVector)]:
+        raise UsageError(f"a folder holds a sum of adapters, and these are none: {name_some(strangers)}", _DENSE)
+    first = adapters[0].architecture
+    if any(one.architecture.model_class != first.model_class for one in adapters):
+        names = ", ".join(sorted({one.architecture.model_class or "no known class" for one in adapters}))
+        raise UsageError(f"the adapters name their modules as other classes do: {names}", _DENSE)
+    with TensorReader() as reader:
+        tied = tied_tensors(base, first, reader, {name for one in adapters for name in one.shapes})
+    odd = {name for one in adapters for name in one.others}
+    odd |= {name for one in adapters for name in one.shapes if name in tied}
     if odd:
-        raise UsageError(f"{len(set(odd))} tensors have no factors of their own: {name_some(sorted(set(odd)))}", hint)
+        raise UsageError(f"{len(odd)} tensors have no factors of their own: {name_some(sorted(odd))}", _DENSE)
+    return first
 
 
-def _has_none(operand: Operand, name: str) -> bool:
-    delta = operand.vector.delta(name)
-    return not isinstance(delta, Factored) or delta.factors.blocks != 1
+def _moves(name: str, operands: Sequence[Operand]) -> bool:
+    return any(isinstance(one.vector, AdapterVector) and name in one.vector.products for one in operands)
 
 
-def _stack(name: str, operands: Sequence[Operand]) -> tuple[np.ndarray, np.ndarray]:
-    """Return all factors of a tensor side by side, float64: rows x (sum of ranks), (sum of ranks) x columns."""
+def _stack(name: str, operands: Sequence[Operand]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return all factors of a parameter side by side, float64: rows x (sum of ranks), (sum of ranks) x columns.
+
+    There is one pair of them for each expert that the parameter has.
+    """
     lefts, rights = [], []
     for operand in operands:
-        if name in operand.vector.shapes and isinstance(delta := operand.vector.delta(name), Factored):
-            lefts.append(delta.factors.left * (operand.coefficient * delta.factors.scale))
-            rights.append(delta.factors.right)
-    left, right = np.concatenate(lefts, axis=1), np.concatenate(rights, axis=0)
+        if not isinstance(operand.vector, AdapterVector) or name not in operand.vector.products:
+            continue
+        factors, _ = operand.vector.products[name].low_rank(load_values)
+        shape = factors.left.shape[0] // factors.blocks, factors.left.shape[1]
+        lefts.append(factors.left.reshape(-1, *shape) * (operand.coefficient * factors.scale))
+        rights.append(factors.right.reshape(factors.blocks, shape[1], -1))
+    left, right = np.concatenate(lefts, axis=2), np.concatenate(rights, axis=1)
     if not np.isfinite(left).all():
         raise MismatchError(f"the factors of {name} are not finite", "Check the coefficients and the adapters.")
-    return left, right
+    return list(left), list(right)
 
 
 def _recompressed(left: np.ndarray, right: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float, float]:

@@ -6,7 +6,7 @@ from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.edit.plan import EditPlan
 from taskarith.edit.run import RunResult
 
-__all__ = ["left_out", "rounding", "strangers", "whole"]
+__all__ = ["left_out", "rounding", "strangers", "understood", "whole"]
 
 
 def left_out(plan: EditPlan) -> list[str]:
@@ -15,6 +15,11 @@ def left_out(plan: EditPlan) -> list[str]:
         return []
     names = ", ".join(str(path) for path in plan.base.left_out[:5])
     return [f"not carried along, other weights of the same folder that were not edited: {names}"]
+
+
+def understood(plan: EditPlan) -> list[str]:
+    """Say how vectors were understood where that is not plain."""
+    return list(dict.fromkeys(remark for operand in plan.operands for remark in operand.vector.remarks))
 
 
 def whole(plan: EditPlan) -> list[str]:

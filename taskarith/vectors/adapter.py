@@ -18,7 +18,7 @@ from taskarith.errors import MismatchError, VectorError, name_some
 from taskarith.vectors.dense import DenseVector
 from taskarith.vectors.form import BaseRecord, Delta
 from taskarith.vectors.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_tensors, read_adapter, scale_of
-from taskarith.vectors.parts import Dora, Kept, Part, Rows, Saved, load_values
+from taskarith.vectors.parts import Dora, Kept, Part, Product, Rows, Saved, Stack, load_values
 from taskarith.vectors.placing import place_adapter
 
 __all__ = [
@@ -51,14 +51,17 @@ def adapter_factors(path: Path) -> dict[str, tuple[TensorEntry, TensorEntry, flo
     """
     adapter = read_adapter(path)
     return {
-        module: (one.a, one.b, scale_of(adapter, module, one.a.shape[0]))
-        for module, one in adapter.factors.items()
-        if one.magnitude is None
+        module: (pairs[0].a, pairs[0].b, scale_of(adapter, module, pairs[0].a.shape[0]))
+        for module, pairs in adapter.factors.items()
+        if pairs[0].magnitude is None and not adapter.has_bare_parameters(module)
     }
 
 
 class AdapterVector:
     """A LoRA adapter against the base it is applied to; its product is never stored.
+
+    ``architecture`` is what its names were understood by, ``products`` are its factors by parameter in memory,
+    ``others`` the tensors that it moves by something else than factors.
 
     :param path: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
     :param base: The checkpoint to be edited; its shapes tell which layers are transposed.
@@ -77,13 +80,16 @@ class AdapterVector:
         self.files: tuple[Path, ...] = (path / ADAPTER_WEIGHTS, path / ADAPTER_CONFIG)
         self.base = record
         self.known: frozenset[str] | None = None
-        parts, tied = place_adapter(read_adapter(path), base, origin or base)
+        placed = place_adapter(read_adapter(path), base, origin or base)
+        parts, tied = placed.parts, placed.tied
+        self.architecture, self.products, self.remarks = placed.architecture, placed.products, placed.remarks
         self.files += tuple({part.base.path for part in parts.values() if isinstance(part, Saved | Rows | Dora)})
         if (path / REST_WEIGHTS).exists():
             rest = DenseVector(path / REST_WEIGHTS)
             parts, tied = self._with(rest, parts), {**tied, **rest.tied}
             self.files += rest.files
         self._parts: Mapping[str, Part] = parts
+        self.others = [name for name, part in parts.items() if not isinstance(part, Product | Stack)]
         self._load = lru_cache(maxsize=4)(load_values)  # experts that are stored one by one share their factors
         self.tied: Mapping[str, str] = tied
         self.shapes: Mapping[str, tuple[int, ...]] = {name: part.shape for name, part in parts.items()}
@@ -109,7 +115,7 @@ class AdapterVector:
         if absent:
             raise MismatchError(
                 f"{len(absent)} targets of adapter {self.name} are not in {base.path}: {name_some(absent)}",
-                "Apply it to the model it was trained on; a target tied to another tensor cannot be edited alone.",
+                "Apply it to the model it was trained on.",
             )
         wrong = [
             f"{name} {list(shape)} against {list(base.tensors[name].shape)}"

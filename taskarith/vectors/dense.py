@@ -41,6 +41,8 @@ class VectorFile:
     :raises CheckpointError: It is no sound safetensors file.
     """
 
+    remarks: tuple[str, ...] = ()
+
     def __init__(self, path: Path, kind: str | None = None) -> None:
         header = read_header(path)
         metadata = header.metadata

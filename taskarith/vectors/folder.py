@@ -1,199 +1,322 @@
-"""How a fine-tune's deltas are laid out as a PEFT adapter folder: names, and which tensor goes where.
+"""How deltas are laid out as a PEFT adapter folder: what PEFT calls each part, and which part goes where.
 
-Only names, shapes and the configuration are looked at, never modules: weights of two dimensions get factors; biases
-beside them are saved as they are (``bias``), other modules whole (``modules_to_save``). What PEFT has no name for
-(experts, bare parameters) is left to a task vector file. A tied embedding is saved whole under both of its names:
-PEFT 0.21 fails to load one of them alone (a KeyError for the head), and factors for it, which run right with
-``ensure_weight_tying``, are added twice to the shared weight by ``merge_and_unload``.
+Weights of linear layers and embeddings get factors under their module's name (``target_modules``); the experts of a fused
+parameter, and layers that PEFT takes for something else, under the parameter's (``target_parameters``). Biases are saved
+as they are (``bias``), other small modules whole (``modules_to_save``). The layout is tried with PEFT on the model without weights: what PEFT
+would lose is laid out in another way, and what it cannot hold is left to a task vector file beside the adapter. A tied
+embedding is saved whole under both of its names: PEFT 0.21 fails to load one of them alone (a KeyError for the head),
+and factors for it, which run right with ``ensure_weight_tying``, are added twice to the shared weight by
+``merge_and_unload``.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from taskarith.architecture.layout import Architecture
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.vectors.ties import EMBEDDING, HEAD, is_tied, only
+from taskarith.errors import MismatchError
 
-__all__ = ["FolderLayout", "Naming", "adapter_config", "lay_out"]
+__all__ = ["FolderLayout", "factor_shapes", "takes_factors", "tried_layout"]
 
 _PREFIX = "base_model.model."
-_EMBEDDINGS = {"embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions"}
-_ROUTERS = {"gate", "router"}
-_TRANSPOSING = {"gpt2", "openai-gpt"}
-"""Model types whose layers (Conv1D) store their weight as in x out."""
+_ROUNDS = 8
 
 
-class Naming:
-    """What the tensors of a checkpoint are called in memory, and what can be done with them.
+def takes_factors(architecture: Architecture, parameter: str, tied: Collection[str] = ()) -> bool:
+    """Tell whether a parameter is a matrix, or has one for each expert, that low-rank factors can stand for.
 
-    :param base: The checkpoint.
+    :param tied: Parameters that share their memory with others; they get none.
     """
-
-    def __init__(self, base: Checkpoint) -> None:
-        self._base = base
-        self._prefix = _missing_prefix(base)
-        embedding, head = only(base.tensors, EMBEDDING), only(base.tensors, HEAD)
-        tied = embedding is not None and is_tied(base, embedding, head)
-        self.tied = tuple(name for name in (embedding, head) if name is not None) if tied else ()
-        self.is_transposing = base.config.get("model_type") in _TRANSPOSING
-
-    def module(self, tensor: str) -> str:
-        """Return the module of a tensor, as PEFT calls it."""
-        return self._memory(tensor).rpartition(".")[0]
-
-    def is_embedding(self, tensor: str) -> bool:
-        """Tell whether it is the weight of an embedding, whose factors PEFT calls otherwise."""
-        return self.module(tensor).rpartition(".")[2] in _EMBEDDINGS
-
-    def has_module(self, tensor: str) -> bool:
-        """Tell whether PEFT can save its module, which then has nothing but a weight and a bias."""
-        module = tensor.rpartition(".")[0]
-        leaves = {name.removeprefix(f"{module}.") for name in self._base.tensors if name.startswith(f"{module}.")}
-        return leaves <= {"weight", "bias"} and ".experts." not in tensor
-
-    def takes_factors(self, tensor: str) -> bool:
-        """Tell whether PEFT can target it: the weight of a linear layer or of an embedding of its own."""
-        is_matrix = len(self._base.tensors[tensor].shape) == 2 and tensor.endswith(".weight")
-        is_layer = self.module(tensor).rpartition(".")[2] not in _ROUTERS
-        return is_matrix and is_layer and tensor not in self.tied and self.has_module(tensor)
-
-    def head(self) -> str:
-        """Return what the tied head is called, whether it is stored or not."""
-        stored = [name for name in self.tied if HEAD.fullmatch(name)]
-        return stored[0] if stored else "embed_out.weight" if "embed_in" in self.tied[0] else "lm_head.weight"
-
-    def factor_names(self, tensor: str) -> tuple[str, str]:
-        """Return the names of A and B in the adapter file."""
-        stem = f"{_PREFIX}{self.module(tensor)}.lora_"
-        return tuple(f"{stem}embedding_{x}" if self.is_embedding(tensor) else f"{stem}{x}.weight" for x in "AB")  # ty: ignore
-
-    def whole_name(self, tensor: str, is_wrapped: bool = False) -> str:
-        """Return the name of a tensor that is saved as it is, beside factors or not."""
-        module, _, leaf = self._memory(tensor).rpartition(".")
-        return f"{_PREFIX}{module}{'.base_layer' if is_wrapped else ''}.{leaf}"
-
-    def is_transposed(self, tensor: str) -> bool:
-        """Tell whether the stored weight is the transpose of ``B A``."""
-        return self.is_embedding(tensor) or (self.is_transposing and not HEAD.fullmatch(tensor))
-
-    def _memory(self, tensor: str) -> str:
-        return tensor if HEAD.fullmatch(tensor) else f"{self._prefix}{tensor}"
+    one = architecture.parameters[parameter]
+    is_layer = one.kind in {"linear", "embedding"} and len(one.shape) == 2 and parameter.endswith(".weight")
+    is_stack = one.kind == "other" and len(one.shape) == 3 and one.shape[0] > 1 and bool(architecture.model_class)
+    return (is_layer or is_stack) and parameter not in tied
 
 
-@dataclass
+def factor_shapes(architecture: Architecture, parameter: str, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the shapes of A and B."""
+    one = architecture.parameters[parameter]
+    *many, rows, columns = one.shape
+    is_turned = one.is_transposed or one.kind == "embedding"
+    outputs, inputs = (columns, rows) if is_turned else (rows, columns)
+    whole = math.prod(many) * rank
+    return (whole, inputs), (outputs, whole)
+
+
+@dataclass(frozen=True)
 class FolderLayout:
-    """Where the moved tensors go.
+    """Where everything goes.
 
-    :param whole: Tensors of the fine-tune that the adapter file has as they are, by their names there.
-    :param saved: Modules that PEFT replaces.
-    :param has_biases: Whether some of ``whole`` are biases of modules that are not replaced.
-    :param ties: Whether a tied embedding is among them.
-    :param rest: Tensors that go to a task vector file.
+    :param architecture: Of the base.
+    :param ranks: Rank of each parameter that has factors.
+    :param bare: Those that are targeted as parameters, not as modules.
+    :param saved: Modules that PEFT replaces, each with the parameters that the adapter file has as they are.
+    :param biases: Biases of modules that are not replaced.
+    :param rest: Stored tensors that go to a task vector file.
+    :param tied: The two names of a tied embedding that is saved whole; empty if none is.
     """
 
-    whole: dict[str, str] = field(default_factory=dict)
-    saved: list[str] = field(default_factory=list)
-    has_biases: bool = False
-    ties: bool = False
-    rest: list[str] = field(default_factory=list)
+    architecture: Architecture
+    ranks: Mapping[str, int]
+    bare: frozenset[str] = frozenset()
+    saved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    biases: tuple[str, ...] = ()
+    rest: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
+
+    def factor_names(self, parameter: str) -> tuple[str, str]:
+        """Return the names of A and B in the adapter file; PEFT wraps the parameter registered last outermost."""
+        module, _, leaf = parameter.rpartition(".")
+        if parameter not in self.bare:
+            is_embedding = self.architecture.parameters[parameter].kind == "embedding"
+            stem = f"{_PREFIX}{module}.lora_"
+            a, b = (f"{stem}embedding_{x}" if is_embedding else f"{stem}{x}.weight" for x in "AB")
+            return a, b
+        leaves = self.architecture.modules[module]
+        depth = sum(f"{module}.{other}" in self.bare for other in leaves[leaves.index(leaf) + 1 :])
+        stem = f"{_PREFIX}{module}{'.base_layer' * depth}.lora_"
+        return f"{stem}A.weight", f"{stem}B.weight"
+
+    def whole_names(self) -> Iterator[tuple[str, str]]:
+        """Give out the parameters that are saved as they are, each with its name in the adapter file."""
+        for parameters in self.saved.values():
+            yield from ((f"{_PREFIX}{parameter}", parameter) for parameter in parameters)
+        yield from ((f"{_PREFIX}{parameter}", self.tied[0]) for parameter in self.tied)
+        for parameter in self.biases:
+            module, _, leaf = parameter.rpartition(".")
+            is_wrapped = f"{module}.weight" in self.ranks
+            yield f"{_PREFIX}{module}{'.base_layer' if is_wrapped else ''}.{leaf}", parameter
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of all tensors of the adapter file."""
+        found: dict[str, tuple[int, ...]] = {}
+        for parameter, rank in self.ranks.items():
+            pairs = zip(self.factor_names(parameter), factor_shapes(self.architecture, parameter, rank), strict=True)
+            found |= dict(pairs)
+        parameters = self.architecture.parameters
+        return found | {name: parameters[parameter].shape for name, parameter in self.whole_names()}
+
+    def config(self, name: str, revision: str | None) -> dict[str, Any]:
+        """Return PEFT's configuration; every scale in it is one.
+
+        :param name: How the base is to be recorded.
+        :param revision: Of a hub model.
+        """
+        largest = max(self.ranks.values(), default=1)
+        patterns = {re.escape(self._key(one)): rank for one, rank in self.ranks.items() if rank != largest}
+        parameters = self.architecture.parameters
+        tasks = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM", "": "CAUSAL_LM"}
+        return {
+            "peft_type": "LORA",
+            "task_type": tasks.get(self.architecture.auto_class),
+            "base_model_name_or_path": name,
+            "revision": revision,
+            "inference_mode": True,
+            "r": largest,
+            "lora_alpha": largest,
+            "lora_dropout": 0.0,
+            "rank_pattern": patterns,
+            "alpha_pattern": patterns,
+            "target_modules": self._target_modules(),
+            "target_parameters": sorted(self.bare) or None,
+            "modules_to_save": [*self.saved, *(one.rpartition(".")[0] for one in self.tied)] or None,
+            "ensure_weight_tying": bool(self.tied),
+            "bias": "all" if self.biases else "none",
+            "fan_in_fan_out": any(
+                parameters[one].is_transposed is True for one in self.ranks if parameters[one].kind == "linear"
+            ),
+            "use_rslora": False,
+            "use_dora": False,
+            "init_lora_weights": True,
+        }
+
+    def _key(self, parameter: str) -> str:
+        return parameter if parameter in self.bare else parameter.rpartition(".")[0]
+
+    def _target_modules(self) -> list[str]:
+        """Name the targeted modules by the last part of their names where that means no others, else in full."""
+        targeted = {parameter.rpartition(".")[0] for parameter in self.ranks if parameter not in self.bare}
+        alike: dict[str, set[str]] = {}
+        for module in self.architecture.modules:
+            parts = module.split(".")
+            for stop in range(1, len(parts) + 1):
+                alike.setdefault(parts[stop - 1], set()).add(".".join(parts[:stop]))
+        found = set()
+        for module in targeted:
+            leaf = module.rpartition(".")[2]
+            found.add(leaf if alike[leaf] <= targeted and not leaf.isdigit() else module)
+        return sorted(found)
+
+    def without(self, parameter: str, base: Checkpoint) -> FolderLayout:
+        """Return the layout with another place for a parameter that PEFT would lose here: the next one it may have."""
+        architecture, module = self.architecture, parameter.rpartition(".")[0]
+        if (
+            parameter in self.ranks
+            and parameter not in self.bare
+            and architecture.parameters[parameter].kind == "linear"
+        ):
+            return replace(self, bare=self.bare | {parameter})
+        lost = {parameter}
+        if parameter in self.tied:
+            lost |= {*self.tied}
+        elif parameter not in self.ranks and parameter not in self.biases:
+            lost |= {*self.saved.get(module, ())}
+        tensors = {tensor for one in lost for tensor in architecture.holders.get(one, ())}
+        return replace(
+            self,
+            ranks={one: rank for one, rank in self.ranks.items() if one not in lost},
+            bare=self.bare - lost,
+            saved={one: held for one, held in self.saved.items() if not lost & {*held}},
+            biases=tuple(one for one in self.biases if one not in lost),
+            tied=() if lost & {*self.tied} else self.tied,
+            rest=tuple(name for name in base.tensors if name in tensors or name in self.rest),
+        )
 
 
-def lay_out(naming: Naming, base: Checkpoint, moved: Collection[str], factored: Collection[str]) -> FolderLayout:
-    """Decide where the tensors go that have no factors.
+def tried_layout(
+    architecture: Architecture,
+    base: Checkpoint,
+    moved: Collection[str],
+    ranks: Mapping[str, int],
+    tied: Mapping[str, tuple[str, ...]],
+) -> FolderLayout:
+    """Decide where everything goes, and try that with PEFT where the model can be built.
 
-    :param naming: Of the base.
+    :param architecture: Of the base.
     :param base: The base.
-    :param moved: Tensors whose delta is not zero.
-    :param factored: Those of them that have factors.
+    :param moved: Stored tensors whose delta is not zero.
+    :param ranks: Rank of each parameter that has factors.
+    :param tied: For each stored tensor that others are tied to, those others.
+    :raises MismatchError: PEFT finds no layout that it loads.
     """
-    layout = FolderLayout()
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in base.tensors:
-        if name in moved and name not in factored:
-            groups[name.rpartition(".")[0]].append(name)
-    for stem, names in groups.items():
-        weight, bias = f"{stem}.weight", f"{stem}.bias"
-        if names[0] in naming.tied:
-            if not layout.ties:
-                layout.ties = True
-                layout.saved += [naming.module(one) for one in (naming.tied[0], naming.head())]
-                layout.whole |= {naming.whole_name(one): naming.tied[0] for one in (naming.tied[0], naming.head())}
-        elif not naming.has_module(names[0]):
-            layout.rest += names
-        elif weight in names:
-            layout.saved.append(naming.module(weight))
-            layout.whole |= {naming.whole_name(one): one for one in (weight, bias) if one in base.tensors}
-        else:
-            layout.has_biases = True
-            layout.whole[naming.whole_name(bias, weight in factored)] = bias
-    return layout
+    layout = _first_layout(architecture, base, moved, ranks, tied)
+    if not architecture.model_class:
+        return layout
+    for _ in range(_ROUNDS):
+        lost = _lost(layout, base)
+        if not lost:
+            return replace(layout, rest=tuple(tensor for tensor in layout.rest if tensor in moved))
+        for parameter in lost:
+            layout = layout.without(parameter, base)
+    raise MismatchError(
+        f"PEFT cannot load the adapter of {base.path} however it is laid out",
+        "Write a task vector file instead: -o forget.safetensors",
+    )
 
 
-def adapter_config(
-    naming: Naming, base: Checkpoint, name: str, revision: str | None, ranks: Mapping[str, int], layout: FolderLayout
-) -> dict[str, Any]:
-    """Return PEFT's configuration; every scale in it is one.
-
-    :param naming: Of the base.
-    :param base: The base.
-    :param name: How the base is to be recorded.
-    :param revision: Of a hub model.
-    :param ranks: Rank of each tensor that has factors.
-    :param layout: Where the others go.
-    """
-    largest = max(ranks.values(), default=1)
-    patterns = {re.escape(naming.module(tensor)): rank for tensor, rank in ranks.items() if rank != largest}
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": name,
-        "revision": revision,
-        "inference_mode": True,
-        "r": largest,
-        "lora_alpha": largest,
-        "lora_dropout": 0.0,
-        "rank_pattern": patterns,
-        "alpha_pattern": patterns,
-        "target_modules": _targets(naming, base, ranks),
-        "modules_to_save": layout.saved or None,
-        "ensure_weight_tying": layout.ties,
-        "bias": "all" if layout.has_biases else "none",
-        "fan_in_fan_out": naming.is_transposing,
-        "use_rslora": False,
-        "use_dora": False,
-        "init_lora_weights": True,
-    }
+def _lost(layout: FolderLayout, base: Checkpoint) -> list[str]:
+    """Return the parameters that PEFT would lose."""
+    names = dict(layout.whole_names())
+    for parameter in layout.ranks:
+        names |= dict.fromkeys(layout.factor_names(parameter), parameter)
+    try:
+        lost = _try(layout, base)
+    except Exception as error:  # PEFT raises many kinds where it cannot load
+        return _culprits(layout, base) or _give_up(error)
+    return list(dict.fromkeys(names[key] for key in names if key in lost))
 
 
-def _targets(naming: Naming, base: Checkpoint, ranks: Mapping[str, int]) -> list[str]:
-    """Name the targeted modules by the last part of their names where that means no others, else in full."""
-    alike: dict[str, list[str]] = defaultdict(list)
+def _give_up(error: Exception) -> list[str]:
+    raise MismatchError(
+        f"PEFT cannot load such an adapter: {str(error).strip().partition(chr(10))[0]}",
+        "Write a task vector file instead: -o forget.safetensors",
+    ) from error
+
+
+def _try(layout: FolderLayout, base: Checkpoint) -> set[str]:
+    from taskarith.architecture.peft_check import lost_by_peft  # late: heavy imports
+
+    shapes = layout.shapes()
+    return lost_by_peft(base, layout.architecture.model_class, layout.config("base", None), shapes) if shapes else set()
+
+
+def _culprits(layout: FolderLayout, base: Checkpoint) -> list[str]:
+    """Find the parts with which PEFT fails, by trying those with the same last names one group after the other."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    everything = [*layout.ranks, *layout.biases, *layout.tied, *(one for held in layout.saved.values() for one in held)]
+    for parameter in everything:
+        module, _, leaf = parameter.rpartition(".")
+        groups.setdefault((module.rpartition(".")[2], leaf), []).append(parameter)
+    found = []
+    for parameters in groups.values():
+        alone = layout
+        for other in everything:
+            if other not in parameters:
+                alone = _only_without(alone, other)
+        try:
+            _try(alone, base)
+        except Exception:
+            found += parameters
+    return found
+
+
+def _only_without(layout: FolderLayout, parameter: str) -> FolderLayout:
+    return replace(
+        layout,
+        ranks={one: rank for one, rank in layout.ranks.items() if one != parameter},
+        bare=layout.bare - {parameter},
+        saved={module: held for module, held in layout.saved.items() if parameter not in held},
+        biases=tuple(one for one in layout.biases if one != parameter),
+        tied=() if parameter in layout.tied else layout.tied,
+    )
+
+
+def _first_layout(
+    architecture: Architecture,
+    base: Checkpoint,
+    moved: Collection[str],
+    ranks: Mapping[str, int],
+    tied: Mapping[str, tuple[str, ...]],
+) -> FolderLayout:
+    """Lay out everything as PEFT's conventions have it."""
+    bare = frozenset(one for one in ranks if len(architecture.parameters[one].shape) == 3)
+    saved: dict[str, tuple[str, ...]] = {}
+    biases, rest, both = [], [], ()
+    factored = {tensor for one in ranks for tensor in architecture.holders.get(one, ())}
     for tensor in base.tensors:
-        if len(base.tensors[tensor].shape) >= 2:
-            alike[naming.module(tensor).rpartition(".")[2]].append(tensor)
-    targets = set()
-    for tensor in ranks:
-        module = naming.module(tensor)
-        leaf = module.rpartition(".")[2]
-        targets.add(leaf if all(other in ranks for other in alike[leaf]) else module)
-    return sorted(targets)
+        if tensor not in moved or tensor in factored:
+            continue
+        parameter = architecture.parameter_of(tensor)
+        module, _, leaf = (parameter or "").rpartition(".")
+        if tensor in tied:
+            both = both or _both_names(architecture, parameter)
+            rest += [] if both else [tensor]
+        elif any(tensor in others for others in tied.values()):
+            continue  # goes with the one that it is tied to
+        elif module in saved:
+            continue
+        elif parameter is not None and leaf == "bias" and _is_layer(architecture, module, moved, factored):
+            biases.append(parameter)
+        elif parameter is not None and _can_be_saved(architecture, module, factored):
+            saved[module] = tuple(f"{module}.{one}" for one in architecture.modules[module])
+        else:
+            rest.append(tensor)
+    return FolderLayout(architecture, ranks, bare, saved, tuple(biases), tuple(rest), both)
 
 
-def _missing_prefix(base: Checkpoint) -> str:
-    """Return the model's own prefix where the files lack it, as GPT-2's on the hub do."""
-    stems = {name.rpartition(".")[0] for name in base.tensors}
-    firsts = {stem.partition(".")[0] for stem in stems if not HEAD.fullmatch(f"{stem}.weight")}
-    if len(firsts) <= 1:  # all under one name, which is the prefix
-        return ""
-    import transformers  # late: a heavy import
+def _both_names(architecture: Architecture, parameter: str | None) -> tuple[str, ...]:
+    """Return the two parameters of a tied embedding; empty where it is something else that is tied."""
+    names = tuple(architecture.roles.get(role, "") for role in ("embedding", "head"))
+    return names if parameter in names and all(names) and set(architecture.ties) <= set(names) else ()
 
-    for name in base.config.get("architectures") or ():
-        prefix = getattr(getattr(transformers, str(name), None), "base_model_prefix", "")
-        is_whole = "For" in str(name) or "Head" in str(name)  # not the bare model, whose names have no prefix
-        if prefix and is_whole and not any(tensor.startswith(f"{prefix}.") for tensor in base.tensors):
-            return f"{prefix}."
-    return ""
+
+def _is_layer(architecture: Architecture, module: str, moved: Collection[str], factored: Collection[str]) -> bool:
+    """Tell whether a bias stands beside a weight that has factors, or that does not move."""
+    weight = architecture.tensor_of(f"{module}.weight")
+    kind = architecture.parameters.get(f"{module}.weight")
+    return kind is not None and kind.kind == "linear" and (weight in factored or weight not in moved)
+
+
+def _can_be_saved(architecture: Architecture, module: str, factored: Collection[str]) -> bool:
+    """Tell whether PEFT can save a module: it has nothing below it, and all that it has is stored as it is."""
+    if not module or any(other.startswith(f"{module}.") for other in architecture.modules):
+        return False
+    tensors = [architecture.tensor_of(f"{module}.{leaf}") for leaf in architecture.modules[module]]
+    held = [architecture.parameters[f"{module}.{leaf}"] for leaf in architecture.modules[module]]
+    is_small = all(one.kind == "convolution" or len(one.shape) < 3 for one in held)
+    return is_small and all(one is not None and one not in factored for one in tensors)

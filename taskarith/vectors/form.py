@@ -104,7 +104,7 @@ class Vector(Protocol):
 
     ``shapes`` are the tensors it moves. ``known`` are all tensors of its base (None: it may move any base that has
     ``shapes``, as an adapter does). ``tied`` maps tensors that only its base stores to the one they are tied to.
-    ``files`` are all that is read.
+    ``files`` are all that is read, ``remarks`` what the user should know of how it was understood.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Vector(Protocol):
     shapes: Mapping[str, tuple[int, ...]]
     known: frozenset[str] | None
     tied: Mapping[str, str]
+    remarks: tuple[str, ...]
 
     def delta(self, tensor: str) -> Delta:
         """Return where the delta of one tensor of ``shapes`` comes from."""

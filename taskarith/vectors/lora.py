@@ -68,8 +68,8 @@ class Adapter:
 
     :param path: The folder.
     :param config: ``adapter_config.json``.
-    :param factors: Of each module whose weight is targeted.
-    :param wrapped: Of each module whose parameters are targeted: the outermost pair first.
+    :param factors: Of each module: one pair for its weight, or one for each of its parameters that are targeted, the
+        outermost first.
     :param whole: Tensors that are saved as they are: modules_to_save and trained biases, by their names.
     :param copies: Copies of base weights, which PEFT saves with a targeted embedding.
     :param tokens: Rows of embeddings, and their numbers.
@@ -77,20 +77,21 @@ class Adapter:
 
     path: Path
     config: Mapping[str, Any]
-    factors: dict[str, Factors] = field(default_factory=dict)
-    wrapped: dict[str, list[Factors]] = field(default_factory=dict)
+    factors: dict[str, list[Factors]] = field(default_factory=dict)
     whole: dict[str, TensorEntry] = field(default_factory=dict)
     copies: dict[str, TensorEntry] = field(default_factory=dict)
     tokens: dict[str, tuple[TensorEntry, tuple[int, ...]]] = field(default_factory=dict)
 
-    def parameters(self, module: str) -> list[str]:
-        """Return the names of the parameters of a module that ``target_parameters`` names."""
-        found = []
-        for target in self.config.get("target_parameters") or ():
-            name = str(target).rpartition(".")[2]
-            if f".{module}.{name}".endswith(f".{target}") and name not in found:
-                found.append(name)
-        return found
+    def targets(self, module: str, parameter: str) -> bool:
+        """Tell whether ``target_parameters`` names a parameter of a module, in full or by the end of its name."""
+        name = f".{module}.{parameter}"
+        return any(name.endswith(f".{target}") for target in self.config.get("target_parameters") or ())
+
+    def has_bare_parameters(self, module: str) -> bool:
+        """Tell whether the factors of a module are those of bare parameters, as far as the configuration tells."""
+        targets = self.config.get("target_modules")
+        is_layer = isinstance(targets, list) and any(f".{module}".endswith(f".{target}") for target in targets)
+        return len(self.factors[module]) > 1 or (bool(self.config.get("target_parameters")) and not is_layer)
 
 
 def adapter_tensors(path: Path) -> tuple[TensorEntry, ...]:
@@ -206,12 +207,9 @@ def _add_factors(adapter: Adapter, name: str, found: Mapping[str, TensorEntry], 
                 f"{vector.name} in {a.path} has {list(vector.shape)}, not [{b.shape[0]}]", "Save it again."
             )
     module = name.replace(_WRAPPED, "")
-    factors = Factors(module, a, b, is_embedding, bias, magnitude)
-    if module != name or adapter.parameters(module):
-        pairs = adapter.wrapped.setdefault(module, [])
-        pairs.insert(sum(pair.a.name.count(_WRAPPED) < name.count(_WRAPPED) for pair in pairs), factors)
-    else:
-        adapter.factors[module] = factors
+    pairs = adapter.factors.setdefault(module, [])
+    place = sum(pair.a.name.count(_WRAPPED) < name.count(_WRAPPED) for pair in pairs)
+    pairs.insert(place, Factors(module, a, b, is_embedding, bias, magnitude))
 
 
 def _token_numbers(adapter: Adapter, module: str, rows: TensorEntry) -> tuple[int, ...]:
@@ -235,9 +233,8 @@ def _check_modules(adapter: Adapter) -> None:
             raise VectorError(
                 f"{adapter.path} names '{saved}' in modules_to_save, but holds no tensor of it", "Save it again."
             )
-    modules = [*adapter.factors]
-    for module in adapter.wrapped:
-        modules += [f"{module}.{name}" for name in adapter.parameters(module)]
+    leaves = {str(target).rpartition(".")[2] for target in adapter.config.get("target_parameters") or ()}
+    modules = [*adapter.factors, *(f"{module}.{leaf}" for module in adapter.factors for leaf in leaves)]
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in adapter.config.get(key) or {}:
             if not any(_matches(pattern, module) for module in modules):

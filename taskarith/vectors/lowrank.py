@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from taskarith.architecture.layout import positions
+from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.arithmetic.tensors import TORCH_DTYPES
-from taskarith.arithmetic.wide import encode
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import TensorReader, check_unchanged, combine_fingerprints, file_states
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
-from taskarith.checkpoints.writer import sized_files, write_at
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
+from taskarith.vectors.adapter import ADAPTER_CONFIG, REST_WEIGHTS
+from taskarith.vectors.adapter_file import pack_factors, write_adapter
 from taskarith.vectors.extract import VECTOR_DTYPES, extract_tensors, find_base
-from taskarith.vectors.folder import FolderLayout, Naming, adapter_config, lay_out
+from taskarith.vectors.folder import FolderLayout, takes_factors, tried_layout
 from taskarith.vectors.form import BaseRecord
 from taskarith.vectors.subtract import PairSource
+from taskarith.vectors.ties import tied_tensors
 
 __all__ = ["LowRankResult", "extract_low_rank"]
 
@@ -49,6 +50,7 @@ class LowRankResult:
     :param whole: Tensors that the adapter holds as they are, and PEFT reads.
     :param rest: Tensors in ``rest.safetensors``, which PEFT does not read.
     :param nbytes: Size of the weights.
+    :param remarks: What the user should know: names that had to be guessed.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class LowRankResult:
     whole: tuple[str, ...]
     rest: tuple[str, ...]
     nbytes: int
+    remarks: tuple[str, ...] = ()
 
 
 def extract_low_rank(
@@ -97,7 +100,7 @@ def extract_low_rank(
     if (tuned.path / ADAPTER_CONFIG).exists():
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
     before = open_checkpoint(resolved.path)
-    work = _Work(before, open_checkpoint(tuned.path), Naming(before), (rank, energy), VECTOR_DTYPES[dtype], place)
+    work = _Work(before, open_checkpoint(tuned.path), (rank, energy), VECTOR_DTYPES[dtype], place)
     states = file_states(work.source.files)
     with publish(target, overwrite, is_folder=True) as workplace:
         scratch = workplace.path.with_name("factors")
@@ -105,9 +108,8 @@ def extract_low_rank(
         work.measure(scratch, listener)
         record = work.record(resolved)
         layout = work.lay_out()
-        config = adapter_config(work.naming, before, record.name, record.revision, work.ranks, layout)
-        (workplace.path / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        nbytes = work.write(workplace.path / ADAPTER_WEIGHTS, scratch, layout)
+        work.keep(layout)
+        nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
             source = work.source.restricted(layout.rest, work.prints)
             rest = extract_tensors(resolved, tuned, before, source, workplace.path / REST_WEIGHTS, dtype, place)
@@ -136,73 +138,146 @@ class _Work:
     """The deltas of a fine-tune while they are factored."""
 
     def __init__(
-        self,
-        base: Checkpoint,
-        tuned: Checkpoint,
-        naming: Naming,
-        want: tuple[int | None, float | None],
-        dtype: str,
-        device: str,
+        self, base: Checkpoint, tuned: Checkpoint, want: tuple[int | None, float | None], dtype: str, device: str
     ) -> None:
-        self.naming, self.source = naming, PairSource(base, tuned)
+        self.source = PairSource(base, tuned)
+        self.architecture = next(architectures_of(base))
         self.prints: dict[str, dict[str, str]] = dict(self.source.rest)
         self.ranks: dict[str, int] = {}
-        self.moved: dict[str, tuple[float, float]] = {}
+        self.energies: dict[str, tuple[float, float]] = {}
+        self._moved: set[str] = set()
         self._base, self._tuned, self._want, self._dtype, self._device = base, tuned, want, dtype, device
         self._broken: list[str] = []
+        self._numbers = {name: index for index, name in enumerate(self.architecture.parameters)}
+        with TensorReader() as reader:
+            self._tied = tied_tensors(base, self.architecture, reader, base.tensors)
 
     def measure(self, scratch: Path, listener: Listener) -> None:
-        """Factor all matrices that move into files of their own, the largest first, and note what else moves."""
-        numbers = {name: index for index, name in enumerate(self._base.tensors)}
+        """Factor all parameters that move into files of their own, the largest first, and note what else moves."""
+        tensors = [self._base.tensors[name] for name in self.source.shapes]
+        tied = {name for source, others in self._tied.items() for name in (source, *others)}
+        shared = {self.architecture.parameter_of(name) or name for name in tied}
+        factors = [
+            _Unit(parameter, self.architecture.holders[parameter], math.prod(one.shape))
+            for parameter, one in self.architecture.parameters.items()
+            if takes_factors(self.architecture, parameter, shared) and self._is_stored(parameter)
+        ]
         with TensorReader() as reader:
-
-            def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
-                del calculator
-                if not stop.is_set():
-                    self._measure(entry, reader, scratch / str(numbers[entry.name]))
-                return entry.elements
-
-            tasks = sorted((self._base.tensors[name] for name in self.source.shapes), key=lambda entry: -entry.elements)
-            device = "torch" if self._device == "cpu" else self._device
-            work_through(tasks, do, listener, "factoring", sum(task.elements for task in tasks), device=device, chunk=1)
+            self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
+            self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring")
+            done = {tensor for unit in factors if unit.parameter in self.ranks for tensor in unit.tensors}
+            others = [entry for entry in tensors if entry.name in self._moved - done]
+            self._work(others, lambda entry: self._measure(entry, reader), listener, "measuring")
         if self._broken:
             raise MismatchError(
                 f"{len(self._broken)} deltas are not finite: {name_some(sorted(self._broken))}",
                 "A model has infinities or NaN there: check it.",
             )
-        self.ranks = {name: self.ranks[name] for name in self._base.tensors if name in self.ranks}
+        self.ranks = {name: self.ranks[name] for name in self.architecture.parameters if name in self.ranks}
         if not self.ranks:
             raise MismatchError(
                 "no matrix has a delta that is smaller as factors",
                 "Lower the rank, or write a task vector file: -o forget.safetensors",
             )
 
-    def _measure(self, entry: TensorEntry, reader: TensorReader, scratch: Path) -> None:
+    def _work(self, tasks: Sequence[Any], act: Callable[[Any], None], listener: Listener, what: str) -> None:
+        def do(task: Any, calculator: Calculator, stop: threading.Event) -> int:
+            del calculator
+            if not stop.is_set():
+                act(task)
+            return task.elements
+
+        tasks = sorted(tasks, key=lambda task: -task.elements)
+        device = "torch" if self._device == "cpu" else self._device
+        work_through(tasks, do, listener, what, sum(task.elements for task in tasks), device=device, chunk=1)
+
+    def _is_stored(self, parameter: str) -> bool:
+        """Tell whether the files hold all of a parameter, in tensors that have a delta."""
+        holders = self.architecture.holders.get(parameter, ())
+        if not holders or any(name not in self.source.shapes for name in holders):
+            return False
+        shape, stored = self.architecture.parameters[parameter].shape, 0
+        for name in holders:
+            pieces = self.architecture.stored[name]
+            if len(pieces) > 1:
+                return False  # what else the tensor holds would need factors, too
+            stored += self._base.tensors[name].elements
+        return stored == math.prod(shape)
+
+    def _fingerprint(self, entry: TensorEntry, reader: TensorReader) -> None:
+        tuned = self._tuned.tensors[entry.name]
+        self.prints[entry.name] = {"base": reader.fingerprint(entry), "finetuned": reader.fingerprint(tuned)}
+        if len(set(self.prints[entry.name].values())) > 1:
+            self._moved.add(entry.name)
+
+    def _measure(self, entry: TensorEntry, reader: TensorReader) -> None:
+        """Find out how far a tensor without factors moves."""
+        total = _Pair(entry, self._tuned.tensors[entry.name], reader).squares()
+        if not math.isfinite(total):
+            self._broken.append(entry.name)
+        elif total or entry.dtype == self._tuned.tensors[entry.name].dtype:
+            self.energies[entry.name] = total, total
+        else:
+            self._moved.discard(entry.name)  # the same numbers in another dtype
+
+    def _factor(self, unit: _Unit, reader: TensorReader, scratch: Path) -> None:
         from taskarith.vectors.factoring import best_fit
 
-        name, pair = entry.name, _Pair(entry, self._tuned.tensors[entry.name], reader)
-        self.prints[name] = {"base": reader.fingerprint(entry), "finetuned": reader.fingerprint(pair.finetuned)}
-        if len(set(self.prints[name].values())) == 1:
+        if not self._moved & {*unit.tensors}:
             return
-        if not self.naming.takes_factors(name):
-            fit, total = None, pair.squares()
-        else:
-            fit = best_fit(pair.rows, (entry.shape[0], entry.shape[1]), *self._want, self._device)
-            total = math.nan if fit is None else fit.total
-        if not math.isfinite(total):
-            self._broken.append(name)
-        elif fit is not None and 0 < fit.rank * sum(entry.shape) < entry.elements:
-            b, a = (fit.right.T, fit.left.T) if self.naming.is_transposed(name) else (fit.left, fit.right)
-            for role, side in (("A", a), ("B", b)):
-                data = encode(side.contiguous().numpy().ravel(), self._dtype)
-                scratch.with_suffix(f".{role}").write_bytes(data)
-            self.ranks[name], self.moved[name] = fit.rank, (fit.kept, total)
-        elif total or entry.dtype == pair.finetuned.dtype:  # if not: the same numbers in another dtype
-            self.moved[name] = total, total
+        parameter = self.architecture.parameters[unit.parameter]
+        *many, rows, columns = parameter.shape
+        fits = []
+        for expert in range(math.prod(many)):
+            fit = best_fit(self._rows(unit, expert, reader), (rows, columns), *self._want, self._device)
+            if fit is None:
+                self._broken.append(unit.parameter)
+                return
+            fits.append(fit)
+        rank = max(fit.rank for fit in fits)
+        if not 0 < rank * (rows + columns) * len(fits) < unit.elements:
+            return
+        is_turned = bool(parameter.is_transposed) or parameter.kind == "embedding"
+        sides = [fit.left.numpy() for fit in fits], [fit.right.numpy() for fit in fits]
+        for role, data in zip("AB", pack_factors(*sides, is_turned, self._dtype), strict=True):
+            (scratch / f"{self._numbers[unit.parameter]}.{role}").write_bytes(data)
+        self.ranks[unit.parameter] = rank
+        self.energies[unit.parameter] = sum(fit.kept for fit in fits), sum(fit.total for fit in fits)
+
+    def _rows(self, unit: _Unit, expert: int, reader: TensorReader) -> Callable[[int, int], torch.Tensor]:
+        """Return what gives rows of the delta of a parameter, or of one of its experts."""
+        architecture, height = self.architecture, self.architecture.parameters[unit.parameter].shape[-2]
+        if architecture.parameter_of(unit.tensors[0]) == unit.parameter:
+            entry = self._base.tensors[unit.tensors[0]]
+            pair = _Pair(entry, self._tuned.tensors[entry.name], reader)
+            return lambda start, stop: pair.rows(expert * height + start, expert * height + stop)
+        whole = torch.zeros(architecture.parameters[unit.parameter].shape[-2:], dtype=torch.float64)
+        for name in unit.tensors:
+            (piece,) = architecture.stored[name]
+            if piece.expert is not None and piece.expert != expert:
+                continue
+            entry = self._base.tensors[name]
+            count = math.prod(entry.shape[:-1])
+            delta = _Pair(entry, self._tuned.tensors[name], reader).rows(0, count).reshape(entry.shape)
+            delta = delta[expert] if piece.expert is None and delta.dim() == 3 else delta
+            delta = delta.T if piece.is_transposed else delta
+            rows, columns = (
+                torch.arange(size) if span is None else torch.tensor(positions(span))
+                for span, size in ((piece.rows, whole.shape[0]), (piece.columns, whole.shape[1]))
+            )
+            whole[rows[:, None], columns[None, :]] = delta
+        return lambda start, stop: whole[start:stop]
 
     def lay_out(self) -> FolderLayout:
         """Decide where the moved tensors go."""
-        return lay_out(self.naming, self._base, self.moved, self.ranks)
+        return tried_layout(self.architecture, self._base, self._moved, self.ranks, self._tied)
+
+    def keep(self, layout: FolderLayout) -> None:
+        """Take note that what PEFT cannot hold is kept as it is."""
+        for parameter in [one for one in self.ranks if one not in layout.ranks]:
+            total = self.energies[parameter][1]
+            self.energies[parameter] = total, total
+        self.ranks = dict(layout.ranks)
 
     def record(self, resolved: ResolvedModel) -> BaseRecord:
         """Return the base, by name and fingerprint."""
@@ -213,31 +288,33 @@ class _Work:
         """Return the fingerprint of the fine-tune."""
         return combine_fingerprints({n: sides["finetuned"] for n, sides in self.prints.items() if "finetuned" in sides})
 
-    def write(self, path: Path, scratch: Path, layout: FolderLayout) -> int:
-        """Put the adapter file together and return its size."""
-        sources: dict[str, Path | TensorEntry] = {name: self._tuned.tensors[one] for name, one in layout.whole.items()}
-        described = {
-            name: (entry.dtype, entry.shape) for name, entry in sources.items() if isinstance(entry, TensorEntry)
-        }
-        numbers = {name: index for index, name in enumerate(self._base.tensors)}
-        for tensor, rank in self.ranks.items():
-            rows, columns = self._base.tensors[tensor].shape
-            outputs, inputs = (columns, rows) if self.naming.is_transposed(tensor) else (rows, columns)
-            for role, name, shape in zip(
-                "AB", self.naming.factor_names(tensor), ((rank, inputs), (outputs, rank)), strict=True
-            ):
-                sources[name] = scratch / f"{numbers[tensor]}.{role}"
-                described[name] = self._dtype, shape
-        header, offsets = build_header([(name, *described[name]) for name in sorted(described)], {"format": "pt"})
-        size = len(header) + sum(math.prod(shape) * ITEM_SIZES[dtype] for dtype, shape in described.values())
-        with TensorReader() as reader, sized_files({path: size}) as files:
-            write_at(files[path], header, 0)
-            for name, source in sources.items():
-                position = offsets[name]
-                for piece in reader.pieces(source) if isinstance(source, TensorEntry) else [source.read_bytes()]:
-                    write_at(files[path], piece, position)
-                    position += len(piece)
-        return size
+    def label(self, parameter: str) -> str:
+        """Return the stored tensor that a parameter is, or its own name where it is stored in parts."""
+        return self.architecture.tensor_of(parameter) or parameter
+
+    def write(self, folder: Path, record: BaseRecord, scratch: Path, layout: FolderLayout) -> int:
+        """Put the adapter folder together and return the size of its weights."""
+        whole = {name: self._tuned.tensors[self.label(parameter)] for name, parameter in layout.whole_names()}
+
+        def factors(parameter: str) -> tuple[bytes, bytes]:
+            a, b = ((scratch / f"{self._numbers[parameter]}.{role}").read_bytes() for role in "AB")
+            return a, b
+
+        return write_adapter(folder, layout, record, self._dtype, factors, whole)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A parameter that may get factors.
+
+    :param parameter: Its name in memory.
+    :param tensors: The stored tensors that hold it.
+    :param elements: Their elements.
+    """
+
+    parameter: str
+    tensors: tuple[str, ...]
+    elements: int
 
 
 @dataclass(frozen=True)
@@ -249,8 +326,8 @@ class _Pair:
     reader: TensorReader
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows of the delta in float64."""
-        columns = math.prod(self.base.shape[1:])
+        """Return rows of the delta in float64; those of further axes follow each other."""
+        columns = self.base.shape[-1] if len(self.base.shape) > 1 else 1
         if not columns:
             return torch.zeros(stop - start, 0, dtype=torch.float64)
         before, after = (
@@ -264,17 +341,26 @@ class _Pair:
 
     def squares(self) -> float:
         """Return the sum of squares of the delta; not finite if an element is not."""
-        count = self.base.shape[0] if self.base.shape else 1
-        step = max(1, _BLOCK // max(math.prod(self.base.shape[1:]), 1))
+        columns = self.base.shape[-1] if len(self.base.shape) > 1 else 1
+        count, step = self.base.elements // max(columns, 1), max(1, _BLOCK // max(columns, 1))
         spans = ((at, min(at + step, count)) for at in range(0, count, step))
         return math.fsum(float(self.rows(*span).square_().sum()) for span in spans)
 
 
 def _result(target: Path, base: BaseRecord, work: _Work, layout: FolderLayout, nbytes: int) -> LowRankResult:
-    kept, total = (sum(values) for values in zip(*work.moved.values(), strict=True))
-    energies = {name: work.moved[name][0] / work.moved[name][1] for name in work.ranks}
-    whole = tuple(sorted(set(layout.whole.values())))
-    return LowRankResult(target, base, work.ranks, energies, kept / total, whole, tuple(layout.rest), nbytes)
+    kept, total = (sum(values) for values in zip(*work.energies.values(), strict=True))
+    shares = {name: work.energies[name][0] / work.energies[name][1] for name in work.ranks}
+    return LowRankResult(
+        target,
+        base,
+        {work.label(name): rank for name, rank in work.ranks.items()},
+        {work.label(name): share for name, share in shares.items()},
+        kept / total,
+        tuple(sorted({work.label(parameter) for _, parameter in layout.whole_names()})),
+        layout.rest,
+        nbytes,
+        (work.architecture.remark,) if work.architecture.remark else (),
+    )
 
 
 def _record(result: LowRankResult, tuned: ResolvedModel, work: _Work) -> dict[str, Any]:

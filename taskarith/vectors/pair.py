@@ -78,6 +78,7 @@ class PairVector:
     """
 
     kind: str = "finetuned"
+    remarks: tuple[str, ...] = ()
 
     def __init__(
         self, base: Checkpoint, finetuned: Checkpoint, record: BaseRecord, *, shared_vocabulary: bool = False

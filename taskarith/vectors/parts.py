@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from taskarith.architecture.layout import Piece, positions
 from taskarith.arithmetic.recipe import LowRank
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
@@ -15,7 +16,7 @@ from taskarith.vectors.form import Delta, Difference, Factored, Packed, Stored
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Bias", "Dora", "Kept", "Load", "Part", "Product", "Rows", "Saved", "load_values"]
+__all__ = ["Bias", "Dora", "Kept", "Load", "Part", "Product", "Rows", "Saved", "Stack", "load_values"]
 
 Load = Callable[[TensorEntry], "tuple[np.ndarray, str]"]
 """Reads a small tensor: its values in float64, in its shape, and the fingerprint of its bytes."""
@@ -56,10 +57,9 @@ class Product:
     With many experts A is (experts * rank) x in, one after the other, and B is out x (rank * experts), interleaved: all
     that belongs to one rank stands together (PEFT's ParamWrapper). Their deltas are experts x out x in.
 
-    :param is_transposed: Whether the weight is stored as in x out.
+    :param is_transposed: Whether the parameter is in x out.
     :param experts: Number of experts whose factors these are.
-    :param expert: The one that the tensor belongs to; None: the tensor has all of them.
-    :param rows: Of the product, where the tensor is one part of a fused one.
+    :param piece: The part of the parameter that the stored tensor, or the rows of it, consists of; None: all of it.
     """
 
     a: TensorEntry
@@ -67,15 +67,25 @@ class Product:
     scale: float
     is_transposed: bool = False
     experts: int = 1
-    expert: int | None = None
-    rows: tuple[int, int] | None = None
+    piece: Piece | None = None
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        """The shape of the whole parameter."""
+        out, width = self.b.shape[0], self.a.shape[1]
+        one = (width, out) if self.is_transposed else (out, width)
+        return one if self.experts == 1 else (self.experts, *one)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that the tensor must have."""
-        start, stop = self.rows or (0, self.b.shape[0])
-        one = (self.a.shape[1], stop - start) if self.is_transposed else (stop - start, self.a.shape[1])
-        return one if self.experts == 1 or self.expert is not None else (self.experts, *one)
+        """The shape that the stored tensor, or the rows of it, must have."""
+        *many, rows, columns = self.parameter_shape
+        if self.piece is None:
+            return (*many, rows, columns)
+        rows = rows if self.piece.rows is None else len(positions(self.piece.rows))
+        columns = columns if self.piece.columns is None else len(positions(self.piece.columns))
+        one = (columns, rows) if self.piece.is_transposed else (rows, columns)
+        return one if self.piece.expert is not None else (*many, *one)
 
     def low_rank(self, load: Load) -> tuple[LowRank, str]:
         """Return the factors as the arithmetic takes them, and their fingerprint."""
@@ -83,14 +93,29 @@ class Product:
 
         (a, a_print), (b, b_print) = load(self.a), load(self.b)
         right = a.reshape(self.experts, -1, a.shape[1])
-        left = b.reshape(b.shape[0], -1, self.experts).transpose(2, 0, 1)[:, slice(*(self.rows or (None,)))]
-        if self.expert is not None:
-            left, right = left[self.expert : self.expert + 1], right[self.expert : self.expert + 1]
+        left = b.reshape(b.shape[0], -1, self.experts).transpose(2, 0, 1)
         if self.is_transposed:
             left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
+        piece = self.piece
+        if piece is not None:
+            if piece.expert is not None:
+                left, right = left[piece.expert : piece.expert + 1], right[piece.expert : piece.expert + 1]
+            left = left if piece.rows is None else left[:, positions(piece.rows)]
+            right = right if piece.columns is None else right[:, :, positions(piece.columns)]
+            if piece.is_transposed:
+                left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
         flat = [np.ascontiguousarray(side.reshape(-1, side.shape[2])) for side in (left, right)]
-        print_ = fingerprint_bytes(f"{a_print} {b_print} {self.scale} {self.expert} {self.rows}".encode())
+        print_ = fingerprint_bytes(f"{a_print} {b_print} {self.scale} {self._where()}".encode())
         return LowRank(flat[0], flat[1], self.scale, len(left)), print_
+
+    def _where(self) -> str:
+        """Describe the piece; expert and first and last row stand where they have always stood."""
+        piece = self.piece
+        if piece is None:
+            return "None None"
+        rows = positions(piece.rows) if piece.rows is not None else range(self.parameter_shape[-2])
+        more = "" if (piece.columns, piece.is_transposed) == (None, False) else f" {piece}"
+        return f"{piece.expert} {(rows[0], rows[-1] + 1)}{more}"
 
     def delta(self, load: Load) -> Factored:
         """Read the factors.
@@ -98,6 +123,42 @@ class Product:
         :raises VectorError: They are not finite.
         """
         return Factored(*self.low_rank(load))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Products of several parameters that one stored matrix holds, one below the other.
+
+    :param whole: The shape of the matrix.
+    :param products: Those that an adapter has, each with its piece.
+    """
+
+    whole: tuple[int, ...]
+    products: tuple[Product, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the tensor must have."""
+        return self.whole
+
+    def delta(self, load: Load) -> Factored:
+        """Put the factors into one pair: those of B below each other, each in columns of its own.
+
+        :raises VectorError: They are not finite.
+        """
+        import numpy as np
+
+        lefts, rights, prints = [], [], []
+        for product in self.products:
+            factors, print_ = product.low_rank(load)
+            assert product.piece is not None  # noqa: S101  (a stack is made of pieces)
+            left = np.zeros((self.whole[0], factors.left.shape[1]))
+            left[product.piece.start : product.piece.stop] = factors.scale * factors.left
+            lefts.append(left)
+            rights.append(factors.right)
+            prints.append(print_)
+        both = LowRank(np.concatenate(lefts, axis=1), np.concatenate(rights, axis=0), 1.0)
+        return Factored(both, fingerprint_bytes(" ".join(prints).encode()))
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,45 @@
-"""Which stored tensor each part of an adapter moves: names without prefix, tied heads, experts stored one by one."""
+"""Which stored tensor each part of an adapter moves: the adapter names modules in memory, the files tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import permutations
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from taskarith.arithmetic.parallel import chunks
+from taskarith.architecture.layout import Architecture, Parameter, Piece
+from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.errors import MismatchError, VectorError
+from taskarith.errors import MismatchError, VectorError, name_some
+from taskarith.vectors.copies import check_copies, has_same_rows
 from taskarith.vectors.lora import Adapter, Factors, scale_of
-from taskarith.vectors.parts import Bias, Dora, Part, Product, Rows, Saved, load_values
-from taskarith.vectors.ties import EMBEDDING, HEAD, is_tied, only
+from taskarith.vectors.parts import Bias, Dora, Part, Product, Rows, Saved, Stack, load_values
+from taskarith.vectors.ties import tied_tensors
 
-__all__ = ["place_adapter"]
+__all__ = ["Placement", "place_adapter"]
 
-_FUSED = {
-    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
-    "down_proj": (("down_proj",), ("w2",)),
-}
-"""Parameters of all experts that transformers 5 makes of weights that are stored one by one, and their names there."""
+_MERGE = "Merge it with PEFT and use the merged model folder."
 
 
-def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> tuple[dict[str, Part], dict[str, str]]:
+@dataclass(frozen=True)
+class Placement:
+    """What an adapter does to a model's files.
+
+    :param parts: By stored tensor.
+    :param tied: Tensors that repeat another one and take its delta.
+    :param products: The factors, by parameter in memory.
+    :param architecture: What the adapter's names were understood by.
+    :param remarks: What the user should know.
+    """
+
+    parts: dict[str, Part]
+    tied: dict[str, str]
+    products: dict[str, Product]
+    architecture: Architecture
+    remarks: tuple[str, ...] = ()
+
+
+def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> Placement:
     """Find what the adapter does to each tensor of a checkpoint.
 
     A tied embedding takes the delta of whichever side is targeted, as PEFT's merge does; both sides may say the same.
@@ -32,154 +48,253 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> tup
     :param adapter: The sorted folder.
     :param base: The checkpoint to be edited.
     :param origin: The checkpoint that the adapter was trained on.
-    :returns: The parts by tensor, and the tensors that repeat another one and take its delta.
     :raises VectorError: Two parts claim one tensor, or one cannot be expressed.
-    :raises MismatchError: A copy of a base weight in the adapter is not that of the base.
+    :raises MismatchError: It targets what the model does not have, or a copy of a base weight is not that of the base.
     """
-    placing = _Placing(adapter, base, origin)
-    for factors in adapter.factors.values():
-        placing.add_factors(factors)
-    for module, pairs in adapter.wrapped.items():
-        placing.add_parameters(module, pairs)
+    architecture = _architecture(adapter, base)
+    placing = _Placing(adapter, architecture, base, origin)
+    for module, pairs in adapter.factors.items():
+        placing.add_pairs(module, pairs)
     for name, entry in adapter.whole.items():
-        placing.add(name, Saved(entry, placing.trained_on(name, entry)))
+        placing.add_whole(name, entry)
     for module, (entry, numbers) in adapter.tokens.items():
         name = f"{module}.weight"
-        placing.add(name, Rows(entry, numbers, placing.trained_on(name, entry)))
-    _check_copies(adapter, origin)
+        placing.add(placing.tensor(name), Rows(entry, numbers, placing.trained_on(name, entry)))
+    check_copies(adapter.path, {placing.held_by(name): entry for name, entry in adapter.copies.items()}, origin)
     return placing.settle()
 
 
-class _Placing:
-    def __init__(self, adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> None:
-        self._adapter, self._base, self._origin = adapter, base, origin
-        self._parts: dict[str, Part] = {}
+def _architecture(adapter: Adapter, base: Checkpoint) -> Architecture:
+    """Return the first architecture that knows all modules of the adapter, by their names in memory or in files."""
+    names = [*adapter.factors, *adapter.whole, *adapter.copies, *(f"{module}.weight" for module in adapter.tokens)]
+    fewest: tuple[Architecture, list[str]] | None = None
+    for architecture in architectures_of(base):
+        absent = [name for name in names if not _spelled(name, architecture)]
+        if not absent:
+            return architecture
+        if fewest is None or len(absent) < len(fewest[1]):
+            fewest = architecture, absent
+    assert fewest is not None  # noqa: S101  (there is always one)
+    architecture, absent = fewest
+    what = f"{architecture.model_class} of {base.path}" if architecture.model_class else str(base.path)
+    raise MismatchError(
+        f"{len(absent)} targets of adapter {adapter.path} are not in {what}: {name_some(absent)}",
+        "Apply it to the model it was trained on, or to one of that architecture.",
+    )
 
-    def add(self, name: str, part: Part) -> None:
-        """Take a part for a tensor that is known by the name that it has in memory."""
-        stored = _stored_name(name, self._base)
+
+def _spelled(name: str, architecture: Architecture) -> str:
+    """Return what the architecture calls a parameter, a module or a stored tensor; empty if it has none of that name.
+
+    A guessed one is known by the files' names only, which may lack the model's own prefix.
+    """
+    known = (architecture.parameters, architecture.stored, architecture.modules, architecture.ties)
+    spellings = (name,) if architecture.model_class else (name, name.partition(".")[2])
+    found = (one for one in spellings if one and any(one in names or f"{one}.weight" in names for names in known))
+    return next(found, "")
+
+
+class _Placing:
+    def __init__(self, adapter: Adapter, architecture: Architecture, base: Checkpoint, origin: Checkpoint) -> None:
+        self._adapter, self._architecture, self._base, self._origin = adapter, architecture, base, origin
+        self._parts: dict[str, Part] = {}
+        self._products: dict[str, Product] = {}
+        self._remarks = [architecture.remark] if architecture.remark else []
+
+    def add(self, stored: str, part: Part) -> None:
+        """Take a part for a stored tensor."""
         if stored in self._parts:
-            raise VectorError(
-                f"{self._adapter.path} says two things of {stored}",
-                "Merge it with PEFT and use the merged model folder.",
-            )
+            raise VectorError(f"{self._adapter.path} says two things of {stored}", _MERGE)
         self._parts[stored] = part
+
+    def tensor(self, name: str) -> str:
+        """Return the stored tensor that is a parameter as a whole, or the name of one that is tied and not stored."""
+        architecture = self._architecture
+        spelled = _spelled(name, architecture)
+        found = architecture.tensor_of(spelled)
+        if found is None and (spelled in architecture.stored or spelled in architecture.ties):
+            return spelled  # an older adapter has the names of the files
+        if found is None:
+            holders = architecture.holders.get(spelled, ())
+            raise VectorError(
+                f"{self._adapter.path} changes {name}, which {self._base.path} "
+                + (f"stores in parts ({name_some(holders, 3)})" if holders else "does not store"),
+                _MERGE,
+            )
+        return found
+
+    def held_by(self, name: str) -> str:
+        """Return the stored tensor that a parameter is, or is tied to."""
+        found = self.tensor(name)
+        other = self._architecture.ties.get(found)
+        return found if found in self._base.tensors or other is None else self.tensor(other)
 
     def trained_on(self, name: str, entry: TensorEntry) -> TensorEntry:
         """Return the tensor that a saved one, or factors with DoRA, belong to; a wrong base is found later."""
-        found = self._origin.tensors.get(_stored_name(name, self._origin), entry)
+        stored = self.tensor(name)
+        found = self._origin.tensors.get(stored, entry)
         if not found.is_float:
             raise VectorError(
                 f"{self._adapter.path} changes {name}, which its base stores as {found.dtype}, by more than factors",
                 "Apply it to the model before quantisation.",
             )
-        return found
+        here = self._base.tensors.get(stored, found)
+        if found.shape == entry.shape or here.shape != entry.shape:
+            return found
+        if not has_same_rows(found, here):
+            raise MismatchError(
+                f"{self._adapter.path} has {entry.shape[0]} rows of {name}, its base {self._origin.path} has "
+                f"{found.shape[0]}, and the first ones of {self._base.path} are not the same",
+                "Enlarge the base's vocabulary as it was for training, save it, and apply the adapter to that.",
+            )
+        return here  # the base with more rows: the adapter was trained after the vocabulary had been enlarged
 
-    def add_factors(self, factors: Factors) -> None:
-        """Take the factors of one weight."""
+    def add_pairs(self, module: str, pairs: list[Factors]) -> None:
+        """Take the factors of a module: of its weight, or of the parameters that ``target_parameters`` names."""
+        spelled = _spelled(module, self._architecture)
+        leaves = self._architecture.modules.get(spelled, ())
+        names = [leaf for leaf in leaves if self._adapter.targets(module, leaf)]
+        if names:
+            self._add_parameters(module, spelled, names, pairs)
+        elif len(pairs) == 1:
+            self._add_weight(pairs[0])
+        else:
+            raise VectorError(
+                f"{self._adapter.path} has {len(pairs)} pairs of factors for {module}, and target_parameters names none "
+                "of its parameters",
+                "Save the adapter again with PEFT: configuration and weights do not belong together.",
+            )
+
+    def _add_weight(self, factors: Factors) -> None:
         scale = scale_of(self._adapter, factors.module, factors.a.shape[0])
         name = f"{factors.module}.weight"
-        product = Product(factors.a, factors.b, scale, self._is_transposed(name, factors))
-        if factors.magnitude is None:
-            self.add(name, product)
-        else:
-            self.add(name, Dora(product, factors.magnitude, self.trained_on(name, factors.a)))
+        spelled = _spelled(name, self._architecture)
+        parameter = self._architecture.parameters.get(spelled)
+        if parameter is None:
+            stored = self.tensor(name)
+            shape = self._base.tensors[stored].shape if stored in self._base.tensors else ()
+            parameter = Parameter(shape, "other")
+        turned = factors.is_embedding or parameter.is_transposed
+        turned = self._by_shape(factors, parameter.shape) if turned is None else turned
+        product = Product(factors.a, factors.b, scale, turned)
+        if parameter.shape:
+            self._check_shape(name, product, parameter)
+        self._add_product(spelled, product, factors)
         if factors.bias is not None:
-            self.add(f"{factors.module}.bias", Bias(factors.bias, scale))
+            self.add(self.tensor(f"{factors.module}.bias"), Bias(factors.bias, scale))
 
-    def add_parameters(self, module: str, pairs: list[Factors]) -> None:
-        """Take the factors of a module's bare parameters; their shapes tell which pair belongs to which."""
-        names = self._adapter.parameters(module)
-        fits = [
-            found
-            for order in (permutations(names) if len(names) == len(pairs) else ())
-            if len(
-                found := [parts for pair, name in zip(pairs, order, strict=True) if (parts := self._fit(pair, name))]
-            )
-            == len(names)
-        ]
-        if len(fits) != 1:
-            raise VectorError(
-                f"the factors of {module} in {self._adapter.path} cannot be told to belong to its parameters "
-                f"({', '.join(names) or 'target_parameters names none'}) in {self._base.path}",
-                "Apply it to the model it was trained on, or merge it with PEFT and use the merged model folder.",
-            )
-        for parts in fits[0]:
-            for name, part in parts.items():
-                self.add(name, part)
-
-    def _fit(self, pair: Factors, parameter: str) -> dict[str, Part]:
-        """Return the parts by tensor if a pair of factors has the shapes of a parameter; else nothing."""
-        name = f"{pair.module}.{parameter}"
-        entry = self._base.tensors.get(_stored_name(name, self._base))
-        if entry is not None:
-            experts = entry.shape[0] if len(entry.shape) == 3 else 1
-            if experts == 0 or pair.a.shape[0] % experts:
-                return {}
-            scale = scale_of(self._adapter, name, pair.a.shape[0] // experts)
-            both = [
-                Product(pair.a, pair.b, scale, turned, experts) for turned in ((False, True)[: len(entry.shape) - 1])
-            ]
-            parts = [part for part in both if part.shape == entry.shape]
-            return {name: parts[0]} if len(parts) == 1 else {}
-        for stem, weights in self._stored_apart(pair.module, parameter):
-            experts, shapes = len(weights), [self._base.tensors[weight].shape for weight in weights[0]]
-            sizes = [shape[0] for shape in shapes]
-            is_fitting = sum(sizes) == pair.b.shape[0] and all(shape[1:] == pair.a.shape[1:] for shape in shapes)
-            if is_fitting and pair.a.shape[0] % experts == 0:
-                scale = scale_of(self._adapter, f"{stem}.{parameter}", pair.a.shape[0] // experts)
-                return {
-                    weight: Product(pair.a, pair.b, scale, False, experts, expert, (start, start + size))
-                    for expert, group in enumerate(weights)
-                    for weight, size, start in zip(group, sizes, (0, *sizes), strict=False)
-                }
-        return {}
-
-    def _stored_apart(self, module: str, parameter: str) -> Iterator[tuple[str, list[list[str]]]]:
-        """Find a parameter of all experts whose parts are stored expert by expert."""
-        for place in (module, module.replace(".mlp.experts", ".block_sparse_moe.experts")):
-            for parts in _FUSED.get(parameter, ()):
-                weights: list[list[str]] = []
-                while (group := [f"{place}.{len(weights)}.{part}.weight" for part in parts])[0] in self._base.tensors:
-                    weights.append(group)
-                if weights and all(weight in self._base.tensors for group in weights for weight in group):
-                    yield module, weights
-                    return
-
-    def _is_transposed(self, name: str, factors: Factors) -> bool:
-        """Tell by the base's shape, and for a square weight by the configuration."""
-        stored = self._base.tensors.get(_stored_name(name, self._base))
-        if factors.is_embedding:
-            return True
-        if factors.a.shape[1] == factors.b.shape[0] or stored is None:
+    def _by_shape(self, factors: Factors, shape: tuple[int, ...]) -> bool:
+        """Tell by the shape whether a weight is in x out, and by the configuration where it is square."""
+        if factors.a.shape[1] == factors.b.shape[0]:
             return bool(self._adapter.config.get("fan_in_fan_out"))
-        return stored.shape == (factors.a.shape[1], factors.b.shape[0])
+        return shape == (factors.a.shape[1], factors.b.shape[0])
 
-    def settle(self) -> tuple[dict[str, Part], dict[str, str]]:
-        """Let a tied embedding and head have one delta."""
-        parts, embedding = self._parts, only(self._base.tensors, EMBEDDING)
-        claimed = next((name for name in parts if HEAD.fullmatch(name)), None)
-        head = claimed or only(self._base.tensors, HEAD)
-        is_moved = claimed is not None or embedding in parts
-        if embedding is None or not is_moved or not is_tied(self._base, embedding, head):
-            return parts, {}
-        sides = [parts[name] for name in (embedding, claimed) if name in parts]
+    def _check_shape(self, name: str, product: Product, parameter: Parameter) -> None:
+        if product.parameter_shape != parameter.shape:
+            raise MismatchError(
+                f"{name} of adapter {self._adapter.path} has another shape in {self._base.path}: "
+                f"{list(product.parameter_shape)} against {list(parameter.shape)}",
+                "Apply the adapter to the model it was trained on.",
+            )
+
+    def _pieces(self, parameter: str) -> dict[str, tuple[Piece, ...]]:
+        """Return the pieces of a parameter by stored tensor; none where a tensor is the parameter as it is."""
+        architecture = self._architecture
+        found = {}
+        for tensor in architecture.holders.get(parameter, ()):
+            is_same = architecture.parameter_of(tensor) == parameter
+            pieces = architecture.stored[tensor]
+            found[tensor] = () if is_same else tuple(one for one in pieces if one.parameter == parameter)
+        return found or {self.tensor(parameter): ()}
+
+    def _add_product(self, parameter: str, product: Product, factors: Factors) -> None:
+        self._products[parameter] = product
+        for tensor, parts in self._pieces(parameter).items():
+            if factors.magnitude is not None and parts:
+                raise VectorError(f"{self._adapter.path} has DoRA on {parameter}, which is stored in parts", _MERGE)
+            if factors.magnitude is not None:
+                entry = self.trained_on(f"{factors.module}.weight", factors.a)
+                self.add(tensor, Dora(product, factors.magnitude, entry))
+            elif not parts:
+                self.add(tensor, product)
+            else:
+                self._add_pieces(tensor, [replace(product, piece=piece) for piece in parts])
+
+    def _add_pieces(self, tensor: str, products: Sequence[Product]) -> None:
+        """Take products that are parts of a stored tensor, beside those of other parameters in it."""
+        shape = self._base.tensors[tensor].shape
+        if len(self._architecture.stored[tensor]) == 1:
+            self.add(tensor, products[0])
+            return
+        if len(shape) != 2:
+            raise VectorError(
+                f"{self._adapter.path} moves a part of {tensor} only, which has {len(shape)} axes", _MERGE
+            )
+        before = self._parts.get(tensor)
+        self._parts[tensor] = Stack(shape, (*(before.products if isinstance(before, Stack) else ()), *products))
+
+    def _add_parameters(self, module: str, spelled: str, names: list[str], pairs: list[Factors]) -> None:
+        """Take the factors of parameters; PEFT wraps the one that its module registers last outermost."""
+        if len(names) != len(pairs):
+            raise VectorError(
+                f"{self._adapter.path} has {len(pairs)} pairs of factors for {module}, and target_parameters names "
+                f"{len(names)} of its parameters ({', '.join(names)})",
+                "Save the adapter again with PEFT: configuration and weights do not belong together.",
+            )
+        for pair, name in zip(pairs, reversed(names), strict=True):
+            whole = f"{spelled}.{name}"
+            parameter = self._architecture.parameters[whole]
+            experts = parameter.shape[0] if len(parameter.shape) == 3 else 1
+            if not experts or pair.a.shape[0] % experts:
+                raise MismatchError(
+                    f"{pair.a.name} of {self._adapter.path} has {pair.a.shape[0]} rows for {experts} experts",
+                    "Apply the adapter to the model it was trained on.",
+                )
+            scale = scale_of(self._adapter, f"{module}.{name}", pair.a.shape[0] // experts)
+            product = Product(pair.a, pair.b, scale, bool(parameter.is_transposed), experts)
+            self._check_shape(whole, product, parameter)
+            self._add_product(whole, product, pair)
+
+    def add_whole(self, name: str, entry: TensorEntry) -> None:
+        """Take a tensor that is saved as it is."""
+        self.add(self.tensor(name), Saved(entry, self.trained_on(name, entry)))
+
+    def settle(self) -> Placement:
+        """Let tied tensors have one delta."""
+        parts, tied = dict(self._parts), {}
+        with TensorReader() as reader:
+            groups = tied_tensors(self._base, self._architecture, reader, parts)
+        for source, others in groups.items():
+            sides = [parts[name] for name in (source, *others) if name in parts]
+            self._check_sides(source, others, sides)
+            if len(sides) == 1 and isinstance(sides[0], Product | Dora):
+                self._remarks.append(self._one_sided(source, others))
+            for name in others:
+                parts.pop(name, None)
+            parts[source] = sides[0]
+            tied |= {name: source for name in others if name in self._base.tensors}
+        return Placement(parts, tied, self._products, self._architecture, tuple(self._remarks))
+
+    def _one_sided(self, source: str, others: Iterable[str]) -> str:
+        return (
+            f"{self._adapter.path} was trained on one of {source} and {' and '.join(others)}, which are tied: both move, "
+            "as with PEFT's merge_and_unload; PEFT's model before merging moves that one only"
+        )
+
+    def _check_sides(self, source: str, others: Sequence[str], sides: Sequence[Part]) -> None:
+        untie = "Untie the model first: save it with tie_word_embeddings=False and both tensors."
+        names = f"{source} and {' and '.join(others)}"
         if any(isinstance(side, Saved) for side in sides) and not _is_same(sides):
             raise VectorError(
-                f"{self._adapter.path} saves {claimed or embedding} as a module of its own (modules_to_save), "
-                f"but {self._base.path} has it tied to {embedding if claimed else 'its head'}",
-                "Untie the model first: save it with tie_word_embeddings=False and both tensors.",
+                f"{self._adapter.path} saves one of {names} as a module of its own (modules_to_save), "
+                f"but {self._base.path} has them tied",
+                untie,
             )
-        if len(sides) == 2 and not _is_same(sides):
-            raise VectorError(
-                f"{self._adapter.path} says different things of {embedding} and {claimed}, which are tied",
-                "Untie the model first: save it with tie_word_embeddings=False and both tensors.",
-            )
-        parts = {name: part for name, part in parts.items() if name != claimed} | {embedding: sides[0]}
-        return parts, {head: embedding} if head is not None and head in self._base.tensors else {}
+        if len(sides) > 1 and not _is_same(sides):
+            raise VectorError(f"{self._adapter.path} says different things of {names}, which are tied", untie)
 
 
-def _is_same(sides: list[Part]) -> bool:
+def _is_same(sides: Sequence[Part]) -> bool:
     """Tell whether both sides say the same: the same tensor, or each other's factors transposed (weight tying)."""
     if len(sides) != 2:
         return False
@@ -192,39 +307,3 @@ def _is_same(sides: list[Part]) -> bool:
     (one, _), (other, _) = first.low_rank(load_values), second.low_rank(load_values)
     pairs = ((one.left, other.left), (one.right, other.right))
     return one.scale == other.scale and all(a.shape == b.shape and bool((a == b).all()) for a, b in pairs)
-
-
-def _check_copies(adapter: Adapter, origin: Checkpoint) -> None:
-    """PEFT saves the weight of a targeted embedding too, and loads it again: it must be what the base has."""
-    for name, copy in adapter.copies.items():
-        entry = origin.tensors.get(_stored_name(name, origin)) or _tied_embedding(origin, name)
-        if entry is None or entry.shape != copy.shape or not entry.is_float or not _has_same_values(entry, copy):
-            raise MismatchError(
-                f"{adapter.path} holds a copy of {name}, which is not that of {origin.path}",
-                "Apply it to the model it was trained on; where that was enlarged or changed, merge it with PEFT.",
-            )
-
-
-def _has_same_values(first: TensorEntry, second: TensorEntry) -> bool:
-    from taskarith.arithmetic.wide import decode
-
-    with TensorReader() as reader:
-        for start, stop in chunks(first.elements):
-            sides = []
-            for entry in (first, second):
-                size = ITEM_SIZES[entry.dtype]
-                sides.append(decode(reader.read(entry, start * size, stop * size), entry.dtype))
-            if not (sides[0] == sides[1]).all():
-                return False
-    return True
-
-
-def _tied_embedding(base: Checkpoint, name: str) -> TensorEntry | None:
-    embedding = only(base.tensors, EMBEDDING)
-    return base.tensors[embedding] if embedding is not None and HEAD.fullmatch(name) else None
-
-
-def _stored_name(name: str, base: Checkpoint) -> str:
-    """Return the name that a tensor has in the files, which may lack the model's own prefix, as GPT-2's do."""
-    short = name.partition(".")[2]
-    return short if name not in base.tensors and short in base.tensors else name

@@ -1,43 +1,39 @@
-"""Whether a model's head repeats its embedding."""
+"""Which stored tensors of a model repeat each other because its class ties them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection
 
+from taskarith.architecture.layout import Architecture
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 
-__all__ = ["EMBEDDING", "HEAD", "is_tied", "only"]
-
-EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
-"""Names of the weights of token embeddings."""
-
-HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
-"""Names of the weights of heads."""
+__all__ = ["tied_tensors"]
 
 
-def only(tensors: Mapping[str, TensorEntry], pattern: re.Pattern[str]) -> str | None:
-    """Return the tensor of a name, if there is exactly one."""
-    found = [name for name in tensors if pattern.fullmatch(name)]
-    return found[0] if len(found) == 1 else None
+def tied_tensors(
+    base: Checkpoint, architecture: Architecture, reader: TensorReader, only: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return for each tensor that others are tied to those others, stored or not.
 
+    Two parameters are tied if the class ties them and the files hold one of them only, or both with the same bits, as
+    when transformers loads them.
 
-def is_tied(base: Checkpoint, embedding: str, head: str | None) -> bool:
-    """Tell whether the head repeats the embedding.
-
-    It does if it is not stored, unless the configuration denies it, or if the configuration says so and its bits agree.
-
-    :param base: The checkpoint; both tensors are read if both are stored and said to be tied.
-    :param embedding: A tensor of it.
-    :param head: The head's tensor, or None if it has none.
+    :param base: The checkpoint; of ties that concern ``only``, both tensors are read where both are stored.
+    :param architecture: Its architecture.
+    :param only: Stored tensors; what none of these belongs to is left out.
     """
-    nested = base.config.get("text_config")
-    said = ((nested if isinstance(nested, dict) else {}) | base.config).get("tie_word_embeddings")
-    if head is None or head not in base.tensors:
-        return said is not False
-    if said is not True:
-        return False
-    with TensorReader() as reader:
-        return reader.fingerprint(base.tensors[embedding]) == reader.fingerprint(base.tensors[head])
+    groups: dict[str, list[str]] = {}
+    for parameter, other in architecture.ties.items():
+        name = architecture.tensor_of(parameter) or parameter
+        source = architecture.tensor_of(other) or other
+        if source not in base.tensors and name in base.tensors:
+            source, name = name, source
+        if source not in base.tensors or not ({name, source} & {*only}):
+            continue
+        if name in base.tensors:
+            first, second = base.tensors[source], base.tensors[name]
+            if first.shape != second.shape or reader.fingerprint(first) != reader.fingerprint(second):
+                continue
+        groups.setdefault(source, []).append(name)
+    return {source: tuple(others) for source, others in groups.items()}

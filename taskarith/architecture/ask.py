@@ -1,0 +1,146 @@
+"""What transformers makes of a model folder: its class is built without weights and matched with the files' names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import redirect_stderr
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
+from taskarith.architecture.layout import Architecture, Parameter, Piece
+from taskarith.architecture.trace import trace
+from taskarith.checkpoints.checkpoint import Checkpoint
+
+__all__ = ["build_model", "describe_model", "model_classes", "quietly"]
+
+AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModel")
+"""The classes that people load models with, and so train adapters on, likeliest first."""
+
+
+def model_classes(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the classes that the folder may be loaded as, each with its ``Auto...`` class, likeliest first."""
+    config = _config(checkpoint)
+    found: dict[str, str] = {}
+    named = [str(name) for name in checkpoint.config.get("architectures") or () if hasattr(transformers, str(name))]
+    for auto in AUTO_CLASSES:
+        mapping = getattr(transformers, auto)._model_mapping
+        for cls in (mapping[type(config)],) if type(config) in mapping else ():
+            for one in cls if isinstance(cls, tuple) else (cls,):
+                found.setdefault(one.__name__, auto)
+    for name in named:
+        found.setdefault(name, "AutoModel")
+    return {name: found[name] for name in sorted(found, key=lambda name: name not in named)}
+
+
+def build_model(checkpoint: Checkpoint, model_class: str) -> PreTrainedModel:
+    """Build a model of a class on the meta device: with names and shapes, and without weights.
+
+    :raises Exception: Whatever the class raises; models are built by code of many authors.
+    """
+    config = _config(checkpoint)
+    with quietly(), torch.device("meta"):
+        return getattr(transformers, model_class)._from_config(config)
+
+
+def describe_model(checkpoint: Checkpoint, model_class: str, auto_class: str) -> Architecture:
+    """Match the tensors of a folder with the parameters of a class, as loading it would.
+
+    :raises Exception: Whatever transformers raises.
+    """
+    model = build_model(checkpoint, model_class)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = {name: torch.empty(entry.shape, device="meta") for name, entry in checkpoint.tensors.items()}
+    conversions: Any = get_model_conversion_mapping(model)
+    options = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=conversions, ignore_mismatched_sizes=True)
+    with quietly():
+        loading, _ = convert_and_load_state_dict_in_model(model, state, options)
+        if loading.mismatched_keys:
+            name, stored_shape, shape = sorted(loading.mismatched_keys)[0]
+            raise ValueError(f"config.json says {list(shape)} for {name}, which is stored as {list(stored_shape)}")
+        loaded = {name: shape for name, shape in shapes.items() if name not in loading.missing_keys}
+        saved = trace(model, loaded)
+    stored = dict(_as_stored(saved, checkpoint, model.base_model_prefix))
+    modules = dict(model.named_modules())
+    parameters = {name: _parameter(modules[name.rpartition(".")[0]], shape) for name, shape in shapes.items()}
+    ties = {name: to for name, to in model.all_tied_weights_keys.items() if name in shapes and to in shapes}
+    return Architecture(model_class, auto_class, parameters, stored, ties, _roles(model))
+
+
+def _config(checkpoint: Checkpoint) -> PretrainedConfig:
+    with quietly():
+        config: Any = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # names and shapes are those of the model before quantisation
+    return config
+
+
+def _as_stored(
+    saved: Mapping[str, tuple[Piece, ...]], checkpoint: Checkpoint, prefix: str
+) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    """Give out what the files hold, in their order; they may lack the model's own prefix, or have one more."""
+    for name, entry in checkpoint.tensors.items():
+        spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+        pieces = next((saved[one] for one in spellings if one in saved), None)
+        if pieces is not None and (not pieces or pieces[-1].stop == _rows(entry.shape)):
+            yield name, pieces
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[-2] if len(shape) in (2, 3) else shape[0] if shape else 1
+
+
+def _parameter(module: torch.nn.Module, shape: tuple[int, ...]) -> Parameter:
+    if _is_plain(module, Conv1D) or _is_plain(module, torch.nn.Linear):
+        return Parameter(shape, "linear", isinstance(module, Conv1D))
+    if _is_plain(module, torch.nn.Embedding):
+        return Parameter(shape, "embedding", False)
+    if isinstance(module, torch.nn.modules.conv._ConvNd):
+        return Parameter(shape, "convolution")
+    kind = "norm" if "norm" in type(module).__name__.lower() else "other"
+    return Parameter(shape, kind, len(shape) == 3 and bool(getattr(module, "is_transposed", False)))  # as PEFT asks
+
+
+def _is_plain(module: torch.nn.Module, cls: type[torch.nn.Module]) -> bool:
+    """Tell whether a module is of a class and calculates as that does, or hands on to it."""
+    return isinstance(module, cls) and (type(module).forward is cls.forward or cls is torch.nn.Embedding)
+
+
+def _roles(model: PreTrainedModel) -> dict[str, str]:
+    """Return the names of the weights of the input embedding and the output layer, where the class knows them."""
+    found = {}
+    names = {id(module): name for name, module in model.named_modules()}
+    for role, get in (("embedding", model.get_input_embeddings), ("head", model.get_output_embeddings)):
+        try:
+            module = get()
+        except (NotImplementedError, AttributeError):  # not every class has them
+            continue
+        if module is not None and id(module) in names and hasattr(module, "weight"):
+            found[role] = f"{names[id(module)]}.weight"
+    return found
+
+
+@contextlib.contextmanager
+def quietly() -> Generator[None]:
+    """Keep transformers from drawing bars and from telling what concerns weights that are not there."""
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()

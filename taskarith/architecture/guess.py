@@ -1,0 +1,86 @@
+"""An architecture guessed from the names of a model's files, for models that transformers cannot build."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from taskarith.architecture.layout import Architecture, Parameter, Piece
+from taskarith.checkpoints.checkpoint import Checkpoint
+
+__all__ = ["guess_architecture"]
+
+_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
+_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
+_EXPERT = re.compile(r"(?P<module>.*\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
+_FUSED = (
+    ("gate_up_proj", ("gate_proj", "up_proj")),
+    ("gate_up_proj", ("w1", "w3")),
+    ("down_proj", ("down_proj",)),
+    ("down_proj", ("w2",)),
+)
+"""What transformers 5 calls the parameters of all experts that it makes of weights that are stored one by one."""
+
+
+def guess_architecture(checkpoint: Checkpoint, remark: str = "") -> Architecture:
+    """Take every stored tensor for a parameter of its own name, experts that are stored one by one for fused ones.
+
+    :param checkpoint: The model folder.
+    :param remark: Why this has to be guessed.
+    """
+    stored = {name: (Piece(name, 0, _rows(entry.shape)),) for name, entry in checkpoint.tensors.items()}
+    parameters = {name: Parameter(entry.shape, _kind(name, entry.shape)) for name, entry in checkpoint.tensors.items()}
+    for parameter, shape, pieces in _fused_experts(checkpoint):
+        parameters[parameter] = Parameter(shape, "other", False)
+        stored |= {name: (piece,) for name, piece in pieces.items()}
+    roles = {}
+    for role, pattern in (("embedding", _EMBEDDING), ("head", _HEAD)):
+        found = [name for name in checkpoint.tensors if pattern.fullmatch(name)]
+        if len(found) == 1:
+            roles[role] = found[0]
+    return Architecture("", "", parameters, stored, _ties(checkpoint, roles), roles, remark)
+
+
+def _ties(checkpoint: Checkpoint, roles: Mapping[str, str]) -> dict[str, str]:
+    """Return the tie of head and embedding, which is there unless the configuration denies it."""
+    nested = checkpoint.config.get("text_config")
+    said = ((nested if isinstance(nested, dict) else {}) | checkpoint.config).get("tie_word_embeddings")
+    if "embedding" not in roles or said is False or ("head" in roles and said is not True):
+        return {}
+    head = roles.get("head", "embed_out.weight" if "embed_in" in roles["embedding"] else "lm_head.weight")
+    return {head: roles["embedding"]}
+
+
+def _kind(name: str, shape: tuple[int, ...]) -> str:
+    if _EMBEDDING.fullmatch(name):
+        return "embedding"
+    return "linear" if len(shape) == 2 and name.endswith(".weight") else "other"
+
+
+def _fused_experts(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], dict[str, Piece]]]:
+    """Give out the parameters that experts stored one by one are fused into, with their shapes and pieces."""
+    experts: dict[str, dict[str, dict[int, str]]] = {}
+    for name in checkpoint.tensors:
+        if match := _EXPERT.fullmatch(name):
+            experts.setdefault(match["module"], {}).setdefault(match["part"], {})[int(match["number"])] = name
+    for module, parts in experts.items():
+        for parameter, wanted in _FUSED:
+            if not all(part in parts and sorted(parts[part]) == list(range(len(parts[wanted[0]]))) for part in wanted):
+                continue
+            pieces: dict[str, Piece] = {}
+            fused = f"{module}.{parameter}"
+            sizes = [checkpoint.tensors[parts[part][0]].shape for part in wanted]
+            if any(len(size) != 2 for size in sizes):
+                continue
+            start = 0
+            for part, (rows, _) in zip(wanted, sizes, strict=True):
+                span = (start, start + rows, 1) if len(wanted) > 1 else None
+                pieces |= {
+                    name: Piece(fused, 0, rows, span, None, False, number) for number, name in parts[part].items()
+                }
+                start += rows
+            yield fused, (len(parts[wanted[0]]), start, sizes[0][1]), pieces
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[-2] if len(shape) in (2, 3) else shape[0] if shape else 1

@@ -1,0 +1,84 @@
+"""The architecture of a model folder: asked of transformers once and kept in the cache, or guessed from its names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from taskarith.architecture.guess import guess_architecture
+from taskarith.architecture.layout import Architecture
+from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.checkpoints.gguf import cache_folder
+
+__all__ = ["architectures_of"]
+
+_SOURCES = ("ask.py", "layout.py", "trace.py")
+
+
+def architectures_of(checkpoint: Checkpoint) -> Iterator[Architecture]:
+    """Give out what the folder is in memory for each class that it may be loaded as, likeliest first.
+
+    transformers is asked the first time, which takes some seconds; the answer is kept in the cache. Where it cannot
+    build the model, the only architecture is guessed from the names in the files, and its ``remark`` says why.
+    """
+    key, reason, found = _key(checkpoint), "it has no class of that kind", False
+    classes, why = _kept(f"{key}-classes", lambda: _ask_classes(checkpoint))
+    for name, auto in (classes or {}).items():
+        value, error = _kept(f"{key}-{name}", lambda name=name, auto=auto: _ask(checkpoint, name, auto))
+        if value is not None:
+            found = True
+            yield Architecture.from_json(value)
+        else:
+            why = why or error
+    if not found:
+        remark = (
+            f"transformers cannot build {checkpoint.path} ({why or reason}): which tensor belongs to which module is "
+            "told by their names"
+        )
+        yield guess_architecture(checkpoint, remark)
+
+
+def _ask_classes(checkpoint: Checkpoint) -> dict[str, str]:
+    from taskarith.architecture.ask import model_classes  # late: heavy imports
+
+    return model_classes(checkpoint)
+
+
+def _ask(checkpoint: Checkpoint, name: str, auto: str) -> dict[str, Any]:
+    from taskarith.architecture.ask import describe_model
+
+    return describe_model(checkpoint, name, auto).to_json()
+
+
+def _kept(name: str, ask: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what is in the cache, or ask and keep it; None and the reason where there is no answer."""
+    path = cache_folder() / "architectures" / f"{name}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8")), ""
+    try:
+        value = ask()
+    except Exception as error:  # the code of a model's class may raise anything
+        return None, str(error).strip().partition("\n")[0] or type(error).__name__
+    with suppress(OSError):  # where the cache cannot be written, the next run asks again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump(value, file)
+        Path(file.name).replace(path)
+    return value, ""
+
+
+def _key(checkpoint: Checkpoint) -> str:
+    """Return a name for all that the answer depends on: configuration, names and shapes, and the code that answers."""
+    state = xxhash.xxh3_128(json.dumps(checkpoint.config, sort_keys=True).encode())
+    state.update(json.dumps([(name, entry.shape) for name, entry in checkpoint.tensors.items()]).encode())
+    state.update(importlib.metadata.version("transformers").encode())
+    for source in _SOURCES:
+        state.update(Path(__file__).with_name(source).read_bytes())
+    return state.hexdigest()

@@ -1,0 +1,44 @@
+"""What PEFT makes of an adapter folder, tried on the model without weights before anything is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict
+
+from taskarith.architecture.ask import build_model, quietly
+from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.checkpoints.header import build_header
+
+__all__ = ["lost_by_peft"]
+
+
+def lost_by_peft(
+    checkpoint: Checkpoint, model_class: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> set[str]:
+    """Return the tensors of an adapter file that PEFT would not put into the model.
+
+    :param checkpoint: The base.
+    :param model_class: The class that it is loaded as.
+    :param config: ``adapter_config.json``.
+    :param shapes: The names in the adapter file, and their shapes.
+    :raises Exception: Whatever PEFT raises where it cannot load the folder at all.
+    """
+    model = build_model(checkpoint, model_class)
+    with tempfile.TemporaryDirectory() as name, quietly(), warnings.catch_warnings():
+        folder = Path(name)
+        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        header, offsets = build_header([(key, "BF16", shape) for key, shape in shapes.items()], {"format": "pt"})
+        end = max(offsets[key] + 2 * math.prod(shape) for key, shape in shapes.items())
+        with (folder / "adapter_model.safetensors").open("wb") as file:
+            file.write(header)
+            file.truncate(end)  # without data: the file system gives zeros
+        loaded = PeftModel.from_pretrained(model, name, low_cpu_mem_usage=True, torch_device="cpu")
+        state = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    return {key for key in shapes if key not in state or state[key].is_meta}
