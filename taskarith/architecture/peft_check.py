@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
 from taskarith.architecture.ask import build_model, quietly
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import build_header
 
 __all__ = ["lost_by_peft"]
+
+_NAME = "default"
+"""What PEFT calls an adapter by default; its own names have it, those in files do not."""
 
 
 def lost_by_peft(
@@ -39,6 +42,8 @@ def lost_by_peft(
         with (folder / "adapter_model.safetensors").open("wb") as file:
             file.write(header)
             file.truncate(end)  # without data: the file system gives zeros
-        loaded = PeftModel.from_pretrained(model, name, low_cpu_mem_usage=True, torch_device="cpu")
-        state = get_peft_model_state_dict(loaded, save_embedding_layers=False)
-    return {key for key in shapes if key not in state or state[key].is_meta}
+        loaded = PeftModel(model, PeftConfig.from_pretrained(name), _NAME, low_cpu_mem_usage=True)
+        result = loaded.load_adapter(name, _NAME, low_cpu_mem_usage=True, torch_device="cpu")
+        has_place = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    missing = {key.replace(f".{_NAME}", "") for key in result.missing_keys}
+    return {key for key in shapes if key not in has_place or key in missing}

@@ -152,6 +152,17 @@ class FolderLayout:
             found.add(leaf if alike[leaf] <= targeted and not leaf.isdigit() else module)
         return sorted(found)
 
+    def only(self, parameters: Collection[str]) -> FolderLayout:
+        """Return the layout of some of the parameters."""
+        return replace(
+            self,
+            ranks={one: rank for one, rank in self.ranks.items() if one in parameters},
+            bare=self.bare & {*parameters},
+            saved={module: held for module, held in self.saved.items() if {*held} <= {*parameters}},
+            biases=tuple(one for one in self.biases if one in parameters),
+            tied=self.tied if {*self.tied} <= {*parameters} else (),
+        )
+
     def without(self, parameter: str, base: Checkpoint) -> FolderLayout:
         """Return the layout with another place for a parameter that PEFT would lose here: the next one it may have."""
         architecture, module = self.architecture, parameter.rpartition(".")[0]
@@ -166,16 +177,9 @@ class FolderLayout:
             lost |= {*self.tied}
         elif parameter not in self.ranks and parameter not in self.biases:
             lost |= {*self.saved.get(module, ())}
-        tensors = {tensor for one in lost for tensor in architecture.holders.get(one, ())}
-        return replace(
-            self,
-            ranks={one: rank for one, rank in self.ranks.items() if one not in lost},
-            bare=self.bare - lost,
-            saved={one: held for one, held in self.saved.items() if not lost & {*held}},
-            biases=tuple(one for one in self.biases if one not in lost),
-            tied=() if lost & {*self.tied} else self.tied,
-            rest=tuple(name for name in base.tensors if name in tensors or name in self.rest),
-        )
+        everything = {*self.ranks, *self.biases, *self.tied, *(one for held in self.saved.values() for one in held)}
+        tensors = {tensor for one in lost for tensor in architecture.holders.get(one, ())} | {*self.rest}
+        return replace(self.only(everything - lost), rest=tuple(name for name in base.tensors if name in tensors))
 
 
 def tried_layout(
@@ -238,32 +242,19 @@ def _try(layout: FolderLayout, base: Checkpoint) -> set[str]:
 def _culprits(layout: FolderLayout, base: Checkpoint) -> list[str]:
     """Find the parts with which PEFT fails, by trying those with the same last names one group after the other."""
     groups: dict[tuple[str, str], list[str]] = {}
-    everything = [*layout.ranks, *layout.biases, *layout.tied, *(one for held in layout.saved.values() for one in held)]
-    for parameter in everything:
+    saved = [one for held in layout.saved.values() for one in held]
+    for parameter in (*layout.ranks, *layout.biases, *layout.tied, *saved):
         module, _, leaf = parameter.rpartition(".")
         groups.setdefault((module.rpartition(".")[2], leaf), []).append(parameter)
-    found = []
-    for parameters in groups.values():
-        alone = layout
-        for other in everything:
-            if other not in parameters:
-                alone = _only_without(alone, other)
+    found, anchor = [], []
+    for parameters in groups.values():  # those with factors come first: PEFT wants one in every adapter
         try:
-            _try(alone, base)
+            _try(layout.only({*parameters, *anchor}), base)
         except Exception:
             found += parameters
+        else:
+            anchor = anchor or parameters
     return found
-
-
-def _only_without(layout: FolderLayout, parameter: str) -> FolderLayout:
-    return replace(
-        layout,
-        ranks={one: rank for one, rank in layout.ranks.items() if one != parameter},
-        bare=layout.bare - {parameter},
-        saved={module: held for module, held in layout.saved.items() if parameter not in held},
-        biases=tuple(one for one in layout.biases if one != parameter),
-        tied=() if parameter in layout.tied else layout.tied,
-    )
 
 
 def _first_layout(
