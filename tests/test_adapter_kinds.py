@@ -224,7 +224,7 @@ def test_experts_that_are_stored_in_one_tensor(tmp_path, is_turned):
     weights = adapter / "adapter_model.safetensors"
     factors = load_file(weights)
     with pytest.raises(
-        VectorError, match=r"experts in .* cannot be told to belong to its .*\(gate_up_proj, down_proj\)"
+        VectorError, match=r"experts in .* cannot be told to belong to its .*\(down_proj, gate_up_proj\)"
     ):
         apply(str(base), add=[str(adapter)], output_dir=tmp_path / "no")
     for name, tensor in factors.items():

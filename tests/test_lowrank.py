@@ -65,25 +65,37 @@ def test_peft_and_apply_give_back_the_fine_tune(tmp_path, kind):
     assert (config["r"], config["lora_alpha"]) == (2, 2)
 
 
-def test_experts_stay_exact_in_a_file_beside(tmp_path):
+def test_experts_get_factors_as_parameters(tmp_path):
     base = tiny.save_model(tmp_path / "base", "moe")
     tuned = low_rank_tune(base, tmp_path / "tuned")
-    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=2, dtype="float64")
-    text = tmp_path / "retain.txt"
-    text.write_text(tiny.text(20))
-    assert {".experts." in name for name in result.rest} == {True}
-    assert len(result.rest) == 24
+    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=4, dtype="float64")
+    assert result.rest == ()
+    assert {name for name in result.ranks if "experts" in name} == {
+        f"model.layers.{layer}.mlp.experts.{name}" for layer in (0, 1) for name in ("gate_up_proj", "down_proj")
+    }
     apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
     expected, found = oracle.load(tuned), oracle.load(tmp_path / "out")
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
-        assert name in result.ranks or torch.equal(found[name], tensor)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    merged, state = model.merge_and_unload().state_dict(), AutoModelForCausalLM.from_pretrained(tuned).state_dict()
+    for name, tensor in state.items():
+        torch.testing.assert_close(merged[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_what_peft_cannot_hold_stays_exact_in_a_file_beside(tmp_path):
+    base, tuned = (tiny.save_model(tmp_path / name, "mamba", seed=seed) for name, seed in (("base", 0), ("tuned", 1)))
+    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=2)
+    text = tmp_path / "retain.txt"
+    text.write_text(tiny.text(20))
+    lost = {f"backbone.layers.{layer}.mixer.{name}" for layer in (0, 1) for name in ("A_log", "D", "out_proj.weight")}
+    assert {*result.rest} == lost  # bare parameters, and a layer that PEFT refuses
+    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
+    expected, found = oracle.load(tuned), oracle.load(tmp_path / "out")
+    for name in lost:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-7)
     with pytest.raises(CheckpointError, match=r"deltas that PEFT has no place for \(rest\.safetensors\)"):
         evaluate([str(tmp_path / "adapter")], {"retain": str(text)})
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
-    merged = model.merge_and_unload().state_dict()
-    for name in {*result.ranks, *result.whole}:
-        torch.testing.assert_close(merged[name], expected[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60), (50, 50), (700, 3)])
@@ -208,13 +220,13 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "adapter")
     assert "matrices of rank 3 to 3" in done.stderr
-    assert "kept in rest.safetensors, which only taskarith reads: model.layers.0.mlp.experts" in done.stderr
+    assert "kept whole in the adapter: model.layers.0.input_layernorm.weight" in done.stderr
     shown = json.loads(CliRunner().invoke(app, [*arguments, "--overwrite", "--json"]).stdout)
     assert set(shown["ranks"].values()) == {3}
     record = json.loads((tmp_path / "adapter/taskarith.json").read_text())
     assert record["base"]["fingerprint"] == shown["base"]["fingerprint"]
     assert record["tensors"]["model.layers.0.self_attn.q_proj.weight"]["rank"] == 3
-    assert len(record["rest"]) == 24
+    assert record["rest"] == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MambaConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -104,6 +105,8 @@ def configuration(kind: str) -> PretrainedConfig:
             moe_intermediate_size=16,
             shared_expert_intermediate_size=32,
         )
+    if kind == "mamba":
+        return MambaConfig(**{**_SIZES, "intermediate_size": 64}, state_size=8, time_step_rank=4)
     if kind == "gpt_neox":
         return GPTNeoXConfig(**_SIZES)
     if kind == "qwen3_moe":

@@ -101,9 +101,9 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 
 def _parameter(module: torch.nn.Module, shape: tuple[int, ...]) -> Parameter:
-    if _is_plain(module, Conv1D) or _is_plain(module, torch.nn.Linear):
+    if isinstance(module, torch.nn.Linear | Conv1D) and _is_plain(module):
         return Parameter(shape, "linear", isinstance(module, Conv1D))
-    if _is_plain(module, torch.nn.Embedding):
+    if isinstance(module, torch.nn.Embedding):
         return Parameter(shape, "embedding", False)
     if isinstance(module, torch.nn.modules.conv._ConvNd):
         return Parameter(shape, "convolution")
@@ -111,9 +111,15 @@ def _parameter(module: torch.nn.Module, shape: tuple[int, ...]) -> Parameter:
     return Parameter(shape, kind, len(shape) == 3 and bool(getattr(module, "is_transposed", False)))  # as PEFT asks
 
 
-def _is_plain(module: torch.nn.Module, cls: type[torch.nn.Module]) -> bool:
-    """Tell whether a module is of a class and calculates as that does, or hands on to it."""
-    return isinstance(module, cls) and (type(module).forward is cls.forward or cls is torch.nn.Embedding)
+def _is_plain(module: torch.nn.Linear | Conv1D) -> bool:
+    """Tell whether a linear layer returns a tensor as others do; routers may return several."""
+    if type(module).forward in {torch.nn.Linear.forward, Conv1D.forward}:
+        return True
+    width = module.nx if isinstance(module, Conv1D) else module.in_features
+    try:
+        return isinstance(module(torch.empty(2, width, device="meta")), torch.Tensor)  # ty: ignore[invalid-argument-type]
+    except Exception:  # it wants something else
+        return False
 
 
 def _roles(model: PreTrainedModel) -> dict[str, str]:

@@ -31,7 +31,7 @@ def guess_architecture(checkpoint: Checkpoint, remark: str = "") -> Architecture
     stored = {name: (Piece(name, 0, _rows(entry.shape)),) for name, entry in checkpoint.tensors.items()}
     parameters = {name: Parameter(entry.shape, _kind(name, entry.shape)) for name, entry in checkpoint.tensors.items()}
     for parameter, shape, pieces in _fused_experts(checkpoint):
-        parameters[parameter] = Parameter(shape, "other", False)
+        parameters[parameter] = Parameter(shape, "other")
         stored |= {name: (piece,) for name, piece in pieces.items()}
     roles = {}
     for role, pattern in (("embedding", _EMBEDDING), ("head", _HEAD)):

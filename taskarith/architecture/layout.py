@@ -22,8 +22,8 @@ def positions(span: Span) -> Sequence[int]:
 class Piece:
     """A part of a stored tensor that repeats a part of a parameter.
 
-    Element ``[i, j]`` of the part is element ``[rows[i], columns[j]]`` of the parameter, or ``[rows[j], columns[i]]`` if
-    it is transposed; of its matrix ``expert``, where it has several and the tensor holds one.
+    Element ``[i, j]`` of the part is element ``[rows[i], columns[j]]`` of the parameter, or ``[rows[j], columns[i]]``
+    if it is transposed; of its matrix ``expert``, where it has several and the tensor holds one.
 
     :param parameter: The parameter's name in memory.
     :param start: First row of the stored tensor.

@@ -1,12 +1,12 @@
 """How deltas are laid out as a PEFT adapter folder: what PEFT calls each part, and which part goes where.
 
-Weights of linear layers and embeddings get factors under their module's name (``target_modules``); the experts of a fused
-parameter, and layers that PEFT takes for something else, under the parameter's (``target_parameters``). Biases are saved
-as they are (``bias``), other small modules whole (``modules_to_save``). The layout is tried with PEFT on the model without weights: what PEFT
-would lose is laid out in another way, and what it cannot hold is left to a task vector file beside the adapter. A tied
-embedding is saved whole under both of its names: PEFT 0.21 fails to load one of them alone (a KeyError for the head),
-and factors for it, which run right with ``ensure_weight_tying``, are added twice to the shared weight by
-``merge_and_unload``.
+Weights of linear layers and embeddings get factors under their module's name (``target_modules``); the experts of a
+fused parameter, and layers that PEFT takes for something else, under the parameter's (``target_parameters``). Biases
+are saved as they are (``bias``), other small modules whole (``modules_to_save``). The layout is tried with PEFT on the
+model without weights: what PEFT would lose is laid out in another way, and what it cannot hold is left to a task vector
+file beside the adapter. A tied embedding is saved whole under both of its names: PEFT 0.21 fails to load one of them
+alone (a KeyError for the head), and factors for it, which run right with ``ensure_weight_tying``, are added twice to
+the shared weight by ``merge_and_unload``.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class _Work:
             self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
             self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring")
             done = {tensor for unit in factors if unit.parameter in self.ranks for tensor in unit.tensors}
-            others = [entry for entry in tensors if entry.name in self._moved - done]
+            others = [entry for entry in tensors if entry.name in self._moved - done - {*self._broken}]
             self._work(others, lambda entry: self._measure(entry, reader), listener, "measuring")
         if self._broken:
             raise MismatchError(
@@ -231,7 +231,7 @@ class _Work:
         for expert in range(math.prod(many)):
             fit = best_fit(self._rows(unit, expert, reader), (rows, columns), *self._want, self._device)
             if fit is None:
-                self._broken.append(unit.parameter)
+                self._broken += unit.tensors
                 return
             fits.append(fit)
         rank = max(fit.rank for fit in fits)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from taskarith.architecture.layout import Architecture, Parameter, Piece
 from taskarith.architecture.lookup import architectures_of
@@ -99,6 +100,7 @@ class _Placing:
         self._adapter, self._architecture, self._base, self._origin = adapter, architecture, base, origin
         self._parts: dict[str, Part] = {}
         self._products: dict[str, Product] = {}
+        self._wrong: list[str] = []
         self._remarks = [architecture.remark] if architecture.remark else []
 
     def add(self, stored: str, part: Part) -> None:
@@ -160,8 +162,8 @@ class _Placing:
             self._add_weight(pairs[0])
         else:
             raise VectorError(
-                f"{self._adapter.path} has {len(pairs)} pairs of factors for {module}, and target_parameters names none "
-                "of its parameters",
+                f"{self._adapter.path} has {len(pairs)} pairs of factors for {module}, and target_parameters names "
+                "none of its parameters",
                 "Save the adapter again with PEFT: configuration and weights do not belong together.",
             )
 
@@ -191,11 +193,7 @@ class _Placing:
 
     def _check_shape(self, name: str, product: Product, parameter: Parameter) -> None:
         if product.parameter_shape != parameter.shape:
-            raise MismatchError(
-                f"{name} of adapter {self._adapter.path} has another shape in {self._base.path}: "
-                f"{list(product.parameter_shape)} against {list(parameter.shape)}",
-                "Apply the adapter to the model it was trained on.",
-            )
+            self._wrong.append(f"{name} {list(product.parameter_shape)} against {list(parameter.shape)}")
 
     def _pieces(self, parameter: str) -> dict[str, tuple[Piece, ...]]:
         """Return the pieces of a parameter by stored tensor; none where a tensor is the parameter as it is."""
@@ -241,19 +239,45 @@ class _Placing:
                 f"{len(names)} of its parameters ({', '.join(names)})",
                 "Save the adapter again with PEFT: configuration and weights do not belong together.",
             )
-        for pair, name in zip(pairs, reversed(names), strict=True):
+        for pair, name, is_turned in self._told_apart(module, spelled, names, pairs):
             whole = f"{spelled}.{name}"
             parameter = self._architecture.parameters[whole]
-            experts = parameter.shape[0] if len(parameter.shape) == 3 else 1
+            experts = _experts(parameter)
             if not experts or pair.a.shape[0] % experts:
                 raise MismatchError(
                     f"{pair.a.name} of {self._adapter.path} has {pair.a.shape[0]} rows for {experts} experts",
                     "Apply the adapter to the model it was trained on.",
                 )
             scale = scale_of(self._adapter, f"{module}.{name}", pair.a.shape[0] // experts)
-            product = Product(pair.a, pair.b, scale, bool(parameter.is_transposed), experts)
+            product = Product(pair.a, pair.b, scale, is_turned, experts)
             self._check_shape(whole, product, parameter)
             self._add_product(whole, product, pair)
+
+    def _told_apart(
+        self, module: str, spelled: str, names: list[str], pairs: list[Factors]
+    ) -> list[tuple[Factors, str, bool]]:
+        """Return each pair with its parameter, and whether that is in x out; by their shapes where that is guessed."""
+        parameters = {name: self._architecture.parameters[f"{spelled}.{name}"] for name in names}
+        if self._architecture.model_class:
+            turned = (bool(parameters[name].is_transposed) for name in reversed(names))
+            return list(zip(pairs, reversed(names), turned, strict=True))
+        fits = []
+        for order in permutations(names):
+            found = [(pair, name, turn) for pair, name in zip(pairs, order, strict=True) for turn in (False, True)]
+            found = [
+                (pair, name, turn)
+                for pair, name, turn in found
+                if Product(pair.a, pair.b, 1.0, turn, _experts(parameters[name])).parameter_shape
+                == parameters[name].shape
+            ]
+            fits += [found] if len(found) == len(names) == len({name for _, name, _ in found}) else []
+        if len(fits) != 1:
+            raise VectorError(
+                f"the factors of {module} in {self._adapter.path} cannot be told to belong to its parameters "
+                f"({', '.join(names)}) in {self._base.path}",
+                "Apply it to the model it was trained on, or merge it with PEFT and use the merged model folder.",
+            )
+        return fits[0]
 
     def add_whole(self, name: str, entry: TensorEntry) -> None:
         """Take a tensor that is saved as it is."""
@@ -261,12 +285,19 @@ class _Placing:
 
     def settle(self) -> Placement:
         """Let tied tensors have one delta."""
+        if self._wrong:
+            raise MismatchError(
+                f"{len(self._wrong)} targets of adapter {self._adapter.path} have another shape in {self._base.path}: "
+                f"{name_some(self._wrong)}",
+                "Apply the adapter to the model it was trained on.",
+            )
         parts, tied = dict(self._parts), {}
         with TensorReader() as reader:
             groups = tied_tensors(self._base, self._architecture, reader, parts)
         for source, others in groups.items():
-            sides = [parts[name] for name in (source, *others) if name in parts]
-            self._check_sides(source, others, sides)
+            claims = {name: parts[name] for name in (source, *others) if name in parts}
+            self._check_sides(source, others, claims)
+            sides = list(claims.values())
             if len(sides) == 1 and isinstance(sides[0], Product | Dora):
                 self._remarks.append(self._one_sided(source, others))
             for name in others:
@@ -277,21 +308,30 @@ class _Placing:
 
     def _one_sided(self, source: str, others: Iterable[str]) -> str:
         return (
-            f"{self._adapter.path} was trained on one of {source} and {' and '.join(others)}, which are tied: both move, "
-            "as with PEFT's merge_and_unload; PEFT's model before merging moves that one only"
+            f"{self._adapter.path} was trained on one of {source} and {' and '.join(others)}, which are tied: all of "
+            "them move, as with PEFT's merge_and_unload; PEFT's model before merging moves that one only"
         )
 
-    def _check_sides(self, source: str, others: Sequence[str], sides: Sequence[Part]) -> None:
+    def _check_sides(self, source: str, others: Sequence[str], sides: Mapping[str, Part]) -> None:
         untie = "Untie the model first: save it with tie_word_embeddings=False and both tensors."
-        names = f"{source} and {' and '.join(others)}"
-        if any(isinstance(side, Saved) for side in sides) and not _is_same(sides):
+        saved = [name for name, side in sides.items() if isinstance(side, Saved)]
+        is_same = _is_same(list(sides.values()))
+        if saved and not is_same:
+            rest = [name for name in (source, *others) if name not in saved]
             raise VectorError(
-                f"{self._adapter.path} saves one of {names} as a module of its own (modules_to_save), "
-                f"but {self._base.path} has them tied",
+                f"{self._adapter.path} saves {saved[0]} as a module of its own (modules_to_save), but "
+                f"{self._base.path} has it tied to {name_some(rest or others)}",
                 untie,
             )
-        if len(sides) > 1 and not _is_same(sides):
-            raise VectorError(f"{self._adapter.path} says different things of {names}, which are tied", untie)
+        if len(sides) > 1 and not is_same:
+            raise VectorError(
+                f"{self._adapter.path} says different things of {source} and {' and '.join(others)}, which are tied",
+                untie,
+            )
+
+
+def _experts(parameter: Parameter) -> int:
+    return parameter.shape[0] if len(parameter.shape) == 3 else 1
 
 
 def _is_same(sides: Sequence[Part]) -> bool:
