@@ -57,7 +57,7 @@ def write_adapter(
     :param layout: Where everything goes.
     :param base: The base, as it is to be recorded.
     :param dtype: Of the factors, as safetensors names it.
-    :param factors: Returns the bytes of A and B of a parameter.
+    :param factors: Returns the bytes of A and B of a parameter, of at most the rank that the layout gives it.
     :param whole: The tensors that are saved as they are, by their names in the adapter file.
     """
     config, shapes = layout.config(base.name, base.revision), layout.shapes()
@@ -69,11 +69,22 @@ def write_adapter(
     with TensorReader() as reader, sized_files({path: size}) as files:
         write_at(files[path], header, 0)
         for parameter in layout.ranks:
-            for name, data in zip(layout.factor_names(parameter), factors(parameter), strict=True):
-                write_at(files[path], data, offsets[name])
+            many = layout.architecture.parameters[parameter].shape[:-2]
+            for name, data, is_a in zip(layout.factor_names(parameter), factors(parameter), (True, False), strict=True):
+                blocks = math.prod(many) if is_a else shapes[name][0]
+                wanted = math.prod(shapes[name]) * ITEM_SIZES[dtype]
+                write_at(files[path], _widened(data, blocks, wanted), offsets[name])
         for name, entry in whole.items():
             position = offsets[name]
             for piece in reader.pieces(entry):
                 write_at(files[path], piece, position)
                 position += len(piece)
     return size
+
+
+def _widened(data: bytes, blocks: int, wanted: int) -> bytes:
+    """Fill up each block with zeros: factors of a lower rank than the file gives them."""
+    if len(data) == wanted:
+        return data
+    own, whole = len(data) // blocks, wanted // blocks
+    return b"".join(data[start : start + own].ljust(whole, b"\0") for start in range(0, len(data), own))

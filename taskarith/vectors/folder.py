@@ -107,7 +107,8 @@ class FolderLayout:
         :param name: How the base is to be recorded.
         :param revision: Of a hub model.
         """
-        largest = max(self.ranks.values(), default=1)
+        ranks = [self.ranks[one] for one in self.bare] or list(self.ranks.values())
+        largest = max(ranks, default=1)
         patterns = {re.escape(self._key(one)): rank for one, rank in self.ranks.items() if rank != largest}
         parameters = self.architecture.parameters
         tasks = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM", "": "CAUSAL_LM"}
@@ -151,6 +152,11 @@ class FolderLayout:
             leaf = module.rpartition(".")[2]
             found.add(leaf if alike[leaf] <= targeted and not leaf.isdigit() else module)
         return sorted(found)
+
+    def levelled(self) -> FolderLayout:
+        """Return the layout with one rank for all bare parameters: PEFT warns that it ignores patterns for them."""
+        most = max((self.ranks[one] for one in self.bare), default=0)
+        return replace(self, ranks={one: most if one in self.bare else rank for one, rank in self.ranks.items()})
 
     def only(self, parameters: Collection[str]) -> FolderLayout:
         """Return the layout of some of the parameters."""
@@ -198,7 +204,7 @@ def tried_layout(
     :param tied: For each stored tensor that others are tied to, those others.
     :raises MismatchError: PEFT finds no layout that it loads.
     """
-    layout = _first_layout(architecture, base, moved, ranks, tied)
+    layout = _first_layout(architecture, base, moved, ranks, tied).levelled()
     if not architecture.model_class:
         return layout
     for _ in range(_ROUNDS):
@@ -207,6 +213,7 @@ def tried_layout(
             return replace(layout, rest=tuple(tensor for tensor in layout.rest if tensor in moved))
         for parameter in lost:
             layout = layout.without(parameter, base)
+        layout = replace(layout, ranks={one: ranks[one] for one in layout.ranks}).levelled()
     raise MismatchError(
         f"PEFT cannot load the adapter of {base.path} however it is laid out",
         "Write a task vector file instead: -o forget.safetensors",
