@@ -85,12 +85,9 @@ class Case:
         """Return the fine-tune: every float tensor of the files is moved."""
         return str(self.folder / f"tuned-{dtype}")
 
-    def load(self, path: str | Path, dtype: torch.dtype | str = torch.float32, cls: Any = None) -> PreTrainedModel:
-        """Load a model and see that its files have all weights and no others.
-
-        :param cls: Class to load it with, by default the case's.
-        """
-        model, info = (cls or self.cls).from_pretrained(path, dtype=dtype, output_loading_info=True)
+    def load(self, path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """Load a model and see that its files have all weights and no others."""
+        model, info = self.cls.from_pretrained(path, dtype=dtype, output_loading_info=True)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[kind]:
                 raise WrongError(f"{len(info[kind])} {kind.replace('_', ' ')} in {Path(path).name}: {min(info[kind])}")
@@ -127,9 +124,9 @@ def make_case(name: str, folder: Path) -> Case:
 
 
 def files(folder: str | Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a folder by the names in its files."""
+    """Read all tensors of a model or an adapter by the names in its files."""
     tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(Path(folder).glob("model*.safetensors")):
+    for path in sorted(Path(folder).glob("*model*.safetensors")):
         tensors |= load_file(path)
     return tensors
 
@@ -150,7 +147,7 @@ def check(condition: object, message: str) -> None:
 
 def same(found: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> None:
     """See that two models have the same tensors, bit for bit."""
-    check(found.keys() == right.keys(), f"other names: {_some(found.keys() ^ right.keys())}")
+    _check_names(found, right)
     differing = [n for n, t in right.items() if found[n].dtype != t.dtype or not torch.equal(found[n], t)]
     worst = max((float((found[n].double() - right[n].double()).abs().max()) for n in differing), default=0.0)
     check(not differing, f"{len(differing)} of {len(right)} tensors differ, by up to {worst:.1e}: {_some(differing)}")
@@ -161,7 +158,7 @@ def close(found: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor], 
 
     :param tolerance: Relative to the greatest element of each tensor.
     """
-    check(found.keys() == right.keys(), f"other names: {_some(found.keys() ^ right.keys())}")
+    _check_names(found, right)
     off = {
         n: float((found[n].double() - t.double()).abs().max() / t.double().abs().max().clamp(min=1e-9))
         for n, t in right.items()
@@ -172,6 +169,11 @@ def close(found: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor], 
     check(
         not wrong, f"{len(wrong)} of {len(off)} tensors differ, by up to {worst:.1e} of their largest: {_some(wrong)}"
     )
+
+
+def _check_names(found: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> None:
+    check(right, "there is nothing to compare with")
+    check(found.keys() == right.keys(), f"other names: {_some(found.keys() ^ right.keys())}")
 
 
 def text(words: int, step: int = 37) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from benchmarks.oracle import bfloat16
 __all__ = ["loads", "negates", "restores", "verifies"]
 
 DTYPES = ("float32", "bfloat16")
+_ALPHA = 0.7
 
 
 def restores(case: Case) -> None:
@@ -31,20 +34,17 @@ def negates(case: Case) -> None:
     """Subtract 0.7 of it: what float64 gives, rounded once."""
     for dtype in DTYPES:
         base, tuned = files(case.base(dtype)), files(case.tuned(dtype))
-        taskarith.apply(
-            case.base(dtype), negate=[case.tuned(dtype)], alpha=0.7, output_dir=case.path(f"edited-{dtype}")
-        )
-        same(files(case.path(f"edited-{dtype}")), {name: _edited(base[name], tuned[name], -0.7) for name in base})
+        same(files(_negated(case, dtype)), {name: _rounded_once(base[name], tuned[name]) for name in base})
 
 
 def loads(case: Case) -> None:
     """Load the edited folder: nothing missing, and the state and logits of the same edit made in memory."""
     for dtype in DTYPES:
         kind = getattr(torch, dtype)
-        written, model = (case.load(path, kind) for path in (case.path(f"edited-{dtype}"), case.base(dtype)))
+        written, model = (case.load(path, kind) for path in (_negated(case, dtype), case.base(dtype)))
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with taskarith.InMemoryEdit(model, case.base(dtype), negate=[case.tuned(dtype)]) as edit:
-            edit.set(0.7)
+            edit.set(_ALPHA)
             same(model.state_dict(), written.state_dict())
             first, second = case.forward(model), case.forward(written)
             check(torch.isfinite(first).all(), "logits that are not finite")
@@ -55,15 +55,22 @@ def loads(case: Case) -> None:
 def verifies(case: Case) -> None:
     """Verify finds the written edits sound."""
     for dtype in DTYPES:
-        found = taskarith.verify(case.path(f"edited-{dtype}"))
+        found = taskarith.verify(_negated(case, dtype))
         check(found.is_sound and found.sampled, f"verify: {found.damaged or found.wrong or found.unsampled}")
 
 
-def _edited(base: torch.Tensor, tuned: torch.Tensor, coefficient: float) -> torch.Tensor:
+def _negated(case: Case, dtype: str) -> Path:
+    out = case.path(f"negated-{dtype}")
+    if not out.exists():
+        taskarith.apply(case.base(dtype), negate=[case.tuned(dtype)], alpha=_ALPHA, output_dir=out)
+    return out
+
+
+def _rounded_once(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     if not base.is_floating_point():
         return base
     before, after = (tensor.double().numpy() for tensor in (base, tuned))
-    result = np.asarray(before + coefficient * (after - before))
+    result = np.asarray(before - _ALPHA * (after - before))
     if base.dtype == torch.bfloat16:
         return torch.from_numpy(bfloat16(np.atleast_1d(result)).view(np.int16)).view(torch.bfloat16).reshape(base.shape)
     return torch.from_numpy(result).to(base.dtype)
