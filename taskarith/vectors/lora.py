@@ -16,6 +16,7 @@ from typing import Any
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
+from taskarith.vectors.copies import has_same_values
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "Factors", "adapter_tensors", "read_adapter", "scale_of"]
 
@@ -29,6 +30,11 @@ _PART = re.compile(
     r"|lora_(?P<magnitude>magnitude)_vector(?:\.weight)?|token_adapter\.trainable_(?P<tokens>tokens)_delta)"
 )
 _MERGE = "Merge it with PEFT and use the merged model folder."
+_GATHER = "Gather the weights before saving: accelerator.get_state_dict(model), or zero_to_fp32.py on the checkpoint."
+_RENAME = "Rename them to what PEFT's save_pretrained writes, base_model.model.MODULE.lora_A.weight, and save it again."
+_NAMED = re.compile(r"(lora_\w+|modules_to_save)\.default(?=\.weight$|\.bias$|$)")
+"""The name of an adapter, which a model's ``state_dict`` has in its names; PEFT loads them all the same."""
+
 _OTHERS = {
     "layer_replication": "layers that are repeated (layer_replication)",
     "use_qalora": "QA-LoRA, which pools its inputs",
@@ -115,10 +121,11 @@ def read_adapter(path: Path) -> Adapter:
     """
     adapter = Adapter(path, read_json(path / ADAPTER_CONFIG))
     _check_config(path, adapter.config)
+    _check_names(path, adapter_tensors(path))
     parts: dict[str, dict[str, TensorEntry]] = {}
     odd = []
     for tensor in adapter_tensors(path):
-        name = tensor.name.removeprefix(_PREFIX)
+        name = _NAMED.sub(r"\1", tensor.name.removeprefix(_PREFIX))
         match = _PART.fullmatch(name)
         if not tensor.is_float:
             odd.append(tensor.name)
@@ -173,9 +180,37 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_names(path: Path, tensors: tuple[TensorEntry, ...]) -> None:
+    """Refuse what trainers leave in an adapter file and PEFT does not load."""
+    faults = (
+        ("are empty, as DeepSpeed ZeRO-3 leaves what it has not gathered", lambda one: 0 in one.shape, _GATHER),
+        ("have the prefix _orig_mod., which torch.compile leaves", lambda one: "_orig_mod." in one.name, _RENAME),
+        ("begin with base_model.model. twice", lambda one: one.name.startswith(2 * _PREFIX), _RENAME),
+        ("do not begin with base_model.model.", lambda one: not one.name.startswith(_PREFIX), _RENAME),
+    )
+    for what, is_faulty, hint in faults:
+        if names := [one.name for one in tensors if is_faulty(one)]:
+            raise VectorError(
+                f"{len(names)} tensors of {path / ADAPTER_WEIGHTS} {what}, so that PEFT does not load them: "
+                f"{name_some(names)}",
+                hint,
+            )
+
+
 def _add_whole(adapter: Adapter, name: str, tensor: TensorEntry) -> None:
-    plain = name.replace(f"{_WRAPPED}.", ".")
-    (adapter.copies if plain != name and plain.endswith(".weight") else adapter.whole)[plain] = tensor
+    """Take a tensor without factors: a saved one, or a copy of the base's, by the name that it has in the model.
+
+    Where PEFT saves the embeddings too, a saved module stands there three times: ``X.weight`` and
+    ``X.modules_to_save.weight`` are the trained one, ``X.original_module.weight`` is that of the base.
+    """
+    plain = re.sub(r"\.(?:base_layer|modules_to_save|original_module)(?=\.)", "", name)
+    is_copy = ".original_module." in name or (_WRAPPED in name and plain.endswith(".weight"))
+    place = adapter.copies if is_copy else adapter.whole
+    if plain in place and not has_same_values(place[plain], tensor):
+        raise VectorError(
+            f"{adapter.path} holds {plain} twice, with different values", "Save the adapter again with PEFT."
+        )
+    place[plain] = tensor
 
 
 def _add_factors(adapter: Adapter, name: str, found: Mapping[str, TensorEntry], odd: list[str]) -> None:

@@ -12,7 +12,7 @@ from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, VectorError, name_some
-from taskarith.vectors.copies import check_copies, has_same_rows
+from taskarith.vectors.copies import has_same_rows, has_same_values
 from taskarith.vectors.lora import Adapter, Factors, scale_of
 from taskarith.vectors.parts import Bias, Dora, Part, Product, Rows, Saved, Stack, load_values
 from taskarith.vectors.ties import tied_tensors
@@ -61,7 +61,8 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> Pla
     for module, (entry, numbers) in adapter.tokens.items():
         name = f"{module}.weight"
         placing.add(placing.tensor(name), Rows(entry, numbers, placing.trained_on(name, entry)))
-    check_copies(adapter.path, {placing.held_by(name): entry for name, entry in adapter.copies.items()}, origin)
+    for name, entry in adapter.copies.items():
+        placing.check_copy(name, entry)
     return placing.settle()
 
 
@@ -125,25 +126,36 @@ class _Placing:
             )
         return found
 
-    def held_by(self, name: str) -> str:
-        """Return the stored tensor that a parameter is, or is tied to."""
-        found = self.tensor(name)
-        other = self._architecture.ties.get(found)
-        return found if found in self._base.tensors or other is None else self.tensor(other)
+    def check_copy(self, name: str, copy: TensorEntry) -> None:
+        """PEFT saves the weight of a targeted embedding too, and loads it again: it must be what the base has."""
+        if not has_same_values(self.trained_on(name, copy), copy):
+            raise MismatchError(
+                f"{self._adapter.path} holds a copy of {name}, which is not that of {self._origin.path}",
+                "Apply it to the model it was trained on; where that was enlarged or changed, merge it with PEFT.",
+            )
 
     def trained_on(self, name: str, entry: TensorEntry) -> TensorEntry:
-        """Return the tensor that a saved one, or factors with DoRA, belong to; a wrong base is found later."""
+        """Return the tensor that a saved one, or factors with DoRA, belong to.
+
+        It is that of the adapter's own base; of the model at hand, where that is this base with a larger vocabulary.
+        """
         stored = self.tensor(name)
-        found = self._origin.tensors.get(stored, entry)
+        if stored not in self._base.tensors and (other := self._architecture.ties.get(stored)):
+            stored = self.tensor(other)
+        found, here = self._origin.tensors.get(stored), self._base.tensors.get(stored)
+        if found is None:
+            raise MismatchError(
+                f"{self._adapter.path} changes {name}, which its base {self._origin.path} does not store",
+                "Name the base that it was trained on, or merge it with PEFT.",
+            )
         if not found.is_float:
             raise VectorError(
                 f"{self._adapter.path} changes {name}, which its base stores as {found.dtype}, by more than factors",
                 "Apply it to the model before quantisation.",
             )
-        here = self._base.tensors.get(stored, found)
-        if found.shape == entry.shape or here.shape != entry.shape:
+        if found.shape[0] >= entry.shape[0] or here is None or here.shape != entry.shape:
             return found
-        if not has_same_rows(found, here):
+        if found.shape[1:] != here.shape[1:] or not has_same_rows(found, here):
             raise MismatchError(
                 f"{self._adapter.path} has {entry.shape[0]} rows of {name}, its base {self._origin.path} has "
                 f"{found.shape[0]}, and the first ones of {self._base.path} are not the same",
