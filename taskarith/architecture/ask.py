@@ -117,7 +117,7 @@ def _is_plain(module: torch.nn.Linear | Conv1D) -> bool:
         return True
     width = module.nx if isinstance(module, Conv1D) else module.in_features
     try:
-        return isinstance(module(torch.empty(2, width, device="meta")), torch.Tensor)  # ty: ignore[invalid-argument-type]
+        return isinstance(module(torch.empty(2, width, device="meta")), torch.Tensor)
     except Exception:  # it wants something else
         return False
 
