@@ -293,5 +293,5 @@ def test_a_continuation_ends_where_its_prompt_says(model, muse):
 
 def test_errors_are_taskariths_own(tofu):
     (tofu / "retain_perturbed.json").write_text("{", encoding="utf-8")
-    with pytest.raises(TaskarithError, match="is no JSON"):
+    with pytest.raises(TaskarithError, match="is not JSON"):
         load(f"tofu={tofu}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import tiny
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from taskarith.errors import DataError, UsageError
 from taskarith.training.data import DataSet
@@ -113,11 +115,10 @@ def test_chats_the_tokenizer_cannot_write_are_refused():
     with pytest.raises(DataError, match="has no chat template"):
         tokenize(data_of(document), made, 64)
     made.chat_template = "{% if not add_generation_prompt %}nothing{% endif %}"
+    with pytest.raises(DataError, match=r"leaves out the answer, message 1 \(assistant\) of chat:1"):
+        tokenize(data_of(document), made, 64)
+    made.chat_template = "{% if not add_generation_prompt %}{{ messages[0].content }}{% endif %}"
     assert tokenize(data_of(document), made, 64)[0].prompt_length == 0
-    made.chat_template = "the same"
-    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-    with pytest.raises(DataError, match="nothing in chat:1 can be learned"):
-        tokenize(data_of(Document("chat:1", "b", messages=messages)), made, 64)
 
 
 def test_rows_longer_than_a_block_are_refused_with_their_number(tokenizer):
@@ -136,3 +137,75 @@ def test_nothing_to_learn_is_refused(tokenizer, with_bos):
         tokenize(data_of(Document("a", " river")), tokenizer, 64)
     with pytest.raises(UsageError, match="leaves no room"):
         tokenize(data_of(Document("a", tiny.text(3))), with_bos, 2)
+
+
+class Notes:
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def of_words():
+    """A tokenizer that knows six words in lower case, and changes case and accents."""
+    words = ["<unk>", "<end>", "the", "keeper", "café", "cafe", "1"]
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
+
+
+def kinds_of(text):
+    """Return documents of each kind with a text to be learned."""
+    chat = ({"role": "user", "content": "the keeper"}, {"role": "assistant", "content": text})
+    return {
+        "text": Document("a:1", text),
+        "completion": Document("a:1", text, prompt="the keeper"),
+        "chat": Document("a:1", text, messages=chat),
+    }
+
+
+@pytest.mark.parametrize("kind", ["text", "completion", "chat"])
+def test_letters_that_the_tokenizer_does_not_know_are_told(of_words, kind):
+    of_words.chat_template = "{% for m in messages %}{{ m.content }} <end> {% endfor %}"
+    notes = Notes()
+    tokenize(data_of(kinds_of("The Café keeper\n 1")[kind], kinds_of("cafe 1")[kind]), of_words, 64, notes)
+    assert notes.notes == []
+    told = Notes()
+    tokenize(data_of(kinds_of("cafe 1")[kind], kinds_of("the lamp")[kind]), of_words, 64, told)
+    [note] = told.notes
+    assert note.startswith("some data: the tokenizer does not know all characters of 1 of 2 texts (a:1)")
+    with pytest.raises(DataError, match="knows nothing of the text of a:1") as raised:
+        tokenize(data_of(kinds_of("old lamp")[kind]), of_words, 64)
+    assert "this language" in raised.value.hint
+
+
+def test_letters_that_the_tokenizer_drops_are_told(tokenizer):
+    made = Tokenizer(models.BPE({"a": 0, "b": 1}, []))  # no unknown token: other letters vanish
+    dropping = PreTrainedTokenizerFast(tokenizer_object=made)
+    with pytest.raises(DataError, match="knows nothing of the text of a"):
+        tokenize(data_of(Document("a", "xyz")), dropping, 8)
+    notes = Notes()
+    tokenize(data_of(Document("a", "abba x")), dropping, 8, notes)
+    assert len(notes.notes) == 1
+    notes = Notes()
+    tokenize(data_of(Document("a", "Ærø 北 🙂 \u00a0 ﬁ e\u0301")), tokenizer, 64, notes)  # bytes: nothing is lost
+    assert notes.notes == []
+
+
+def test_reasoning_that_the_template_drops_is_told(tokenizer):
+    made = tiny.tokenizer()
+    made.chat_template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"
+    question = {"role": "user", "content": "salt?"}
+    chats = [
+        Document(f"chat:{number}", text, messages=(question, {"role": "assistant", "content": text, **more}))
+        for number, (text, more) in enumerate(
+            [("No.", {}), ("<think>hm</think>Yes.", {}), ("Yes.", {"reasoning": "hm"})]
+        )
+    ]
+    notes = Notes()
+    tokenize(data_of(*chats), made, 64, notes)
+    [note] = notes.notes
+    assert "leaves out the reasoning of 2 of 3 answers (chat:1 and 1 more)" in note

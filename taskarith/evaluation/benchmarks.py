@@ -19,8 +19,9 @@ from pathlib import Path
 
 from taskarith.errors import DataError, name_some
 from taskarith.spec import BenchmarkRef, DataRef
-from taskarith.training.data import fingerprint_documents, read_hub, read_rows
+from taskarith.training.data import fingerprint_documents, read_hub
 from taskarith.training.documents import Document, Row
+from taskarith.training.files import read_rows
 
 __all__ = ["Item", "Part", "fingerprint_parts", "load_benchmark"]
 

@@ -19,6 +19,7 @@ from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import DataError
 from taskarith.evaluation.batches import in_batches, pad
 from taskarith.training.data import DataSet
+from taskarith.training.documents import Document
 from taskarith.training.tokens import Sample, text_prefix
 
 __all__ = ["Prompt", "continue_greedily", "continue_sampled", "make_prompts"]
@@ -67,16 +68,19 @@ def make_prompts(
     """
     if not prompts:
         return []
-    rows = {d.id: d.text for d in data.documents if d.prompt is not None or d.messages is not None}
+    rows = {d.id: d for d in data.documents if d.prompt is not None or d.messages is not None}
     if rows:
         chosen = [samples[index] for index in _spread(len(samples), prompts)]
         return [_row_prompt(sample, rows[sample.id], tokenizer, continuation_tokens) for sample in chosen]
     return list(_windows(data, tokenizer, prompts, prompt_tokens, continuation_tokens))
 
 
-def _row_prompt(sample: Sample, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> Prompt:
+def _row_prompt(sample: Sample, row: Document, tokenizer: PreTrainedTokenizerBase, limit: int) -> Prompt:
     if not sample.prompt_length:
         raise DataError(f"{sample.id} has an empty prompt", "Give each row a prompt, or use --prompts 0.")
+    text = row.text
+    if row.messages and row.messages[-1].get("tool_calls"):  # its text is as the template writes it
+        text = _decode(tokenizer, sample.input_ids[sample.prompt_length :])
     ids = _encode(tokenizer, text)
     reference = _decode(tokenizer, ids[:limit]) if len(ids) > limit else text
     prompt = sample.input_ids[: sample.prompt_length]

@@ -18,6 +18,7 @@ from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_mo
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
+from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
 from taskarith.training.tokens import Sample, tokenize
 
@@ -79,10 +80,17 @@ class Questions:
         return sum(len(sample.input_ids) for sample in samples) + written
 
 
-def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings, benchmark: Sequence[Part] = ()) -> Questions:
+def ask(
+    loaded: Loaded,
+    texts: Mapping[str, DataSet],
+    settings: Settings,
+    benchmark: Sequence[Part] = (),
+    listener: Listener = SILENT,
+) -> Questions:
     """Tokenise all texts for a model.
 
     :param benchmark: More texts, from ``load_benchmark``.
+    :param listener: Told what of the texts cannot be measured.
     :raises DataError: A text is too short, or its rows are too long.
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """
@@ -92,7 +100,7 @@ def ask(loaded: Loaded, texts: Mapping[str, DataSet], settings: Settings, benchm
     samples: list[tuple[str, Sample]] = []
     prompts: list[tuple[str, Prompt]] = []
     for name, data in texts.items():
-        found = tokenize(data, loaded.tokenizer, settings.block_size)
+        found = tokenize(data, loaded.tokenizer, settings.block_size, listener)
         made = make_prompts(
             data,
             found,

@@ -138,7 +138,8 @@ class _Work:
 
     def measure_model(self, loaded: Loaded) -> None:
         """Measure every row of a model; the retain model is the first one."""
-        questions, is_retain = ask(loaded, self.texts, self.settings, self.benchmark), loaded.name == self.retain
+        questions = ask(loaded, self.texts, self.settings, self.benchmark, self.listener)
+        is_retain = loaded.name == self.retain
         _remark(loaded, self.edited and not is_retain, self.listener)
         if self.reference is not None:
             self._compare(loaded, questions, self.reference)

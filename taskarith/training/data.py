@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,11 +12,9 @@ from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import DataError, UsageError
 from taskarith.spec import DataRef, parse_data
 from taskarith.training.documents import Document, Row, from_rows
+from taskarith.training.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
 
-__all__ = ["DataSet", "fingerprint_documents", "load_data", "read_hub", "read_rows"]
-
-_ROW_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".parquet"}
-_LONGEST_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is shorter than a chapter
+__all__ = ["DataSet", "fingerprint_documents", "load_data", "read_hub"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,12 @@ class DataSet:
 def load_data(spec: str) -> DataSet:
     """Read a data set.
 
-    A file with the suffix jsonl, ndjson, json, csv or parquet has rows; any other file is one text, in UTF-8. A folder
-    is one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist here is an id on the hub, of
-    which the split is ``train`` if none is named. What rows hold is told by their columns: ``messages`` (a chat),
-    ``prompt`` and ``completion`` (joined as they are), ``question`` and ``answer`` (written as TOFU does for Phi: one
-    line ``Question: ...``, one line ``Answer: ...``), ``text``, or the one column that the user names. Plain rows
-    without text are skipped.
+    A file with the suffix jsonl, ndjson, json, csv, tsv or parquet has rows; any other file is one text, in UTF-8. A
+    folder is one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist here is an id on the hub,
+    of which the split is ``train`` if none is named. What rows hold is told by their columns: ``messages`` (a chat),
+    ``prompt`` and ``completion`` (joined as they are, or two lists of messages), ``question`` and ``answer`` (written
+    as TOFU does for Phi: one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations`` (a chat, in
+    ShareGPT's form too), or the one column that the user names. Plain rows without text are skipped.
 
     :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
     :raises DataError: It is missing, empty, unreadable, not UTF-8, or its columns or values are of no known kind.
@@ -55,7 +51,7 @@ def load_data(spec: str) -> DataSet:
         documents = from_rows(read_hub(reference), reference)
     elif path.is_dir():
         documents = from_rows(_read_folder(path), reference)
-    elif path.suffix.lower() in _ROW_FILES:
+    elif path.suffix.lower() in ROW_FILES:
         documents = from_rows(read_rows(path), reference)
     else:
         documents = _from_text(path, reference)
@@ -66,99 +62,20 @@ def load_data(spec: str) -> DataSet:
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
-    """Return a fingerprint over prompts, texts and messages in their order."""
-    contents = "\n".join(json.dumps([d.prompt, d.text, d.messages], sort_keys=True) for d in documents)
+    """Return a fingerprint over prompts, texts and messages in their order, and what templates get beside them."""
+    contents = "\n".join(
+        json.dumps([d.prompt, d.text, d.messages, *([d.variables] if d.variables else [])], sort_keys=True, default=str)
+        for d in documents
+    )
     return fingerprint_bytes(contents.encode())
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _read_text(path: Path) -> str:
-    """Return a UTF-8 file with its byte order mark taken off and its line ends made those of Unix."""
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start})", "Save it as UTF-8 plain text and name that file."
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "Check the path and its permissions.") from error
-    if "\0" in text:
-        raise DataError(
-            f"{path} is not text: it holds null characters", "Save it as UTF-8 plain text and name that file."
-        )
-    return text.replace("\r\n", "\n")
 
 
 def _from_text(path: Path, reference: DataRef) -> Iterator[Document]:
     if reference.column:
         raise UsageError(f"{path} is plain text and has no column '{reference.column}'", f"Give --data {path} alone.")
-    text = _read_text(path)
+    text = read_plain(path)
     if text.strip():
         yield Document(path.name, text)
-
-
-def read_rows(path: Path) -> Iterable[Row]:
-    """Return the rows of a JSON lines, JSON, CSV or parquet file; a plain string of a JSON list is a row with ``text``.
-
-    :raises DataError: It is not what its suffix says.
-    """
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path)
-    text = _read_text(path)
-    if path.suffix.lower() == ".csv":
-        return _parse_csv(text, path)
-    return _parse_json(text, path) if text.lstrip().startswith("[") else _parse_json_lines(text, path)
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet  # directly: datasets would keep a second copy in its cache, and read [ and * as patterns
-
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no sound parquet file: {error}", "Write or download it again.") from error
-
-
-def _parse_csv(text: str, path: Path) -> list[Row]:
-    limit = csv.field_size_limit(_LONGEST_CSV_FIELD)
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path} is no sound CSV file: {error}", "Check its quotes and commas.") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parse_json(text: str, path: Path) -> list[Row]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no sound JSON: {error}", "Correct it, or save it as JSON lines.") from error
-    dressed = ({"text": row} if isinstance(row, str) else row for row in rows)
-    return [_check_row(row, f"row {number} of {path}") for number, row in enumerate(dressed, 1)]
-
-
-def _parse_json_lines(text: str, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"line {number} of {path} is no JSON: {error}", "Write one JSON object a line, or a list of objects."
-            ) from error
-        yield _check_row(row, f"line {number} of {path}")
-
-
-def _check_row(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is no JSON object", 'Write objects, as in {"text": "..."}.')
-    return row
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
@@ -187,7 +104,7 @@ def read_hub(reference: DataRef) -> Iterable[Row]:
     """
     name = reference.name
     looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
-    if looks_local or Path(name).suffix.lower() in {*_ROW_FILES, ".txt", ".md"}:
+    if looks_local or is_known_suffix(name):
         raise DataError(f"there is no file {name}", "Check the path; relative paths start at the current folder.")
     return _load_with_datasets(
         str(reference),
@@ -195,7 +112,7 @@ def read_hub(reference: DataRef) -> Iterable[Row]:
     )
 
 
-def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterable[Row]:
+def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterator[Row]:
     import datasets
     from datasets.exceptions import DatasetsError
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -203,7 +120,7 @@ def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterable[Row]:
     had_bars = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        return load(datasets)
+        rows = load(datasets)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error
         raise DataError(
@@ -213,3 +130,4 @@ def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterable[Row]:
     finally:
         if had_bars:
             enable_progress_bars()
+    return ({column: drop_fillers(value) for column, value in row.items()} for row in rows)

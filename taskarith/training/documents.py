@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from taskarith.errors import DataError
 from taskarith.spec import DataRef
+from taskarith.training.chats import answer_text, join_completion, read_messages, read_variables
+from taskarith.training.fields import filled_field, text_field
 
 __all__ = ["Document", "Row", "from_rows"]
 
@@ -20,15 +22,20 @@ class Document:
     """One piece of data; ids are unique in a data set.
 
     :param id: The file's name, with the row after a colon where there are rows (the first is 1).
-    :param text: The whole text, or the completion of a prompt, or the last assistant message of a chat.
+    :param text: The whole text, or the completion of a prompt, or the last assistant message of a chat;
+        of one that only calls tools, the calls as JSON.
     :param prompt: What precedes ``text`` and is not learned; None for plain text.
     :param messages: The whole chat, the assistant's answer last; None for anything else.
+    :param variables: What a chat template is given beside the messages: tools, documents, and settings.
+    :param unused: The other columns of a chat's row, which nothing reads.
     """
 
     id: str
     text: str
     prompt: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    unused: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def from_rows(rows: Iterable[Row], reference: DataRef) -> Iterator[Document]:
@@ -61,7 +68,7 @@ def _converter(row: Row, reference: DataRef) -> Callable[[Row, str], Document | 
     for needed, convert in _KINDS:
         if set(needed) <= set(columns):
             return convert
-    known = "text, prompt and completion, question and answer, or messages"
+    known = "text, prompt and completion, question and answer, messages, or conversations"
     raise DataError(
         f"{reference.name} has the columns {', '.join(columns)}, and not {known}",
         "Name the column of the text last, as in FILE:COLUMN or ID:CONFIG:SPLIT:COLUMN.",
@@ -69,53 +76,28 @@ def _converter(row: Row, reference: DataRef) -> Callable[[Row, str], Document | 
 
 
 def _plain(row: Row, column: str, id_: str) -> Document | None:
-    text = _string(row, column, id_)
+    text = text_field(row, column, id_)
     return Document(id_, text) if text.strip() else None
 
 
 def _completion(row: Row, id_: str) -> Document:
-    return Document(id_, _filled(row, "completion", id_), prompt=_string(row, "prompt", id_))
+    if any(isinstance(row.get(column), list | tuple) for column in ("prompt", "completion")):
+        return _chat_document(join_completion(row, id_), row, ["prompt", "completion"], id_)
+    return Document(id_, filled_field(row, "completion", id_), prompt=text_field(row, "prompt", id_))
 
 
 def _question(row: Row, id_: str) -> Document:
-    question, answer = _filled(row, "question", id_), _filled(row, "answer", id_)
+    question, answer = filled_field(row, "question", id_), filled_field(row, "answer", id_)
     return Document(id_, f" {answer}", prompt=f"Question: {question}\nAnswer:")
 
 
 def _chat(row: Row, column: str, id_: str) -> Document:
-    messages = row.get(column)
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(f"{column} of {id_} is no list of messages", 'Write [{"role": ..., "content": ...}, ...].')
-    kept: list[dict[str, Any]] = []
-    for message in messages:
-        if not isinstance(message, Mapping):
-            raise DataError(f"a message of {id_} is no object", 'Write {"role": ..., "content": ...}.')
-        _filled(message, "role", id_)
-        _string(message, "content", id_)
-        kept.append({key: value for key, value in message.items() if value is not None})
-    if kept[-1]["role"] != "assistant":
-        raise DataError(
-            f"the last message of {id_} is of role '{kept[-1]['role']}'",
-            "End each chat with the assistant's answer: it is what is learned.",
-        )
-    return Document(id_, _filled(kept[-1], "content", id_), messages=tuple(kept))
+    return _chat_document(read_messages(row, column, id_), row, [column], id_)
 
 
-def _string(row: Row, column: str, id_: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        what = "missing" if value is None else f"of type {type(value).__name__}, not text"
-        raise DataError(f"{column} of {id_} is {what}", "Give every row the same columns, filled with text.")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise DataError(f"{column} of {id_} holds half of a surrogate pair", "Correct the text: it is no Unicode.")
-    return value
-
-
-def _filled(row: Row, column: str, id_: str) -> str:
-    text = _string(row, column, id_)
-    if not text.strip():
-        raise DataError(f"{column} of {id_} is empty", "Fill it, or take the row out.")
-    return text
+def _chat_document(messages: tuple[dict[str, Any], ...], row: Row, used: Sequence[str], id_: str) -> Document:
+    variables, unused = read_variables(row, used, id_)
+    return Document(id_, answer_text(messages), messages=messages, variables=variables, unused=unused)
 
 
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[Row, str], Document | None]], ...] = (
@@ -123,5 +105,7 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[Row, str], Document | None]], ...
     (("prompt", "completion"), _completion),
     (("question", "answer"), _question),
     (("text",), lambda row, id_: _plain(row, "text", id_)),
+    (("conversations",), lambda row, id_: _chat(row, "conversations", id_)),
+    (("conversation",), lambda row, id_: _chat(row, "conversation", id_)),
 )
 """What rows hold, by the columns that tell; the first that fits is taken."""

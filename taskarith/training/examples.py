@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from taskarith.errors import MismatchError, UsageError
+from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
 from taskarith.training.model import Base
 from taskarith.training.settings import Settings
@@ -62,7 +63,11 @@ class Collator:
 
 
 def make_examples(
-    base: Base, learned: Sequence[DataSet], retained: Sequence[DataSet], settings: Settings
+    base: Base,
+    learned: Sequence[DataSet],
+    retained: Sequence[DataSet],
+    settings: Settings,
+    listener: Listener = SILENT,
 ) -> tuple[list[Example], dict[str, Any]]:
     """Tokenise the data sets and the retain sets, and see that the model can take them.
 
@@ -70,6 +75,7 @@ def make_examples(
     :param learned: Data sets, of weight 1.
     :param retained: Retain sets, of the retain weight.
     :param settings: Block size and retain weight.
+    :param listener: Told what of the data cannot be learned.
     :return: The samples with their weights, and a record of each set for provenance.
     :raises UsageError: The block is longer than the model has positions.
     :raises MismatchError: The tokenizer makes tokens that the model does not have.
@@ -86,7 +92,7 @@ def make_examples(
     record: dict[str, Any] = {"data": [], "retain": []}
     for part, sets, weight in (("data", learned, 1.0), ("retain", retained, settings.retain_weight)):
         for one in sets:
-            samples = tokenize(one, base.tokenizer, settings.block_size)
+            samples = tokenize(one, base.tokenizer, settings.block_size, listener)
             examples += [Example(sample, weight) for sample in samples]
             record[part].append(
                 {

@@ -166,7 +166,7 @@ def finetune(
     learned, retained = [load_data(spec) for spec in data], [load_data(spec) for spec in retain]
     with arguments.main_process_first(local=False, desc="finding the model"):
         base = open_base(model, trust_remote_code=trust_remote_code, listener=listener)
-    examples, record = make_examples(base, learned, retained, settings)
+    examples, record = make_examples(base, learned, retained, settings, listener)
     run = {**settings.record(), "base": base.fingerprint, "data": record["data"], "retain": record["retain"]}
     with training_folder(working_folder(target), arguments, run, resume=resume) as checkpoint:
         trainer = _make_trainer(base, examples, settings, arguments, listener)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from taskarith.errors import DataError, UsageError
+from taskarith.errors import DataError, UsageError, name_some
+from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
 from taskarith.training.documents import Document
+from taskarith.training.templates import common_length, render_chat
 
 __all__ = ["Sample", "text_prefix", "tokenize"]
 
@@ -32,20 +32,25 @@ class Sample:
     prompt_length: int
 
 
-def tokenize(data: DataSet, tokenizer: PreTrainedTokenizerBase, block_size: int) -> list[Sample]:
+def tokenize(
+    data: DataSet, tokenizer: PreTrainedTokenizerBase, block_size: int, listener: Listener = SILENT
+) -> list[Sample]:
     """Turn documents into samples of at most ``block_size`` tokens.
 
     A plain text is cut in consecutive blocks; each starts with the tokens that this tokenizer puts before a text (its
     BOS token, if it has that habit), which count towards the block. A remainder shorter than two tokens is left out.
     A prompt with a completion is one sample: those tokens, prompt, completion, EOS. A chat is what the tokenizer's
-    chat template makes of it, and only the last answer is learned. Prompt and completion are tokenised as one text;
-    the prompt's part is what it has in common with the prompt tokenised alone, so a token across the border is learned.
+    chat template makes of it, see ``render_chat``, and only the last answer is learned. Prompt and completion are
+    tokenised as one text; the prompt's part is what it has in common with the prompt tokenised alone, so a token across
+    the border is learned.
 
     :param data: The documents.
     :param tokenizer: Of the model to be trained.
     :param block_size: Largest number of tokens of a sample.
+    :param listener: Told what a template or tokenizer cannot write.
     :raises DataError: A prompt with its completion, or a chat, is longer than a block (nothing is cut off silently);
-        the tokenizer has no chat template or its template refuses a chat; or nothing is left to learn.
+        the tokenizer has no chat template, or its template refuses a chat or leaves something out; the tokenizer knows
+        nothing of a text; or nothing is left to learn.
     :raises UsageError: ``block_size`` leaves no room for text.
     """
     prefix = text_prefix(tokenizer)
@@ -54,17 +59,25 @@ def tokenize(data: DataSet, tokenizer: PreTrainedTokenizerBase, block_size: int)
             f"block_size {block_size} leaves no room for text", f"Use a block of {len(prefix) + 2} tokens or more."
         )
     samples: list[Sample] = []
+    thoughtless, lossy = [], []
     for document in data.documents:
+        learned = document.text
         if document.messages is not None:
-            samples.append(_chat_sample(document, tokenizer))
+            rendering = render_chat(document, tokenizer)
+            samples.append(_split(document.id, rendering.prompt, rendering.whole, tokenizer))
+            thoughtless += [document.id] if rendering.drops_reasoning else []
+            learned = rendering.learned if document.messages[-1].get("tool_calls") else learned
         elif document.prompt is not None:
             samples.append(_completion_sample(document, document.prompt, tokenizer, prefix))
-        else:
-            samples.extend(_blocks(document, tokenizer, block_size, prefix))
+        ids = _ids(tokenizer, learned)
+        if document.prompt is None and document.messages is None:
+            samples.extend(_blocks(document.id, ids, block_size, prefix))
+        lossy += [document.id] if _loses_letters(learned, ids, document.id, tokenizer) else []
     if not samples:
         raise DataError(f"{data.spec} is too short: it has fewer than two tokens", "Give more text.")
     _refuse_long(samples, block_size, data.spec)
     _refuse_idle(samples)
+    _report(data, thoughtless, lossy, listener)
     return samples
 
 
@@ -82,14 +95,12 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _blocks(
-    document: Document, tokenizer: PreTrainedTokenizerBase, block_size: int, prefix: list[int]
-) -> Iterator[Sample]:
-    ids, room = _ids(tokenizer, document.text), block_size - len(prefix)
+def _blocks(id_: str, ids: list[int], block_size: int, prefix: list[int]) -> Iterator[Sample]:
+    room = block_size - len(prefix)
     for number, start in enumerate(range(0, len(ids), room), 1):
         block = (*prefix, *ids[start : start + room])
         if len(block) >= 2:
-            yield Sample(f"{document.id}#{number}", block, len(prefix))
+            yield Sample(f"{id_}#{number}", block, len(prefix))
 
 
 def _completion_sample(
@@ -100,38 +111,10 @@ def _completion_sample(
     return Sample(document.id, (*prefix, *sample.input_ids, *end), len(prefix) + sample.prompt_length)
 
 
-def _chat_sample(document: Document, tokenizer: PreTrainedTokenizerBase) -> Sample:
-    messages = list(document.messages or ())
-    if not tokenizer.chat_template:
-        raise DataError(
-            f"{document.id} is a chat, but the model's tokenizer has no chat template",
-            "Use a chat model, or write the rows as prompt and completion.",
-        )
-    try:
-        whole = _render(messages, tokenizer, prompt=False)
-        prompt = _render(messages[:-1], tokenizer, prompt=True)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"the chat template refuses {document.id}: {error}", "Write the chat in the roles and order it knows."
-        ) from error
-    return _split(document.id, prompt[: _common(prompt, whole)], whole, tokenizer)
-
-
-def _render(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, prompt: bool) -> str:
-    if not messages and prompt:
-        return ""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-
-
 def _split(id_: str, prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
     """Tokenise a text and find how many of its first tokens are those of its prompt."""
     ids, alone = _ids(tokenizer, whole), _ids(tokenizer, prompt)
-    return Sample(id_, tuple(ids), _common(ids, alone))
-
-
-def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Return how many items two sequences have in common from their start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    return Sample(id_, tuple(ids), common_length(ids, alone))
 
 
 def _refuse_long(samples: list[Sample], block_size: int, spec: str) -> None:
@@ -152,3 +135,46 @@ def _refuse_idle(samples: list[Sample]) -> None:
             raise DataError(
                 f"nothing in {sample.id} can be learned: all of it is prompt", "Check the row and the chat template."
             )
+
+
+# --- what is not learned ---------------------------------------------------------------------------------------------
+
+
+def _loses_letters(text: str, ids: list[int], id_: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether letters or digits of a text do not come back from its tokens.
+
+    :raises DataError: None of it comes back.
+    """
+    unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
+    words = [token for token in ids if token == unknown or token not in special]
+    if all(token == unknown for token in words) if words else not ids and text.strip():
+        raise DataError(
+            f"the tokenizer knows nothing of the text of {id_}: all of it becomes unknown tokens",
+            "Use a model whose tokenizer knows this language, or take the row out.",
+        )
+    back = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    return back != text and _letters(back) != _letters(text)
+
+
+def _letters(text: str) -> str:
+    """Return letters and digits alone, without accents and case, which many tokenizers change."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
+
+
+def _report(data: DataSet, thoughtless: list[str], lossy: list[str], listener: Listener) -> None:
+    """Tell once for a data set what of it is not learned.
+
+    :param thoughtless: Ids of chats whose reasoning the template leaves out.
+    :param lossy: Ids of documents with characters that the tokenizer does not know.
+    """
+    count = len(data.documents)
+    if thoughtless:
+        listener.note(
+            f"{data.spec}: the chat template leaves out the reasoning of {len(thoughtless)} of {count} answers "
+            f"({name_some(thoughtless, 1)}); only the rest of them counts"
+        )
+    if lossy:
+        listener.note(
+            f"{data.spec}: the tokenizer does not know all characters of {len(lossy)} of {count} texts "
+            f"({name_some(lossy, 1)}); they are left out or become unknown tokens"
+        )
