@@ -42,6 +42,12 @@ def test_every_form_of_a_chat_is_the_same_data_set(tmp_path, row):
     assert data.fingerprint == "8fac225f53495e2214bf00f3b585d534"  # as it was when only messages were read
 
 
+def test_a_named_column_may_hold_a_chat_as_json(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('talk,n\n"' + json.dumps(CHAT).replace('"', '""') + '",1\n', encoding="utf-8")
+    assert load_data(f"{path}:talk").documents[0].messages == CHAT
+
+
 def test_text_stays_text_where_both_are_there(tmp_path):
     data = load(tmp_path, {"text": "as written", "conversations": [{"from": "gpt", "value": "North."}]})
     assert data.documents[0].text == "as written"
@@ -131,6 +137,8 @@ def test_keys_that_arrow_fills_with_nothing_are_dropped(tmp_path):
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "message 1 of .* is from 'narrator'", "human"),
         ({"conversations": [{"from": "gpt"}]}, "message 1 of .* has a 'from' and no 'value'", "value"),
         ({"conversations": [{"from": "human", "value": "a"}]}, "the last message of .* is of role 'user'", "End each"),
+        ({"prompt": "a", "completion": "b", "tools": TOOLS}, "has a column tools beside its prompt", "as chats"),
+        ({"question": "a", "answer": "b", "system": "Be brief."}, "has a column system beside its prompt", "as chats"),
         ({"prompt": [USER], "completion": "North."}, "only one is a list of messages", "both as text"),
         ({"prompt": "Where?", "completion": [ANSWER]}, "only one is a list of messages", "both as text"),
         ({"prompt": [USER], "completion": [ANSWER, USER, ANSWER]}, "is not a single message", "into the prompt"),

@@ -49,6 +49,9 @@ TEMPLATES = {
     "<|end|>{% endfor %}" + ASK,
     "questions only": turns("{% if m.role == 'user' %}{{ m.content }}{% endif %}"),
     "begins otherwise": "{% if add_generation_prompt %}Answer!{% endif %}" + STRINGS,
+    "last thoughts": "{% set last = (messages | selectattr('role', 'equalto', 'assistant') | list)[-1] %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content if m == last else m.content.split('</think>')[-1] }}<|end|>"
+    "{% endfor %}" + ASK,
     "alternating": "{% if messages[0].role != 'user' %}{{ raise_exception('begin with a user') }}{% endif %}" + STRINGS,
     "broken": "{% for m in messages %}",
 }
@@ -135,6 +138,12 @@ def test_the_answer_is_learned_as_the_template_writes_it(write, template, chat, 
             r"message 1 \(user\) of rows\.jsonl:2 would be learned, too",
             "prompt and completion",
         ),
+        (
+            "last thoughts",
+            [*THOUGHT, *PLAIN],
+            r"message 2 \(assistant\) of rows\.jsonl:2 would be learned",
+            "Take reasoning",
+        ),
         ("alternating", SYSTEM, r"refuses rows\.jsonl:2: begin with a user", "roles and order it knows."),
         ("alternating", [SYSTEM[0], *IN_PARTS], r"refuses rows\.jsonl:2: begin with a user", "roles and order"),
         ("broken", PLAIN, r"refuses rows\.jsonl:2: .*endfor", "or correct the template."),
@@ -193,6 +202,17 @@ def test_calls_are_written_as_json_once(write, template, written, content, argum
     assert first.learned == f"{content.get('content') or ''}{written}<|end|>"
     assert second.prompt == first.whole + "<|tool|>at six<|end|><|assistant|>"
     assert first.whole.startswith(json.dumps(TOOLS))
+
+
+def test_what_a_tool_returns_may_be_written_as_json(write):
+    template = OBJECTS.replace("{{ m.content }}", "{{ m.content | tojson if m.role == 'tool' else m.content }}")
+    chats = [
+        [user("When?"), calls(), {"role": "tool", "content": told}, answer("At six.")] for told in ("six", parts("six"))
+    ]
+    data, tokenizer = write(template, *({"messages": chat, "tools": TOOLS} for chat in chats))
+    prompts = [render_chat(document, tokenizer).prompt for document in data.documents]
+    assert prompts[0].endswith('<|tool|>"six"<|end|><|assistant|>')
+    assert prompts[1].endswith(f"<|tool|>{json.dumps(parts('six'))}<|end|><|assistant|>")
 
 
 def test_prompts_of_calls_are_compared_with_calls(write):

@@ -9,7 +9,7 @@ from typing import Any
 from taskarith.errors import DataError
 from taskarith.training.fields import filled_field, list_field, parse_json, text_field
 
-__all__ = ["answer_text", "join_completion", "read_messages", "read_variables"]
+__all__ = ["answer_text", "is_chat", "join_completion", "read_messages", "read_variables"]
 
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -47,6 +47,12 @@ def read_messages(row: Mapping[str, Any], column: str, id_: str) -> tuple[dict[s
     if not answer_text(read):
         raise DataError(f"content of message {len(read)} of {id_} is empty", "Fill it, or take the row out.")
     return _with_system(row, read, is_sharegpt="from" in messages[0], id_=id_)
+
+
+def is_chat(value: object) -> bool:
+    """Return whether a value looks like a list of messages."""
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return isinstance(first, Mapping) and ("role" in first or "from" in first)
 
 
 def join_completion(row: Mapping[str, Any], id_: str) -> tuple[dict[str, Any], ...]:

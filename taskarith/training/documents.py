@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 
 from taskarith.errors import DataError
 from taskarith.spec import DataRef
-from taskarith.training.chats import answer_text, join_completion, read_messages, read_variables
-from taskarith.training.fields import filled_field, text_field
+from taskarith.training.chats import answer_text, is_chat, join_completion, read_messages, read_variables
+from taskarith.training.fields import filled_field, parse_json, text_field
 
 __all__ = ["Document", "Row", "from_rows"]
+
+_NO_TOOLS = (None, "", "[]", [])
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -62,7 +64,7 @@ def _converter(row: Row, reference: DataRef) -> Callable[[Row, str], Document | 
                 f"{reference.name} has no column '{reference.column}'", f"Its columns are: {', '.join(columns)}"
             )
         column = reference.column
-        if isinstance(row[column], str):
+        if isinstance(row[column], str) and not is_chat(parse_json(row[column])):
             return lambda row, id_: _plain(row, column, id_)
         return lambda row, id_: _chat(row, column, id_)
     for needed, convert in _KINDS:
@@ -71,7 +73,7 @@ def _converter(row: Row, reference: DataRef) -> Callable[[Row, str], Document | 
     known = "text, prompt and completion, question and answer, messages, or conversations"
     raise DataError(
         f"{reference.name} has the columns {', '.join(columns)}, and not {known}",
-        "Name the column of the text last, as in FILE:COLUMN or ID:CONFIG:SPLIT:COLUMN.",
+        "Rename them to these, or name the one column of the text, as in FILE:COLUMN or ID:CONFIG:SPLIT:COLUMN.",
     )
 
 
@@ -83,12 +85,25 @@ def _plain(row: Row, column: str, id_: str) -> Document | None:
 def _completion(row: Row, id_: str) -> Document:
     if any(isinstance(row.get(column), list | tuple) for column in ("prompt", "completion")):
         return _chat_document(join_completion(row, id_), row, ["prompt", "completion"], id_)
+    _refuse_context(row, id_)
     return Document(id_, filled_field(row, "completion", id_), prompt=text_field(row, "prompt", id_))
 
 
 def _question(row: Row, id_: str) -> Document:
+    _refuse_context(row, id_)
     question, answer = filled_field(row, "question", id_), filled_field(row, "answer", id_)
     return Document(id_, f" {answer}", prompt=f"Question: {question}\nAnswer:")
+
+
+def _refuse_context(row: Row, id_: str) -> None:
+    """Refuse what belongs before a prompt and has no place there but in a chat."""
+    system, tools = row.get("system"), row.get("tools")
+    for column, value in (("system", isinstance(system, str) and system.strip()), ("tools", tools not in _NO_TOOLS)):
+        if value:
+            raise DataError(
+                f"{id_} has a column {column} beside its prompt, which would be left out",
+                f"Write the rows as chats, write {column} into the prompt, or rename the column.",
+            )
 
 
 def _chat(row: Row, column: str, id_: str) -> Document:

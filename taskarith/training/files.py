@@ -26,7 +26,7 @@ _OTHER_FORMATS = {
     ".xlsx .xls .xlsm .ods .numbers": ("a spreadsheet", "Save the sheet as CSV in UTF-8 and name that file."),
     ".pdf .doc .docx .odt .rtf .epub .pptx": ("a document with a layout", "Save its text as UTF-8 plain text (.txt)."),
     ".jsonlines .jl": ("a file of rows under another name", "Rename it: JSON lines end with .jsonl."),
-    ".tab .psv": ("a file of rows under another name", "Save it as .csv or .tsv, with a header."),
+    ".tab .psv": ("a file of rows under another name", "Save rows as .csv or .tsv, with a header; plain text as .txt."),
     ".arrow .feather .orc .avro .lance .tfrecord .pkl .pickle .npy .npz .h5 .hdf5 .db .sqlite .sqlite3 .duckdb": (
         "a table in a format that is not read here",
         "Save it as JSON lines or parquet; of a data set saved by datasets, name the folder.",

@@ -119,7 +119,7 @@ class _Check:
         if is_marked and all(_squeeze(text) in written.whole for text in needed):
             self._refuse(
                 f"begins otherwise when it asks for an answer, so that {self.where} would be learned, too",
-                "Use another template, or write the rows as prompt and completion.",
+                "Take reasoning out of the earlier answers, or write the rows as prompt and completion.",
             )
         self._refuse(
             f"leaves out the text of {self.where}",
@@ -131,7 +131,10 @@ class _Check:
     def parts(self, written: Written) -> None:
         content = self.message.get("content", "")
         for part in [] if isinstance(content, str) else content:
-            if any(_squeeze(form) in written.whole for form in (str(part), json.dumps(part, ensure_ascii=False))):
+            raw = {str(part), json.dumps(part, ensure_ascii=False)}
+            if self.message["role"] == "tool":  # templates write what tools return as JSON
+                raw = {str(part)}
+            if any(_squeeze(form) in written.whole for form in raw):
                 self._refuse(f"writes the parts of {self.where} as a list, brackets and all", "Write a text instead.")
 
     def calls(self, written: Written) -> None:
