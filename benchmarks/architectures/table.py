@@ -56,7 +56,7 @@ def _reasons(results: Mapping[str, Result], kind: str) -> str:
     for name, result in results.items():
         for step, outcome in result.steps.items():
             if outcome.kind == kind:
-                pattern = re.sub(r"[\w./-]*[\d._/][\w./-]*", "*", outcome.reason.partition(": ")[0])
+                pattern = re.sub(r"([\w'./:-]*[\d._/][\w'./:-]*(, | and |))+", "*", outcome.reason)
                 alike[step, pattern].append((name, outcome.reason))
     lines = []
     for (step, _), cases in sorted(alike.items(), key=lambda item: list(STEPS).index(item[0][0])):
