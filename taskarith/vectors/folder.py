@@ -253,15 +253,20 @@ def _culprits(layout: FolderLayout, base: Checkpoint) -> list[str]:
     for parameter in (*layout.ranks, *layout.biases, *layout.tied, *saved):
         module, _, leaf = parameter.rpartition(".")
         groups.setdefault((module.rpartition(".")[2], leaf), []).append(parameter)
-    found, anchor = [], []
-    for parameters in groups.values():  # those with factors come first: PEFT wants one in every adapter
-        try:
-            _try(layout.only({*parameters, *anchor}), base)
-        except Exception:
-            found += parameters
-        else:
-            anchor = anchor or parameters
-    return found
+    anchor = next(iter(groups.values()))  # factors: PEFT wants some in every adapter
+    found = [group for group in groups.values() if not _loads(layout.only({*group, *anchor}), base)]
+    if not found:  # each loads alone: which one hinders the others
+        everything = {parameter for group in groups.values() for parameter in group}
+        found = [group for group in groups.values() if _loads(layout.only(everything - {*group}), base)]
+    return [parameter for group in found for parameter in group]
+
+
+def _loads(layout: FolderLayout, base: Checkpoint) -> bool:
+    try:
+        _try(layout, base)
+    except Exception:
+        return False
+    return True
 
 
 def _first_layout(
@@ -290,7 +295,7 @@ def _first_layout(
             continue
         elif parameter is not None and leaf == "bias" and _is_layer(architecture, module, moved, factored):
             biases.append(parameter)
-        elif parameter is not None and _can_be_saved(architecture, module, factored):
+        elif parameter is not None and _can_be_saved(architecture, base, module, factored):
             saved[module] = tuple(f"{module}.{one}" for one in architecture.modules[module])
         else:
             rest.append(tensor)
@@ -300,7 +305,10 @@ def _first_layout(
 def _both_names(architecture: Architecture, parameter: str | None) -> tuple[str, ...]:
     """Return the two parameters of a tied embedding; empty where it is something else that is tied."""
     names = tuple(architecture.roles.get(role, "") for role in ("embedding", "head"))
-    return names if parameter in names and all(names) and set(architecture.ties) <= set(names) else ()
+    is_alone = all(
+        len(architecture.modules.get(name.rpartition(".")[0], ())) == 1 for name in names
+    )  # PEFT drops a bias
+    return names if parameter in names and is_alone and set(architecture.ties) <= set(names) else ()
 
 
 def _is_layer(architecture: Architecture, module: str, moved: Collection[str], factored: Collection[str]) -> bool:
@@ -310,11 +318,11 @@ def _is_layer(architecture: Architecture, module: str, moved: Collection[str], f
     return kind is not None and kind.kind == "linear" and (weight in factored or weight not in moved)
 
 
-def _can_be_saved(architecture: Architecture, module: str, factored: Collection[str]) -> bool:
-    """Tell whether PEFT can save a module: it has nothing below it, and all that it has is stored as it is."""
+def _can_be_saved(architecture: Architecture, base: Checkpoint, module: str, factored: Collection[str]) -> bool:
+    """Tell whether PEFT can save a module: nothing is below it, and all that it has are floats, stored as they are."""
     if not module or any(other.startswith(f"{module}.") for other in architecture.modules):
         return False
     tensors = [architecture.tensor_of(f"{module}.{leaf}") for leaf in architecture.modules[module]]
     held = [architecture.parameters[f"{module}.{leaf}"] for leaf in architecture.modules[module]]
     is_small = all(one.kind == "convolution" or len(one.shape) < 3 for one in held)
-    return is_small and all(one is not None and one not in factored for one in tensors)
+    return is_small and all(one is not None and one not in factored and base.tensors[one].is_float for one in tensors)
