@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import DeviceOption, IgnoreBuffersFlag, JsonFlag, OverwriteFlag, QuietFlag
 from taskarith.cli.recipe import RecipeFile
 from taskarith.edit.method import METHODS
 from taskarith.edit.recipe import Recipe
@@ -63,6 +63,7 @@ def command(
             help="Where vocabularies differ in size, edit the rows that all have; by default that is refused.",
         ),
     ] = None,
+    ignore_buffers: IgnoreBuffersFlag = False,
     device: DeviceOption = "auto",
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
@@ -125,6 +126,7 @@ def command(
         output_dir=output_dir,
         dtype=dtype,
         vocab=vocab,
+        ignore_buffers=ignore_buffers,
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,

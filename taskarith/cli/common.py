@@ -22,6 +22,7 @@ __all__ = [
     "ConfigFile",
     "DeviceOption",
     "DtypeOption",
+    "IgnoreBuffersFlag",
     "JsonFlag",
     "OverwriteFlag",
     "QuietFlag",
@@ -96,6 +97,10 @@ def _key(parameter: Any) -> str:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+IgnoreBuffersFlag = Annotated[
+    bool,
+    typer.Option("--ignore-buffers", help="Leave out buffers that only one side has, such as masks, and name them."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 TopOption = Annotated[int, typer.Option("--top", min=0, help="Rows of the table; --json has every tensor.")]
 BatchSizeOption = Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Sequences at a time.")]

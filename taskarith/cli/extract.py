@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import ConfigFile, DeviceOption, IgnoreBuffersFlag, JsonFlag, OverwriteFlag, QuietFlag
 from taskarith.errors import UsageError, name_some
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def command(
     bits: Annotated[
         int | None, typer.Option("--bits", help="Store 8, 4 or 1 bits an entry, and a scale for each row.")
     ] = None,
+    ignore_buffers: IgnoreBuffersFlag = False,
     device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
@@ -65,6 +66,7 @@ def command(
     del config
     from taskarith.console import Console
     from taskarith.vectors.extract import extract
+    from taskarith.vectors.one_sided import ignored_remark
 
     if len(models) > 2:
         raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
@@ -77,7 +79,7 @@ def command(
             raise UsageError(
                 "--rank and --energy are another form than --exact, --top-k, --rows and --bits", "Choose one of them."
             )
-        _low_rank(console, base, models[-1], output, rank, energy, dtype, device, overwrite)
+        _low_rank(console, base, models[-1], output, rank, energy, dtype, device, ignore_buffers, overwrite)
         return
     result = extract(
         base,
@@ -90,6 +92,7 @@ def command(
         top_k_per=top_k_per,
         rows=rows,
         bits=bits,
+        ignore_buffers=ignore_buffers,
         overwrite=overwrite,
         listener=console,
     )
@@ -99,6 +102,8 @@ def command(
         f"{result.tensors} tensors, {result.elements:,} elements, {result.moved / max(result.elements, 1):.1%} moved, "
         f"norm {result.norm:.4g}, {result.nbytes / 1e6:,.1f} MB"
     )
+    for remark in ignored_remark(result.ignored):
+        console.note(f"note: {remark}")
     if result.kind != "dense":
         console.note(f"{result.kind}: {8 * result.nbytes / max(result.elements, 1):.3g} bits an element")
     if result.loss is not None:
@@ -127,6 +132,7 @@ def _low_rank(
     energy: float | None,
     dtype: str,
     device: str,
+    ignore_buffers: bool,
     overwrite: bool,
 ) -> None:
     from taskarith.vectors.lowrank import extract_low_rank
@@ -139,11 +145,14 @@ def _low_rank(
         energy=energy,
         dtype=dtype,
         device=device,
+        ignore_buffers=ignore_buffers,
         overwrite=overwrite,
         listener=console,
     )
     console.close()
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
+    for remark in result.remarks:
+        console.note(f"note: {remark}")
     ranks = sorted(result.ranks.values())
     lowest = min(result.energies, key=lambda name: result.energies[name])
     console.note(

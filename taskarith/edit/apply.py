@@ -73,6 +73,7 @@ def apply(
     output_dir: str | Path | None = None,
     dtype: str | None = None,
     vocab: str | None = None,
+    ignore_buffers: bool = False,
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
@@ -99,6 +100,7 @@ def apply(
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
     :param vocab: ``intersection`` edits the rows that all have where vocabularies differ in size; None refuses that.
+    :param ignore_buffers: Leave out buffers that only one of a fine-tune, its base and the model has, such as masks.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
@@ -129,6 +131,7 @@ def apply(
         "output_dir": output_dir,
         "dtype": dtype,
         "vocab": vocab,
+        "ignore_buffers": ignore_buffers,
         "device": check_device(device),
         "max_shard_size": max_shard_size,
         "overwrite": overwrite,
@@ -152,6 +155,7 @@ def _apply(
     output_dir: str | Path | None,
     dtype: str | None,
     vocab: str | None,
+    ignore_buffers: bool,
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
@@ -176,7 +180,9 @@ def _apply(
             f"{base.path} is stored as float8 with scales, which are edited linearly only",
             "Leave out --method, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    operands = open_operands(references, base, listener, scale, shared_vocabulary=vocab is not None)
+    operands = open_operands(
+        references, base, listener, scale, shared_vocabulary=vocab is not None, ignore_buffers=ignore_buffers
+    )
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
     remarks = (
         left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
@@ -190,7 +196,7 @@ def _apply(
             check_inputs(plan, references, model_fingerprint, result)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
             remarks += strangers(plan, result) + rounding(result)
-            more = {"max_shard_size": max_shard_size, "vocab": vocab}
+            more = {"max_shard_size": max_shard_size, "vocab": vocab, "ignore_buffers": ignore_buffers}
             record = _record(plan, resolved, references, scale, result)
             write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
     found = _result(target, resolved, plan, result)

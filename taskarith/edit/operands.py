@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from taskarith.checkpoints.checkpoint import Checkpoint
@@ -12,9 +12,12 @@ from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_operand
-from taskarith.vectors.form import Vector
+from taskarith.vectors.buffers import is_buffer
+from taskarith.vectors.dense import VectorFile
+from taskarith.vectors.form import Difference, Stored, Vector
+from taskarith.vectors.one_sided import IGNORE_BUFFERS, heads_of_their_own
 from taskarith.vectors.open import open_vector, open_weights
-from taskarith.vectors.pair import find_tied
+from taskarith.vectors.pair import PairVector, find_tied
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
 __all__ = ["ROWWISE", "Operand", "open_operands", "parse_operands", "with_coefficients"]
@@ -32,6 +35,7 @@ class Operand:
     :param tied: Tensors of the base, mapped to the tensor whose delta they take.
     :param factors: What multiplies the coefficient of a delta; 1 where none is given.
     :param role: Empty if it is added; see ``spec.OperandRef``.
+    :param ignored: Buffers that only one side has and that were left out.
     """
 
     vector: Vector
@@ -39,6 +43,7 @@ class Operand:
     tied: dict[str, str]
     factors: Mapping[str, float] = field(default_factory=dict)
     role: str = ""
+    ignored: tuple[str, ...] = ()
 
     def delta_of(self, tensor: str) -> str | None:
         """Return the name of the delta that moves a tensor of the base, or None."""
@@ -77,6 +82,7 @@ def open_operands(
     scale: Scales | None = None,
     *,
     shared_vocabulary: bool = False,
+    ignore_buffers: bool = False,
 ) -> list[Operand]:
     """Open the vectors and check that each fits the base.
 
@@ -85,6 +91,7 @@ def open_operands(
     :param listener: Told about downloads.
     :param scale: Multiplies the coefficients of all of them, beside the scale that each has of its own.
     :param shared_vocabulary: Where vocabularies differ in size, edit the rows that all have.
+    :param ignore_buffers: Leave out buffers that a vector, its base or the model has alone.
     :raises UsageError: A scale names no tensor.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
@@ -100,10 +107,12 @@ def open_operands(
                 listener,
                 against_base=reference.against_model,
                 shared_vocabulary=shared_vocabulary,
+                ignore_buffers=ignore_buffers,
             )
-        tied = _fit(vector, base, shared_vocabulary)
+        ignored = _lone_buffers(vector, base) if ignore_buffers else ()
+        tied = _fit(vector, base, shared_vocabulary, ignored)
         factors = _factors(reference.scale, scale or {}, base, tied)
-        operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role))
+        operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role, ignored))
     return operands
 
 
@@ -136,21 +145,33 @@ def _factors(own: Scales, common: Scales, base: Checkpoint, tied: Mapping[str, s
     return factors
 
 
-def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str, str]:
-    absent = [name for name in vector.shapes if name not in base.tensors]
+def _lone_buffers(vector: Vector, base: Checkpoint) -> tuple[str, ...]:
+    """Return the buffers that a vector and its own base do not share, and those that one of it and the model has."""
+    found = dict.fromkeys(vector.ignored if isinstance(vector, PairVector) else ())
+    entries = [base.tensors[name] for name in base.tensors.keys() - (vector.known or base.tensors.keys())]
+    for name in vector.shapes.keys() - base.tensors.keys():
+        delta = vector.delta(name)
+        entries += [delta.base] if isinstance(delta, Difference) else []
+    with TensorReader() as reader:
+        return tuple(found | dict.fromkeys(sorted(one.name for one in entries if is_buffer(one, reader))))
+
+
+def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool, ignored: Sequence[str]) -> dict[str, str]:
+    absent = [name for name in vector.shapes if name not in base.tensors and name not in ignored]
     if absent:
         raise MismatchError(
             f"{len(absent)} tensors of {vector.name} are not in {base.path}: {name_some(absent)}",
             f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture.",
         )
-    _check_dtypes(vector, base)
-    differ = [name for name, shape in vector.shapes.items() if base.tensors[name].shape != shape]
+    shapes = {name: shape for name, shape in vector.shapes.items() if name in base.tensors}
+    _check_dtypes(vector, base, shapes)
+    differ = [name for name, shape in shapes.items() if base.tensors[name].shape != shape]
     is_grown = vector.kind in ROWWISE and all(
-        differ_in_rows(base.tensors[name].shape, vector.shapes[name]) and is_vocabulary(base, name) for name in differ
+        differ_in_rows(base.tensors[name].shape, shapes[name]) and is_vocabulary(base, name) for name in differ
     )
     wrong = [
         f"{name} {list(shape)} against {list(base.tensors[name].shape)}"
-        for name, shape in vector.shapes.items()
+        for name, shape in shapes.items()
         if name in differ and not (shared_vocabulary and is_grown)
     ]
     if wrong:
@@ -160,11 +181,11 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool) -> dict[str,
             if differ and is_grown
             else f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
         )
-    return _cover(vector, base)
+    return _cover(vector, base, ignored)
 
 
-def _check_dtypes(vector: Vector, base: Checkpoint) -> None:
-    odd = [f"{name} ({base.tensors[name].dtype})" for name in vector.shapes if not base.is_editable(name)]
+def _check_dtypes(vector: Vector, base: Checkpoint, names: Iterable[str]) -> None:
+    odd = [f"{name} ({base.tensors[name].dtype})" for name in names if not base.is_editable(name)]
     if odd:
         raise MismatchError(
             f"{len(odd)} tensors that {vector.name} moves are of a dtype in {base.path} that cannot be edited: "
@@ -173,20 +194,49 @@ def _check_dtypes(vector: Vector, base: Checkpoint) -> None:
         )
 
 
-def _cover(vector: Vector, base: Checkpoint) -> dict[str, str]:
+def _cover(vector: Vector, base: Checkpoint, ignored: Sequence[str]) -> dict[str, str]:
     """Find what a complete vector says of each tensor of the base: a delta, nothing to do, or tied to another."""
     tied = {name: to for name, to in vector.tied.items() if name in base.tensors}
     if vector.known is None:
         return tied
-    scales = {scaling.scale.name for scaling in base.scalings.values()}
-    alone = [name for name in base.tensors if name not in vector.known and name not in tied and name not in scales]
+    apart = {*tied, *ignored, *(scaling.scale.name for scaling in base.scalings.values())}
+    alone = [name for name in base.tensors if name not in vector.known and name not in apart]
     if alone:
         with TensorReader() as reader:
-            tied |= find_tied(base, set(vector.known), reader)
+            tied |= find_tied(base, set(vector.known), reader, lambda name: _moved(vector, name, reader))
     lost = [name for name in alone if name not in tied]
     if lost:
-        raise MismatchError(
-            f"{len(lost)} tensors of {base.path} are unknown to {vector.name}: {name_some(lost)}",
-            f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture.",
-        )
+        raise _unknown(vector, base, lost)
     return tied
+
+
+def _moved(vector: Vector, name: str, reader: TensorReader) -> str:
+    """Return what is the same for two tensors that a vector moves alike."""
+    if name not in vector.shapes:
+        return ""
+    match vector.delta(name):
+        case Stored(delta):
+            return reader.fingerprint(delta)
+        case Difference(finetuned, base):
+            return reader.fingerprint(finetuned) + reader.fingerprint(base)
+    return vector.recorded.get(name, name) if isinstance(vector, VectorFile) else name
+
+
+def _unknown(vector: Vector, base: Checkpoint, lost: Sequence[str]) -> MismatchError:
+    message = f"{len(lost)} tensors of {base.path} are unknown to {vector.name}: {name_some(lost)}"
+    with TensorReader() as reader:
+        heads = heads_of_their_own(base, lost, vector.known or (), reader)
+        are_buffers = all(is_buffer(base.tensors[name], reader) for name in lost)
+    if are_buffers:
+        return MismatchError(
+            f"{message}; all of them are buffers, which are calculated and not trained",
+            f"{IGNORE_BUFFERS}, an option of apply, leaves them as the model has them.",
+        )
+    if heads:
+        return MismatchError(
+            f"{message}; {base.path} is untied, its head is not a copy of {', '.join(dict.fromkeys(heads.values()))}",
+            "The vector was made from tied models and has one delta for both: extract it from untied ones.",
+        )
+    return MismatchError(
+        message, f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture."
+    )

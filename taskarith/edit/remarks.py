@@ -5,6 +5,7 @@ from __future__ import annotations
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.edit.plan import EditPlan
 from taskarith.edit.run import RunResult
+from taskarith.vectors.one_sided import ignored_remark
 
 __all__ = ["left_out", "rounding", "strangers", "understood", "whole"]
 
@@ -18,8 +19,12 @@ def left_out(plan: EditPlan) -> list[str]:
 
 
 def understood(plan: EditPlan) -> list[str]:
-    """Say how vectors were understood where that is not plain."""
-    return list(dict.fromkeys(remark for operand in plan.operands for remark in operand.vector.remarks))
+    """Say how vectors were understood where that is not plain, and which buffers were left out."""
+    remarks = []
+    for one in plan.operands:
+        where = f"one of {one.vector.name}, its base and the model"
+        remarks += [*one.vector.remarks, *ignored_remark(one.ignored, where)]
+    return list(dict.fromkeys(remarks))
 
 
 def whole(plan: EditPlan) -> list[str]:

@@ -156,6 +156,7 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
         listener,
         parse_scales(record.get("scale", {})),
         shared_vocabulary=record.get("vocab") == "intersection",
+        ignore_buffers=record.get("ignore_buffers", False),
     )
     method = parse_method(**record.get("method", {}))
     return plan_edit(checkpoint, operands, alpha, record.get("dtype"), method=method)
@@ -182,7 +183,8 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
     try:
         base = open_checkpoint(resolve_model(str(origin), listener).path)
-        pair = PairVector(base, open_checkpoint(resolve_model(_hub_name(finetuned), listener).path), origin)
+        tuned = open_checkpoint(resolve_model(_hub_name(finetuned), listener).path)
+        pair = PairVector(base, tuned, origin, ignore_buffers="ignored_buffers" in vector.metadata)
         opened = open_vector(str(path), base, listener) if is_packed else None
     except TaskarithError as error:
         reason = f"base and fine-tune cannot be opened: {error.message}"

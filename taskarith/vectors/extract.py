@@ -60,6 +60,7 @@ class ExtractResult:
     :param nbytes: Size of the file.
     :param kind: How the deltas are stored: dense, exact, sparse or quantised.
     :param loss: What was lost on purpose; None where nothing was.
+    :param ignored: Buffers that only one side has and that were left out.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class ExtractResult:
     nbytes: int
     kind: str = "dense"
     loss: Loss | None = None
+    ignored: tuple[str, ...] = ()
 
 
 def extract(
@@ -86,6 +88,7 @@ def extract(
     top_k_per: str = "global",
     rows: float | None = None,
     bits: int | None = None,
+    ignore_buffers: bool = False,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> ExtractResult:
@@ -101,6 +104,7 @@ def extract(
     :param top_k_per: ``global``: of all entries together; ``tensor``: of each tensor's.
     :param rows: Keep this share of the rows of each matrix, those with the largest norms.
     :param bits: Store 8, 4 or 1 bits an entry and a float32 scale a row.
+    :param ignore_buffers: Leave out buffers that only one of the two has, such as masks and rotary frequencies.
     :param overwrite: Replace an existing file.
     :param listener: Told about progress.
     :raises MismatchError: The two do not correspond, or a delta is not finite.
@@ -117,7 +121,11 @@ def extract(
     tuned = resolve_model(finetuned, listener)
     before = open_checkpoint(resolved.path)
     is_adapter = (tuned.path / ADAPTER_CONFIG).exists()
-    source = AdapterSource(before, tuned.path) if is_adapter else PairSource(before, open_checkpoint(tuned.path))
+    source = (
+        AdapterSource(before, tuned.path)
+        if is_adapter
+        else PairSource(before, open_checkpoint(tuned.path), ignore_buffers=ignore_buffers)
+    )
     job = _Job(resolved, tuned, before, source, code, file_states(source.files))
     with publish(target, overwrite, is_folder=False, plan="" if form else job.fingerprint()) as workplace:
         write = partial(_write_packed, form=form) if form else _write
@@ -222,7 +230,8 @@ def _result(place: Workplace, job: _Job, found: Mapping[str, Mapping[str, Any]],
     norm = math.sqrt(math.fsum(one["squares"] for one in found.values()))
     record = _record(job.base, _prints(job, found, "base"))
     size = place.path.stat().st_size
-    return ExtractResult(place.path, record, len(found), total, inexact, _count(found, "moved"), norm, size)
+    moved = _count(found, "moved")
+    return ExtractResult(place.path, record, len(found), total, inexact, moved, norm, size, ignored=job.source.ignored)
 
 
 def _count(found: Mapping[str, Mapping[str, Any]], key: str) -> int:
@@ -267,6 +276,7 @@ def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: i
         deltas=json.dumps(deltas, separators=(",", ":")),
         inexact=str(_count(found, "inexact") if found is not None else total) if source.has_result else "",
         moved=str(_count(found, "moved") if found is not None else total),
+        **({"ignored_buffers": json.dumps(source.ignored)} if source.ignored else {}),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )

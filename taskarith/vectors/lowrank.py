@@ -29,6 +29,7 @@ from taskarith.vectors.adapter_file import pack_factors, write_adapter
 from taskarith.vectors.extract import VECTOR_DTYPES, extract_tensors, find_base
 from taskarith.vectors.folder import FolderLayout, takes_factors, tried_layout
 from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.one_sided import ignored_remark
 from taskarith.vectors.subtract import PairSource
 from taskarith.vectors.ties import tied_tensors
 
@@ -50,7 +51,7 @@ class LowRankResult:
     :param whole: Tensors that the adapter holds as they are, and PEFT reads.
     :param rest: Tensors in ``rest.safetensors``, which PEFT does not read.
     :param nbytes: Size of the weights.
-    :param remarks: What the user should know: names that had to be guessed.
+    :param remarks: What the user should know: names that had to be guessed, buffers that were left out.
     """
 
     path: Path
@@ -73,6 +74,7 @@ def extract_low_rank(
     energy: float | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    ignore_buffers: bool = False,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> LowRankResult:
@@ -88,6 +90,7 @@ def extract_low_rank(
     :param energy: Share of the sum of squares of each matrix that is to be kept, above 0 and at most 1, or None.
     :param dtype: Dtype of the factors, and of the deltas in ``rest.safetensors``.
     :param device: auto (the CPU), cpu or cuda[:N]: where the eigenvectors are found.
+    :param ignore_buffers: Leave out buffers that only one of the two has.
     :param overwrite: Replace an existing folder.
     :param listener: Told about progress.
     :raises MismatchError: The two do not correspond, a delta is not finite, or no matrix moved.
@@ -99,9 +102,10 @@ def extract_low_rank(
     resolved, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
     if (tuned.path / ADAPTER_CONFIG).exists():
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
-    before = open_checkpoint(resolved.path)
-    work = _Work(before, open_checkpoint(tuned.path), (rank, energy), VECTOR_DTYPES[dtype], place)
-    states = file_states(work.source.files)
+    before, after = open_checkpoint(resolved.path), open_checkpoint(tuned.path)
+    source = PairSource(before, after, ignore_buffers=ignore_buffers)
+    work = _Work(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place)
+    states = file_states(source.files)
     with publish(target, overwrite, is_folder=True) as workplace:
         scratch = workplace.path.with_name("factors")
         scratch.mkdir(exist_ok=True)
@@ -111,8 +115,8 @@ def extract_low_rank(
         work.keep(layout)
         nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
-            source = work.source.restricted(layout.rest, work.prints)
-            rest = extract_tensors(resolved, tuned, before, source, workplace.path / REST_WEIGHTS, dtype, place)
+            part = source.restricted(layout.rest, work.prints)
+            rest = extract_tensors(resolved, tuned, before, part, workplace.path / REST_WEIGHTS, dtype, place)
             nbytes += rest.nbytes
         check_unchanged(states)
         result = _result(target, record, work, layout, nbytes)
@@ -138,9 +142,15 @@ class _Work:
     """The deltas of a fine-tune while they are factored."""
 
     def __init__(
-        self, base: Checkpoint, tuned: Checkpoint, want: tuple[int | None, float | None], dtype: str, device: str
+        self,
+        base: Checkpoint,
+        tuned: Checkpoint,
+        source: PairSource,
+        want: tuple[int | None, float | None],
+        dtype: str,
+        device: str,
     ) -> None:
-        self.source = PairSource(base, tuned)
+        self.source = source
         self.architecture = next(architectures_of(base))
         self.prints: dict[str, dict[str, str]] = dict(self.source.rest)
         self.ranks: dict[str, int] = {}
@@ -359,7 +369,7 @@ def _result(target: Path, base: BaseRecord, work: _Work, layout: FolderLayout, n
         tuple(sorted({work.label(parameter) for _, parameter in layout.whole_names()})),
         layout.rest,
         nbytes,
-        (work.architecture.remark,) if work.architecture.remark else (),
+        (*filter(None, [work.architecture.remark]), *ignored_remark(work.source.ignored)),
     )
 
 
@@ -378,4 +388,5 @@ def _record(result: LowRankResult, tuned: ResolvedModel, work: _Work) -> dict[st
         "tensors": {name: {"rank": rank, "energy": result.energies[name]} for name, rank in result.ranks.items()},
         "whole": result.whole,
         "rest": result.rest,
+        **({"ignored_buffers": work.source.ignored} if work.source.ignored else {}),
     }

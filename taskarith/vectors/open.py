@@ -24,6 +24,7 @@ def open_vector(
     *,
     against_base: bool = False,
     shared_vocabulary: bool = False,
+    ignore_buffers: bool = False,
 ) -> Vector:
     """Open a vector that is to be applied to a base.
 
@@ -33,6 +34,7 @@ def open_vector(
     :param listener: Told about downloads.
     :param against_base: Take the delta of a model against ``base``, whatever it records.
     :param shared_vocabulary: Accept a model with a vocabulary of another size; see ``PairVector``.
+    :param ignore_buffers: Leave out buffers that only one of a model and its base has.
     :raises VectorError: There is no such vector, or it is of a kind that cannot be used.
     :raises MismatchError: It does not fit the base.
     """
@@ -46,7 +48,9 @@ def open_vector(
         own, record = base, BaseRecord(str(base.path))
     else:
         own = open_checkpoint(_resolve_base(name, record, listener).path)
-    return PairVector(own, open_checkpoint(path), record, shared_vocabulary=shared_vocabulary)
+    return PairVector(
+        own, open_checkpoint(path), record, shared_vocabulary=shared_vocabulary, ignore_buffers=ignore_buffers
+    )
 
 
 def open_weights(name: str) -> Vector:

@@ -30,22 +30,27 @@ class PairSource:
     """The deltas of a full fine-tune, with the check of what a coefficient of 1 gives back.
 
     ``shapes`` are the tensors that have a delta, ``tied`` those that only the base stores, ``files`` all that is read,
-    ``rest`` the fingerprints (by tensor and side) of what is not subtracted.
+    ``rest`` the fingerprints (by tensor and side) of what is not subtracted, ``ignored`` the buffers among it that only
+    one side has.
 
+    :param base: The base.
+    :param finetuned: The fine-tune.
+    :param ignore_buffers: Leave out buffers that only one of the two has.
     :raises MismatchError: The two checkpoints do not correspond.
     """
 
     has_result = True
 
-    def __init__(self, base: Checkpoint, finetuned: Checkpoint) -> None:
-        pairing = pair_checkpoints(base, finetuned)
+    def __init__(self, base: Checkpoint, finetuned: Checkpoint, *, ignore_buffers: bool = False) -> None:
+        pairing = pair_checkpoints(base, finetuned, ignore_buffers=ignore_buffers)
+        self.ignored = pairing.ignored
         self.shapes = {name: base.tensors[name].shape for name in pairing.floats}
         self.tied = {name: to for name, to in pairing.tied.items() if name in base.tensors}
         self.files = {tensor.path for side in (base, finetuned) for tensor in side.tensors.values()}
         self._base, self._finetuned = base.tensors, finetuned.tensors
         self.rest: dict[str, dict[str, str]] = {}
         with TensorReader() as reader:
-            for name in (*pairing.others, *pairing.tied):
+            for name in (*pairing.others, *pairing.tied, *pairing.ignored):
                 sides = (("base", base.tensors), ("finetuned", finetuned.tensors))
                 self.rest[name] = {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
 
@@ -75,6 +80,7 @@ class AdapterSource:
     """The merged deltas of a LoRA folder's targets; all other tensors of the base stay as they are."""
 
     has_result = False
+    ignored: tuple[str, ...] = ()
 
     def __init__(self, base: Checkpoint, path: Path) -> None:
         self._vector = AdapterVector(path, base, None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 
-__all__ = ["differ_in_rows", "first_rows", "is_vocabulary"]
+__all__ = ["differ_in_rows", "first_rows", "is_vocabulary", "token_rows"]
 
 
 def differ_in_rows(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
@@ -18,11 +19,24 @@ def differ_in_rows(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
 
 def is_vocabulary(checkpoint: Checkpoint, name: str) -> bool:
     """Return whether a tensor has a row for each token: as many as the configuration says that there are."""
-    sections = [checkpoint.config, *(part for part in checkpoint.config.values() if isinstance(part, Mapping))]
     shape = checkpoint.tensors[name].shape
-    return bool(shape) and shape[0] in {section.get("vocab_size") for section in sections}
+    return bool(shape) and shape[0] in _vocabulary_sizes(checkpoint)
+
+
+def token_rows(checkpoint: Checkpoint) -> frozenset[int]:
+    """Return how many rows embeddings, heads and their biases can have: one for each token.
+
+    That is what the configuration says, and the most rows that a matrix has, since it does not always say it.
+    """
+    most = max((entry.shape[0] for entry in checkpoint.tensors.values() if len(entry.shape) == 2), default=0)
+    return frozenset({most, *(rows for rows in _vocabulary_sizes(checkpoint) if isinstance(rows, int))})
 
 
 def first_rows(entry: TensorEntry, rows: int) -> TensorEntry:
     """Return the first rows of a tensor, as a tensor; they lie at its beginning."""
     return replace(entry, shape=(min(rows, entry.shape[0]), *entry.shape[1:])) if entry.shape else entry
+
+
+def _vocabulary_sizes(checkpoint: Checkpoint) -> list[Any]:
+    sections = [checkpoint.config, *(part for part in checkpoint.config.values() if isinstance(part, Mapping))]
+    return [section.get("vocab_size") for section in sections]

@@ -1,0 +1,71 @@
+"""Which tensors are buffers: calculated when a model is built, never trained, and saved by some programs only."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from taskarith.arithmetic.wide import decode
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.checkpoints.reader import TensorReader
+
+__all__ = ["is_buffer"]
+
+_FREQUENCIES = re.compile(r"(?:.*\.)?(?:\w+_)?inv_freq")
+_TABLES = re.compile(r"(?:.*\.)?(?:(?:cos|sin)_cached|freqs_cis|embed_positions\.weights)")
+_MARKS = re.compile(r"(?:.*\.)?(?:version|_float_tensor)")
+_MASK = re.compile(r"(?:.*\.)?\w*(?:attn|attention)\.(?:bias|\w*mask)|(?:.*\.)?\w*mask")
+_MASKED_BIAS = re.compile(r"(?:.*\.)?masked_bias")
+_NO_BIAS = re.compile(r"(?:.*\.)?final_logits_bias")
+_WEIGHT = re.compile(r"(?:.*\.)?\w*(?:weight|qzeros|blocks|scales)\w*")
+"""Names of integers that may stand for weights: those of quantised models."""
+
+_NEVER = -1e4
+"""What masks add to a score that is not to count, at most; the largest is that of float16."""
+
+
+def is_buffer(tensor: TensorEntry, reader: TensorReader) -> bool:
+    """Tell whether a tensor is a buffer; a weight that is learned never is.
+
+    Integers and booleans are buffers, since nothing trains them, unless they are called like quantised weights. Floats
+    are if they are called like one of the few kinds that transformers has had (rotary frequencies, causal masks, what
+    masks add) and have what these have: shape and, of masks, values.
+    """
+    if not tensor.is_float:
+        is_number = tensor.dtype == "BOOL" or tensor.dtype[0] in "IU"
+        return (is_number and not _WEIGHT.fullmatch(tensor.name)) or bool(_TABLES.fullmatch(tensor.name))
+    if _FREQUENCIES.fullmatch(tensor.name):
+        return len(tensor.shape) == 1
+    if _MASK.fullmatch(tensor.name):
+        return _is_causal(tensor, reader)
+    if _MASKED_BIAS.fullmatch(tensor.name):
+        return tensor.elements == 1 and bool(_values(tensor, reader, 0, 1)[0] <= _NEVER)
+    if _NO_BIAS.fullmatch(tensor.name):
+        return not _values(tensor, reader, 0, tensor.elements).any()
+    if _MARKS.fullmatch(tensor.name):
+        return tensor.elements == 1
+    return bool(_TABLES.fullmatch(tensor.name))
+
+
+def _is_causal(tensor: TensorEntry, reader: TensorReader) -> bool:
+    """Tell whether a tensor is a square mask that hides what comes later: 1 and 0, or 0 and a large negative number."""
+    shape = tensor.shape
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or math.prod(shape[:-2]) != 1:
+        return False
+    size, hidden = shape[-1], None
+    for row in range(size):
+        values = _values(tensor, reader, row * size, (row + 1) * size)
+        later, earlier = values[row + 1 :], values[: row + 1]
+        hidden = float(values[-1]) if hidden is None else hidden
+        seen = 1.0 if hidden == 0 else 0.0
+        is_mask = hidden == 0 or hidden <= _NEVER
+        if not is_mask or earlier[-1] != seen or (later != hidden).any() or not np.isin(earlier, (seen, hidden)).all():
+            return False
+    return True
+
+
+def _values(tensor: TensorEntry, reader: TensorReader, start: int, stop: int) -> np.ndarray:
+    size = ITEM_SIZES[tensor.dtype]
+    return decode(reader.read(tensor, start * size, stop * size), tensor.dtype)
