@@ -114,7 +114,7 @@ def _make_adapter(case: Case, name: str, target: str, seed: int = 0) -> tuple[di
     config = LoraConfig(
         r=RANK,
         lora_alpha=8,
-        target_modules=target if target == "all-linear" else [target],
+        target_modules=target if target == "all-linear" or target.startswith("^") else [target],
         init_lora_weights=False,
         task_type="CAUSAL_LM" if is_causal else None,
     )
@@ -136,10 +136,12 @@ def _make_adapter(case: Case, name: str, target: str, seed: int = 0) -> tuple[di
 
 
 def _module(model: PreTrainedModel, wanted: Any, what: str) -> str:
+    """Return what PEFT is to target: the module's name, or an expression where others end in the same name."""
     found = [name for name, module in model.named_modules() if module is wanted and wanted is not None]
     if not found:
         raise ImpossibleError(f"transformers names no {what}")
-    return found[0]
+    is_alone = not any(name.endswith(f".{found[0]}") for name, _ in model.named_modules())
+    return found[0] if is_alone else f"^{re.escape(found[0])}$"
 
 
 def _factored(case: Case) -> tuple[Path, dict[str, torch.Tensor]]:
