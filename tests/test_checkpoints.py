@@ -214,6 +214,11 @@ def test_folders_that_are_no_models(tmp_path, phi):
         open_checkpoint(tmp_path)
     assert caught.value.hint.endswith(f"mv {tmp_path}/pytorch_model.safetensors {tmp_path}/model.safetensors")
     (tmp_path / "pytorch_model.safetensors").unlink()
+    (tmp_path / "global_step9").mkdir()
+    with pytest.raises(CheckpointError, match=r"only the state of a training .*global_step9") as caught:
+        open_checkpoint(tmp_path)
+    assert "zero_to_fp32.py" in caught.value.hint
+    (tmp_path / "global_step9").rmdir()
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(CheckpointError, match="pickled") as caught:
         open_checkpoint(tmp_path)

@@ -238,6 +238,27 @@ def test_what_is_left_of_spread_parameters_is_named(tmp_path, pair, part):
     ) as caught:
         extract(str(base), str(other), tmp_path / "v.safetensors")
     assert "zero_to_fp32.py" in caught.value.hint
+    with pytest.raises(MismatchError, match=rf"1 tensors of .*other are empty, or a flat .*{name} "):
+        extract(str(other), str(tuned), tmp_path / "v.safetensors")
+    vector = str(extract(str(base), str(tuned), tmp_path / "v.safetensors").path)
+    with pytest.raises(MismatchError, match=rf"other are empty, or a flat part of what .*v\.safetensors has: {name}"):
+        apply(str(other), add=[vector], output_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize("case", ["torch.compile", "another part", "doubled", "compiled, head stored"])
+def test_a_model_whose_names_differ_from_the_vector_s_by_a_rule(tmp_path, pair, case):
+    base, tuned = pair
+    vector = str(extract(str(base), str(tuned), tmp_path / "v.safetensors").path)
+    model = make(base, tmp_path / "model", NAMES[case][0])
+    with pytest.raises(
+        MismatchError, match=r"tensors of .*v\.safetensors are not in .*model: .*; the names of"
+    ) as caught:
+        apply(str(model), add=[vector], output_dir=tmp_path / "out")
+    assert "which makes the folder model-renamed: python -c" in caught.value.hint
+    other = tiny.save_model(tmp_path / "qwen2", "qwen2")
+    with pytest.raises(MismatchError) as caught:
+        apply(str(other), add=[vector], output_dir=tmp_path / "out")
+    assert "apply it to a model of that architecture" in caught.value.hint
 
 
 # ---- heads that are tied on one side only

@@ -49,6 +49,9 @@ _WEIGHT_NAMES = re.compile(
 _ONNX_DATA = re.compile(r"onnx__.*|.*\.(data|weight|bias)", re.IGNORECASE | re.DOTALL)
 """What an ONNX export puts beside an ``.onnx`` file, other than by its name."""
 
+_STATES = re.compile(r"global_step\d+|pytorch_model_fsdp_\d+")
+"""Folders with the weights of a training that was spread over processes."""
+
 _WEIGHT_FOLDERS = re.compile(r"global_step\d+|.*\.(mlpackage|mlmodelc|nemo)", re.IGNORECASE | re.DOTALL)
 """Folders that are weights or training states as a whole, those of DeepSpeed and Core ML."""
 
@@ -183,6 +186,13 @@ def _no_weights(path: Path) -> CheckpointError:
     if (path / "adapter_config.json").exists():
         return CheckpointError(
             f"{path} is an adapter, no model", "Name its base model here, and the adapter as a vector."
+        )
+    states = sorted(p.name for p in path.iterdir() if p.is_dir() and _STATES.fullmatch(p.name))
+    if states:
+        return CheckpointError(
+            f"{path} has no weights, only the state of a training spread over processes ({name_some(states)})",
+            f"Gather it: python {path}/zero_to_fp32.py {path} DIR --safe_serialization (DeepSpeed), or accelerate "
+            f"merge-weights {path / states[0]} DIR (FSDP); then put config.json and the tokenizer beside the weights.",
         )
     pickled = sorted(p.name for p in path.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
     if pickled:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import FLOAT_DTYPES
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.misfit import absent_error, check_editable, unknown_error
 from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
@@ -15,7 +15,7 @@ from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.buffers import is_buffer
 from taskarith.vectors.dense import VectorFile
 from taskarith.vectors.form import Difference, Stored, Vector
-from taskarith.vectors.one_sided import IGNORE_BUFFERS, heads_of_their_own
+from taskarith.vectors.one_sided import check_whole
 from taskarith.vectors.open import open_vector, open_weights
 from taskarith.vectors.pair import PairVector, find_tied
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
@@ -159,12 +159,10 @@ def _lone_buffers(vector: Vector, base: Checkpoint) -> tuple[str, ...]:
 def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool, ignored: Sequence[str]) -> dict[str, str]:
     absent = [name for name in vector.shapes if name not in base.tensors and name not in ignored]
     if absent:
-        raise MismatchError(
-            f"{len(absent)} tensors of {vector.name} are not in {base.path}: {name_some(absent)}",
-            f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture.",
-        )
+        raise absent_error(vector, base, absent)
     shapes = {name: shape for name, shape in vector.shapes.items() if name in base.tensors}
-    _check_dtypes(vector, base, shapes)
+    check_editable(vector, base, shapes)
+    check_whole(base, shapes, vector.name)
     differ = [name for name, shape in shapes.items() if base.tensors[name].shape != shape]
     is_grown = vector.kind in ROWWISE and all(
         differ_in_rows(base.tensors[name].shape, shapes[name]) and is_vocabulary(base, name) for name in differ
@@ -184,16 +182,6 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool, ignored: Seq
     return _cover(vector, base, ignored)
 
 
-def _check_dtypes(vector: Vector, base: Checkpoint, names: Iterable[str]) -> None:
-    odd = [f"{name} ({base.tensors[name].dtype})" for name in names if not base.is_editable(name)]
-    if odd:
-        raise MismatchError(
-            f"{len(odd)} tensors that {vector.name} moves are of a dtype in {base.path} that cannot be edited: "
-            f"{name_some(odd)}",
-            f"Edit a model whose weights are {', '.join(FLOAT_DTYPES)}, or float8 matrices with scales.",
-        )
-
-
 def _cover(vector: Vector, base: Checkpoint, ignored: Sequence[str]) -> dict[str, str]:
     """Find what a complete vector says of each tensor of the base: a delta, nothing to do, or tied to another."""
     tied = {name: to for name, to in vector.tied.items() if name in base.tensors}
@@ -206,7 +194,7 @@ def _cover(vector: Vector, base: Checkpoint, ignored: Sequence[str]) -> dict[str
             tied |= find_tied(base, set(vector.known), reader, lambda name: _moved(vector, name, reader))
     lost = [name for name in alone if name not in tied]
     if lost:
-        raise _unknown(vector, base, lost)
+        raise unknown_error(vector, base, lost)
     return tied
 
 
@@ -220,23 +208,3 @@ def _moved(vector: Vector, name: str, reader: TensorReader) -> str:
         case Difference(finetuned, base):
             return reader.fingerprint(finetuned) + reader.fingerprint(base)
     return vector.recorded.get(name, name) if isinstance(vector, VectorFile) else name
-
-
-def _unknown(vector: Vector, base: Checkpoint, lost: Sequence[str]) -> MismatchError:
-    message = f"{len(lost)} tensors of {base.path} are unknown to {vector.name}: {name_some(lost)}"
-    with TensorReader() as reader:
-        heads = heads_of_their_own(base, lost, vector.known or (), reader)
-        are_buffers = all(is_buffer(base.tensors[name], reader) for name in lost)
-    if are_buffers:
-        return MismatchError(
-            f"{message}; all of them are buffers, which are calculated and not trained",
-            f"{IGNORE_BUFFERS}, an option of apply, leaves them as the model has them.",
-        )
-    if heads:
-        return MismatchError(
-            f"{message}; {base.path} is untied, its head is not a copy of {', '.join(dict.fromkeys(heads.values()))}",
-            "The vector was made from tied models and has one delta for both: extract it from untied ones.",
-        )
-    return MismatchError(
-        message, f"It was made from {vector.base or 'another model'}: apply it to a model of that architecture."
-    )

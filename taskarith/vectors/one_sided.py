@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.renaming import Renaming, find_renaming
 from taskarith.vectors.vocabulary import token_rows
 
-__all__ = ["IGNORE_BUFFERS", "Alone", "heads_of_their_own", "ignored_remark", "one_sided"]
+__all__ = [
+    "IGNORE_BUFFERS",
+    "Alone",
+    "check_whole",
+    "explain_names",
+    "heads_of_their_own",
+    "ignored_remark",
+    "one_sided",
+]
 
 IGNORE_BUFFERS = "--ignore-buffers"
 
@@ -98,35 +106,65 @@ def _buffers_only(base: Alone, finetuned: Alone, reader: TensorReader) -> tuple[
 def _renamed(base: Alone, finetuned: Alone, reader: TensorReader) -> tuple[str, str] | None:
     del reader
     for one, others in ((finetuned, base), (base, finetuned)):
-        common = [name for name in one.side.tensors if name in others.side.tensors]
-        found = find_renaming(one.names, others.names, common, _fits(one, others))
+        shapes = {name: entry.shape for name, entry in others.side.tensors.items()}
+        found = explain_names(one.side, one.buffers, shapes, others.buffers)
         if found is not None:
-            tensors = f"{{{found.code}: v for k, v in t.items()}}"
-            command, folder = _rewrite(one.side, "renamed", f"t = {tensors}")
-            return (
-                f"the names of {one.side.path} {found.remark}",
-                f"Rename them, which makes the folder {folder}: {command}",
-            )
+            return found
     return None
 
 
-def _fits(one: Alone, others: Alone) -> Callable[[Renaming], bool]:
-    """Tell whether a renaming makes names correspond, but for tensors with a row per token, which may be tied."""
-    rows = token_rows(one.side) | token_rows(others.side)
+def explain_names(
+    side: Checkpoint, buffers: Container[str], others: Mapping[str, tuple[int, ...]], loose: Container[str]
+) -> tuple[str, str] | None:
+    """Say by what rule the names of a model differ from others, and how to rename its tensors; None if by none.
 
-    def is_odd(entry: TensorEntry) -> bool:
-        return not entry.shape or entry.shape[0] not in rows
+    :param side: The model.
+    :param buffers: Tensors of it that need no counterpart.
+    :param others: Shapes of what its tensors should correspond to, by name.
+    :param loose: Those of them that need no counterpart.
+    """
+    names = [name for name in side.tensors if name not in buffers]
+    alone = [name for name in others if name not in side.tensors and name not in loose]
+    rows = token_rows(side)
 
     def fits(renaming: Renaming) -> bool:
-        kept = [name for name in one.side.tensors if name not in one.buffers]
-        new = {renaming(name): name for name in kept}
-        lost = [name for to, name in new.items() if to not in others.side.tensors]
-        unmet = [name for name in others.side.tensors if name not in new and name not in others.buffers]
-        is_whole = not any(is_odd(one.side.tensors[name]) for name in lost)
-        is_whole = is_whole and not any(is_odd(others.side.tensors[name]) for name in unmet)
-        return is_whole and len(new) == len(kept) and len(lost) < len(one.names)
+        new = {renaming(name): side.tensors[name].shape for name in names}
+        lost = [shape for name, shape in new.items() if name not in others]
+        lost += [shape for name, shape in others.items() if name not in new and name not in loose]
+        may_be_tied = all(shape and shape[0] in rows for shape in lost)  # with a row for each token: seen afterwards
+        return may_be_tied and len(new) == len(names) and any(renaming(name) in others for name in odd)
 
-    return fits
+    odd = [name for name in names if name not in others]
+    found = find_renaming(odd, alone, [name for name in side.tensors if name in others], fits)
+    if found is None:
+        return None
+    command, folder = _rewrite(side, "renamed", f"t = {{{found.code}: v for k, v in t.items()}}")
+    return (
+        f"the names of {side.path} {found.remark}",
+        f"Rename them, which makes the folder {folder}: {command}",
+    )
+
+
+def check_whole(parts: Checkpoint, whole: Mapping[str, tuple[int, ...]], owner: str) -> None:
+    """Refuse tensors that hold nothing, or a part of what they should, in one dimension.
+
+    :param parts: The model that may have such tensors.
+    :param whole: Their shapes as they should be.
+    :param owner: What has these shapes.
+    :raises MismatchError: There are some.
+    """
+    sides = [(entry, whole[name]) for name, entry in parts.tensors.items() if name in whole]
+    found = [
+        f"{part.name} {list(part.shape)} for {list(shape)}"
+        for part, shape in sides
+        if part.elements < math.prod(shape) and (not part.elements or len(part.shape) == 1 < len(shape))
+    ]
+    if found:
+        raise MismatchError(
+            f"{len(found)} tensors of {parts.path} are empty, or a flat part of what {owner} has: {name_some(found)}",
+            "DeepSpeed ZeRO-3 and FSDP leave these where parameters are spread over processes: gather them (python "
+            "zero_to_fp32.py CHECKPOINT DIR, or FSDP's full state dict), and save the model again.",
+        )
 
 
 def _untied(base: Alone, finetuned: Alone, reader: TensorReader) -> tuple[str, str] | None:

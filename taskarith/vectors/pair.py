@@ -15,7 +15,7 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.buffers import is_buffer
 from taskarith.vectors.form import BaseRecord, Difference
-from taskarith.vectors.one_sided import Alone, one_sided
+from taskarith.vectors.one_sided import Alone, check_whole, one_sided
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary, token_rows
 
 __all__ = ["PairVector", "Pairing", "find_tied", "pair_checkpoints"]
@@ -60,7 +60,8 @@ def pair_checkpoints(
                 f"{side.path} is stored as float8 with scales: differences of it would be mostly rounding",
                 "Take the vector from the models before quantisation; it can be applied to the float8 one.",
             )
-    _check_whole(base, finetuned)
+    for side, other in ((finetuned, base), (base, finetuned)):
+        check_whole(side, {name: entry.shape for name, entry in other.tensors.items()}, str(other.path))
     common = [name for name in base.tensors if name in finetuned.tensors]
     with TensorReader() as reader:
         tied = find_tied(base, set(common), reader, lambda name: reader.fingerprint(finetuned.tensors[name]))
@@ -180,22 +181,6 @@ def _alone(
     buffers = {name: is_buffer(side.tensors[name], reader) for name in names}
     kinds = (tuple(name for name in names if buffers[name] is wanted) for wanted in (False, True))
     return Alone(side, other, *kinds, is_lenient=ignore_buffers)
-
-
-def _check_whole(base: Checkpoint, finetuned: Checkpoint) -> None:
-    sides = [(entry, base.tensors[name]) for name, entry in finetuned.tensors.items() if name in base.tensors]
-    parts = [
-        f"{part.name} {list(part.shape)} for {list(whole.shape)}"
-        for part, whole in sides
-        if part.elements < whole.elements and (not part.elements or len(part.shape) == 1 < len(whole.shape))
-    ]
-    if parts:
-        raise MismatchError(
-            f"{len(parts)} tensors of {finetuned.path} are empty, or a flat part of what {base.path} has: "
-            f"{name_some(parts)}",
-            "DeepSpeed ZeRO-3 and FSDP leave these where parameters are spread over processes: gather them (python "
-            "zero_to_fp32.py CHECKPOINT DIR, or FSDP's full state dict), and save the model again.",
-        )
 
 
 def _differ(base: Checkpoint, finetuned: Checkpoint, names: list[str]) -> MismatchError:
