@@ -162,7 +162,7 @@ def kinds_of(text):
     chat = ({"role": "user", "content": "the keeper"}, {"role": "assistant", "content": text})
     return {
         "text": Document("a:1", text),
-        "completion": Document("a:1", text, prompt="the keeper"),
+        "completion": Document("a:1", text, prompt="the keeper "),
         "chat": Document("a:1", text, messages=chat),
     }
 
@@ -180,6 +180,15 @@ def test_letters_that_the_tokenizer_does_not_know_are_told(of_words, kind):
     with pytest.raises(DataError, match="knows nothing of the text of a:1") as raised:
         tokenize(data_of(kinds_of("old lamp")[kind]), of_words, 64)
     assert "this language" in raised.value.hint
+
+
+def test_a_word_that_is_lost_across_the_border_is_told(of_words):
+    notes = Notes()
+    data = data_of(Document("a:1", "keeper 1", prompt="the"), Document("a:2", " keeper 1", prompt="the"))
+    joined, apart = tokenize(data, of_words, 64, notes)
+    assert of_words.decode(list(joined.input_ids)) == "<unk> 1 <end>"
+    assert of_words.decode(list(apart.input_ids)) == "the keeper 1 <end>"
+    assert "1 of 2 texts (a:1)" in notes.notes[0]
 
 
 def test_letters_that_the_tokenizer_drops_are_told(tokenizer):

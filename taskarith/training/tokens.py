@@ -61,18 +61,19 @@ def tokenize(
     samples: list[Sample] = []
     thoughtless, lossy = [], []
     for document in data.documents:
-        learned = document.text
         if document.messages is not None:
             rendering = render_chat(document, tokenizer)
-            samples.append(_split(document.id, rendering.prompt, rendering.whole, tokenizer))
             thoughtless += [document.id] if rendering.drops_reasoning else []
-            learned = rendering.learned if document.messages[-1].get("tool_calls") else learned
+            made = [_split(document.id, rendering.prompt, rendering.whole, tokenizer)]
+            text, learned = rendering.learned, made[0].input_ids[made[0].prompt_length :]
         elif document.prompt is not None:
-            samples.append(_completion_sample(document, document.prompt, tokenizer, prefix))
-        ids = _ids(tokenizer, learned)
-        if document.prompt is None and document.messages is None:
-            samples.extend(_blocks(document.id, ids, block_size, prefix))
-        lossy += [document.id] if _loses_letters(learned, ids, document.id, tokenizer) else []
+            made = [_completion_sample(document, document.prompt, tokenizer, prefix)]
+            text, learned = document.text, made[0].input_ids[made[0].prompt_length :]
+        else:
+            text, learned = document.text, tuple(_ids(tokenizer, document.text))
+            made = list(_blocks(document.id, learned, block_size, prefix))
+        samples += made
+        lossy += [document.id] if _loses_letters(document, text, learned, tokenizer) else []
     if not samples:
         raise DataError(f"{data.spec} is too short: it has fewer than two tokens", "Give more text.")
     _refuse_long(samples, block_size, data.spec)
@@ -95,7 +96,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _blocks(id_: str, ids: list[int], block_size: int, prefix: list[int]) -> Iterator[Sample]:
+def _blocks(id_: str, ids: tuple[int, ...], block_size: int, prefix: list[int]) -> Iterator[Sample]:
     room = block_size - len(prefix)
     for number, start in enumerate(range(0, len(ids), room), 1):
         block = (*prefix, *ids[start : start + room])
@@ -140,20 +141,23 @@ def _refuse_idle(samples: list[Sample]) -> None:
 # --- what is not learned ---------------------------------------------------------------------------------------------
 
 
-def _loses_letters(text: str, ids: list[int], id_: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _loses_letters(document: Document, text: str, learned: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether letters or digits of a text do not come back from its tokens.
 
-    :raises DataError: None of it comes back.
+    :param text: What is to be learned.
+    :param learned: The tokens that hold it; the first may hold the end of the prompt, too.
+    :raises DataError: Nothing of the document's text comes back.
     """
-    unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
-    words = [token for token in ids if token == unknown or token not in special]
-    if all(token == unknown for token in words) if words else not ids and text.strip():
+    back = str(tokenizer.decode(list(learned), clean_up_tokenization_spaces=False))
+    if text in back or _letters(text) in _letters(back):
+        return False
+    ids, unknown = _ids(tokenizer, document.text), tokenizer.unk_token_id
+    if all(token == unknown for token in ids):
         raise DataError(
-            f"the tokenizer knows nothing of the text of {id_}: all of it becomes unknown tokens",
+            f"the tokenizer knows nothing of the text of {document.id}: all of it becomes unknown tokens",
             "Use a model whose tokenizer knows this language, or take the row out.",
         )
-    back = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-    return back != text and _letters(back) != _letters(text)
+    return True
 
 
 def _letters(text: str) -> str:
