@@ -109,6 +109,7 @@ def test_tables_are_read_field_by_field(tmp_path, name, content, texts):
     [
         ("cut.csv", b"text\na\nThe keeper, old, lit it.\n", r"line 3 of .*cut\.csv has 3 fields, .* 1: text", "quotes"),
         ("cut.csv", b'text,n\n"a\nb",1\n\nc, d,1\n', r"line 5 of .* has 3 fields, .* has 2: text, n", "quotes"),
+        ("cut.csv", b'text\na\n"b\nc",d\n', r"line 3 of .* has 2 fields", "quotes"),  # where it begins
         ("short.csv", b"text,n\na\n", r"line 2 of .* has 1 field, but the header has 2", "stays empty"),
         ("cut.tsv", b"text\nThe keeper\told\n", r"line 2 of .* has 2 fields, .* has 1: text", "tabs"),
         (

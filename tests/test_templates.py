@@ -48,6 +48,7 @@ TEMPLATES = {
     "answers only": "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{{ m.content }}{% endif %}"
     "<|end|>{% endfor %}" + ASK,
     "questions only": turns("{% if m.role == 'user' %}{{ m.content }}{% endif %}"),
+    "beheaded": turns("{{ m.content if m.role == 'user' else m.content[3:] }}"),
     "begins otherwise": "{% if add_generation_prompt %}Answer!{% endif %}" + STRINGS,
     "last thoughts": "{% set last = (messages | selectattr('role', 'equalto', 'assistant') | list)[-1] %}"
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content if m == last else m.content.split('</think>')[-1] }}<|end|>"
@@ -106,6 +107,7 @@ def test_texts_and_parts_reach_every_template(write, template, chat):
     ("template", "chat", "learned"),
     [
         ("json", PLAIN, '"The keeper,\\n\\n of old. "<|end|>'),
+        ("json", [user("a"), answer('"né"')], r'"\"né\""<|end|>'),
         ("strings", THOUGHT, "<think>\nold, so\n</think>\n\nThe keeper.<|end|>"),
         ("thinking", THOUGHT, "old, so\n</think>\n\nThe keeper.<|end|>"),
         ("thinking", PLAIN, "\n</think>\n\nThe keeper,\n\n of old.<|end|>"),
