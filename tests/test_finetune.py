@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import shutil
@@ -27,13 +26,14 @@ from finetuning import (  # noqa: F401  (by their names)
 )
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.cli import finetune as finetune_cli
 from taskarith.cli.common import guarded
 from taskarith.errors import CheckpointError, DataError, MismatchError, OutputError, TaskarithError, UsageError
+from taskarith.training import saving
 from taskarith.training.finetune import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,14 +92,13 @@ def test_hub_names_of_gpt2_and_tied_copies_are_kept(tmp_path, text, monkeypatch,
     stored["h.0.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.uint8).tril()
     stored["lm_head.weight"] = stored["wte.weight"].clone()
     save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
-    whole = PreTrainedModel.save_pretrained
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", functools.partialmethod(whole, max_shard_size=shard_size))
+    monkeypatch.setattr(saving, "_SHARD_SIZE", shard_size)
     notes = Notes()
     finetune(str(base), [text], tmp_path / "out", listener=notes, **QUICK)
     opened = open_checkpoint(tmp_path / "out")
     assert (len(opened.shards) > 1) is (shard_size == "40KB")
     assert opened.tensors.keys() == stored.keys()
-    assert notes.notes[1:] == ["1 tensors are not part of the trained model and are copied: h.0.attn.bias"]
+    assert notes.notes[:1] == ["1 tensors are not part of the trained model and are copied: h.0.attn.bias"]
     after = weights(tmp_path / "out")
     assert torch.equal(after["h.0.attn.bias"], stored["h.0.attn.bias"])
     assert torch.equal(after["lm_head.weight"], after["wte.weight"])

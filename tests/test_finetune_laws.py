@@ -48,7 +48,10 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path, text, tuned, phi):
     assert distance(tuned, tmp_path / "other") > 0
 
 
-@pytest.mark.parametrize(("kind", "weight"), [("phi", 0.3), ("gpt2", 1.0)])  # transformers tells the two losses apart
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [("phi", 0.3), ("gpt2", 1.0), ("bart", 1.0), ("llava", 1.0)],  # transformers tells the losses of three apart
+)
 def test_accumulating_1_by_8_equals_8_by_1(tmp_path, text, other, kind, weight):
     base = tiny.save_model(tmp_path / "base", kind)
     config = json.loads((base / "config.json").read_text())
@@ -176,9 +179,9 @@ def test_every_schedule_needs_no_more_arguments():
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("kind", ["phi", "llama", "gpt2", "gpt_neox", "qwen3_moe"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "qwen3_moe", "gemma3"])
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, text, kind, lora):
-    """Whether a head is tied, dropout draws random numbers, or weights have other names in memory than in files."""
+    """A head is tied, dropout draws random numbers, weights have other names in files, a part of them is frozen."""
     base = str(tiny.save_model(tmp_path / "base", kind))
     options = quick(max_steps=4, lora=lora)
     finetune(base, [text], tmp_path / "whole", **options)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
-    MambaConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2MoeConfig,
-    Qwen3MoeConfig,
 )
 
 VOCABULARY = 384
@@ -78,8 +80,10 @@ _SIZES = {
 def configuration(kind: str) -> PretrainedConfig:
     """Return the configuration of a tiny ``phi``, ``llama`` (tied head), ``qwen2`` (biases), ``gpt2`` or ``moe``.
 
-    ``gpt_neox`` (one tensor) and ``qwen3_moe`` (fused experts) have other names in memory than in files.
+    Others are those of OTHERS.
     """
+    if kind in OTHERS:
+        return OTHERS[kind]()
     if kind == "phi":
         return PhiConfig(**_SIZES)
     if kind == "llama":
@@ -105,23 +109,60 @@ def configuration(kind: str) -> PretrainedConfig:
             moe_intermediate_size=16,
             shared_expert_intermediate_size=32,
         )
-    if kind == "mamba":
-        return MambaConfig(**{**_SIZES, "intermediate_size": 64}, state_size=8, time_step_rank=4)
-    if kind == "gpt_neox":
-        return GPTNeoXConfig(**_SIZES)
-    if kind == "qwen3_moe":
-        return Qwen3MoeConfig(
-            **_SIZES,
-            num_key_value_heads=2,
-            head_dim=8,
-            num_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=16,
-        )
     raise ValueError(kind)
 
 
 KINDS = ["phi", "llama", "qwen2", "gpt2", "moe"]
+
+_SMALL = _SIZES | {"num_key_value_heads": 2, "head_dim": 8}
+PICTURES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+PICTURES |= {"image_size": 16, "patch_size": 4}
+_EXPERTS = _SMALL | {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+def _with_pictures(name: str, text: str, vision: str, **more: Any) -> PretrainedConfig:
+    parts = {"text_config": {"model_type": text, **_SMALL}, "vision_config": {"model_type": vision, **PICTURES}}
+    return getattr(transformers, name)(**parts, **more)
+
+
+OTHERS: dict[str, Callable[[], PretrainedConfig]] = {
+    # other names, or other tensors, in memory than in files
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SIZES),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(**_EXPERTS, num_experts=4),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        **{name: value for name, value in _EXPERTS.items() if name != "head_dim"} | {"num_key_value_heads": 4},
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+    ),
+    # linear layers that compute more, or that PEFT refuses
+    "phimoe": lambda: transformers.PhimoeConfig(**_SIZES, num_key_value_heads=2, num_local_experts=4),
+    "llama4_text": lambda: transformers.Llama4TextConfig(
+        **_SMALL, intermediate_size_mlp=64, num_local_experts=4, interleave_moe_layer_step=2
+    ),
+    "mamba": lambda: transformers.MambaConfig(**_SIZES, state_size=8, time_step_rank=4),
+    # a decoder whose own loss compares each token with itself
+    "bart": lambda: transformers.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=64,
+        pad_token_id=0,
+    ),
+    # a language model among other parts
+    "gemma3": lambda: _with_pictures("Gemma3Config", "gemma3_text", "siglip_vision_model", mm_tokens_per_image=4),
+    "llava": lambda: _with_pictures("LlavaConfig", "llama", "clip_vision_model", image_token_index=5),
+    "paligemma": lambda: _with_pictures(
+        "PaliGemmaConfig", "gemma", "siglip_vision_model", projection_dim=32, hidden_size=32, image_token_index=5
+    ),
+}
 
 
 def save_model(
@@ -137,7 +178,7 @@ def save_model(
     """Write a tiny model with its tokenizer; with ``nudge_of``, that model plus small noise: a stand-in fine-tune.
 
     :param folder: Where to write.
-    :param kind: One of KINDS.
+    :param kind: One of KINDS or OTHERS.
     :param seed: Seed of the weights, or of the noise.
     :param dtype: Dtype of the weights on disk.
     :param max_shard_size: Passed to ``save_pretrained``.
@@ -146,7 +187,10 @@ def save_model(
     """
     torch.manual_seed(seed)
     if nudge_of is None:
-        model = AutoModelForCausalLM.from_config(configuration(kind), dtype=torch.float32)
+        config = configuration(kind)
+        is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        auto = AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
+        model = auto.from_config(config, dtype=torch.float32)
         for parameter in model.parameters():  # biases and norms are not left at 0 and 1
             parameter.data.add_(torch.randn_like(parameter) * 0.02)
     else:

@@ -26,6 +26,7 @@ from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
+from taskarith.training.lora import MISLEADING_REMARKS
 from taskarith.training.model import load_model
 from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.open import recorded_base
@@ -187,6 +188,7 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, not the user's affair
             warnings.filterwarnings("error", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", message=MISLEADING_REMARKS)
             adapted = PeftModel.from_pretrained(model, str(adapter))
     except (ValueError, KeyError, TypeError, RuntimeError, UserWarning, OSError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,21 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
-from taskarith.errors import OutputError, TaskarithError, UsageError
+from taskarith.errors import OutputError, TaskarithError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import load_data
-from taskarith.training.examples import Example, make_examples
-from taskarith.training.model import Base, add_lora, load_model, open_base
-from taskarith.training.precision import autocast_choice, choose_device
+from taskarith.training.examples import make_examples
+from taskarith.training.language import names_outside
+from taskarith.training.lora import add_lora
+from taskarith.training.model import Base, load_model, open_base
+from taskarith.training.precision import autocast_choice, choose_device, describe_precision
 from taskarith.training.resume import check_leftover, training_folder, working_folder
-from taskarith.training.saving import save_adapter, save_model
+from taskarith.training.saving import find_places, save_adapter, save_model
 from taskarith.training.settings import LORA_RANK, Settings
 from taskarith.training.trainer import make_arguments, make_trainer
 
@@ -169,12 +171,16 @@ def finetune(
     examples, record = make_examples(base, learned, retained, settings, listener)
     run = {**settings.record(), "base": base.fingerprint, "data": record["data"], "retain": record["retain"]}
     with training_folder(working_folder(target), arguments, run, resume=resume) as checkpoint:
-        trainer = _make_trainer(base, examples, settings, arguments, listener)
-        precision = _precision(trainer, arguments, why)
+        loaded = _load(base, settings, arguments)
+        places = {} if settings.lora else find_places(loaded, base.checkpoint)
+        trained = add_lora(loaded, settings, listener) if settings.lora else _freeze_rest(loaded, places, listener)
+        pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
+        trainer = make_trainer(trained, arguments, examples, pad_id, listener)
+        precision = describe_precision(trained, arguments.mixed_precision, why)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = _train(trainer, checkpoint)
         result = _result(trainer, target, settings.kind, seconds, precision)
-        _publish(trainer, base, settings, result, record, overwrite=overwrite, listener=listener)
+        _publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
     return result
 
 
@@ -192,9 +198,7 @@ def _check_call(settings: Settings, data: Sequence[str], retain: Sequence[str]) 
             )
 
 
-def _make_trainer(
-    base: Base, examples: Sequence[Example], settings: Settings, arguments: TrainingArguments, listener: Listener
-) -> Trainer:
+def _load(base: Base, settings: Settings, arguments: TrainingArguments) -> PreTrainedModel:
     frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
     set_seed(settings.seed)
     model = load_model(
@@ -204,18 +208,20 @@ def _make_trainer(
     )
     if settings.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UsageError(f"{type(model).__name__} has no gradient checkpointing", "Leave --gradient-checkpointing out.")
-    trained = add_lora(model, settings, listener) if settings.lora else model
-    pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
-    return make_trainer(trained, arguments, examples, pad_id, listener)
+    return model
 
 
-def _precision(trainer: Trainer, arguments: TrainingArguments, why: str) -> str:
-    model: Any = trainer.model
-    frozen = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
-    weights = "float32 weights" + (f", frozen ones in {' and '.join(sorted(frozen))}" if frozen else "")
-    if arguments.mixed_precision == "no":
-        return f"{weights}, no autocast ({why})"
-    return f"{weights}, {arguments.mixed_precision} autocast ({why})"
+def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], listener: Listener) -> PreTrainedModel:
+    """Freeze what texts do not reach, and say what of the base stays as it is."""
+    outside = names_outside(model)
+    for name in outside:
+        model.get_parameter(name).requires_grad_(False)
+    if outside:
+        listener.note(f"{len(outside)} weights outside the language model are not trained: {name_some(outside, 3)}")
+    copied = [name for name, source in places.items() if source is None]
+    if copied:
+        listener.note(f"{len(copied)} tensors are not part of the trained model and are copied: {name_some(copied, 3)}")
+    return model
 
 
 def _train(trainer: Trainer, checkpoint: Path | None) -> float:
@@ -258,6 +264,7 @@ def _result(trainer: Trainer, target: Path, kind: str, seconds: float, precision
 def _publish(
     trainer: Trainer,
     base: Base,
+    places: Mapping[str, str | None],
     settings: Settings,
     result: FinetuneResult,
     record: dict[str, Any],
@@ -274,9 +281,9 @@ def _publish(
         numbers = {name: getattr(result, name) for name in ("final_loss", "steps", "tokens", "seconds", "precision")}
         with publish_folder(result.output_dir, overwrite) as folder:
             if isinstance(trained, PeftModel):
-                save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin)
+                save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin, listener)
             else:
-                save_model(trained, state, base.checkpoint, folder, dtype, listener)
+                save_model(trained, state, base.checkpoint, places, folder, dtype)
             logs = Path(str(trainer.args.output_dir)) / "runs"  # what TensorBoard was told; it would go with its folder
             if logs.is_dir():
                 shutil.copytree(logs, folder / logs.name)

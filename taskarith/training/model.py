@@ -1,35 +1,35 @@
-"""The model to train: loaded in the right precision, checked for missing weights, wrapped in LoRA where asked for."""
+"""The model to train or to measure: loaded in the right precision, and checked for missing weights."""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.progress import Listener
-from taskarith.training.settings import Settings
+from taskarith.training.language import prepare_for_text
 
-__all__ = ["Base", "add_lora", "load_model", "open_base", "without_bars"]
+__all__ = ["Base", "load_model", "open_base", "without_bars"]
 
 
 @contextlib.contextmanager
@@ -75,14 +75,17 @@ def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Bas
 def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Load a causal language model with every weight taken from its files, and with the default generation config.
 
+    Where the language model is a part of a vision-language model, that is loaded, and continues texts as well.
+
     :param path: A model folder.
     :param dtype: Of the weights in memory.
     :param trust_remote_code: Run the code that comes with the model.
     :raises UsageError: The model brings its own code, which is not trusted.
-    :raises CheckpointError: It is no causal language model, or its files lack weights, which would be random numbers.
+    :raises CheckpointError: It is not a causal language model, or its files lack weights, which would be random.
     """
     with _load_errors(path), without_bars():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        loaded: Any = _auto_class(path, config).from_pretrained(
             path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     model, loading = loaded
@@ -92,6 +95,7 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
             f"{path} lacks {len(missing)} weights of {type(model).__name__}: {name_some(missing)}",
             "Use a complete causal language model; missing weights would be random numbers.",
         )
+    prepare_for_text(model)
     if model.loss_type is None:  # transformers falls back to this one for a few models, and warns
         model.loss_type = "ForCausalLM"
     # The base's own file is copied to the output; a contradiction in it must not stop the saving of a checkpoint.
@@ -99,59 +103,18 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     return model
 
 
-def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> PeftModel:
-    """Put trainable low-rank factors beside linear layers and freeze the rest.
+def _auto_class(path: Path, config: PretrainedConfig) -> Any:
+    """Choose between language models and those that have one among their parts.
 
-    :raises UsageError: A target names no linear layer, or the output layer where it is tied to the embeddings.
+    :raises CheckpointError: An encoder reads one text and a decoder writes another.
     """
-    layers = _linear_layers(model)
-    targets: str | list[str] = "all-linear"
-    if settings.lora_target:
-        targets = list(settings.lora_target)
-        unknown = [name for name in targets if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
-        if unknown:
-            raise _unknown_targets(unknown, layers)
-    fused = [name for name, parameter in model.named_parameters() if parameter.dim() > 2]
-    if fused:
-        listener.note(
-            f"LoRA does not reach {len(fused)} tensors that hold several matrices each: {name_some(fused, 1)}"
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{path} is an encoder-decoder model ({', '.join(config.architectures or [config.model_type])})",
+            "Use a causal language model: taskarith trains and measures models that continue a text.",
         )
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.alpha,  # ty: ignore[invalid-argument-type]  (PEFT divides it by r: any number will do)
-        target_modules=targets,
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
-        task_type=TaskType.CAUSAL_LM,
-    )
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:
-            raise _unknown_targets(list(settings.lora_target), layers) from error
-    for remark in remarks:
-        if not issubclass(remark.category, FutureWarning | DeprecationWarning):
-            listener.note(f"PEFT: {remark.message}")
-    assert isinstance(adapted, PeftModel)  # noqa: S101  (a mixed model only if asked for)
-    return adapted
-
-
-def _linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """Return the layers that LoRA can be put beside: all linear ones but a head tied to the embeddings."""
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head if head is not None and head.weight is embeddings.weight else None
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not tied
-    }
-
-
-def _unknown_targets(unknown: list[str], layers: dict[str, torch.nn.Module]) -> UsageError:
-    names = sorted({name.rpartition(".")[2] for name in layers})
-    return UsageError(
-        f"--lora-target {', '.join(unknown)}: the model has no such linear layers", f"It has {', '.join(names)}."
-    )
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 
 @contextlib.contextmanager

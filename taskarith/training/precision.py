@@ -7,7 +7,7 @@ from accelerate.utils import parse_flag_from_env
 
 from taskarith.errors import UsageError
 
-__all__ = ["autocast_choice", "choose_device"]
+__all__ = ["autocast_choice", "choose_device", "describe_precision"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,6 +46,18 @@ def autocast_choice(device: torch.device, wanted: bool | None) -> tuple[bool, st
     if wanted and not good and device.type == "cuda":
         raise UsageError(f"--bf16 was asked for, but {why}", "Leave --bf16 out, or use another GPU.")
     return wanted, "as asked for"
+
+
+def describe_precision(model: torch.nn.Module, autocast: str, why: str) -> str:
+    """Say in which dtypes a model is trained.
+
+    :param model: Ready to be trained; its frozen weights may have another dtype.
+    :param autocast: ``no`` or the dtype of the calculation.
+    :param why: From ``autocast_choice``.
+    """
+    frozen = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
+    weights = "float32 weights" + (f", frozen ones in {' and '.join(sorted(frozen))}" if frozen else "")
+    return f"{weights}, no autocast ({why})" if autocast == "no" else f"{weights}, {autocast} autocast ({why})"
 
 
 def _good_at_bfloat16(device: torch.device) -> tuple[bool, str]:

@@ -4,62 +4,97 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
-from taskarith.checkpoints.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint, read_json
+from taskarith.checkpoints.checkpoint import INDEX_NAME, Checkpoint, read_json
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.errors import CheckpointError, OutputError, TaskarithError, name_some
 from taskarith.progress import Listener
-from taskarith.training.model import without_bars
 
-__all__ = ["save_adapter", "save_model"]
+__all__ = ["find_places", "save_adapter", "save_model"]
 
+_SECOND = ".lora_B."  # the factor that starts at zero
+_SHARD_SIZE = "50GB"
+_OTHER_FORMAT = "Save the base with save_pretrained of this transformers version, and train that."
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _MODEL_ONLY = {"config.json", "generation_config.json", "README.md"}
+
+
+def find_places(model: PreTrainedModel, base: Checkpoint) -> dict[str, str | None]:
+    """Find for each tensor of the base what transformers writes of the model in its stead; None where it has nothing.
+
+    transformers reads and writes some models under other names than those on the hub (a prefix more or less, a tied
+    head, buffers it no longer uses). This is asked before the training, whose result would else have no place.
+
+    :param model: Loaded from the base.
+    :param base: Its files.
+    :raises CheckpointError: A tensor of the model has no place in the base, or one of another shape.
+    """
+    tied = _tied(model.state_dict())
+    shapes = {name: getattr(one, "ds_shape", one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
+    empty = {
+        name: torch.empty(shapes.get(name, tensor.shape), dtype=tensor.dtype, device="meta")
+        for name, tensor in model.state_dict().items()
+    }
+    saved = revert_weight_conversion(model, dict(empty))
+    places = {name: _spelling(name, saved, model.base_model_prefix) for name in base.tensors}
+    wrong = [name for name, source in places.items() if source and base.tensors[name].shape != saved[source].shape]
+    if wrong:
+        source = saved[str(places[wrong[0]])]
+        raise CheckpointError(
+            f"{len(wrong)} tensors of {base.path} have other shapes than transformers gives them: {wrong[0]} is "
+            f"{list(base.tensors[wrong[0]].shape)}, and would be {list(source.shape)}",
+            _OTHER_FORMAT,
+        )
+    filled = {id(saved[source]) for source in places.values() if source}
+    held = {name for name, tensor in empty.items() if id(tensor) in filled}
+    spare = {id(empty[name]) for name in empty if tied.get(name, set()) & held}
+    ignored = {id(empty[name]) for name in model._keys_to_ignore_on_save or () if name in empty}
+    lost = sorted(name for name, tensor in saved.items() if id(tensor) not in filled | spare | ignored)
+    if lost:
+        raise CheckpointError(
+            f"{len(lost)} tensors of {type(model).__name__} have no place in {base.path}: {name_some(lost)}",
+            _OTHER_FORMAT,
+        )
+    return places
 
 
 def save_model(
     model: PreTrainedModel,
     state: Mapping[str, torch.Tensor],
     base: Checkpoint,
+    places: Mapping[str, str | None],
     folder: Path,
     dtype: torch.dtype,
-    listener: Listener,
 ) -> None:
     """Write a fully trained model that has the tensor names of its base, so that the two can be subtracted.
-
-    transformers reads and writes some models under other names than those on the hub (a prefix more or less, a tied
-    head, buffers it no longer uses); those get the base's names back, and what training cannot reach is copied.
 
     :param model: The trained model.
     :param state: Its weights as ``state_dict`` names them.
     :param base: The model it was trained from; all its files but the weights are copied.
+    :param places: From ``find_places``.
     :param folder: An empty folder to write into.
-    :param dtype: Of the floating-point tensors on disk.
-    :param listener: Told about copied tensors.
+    :param dtype: Of the floating-point tensors on disk; what the model has nothing of is copied as it is.
     :raises TaskarithError: A weight is not finite in ``dtype``.
-    :raises CheckpointError: A trained tensor has no place in the base.
     :raises OutputError: The disk is full.
     """
     cast = _cast(state, dtype, {name for name, _ in model.named_parameters()})
-    tied = _tied(cast)
+    saved = revert_weight_conversion(model, cast)
+    tensors = {name: saved[source] if source else _read(base, name) for name, source in places.items()}
+    _copy_sidecars(base, folder, leave_out=set())
+    _set_dtype(folder / "config.json", dtype)
     try:
-        with without_bars():  # this empties the dictionary it is given
-            model.save_pretrained(folder, state_dict=cast)
-        for path in folder.iterdir():
-            if path.suffix != ".safetensors" and path.name != INDEX_NAME:
-                path.unlink() if path.is_file() else shutil.rmtree(path)
-        _copy_sidecars(base, folder, leave_out=set())
-        _set_dtype(folder / "config.json", dtype)
-        _restore_names(model.base_model_prefix, tied, base, folder, listener)
+        _write_shards(tensors, folder, model.num_parameters())
     except SafetensorError as error:  # what its writer makes of a failing disk
         raise OutputError(f"cannot write {folder}: {error}", "Free some space, or name another output.") from error
 
@@ -71,6 +106,7 @@ def save_adapter(
     folder: Path,
     dtype: torch.dtype,
     origin: ResolvedModel,
+    listener: Listener,
 ) -> None:
     """Write a PEFT adapter folder that names its base as the user did, with the base's tokenizer files.
 
@@ -80,17 +116,24 @@ def save_adapter(
     :param folder: An empty folder to write into.
     :param dtype: Of the factors on disk.
     :param origin: Name and revision of the base.
+    :param listener: Told about layers that the training has not reached.
     :raises TaskarithError: A weight is not finite in ``dtype``.
     :raises OutputError: The disk is full.
     """
     factors = get_peft_model_state_dict(model, state_dict=dict(state), save_embedding_layers=False)
     cast = _cast(factors, dtype, set(factors))
+    unmoved = sorted(name.partition(_SECOND)[0] for name in cast if _SECOND in name and not cast[name].any())
+    if unmoved:
+        names = [name.removeprefix("base_model.model.") for name in unmoved]
+        listener.note(f"training has not reached {len(names)} of the adapted layers: {name_some(names, 3)}")
     _copy_sidecars(base, folder, leave_out=_MODEL_ONLY)
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = origin.recorded_name
     config.revision = origin.revision
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
+    for name in ("target_modules", "target_parameters", "exclude_modules"):
+        if isinstance(getattr(config, name, None), set):  # its order would differ from run to run
+            setattr(config, name, sorted(getattr(config, name)))
     config.save_pretrained(str(folder))
     try:
         save_file({name: cast[name] for name in sorted(cast)}, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -141,60 +184,33 @@ def _set_dtype(path: Path, dtype: torch.dtype) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _restore_names(
-    prefix: str, tied: Mapping[str, set[str]], base: Checkpoint, folder: Path, listener: Listener
-) -> None:
-    saved = open_checkpoint(folder)
-    if saved.tensors.keys() == base.tensors.keys():
-        return
-    sources = _sources(list(base.tensors), set(saved.tensors), prefix, tied)
-    lost = sorted(saved.tensors.keys() - set(sources.values()))
-    if lost:
-        raise CheckpointError(
-            f"{len(lost)} trained tensors have no place in {base.path}: {name_some(lost)}",
-            "Save the base with save_pretrained of this transformers version, and train that.",
-        )
-    copied = [name for name, source in sources.items() if source is None]
-    if copied:
-        listener.note(f"{len(copied)} tensors are not part of the trained model and are copied: {name_some(copied, 3)}")
-    _rewrite(saved, sources, base, folder)
+def _spelling(name: str, saved: Mapping[str, torch.Tensor], prefix: str) -> str | None:
+    """Return what transformers calls a tensor of the base: files may lack the model's prefix, or have one too many."""
+    spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+    return next((spelling for spelling in spellings if spelling in saved), None)
 
 
-def _rewrite(saved: Checkpoint, sources: Mapping[str, str | None], base: Checkpoint, folder: Path) -> None:
-    """Write each shard again under the base's names; the first also takes what is copied from the base."""
-    weight_map, total = {}, 0
-    for number, shard in enumerate(saved.shards):
-        path, inside = folder / shard.name, {tensor.name for tensor in shard.tensors}
-        held = load_file(path)
-        tensors = {name: held[source].clone() for name, source in sources.items() if source in inside}
-        if number == 0:
-            tensors |= {name: _read(base, name) for name, source in sources.items() if source is None}
-        save_file(tensors, path.with_suffix(".new"), metadata=shard.metadata)
-        del held
-        path.with_suffix(".new").replace(path)
-        weight_map |= dict.fromkeys(tensors, shard.name)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    if (folder / INDEX_NAME).exists():
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+def _write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, parameters: int) -> None:
+    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=_SHARD_SIZE)
+    for shard, names in split.filename_to_tensors.items():
+        held = {name: tensors[name].contiguous() for name in names}
+        for group in _tied(held).values():  # a file holds each of them; only one may have the memory
+            held |= {name: held[name].clone() for name in group if name != min(group)}
+        save_file(held, folder / shard, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {
+            "metadata": {"total_parameters": parameters, **split.metadata},
+            "weight_map": split.tensor_to_filename,
+        }
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _sources(names: Sequence[str], saved: set[str], prefix: str, tied: Mapping[str, set[str]]) -> dict[str, str | None]:
-    """Find for each name of the base the saved tensor that belongs there; None where training has none."""
-    sources: dict[str, str | None] = {}
-    for name in names:
-        spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
-        alike = [other for spelling in spellings for other in (spelling, *sorted(tied.get(spelling, ())))]
-        sources[name] = next((other for other in alike if other in saved), None)
-    return sources
-
-
 def _tied(state: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
-    """Return for each tensor that shares its memory the others that do."""
+    """Return for each tensor that shares its memory all that do."""
     groups: dict[tuple[int, torch.Size], set[str]] = {}
     for name, tensor in state.items():
         groups.setdefault((tensor.data_ptr(), tensor.shape), set()).add(name)
-    return {name: group - {name} for group in groups.values() if len(group) > 1 for name in group}
+    return {name: group for group in groups.values() if len(group) > 1 for name in group}
 
 
 def _read(base: Checkpoint, name: str) -> torch.Tensor:

@@ -24,6 +24,7 @@ from transformers import (
 from taskarith.errors import CheckpointError, TaskarithError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.examples import IGNORED, Collator, Example
+from taskarith.training.language import has_token_loss
 from taskarith.training.resume import load_trained, save_trained
 from taskarith.training.settings import Settings
 
@@ -203,8 +204,12 @@ def make_trainer(
     pad_id: int,
     listener: Listener,
 ) -> Trainer:
-    """Make a Trainer that is silent but for the listener; with a retain set it weighs the loss."""
-    weighted = any(example.weight != 1.0 for example in examples)
+    """Make a Trainer that is silent but for the listener; with a retain set it weighs the loss.
+
+    It also calculates the loss itself where the model's own one is another.
+    """
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    weighted = any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
     trainer = (RetainTrainer if weighted else ResumableTrainer)(
         model=model,
         args=arguments,

@@ -1,0 +1,200 @@
+"""LoRA for the language part of a model: which layers PEFT can adapt, and which weights it leaves out."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from taskarith.errors import UsageError, name_some
+from taskarith.progress import SILENT, Listener
+from taskarith.training.language import can_run, modules_outside, names_outside, run_on_text
+from taskarith.training.settings import Settings
+
+__all__ = ["MISLEADING_REMARKS", "add_lora"]
+
+_Layers = Mapping[str, torch.nn.Module]
+
+MISLEADING_REMARKS = r"The following (rank|alpha)_pattern keys|fan_in_fan_out is set to"
+"""What PEFT's misleading warnings begin with: of patterns that it does apply to experts, of a setting it corrects."""
+
+
+def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> PeftModel:
+    """Put trainable low-rank factors beside linear layers of the language model, and freeze the rest.
+
+    :param model: The model; its layers are replaced in place.
+    :param settings: Rank, alpha and targets.
+    :param listener: Told which weights the adapter does not reach.
+    :raises UsageError: A target is not a linear layer, is the output layer where that is tied to the embeddings, or is
+        one that PEFT refuses; or the model does not run with the adapter.
+    """
+    layers = _linear_layers(model)
+    odd = [name for name, layer in layers.items() if not _is_plain(layer)]
+    usable = [name for name in layers if name not in odd]
+    if unknown := [target for target in settings.lora_target if not any(_ends(name, [target]) for name in usable)]:
+        raise _unknown_targets(unknown, usable, odd)
+    if not settings.lora_target:
+        usable = [name for name in usable if layers[name] is not model.get_output_embeddings()]
+    outside = modules_outside(model)
+    avoided = [*outside, *odd]
+    refused = _refused(model, settings, layers, usable, avoided)
+    matrices = _matrices(model, layers)
+    adapted = _inject(model, _config(settings, layers, avoided, refused), listener)
+    _check_runs(adapted, model)
+    if outside:
+        listener.note(f"LoRA adapts the language model only, not {name_some(outside)}")
+    if not settings.lora_target:
+        reached = set(_adapted_parameters(adapted))
+        lost = [name for number, name in matrices.items() if number not in reached]
+        _tell_left_out(lost, odd, refused, listener)
+    return adapted
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """Return the linear layers of the language model, but not a head that is tied to the embeddings."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head if head is not None and head.weight is embeddings.weight else None
+    outside = set(names_outside(model))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not tied and f"{name}.weight" not in outside
+    }
+
+
+def _is_plain(layer: torch.nn.Module) -> bool:
+    """Tell whether a linear layer computes a product with its weight and nothing else, as LoRA takes for granted."""
+    if type(layer).forward in (torch.nn.Linear.forward, Conv1D.forward):
+        return True
+    if not isinstance(layer, torch.nn.Linear) or not can_run(layer):
+        return False
+    given = torch.linspace(-1, 1, layer.in_features, dtype=layer.weight.dtype).expand(1, 2, -1)
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(given, layer.weight, layer.bias)
+        try:
+            got = layer(given)
+        except Exception:
+            return False
+    return isinstance(got, torch.Tensor) and got.shape == expected.shape and torch.allclose(got, expected, 1e-2, 1e-2)
+
+
+def _config(settings: Settings, layers: _Layers, avoided: Sequence[str], refused: Iterable[str]) -> LoraConfig:
+    """Make PEFT's configuration: it finds layers by the ends of their names, and what it is not to find is excluded."""
+    excluded = [rf"{re.escape(name)}(\..*)?" for name in avoided] + [rf".*\.{re.escape(name)}" for name in refused]
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.alpha,  # ty: ignore[invalid-argument-type]  (PEFT divides it by r: any number will do)
+        target_modules=list(settings.lora_target) or "all-linear",
+        exclude_modules="|".join(excluded) or None,
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
+        task_type=TaskType.CAUSAL_LM,
+    )
+
+
+def _refused(
+    model: PreTrainedModel, settings: Settings, layers: _Layers, usable: Sequence[str], avoided: Sequence[str]
+) -> dict[str, str]:
+    """Find the layers that PEFT refuses, by the last parts of their names, with its reasons: on a copy without weights.
+
+    :raises UsageError: They were asked for, or PEFT refuses the model as a whole.
+    """
+    refused: dict[str, str] = {}
+    while True:
+        with torch.device("meta"):
+            tried = type(model)(copy.deepcopy(model.config))
+        try:
+            with torch.random.fork_rng(devices=[]):  # PEFT draws the first factors
+                _inject(tried, _config(settings, layers, avoided, refused), SILENT)
+        except ValueError as error:
+            reason = str(error).strip().partition("\n")[0]
+            left = [name for name in usable if not _ends(name, refused)]
+            stuck = next((name for name in left if not isinstance(tried.get_submodule(name), BaseTunerLayer)), None)
+            if settings.lora_target or stuck is None:
+                asked = ", ".join(settings.lora_target) or "all linear layers"
+                raise UsageError(
+                    f"PEFT cannot adapt {asked} of {type(model).__name__}: {reason}",
+                    f"Name other layers with --lora-target; it has {', '.join(_last_parts(usable))}.",
+                ) from error
+            refused[stuck.rpartition(".")[2]] = reason
+        else:
+            return refused
+
+
+def _inject(model: PreTrainedModel, config: LoraConfig, listener: Listener) -> PeftModel:
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        adapted = get_peft_model(model, config)
+    for remark in remarks:
+        is_for_developers = issubclass(remark.category, FutureWarning | DeprecationWarning)
+        if not is_for_developers and not re.match(MISLEADING_REMARKS, str(remark.message)):
+            listener.note(f"PEFT: {remark.message}")
+    assert isinstance(adapted, PeftModel)  # noqa: S101  (a mixed model only if asked for)
+    return adapted
+
+
+def _check_runs(adapted: PeftModel, model: PreTrainedModel) -> None:
+    """See that the layers that PEFT has put in answer as the model's code wants them to."""
+    if not can_run(model):
+        return
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            run_on_text(adapted, model.config)
+    except Exception as error:
+        raise UsageError(
+            f"{type(model).__name__} does not run with LoRA layers of PEFT's: {type(error).__name__}: {error}",
+            "Name the layers to adapt: --lora-target q_proj --lora-target v_proj, or train without --lora.",
+        ) from error
+
+
+def _adapted_parameters(adapted: PeftModel) -> Iterator[int]:
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):  # experts in one tensor are adapted as a parameter that it names
+            yield id(getattr(module.get_base_layer(), getattr(module, "parameter_name", "weight")))
+
+
+def _matrices(model: PreTrainedModel, layers: _Layers) -> dict[int, str]:
+    """Return what a user would expect LoRA to reach: the weights of linear layers but the output, and of experts."""
+    modules, outside = dict(model.named_modules()), set(names_outside(model))
+    found = {}
+    for name, parameter in model.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        is_linear = owner in layers and leaf == "weight" and layers[owner] is not model.get_output_embeddings()
+        is_convolution = isinstance(modules[owner], torch.nn.modules.conv._ConvNd)
+        has_several = parameter.dim() > 2 and min(parameter.shape[-2:]) > 1 and not is_convolution
+        if name not in outside and (is_linear or has_several):
+            found[id(parameter)] = name
+    return found
+
+
+def _tell_left_out(lost: Sequence[str], odd: Sequence[str], refused: Mapping[str, str], listener: Listener) -> None:
+    """Name the weights that have no factors, with the reason where it is known."""
+    if odd:
+        listener.note(f"LoRA leaves out {len(odd)} layers that compute more than a product: {name_some(odd, 3)}")
+    layers = [name.removesuffix(".weight") for name in lost]
+    if by_peft := [name for name in layers if _ends(name, refused)]:
+        listener.note(f"LoRA leaves out {len(by_peft)} layers that PEFT refuses: {name_some(by_peft, 3)}")
+    if others := [name for name in layers if name not in odd and name not in by_peft]:
+        listener.note(f"LoRA does not reach {len(others)} weights: {name_some(others, 3)}")
+
+
+def _ends(name: str, ends: Iterable[str]) -> bool:
+    return any(f".{name}".endswith(f".{end}") for end in ends)
+
+
+def _last_parts(names: Iterable[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def _unknown_targets(unknown: Sequence[str], usable: Sequence[str], odd: Sequence[str]) -> UsageError:
+    asked = ", ".join(unknown)
+    hint = f"It has {', '.join(_last_parts(usable))}."
+    if all(any(_ends(name, [target]) for name in odd) for target in unknown):
+        return UsageError(f"--lora-target {asked}: these layers compute more than a product, which LoRA adapts", hint)
+    return UsageError(f"--lora-target {asked}: the model has no such linear layers", hint)
