@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,14 @@ from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.loaded import (
+    check_numbers,
+    check_shared,
+    load_converted,
+    not_converted,
+    sharing_memory,
+    undo_rescaling,
+)
 from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import Operand, open_operands, parse_operands, with_coefficients
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
@@ -32,7 +41,9 @@ class InMemoryEdit:
     """Sets a loaded model to ``base + alpha * sum c_i delta_i``, always calculated from the files of the base.
 
     Nothing accumulates: each ``set`` starts from the base, so ``restore`` gives it back to the bit. Results are
-    rounded once to the dtype of the loaded model. Use it as a context manager: it restores at the end.
+    rounded once, each to the dtype that its parameter or buffer has in memory: a model may keep some in float32. Where
+    that is also the dtype of the file they are those of the written edit, loaded. Tensors that come from no file stay
+    as they are. Use it as a context manager: it restores at the end.
 
     :param model: Loaded by transformers from ``base``, in any floating dtype, on any device.
     :param base: The folder or id it was loaded from.
@@ -45,7 +56,8 @@ class InMemoryEdit:
     :param operands: More vectors, each with a coefficient and a scale of its own.
     :ivar references: The vectors, those that are only looked at last.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
-    :raises MismatchError: A vector does not fit the base, or the result is not finite.
+    :raises MismatchError: A vector does not fit the base, the model is quantised or partly not in memory, the result is
+        not finite, or it would be two tensors where the model has one.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class InMemoryEdit:
         self.references = parse_operands(add, negate, operands, protect=protect, weights=weights)
         self._scale = parse_scales(scale)
         self._operands = open_operands(self.references, self._checkpoint, scale=self._scale)
+        self._touched = {name for one in self._operands for name in (*one.vector.shapes, *one.tied)}
         self._is_direct = self._names_match()
 
     def set(self, alpha: float, references: Sequence[OperandRef] | None = None) -> None:
@@ -105,58 +118,105 @@ class InMemoryEdit:
         self.restore()
 
     def _names_match(self) -> bool:
-        state = self._model.state_dict()
-        touched = [name for operand in self._operands for name in (*operand.vector.shapes, *operand.tied)]
-        return all(name in state and state[name].shape == self._checkpoint.tensors[name].shape for name in touched)
+        """Return whether the tensors that are edited are in the files as they are in memory.
+
+        :raises MismatchError: They are, but not with numbers that can be edited.
+        """
+        state, stored = self._model.state_dict(), self._checkpoint.tensors
+        if any(name not in state or state[name].shape != stored[name].shape for name in self._touched):
+            return False
+        check_numbers({name: state[name] for name in self._touched})
+        return True
 
     @torch.no_grad()
     def _load(self, plan: EditPlan) -> None:
+        undo_rescaling(self._model)
         state = self._model.state_dict()
-        touched = {name for operand in self._operands for name in (*operand.vector.shapes, *operand.tied)}
+        shared = sharing_memory(state)
         if self._is_direct:
-            self._calculate(plan, {name: state[name] for name in touched})
-            return
-        # the files use other names or other shapes than the modules: let transformers convert them as it loads
-        edited = {}
-        for name, entry in self._checkpoint.tensors.items():
-            if entry.is_float:
-                edited[name] = torch.empty(entry.shape, dtype=self._model.dtype)
-            else:
-                with safe_open(entry.path, "pt") as file:
-                    edited[name] = file.get_tensor(name)
-        self._calculate(plan, {name: values for name, values in edited.items() if values.is_floating_point()})
-        converted = type(self._model).from_pretrained(
-            None, config=self._model.config, state_dict=edited, dtype=self._model.dtype
-        )
-        for name, values in converted.state_dict().items():
+            partners = {name for name in shared if name in self._checkpoint.tensors}
+            self._write(plan, state, {*self._touched, *partners} if self._touched & shared else self._touched, shared)
+        else:
+            self._convert(plan, state, shared)
+
+    def _write(
+        self, plan: EditPlan, state: Mapping[str, torch.Tensor], names: Collection[str], shared: Collection[str]
+    ) -> None:
+        """Write edited tensors over those of the same names in memory."""
+        written: dict[str, torch.Tensor] = {}
+
+        def put(name: str, values: torch.Tensor) -> None:
             state[name].copy_(values)
+            if name in shared:
+                written[name] = values
 
-    def _calculate(self, plan: EditPlan, targets: dict[str, torch.Tensor]) -> None:
-        """Write edited tensors over the tensors of their names."""
-        broken: list[str] = []
-        names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-        with TensorReader() as reader:
+        _calculate(plan, {name: state[name].dtype for name in names}, put)
+        check_shared(state, written)
 
-            def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
-                name = tensor.source.name
-                work = EditedTensor(plan, tensor, reader, calculator, names[self._model.dtype])
-                values = torch.empty(tensor.source.shape, dtype=self._model.dtype)
-                whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
-                for data, finite in work.pieces(CHUNK_ELEMENTS, stop):
-                    whole[position : position + len(data)] = data
-                    position, is_finite = position + len(data), is_finite and finite
-                if not stop.is_set():
-                    work.prints()  # refuses an exact vector of another base, and damaged deltas
-                if tensor.terms and not is_finite:
-                    broken.append(name)
-                targets[name].copy_(values)
-                return tensor.nbytes
+    def _convert(self, plan: EditPlan, state: Mapping[str, torch.Tensor], shared: Collection[str]) -> None:
+        """Let transformers convert the files' names and shapes to those in memory, as it does when it loads a model.
 
-            tasks = sorted((t for t in plan.tensors if t.source.name in targets), key=lambda t: -t.nbytes)
-            total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.method.needs_torch
-            work_through(tasks, do, SILENT, "editing in memory", total, uses_torch=is_torch)
-        if broken:
-            raise MismatchError(
-                f"the edited {broken[0]} has values that are not finite",
-                "Infinities or NaN in an input, or an overflow of the model's dtype: check the inputs, or use float32.",
-            )
+        Which tensor in memory one of a file becomes a part of is its affair. So where the model has tensors of several
+        dtypes, all are calculated in each of these, and of each result those are taken that have this dtype.
+        """
+        if getattr(self._model, "hf_quantizer", None) is not None:
+            raise not_converted("it is quantised")
+        check_numbers({name: values for name, values in state.items() if values.is_floating_point()})
+        loaded: dict[str, torch.Tensor] = {}
+        for dtype in sorted({values.dtype for values in state.values() if values.is_floating_point()}, key=str):
+            edited: dict[str, torch.Tensor] = {}
+            _calculate(plan, dict.fromkeys(self._checkpoint.tensors, dtype), edited.__setitem__)
+            found = load_converted(self._model, edited, dtype)
+            if any(name not in state or state[name].shape != values.shape for name, values in found.items()):
+                raise not_converted("its layers are not those that transformers loads")
+            for name, values in found.items():
+                if state[name].dtype == dtype or not state[name].is_floating_point():
+                    state[name].copy_(values)
+                    loaded |= {name: values} if name in shared else {}
+        check_shared(state, loaded)
+
+
+def _calculate(plan: EditPlan, dtypes: Mapping[str, torch.dtype], put: Callable[[str, torch.Tensor], object]) -> None:
+    """Calculate edited tensors, each rounded once to a dtype; those that nothing is added to are given as stored.
+
+    :param dtypes: Of the tensors to calculate.
+    :param put: Takes name and values of each tensor, several at a time.
+    """
+    wanted = [tensor for tensor in plan.tensors if tensor.source.name in dtypes]
+    for name, values in _stored(tensor for tensor in wanted if not tensor.terms):
+        put(name, values)
+    broken: list[str] = []
+    names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+    with TensorReader() as reader:
+
+        def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
+            name = tensor.source.name
+            work = EditedTensor(plan, tensor, reader, calculator, names[dtypes[name]])
+            values = torch.empty(tensor.source.shape, dtype=dtypes[name])
+            whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
+            for data, finite in work.pieces(CHUNK_ELEMENTS, stop):
+                whole[position : position + len(data)] = data
+                position, is_finite = position + len(data), is_finite and finite
+            if not stop.is_set():
+                work.prints()  # refuses an exact vector of another base, and damaged deltas
+            if not is_finite:
+                broken.append(name)
+            put(name, values)
+            return tensor.nbytes
+
+        tasks = sorted((tensor for tensor in wanted if tensor.terms), key=lambda tensor: -tensor.nbytes)
+        total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.method.needs_torch
+        work_through(tasks, do, SILENT, "editing in memory", total, uses_torch=is_torch)
+    if broken:
+        raise MismatchError(
+            f"the edited {broken[0]} has values that are not finite",
+            "Infinities or NaN in an input, or an overflow of the model's dtype: check the inputs, or use float32.",
+        )
+
+
+def _stored(tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read tensors as they are in the files."""
+    for path, group in groupby(tensors, key=lambda tensor: tensor.source.path):
+        with safe_open(path, "pt") as file:
+            for tensor in group:
+                yield tensor.source.name, file.get_tensor(tensor.source.name)
