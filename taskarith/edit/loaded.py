@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -13,7 +14,15 @@ from transformers.utils import logging
 from taskarith.arithmetic.tensors import TORCH_DTYPES
 from taskarith.errors import MismatchError
 
-__all__ = ["check_numbers", "check_shared", "load_converted", "not_converted", "sharing_memory", "undo_rescaling"]
+__all__ = [
+    "check_numbers",
+    "check_shared",
+    "load_converted",
+    "main_dtype",
+    "not_converted",
+    "sharing_memory",
+    "undo_rescaling",
+]
 
 
 def load_converted(
@@ -46,6 +55,14 @@ def _quiet() -> Generator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+def main_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Return the dtype that most of a model's floats have: the one that it was loaded in."""
+    counts: Counter[torch.dtype] = Counter()
+    for values in state.values():
+        counts[values.dtype] += values.numel() if values.is_floating_point() else 0
+    return max(counts, key=counts.__getitem__)
 
 
 def undo_rescaling(model: PreTrainedModel) -> None:

@@ -22,6 +22,7 @@ from taskarith.edit.loaded import (
     check_numbers,
     check_shared,
     load_converted,
+    main_dtype,
     not_converted,
     sharing_memory,
     undo_rescaling,
@@ -41,9 +42,9 @@ class InMemoryEdit:
     """Sets a loaded model to ``base + alpha * sum c_i delta_i``, always calculated from the files of the base.
 
     Nothing accumulates: each ``set`` starts from the base, so ``restore`` gives it back to the bit. Results are
-    rounded once, each to the dtype that its parameter or buffer has in memory: a model may keep some in float32. Where
-    that is also the dtype of the file they are those of the written edit, loaded. Tensors that come from no file stay
-    as they are. Use it as a context manager: it restores at the end.
+    rounded once to the dtype of the loaded model; where the files have that dtype, they are those of the written edit.
+    What a model keeps in another dtype (some routers and norms) gets what loading the written edit gives it, and what
+    comes from no file stays as it is. Use it as a context manager: it restores at the end.
 
     :param model: Loaded by transformers from ``base``, in any floating dtype, on any device.
     :param base: The folder or id it was loaded from.
@@ -150,36 +151,43 @@ class InMemoryEdit:
             if name in shared:
                 written[name] = values
 
-        _calculate(plan, {name: state[name].dtype for name in names}, put)
+        dtype = main_dtype(state)
+        _calculate(plan, {name: dtype if state[name].dtype == dtype else None for name in names}, put)
         check_shared(state, written)
 
     def _convert(self, plan: EditPlan, state: Mapping[str, torch.Tensor], shared: Collection[str]) -> None:
         """Let transformers convert the files' names and shapes to those in memory, as it does when it loads a model.
 
-        Which tensor in memory one of a file becomes a part of is its affair. So where the model has tensors of several
-        dtypes, all are calculated in each of these, and of each result those are taken that have this dtype.
+        Which tensor in memory one of a file becomes a part of is its affair. So where it may matter, all are calculated
+        twice, in the model's dtype and as they would be written, and what the model keeps in other dtypes is taken from
+        the second.
         """
         if getattr(self._model, "hf_quantizer", None) is not None:
             raise not_converted("it is quantised")
         check_numbers({name: values for name, values in state.items() if values.is_floating_point()})
         loaded: dict[str, torch.Tensor] = {}
-        for dtype in sorted({values.dtype for values in state.values() if values.is_floating_point()}, key=str):
+        main = main_dtype(state)
+        others = {values.dtype for values in state.values() if values.is_floating_point()} - {main}
+        files = {TORCH_DTYPES[entry.dtype] for entry in self._checkpoint.tensors.values() if entry.is_float}
+        for dtype in (main, None) if others and files != {main} else (main,):
             edited: dict[str, torch.Tensor] = {}
             _calculate(plan, dict.fromkeys(self._checkpoint.tensors, dtype), edited.__setitem__)
-            found = load_converted(self._model, edited, dtype)
+            found = load_converted(self._model, edited, main)
             if any(name not in state or state[name].shape != values.shape for name, values in found.items()):
                 raise not_converted("its layers are not those that transformers loads")
             for name, values in found.items():
-                if state[name].dtype == dtype or not state[name].is_floating_point():
+                if dtype or state[name].dtype != main:
                     state[name].copy_(values)
                     loaded |= {name: values} if name in shared else {}
         check_shared(state, loaded)
 
 
-def _calculate(plan: EditPlan, dtypes: Mapping[str, torch.dtype], put: Callable[[str, torch.Tensor], object]) -> None:
+def _calculate(
+    plan: EditPlan, dtypes: Mapping[str, torch.dtype | None], put: Callable[[str, torch.Tensor], object]
+) -> None:
     """Calculate edited tensors, each rounded once to a dtype; those that nothing is added to are given as stored.
 
-    :param dtypes: Of the tensors to calculate.
+    :param dtypes: Of the tensors to calculate; None is that of the file.
     :param put: Takes name and values of each tensor, several at a time.
     """
     wanted = [tensor for tensor in plan.tensors if tensor.source.name in dtypes]
@@ -191,8 +199,9 @@ def _calculate(plan: EditPlan, dtypes: Mapping[str, torch.dtype], put: Callable[
 
         def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
             name = tensor.source.name
-            work = EditedTensor(plan, tensor, reader, calculator, names[dtypes[name]])
-            values = torch.empty(tensor.source.shape, dtype=dtypes[name])
+            dtype = dtypes[name] or TORCH_DTYPES[tensor.dtype]
+            work = EditedTensor(plan, tensor, reader, calculator, names[dtype])
+            values = torch.empty(tensor.source.shape, dtype=dtype)
             whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
             for data, finite in work.pieces(CHUNK_ELEMENTS, stop):
                 whole[position : position + len(data)] = data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import IntEnum
+from itertools import groupby
 from typing import TypeVar
 
 import torch
@@ -12,7 +14,7 @@ from transformers import PreTrainedModel
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import TaskarithError
 
-__all__ = ["batch_start", "in_batches", "pad"]
+__all__ = ["Grouping", "batch_start", "in_batches", "pad"]
 
 _Result = TypeVar("_Result")
 
@@ -21,6 +23,19 @@ _CPU_SEQUENCES = 64
 _GPU_TOKENS = 16_384
 _GPU_SEQUENCES = 256
 _MEMORY_SHARE = 0.5
+
+
+class Grouping(IntEnum):
+    """Which rows may share a batch; what is true of one is true of all that follow."""
+
+    PADDED = 0
+    """Any: the shorter ones are padded, and the padding is masked."""
+
+    EQUAL = 1
+    """Those of one length."""
+
+    ALONE = 2
+    """None."""
 
 
 def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
@@ -48,6 +63,7 @@ def in_batches(
     size: int,
     *,
     shrink: bool,
+    grouping: Grouping = Grouping.PADDED,
     team: Team = ALONE,
 ) -> list[_Result]:
     """Run over items in batches of like length, longest first; return the results in the order of the items.
@@ -60,14 +76,18 @@ def in_batches(
         tell each other must be pickled.
     :param size: Items of a batch.
     :param shrink: Halve the size and go on where the device runs out of memory.
+    :param grouping: Which items may share a batch; where processes disagree, the safest.
     :param team: The processes that make this call.
     :raises TaskarithError: ``run`` raised it in one of the processes, or ran out of memory and may not, or can no
         longer, shrink.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    agreed = max(team.gather(grouping))
+    together = [order] if agreed == Grouping.PADDED else [list(same) for _, same in groupby(order, lengths.__getitem__)]
+    batches = [batch for each in together for batch in _cut(each, 1 if agreed == Grouping.ALONE else size)]
     mine, failure = {}, None
     try:
-        mine = _run_all(team.share(_cut(order, size)), run, shrink=shrink)
+        mine = _run_all(team.share(batches), run, shrink=shrink)
     except TaskarithError as error:
         failure = error  # the others learn of it instead of waiting
     told = team.gather((mine, failure))

@@ -17,7 +17,8 @@ from transformers import (
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import DataError
-from taskarith.evaluation.batches import in_batches, pad
+from taskarith.evaluation.batches import Grouping, in_batches, pad
+from taskarith.evaluation.grouping import grouping_of_generation
 from taskarith.training.data import DataSet
 from taskarith.training.documents import Document
 from taskarith.training.tokens import Sample, text_prefix
@@ -196,22 +197,32 @@ def _continue(
 ) -> list[list[str]]:
     """Return for each prompt the continuations that the configuration asks for."""
     copies, limit = int(config.num_return_sequences or 1), int(config.max_new_tokens or 0)
+    rows = [prompt.input_ids for prompt in prompts]
     end_ids = config.eos_token_id or []
 
-    def run(batch: list[int]) -> list[list[str]]:
-        ids, mask = pad([prompts[index].input_ids for index in batch], model.device, left=True)
-        rows = len(batch) * copies
-        steps = _Steps(lambda: on_tokens(rows))
+    def generate(batch: list[int]) -> list[list[str]]:
+        ids, mask = pad([rows[index] for index in batch], model.device, left=True)
+        each = int(config.num_return_sequences or 1)
+        steps = _Steps(lambda: on_tokens(len(batch) * each))
         watch = StoppingCriteriaList([steps])
-        generate: Any = model.generate  # a Module's attribute may be anything, says its type
-        found = generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
-        on_tokens(rows * (limit - steps.count))  # those that ended early
+        make: Any = model.generate  # a Module's attribute may be anything, says its type
+        found = make(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
+        on_tokens(len(batch) * each * (limit - steps.count))  # those that ended early
         texts = [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
-        groups = [texts[start : start + copies] for start in range(0, rows, copies)]
+        groups = [texts[start : start + each] for start in range(0, len(texts), each)]
         return [[_cut(text, prompts[index].ends) for text in group] for group, index in zip(groups, batch, strict=True)]
 
+    def one_by_one(batch: list[int]) -> list[list[str]]:
+        return [[text for _ in range(copies) for text in generate([index])[0]] for index in batch]
+
     with torch.inference_mode():
-        return in_batches([len(prompt.input_ids) for prompt in prompts], run, batch_size, shrink=shrink, team=team)
+        is_alone = min(batch_size, len(rows)) * copies == 1
+        grouping = Grouping.ALONE if is_alone else grouping_of_generation(model, rows)
+        if grouping == Grouping.ALONE:
+            config.num_return_sequences = 1
+        run = one_by_one if grouping == Grouping.ALONE else generate
+        lengths = [len(row) for row in rows]
+        return in_batches(lengths, run, batch_size, shrink=shrink, grouping=grouping, team=team)
 
 
 class _Steps(StoppingCriteria):

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import CheckpointError
-from taskarith.evaluation.batches import in_batches, pad
+from taskarith.evaluation.batches import Grouping, in_batches, pad
+from taskarith.evaluation.grouping import grouping_of_scoring
 from taskarith.training.tokens import Sample
 
 __all__ = ["Halves", "Kept", "TokenScore", "keep_states", "score_samples", "split_model"]
@@ -135,8 +136,10 @@ def score_samples(
         return _by_sample(scores, counts)
 
     with torch.inference_mode():
-        lengths = [len(sample.input_ids) for sample in samples]
-        scores = in_batches(lengths, run, batch_size, shrink=shrink, team=team)
+        rows = [sample.input_ids for sample in samples]
+        is_alone = min(batch_size, len(rows)) == 1
+        grouping = Grouping.ALONE if is_alone else grouping_of_scoring(model, rows)
+        scores = in_batches(list(map(len, rows)), run, batch_size, shrink=shrink, grouping=grouping, team=team)
     broken = [(sample, score) for sample, score in zip(samples, scores, strict=True) if not math.isfinite(score.nll)]
     for sample, score in broken:
         raise CheckpointError(
