@@ -14,9 +14,11 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.architectures.population import build
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.families import of_text
 from taskarith.evaluation.general import find_tasks, run_tasks
+from taskarith.evaluation.grouping import takes_padding
 from taskarith.evaluation.measure import Settings
 from taskarith.evaluation.records import task_score_record
 from taskarith.evaluation.stored import arrange
@@ -32,7 +34,7 @@ ROWS = [
 ]
 
 
-def write_task(folder, rows=ROWS, name="mine"):
+def write_task(folder, rows=ROWS, name="mine", **more):
     folder.mkdir(parents=True, exist_ok=True)
     layouts.write_lines(folder / f"{name}.jsonl", rows)
     task = {
@@ -45,7 +47,7 @@ def write_task(folder, rows=ROWS, name="mine"):
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "{{answer}}",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
+    } | more
     (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")  # YAML holds JSON
     return folder
 
@@ -106,6 +108,28 @@ def test_what_is_no_mean_over_samples_keeps_lm_evals_standard_error():
             arrange([record | fault], "here")
     with pytest.raises(DataError, match="task has no finite values"):
         arrange([{"kind": "task", "model": "m", "text": "t", "sample": "0", "values": {"acc": math.nan}}], "here")
+
+
+@needs_it
+@pytest.mark.parametrize(("name", "most"), [("llama", 4), ("recurrent_gemma", 1)])
+def test_prompts_that_a_model_does_not_take_together_are_continued_one_by_one(name, most, tmp_path, monkeypatch):
+    config = build(name).config
+    config.vocab_size = tiny.VOCABULARY
+    model = AutoModelForCausalLM.from_config(config).eval()
+    match = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+    how = {"until": ["."], "max_gen_toks": 3, "do_sample": False}
+    options = {"output_type": "generate_until", "generation_kwargs": how, "metric_list": [match]}
+    folder = write_task(tmp_path / "tasks", **options, doc_to_target="{{choices[0]}}", doc_to_choice=None)
+    takes_padding(model)  # known from here on
+    sizes, generate = [], model.generate
+
+    def seen(input_ids, **options):
+        sizes.append(len(input_ids))
+        return generate(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model, "generate", seen)
+    assert len(run(model, folder)) == 4
+    assert max(sizes) == most
 
 
 @needs_it

@@ -12,6 +12,7 @@ from taskarith.coefficients.operands import Related
 from taskarith.edit.memory import InMemoryEdit
 from taskarith.errors import CheckpointError, DataError, UsageError
 from taskarith.evaluation.batches import batch_start, in_batches, pad
+from taskarith.evaluation.grouping import grouping_of_scoring
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
 from taskarith.progress import Listener
 from taskarith.training.data import load_data
@@ -128,16 +129,17 @@ def _answer(loaded: Loaded, samples: Sequence[Sample], on_input: Callable[[int],
     :param on_input: Told the number of inputs of each finished batch.
     :raises CheckpointError: A loss is not finite.
     """
-    longest = max(len(sample.input_ids) for sample in samples)
+    rows = [sample.input_ids for sample in samples]
 
     def run(batch: list[int]) -> list[Answer]:
         found = _answer_batch(loaded, [samples[index] for index in batch])
         on_input(len(batch))
         return found
 
-    size = batch_start(loaded.model, longest, cached=False)
+    size = batch_start(loaded.model, max(map(len, rows)), cached=False)
     with torch.inference_mode():
-        answers = in_batches([len(sample.input_ids) for sample in samples], run, size, shrink=True)
+        grouping = grouping_of_scoring(loaded.model, rows)
+        answers = in_batches(list(map(len, rows)), run, size, shrink=True, grouping=grouping)
     for sample, one in zip(samples, answers, strict=True):
         if not np.isfinite(one.losses).all():
             raise CheckpointError(

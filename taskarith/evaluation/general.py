@@ -9,13 +9,14 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from taskarith.errors import DataError, UsageError, name_some
+from taskarith.evaluation.grouping import takes_padding
 from taskarith.evaluation.measure import Settings
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, task_record, task_score_record
@@ -79,6 +80,8 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: 
     try:
         with _silence():
             model = wrapper(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
+            if not takes_padding(loaded.model):
+                model.generate_until = _one_by_one(model)
             found: Any = harness.simple_evaluate(
                 model=model,
                 tasks=list(tasks.names),
@@ -97,6 +100,20 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: 
             "Its own tasks fetch their data from the hub; check the connection, or the files of --task-folder.",
         ) from error
     return list(_records(found, row))
+
+
+def _one_by_one(model: Any) -> Callable[..., Any]:
+    """Return lm-eval's way to continue prompts, which pads them, with one prompt at a time."""
+    together = model.generate_until
+
+    def generate_until(*args: Any, **options: Any) -> Any:
+        size, model.batch_size_per_gpu = model.batch_size_per_gpu, 1
+        try:
+            return together(*args, **options)
+        finally:
+            model.batch_size_per_gpu = size
+
+    return generate_until
 
 
 def _records(found: Mapping[str, Any], row: str) -> Iterator[Record]:

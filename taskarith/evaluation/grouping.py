@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from taskarith.evaluation.batches import Grouping, pad
 
-__all__ = ["grouping_of_generation", "grouping_of_scoring"]
+__all__ = ["grouping_of_generation", "grouping_of_scoring", "takes_padding"]
 
 _TOKENS = 32
 _STEPS = 4  # the first reads the prompt, the others what was kept of it
@@ -48,6 +48,14 @@ def grouping_of_scoring(model: PreTrainedModel, rows: Sequence[_Row]) -> Groupin
     :param rows: Tokens of the samples.
     """
     return _grouping(model, rows, _read, may_pad=True)
+
+
+def takes_padding(model: PreTrainedModel) -> bool:
+    """Return whether prompts of different lengths may be continued together.
+
+    :param model: In evaluation mode.
+    """
+    return grouping_of_generation(model, [range(2, 2 + _TOKENS), range(2, 4)]) == Grouping.PADDED
 
 
 def _grouping(model: PreTrainedModel, rows: Sequence[_Row], observe: _Observe, *, may_pad: bool) -> Grouping:
