@@ -70,17 +70,20 @@ def undo_rescaling(model: PreTrainedModel) -> None:
     for module in model.modules():
         if getattr(module, "layers_are_rescaled", False):
             rescale: Any = module._rescale_layers
+            mode = module.training
             module.train()
             rescale()
-            module.eval()
+            module.train(mode)
 
 
 def sharing_memory(state: Mapping[str, torch.Tensor]) -> set[str]:
     """Return the names of tensors that lie where others lie, too: tied weights."""
     places: dict[tuple[Any, ...], list[str]] = {}
     for name, values in state.items():
+        if values.is_meta or not values.numel():
+            continue
         places.setdefault((values.device, values.data_ptr(), values.shape), []).append(name)
-    return {name for names in places.values() if len(names) > 1 for name in names if state[name].numel()}
+    return {name for names in places.values() if len(names) > 1 for name in names}
 
 
 def check_shared(state: Mapping[str, torch.Tensor], written: Mapping[str, torch.Tensor]) -> None:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from taskarith.edit.loaded import main_dtype
 from taskarith.evaluation.batches import Grouping, pad
 
 __all__ = ["grouping_of_generation", "grouping_of_scoring", "takes_padding"]
@@ -79,7 +80,8 @@ def _agree(model: PreTrainedModel, observe: _Observe, how: Grouping, rows: Seque
             except (RuntimeError, ValueError, IndexError, TypeError):  # it takes such rows alone, as was just seen
                 known[key] = False
             else:
-                known[key] = all(map(_are_close, together, alone))
+                tolerance = torch.finfo(main_dtype(model.state_dict())).eps ** 0.5
+                known[key] = all(_are_close(*pair, tolerance) for pair in zip(together, alone, strict=True))
     return known[key]
 
 
@@ -107,16 +109,15 @@ def _read(model: PreTrainedModel, rows: Sequence[_Row]) -> list[torch.Tensor]:
     return [values[: len(row) - 1] for values, row in zip(logits, rows, strict=True)]
 
 
-def _are_close(first: torch.Tensor, second: torch.Tensor) -> bool:
+def _are_close(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> bool:
     """Compare logits of shape (steps, vocabulary), up to the first step after which another token may follow.
 
-    What rounding leaves of two equal calculations is far below the root of the dtype's precision; what a token that
-    should not be seen changes is far above.
+    :param tolerance: Relative to the spread of the logits. What rounding leaves of two equal calculations is far below
+        the root of the dtype's precision; what a token that should not be seen changes is far above.
     """
     steps = min(len(first), len(second))
     same = first[:steps].argmax(-1) == second[:steps].argmax(-1)
     until = int(same.long().cumprod(0).sum()) + 1
-    tolerance = torch.finfo(first.dtype).eps ** 0.5
     one, two = (values[:until].double().clamp(min=_LEAST_LOGIT) for values in (first[:steps], second[:steps]))
     counts = (one > _LEAST_LOGIT) & (two > _LEAST_LOGIT)
     gaps = torch.where(counts, one - two, 0.0).abs().amax(-1)
