@@ -173,6 +173,8 @@ def test_what_cannot_be_done_with_float8_is_refused(tmp_path, small):
     done = CliRunner().invoke(app, ["apply", str(base), "--add", f"{vector}:1e40", "-o", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert "not finite" in done.stderr
+    assert "lower the coefficient" in done.stderr
+    assert "--dtype" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
