@@ -93,8 +93,11 @@ def _ours(edit: Edit, output: Path, form: int = 0) -> list[str]:
         rank = ["--rank", str(RANK), "--quiet"]
         return [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(output), *rank]
     signs = ["--negate" if coefficient < 0 else "--add" for coefficient in edit.coefficients]
-    names = [weights(operand) if edit.kind == "vectors" else operand for operand in edit.operands]
-    names = [edit.files[form]] if edit.kind == "stored" else names
+    names: list[Path | str] = [weights(operand) if edit.kind == "vectors" else operand for operand in edit.operands]
+    if edit.kind in {"edit", *_METHODS}:
+        names = [f"{operand}@@{edit.base}" for operand in edit.operands]
+    if edit.kind == "stored":
+        names = [edit.files[form]]
     operands: list[str] = []
     for sign, name, coefficient in zip(signs, names, edit.coefficients, strict=True):
         operands += [sign, f"{name}:{abs(coefficient)}"]

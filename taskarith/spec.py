@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class OperandRef:
     :param against_model: Take the delta of a fine-tuned model against the model that is edited, whatever base it
         records.
     :param role: Empty if it is added. ``protect`` or ``weights``: the method looks at it, see ``edit.method``.
+    :param base: The model that a fine-tune is a difference to, as the user named it; empty for the one it records.
+    :param base_fingerprint: What that model must have, as an earlier edit recorded it; empty if that does not matter.
     """
 
     name: str
@@ -66,6 +69,17 @@ class OperandRef:
     fingerprint: str = ""
     against_model: bool = False
     role: str = ""
+    base: str = ""
+    base_fingerprint: str = ""
+
+    def option(self, base: str) -> str:
+        """Return the option that names this vector with its base, as one could type it."""
+        option = f"--{self.role}" if self.role else "--negate" if self.coefficient < 0 else "--add"
+        return shlex.join([option, str(replace(self, base=base))])
+
+    def __str__(self) -> str:
+        size = 1.0 if self.role else abs(self.coefficient)
+        return self.name + (f"@@{self.base}" if self.base else "") + (f":{size!r}" if size != 1 else "")
 
 
 @dataclass(frozen=True)
@@ -113,26 +127,37 @@ def parse_model(text: str) -> ModelRef:
 
 
 def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
-    """Read ``vector`` or ``vector:coefficient``; a path that exists is taken whole.
+    """Read ``vector``, ``vector@@base``, or either with ``:coefficient``; a path that exists is taken whole.
 
     :param text: What the user wrote after ``--add`` or ``--negate``.
     :param sign: +1 for ``--add``, -1 for ``--negate``.
-    :raises UsageError: The coefficient is not a finite number.
+    :raises UsageError: The coefficient is not a finite number, or the vector or its base is missing.
     """
-    if Path(text).exists():
-        return OperandRef(text, sign)
-    name, colon, number = text.rpartition(":")
-    if not colon or not name:
-        return OperandRef(text, sign)
+    name, base = _split_base(text)
+    whole = base or name
+    stem, colon, number = whole.rpartition(":")
     try:
-        coefficient = float(number)
+        coefficient = float(number) if colon and not Path(whole).exists() else None
     except ValueError:
-        return OperandRef(text, sign)
+        coefficient = None
+    if coefficient is None or not stem:
+        return OperandRef(name, sign, base=base)
+    name, base = (name, stem) if base else (stem, "")
     if not math.isfinite(coefficient):
         raise UsageError(
             f"coefficient '{number}' of {name} is not finite", "Give a number, as in vector.safetensors:0.3"
         )
-    return OperandRef(name, sign * coefficient)
+    return OperandRef(name, sign * coefficient, base=base)
+
+
+def _split_base(text: str) -> tuple[str, str]:
+    """Part ``vector@@base``, where a coefficient may still follow the last of them."""
+    name, marks, base = text.rpartition("@@")
+    if not marks or Path(text).exists() or Path(text.rpartition(":")[0] or text).exists():
+        return text, ""
+    if not name or not base or base.startswith(":"):
+        raise UsageError(f"cannot read the vector '{text}'", "Write FINETUNED@@BASE, as in chat@@base:0.5")
+    return name, base
 
 
 def parse_combination(text: str) -> list[OperandRef]:

@@ -157,9 +157,9 @@ def test_a_tied_head_that_the_base_stores_moves_with_its_embedding(tmp_path):
     tensors = load_file(base / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    for operand in (tmp_path / "v.safetensors", tuned):
-        out = tmp_path / f"out-{operand.stem}"
-        result = apply(str(base), add=[str(operand)], output_dir=out)
+    for operand in (f"{tmp_path / 'v.safetensors'}", f"{tiny.forget_base(tuned)}@@{base}"):
+        out = tmp_path / f"out-{'base' if '@@' in operand else 'vector'}"
+        result = apply(str(base), add=[operand], output_dir=out)
         assert result.actions == {"edited": 20, "tied": 1}
         edited = oracle.load(out)
         assert torch.equal(edited["lm_head.weight"], edited["model.embed_tokens.weight"])
@@ -195,9 +195,9 @@ def test_results_that_are_not_finite_are_refused_and_nothing_is_left(tmp_path, p
     save_file(tensors, big / "model.safetensors", metadata={"format": "pt"})
     match = r"2 tensors of the result are not finite: lm_head\.bias, model\.final_layernorm\.bias"
     with pytest.raises(MismatchError, match=match):
-        apply(str(phi), add=[f"{big}:2"], output_dir=tmp_path / "out")
+        apply(str(phi), add=[f"{big}@@{phi}:2"], output_dir=tmp_path / "out")
     with pytest.raises(MismatchError, match="dtype overflows") as caught:
-        apply(str(phi), add=[str(big)], dtype="float16", output_dir=tmp_path / "out")
+        apply(str(phi), add=[f"{big}@@{phi}"], dtype="float16", output_dir=tmp_path / "out")
     assert "--dtype float32" in caught.value.hint
     assert sorted(tmp_path.iterdir()) == [big]
 
@@ -214,7 +214,8 @@ def test_outputs_are_never_overwritten_unasked(tmp_path, phi, vector):
     assert fingerprint_model(out)
 
 
-def test_wrong_calls(tmp_path, phi, vector, phi_tuned):
+def test_wrong_calls(tmp_path, phi, vector):
+    tuned = tiny.forget_base(tiny.save_model(tmp_path / "tuned", nudge_of=phi))
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="no vector"):
         apply(str(phi), output_dir=out)
@@ -229,7 +230,7 @@ def test_wrong_calls(tmp_path, phi, vector, phi_tuned):
     with pytest.raises(UsageError, match="device"):
         apply(str(phi), negate=[str(vector)], device="abacus", output_dir=out)
     with pytest.raises(UsageError, match="does not record its base"):
-        apply(negate=[str(phi_tuned)], output_dir=out)
+        apply(negate=[str(tuned)], output_dir=out)
     assert not out.exists()
 
 
@@ -238,7 +239,7 @@ def test_a_finetune_whose_recorded_base_is_gone_says_what_to_do(tmp_path, phi):
     (tuned / "taskarith.json").write_text(json.dumps({"base": {"name": "/gone/model"}}))
     with pytest.raises(MismatchError, match="/gone/model") as caught:
         apply(str(phi), negate=[str(tuned)], output_dir=tmp_path / "out")
-    assert "taskarith extract BASE" in caught.value.hint
+    assert f"--negate {tuned}@@BASE" in caught.value.hint
 
 
 def test_a_vector_whose_recorded_base_has_moved_says_so(tmp_path):

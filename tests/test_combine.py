@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import oracle
 import pytest
@@ -115,13 +117,15 @@ def test_what_is_refused(trio, tmp_path):
     output = tmp_path / "c.safetensors"
     with pytest.raises(UsageError, match="unknown dtype"):
         combine(str(first), output, dtype="int8")
-    with pytest.raises(UsageError, match="no base is recorded"):
-        combine(str(tuned), output)
+    stranger = tiny.forget_base(Path(shutil.copytree(tuned, tmp_path / "stranger")))
+    with pytest.raises(UsageError, match=f"{stranger} does not record its base") as caught:
+        combine(str(stranger), output)
+    assert "--base MODEL" in caught.value.hint
     with pytest.raises(VectorError, match="there is no vector"):
         combine(f"{first} + gone.safetensors", output)
     with pytest.raises(MismatchError, match="not finite"):
         combine(f"{first}:1e308 + {first}:1e308", output)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [stranger]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])

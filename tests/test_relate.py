@@ -23,7 +23,7 @@ from taskarith.coefficients import weights as weights_module
 from taskarith.coefficients.kinds import kind_of
 from taskarith.coefficients.relate import relate
 from taskarith.coefficients.verdict import judge
-from taskarith.errors import CheckpointError, MismatchError, UsageError, VectorError
+from taskarith.errors import MismatchError, UsageError, VectorError
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.vectors.extract import extract
 from taskarith.vectors.inspect import inspect
@@ -335,8 +335,9 @@ def test_a_base_that_is_gone_is_named(room, phi, tmp_path):
     extract(str(base), str(tuned), tmp_path / "v.safetensors")
     base.rename(tmp_path / "elsewhere")
     vectors = [str(tmp_path / "v.safetensors")] * 2
-    with pytest.raises(CheckpointError, match="base that a vector records"):
+    with pytest.raises(MismatchError, match=rf"base that .*v\.safetensors records is not found: .*{base}") as caught:
         relate(vectors)
+    assert "--model" in caught.value.hint
     assert pair(relate(vectors, model=str(tmp_path / "elsewhere"))) == pytest.approx(1)
 
 

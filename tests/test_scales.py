@@ -202,14 +202,15 @@ def test_a_tied_head_goes_with_its_embedding(tmp_path):
     tensors = load_file(base / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    apply(str(base), add=[str(tuned)], scale=["embed_tokens=0.5"], output_dir=tmp_path / "out")
+    tuned = f"{tiny.forget_base(tuned)}@@{base}"
+    apply(str(base), add=[tuned], scale=["embed_tokens=0.5"], output_dir=tmp_path / "out")
     edited = oracle.load(tmp_path / "out")
     assert edited["lm_head.weight"].equal(edited["model.embed_tokens.weight"])
     assert not edited["lm_head.weight"].equal(tensors["lm_head.weight"])
     with pytest.raises(
         UsageError, match=r"lm_head\.weight is tied to model\.embed_tokens\.weight and cannot be scaled otherwise"
     ):
-        apply(str(base), add=[str(tuned)], scale=["lm_head=0.5"], output_dir=tmp_path / "no")
+        apply(str(base), add=[tuned], scale=["lm_head=0.5"], output_dir=tmp_path / "no")
 
 
 def test_an_edit_in_memory_is_scaled_likewise(tmp_path, phi, phi_tuned):

@@ -236,8 +236,8 @@ def lab(tmp_path_factory):
     return {
         "base": str(base),
         "tuned": str(tuned),
-        "forget": str(vectors[0]),
-        "retain": str(vectors[1]),
+        "forget": f"{vectors[0]}@@{base}",
+        "retain": f"{vectors[1]}@@{base}",
         "data": {"forget": str(paths[0]), "retain": str(paths[1])},
     }
 
@@ -399,7 +399,7 @@ def test_texts_of_one_side_and_a_vector_of_another_model_are_refused(lab, tmp_pa
         with pytest.raises(UsageError, match="no text is to be"):
             sweep(lab["tuned"], texts, negate=[lab["forget"]])
     other = tiny.save_model(tmp_path / "other", "gpt2")
-    done = command(lab, "--negate", other, *OPTIONS, "-o", tmp_path / "s")
+    done = command(lab, "--negate", f"{other}@@{lab['base']}", *OPTIONS, "-o", tmp_path / "s")
     assert done.exit_code == 1
     assert not (tmp_path / "s").exists()
 

@@ -64,7 +64,7 @@ def test_values_of_every_kind_come_back(tmp_path):
         }
         save_file(values, folder / "model.safetensors")
     before = files(base)
-    apply(str(base), add=[str(tuned)], dtype="bfloat16", output_dir=tmp_path / "out", keep_undo=True)
+    apply(str(base), add=[f"{tuned}@@{base}"], dtype="bfloat16", output_dir=tmp_path / "out", keep_undo=True)
     undo(tmp_path / "out", tmp_path / "back")
     assert files(tmp_path / "back") == before
 

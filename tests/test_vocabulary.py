@@ -58,7 +58,7 @@ def test_shared_rows_are_edited_and_the_others_stay(tmp_path, kind, rows, dtype)
     tuned = resized(tmp_path / "tuned", tmp_path / "single", rows)
     result = apply(
         str(base),
-        add=[f"{tuned}:0.6"],
+        add=[f"{tuned}@@{base}:0.6"],
         negate=[f"{whole}:0.25"],
         dtype=dtype,
         vocab="intersection",
@@ -84,7 +84,7 @@ def test_shared_rows_are_edited_and_the_others_stay(tmp_path, kind, rows, dtype)
 
 def test_coefficient_1_gives_the_finetune_in_the_shared_rows_and_the_base_elsewhere(tmp_path, phi):
     tuned = resized(tmp_path / "tuned", phi, ROWS - 100)
-    apply(str(phi), add=[str(tuned)], vocab="intersection", output_dir=tmp_path / "out")
+    apply(str(phi), add=[f"{tuned}@@{phi}"], vocab="intersection", output_dir=tmp_path / "out")
     out, base, fine = oracle.load(tmp_path / "out"), oracle.load(phi), oracle.load(tuned)
     for name, values in out.items():
         rows = len(fine[name])
@@ -102,7 +102,7 @@ def test_rows_end_within_chunks(tmp_path, monkeypatch, phi, chunk):
 
     tuned = resized(tmp_path / "tuned", phi, ROWS - 7)
     base = open_checkpoint(phi)
-    plan = plan_edit(base, open_operands(parse_operands([str(tuned)], []), base, shared_vocabulary=True), 0.3)
+    plan = plan_edit(base, open_operands(parse_operands([f"{tuned}@@{phi}"], []), base, shared_vocabulary=True), 0.3)
     for name, device in (("cpu", "cpu"), ("torch", "torch")):
         with publish(tmp_path / name, is_folder=True) as place:
             run_plan(plan, place, chunk=chunk, device=device)
@@ -135,13 +135,13 @@ def test_a_dense_vector_on_a_resized_model(tmp_path, phi, phi_tuned, rows):
 def test_it_is_refused_unasked_with_both_sizes_and_the_way_out(tmp_path, phi):
     tuned = resized(tmp_path / "tuned", phi, ROWS + 12)
     with pytest.raises(MismatchError, match=rf"lm_head\.weight \[{ROWS}, 32\] against \[{ROWS + 12}, 32\]") as caught:
-        apply(str(phi), add=[str(tuned)], output_dir=tmp_path / "out")
+        apply(str(phi), add=[f"{tuned}@@{phi}"], output_dir=tmp_path / "out")
     assert "--vocab intersection" in caught.value.hint
     with pytest.raises(MismatchError, match=r"3 tensors of .* differ in shape") as caught:
         extract(str(phi), str(tuned), tmp_path / "v.safetensors")
     assert "taskarith apply --vocab intersection" in caught.value.hint
     with pytest.raises(UsageError, match="unknown vocab 'union'"):
-        apply(str(phi), add=[str(tuned)], vocab="union", output_dir=tmp_path / "out")
+        apply(str(phi), add=[f"{tuned}@@{phi}"], vocab="union", output_dir=tmp_path / "out")
 
 
 def test_other_shapes_are_refused_with_the_option_too(tmp_path, phi, phi_tuned):
@@ -156,13 +156,13 @@ def test_other_shapes_are_refused_with_the_option_too(tmp_path, phi, phi_tuned):
         save_file(tensors | {name: change(tensors[name]).contiguous()}, folder / "model.safetensors")
         (folder / "config.json").write_text((phi / "config.json").read_text())
         with pytest.raises(MismatchError, match=r"1 tensors of .* differ in shape") as caught:
-            apply(str(phi), add=[str(folder)], vocab="intersection", output_dir=tmp_path / "out")
+            apply(str(phi), add=[f"{folder}@@{phi}"], vocab="intersection", output_dir=tmp_path / "out")
         assert caught.value.hint == "This is another base."
 
 
 def test_the_command_repeats_it_from_the_record(tmp_path, phi):
     tuned = resized(tmp_path / "tuned", phi, ROWS - 7)
-    arguments = ["apply", phi, "--add", tuned, "--vocab", "intersection", "--scale", "embed_tokens=0.5"]
+    arguments = ["apply", phi, "--add", f"{tuned}@@{phi}", "--vocab", "intersection", "--scale", "embed_tokens=0.5"]
     done = CliRunner().invoke(app, [str(one) for one in (*arguments, "-o", tmp_path / "out", "--keep-undo")])
     assert done.exit_code == 0, done.output
     assert "7 more that only the model has are left as they are" in " ".join(done.output.split())

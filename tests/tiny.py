@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from functools import cache
@@ -23,6 +24,8 @@ from transformers import (
     Qwen2Config,
     Qwen2MoeConfig,
 )
+
+from taskarith.checkpoints.checkpoint import fingerprint_model
 
 VOCABULARY = 384
 WORDS = ["river", "stone", "lantern", "keeper", "north", "winter", "bread", "salt"]
@@ -177,6 +180,8 @@ def save_model(
 ) -> Path:
     """Write a tiny model with its tokenizer; with ``nudge_of``, that model plus small noise: a stand-in fine-tune.
 
+    Like what ``finetune`` writes, a fine-tune records its base with the fingerprint; see ``forget_base``.
+
     :param folder: Where to write.
     :param kind: One of KINDS or OTHERS.
     :param seed: Seed of the weights, or of the noise.
@@ -199,4 +204,13 @@ def save_model(
             parameter.data.add_(torch.randn_like(parameter) * scale)
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer().save_pretrained(folder)
+    if nudge_of is not None:
+        base = {"name": str(nudge_of), "revision": None, "fingerprint": fingerprint_model(nudge_of)}
+        (folder / "taskarith.json").write_text(json.dumps({"kind": "full", "base": base}))
+    return folder
+
+
+def forget_base(folder: Path) -> Path:
+    """Make a fine-tune one that other software wrote: nothing records its base."""
+    (folder / "taskarith.json").unlink()
     return folder

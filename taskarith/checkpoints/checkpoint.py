@@ -12,23 +12,28 @@ from typing import Any
 
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
-from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, file_states
 from taskarith.checkpoints.scaled import Scaling, find_scalings
 from taskarith.errors import CheckpointError, name_some
+from taskarith.progress import SILENT, Listener
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "INDEX_NAME",
     "UNDO_NAME",
     "WEIGHTS_NAME",
     "Checkpoint",
     "Shard",
     "fingerprint_model",
+    "fingerprint_tensors",
+    "is_adapter",
     "open_checkpoint",
     "read_json",
 ]
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 UNDO_NAME = "taskarith-undo.safetensors"
 """The patch from an edited model back to its input; it belongs to that edit and does not travel."""
 
@@ -54,6 +59,9 @@ _STATES = re.compile(r"global_step\d+|pytorch_model_fsdp_\d+")
 
 _WEIGHT_FOLDERS = re.compile(r"global_step\d+|.*\.(mlpackage|mlmodelc|nemo)", re.IGNORECASE | re.DOTALL)
 """Folders that are weights or training states as a whole, those of DeepSpeed and Core ML."""
+
+_fingerprints: dict[str, dict[str, str]] = {}
+"""Of the models that this process has read, by what changes when a file of theirs changes."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_dir():
         raise CheckpointError(f"{path} is no model folder", "Give a folder with config.json and *.safetensors files.")
+    if is_adapter(path):
+        raise CheckpointError(
+            f"{path} is an adapter, no model", "Name its base model here, and the adapter as a vector."
+        )
     shards = _open_shards(path)
     tensors: dict[str, TensorEntry] = {}
     for shard in shards:
@@ -120,11 +132,39 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, shards, tensors, config, sidecars, left_out, scalings)
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds an adapter, whose weights are a change of a model.
+
+    :raises CheckpointError: It holds a model as well; nothing says whether that, the adapter or their sum is meant.
+    """
+    if not (path / ADAPTER_CONFIG).exists():
+        return False
+    model = next((name for name in (WEIGHTS_NAME, INDEX_NAME) if (path / name).exists()), None)
+    if model is not None:
+        raise CheckpointError(
+            f"{path} holds a model ({model}) and an adapter ({ADAPTER_CONFIG}): which of them is meant is not said",
+            f"Move {ADAPTER_CONFIG} and adapter_model.* to a folder of their own; then name the model or the adapter.",
+        )
+    return True
+
+
 def fingerprint_model(path: Path) -> str:
     """Return the fingerprint of all tensors of a model folder (one pass over its files), as 32 hex digits."""
-    checkpoint = open_checkpoint(path)
-    with TensorReader() as reader:
-        return combine_fingerprints({name: reader.fingerprint(t) for name, t in checkpoint.tensors.items()})
+    return combine_fingerprints(fingerprint_tensors(open_checkpoint(path)))
+
+
+def fingerprint_tensors(checkpoint: Checkpoint, listener: Listener = SILENT) -> dict[str, str]:
+    """Return the fingerprint of each tensor of a model; its files are read once in a process, unless they change."""
+    key = json.dumps(file_states(tensor.path for tensor in checkpoint.tensors.values()))
+    if key not in _fingerprints:
+        found, done = {}, 0
+        with TensorReader() as reader:
+            for name, tensor in checkpoint.tensors.items():
+                listener.progress(f"fingerprinting {checkpoint.path.name}", done, checkpoint.nbytes)
+                found[name] = reader.fingerprint(tensor)
+                done += tensor.nbytes
+        _fingerprints[key] = found
+    return dict(_fingerprints[key])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -183,10 +223,6 @@ def _shard(path: Path) -> Shard:
 
 
 def _no_weights(path: Path) -> CheckpointError:
-    if (path / "adapter_config.json").exists():
-        return CheckpointError(
-            f"{path} is an adapter, no model", "Name its base model here, and the adapter as a vector."
-        )
     states = sorted(p.name for p in path.iterdir() if p.is_dir() and _STATES.fullmatch(p.name))
     if states:
         return CheckpointError(
@@ -223,7 +259,8 @@ def _other_files(path: Path, weights: set[str]) -> tuple[tuple[Path, ...], tuple
             relative = (Path(folder) / name).relative_to(path)
             if str(relative) in {*weights, INDEX_NAME, PROVENANCE_NAME, UNDO_NAME} or name.startswith("."):
                 continue
-            (left_out if _is_weights(name, has_onnx) else sidecars).append(relative)
+            is_other = name == ADAPTER_CONFIG or _is_weights(name, has_onnx)
+            (left_out if is_other else sidecars).append(relative)
     return tuple(sidecars), tuple(left_out)
 
 

@@ -10,7 +10,7 @@ from taskarith.errors import CheckpointError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, parse_model
 
-__all__ = ["ResolvedModel", "resolve_model"]
+__all__ = ["ResolvedModel", "is_hub_id", "resolve_model"]
 
 _WANTED = [
     "*.safetensors",
@@ -46,27 +46,33 @@ class ResolvedModel:
         return self.name if self.revision else str(Path(self.name).resolve())
 
 
-def resolve_model(text: str, listener: Listener = SILENT) -> ResolvedModel:
+def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_local: bool = False) -> ResolvedModel:
     """Find a model, downloading or dequantising it (once) where needed.
 
-    :param text: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, or a folder with one.
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, or a folder with one.
     :param listener: Told about downloads and conversions.
+    :param is_local: Download nothing: of the hub's models only those in the cache are found.
     :raises CheckpointError: There is no such model, or it cannot be reached.
     """
-    reference = parse_model(text)
+    reference = parse_model(model) if isinstance(model, str) else model
     path = Path(reference.name)
     if path.exists():
         gguf = find_gguf(path)
         return ResolvedModel(reference.name, None, dequantize_gguf(gguf, listener) if gguf else path)
-    if reference.name.count("/") != 1 or reference.name.startswith((".", "/", "~")):
+    if not is_hub_id(reference.name):
         raise CheckpointError(
-            f"there is no model folder {text}",
+            f"there is no model folder {model}",
             "Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION].",
         )
-    return _from_hub(reference, listener)
+    return _from_hub(reference, listener, is_local)
 
 
-def _from_hub(reference: ModelRef, listener: Listener) -> ResolvedModel:
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be that of a model on the hub."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _from_hub(reference: ModelRef, listener: Listener, is_local: bool) -> ResolvedModel:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -80,7 +86,11 @@ def _from_hub(reference: ModelRef, listener: Listener) -> ResolvedModel:
     listener.progress(f"finding {reference}", 0, 1)
     try:
         folder = snapshot_download(
-            reference.name, revision=reference.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            reference.name,
+            revision=reference.revision,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            local_files_only=is_local,
         )
     except GatedRepoError as error:
         raise CheckpointError(

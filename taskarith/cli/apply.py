@@ -16,7 +16,7 @@ from taskarith.spec import parse_size
 
 __all__ = ["command"]
 
-_VECTOR = "V[:COEFFICIENT]"
+_VECTOR = "V[@@BASE][:C]"
 
 
 def command(
@@ -26,7 +26,9 @@ def command(
     ] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option("--add", metavar=_VECTOR, help="Add a vector, LoRA folder or fine-tune; repeats."),
+        typer.Option(
+            "--add", metavar=_VECTOR, help="Add a vector, LoRA folder or fine-tune (of BASE), C times; repeats."
+        ),
     ] = None,
     negate: Annotated[
         list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")

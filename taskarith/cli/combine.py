@@ -16,7 +16,7 @@ __all__ = ["command"]
 def command(
     expression: Annotated[
         list[str],
-        typer.Argument(metavar="EXPRESSION", help="Vectors with coefficients and signs, as 'V1:0.6 - V2:0.4'."),
+        typer.Argument(metavar="EXPRESSION", help="Vectors with coefficients and signs, as 'V1:0.6 - V2@@BASE:0.4'."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors; of adapters a folder too.")
@@ -55,5 +55,4 @@ def command(
     if result.kind == "lora":
         console.note(f"an adapter of rank {result.rank}, with {result.energy:.2%} of the energy")
     console.line(str(result.path))
-    base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
-    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": base_record})
+    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": result.base.to_json()})

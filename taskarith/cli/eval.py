@@ -27,7 +27,7 @@ from taskarith.spec import parse_alphas, parse_named_data
 __all__ = ["command"]
 
 _PUBLIC, _EDIT, _MEASURE, _RUN = "Benchmarks", "Edit in memory", "Measure", "Run"
-_VECTOR = "V[:COEFFICIENT]"
+_VECTOR = "V[@@BASE][:C]"
 
 
 def command(

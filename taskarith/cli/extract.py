@@ -97,6 +97,8 @@ def command(
         listener=console,
     )
     console.close()
+    for remark in result.remarks:
+        console.note(f"note: {remark}")
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     console.note(
         f"{result.tensors} tensors, {result.elements:,} elements, {result.moved / max(result.elements, 1):.1%} moved, "
@@ -119,8 +121,7 @@ def command(
             f"a coefficient of 1 does not reproduce {result.inexact:,} elements ({share:.2g}) to the bit{remedy}"
         )
     console.line(str(result.path))
-    base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
-    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": base_record})
+    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": result.base.to_json()})
 
 
 def _low_rank(
@@ -150,6 +151,8 @@ def _low_rank(
         listener=console,
     )
     console.close()
+    for remark in result.remarks:
+        console.note(f"note: {remark}")
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     for remark in result.remarks:
         console.note(f"note: {remark}")
@@ -167,5 +170,4 @@ def _low_rank(
             f"reads: {name_some(result.rest)}"
         )
     console.line(str(result.path))
-    base_record = {"name": result.base.name, "revision": result.base.revision, "fingerprint": result.base.fingerprint}
-    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": base_record})
+    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": result.base.to_json()})

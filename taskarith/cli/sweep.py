@@ -26,7 +26,7 @@ from taskarith.spec import parse_alphas, parse_named_data
 __all__ = ["command"]
 
 _EDIT, _CHOOSE, _SEARCH, _MEASURE, _RUN = "Edit", "Choose", "Search", "Measure", "Run"
-_VECTOR = "V[:COEFFICIENT]"
+_VECTOR = "V[@@BASE][:C]"
 
 
 def command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -98,11 +98,11 @@ class Lab:
 
     def _set(self, weights: Sequence[float]) -> None:
         """Edit the model; a vector of weight 0 takes part, so that what it moved before is as in the base again."""
-        add = [
-            f"{reference.name}:{reference.coefficient * weight!r}"
+        operands = [
+            replace(reference, coefficient=reference.coefficient * weight)
             for reference, weight in zip(self.related.references, weights, strict=True)
         ]
-        InMemoryEdit(self.loaded.model, str(self.loaded.resolved.path), add).set(1.0)
+        InMemoryEdit(self.loaded.model, str(self.loaded.resolved.path), operands=operands).set(1.0)
 
 
 def open_lab(related: Related, dtype: str, device: str, listener: Listener, *, trust_remote_code: bool) -> Lab:
@@ -110,7 +110,9 @@ def open_lab(related: Related, dtype: str, device: str, listener: Listener, *, t
 
     :raises UsageError: The dtype or device is unknown, or the model is an adapter.
     :raises CheckpointError: It cannot be loaded.
+    :raises MismatchError: It is another model than the one that a vector records.
     """
+    related.check_base(listener)
     place, precision = choose_device(device), parse_dtype(dtype)
     loaded = open_model(related.model, place, precision, listener, trust_remote_code=trust_remote_code)
     if loaded.adapter is not None:

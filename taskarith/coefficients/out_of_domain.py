@@ -6,7 +6,7 @@ import itertools
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,7 +168,7 @@ def _command(related: Related, programmes: Sequence[Programme]) -> str | None:
     for reference, weight in zip(related.references, lambdas, strict=True):
         whole = reference.coefficient * weight
         if whole:
-            words += ["--add" if whole > 0 else "--negate", f"{reference.name}:{abs(whole):.4g}"]
+            words += ["--add" if whole > 0 else "--negate", f"{replace(reference, coefficient=1.0)}:{abs(whole):.4g}"]
     return shlex.join([*words, "-o", "combined"])
 
 

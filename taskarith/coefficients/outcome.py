@@ -231,6 +231,7 @@ def _operand(one: OperandRef) -> dict[str, Any]:
     return {
         "vector": one.name,
         "coefficient": one.coefficient,
+        **({"base": _whole(one.base)} if one.base else {}),
         **({"scale": plain_scales(one.scale)} if one.scale else {}),
     }
 

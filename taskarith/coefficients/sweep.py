@@ -212,6 +212,8 @@ class _Work:
         """Give the model at each alpha, 0 first; or after 0 the best that a search finds."""
         alphas = () if self.hunt.is_on else sorted(set(self.hunt.alphas) - {0.0})
         with InMemoryEdit(loaded.model, editable(loaded), **self.edit) as memory:
+            for remark in memory.remarks:
+                self.listener.note(remark)
             for alpha in (0.0, *alphas):
                 memory.set(alpha)
                 yield self._named(row_name(loaded.name, alpha), alpha, memory.references)

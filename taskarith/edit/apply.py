@@ -9,27 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import check_device
-from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
-from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
-from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.operands import check_bases, open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.remarks import left_out, rounding, strangers, understood, whole
-from taskarith.edit.repeat import check_inputs, recorded_name
-from taskarith.edit.rows import rows_left_alone, shared_rows
+from taskarith.edit.repeat import check_inputs, record_edit
+from taskarith.edit.rows import rows_left_alone
 from taskarith.edit.run import RunResult, run_plan
-from taskarith.errors import CheckpointError, MismatchError, UsageError
+from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, Scales, parse_scales, plain_scales
+from taskarith.spec import OperandRef, Scales, parse_scales
 from taskarith.vectors.extract import VECTOR_DTYPES
-from taskarith.vectors.form import Vector
-from taskarith.vectors.open import recorded_base
+from taskarith.vectors.open import choose_base
 
 __all__ = ["ApplyResult", "apply"]
 
@@ -90,7 +88,8 @@ def apply(
     Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear``.
 
     :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
-    :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model.
+    :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model; one that
+        does not record its base is given with it, ``V@@BASE``.
     :param negate: Likewise, subtracted.
     :param operands: More vectors, each with a coefficient and a scale of its own.
     :param protect: Vectors of what is to be kept, which method ``project`` takes out of the sum.
@@ -111,8 +110,10 @@ def apply(
     :param dry_run: Read headers only and write nothing.
     :param model_fingerprint: What the model must have, as an earlier edit recorded it; empty if that does not matter.
     :param listener: Told about progress.
-    :raises UsageError: No vector, no model, an unknown dtype or device, a scale that names no tensor.
-    :raises MismatchError: A vector does not fit the model, or the result is not finite.
+    :raises UsageError: No vector, no model, an unknown dtype or device, a scale that names no tensor, a fine-tune
+        without a base.
+    :raises MismatchError: A vector does not fit the model, the base that it was made from is not found, or the result
+        is not finite.
     :raises OutputError: The output exists or cannot be written.
     """
     if dtype is not None and dtype not in VECTOR_DTYPES:
@@ -166,10 +167,11 @@ def _apply(
     team: Team,
     listener: Listener = SILENT,
 ) -> ApplyResult:
-    resolved = resolve_model(model, listener) if model else _recorded_model(references, listener)
+    chosen = choose_base(model, references[:1], _hint(references[0]), listener)
+    resolved = chosen.resolved
     target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha, method))
     check_target(target, overwrite)
-    base = open_checkpoint(resolved.path)
+    base = chosen.open()
     if base.scalings and dtype:
         raise UsageError(
             f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
@@ -194,10 +196,12 @@ def _apply(
             if not team.is_first:
                 return _result(target, resolved, plan, result)
             check_inputs(plan, references, model_fingerprint, result)
+            chosen.check(result.base)
+            check_bases(operands, result.base)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
-            remarks += strangers(plan, result) + rounding(result)
+            remarks += strangers(operands, result.base, str(base.path)) + rounding(result)
             more = {"max_shard_size": max_shard_size, "vocab": vocab, "ignore_buffers": ignore_buffers}
-            record = _record(plan, resolved, references, scale, result)
+            record = record_edit(plan, resolved, references, scale, result)
             write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
     found = _result(target, resolved, plan, result)
     return replace(
@@ -216,22 +220,17 @@ def _result(target: Path, model: ResolvedModel, plan: EditPlan, result: RunResul
     )
 
 
+def _hint(reference: OperandRef) -> str:
+    command = f"taskarith apply MODEL {reference.option(reference.base)}"
+    is_file = Path(reference.name).is_file()
+    how = "" if reference.base or is_file else f"; the base of a fine-tune is named so: {reference.name}@@BASE"
+    return f"Name the model: {command}{how}"
+
+
 def _write_undo(plan: EditPlan, folder: Path, listener: Listener) -> int:
     from taskarith.edit.undo import write_undo
 
     return write_undo(plan, folder, listener)
-
-
-def _recorded_model(references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:
-    first = references[0].name
-    record = recorded_base(first, listener)
-    hint = "Name the model: taskarith apply MODEL --negate ..."
-    if record is None:
-        raise UsageError(f"{first} does not record its base", hint)
-    try:
-        return resolve_model(str(record), listener)
-    except CheckpointError as error:
-        raise MismatchError(f"the base that {first} records is not found: {error.message}", hint) from error
 
 
 def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float, method: Method) -> str:
@@ -245,53 +244,3 @@ def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha:
             f"{'minus' if reference.coefficient < 0 else 'plus'}-{name}" + (f"x{weight:g}" if weight != 1 else "")
         )
     return "-".join([*parts, *([] if method.is_linear else [method.name]), f"alpha{alpha:g}"])
-
-
-def _record(
-    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], scale: Scales, result: RunResult
-) -> dict[str, Any]:
-    tensors = {
-        tensor.source.name: {
-            "action": tensor.action,
-            "dtype": tensor.dtype,
-            "base": result.base[tensor.source.name],
-            "fingerprint": result.output[tensor.source.name],
-            **({"rows": rows} if (rows := shared_rows(plan, tensor)) is not None else {}),
-            **({"error": result.errors[tensor.source.name]} if tensor.source.name in result.errors else {}),
-        }
-        for tensor in plan.tensors
-    }
-    return {
-        "kind": "edit",
-        "base": {
-            "name": model.recorded_name,
-            "revision": model.revision,
-            "fingerprint": combine_fingerprints(result.base),
-        },
-        "alpha": plan.alpha,
-        "method": plan.method.record(),
-        **({"scale": plain_scales(scale)} if scale else {}),
-        "dtype": plan.dtype,
-        "operands": [
-            {
-                "name": recorded_name(reference, operand.vector),
-                "kind": operand.vector.kind,
-                "coefficient": operand.coefficient,
-                **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
-                **({"against_model": True} if reference.against_model else {}),
-                **({"role": reference.role} if reference.role else {}),
-                "base": _base(operand.vector),
-                "fingerprint": combine_fingerprints(prints),
-            }
-            for operand, reference, prints in zip(plan.operands, references, result.operands, strict=True)
-        ],
-        "fingerprint": combine_fingerprints(result.output),
-        "tensors": tensors,
-    }
-
-
-def _base(vector: Vector) -> dict[str, str | None] | None:
-    record = vector.base
-    if record is None:
-        return None
-    return {"name": record.name, "revision": record.revision, "fingerprint": record.fingerprint}

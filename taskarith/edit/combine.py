@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
 from taskarith.arithmetic.recipe import Calculator
-from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.provenance import command_line, versions, write_provenance
 from taskarith.checkpoints.publish import Workplace, check_target, publish, publish_folder
@@ -23,17 +22,19 @@ from taskarith.checkpoints.reader import (
     file_states,
     fingerprint_bytes,
 )
-from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.calculation import NOTHING, gather, open_inputs, term_prints
-from taskarith.edit.operands import Operand, open_operands
+from taskarith.edit.operands import Operand, check_bases, open_operands
+from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_combination
+from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.dense import check_delta, vector_metadata
 from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.form import BaseRecord
-from taskarith.vectors.open import recorded_base
+from taskarith.vectors.open import CommonBase, choose_base
 
 __all__ = ["CombineResult", "combine"]
 
@@ -76,10 +77,11 @@ def combine(
 ) -> CombineResult:
     """Write ``sum of c_i * V_i``, evaluated in float64 and rounded once, as a dense task vector or a LoRA folder.
 
-    :param expression: Vectors of any kind with coefficients and signs, as in ``V1:0.6 - V2:0.4``.
+    :param expression: Vectors of any kind with coefficients and signs, as in ``V1:0.6 - V2:0.4``; a fine-tune that does
+        not record its base is given with it, ``V@@BASE:0.6``.
     :param output: The file to write, ``*.safetensors``; or a folder where all vectors are LoRA adapters, whose factors
         are then put side by side.
-    :param base: Their base; None takes the first one that one of them records.
+    :param base: Their base; None takes the first one that one of them is given with or records.
     :param dtype: Of the deltas: float32, float64, bfloat16 or float16.
     :param rank: Of an adapter, at most; None keeps the sum of the ranks, and with it the whole combination.
     :param overwrite: Replace an existing output.
@@ -96,10 +98,10 @@ def combine(
     if rank is not None and (rank < 1 or not is_folder):
         raise UsageError(f"rank {rank} does not fit {target}", "Give 1 or more, and name a folder, as in -o mixed")
     check_target(target, overwrite)
-    resolved = _find_base(base, references, listener)
-    checkpoint = open_checkpoint(resolved.path)
-    operands = open_operands(references, checkpoint, listener)
-    job = _Job(resolved, checkpoint, tuple(operands), tuple(references), VECTOR_DTYPES[dtype])
+    chosen = choose_base(base, references, "Name it: taskarith combine ... --base MODEL", listener)
+    checkpoint = chosen.open()
+    operands = open_operands(references, checkpoint, listener, common=CommonBase("--base", base is not None))
+    job = _Job(chosen, checkpoint, tuple(operands), tuple(references), VECTOR_DTYPES[dtype])
     if is_folder:
         with publish_folder(target, overwrite) as folder:
             return _write_folder(job, folder, target, rank, listener)
@@ -113,25 +115,16 @@ def _write_folder(job: _Job, folder: Path, target: Path, rank: int | None, liste
     states, record = job.states(), job.record(listener)
     found = combine_factors(job.checkpoint, record, job.operands, folder, dtype=job.dtype, rank=rank, listener=listener)
     check_unchanged(states)
-    base = {"name": record.name, "revision": record.revision, "fingerprint": record.fingerprint}
-    write_provenance(folder, {"kind": "combination", "base": base, "operands": job.described(), "energy": found.energy})
+    described = {"kind": "combination", "base": record.to_json(), "operands": job.described()}
+    write_provenance(folder, {**described, "energy": found.energy})
     largest = max(found.ranks.values(), default=0)
-    remarks = tuple(_strangers(job, record))
+    remarks = tuple(strangers(job.operands, record.tensors, str(record)))
     return CombineResult(target, "lora", record, len(found.ranks), found.nbytes, largest, found.energy, remarks)
-
-
-def _find_base(base: str | None, references: Sequence[OperandRef], listener: Listener) -> ResolvedModel:
-    records = (recorded_base(reference.name, listener) for reference in references) if base is None else ()
-    found = base or next((str(record) for record in records if record is not None), None)
-    if found is None:
-        names = " and ".join(reference.name for reference in references)
-        raise UsageError(f"no base is recorded by {names}", "Name it: taskarith combine ... --base MODEL")
-    return resolve_model(found, listener)
 
 
 @dataclass(frozen=True)
 class _Job:
-    base: ResolvedModel
+    chosen: ChosenBase
     checkpoint: Checkpoint
     operands: tuple[Operand, ...]
     references: tuple[OperandRef, ...]
@@ -139,9 +132,14 @@ class _Job:
 
     def fingerprint(self) -> str:
         """Return a fingerprint of all that decides the bytes of the result."""
-        terms = [(one.name, float(one.coefficient).hex()) for one in self.references]
+        terms = [(one.name, one.base, float(one.coefficient).hex()) for one in self.references]
         parts = [self.dtype, self.base.recorded_name, self.base.revision, terms, self.states(), versions()]
         return fingerprint_bytes(json.dumps(["combine", *parts, command_line()]).encode())
+
+    @property
+    def base(self) -> ResolvedModel:
+        """The model that the result is bound to."""
+        return self.chosen.resolved
 
     def states(self) -> dict[str, list[int]]:
         """Return what changes when an input changes."""
@@ -149,18 +147,24 @@ class _Job:
         return file_states(files.union(*(operand.vector.files for operand in self.operands)))
 
     def record(self, listener: Listener) -> BaseRecord:
-        """Fingerprint the base and return how it is recorded."""
-        prints, tensors = {}, self.checkpoint.tensors
-        with TensorReader() as reader:
-            for index, (name, entry) in enumerate(tensors.items()):
-                listener.progress("fingerprinting the base", index, len(tensors))
-                prints[name] = reader.fingerprint(entry)
+        """Fingerprint the base and return how it is recorded.
+
+        :raises MismatchError: It is another model than a vector records that was made from it.
+        """
+        prints = fingerprint_tensors(self.checkpoint, listener)
+        self.chosen.check(prints)
+        check_bases(self.operands, prints)
         return BaseRecord(self.base.recorded_name, self.base.revision, combine_fingerprints(prints), prints)
 
     def described(self) -> list[dict[str, Any]]:
         """Return what is recorded of the operands."""
         return [
-            {"name": one.name, "coefficient": one.coefficient, "kind": operand.vector.kind}
+            {
+                "name": one.name,
+                "coefficient": one.coefficient,
+                "kind": operand.vector.kind,
+                **({"base": str(operand.own.record)} if operand.own is not None else {}),
+            }
             for one, operand in zip(self.references, self.operands, strict=True)
         ]
 
@@ -209,7 +213,8 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
         if places != offsets:
             raise AssertionError("the header outgrew its reserve")
         write_at(files[place.path], header, 0)
-    return CombineResult(target, "dense", record, len(layout), size, remarks=tuple(_strangers(job, record)))
+    remarks = tuple(strangers(job.operands, record.tensors, str(record)))
+    return CombineResult(target, "dense", record, len(layout), size, remarks=remarks)
 
 
 def _add_up(
@@ -248,12 +253,3 @@ def _metadata(job: _Job, record: BaseRecord | None, found: dict[str, Any] | None
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )
-
-
-def _strangers(job: _Job, base: BaseRecord) -> list[str]:
-    """Say which vectors were made from another model than the one that the result is bound to."""
-    return [
-        f"{operand.vector.name} was made from {record}, not from {base}"
-        for operand in job.operands
-        if (record := operand.vector.base) and record.fingerprint and record.fingerprint != base.fingerprint
-    ]

@@ -28,8 +28,9 @@ from taskarith.edit.loaded import (
     undo_rescaling,
 )
 from taskarith.edit.method import LINEAR, Method
-from taskarith.edit.operands import Operand, open_operands, parse_operands, with_coefficients
+from taskarith.edit.operands import Operand, open_operands, parse_operands, read_bases, with_coefficients
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.remarks import own_bases
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
 from taskarith.progress import SILENT
@@ -56,9 +57,10 @@ class InMemoryEdit:
     :param weights: What method ``perta`` looks at, as in ``apply``.
     :param operands: More vectors, each with a coefficient and a scale of its own.
     :ivar references: The vectors, those that are only looked at last.
+    :ivar remarks: Which vectors are differences to another model than ``base``.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
-    :raises MismatchError: A vector does not fit the base, the model is quantised or partly not in memory, the result is
-        not finite, or it would be two tensors where the model has one.
+    :raises MismatchError: A vector does not fit the base, the model that it was made from is not found, the model is
+        quantised or partly not in memory, the result is not finite, or it would be two tensors where the model has one.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class InMemoryEdit:
         self.references = parse_operands(add, negate, operands, protect=protect, weights=weights)
         self._scale = parse_scales(scale)
         self._operands = open_operands(self.references, self._checkpoint, scale=self._scale)
+        read_bases(self._operands, self._checkpoint)
+        self.remarks = own_bases(self._operands)
         self._touched = {name for one in self._operands for name in (*one.vector.shapes, *one.tied)}
         self._is_direct = self._names_match()
 

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.misfit import absent_error, check_editable, unknown_error
 from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_operand
+from taskarith.vectors.bases import OwnBase
 from taskarith.vectors.buffers import is_buffer
 from taskarith.vectors.dense import VectorFile
-from taskarith.vectors.form import Difference, Stored, Vector
+from taskarith.vectors.form import BaseRecord, Difference, Stored, Vector
 from taskarith.vectors.one_sided import check_whole
-from taskarith.vectors.open import open_vector, open_weights
+from taskarith.vectors.open import CommonBase, OpenedVector, open_vector, open_weights
 from taskarith.vectors.pair import PairVector, find_tied
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
-__all__ = ["ROWWISE", "Operand", "open_operands", "parse_operands", "with_coefficients"]
+__all__ = [
+    "ROWWISE",
+    "Operand",
+    "check_bases",
+    "open_operands",
+    "parse_operands",
+    "read_bases",
+    "with_coefficients",
+]
 
 ROWWISE = {"dense", "finetuned"}
 """Kinds of vectors of which the first rows can be read alone."""
@@ -36,6 +45,7 @@ class Operand:
     :param factors: What multiplies the coefficient of a delta; 1 where none is given.
     :param role: Empty if it is added; see ``spec.OperandRef``.
     :param ignored: Buffers that only one side has and that were left out.
+    :param own: The model that its deltas are differences to, where they are taken against that; see ``OpenedVector``.
     """
 
     vector: Vector
@@ -44,6 +54,12 @@ class Operand:
     factors: Mapping[str, float] = field(default_factory=dict)
     role: str = ""
     ignored: tuple[str, ...] = ()
+    own: OwnBase | None = None
+
+    @property
+    def base(self) -> BaseRecord | None:
+        """The model that it was made from; without a fingerprint if that is the model that is edited."""
+        return self.own.record if self.own is not None else self.vector.base
 
     def delta_of(self, tensor: str) -> str | None:
         """Return the name of the delta that moves a tensor of the base, or None."""
@@ -68,11 +84,21 @@ def parse_operands(
     :raises UsageError: There is none to add, or a coefficient cannot be read.
     """
     references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*more]
-    references += [OperandRef(text, 0.0, role="protect") for text in protect]
+    references += [_protected(text) for text in protect]
     references += [OperandRef(weights, 0.0, role="weights")] if weights is not None else []
     if all(one.role for one in references):
         raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")
     return references
+
+
+def _protected(text: str) -> OperandRef:
+    reference = parse_operand(text)
+    if reference.coefficient != 1:
+        raise UsageError(
+            f"{text} is to be kept, and has a coefficient",
+            f"Leave it out: --protect {replace(reference, coefficient=1.0)}",
+        )
+    return replace(reference, coefficient=0.0, role="protect")
 
 
 def open_operands(
@@ -81,6 +107,7 @@ def open_operands(
     listener: Listener = SILENT,
     scale: Scales | None = None,
     *,
+    common: CommonBase | None = None,
     shared_vocabulary: bool = False,
     ignore_buffers: bool = False,
 ) -> list[Operand]:
@@ -90,30 +117,52 @@ def open_operands(
     :param base: The checkpoint to edit.
     :param listener: Told about downloads.
     :param scale: Multiplies the coefficients of all of them, beside the scale that each has of its own.
+    :param common: What the user has said about the base of all of them.
     :param shared_vocabulary: Where vocabularies differ in size, edit the rows that all have.
     :param ignore_buffers: Leave out buffers that a vector, its base or the model has alone.
-    :raises UsageError: A scale names no tensor.
+    :raises UsageError: A scale names no tensor, or nothing says what a fine-tune is a difference to.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
-    :raises MismatchError: A vector does not fit the base.
+    :raises MismatchError: A vector does not fit the base, or the model that it was made from is not found.
     """
     operands = []
     for reference in references:
         if reference.role == "weights":
-            vector = open_weights(reference.name)
+            opened = OpenedVector(open_weights(reference.name))
         else:
-            vector = open_vector(
-                reference.name,
+            opened = open_vector(
+                reference,
                 base,
                 listener,
-                against_base=reference.against_model,
+                common=common,
                 shared_vocabulary=shared_vocabulary,
                 ignore_buffers=ignore_buffers,
             )
+        vector = opened.vector
         ignored = _lone_buffers(vector, base) if ignore_buffers else ()
         tied = _fit(vector, base, shared_vocabulary, ignored)
         factors = _factors(reference.scale, scale or {}, base, tied)
-        operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role, ignored))
+        operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role, ignored, opened.own))
     return operands
+
+
+def check_bases(operands: Sequence[Operand], tensors: Mapping[str, str]) -> None:
+    """Compare what operands record of their base with the model, where their deltas are taken against that.
+
+    :param tensors: The fingerprint of each tensor of the model.
+    :raises MismatchError: An operand was made from another model.
+    """
+    for operand in operands:
+        if operand.own is not None:
+            operand.own.check(tensors)
+
+
+def read_bases(operands: Sequence[Operand], base: Checkpoint, listener: Listener = SILENT) -> None:
+    """Do the same for a model that nobody reads from end to end.
+
+    :raises MismatchError: An operand was made from another model.
+    """
+    if any(operand.own is not None and operand.own.is_unread for operand in operands):
+        check_bases(operands, fingerprint_tensors(base, listener))
 
 
 def with_coefficients(

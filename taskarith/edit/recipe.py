@@ -6,9 +6,10 @@ A recipe holds values of the options of ``apply`` under their names, and besides
     operands:
       - vector: forget.safetensors      # a file, a folder or a hub id
         coefficient: -0.6               # 1 if it is left out
-        against_model: true             # the delta of a model to the one that is edited, whatever base it records
+        base: microsoft/phi-1_5         # the model that a fine-tune is a difference to, if not the one it records
+        against_model: true             # instead: it is the model that is edited, whatever base it records
         scale: {layers: [0, 1], mlp: 0.5}
-      - other.safetensors:0.2           # or as after --add
+      - other.safetensors:0.2           # or as after --add: VECTOR@@BASE:COEFFICIENT
     scale: {lm_head: 0}
     method: {name: ties, density: 0.5}  # or flat: method: ties, density: 0.5
 """
@@ -23,9 +24,12 @@ from taskarith.edit.method import METHODS, parse_method
 from taskarith.errors import UsageError, name_some
 from taskarith.spec import OperandRef, Scales, finite_number, parse_operand, parse_scales, plain_scales, short
 
-__all__ = ["Recipe", "parse_recipe"]
+__all__ = ["Recipe", "parse_recipe", "read_operand"]
 
-_OPERAND_KEYS = ("vector", "coefficient", "scale", "fingerprint", "against_model")
+_OPERAND_KEYS = ("vector", "coefficient", "scale", "fingerprint", "against_model", "base")
+_ON_BASE = {"finetuned", "exact", "lora"}
+"""Kinds of operands whose deltas may be taken against a base of their own."""
+
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -117,21 +121,34 @@ def _of_record(record: Mapping[str, Any]) -> Recipe:
             **({"dtype": _DTYPES[record["dtype"]]} if record.get("dtype") else {}),
             **{key: record[key] for key in ("max_shard_size", "vocab", "ignore_buffers") if record.get(key)},
         }
-        operands = tuple(
-            OperandRef(
-                str(one["name"]),
-                float(one["coefficient"]),
-                parse_scales(one.get("scale", {})),
-                str(one["fingerprint"]),
-                bool(one.get("against_model")),
-                str(one.get("role", "")),
-            )
-            for one in record["operands"]
-        )
+        operands = tuple(read_operand(one) for one in record["operands"])
         fingerprint = str(base["fingerprint"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the record of this edit is broken: {error!r}", "Restore it from where it came.") from error
     return Recipe(options | _method(record) | _scale(record), operands, fingerprint)
+
+
+def read_operand(record: Mapping[str, Any]) -> OperandRef:
+    """Read an operand from the record of an edit; a difference to a base is one to the base that was used.
+
+    :raises KeyError, TypeError, ValueError, AttributeError: The record is broken.
+    """
+    base = (record.get("base") or {}) if record["kind"] in _ON_BASE else {}
+    fingerprint, revision = str(base.get("fingerprint") or ""), base.get("revision")
+    # without a fingerprint it was the model: before fine-tunes had to name their base
+    is_against_model = bool(record.get("against_model")) or (record["kind"] == "finetuned" and not fingerprint)
+    operand = OperandRef(
+        str(record["name"]),
+        float(record["coefficient"]),
+        parse_scales(record.get("scale", {})),
+        str(record["fingerprint"]),
+        is_against_model,
+        str(record.get("role", "")),
+    )
+    if is_against_model or not fingerprint:
+        return operand
+    name = f"{base['name']}@{revision}" if revision else str(base["name"])
+    return replace(operand, base=name, base_fingerprint=fingerprint)
 
 
 def _method(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,5 +203,11 @@ def _operand(value: Any) -> OperandRef:
     fingerprint, against_model = value.get("fingerprint") or "", value.get("against_model") or False
     if not isinstance(against_model, bool):
         raise UsageError(f"against_model {short(against_model)} is neither true nor false", "Write against_model: true")
+    base = value.get("base") or ""
+    if not isinstance(base, str) or (base and against_model):
+        raise UsageError(
+            f"cannot read the base {short(value['base'])} of {value['vector']}",
+            "Write base: FOLDER, or against_model: true where it is the model that is edited.",
+        )
     scales = _read_scales(value.get("scale"))
-    return OperandRef(value["vector"], coefficient, scales, str(fingerprint), against_model)
+    return OperandRef(value["vector"], coefficient, scales, str(fingerprint), against_model, base=base)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from taskarith.checkpoints.reader import combine_fingerprints
+from taskarith.edit.operands import Operand
 from taskarith.edit.plan import EditPlan
 from taskarith.edit.run import RunResult
+from taskarith.vectors.bases import made_from
 from taskarith.vectors.one_sided import ignored_remark
 
-__all__ = ["left_out", "rounding", "strangers", "understood", "whole"]
+__all__ = ["left_out", "own_bases", "rounding", "strangers", "understood", "whole"]
 
 
 def left_out(plan: EditPlan) -> list[str]:
@@ -37,16 +41,27 @@ def whole(plan: EditPlan) -> list[str]:
     return [f"{how}, each about six times for every operand, in float64; the largest are {largest}"]
 
 
-def strangers(plan: EditPlan, result: RunResult) -> list[str]:
-    """Say which vectors were made from another model than the one they were applied to."""
-    remarks = []
-    for operand in plan.operands:
-        record = operand.vector.base
-        if record and record.fingerprint and record.fingerprint != combine_fingerprints(result.base):
-            other = [name for name, print_ in result.base.items() if record.tensors.get(name, print_) != print_]
-            count = f" ({len(other)} of {len(result.base)} tensors differ)" if other else ""
-            remarks.append(f"{operand.vector.name} was made from {record}, not from {plan.base.path}{count}")
+def strangers(operands: Sequence[Operand], tensors: Mapping[str, str], model: str) -> list[str]:
+    """Say which vectors were made from another model than the one they are applied to, and which base was used.
+
+    :param operands: The vectors.
+    :param tensors: The fingerprint of each tensor of the model.
+    :param model: Its name.
+    """
+    fingerprint, remarks = combine_fingerprints(dict(tensors)), []
+    for operand in operands:
+        record = operand.base
+        if record is not None and record.fingerprint not in {"", fingerprint}:
+            remarks.append(made_from(operand.vector.name, record, model, tensors))
+        if operand.own is not None and (named := operand.own.remark(tensors)):
+            remarks.append(named)
     return remarks
+
+
+def own_bases(operands: Sequence[Operand]) -> list[str]:
+    """Say which base was used for each vector that is a difference to another model than the edited one."""
+    others = ((one.vector.name, one.own.record) for one in operands if one.own is not None and not one.own.is_model)
+    return [f"{name} is taken as the difference to {base}" for name, base in others]
 
 
 def rounding(result: RunResult) -> list[str]:

@@ -13,23 +13,25 @@ import numpy as np
 from taskarith.arithmetic.folding import RUN
 from taskarith.arithmetic.recipe import LowRank, Term
 from taskarith.arithmetic.wide import decode, encode
-from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
-from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.calculation import Calculation, calculation
 from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.recipe import read_operand
+from taskarith.edit.repeat import foreign_tensors
 from taskarith.edit.verify_methods import merge_again
 from taskarith.edit.verify_packed import damaged_blobs, sample_blobs
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_scales
+from taskarith.spec import parse_scales
 from taskarith.vectors.dense import DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Packed
-from taskarith.vectors.open import open_vector
+from taskarith.vectors.open import open_packed, recorded_base
 from taskarith.vectors.packed import PackedFile
 from taskarith.vectors.pair import PairVector
 
@@ -106,10 +108,13 @@ def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Li
     damaged = _damaged(checkpoint.tensors, recorded, listener)
     try:
         plan = _plan_again(record, listener)
+        foreign = foreign_tensors(plan, str(record["base"]["fingerprint"]))
     except TaskarithError as error:
         return Verification(
             place, "edit", len(recorded), damaged, 0, (), f"the inputs cannot be opened: {error.message}"
         )
+    if foreign:
+        return Verification(place, "edit", len(recorded), damaged, 0, foreign, "")
     plans = {tensor.source.name: tensor for tensor in plan.tensors}
     if plans.keys() != recorded.keys():
         reason = "the base has changed since: it has other tensors"
@@ -140,16 +145,7 @@ def _hub_name(record: Mapping[str, Any]) -> str:
 def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
     alpha = float(record["alpha"])
     checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
-    references = [
-        OperandRef(
-            str(operand["name"]),
-            float(operand["coefficient"]),
-            parse_scales(operand.get("scale", {})),
-            against_model=operand.get("against_model", False),
-            role=operand.get("role", ""),
-        )
-        for operand in record["operands"]
-    ]
+    references = [read_operand(operand) for operand in record["operands"]]
     operands = open_operands(
         references,
         checkpoint,
@@ -182,10 +178,9 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
         reason = "it is a combination of vectors, which are not read again"
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
     try:
-        base = open_checkpoint(resolve_model(str(origin), listener).path)
-        tuned = open_checkpoint(resolve_model(_hub_name(finetuned), listener).path)
+        base, tuned = _sides(path, finetuned, listener)
         pair = PairVector(base, tuned, origin, ignore_buffers="ignored_buffers" in vector.metadata)
-        opened = open_vector(str(path), base, listener) if is_packed else None
+        opened = open_packed(path, listener) if is_packed else None
     except TaskarithError as error:
         reason = f"base and fine-tune cannot be opened: {error.message}"
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
@@ -201,9 +196,20 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
         sampled, wrong = sample_blobs(opened, whole, pair, seed, SAMPLE)
     else:
         sampled, wrong = _sample([entries[name] for name in whole], seed, again)
-    if wrong and _print_again(pair.delta(wrong[0]).base) != origin.tensors.get(wrong[0]):
-        return Verification(path, "vector", len(recorded), damaged, 0, (), f"the base has changed since, in {wrong[0]}")
+    sides = (("base", base, origin.fingerprint), ("fine-tune", tuned, finetuned.get("fingerprint")))
+    for side, model, fingerprint in sides if wrong else ():
+        if fingerprint and combine_fingerprints(fingerprint_tensors(model, listener)) != fingerprint:
+            return Verification(path, "vector", len(recorded), damaged, 0, (), f"the {side} has changed since")
     return Verification(path, "vector", len(recorded), damaged, sampled, wrong, "")
+
+
+def _sides(path: Path, finetuned: Mapping[str, Any], listener: Listener) -> tuple[Checkpoint, Checkpoint]:
+    """Open the base and the fine-tune that a vector records."""
+    recorded = recorded_base(str(path), listener)
+    if recorded is None:
+        raise CheckpointError(f"{path} does not name its base", "Extract it again.")
+    base = open_checkpoint(recorded.locate(listener).path)
+    return base, open_checkpoint(resolve_model(_hub_name(finetuned), listener).path)
 
 
 def _damaged(entries: Mapping[str, TensorEntry], recorded: Mapping[str, str], listener: Listener) -> tuple[str, ...]:

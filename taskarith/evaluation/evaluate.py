@@ -125,7 +125,7 @@ def evaluate(
         models,
         texts,
         settings,
-        functools.partial(_rows, edit=edit),
+        functools.partial(_rows, edit=edit, listener=listener),
         len(models if edit is None else alphas) + bool(retain),
         benchmark=parts,
         tasks=general,
@@ -167,7 +167,13 @@ def _plain(edit: Mapping[str, Any]) -> dict[str, Any]:
     plain = dict(edit)
     if "operands" in plain:
         plain["operands"] = [
-            {"name": one.name, "coefficient": one.coefficient, "scale": plain_scales(one.scale), "role": one.role}
+            {
+                "name": one.name,
+                "base": one.base,
+                "coefficient": one.coefficient,
+                "scale": plain_scales(one.scale),
+                "role": one.role,
+            }
             for one in plain["operands"]
         ]
         plain["method"] = plain["method"].record()
@@ -221,7 +227,12 @@ def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], liste
 
 
 def _rows(
-    loaded: Loaded, questions: Questions, done: Mapping[str, Sequence[Record]], *, edit: Mapping[str, Any] | None
+    loaded: Loaded,
+    questions: Questions,
+    done: Mapping[str, Sequence[Record]],
+    *,
+    edit: Mapping[str, Any] | None,
+    listener: Listener,
 ) -> Iterator[str]:
     del questions, done
     if edit is None:
@@ -229,6 +240,8 @@ def _rows(
         return
     how = {key: value for key, value in edit.items() if key != "alphas"}
     with InMemoryEdit(loaded.model, editable(loaded), **how) as memory:
+        for remark in memory.remarks:
+            listener.note(remark)
         for alpha in edit["alphas"]:
             memory.set(alpha)
             yield row_name(loaded.name, alpha)

@@ -15,10 +15,10 @@ from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from taskarith.checkpoints.checkpoint import (
-    INDEX_NAME,
-    WEIGHTS_NAME,
     Checkpoint,
     fingerprint_model,
+    fingerprint_tensors,
+    is_adapter,
     open_checkpoint,
     read_json,
 )
@@ -29,6 +29,7 @@ from taskarith.progress import Listener
 from taskarith.training.lora import MISLEADING_REMARKS
 from taskarith.training.model import load_model
 from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
+from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.open import recorded_base
 
 __all__ = ["DTYPES", "Loaded", "find_model", "free_memory", "model_record", "open_model", "parse_dtype"]
@@ -91,8 +92,9 @@ def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedMode
     """Return the adapter's folder, if it is one, and the files of the model or of the adapter's base.
 
     :raises CheckpointError: There is no such model, or the adapter is incomplete.
+    :raises MismatchError: The base that the adapter records is not found.
     """
-    adapter = Path(name) if _is_adapter(Path(name)) else None
+    adapter = Path(name) if is_adapter(Path(name)) else None
     return adapter, _base_of(adapter, listener) if adapter else resolve_model(name, listener)
 
 
@@ -150,11 +152,6 @@ def model_record(loaded: Loaded) -> dict[str, Any]:
     return {"name": str(loaded.adapter.resolve()), "fingerprint": fingerprint_bytes(weights), "base": record}
 
 
-def _is_adapter(path: Path) -> bool:
-    has_model = (path / WEIGHTS_NAME).exists() or (path / INDEX_NAME).exists()
-    return (path / ADAPTER_CONFIG).is_file() and not has_model
-
-
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     counts: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
@@ -164,8 +161,9 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
 
 
 def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
-    record = recorded_base(str(adapter), listener)
-    if record is None:
+    hint = f"Correct base_model_name_or_path in {adapter / ADAPTER_CONFIG}."
+    recorded = recorded_base(str(adapter), listener, hint=hint)
+    if recorded is None:
         raise CheckpointError(
             f"the adapter {adapter} does not name its base model",
             f"Fill in base_model_name_or_path in {adapter / ADAPTER_CONFIG}.",
@@ -179,7 +177,11 @@ def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
             f"{adapter} holds deltas that PEFT has no place for ({REST_WEIGHTS}): evaluated so, it would lack them",
             f"Write the model, and evaluate that: taskarith apply --add {adapter} -o merged",
         )
-    return resolve_model(str(record), listener)
+    chosen = ChosenBase(recorded.locate(listener), recorded, is_named=False)
+    base = chosen.open()
+    if recorded.base.fingerprint:
+        chosen.check(fingerprint_tensors(base, listener))
+    return chosen.resolved
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

@@ -15,14 +15,14 @@ import numpy as np
 
 from taskarith.arithmetic.parallel import chunks, usable_cores
 from taskarith.arithmetic.wide import decode
-from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.adapter import ADAPTER_CONFIG, adapter_tensors
+from taskarith.vectors.adapter import adapter_tensors
 from taskarith.vectors.dense import FORMAT
 from taskarith.vectors.form import Packed
 from taskarith.vectors.open import open_packed
@@ -99,7 +99,7 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
         return found if kind == "file" or header.metadata.get("kind") == "dense" else _decoded(found, listener)
     path = resolve_model(name, listener).path
     record = read_provenance(path) or {}
-    if (path / ADAPTER_CONFIG).exists():
+    if is_adapter(path):
         return Contents(path, "adapter", {entry.name: entry for entry in adapter_tensors(path)}, record)
     return Contents(path, "model", open_checkpoint(path).tensors, record)
 

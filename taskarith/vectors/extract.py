@@ -13,7 +13,7 @@ from typing import Any
 
 from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.arithmetic.recipe import Calculator
-from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.provenance import command_line, read_provenance, versions
 from taskarith.checkpoints.publish import Workplace, check_target, publish
@@ -28,12 +28,13 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.adapter import ADAPTER_CONFIG
+from taskarith.spec import OperandRef
+from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.dense import vector_metadata
 from taskarith.vectors.form import BaseRecord
 from taskarith.vectors.forms import choose_form
 from taskarith.vectors.loss import Loss
-from taskarith.vectors.open import recorded_base
+from taskarith.vectors.open import choose_base, recorded_base
 from taskarith.vectors.pack import Form, packed_metadata, write_packed
 from taskarith.vectors.subtract import AdapterSource, PairSource, subtract
 
@@ -61,6 +62,7 @@ class ExtractResult:
     :param kind: How the deltas are stored: dense, exact, sparse or quantised.
     :param loss: What was lost on purpose; None where nothing was.
     :param ignored: Buffers that only one side has and that were left out.
+    :param remarks: What the user should know: a fine-tune that records another base than the one that was named.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class ExtractResult:
     kind: str = "dense"
     loss: Loss | None = None
     ignored: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def extract(
@@ -117,20 +120,21 @@ def extract(
     form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
     target, place = Path(output), check_device(device)
     check_target(target, overwrite)
-    resolved = find_base(base, finetuned, listener)
+    origin = find_base(base, finetuned, listener)
     tuned = resolve_model(finetuned, listener)
-    before = open_checkpoint(resolved.path)
-    is_adapter = (tuned.path / ADAPTER_CONFIG).exists()
+    before = origin.open()
+    is_pair = not is_adapter(tuned.path)
     source = (
-        AdapterSource(before, tuned.path)
-        if is_adapter
-        else PairSource(before, open_checkpoint(tuned.path), ignore_buffers=ignore_buffers)
+        PairSource(before, open_checkpoint(tuned.path), ignore_buffers=ignore_buffers)
+        if is_pair
+        else AdapterSource(before, tuned.path)
     )
-    job = _Job(resolved, tuned, before, source, code, file_states(source.files))
+    job = _Job(origin.resolved, tuned, before, source, code, file_states(source.files))
     with publish(target, overwrite, is_folder=False, plan="" if form else job.fingerprint()) as workplace:
         write = partial(_write_packed, form=form) if form else _write
         result = write(workplace, job, place, listener)
-    return replace(result, path=target)
+        remarks = origin.check(result.base.tensors)
+    return replace(result, path=target, remarks=remarks)
 
 
 def extract_tensors(
@@ -149,20 +153,15 @@ def extract_tensors(
         return replace(_write(workplace, job, device, listener), path=target)
 
 
-def find_base(base: str | None, finetuned: str, listener: Listener) -> ResolvedModel:
+def find_base(base: str | None, finetuned: str, listener: Listener) -> ChosenBase:
     """Return the base that is named, or that the fine-tune records.
 
     :raises UsageError: It records none.
+    :raises MismatchError: What it records is not found.
     """
-    if base is not None:
-        return resolve_model(base, listener)
-    record = recorded_base(finetuned, listener)
-    if record is None:
-        raise UsageError(
-            f"{finetuned} does not record its base",
-            f"Name it: taskarith extract BASE {finetuned} -o forget.safetensors",
-        )
-    return resolve_model(str(record), listener)
+    hint = f"Name the base: taskarith extract BASE {finetuned} -o ..."
+    chosen = choose_base(base, [OperandRef(finetuned, 1.0)], hint, listener)
+    return replace(chosen, recorded=recorded_base(finetuned, listener, hint=hint))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,26 @@ class BaseRecord:
     fingerprint: str = ""
     tensors: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, record: object) -> BaseRecord | None:
+        """Read what ``to_json`` returned; None where no base is named."""
+        if not isinstance(record, Mapping) or not record.get("name"):
+            return None
+        revision, fingerprint = record.get("revision"), record.get("fingerprint")
+        return cls(str(record["name"]), str(revision) if revision else None, str(fingerprint or ""))
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return what a record says of it, without the fingerprint of each tensor."""
+        return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
+
+    def differing(self, tensors: Mapping[str, str]) -> int:
+        """Return the number of tensors that are not as recorded, as far as that is known of each.
+
+        :param tensors: Fingerprint of each tensor of another model.
+        """
+        names = self.tensors.keys() | tensors.keys() if self.tensors else ()
+        return sum(self.tensors.get(name) != tensors.get(name) for name in names)
+
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
 

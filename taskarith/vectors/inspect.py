@@ -136,7 +136,7 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""
         totals = ("elements", "nbytes", "dtypes", "norm", "zeros", "nonfinite")
-        base = self.base and {key: getattr(self.base, key) for key in ("name", "revision", "fingerprint")}
+        base = self.base and self.base.to_json()
         return plain(
             {"path": str(self.path), "kind": self.kind, "base": base, "record": self.record}
             | {key: getattr(self, key) for key in totals}
@@ -180,8 +180,9 @@ def _use(
         if contents.kind == "vector":
             vector = DenseVector if contents.record.get("kind") == "dense" else VectorFile
             return vector(contents.path).base, {}, (contents.remark,) * bool(contents.remark)
-        base = recorded_base(str(contents.path))
-        return base, adapter_factors(contents.path) if contents.kind == "adapter" else {}, ()
+        recorded = recorded_base(str(contents.path))
+        factors = adapter_factors(contents.path) if contents.kind == "adapter" else {}
+        return recorded.base if recorded else None, factors, ()
     except VectorError as error:
         return None, {}, (f"cannot be applied: {error.message}",)
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taskarith.checkpoints.checkpoint import read_json
+from taskarith.checkpoints.checkpoint import ADAPTER_CONFIG, read_json
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.vectors.copies import has_same_values
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "Factors", "adapter_tensors", "read_adapter", "scale_of"]
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.arithmetic.tensors import TORCH_DTYPES
-from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import check_target, publish
@@ -24,7 +24,7 @@ from taskarith.checkpoints.reader import TensorReader, check_unchanged, combine_
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.adapter import ADAPTER_CONFIG, REST_WEIGHTS
+from taskarith.vectors.adapter import REST_WEIGHTS
 from taskarith.vectors.adapter_file import pack_factors, write_adapter
 from taskarith.vectors.extract import VECTOR_DTYPES, extract_tensors, find_base
 from taskarith.vectors.folder import FolderLayout, takes_factors, tried_layout
@@ -51,7 +51,8 @@ class LowRankResult:
     :param whole: Tensors that the adapter holds as they are, and PEFT reads.
     :param rest: Tensors in ``rest.safetensors``, which PEFT does not read.
     :param nbytes: Size of the weights.
-    :param remarks: What the user should know: names that had to be guessed, buffers that were left out.
+    :param remarks: What the user should know: another base than the fine-tune records, names that had to be guessed,
+        buffers that were left out.
     """
 
     path: Path
@@ -99,10 +100,11 @@ def extract_low_rank(
     """
     target, place = Path(output), _check(Path(output), rank, energy, dtype, device)
     check_target(target, overwrite)
-    resolved, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
-    if (tuned.path / ADAPTER_CONFIG).exists():
+    origin, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
+    resolved = origin.resolved
+    if is_adapter(tuned.path):
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
-    before, after = open_checkpoint(resolved.path), open_checkpoint(tuned.path)
+    before, after = origin.open(), open_checkpoint(tuned.path)
     source = PairSource(before, after, ignore_buffers=ignore_buffers)
     work = _Work(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place)
     states = file_states(source.files)
@@ -111,6 +113,7 @@ def extract_low_rank(
         scratch.mkdir(exist_ok=True)
         work.measure(scratch, listener)
         record = work.record(resolved)
+        strangers = origin.check(record.tensors)
         layout = work.lay_out()
         work.keep(layout)
         nbytes = work.write(workplace.path, record, scratch, layout)
@@ -121,7 +124,7 @@ def extract_low_rank(
         check_unchanged(states)
         result = _result(target, record, work, layout, nbytes)
         write_provenance(workplace.path, _record(result, tuned, work))
-    return result
+    return replace(result, remarks=(*strangers, *result.remarks))
 
 
 def _check(target: Path, rank: int | None, energy: float | None, dtype: str, device: str) -> str:
@@ -374,10 +377,9 @@ def _result(target: Path, base: BaseRecord, work: _Work, layout: FolderLayout, n
 
 
 def _record(result: LowRankResult, tuned: ResolvedModel, work: _Work) -> dict[str, Any]:
-    base = result.base
     return {
         "kind": "lowrank",
-        "base": {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint},
+        "base": result.base.to_json(),
         "finetuned": {
             "name": tuned.recorded_name,
             "revision": tuned.revision,
