@@ -60,6 +60,9 @@ _STATES = re.compile(r"global_step\d+|pytorch_model_fsdp_\d+")
 _WEIGHT_FOLDERS = re.compile(r"global_step\d+|.*\.(mlpackage|mlmodelc|nemo)", re.IGNORECASE | re.DOTALL)
 """Folders that are weights or training states as a whole, those of DeepSpeed and Core ML."""
 
+_MODEL_NAMES = (WEIGHTS_NAME, INDEX_NAME, "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files by which transformers takes a folder for a model."""
+
 _fingerprints: dict[str, dict[str, str]] = {}
 """Of the models that this process has read, by what changes when a file of theirs changes."""
 
@@ -139,7 +142,7 @@ def is_adapter(path: Path) -> bool:
     """
     if not (path / ADAPTER_CONFIG).exists():
         return False
-    model = next((name for name in (WEIGHTS_NAME, INDEX_NAME) if (path / name).exists()), None)
+    model = next((name for name in _MODEL_NAMES if (path / name).exists()), None)
     if model is not None:
         raise CheckpointError(
             f"{path} holds a model ({model}) and an adapter ({ADAPTER_CONFIG}): which of them is meant is not said",

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import fingerprint_bytes
@@ -23,10 +22,8 @@ from taskarith.coefficients.halves import is_forgotten
 from taskarith.coefficients.outcome import Edit, Sweep, conclude, leveled, row_halves
 from taskarith.coefficients.search import load_optuna, try_coefficients
 from taskarith.coefficients.space import Space, find_parts
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.memory import InMemoryEdit, check_edit
 from taskarith.edit.method import LINEAR, Method
-from taskarith.edit.operands import open_operands, parse_operands
-from taskarith.edit.plan import plan_edit
 from taskarith.errors import UsageError
 from taskarith.evaluation.measure import Questions, Settings
 from taskarith.evaluation.models import Loaded, find_model, parse_dtype
@@ -125,7 +122,7 @@ def sweep(
     place, precision = choose_device(device), parse_dtype(dtype)
     edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
     if team.size == 1:  # several processes find out when they edit
-        _check_edit(model, edit, listener)
+        check_edit(find_model(model, listener)[1].path, edit, listener)
     texts = {name: load_data(spec) for name, spec in data.items()}
     torch.manual_seed(seed)
     how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
@@ -301,15 +298,6 @@ def _check_hunt(hunt: _Hunt, method: Method, *, has_aim: bool) -> None:
         raise UsageError("--gradient has no --storage and no --method", "Leave them out, or use --search N.")
     if hunt.trials:
         load_optuna()
-
-
-def _check_edit(model: str, edit: Mapping[str, Any], listener: Listener) -> None:
-    """Refuse vectors that do not fit, or that the method cannot use, before the reference is measured."""
-    roles = {"protect": edit["protect"], "weights": edit["weights"]}
-    references = parse_operands(edit["add"], edit["negate"], **roles)
-    base = open_checkpoint(find_model(model, listener)[1].path)
-    operands = open_operands(references, base, listener, parse_scales(edit["scale"]))
-    plan_edit(base, operands, 1.0, method=edit["method"])
 
 
 def _write_recipe(found: Sweep, folder: Path) -> None:

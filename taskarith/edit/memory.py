@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,10 +34,26 @@ from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.remarks import own_bases
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
-from taskarith.progress import SILENT
+from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_scales
 
-__all__ = ["InMemoryEdit"]
+__all__ = ["InMemoryEdit", "check_edit"]
+
+
+def check_edit(base: Path, edit: Mapping[str, Any], listener: Listener = SILENT) -> None:
+    """Refuse vectors that do not fit, or that the method cannot use, before anything is loaded and measured.
+
+    :param base: The folder of the model.
+    :param edit: Arguments of ``InMemoryEdit``.
+    :param listener: Told about models that are read.
+    :raises TaskarithError: As ``InMemoryEdit`` does.
+    """
+    given = (edit.get(key, ()) for key in ("add", "negate", "operands"))
+    references = parse_operands(*given, protect=edit.get("protect", ()), weights=edit.get("weights"))
+    checkpoint = open_checkpoint(base)
+    operands = open_operands(references, checkpoint, listener, parse_scales(edit.get("scale", ())))
+    read_bases(operands, checkpoint, listener)
+    plan_edit(checkpoint, operands, 1.0, method=edit.get("method", LINEAR))
 
 
 class InMemoryEdit:

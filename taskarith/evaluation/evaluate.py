@@ -14,13 +14,13 @@ import torch
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.team import ALONE, launched_team
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.memory import InMemoryEdit, check_edit
 from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
 from taskarith.evaluation.general import find_tasks
 from taskarith.evaluation.measure import Questions, Settings
-from taskarith.evaluation.models import Loaded, parse_dtype
+from taskarith.evaluation.models import Loaded, find_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.rows import Evaluation, editable, evaluate_rows, row_name, write_results
 from taskarith.progress import SILENT, Listener
@@ -118,6 +118,8 @@ def evaluate(
     team = launched_team() if launched else ALONE
     place, precision = choose_device(device), parse_dtype(dtype)
     general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
+    if edit and team.size == 1:  # several processes find out when they edit
+        check_edit(find_model(models[0], listener)[1].path, edit, listener)
     texts = {name: load_data(spec) for name, spec in data.items()}
     parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
     torch.manual_seed(seed)
@@ -169,7 +171,7 @@ def _plain(edit: Mapping[str, Any]) -> dict[str, Any]:
         plain["operands"] = [
             {
                 "name": one.name,
-                "base": one.base,
+                **({"base": one.base} if one.base else {}),
                 "coefficient": one.coefficient,
                 "scale": plain_scales(one.scale),
                 "role": one.role,

@@ -218,7 +218,7 @@ def _own_base(
     reference: OperandRef, recorded: RecordedBase | None, model: Checkpoint, common: CommonBase, listener: Listener
 ) -> OwnBase | None:
     """Return the model that an operand is a difference to; None where nothing names it."""
-    itself = OwnBase(model, BaseRecord(str(model.path)), True, recorded, is_named=True)
+    itself = OwnBase(model, BaseRecord(str(model.path)), is_model=True, is_named=True)
     if reference.against_model:
         return itself
     if reference.base and reference.base_fingerprint:
