@@ -208,7 +208,7 @@ TIES = {"merge_method": "ties", "base_model": "b", "models": TWO}
         (LINEAR | {"merge_method": ["linear"]}, r"mergekit's \['linear'\] is not done here"),
         (LINEAR | {"tokenizer_source": "union"}, "tokenizer_source 'union' is not done here"),
         (LINEAR | {"tokenizer": {"source": "base"}}, "tokenizer of mergekit is not done here"),
-        (LINEAR | {"chat_template": "auto"}, "chat_template of mergekit is not done here"),
+        (LINEAR | {"chat_template": "chatml"}, "built-in chat template 'chatml' is not done here"),
         (LINEAR | {"modules": {"a": {}}}, "modules of mergekit is not done here"),
         (LINEAR | {"frobnicate": 1}, "frobnicate is not known in the configuration"),
         (LINEAR | {"slices": []}, "no models, or slices besides"),

@@ -66,6 +66,14 @@ def command(
         ),
     ] = None,
     ignore_buffers: IgnoreBuffersFlag = False,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template",
+            metavar="FROM",
+            help="Give the output the chat template of this model, or of this .jinja file.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
@@ -129,6 +137,7 @@ def command(
         dtype=dtype,
         vocab=vocab,
         ignore_buffers=ignore_buffers,
+        chat_template=chat_template,
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,

@@ -14,6 +14,7 @@ from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.team import ALONE, Team, launched_team
+from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
 from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
@@ -72,6 +73,7 @@ def apply(
     dtype: str | None = None,
     vocab: str | None = None,
     ignore_buffers: bool = False,
+    chat_template: str | None = None,
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
@@ -100,6 +102,8 @@ def apply(
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
     :param vocab: ``intersection`` edits the rows that all have where vocabularies differ in size; None refuses that.
     :param ignore_buffers: Leave out buffers that only one of a fine-tune, its base and the model has, such as masks.
+    :param chat_template: Give the output the chat template of this model, of this ``.jinja`` file, or this template;
+        None keeps the base's.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
@@ -124,6 +128,10 @@ def apply(
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
+    if chat_template and keep_undo:
+        raise UsageError(
+            "an undo patch holds weights only, and the chat template is replaced", "Leave out one of them."
+        )
     edit = {
         "model": model,
         "references": parse_operands(add, negate, operands, protect=protect, weights=weights),
@@ -133,6 +141,7 @@ def apply(
         "dtype": dtype,
         "vocab": vocab,
         "ignore_buffers": ignore_buffers,
+        "chat_template": chat_template,
         "device": check_device(device),
         "max_shard_size": max_shard_size,
         "overwrite": overwrite,
@@ -157,6 +166,7 @@ def _apply(
     dtype: str | None,
     vocab: str | None,
     ignore_buffers: bool,
+    chat_template: str | None,
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
@@ -182,13 +192,14 @@ def _apply(
             f"{base.path} is stored as float8 with scales, which are edited linearly only",
             "Leave out --method, or dequantise it with transformers (model.dequantize()) and save it.",
         )
+    template = read_chat_template(chat_template, listener) if chat_template else ""
     operands = open_operands(
         references, base, listener, scale, shared_vocabulary=vocab is not None, ignore_buffers=ignore_buffers
     )
     plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
     remarks = (
         left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
-    )
+    ) + chat_notes(base.path, operands, template)
     result, undo_bytes = RunResult(), 0
     if not dry_run:
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
@@ -199,8 +210,11 @@ def _apply(
             chosen.check(result.base)
             check_bases(operands, result.base)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
+            if template:
+                write_chat_template(workplace.path, template)
             remarks += strangers(operands, result.base, str(base.path)) + rounding(result)
-            more = {"max_shard_size": max_shard_size, "vocab": vocab, "ignore_buffers": ignore_buffers}
+            more = {"max_shard_size": max_shard_size, "vocab": vocab}
+            more |= {"ignore_buffers": ignore_buffers, "chat_template": template}
             record = record_edit(plan, resolved, references, scale, result)
             write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
     found = _result(target, resolved, plan, result)

@@ -8,6 +8,7 @@ them by the sum of weights only where ``normalize`` says so. A gradient has its 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.chat import chat_template_of
 from taskarith.edit.mergekit_values import Place, flag, number, setting_at, varies
 from taskarith.edit.recipe import Recipe
 from taskarith.edit.scales import layer_places
@@ -58,7 +60,7 @@ def translate(values: Mapping[str, Any]) -> Recipe:
     method = values["merge_method"]
     if not isinstance(method, str) or method not in _KNOWN:
         raise UsageError(f"mergekit's {short(method)} is not done here", f"Known methods are {', '.join(_KNOWN)}.")
-    for key in ("modules", "tokenizer", "chat_template"):
+    for key in ("modules", "tokenizer"):
         if values.get(key):
             raise UsageError(f"{key} of mergekit is not done here", "Leave it out: the files of the base travel along.")
     _check_keys(values, _KEYS | {"modules", "tokenizer", "chat_template"}, "the configuration")
@@ -71,12 +73,31 @@ def translate(values: Mapping[str, Any]) -> Recipe:
     remarks = _remarks(merge, dtype)
     if dtype is not None:
         options["dtype"] = str(dtype).removeprefix("torch.")
+    if values.get("chat_template"):
+        options["chat_template"] = _chat_template(values["chat_template"], merge)
     weights, more = _coefficients(merge)
     ends = {merge.base} if method == "slerp" else set()  # which goes from the base to the other model
     operands = tuple(
         _operand(merge, name, weights[name]) for name, _ in merge.inputs if name != merge.base or name in ends
     )
     return Recipe(options | more, operands, remarks=remarks)
+
+
+def _chat_template(value: Any, merge: _Merge) -> str:
+    """Return the template itself, or with ``auto`` the model whose template most of the models have."""
+    if value != "auto":
+        if not isinstance(value, str) or not ("{%" in value or "{{" in value):
+            raise UsageError(
+                f"mergekit's built-in chat template {short(value)} is not done here",
+                "Leave it out, and name a model or file that has it: --chat-template FROM",
+            )
+        return value
+    models = dict.fromkeys(name.partition("+")[0] for name, _ in merge.inputs)  # "model+lora"
+    templates = {name: chat_template_of(resolve_model(name).path) for name in models}
+    counts = Counter(template for template in templates.values() if template)
+    if not counts:
+        raise UsageError("chat_template: auto, but none of the models has one", "Leave it out.")
+    return next(name for name, template in templates.items() if template == counts.most_common(1)[0][0])
 
 
 @dataclass(frozen=True)

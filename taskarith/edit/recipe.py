@@ -119,7 +119,11 @@ def _of_record(record: Mapping[str, Any]) -> Recipe:
             "model": f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"]),
             "alpha": record["alpha"],
             **({"dtype": _DTYPES[record["dtype"]]} if record.get("dtype") else {}),
-            **{key: record[key] for key in ("max_shard_size", "vocab", "ignore_buffers") if record.get(key)},
+            **{
+                key: record[key]
+                for key in ("max_shard_size", "vocab", "ignore_buffers", "chat_template")
+                if record.get(key)
+            },
         }
         operands = tuple(read_operand(one) for one in record["operands"])
         fingerprint = str(base["fingerprint"])
