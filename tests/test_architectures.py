@@ -20,15 +20,20 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those of transformers and P
 EDITS = ("bits", "negate", "load", "verify")
 ADAPTERS = ("adapter", "head", "embedding", "combine", "rank-peft", "rank-own")
 TRAINING = ("train", "lora", "resume", "resume-lora")
-EVALUATION = ("loss", "memory", "batch")
 
 CHOSEN = {
-    "gpt2": (*EDITS, *ADAPTERS),
-    "gemma2": ("head", "embedding", "batch"),
-    "gpt_oss": (*EDITS, "rank-peft"),
-    "dbrx": ("adapter", "rank-peft", "lora"),
-    "bloom": EVALUATION,
-    "jamba": (*EDITS, "loss"),
+    "bert": ("head", "rank-peft", "loss"),  # a tied head that is not stored and is not called lm_head
+    "deepseek_v3": ("load", "adapter", "rank-peft"),  # float32 in memory; dense layers called as experts' factors
+    "falcon_mamba": ("rank-peft", "batch"),
+    "gemma3": ("bits", "load", "adapter", "rank-peft", "lora", "resume"),  # other names in the files than in memory
+    "gpt2": ADAPTERS,  # transposed weights
+    "gpt_neox": (*EDITS, *ADAPTERS, *TRAINING),  # a head of another name in the files
+    "granitemoe": ("adapter", "rank-peft", "rank-own"),
+    "llava_next": ("rank-peft", "rank-own"),  # a parameter of no module
+    "qwen2_5_vl": ("adapter", "rank-peft"),  # modules that have numbers for names
+    "qwen3_moe": ("adapter", "rank-peft", "rank-own", "lora", "resume"),  # experts are one tensor in memory
+    "rwkv": ("loss", "batch"),
+    "t5": (*EDITS, "head", "rank-peft"),
 }
 
 
