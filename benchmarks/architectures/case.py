@@ -85,6 +85,10 @@ class Case:
         """Return the fine-tune: every float tensor of the files is moved."""
         return str(self.folder / f"tuned-{dtype}")
 
+    def difference(self, dtype: str = "float32") -> str:
+        """Return the fine-tune as an operand, with the base that it is a difference to."""
+        return f"{self.tuned(dtype)}@@{self.base(dtype)}"
+
     def load(self, path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """Load a model and see that its files have all weights and no others."""
         model, info = self.cls.from_pretrained(path, dtype=dtype, output_loading_info=True)

@@ -26,7 +26,7 @@ def restores(case: Case) -> None:
         taskarith.apply(base, add=[vector], output_dir=out)
         same(files(out), files(case.tuned(dtype)))
         out = case.path(f"added-pair-{dtype}")
-        taskarith.apply(base, add=[case.tuned(dtype)], output_dir=out)
+        taskarith.apply(base, add=[case.difference(dtype)], output_dir=out)
         same(files(out), files(case.tuned(dtype)))
 
 
@@ -43,7 +43,7 @@ def loads(case: Case) -> None:
         kind = getattr(torch, dtype)
         written, model = (case.load(path, kind) for path in (_negated(case, dtype), case.base(dtype)))
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with taskarith.InMemoryEdit(model, case.base(dtype), negate=[case.tuned(dtype)]) as edit:
+        with taskarith.InMemoryEdit(model, case.base(dtype), negate=[case.difference(dtype)]) as edit:
             edit.set(_ALPHA)
             same(model.state_dict(), written.state_dict())
             first, second = case.forward(model), case.forward(written)
@@ -62,7 +62,7 @@ def verifies(case: Case) -> None:
 def _negated(case: Case, dtype: str) -> Path:
     out = case.path(f"negated-{dtype}")
     if not out.exists():
-        taskarith.apply(case.base(dtype), negate=[case.tuned(dtype)], alpha=_ALPHA, output_dir=out)
+        taskarith.apply(case.base(dtype), negate=[case.difference(dtype)], alpha=_ALPHA, output_dir=out)
     return out
 
 

@@ -42,8 +42,8 @@ def measures_loss(case: Case) -> None:
 def edits_in_memory(case: Case) -> None:
     """Measure an edit in memory: the loss of the written one."""
     out = str(case.path("half"))
-    taskarith.apply(case.base(), add=[case.tuned()], alpha=0.5, output_dir=out)
-    memory, written = _measure(case, [case.base()], add=[case.tuned()], alphas=[0.5]), _measure(case, [out])
+    taskarith.apply(case.base(), add=[case.difference()], alpha=0.5, output_dir=out)
+    memory, written = _measure(case, [case.base()], add=[case.difference()], alphas=[0.5]), _measure(case, [out])
     pairs = [(one["nll"], two["nll"]) for one, two in zip(memory, written, strict=True) if one["kind"] == "loss"]
     check(all(one == two for one, two in pairs), f"losses differ by {max(abs(one - two) for one, two in pairs):.1e}")
 
