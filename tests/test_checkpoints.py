@@ -13,11 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import _TYPES, load_file, save_file
+from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.errors import CheckpointError
 from taskarith.vectors.extract import extract
@@ -50,8 +52,6 @@ HOSTILE = {
     "dtype of half a byte": ({"a": tensor(dtype="F4")}, r"1 tensors of a dtype that is not known here: a \(F4\)"),
     "dtype of the future": ({"a": tensor(dtype="F8_E3M4\ud800")}, r"a \(F8_E3M4\\ud800\)"),
     "dtype that is a list": ({"a": tensor(dtype=["F32"])}, "'a' has no dtype"),
-    "half a character in a name": ({"a\ud800": tensor()}, r"'a\\ud800', which is not Unicode"),
-    "half a character in the metadata": ({"__metadata__": {"a": "\udc00"}}, "not Unicode"),
     "name twice": (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}', "twice"),
     "no description": ({"a": 3}, "no description"),
     "deep nesting": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "safetensors"),
@@ -312,6 +312,42 @@ def test_other_weights_are_left_out_and_code_travels(tmp_path):
     assert {str(path) for path in checkpoint.sidecars} == before | set(TRAVEL)
     assert {str(path) for path in checkpoint.left_out} == {*LEFT_OUT, *WHOLE}
     assert len(checkpoint.left_out) == len(LEFT_OUT) + len(WHOLE)
+
+
+@pytest.mark.parametrize(
+    "table", [{"a\ud800": tensor()}, {"__metadata__": {"\udfff": ""}}, {"__metadata__": {"a": "x\udc00"}}]
+)
+@pytest.mark.parametrize("command", ["extract", "apply", "apply --dry-run", "verify", "undo"])
+def test_half_a_character_in_a_model_is_refused(tmp_path, phi, phi_tuned, table, command):
+    extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_raw(folder / "model.safetensors", table, bytes(8 if "__metadata__" not in table else 0))
+    (folder / "config.json").write_text("{}")
+    (folder / "taskarith.json").write_text('{"kind": "edit", "tensors": {}}')
+    more = {"extract": [phi], "apply": ["--negate", tmp_path / "v.safetensors"], "verify": [], "undo": []}
+    name, *flags = command.split()
+    output = [] if name == "verify" else ["-o", tmp_path / "out"]
+    done = CliRunner().invoke(app, [str(one) for one in (name, folder, *more[name], *output, *flags)])
+    assert done.exit_code == 1
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert "not Unicode" in done.stderr or name == "undo"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_half_a_character_in_a_vector_is_shown_and_refused(tmp_path, phi, phi_tuned, flags):
+    path = extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors").path
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    table = json.loads(raw[8 : 8 + length])
+    table["lm_head.\ud800"] = table.pop("lm_head.bias")
+    write_raw(path, table, raw[8 + length :])
+    done = CliRunner().invoke(app, ["verify", str(path), *flags])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "lm_head." in done.stdout
+    done = CliRunner().invoke(app, ["apply", str(phi), "--add", str(path), "-o", str(tmp_path / "out"), *flags])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "1 tensors of" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])

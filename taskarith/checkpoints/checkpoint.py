@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any
 
-from taskarith.checkpoints.header import TensorEntry, read_header
+from taskarith.checkpoints.header import TensorEntry, check_writable, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, file_states
 from taskarith.checkpoints.scaled import Scaling, find_scalings
@@ -222,6 +222,7 @@ def _open_index(path: Path, weight_map: object) -> tuple[Shard, ...]:
 
 def _shard(path: Path) -> Shard:
     header = read_header(path)
+    check_writable(header, path)
     return Shard(path.name, header.tensors, header.metadata)
 
 

@@ -17,7 +17,16 @@ from typing import Any
 
 from taskarith.errors import CheckpointError, name_some
 
-__all__ = ["FLOAT_DTYPES", "ITEM_SIZES", "Header", "TensorEntry", "build_header", "parse_header", "read_header"]
+__all__ = [
+    "FLOAT_DTYPES",
+    "ITEM_SIZES",
+    "Header",
+    "TensorEntry",
+    "build_header",
+    "check_writable",
+    "parse_header",
+    "read_header",
+]
 
 ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
@@ -73,8 +82,8 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
     :raises CheckpointError: The file is missing, not a regular file, truncated, or its header lies: an absurd length,
-        no JSON, names twice or not in Unicode, sizes that do not follow from shapes, overlaps, gaps, or bytes beyond
-        the end. Or it has tensors of a dtype that is not known.
+        no JSON, names twice, sizes that do not follow from shapes, overlaps, gaps, or bytes beyond the end. Or it has
+        tensors of a dtype that is not known.
     """
     try:
         raw, size = _read_raw(path)
@@ -105,13 +114,27 @@ def _parse(raw: bytes, path: Path, size: int | None) -> Header:
         metadata = table.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not a map from strings to strings")
-        _check_unicode([*table, *metadata, *metadata.values()])
         start = 8 + len(raw)
         tensors = _tensors(table, path, start)
         _check_layout(tensors, start, start + sum(t.nbytes for t in tensors) if size is None else size)
     except (ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from error
     return Header(tensors, metadata)
+
+
+def check_writable(header: Header, path: Path) -> None:
+    """Refuse half characters (lone surrogates), which JSON can escape and no output can hold.
+
+    :param header: Of a file whose names and metadata will be written again.
+    :param path: The file.
+    :raises CheckpointError: A name or the metadata has one.
+    """
+    names = [tensor.name for tensor in header.tensors]
+    for text in (*names, *header.metadata, *header.metadata.values()):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _broken(path, f"its header has {text!a}, which is not Unicode text") from error
 
 
 def build_header(
@@ -184,15 +207,6 @@ def _check_layout(tensors: tuple[TensorEntry, ...], start: int, end: int) -> Non
         position += tensor.nbytes
     if position != end:
         raise ValueError(f"its tensors end at byte {position}, the file at byte {end}")
-
-
-def _check_unicode(texts: Iterable[str]) -> None:
-    """Refuse half characters (lone surrogates), which JSON can escape and no output could hold."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"its header has {text!a}, which is not Unicode text") from error
 
 
 def _naturals(value: object) -> bool:

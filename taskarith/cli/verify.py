@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, SeedOption
+from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, SeedOption, printable
 
 __all__ = ["command"]
 
@@ -30,19 +30,20 @@ def command(
     from taskarith.console import Console
     from taskarith.edit.verify import verify
     from taskarith.errors import name_some
+    from taskarith.vectors.contents import plain
 
     console = Console(as_json=as_json, quiet=quiet)
     found = verify(path, seed=seed, listener=console)
     console.close()
     console.line(f"{found.path}: {found.kind}, {found.tensors - len(found.damaged)} of {found.tensors} tensors intact")
     if found.damaged:
-        console.line(f"not as recorded: {name_some(found.damaged)}")
+        console.line(printable(f"not as recorded: {name_some(found.damaged)}"))
     if found.unsampled:
         console.note(f"note: nothing was calculated again: {found.unsampled}")
     else:
         console.line(f"{found.sampled:,} elements calculated again in float64: {len(found.wrong)} tensors differ")
     if found.wrong:
-        console.line(f"not what the inputs give: {name_some(found.wrong)}")
-    console.result(dataclasses.asdict(found) | {"path": str(found.path), "is_sound": found.is_sound})
+        console.line(printable(f"not what the inputs give: {name_some(found.wrong)}"))
+    console.result(plain(dataclasses.asdict(found) | {"path": str(found.path), "is_sound": found.is_sound}))
     if not found.is_sound:
         raise typer.Exit(1)
