@@ -182,7 +182,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
 def _check_names(path: Path, tensors: tuple[TensorEntry, ...]) -> None:
     """Refuse what trainers leave in an adapter file and PEFT does not load."""
     faults = (
-        ("are empty, as DeepSpeed ZeRO-3 leaves what it has not gathered", lambda one: 0 in one.shape, _GATHER),
+        ("are empty, as DeepSpeed ZeRO-3 leaves what it has not gathered", lambda one: one.shape == (0,), _GATHER),
         ("have the prefix _orig_mod., which torch.compile leaves", lambda one: "_orig_mod." in one.name, _RENAME),
         ("begin with base_model.model. twice", lambda one: one.name.startswith(2 * _PREFIX), _RENAME),
         ("do not begin with base_model.model.", lambda one: not one.name.startswith(_PREFIX), _RENAME),
