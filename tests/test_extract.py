@@ -72,7 +72,7 @@ def test_inexact_is_the_number_of_elements_that_do_not_come_back(tmp_path, dtype
 
 
 def test_base_is_found_in_the_record_of_the_finetune(tmp_path, phi):
-    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=phi, seed=3)
+    tuned = tiny.forget_base(tiny.save_model(tmp_path / "tuned", nudge_of=phi, seed=3))
     with pytest.raises(UsageError, match="does not record its base"):
         extract(None, str(tuned), tmp_path / "v.safetensors")
     (tuned / "taskarith.json").write_text(json.dumps({"base": {"name": str(phi), "revision": None}}))
