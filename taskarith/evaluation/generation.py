@@ -213,7 +213,7 @@ def _continue(
         return [[_cut(text, prompts[index].ends) for text in group] for group, index in zip(groups, batch, strict=True)]
 
     def one_by_one(batch: list[int]) -> list[list[str]]:
-        return [[text for _ in range(copies) for text in generate([index])[0]] for index in batch]
+        return [[text for _ in range(copies) for (text,) in generate(batch)]]
 
     with torch.inference_mode():
         is_alone = min(batch_size, len(rows)) * copies == 1
