@@ -82,7 +82,8 @@ def most(state):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_dtypes_of_a_model_are_its_own(name, made, tmp_path):
     kind, folder = made(name)
-    base, edit = str(folder / "base"), {"add": [f"{folder / 'tuned'}:0.5"]}
+    base = str(folder / "base")
+    edit = {"add": [f"{folder / 'tuned'}@@{base}:0.5"]}
     apply(base, **edit, output_dir=tmp_path / "out")
     apply(base, **edit, output_dir=tmp_path / "wide", dtype="float64")
     wide = load(kind, tmp_path / "wide", torch.float64).state_dict()
@@ -126,7 +127,9 @@ def test_every_form_of_a_vector(name, made, tmp_path):
     extract(base, tuned, tmp_path / "exact.safetensors", exact=True)
     targets = {"deepseek_v3": ["o_proj"], "gpt_neox": ["query_key_value"], "gpt2": ["c_attn"]}[name]
     adapter = low_rank(folder, tmp_path / "adapter", targets)
-    for number, vector in enumerate([tmp_path / "dense.safetensors", tmp_path / "exact.safetensors", tuned, adapter]):
+    for number, vector in enumerate(
+        [tmp_path / "dense.safetensors", tmp_path / "exact.safetensors", f"{tuned}@@{base}", adapter]
+    ):
         apply(base, negate=[str(vector)], alpha=0.7, output_dir=tmp_path / f"out{number}")
         model = load(kind, base, torch.bfloat16)
         before = state_of(model)
@@ -152,7 +155,7 @@ def test_what_comes_from_no_file_stays_and_what_is_not_loaded_is_left(name, tmp_
     before, draws = state_of(model), torch.random.get_rng_state()
     logging.set_verbosity_warning()
     capfd.readouterr()
-    with InMemoryEdit(model, str(base), add=[str(tuned)]) as memory:
+    with InMemoryEdit(model, str(base), add=[f"{tuned}@@{base}"]) as memory:
         memory.set(1.0)
         assert len(own) == 1
         changed = oracle.differing(model.state_dict(), before)
@@ -174,12 +177,12 @@ def test_a_model_that_changes_its_weights_when_it_runs(tmp_path):
     config.rescale_every = 1
     base = save(AutoModelForCausalLM.from_config(config), tmp_path / "base")
     tuned = save(AutoModelForCausalLM.from_config(config), tmp_path / "tuned")
-    apply(str(base), add=[f"{tuned}:0.5"], output_dir=tmp_path / "out")
+    apply(str(base), add=[f"{tuned}@@{base}:0.5"], output_dir=tmp_path / "out")
     model, ids = load(AutoModelForCausalLM, base, torch.float32), torch.arange(2, 12)[None]
     right = load(AutoModelForCausalLM, tmp_path / "out", torch.float32)
     with torch.no_grad():
         before = model(ids).logits
-        with InMemoryEdit(model, str(base), add=[f"{tuned}:0.5"]) as memory:
+        with InMemoryEdit(model, str(base), add=[f"{tuned}@@{base}:0.5"]) as memory:
             memory.set(1.0)
             assert torch.equal(model(ids).logits, right(ids).logits)
             memory.set(0.0)
@@ -199,14 +202,14 @@ def test_an_edit_that_unties_is_refused_in_memory(tmp_path):
     write(tmp_path / "tuned", tensors | {"lm_head.weight": tensors["lm_head.weight"] + 1})
     model = load(AutoModelForCausalLM, base, torch.float32)
     before = state_of(model)
-    with InMemoryEdit(model, str(base), add=[str(tmp_path / "tuned")]) as memory:
+    with InMemoryEdit(model, str(base), add=[f"{tmp_path / 'tuned'}@@{base}"]) as memory:
         with pytest.raises(MismatchError, match="is tied to another weight in memory"):
             memory.set(1.0)
         memory.set(0.0)
     assert oracle.differing(model.state_dict(), before) == []
     both = tensors["model.embed_tokens.weight"] + 1
     write(tmp_path / "tuned", tensors | {"lm_head.weight": both, "model.embed_tokens.weight": both.clone()})
-    with InMemoryEdit(model, str(base), add=[str(tmp_path / "tuned")]) as memory:
+    with InMemoryEdit(model, str(base), add=[f"{tmp_path / 'tuned'}@@{base}"]) as memory:
         memory.set(1.0)
         assert torch.equal(model.lm_head.weight, both)
 
@@ -218,16 +221,16 @@ def test_models_that_cannot_be_edited_in_memory_are_refused(tmp_path, made):
     layer = model.model.layers[0].mlp.up_proj
     layer.weight = torch.nn.Parameter(layer.weight.to("meta"))
     with pytest.raises(MismatchError, match=r"layers.0.mlp.up_proj.weight is not in memory"):
-        InMemoryEdit(model, base, add=[tuned])
+        InMemoryEdit(model, base, add=[f"{tuned}@@{base}"])
     layer.weight = torch.nn.Parameter(torch.zeros(layer.weight.shape, dtype=torch.int8), requires_grad=False)
     with pytest.raises(MismatchError, match="is int8 in memory"):
-        InMemoryEdit(model, base, add=[tuned])
+        InMemoryEdit(model, base, add=[f"{tuned}@@{base}"])
     adapted = get_peft_model(load(kind, base, torch.float32), LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(MismatchError, match="its layers are not those that transformers loads"):
-        InMemoryEdit(adapted.get_base_model(), base, add=[tuned]).set(1.0)
+        InMemoryEdit(adapted.get_base_model(), base, add=[f"{tuned}@@{base}"]).set(1.0)
     config = json.loads((folder / "base/config.json").read_text())
     model = load(kind, base, torch.float32)
     model.resize_token_embeddings(config["vocab_size"] + 8, mean_resizing=False)
     with pytest.raises(MismatchError, match="cannot be edited in memory") as caught:
-        InMemoryEdit(model, base, add=[tuned]).set(1.0)
+        InMemoryEdit(model, base, add=[f"{tuned}@@{base}"]).set(1.0)
     assert "taskarith apply" in caught.value.hint

@@ -82,7 +82,7 @@ def test_any_edit_equals_the_oracle(
     tuned = [draw(layout, seed + index, base) for index in range(1, len(coefficients) + 1)]
     model = write(folder / "base", base, shards[0])
     operands = [
-        f"{write(folder / f't{index}', one, shards[index + 1])}:{coefficient!r}"
+        f"{write(folder / f't{index}', one, shards[index + 1])}@@{model}:{coefficient!r}"
         for index, (one, coefficient) in enumerate(zip(tuned, coefficients, strict=True))
     ]
     checkpoint = open_checkpoint(Path(model))
@@ -126,7 +126,7 @@ def test_no_number_of_processes_changes_a_bit(tmp_path, jobs):
     }
     base = draw(layout, 0)
     model = write(tmp_path / "base", base, 3)
-    operands = [f"{write(tmp_path / f't{seed}', draw(layout, seed, base), 2)}:0.{seed}" for seed in (1, 2, 3)]
+    operands = [f"{write(tmp_path / f't{seed}', draw(layout, seed, base), 2)}@@{model}:0.{seed}" for seed in (1, 2, 3)]
     apply(model, negate=operands, alpha=0.5, output_dir=tmp_path / "out", jobs=jobs, max_shard_size=4000)
     expected = {
         name: oracle.edit(

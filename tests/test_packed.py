@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from test_sparse import deltas_of
 
 import taskarith
-from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.checkpoint import fingerprint_tensors, open_checkpoint
 from taskarith.checkpoints.header import build_header, read_header
-from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.edit.apply import apply
 from taskarith.edit.verify import verify
 from taskarith.errors import TaskarithError, VectorError
+from taskarith.spec import OperandRef
 from taskarith.vectors.exact import Exact
 from taskarith.vectors.extract import extract
 from taskarith.vectors.open import open_vector
@@ -55,7 +56,7 @@ def vectors(tmp_path_factory, pair):
 
 def decoded(path, base):
     """Return the deltas of a packed vector as float64, by name."""
-    vector, found = open_vector(str(path), open_checkpoint(base)), {}
+    vector, found = open_vector(OperandRef(str(path), 1.0), open_checkpoint(base)).vector, {}
     with TensorReader() as reader:
         for name, shape in vector.shapes.items():
             packed, against = vector.delta(name), None
@@ -170,7 +171,8 @@ def test_many_blocks_and_threads(tmp_path, pair, form):
 
         def describe(found, source=source, packing=packing):
             known = {"format": "taskarith-vector", "format_version": "1", "base": str(pair[0])}
-            known["base_tensors"] = json.dumps(dict.fromkeys(base.tensors, ""))
+            known["base_tensors"] = json.dumps(fingerprint_tensors(base))
+            known["base_fingerprint"] = combine_fingerprints(fingerprint_tensors(base))
             return known | packed_metadata(source, packing, found, block=100)
 
         files.append(tmp_path / f"{workers}.safetensors")
@@ -334,7 +336,7 @@ def test_large_shapes_need_large_blobs(tmp_path, vectors, pair):
     with pytest.raises(TaskarithError, match=r"lm_head\.weight"):
         apply(str(pair[0]), add=[str(path)], output_dir=tmp_path / "out")
     with TensorReader() as reader, pytest.raises(VectorError, match="too short for its shape"):
-        open_vector(str(path), base).delta("lm_head.weight").open(reader)
+        open_vector(OperandRef(str(path), 1.0), base).vector.delta("lm_head.weight").open(reader)
 
 
 @pytest.mark.parametrize("options", ["", "{}", "[]", '{"bits": 3}', '{"bits": "x"}', '{"bits": [8]}'])
