@@ -118,14 +118,16 @@ def test_what_cannot_be_built_is_listed_with_the_reason():
     assert f"- musicgen: {result.unbuilt}" in text
     assert "1 architectures built of 2; steps: 1 right, 0 refused, 0 wrong, 0 impossible." in text
     assert "\n| gpt2 | + |" in text
+    assert "## Not run" not in text
+    assert "\n## Not run\n\nllama, phi\n" in report({"musicgen": result}, ["llama", "phi"])
 
 
 def test_the_table_names_all_that_fail_alike():
     wrong = {
-        name: Result(name, {"head": Outcome("refused", f"{count} targets of adapter are not in base: {name}")})
+        name: Result(name, {"head": Outcome("refused", f"{count} targets are not in base: {name}.0.weight")})
         for name, count in (("bert", 1), ("vit", 12))
     }
-    assert "- head, 2 (bert, vit): 1 targets of adapter are not in base: bert" in report(wrong)
+    assert "- head, 2 (bert, vit): 1 targets are not in base: bert.0.weight" in report(wrong)
 
 
 def test_comparisons_see_names_dtypes_and_numbers():

@@ -50,7 +50,8 @@ def main() -> None:
     names = [name for name in options.only or known if name not in done]
     sweep(names, options.steps, options.jobs, options.output, _tell)
     found = read_results(options.output)
-    options.table.write_text(report({name: found[name] for name in known if name in found}), encoding="utf-8")
+    there = {name: found[name] for name in known if name in found}
+    options.table.write_text(report(there, [name for name in known if name not in found]), encoding="utf-8")
     print(f"written: {options.table}")
 
 

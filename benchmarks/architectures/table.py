@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from benchmarks.architectures.steps import STEPS, Result
@@ -23,8 +23,12 @@ every float tensor of the files has moved.
 """
 
 
-def report(results: Mapping[str, Result]) -> str:
-    """Return everything as Markdown."""
+def report(results: Mapping[str, Result], absent: Sequence[str] = ()) -> str:
+    """Return everything as Markdown.
+
+    :param results: By architecture.
+    :param absent: Architectures that were not run.
+    """
     built = {name: result for name, result in results.items() if not result.unbuilt}
     counts = Counter(outcome.kind for result in built.values() for outcome in result.steps.values())
     found = ", ".join(f"{counts[kind]:,} {kind}" for kind in SYMBOLS)
@@ -40,6 +44,8 @@ def report(results: Mapping[str, Result]) -> str:
         parts += [f"## {kind.capitalize()}", _reasons(built, kind)]
     unbuilt = [f"{name}: {result.unbuilt}" for name, result in results.items() if result.unbuilt]
     parts += ["## Not built", bullets(unbuilt or ["All were built."])]
+    if absent:
+        parts += ["## Not run", ", ".join(absent)]
     return "\n\n".join(parts) + "\n"
 
 
