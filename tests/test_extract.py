@@ -43,7 +43,6 @@ def test_deltas_are_finetuned_minus_base(tmp_path, kind):
 
 
 def test_the_header_binds_the_vector_to_its_base(tmp_path, phi, phi_tuned):
-    (phi_tuned / "taskarith.json").unlink(missing_ok=True)
     result = extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors")
     with safe_open(tmp_path / "v.safetensors", "pt") as file:
         metadata = file.metadata()

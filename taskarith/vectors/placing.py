@@ -153,7 +153,8 @@ class _Placing:
                 f"{self._adapter.path} changes {name}, which its base stores as {found.dtype}, by more than factors",
                 "Apply it to the model before quantisation.",
             )
-        if found.shape[0] >= entry.shape[0] or here is None or here.shape != entry.shape:
+        is_enough = found.shape == entry.shape or not (found.shape and entry.shape) or found.shape[0] >= entry.shape[0]
+        if is_enough or here is None or here.shape != entry.shape:
             return found
         if found.shape[1:] != here.shape[1:] or not has_same_rows(found, here):
             raise MismatchError(
