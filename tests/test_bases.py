@@ -612,6 +612,8 @@ def test_what_needs_no_base_is_given_none(room):
     extract(str(room / "base"), str(room / "tuned"), room / "v.safetensors")
     with pytest.raises(UsageError, match="is a task vector"):
         apply(str(room / "base"), add=[f"{room / 'v.safetensors'}@@{room / 'other'}"], output_dir="out")
+    with pytest.raises(UsageError, match="as its own base"):
+        apply(str(room / "base"), add=[f"{room / 'tuned'}@@{room / 'tuned'}"], output_dir="out")
     with pytest.raises(VectorError, match="there is no vector"):
         apply(str(room / "base"), add=[f"gone@@{room / 'base'}"], output_dir="out")
     with pytest.raises(CheckpointError, match="there is no model folder gone"):

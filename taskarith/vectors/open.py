@@ -14,7 +14,7 @@ from taskarith.errors import MismatchError, UsageError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_model
 from taskarith.vectors.adapter import AdapterVector, adapter_base
-from taskarith.vectors.bases import ChosenBase, OwnBase, RecordedBase, find_own_base, name_own_base
+from taskarith.vectors.bases import ChosenBase, OwnBase, RecordedBase, find_own_base, is_same_folder, name_own_base
 from taskarith.vectors.dense import WEIGHTS, DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Vector
 from taskarith.vectors.lora import Adapter, read_adapter
@@ -80,7 +80,9 @@ def open_vector(
     """
     path = _locate(reference.name, listener)
     common = common or CommonBase()
-    recorded = recorded_base(reference.name, listener, hint=_hint(reference, common))
+    recorded = recorded_base(reference.name, listener)
+    if recorded is not None:
+        recorded = replace(recorded, hint=_hint(reference, common, None if recorded.base.fingerprint else model))
     if path.is_file():
         return _open_file(path, reference, recorded, model, listener)
     if is_adapter(path):
@@ -88,6 +90,8 @@ def open_vector(
     own = _own_base(reference, recorded, model, common, listener)
     if own is None:
         raise _without_base(reference, "does not record its base", model, common)
+    if reference.base and is_same_folder(own.checkpoint.path, path):
+        raise UsageError(f"{reference.name} is given as its own base", "Name the model that it was trained from.")
     pair = PairVector(
         own.checkpoint,
         open_checkpoint(path),
@@ -225,7 +229,8 @@ def _own_base(
         place = parse_model(reference.base)
         record = BaseRecord(place.name, place.revision, reference.base_fingerprint)
         folder = recorded.folder if recorded else Path()
-        return find_own_base(RecordedBase(reference.name, record, folder, _hint(reference, common)), model, listener)
+        hint = _hint(reference, common, None)
+        return find_own_base(RecordedBase(reference.name, record, folder, hint), model, listener)
     if reference.base:
         return name_own_base(resolve_model(reference.base, listener), model, recorded, listener)
     if recorded is None:
@@ -250,18 +255,20 @@ def _more_than_factors(adapter: Adapter) -> str:
 
 def _without_base(reference: OperandRef, why: str, model: Checkpoint, common: CommonBase) -> UsageError:
     if common.option:
-        return UsageError(f"{reference.name} {why}", _hint(reference, common))
-    itself, another = reference.option(str(model.path)), reference.option("BASE")
-    return UsageError(
-        f"{reference.name} {why}, and nothing says that it was made from {model.path}",
-        f"If it was: {itself}; if it was made from another model: {another}",
-    )
+        return UsageError(f"{reference.name} {why}", _hint(reference, common, None))
+    what = f"{reference.name} {why}, and nothing says that it was made from {model.path}"
+    return UsageError(what, _hint(reference, common, model))
 
 
-def _hint(reference: OperandRef, common: CommonBase) -> str:
+def _hint(reference: OperandRef, common: CommonBase, model: Checkpoint | None) -> str:
+    """Say how the base of a vector is named; ``model``: the one at hand, unless it is known to be another."""
     if common.option:
         return f"Name it: {replace(reference, base='BASE')}, or for all vectors: {common.option} BASE"
-    return f"Name the base where it lies now: {reference.option('BASE')}"
+    another = reference.option("BASE")
+    if model is None:
+        return f"Name the base where it lies now: {another}"
+    itself = reference.option(str(model.path))
+    return f"If {model.path} is its base: {itself}; if another model is, where it lies: {another}"
 
 
 def _locate(name: str, listener: Listener) -> Path:
