@@ -98,7 +98,9 @@ def main(folder: Path, count: int) -> None:
     edited, vector = folder / "edited", folder / "v.safetensors"
     seen = {
         "apply": rounds(
-            lambda again: apply(base, negate=[f"{tuned}:0.7"], output_dir=edited, overwrite=again), edited, count
+            lambda again: apply(base, negate=[f"{tuned}@@{base}:0.7"], output_dir=edited, overwrite=again),
+            edited,
+            count,
         ),
         "extract": rounds(lambda again: extract(base, tuned, vector, overwrite=again), vector, count),
     }

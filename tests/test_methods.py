@@ -97,7 +97,7 @@ def test_a_tied_head_gets_the_mask_of_its_embedding(tmp_path):
     tensors = load_file(base / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, base / "model.safetensors", {"format": "pt"})
-    apply(str(base), add=[str(tuned)], output_dir=tmp_path / "out", method=method("dare_linear"))
+    apply(str(base), add=[f"{tuned}@@{base}"], output_dir=tmp_path / "out", method=method("dare_linear"))
     got = oracle.load(tmp_path / "out")
     assert torch.equal(got["lm_head.weight"], got["model.embed_tokens.weight"])
 
@@ -144,12 +144,16 @@ def test_tensors_without_elements_and_scalars(tmp_path, phi, tuned):
         folders.append(str(folder))
     for name in DENSE:
         result = apply(
-            folders[0], add=folders[1:], output_dir=tmp_path / "out", overwrite=True, method=method(name, 1.0)
+            folders[0],
+            add=[f"{one}@@{folders[0]}" for one in folders[1:]],
+            output_dir=tmp_path / "out",
+            overwrite=True,
+            method=method(name, 1.0),
         )
         assert sum(result.actions.values()) == 3
 
 
-def test_core_space_of_adapters(tmp_path, phi):
+def test_core_space_of_adapters(tmp_path, phi, phi_tuned):
     adapters = [str(save_adapter(phi, tmp_path / f"a{seed}", seed=seed)) for seed in (1, 2)]
     how = method("core_space", 1.0)
     one = {"add": [f"{adapters[0]}:0.6"], "dtype": "float64"}
@@ -159,7 +163,7 @@ def test_core_space_of_adapters(tmp_path, phi):
     first = apply(str(phi), add=adapters, output_dir=tmp_path / "ab", **both).fingerprint
     assert apply(str(phi), add=adapters[::-1], output_dir=tmp_path / "ba", **both).fingerprint == first != expected
     with pytest.raises(UsageError, match="LoRA"):
-        apply(str(phi), add=[adapters[0], str(phi)], output_dir=tmp_path / "no", method=how)
+        apply(str(phi), add=[adapters[0], str(phi_tuned)], output_dir=tmp_path / "no", method=how)
 
 
 def test_core_space_leaves_nothing_of_an_adapter_out(tmp_path, phi):
