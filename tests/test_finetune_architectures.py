@@ -154,6 +154,10 @@ def test_the_next_token_is_learned_whatever_loss_a_model_has(tmp_path, text):
         ),
         ("llama4_text", [r"leaves out 1 layers that compute .*\.router", r"does not reach 2 weights: .*gate_up_proj"]),
         ("mamba", [r"leaves out 2 layers that PEFT refuses: .*out_proj", r"has not reached 2 of the .*: .*dt_proj"]),
+        (
+            "laguna",
+            [r"leaves out 3 layers .* not load again: .*shared_experts", r"does not reach 2 weights: .*gate_up"],
+        ),
         ("gemma3", [r"language model only, not model\.vision_tower, model\.multi_modal_projector"]),
     ],
 )

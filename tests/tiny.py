@@ -144,10 +144,18 @@ OTHERS: dict[str, Callable[[], PretrainedConfig]] = {
         qk_nope_head_dim=8,
         v_head_dim=8,
     ),
-    # linear layers that compute more, or that PEFT refuses
+    # linear layers that compute more, that PEFT refuses, or that it does not load again
     "phimoe": lambda: transformers.PhimoeConfig(**_SIZES, num_key_value_heads=2, num_local_experts=4),
     "llama4_text": lambda: transformers.Llama4TextConfig(
         **_SMALL, intermediate_size_mlp=64, num_local_experts=4, interleave_moe_layer_step=2
+    ),
+    "laguna": lambda: transformers.LagunaConfig(
+        **_EXPERTS,
+        num_experts=4,
+        shared_expert_intermediate_size=16,
+        num_attention_heads_per_layer=[4, 4],
+        layer_types=["full_attention", "full_attention"],
+        mlp_layer_types=["dense", "sparse"],
     ),
     "mamba": lambda: transformers.MambaConfig(**_SIZES, state_size=8, time_step_rank=4),
     # a decoder whose own loss compares each token with itself

@@ -8,7 +8,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -44,16 +51,23 @@ def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> 
         usable = [name for name in usable if layers[name] is not model.get_output_embeddings()]
     outside = modules_outside(model)
     avoided = [*outside, *odd]
-    refused = _refused(model, settings, layers, usable, avoided)
+    refused, lost = _rehearse(model, settings, layers, usable, avoided)
     matrices = _matrices(model, layers)
-    adapted = _inject(model, _config(settings, layers, avoided, refused), listener)
+    try:
+        adapted = _inject(model, _config(settings, layers, [*avoided, *lost], refused), listener)
+    except ValueError as error:
+        raise _cannot_adapt(model, settings, usable, error) from error
     _check_runs(adapted, model)
     if outside:
         listener.note(f"LoRA adapts the language model only, not {name_some(outside)}")
+    if lost:
+        listener.note(
+            f"LoRA leaves out {len(lost)} layers whose factors PEFT would not load again: {name_some(lost, 3)}"
+        )
     if not settings.lora_target:
         reached = set(_adapted_parameters(adapted))
-        lost = [name for number, name in matrices.items() if number not in reached]
-        _tell_left_out(lost, odd, refused, listener)
+        rest = [name for number, name in matrices.items() if number not in reached]
+        _tell_left_out([name for name in rest if name.removesuffix(".weight") not in lost], odd, refused, listener)
     return adapted
 
 
@@ -98,33 +112,63 @@ def _config(settings: Settings, layers: _Layers, avoided: Sequence[str], refused
     )
 
 
-def _refused(
+def _rehearse(
     model: PreTrainedModel, settings: Settings, layers: _Layers, usable: Sequence[str], avoided: Sequence[str]
-) -> dict[str, str]:
-    """Find the layers that PEFT refuses, by the last parts of their names, with its reasons: on a copy without weights.
+) -> tuple[list[str], list[str]]:
+    """Try PEFT on a model without weights.
 
-    :raises UsageError: They were asked for, or PEFT refuses the model as a whole.
+    :return: Last parts of the names of layers that PEFT refuses; and layers whose factors it would not find again when
+        it loads them, because it takes their names for those of files.
+    :raises UsageError: Such layers were asked for, or PEFT refuses the model as a whole.
     """
-    refused: dict[str, str] = {}
-    while True:
-        with torch.device("meta"):
-            tried = type(model)(copy.deepcopy(model.config))
+    refused: list[str] = []
+    lost: list[str] = []
+    while (tried := _without_weights(model)) is not None:
         try:
             with torch.random.fork_rng(devices=[]):  # PEFT draws the first factors
-                _inject(tried, _config(settings, layers, avoided, refused), SILENT)
+                adapted = _inject(tried, _config(settings, layers, [*avoided, *lost], refused), SILENT)
         except ValueError as error:
-            reason = str(error).strip().partition("\n")[0]
-            left = [name for name in usable if not _ends(name, refused)]
+            left = [name for name in usable if name not in lost and not _ends(name, refused)]
             stuck = next((name for name in left if not isinstance(tried.get_submodule(name), BaseTunerLayer)), None)
             if settings.lora_target or stuck is None:
-                asked = ", ".join(settings.lora_target) or "all linear layers"
-                raise UsageError(
-                    f"PEFT cannot adapt {asked} of {type(model).__name__}: {reason}",
-                    f"Name other layers with --lora-target; it has {', '.join(_last_parts(usable))}.",
-                ) from error
-            refused[stuck.rpartition(".")[2]] = reason
-        else:
-            return refused
+                raise _cannot_adapt(model, settings, usable, error) from error
+            refused.append(stuck.rpartition(".")[2])
+            continue
+        found = _not_loaded(adapted)
+        if not found:
+            break
+        if set(found) <= set(lost):
+            raise _cannot_adapt(model, settings, usable, f"it would not load {name_some(found)} again")
+        lost += found
+    return refused, lost
+
+
+def _without_weights(model: PreTrainedModel) -> PreTrainedModel | None:
+    """Build the model on the meta device; None where the code of its class needs numbers for that."""
+    try:
+        with torch.device("meta"):
+            return type(model)(copy.deepcopy(model.config))
+    except Exception:  # the code of a class may raise anything
+        return None
+
+
+def _not_loaded(adapted: PeftModel) -> list[str]:
+    """Return the layers whose factors PEFT does not find where it has just written them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = set_peft_model_state_dict(adapted, get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    names = [name.removeprefix("base_model.model.") for name in result.missing_keys if ".lora_" in name]
+    return sorted({name.partition(".lora_")[0] for name in names})
+
+
+def _cannot_adapt(
+    model: PreTrainedModel, settings: Settings, usable: Sequence[str], reason: ValueError | str
+) -> UsageError:
+    asked = ", ".join(settings.lora_target) or "all linear layers"
+    return UsageError(
+        f"PEFT cannot adapt {asked} of {type(model).__name__}: {str(reason).strip().partition(chr(10))[0]}",
+        f"Name other layers with --lora-target; it has {', '.join(_last_parts(usable))}.",
+    )
 
 
 def _inject(model: PreTrainedModel, config: LoraConfig, listener: Listener) -> PeftModel:
@@ -173,7 +217,7 @@ def _matrices(model: PreTrainedModel, layers: _Layers) -> dict[int, str]:
     return found
 
 
-def _tell_left_out(lost: Sequence[str], odd: Sequence[str], refused: Mapping[str, str], listener: Listener) -> None:
+def _tell_left_out(lost: Sequence[str], odd: Sequence[str], refused: Sequence[str], listener: Listener) -> None:
     """Name the weights that have no factors, with the reason where it is known."""
     if odd:
         listener.note(f"LoRA leaves out {len(odd)} layers that compute more than a product: {name_some(odd, 3)}")
