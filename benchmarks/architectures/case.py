@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from benchmarks.architectures.population import build
 from benchmarks.architectures.recipes import VOCABULARY
@@ -96,6 +104,13 @@ class Case:
             if info[kind]:
                 raise WrongError(f"{len(info[kind])} {kind.replace('_', ' ')} in {Path(path).name}: {min(info[kind])}")
         return model.eval()
+
+    def language_model(self, path: str | Path) -> Any:
+        """Load what the model is as a language model: its own class, or that of its language part."""
+        config = AutoConfig.from_pretrained(path)
+        is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        kind = AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
+        return kind.from_pretrained(path, dtype="float32").eval()
 
     def forward(self, model: PreTrainedModel) -> torch.Tensor:
         """Return the logits of some input, or what the model has instead."""

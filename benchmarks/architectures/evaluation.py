@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 import taskarith
 from benchmarks.architectures.case import Case, check, text
@@ -21,7 +21,7 @@ _LENGTHS = [(5, 3), (2, 9), (11, 4), (7, 7), (3, 5)]
 def measures_loss(case: Case) -> None:
     """Measure losses: those of logits in float64, prompt by prompt."""
     found = [record for record in _measure(case, [case.base()]) if record["kind"] == "loss"]
-    model: Any = AutoModelForCausalLM.from_pretrained(case.base(), dtype="float32")
+    model = case.language_model(case.base())
     tokenizer: Any = AutoTokenizer.from_pretrained(case.base())
     rows = _rows()
     check(len(found) == len(rows), f"{len(found)} losses of {len(rows)} rows")
@@ -30,7 +30,7 @@ def measures_loss(case: Case) -> None:
         ids = tokenizer(row["prompt"] + row["completion"]).input_ids
         ids = [*ids, *([tokenizer.eos_token_id] if ids[-1] != tokenizer.eos_token_id else [])]
         with torch.no_grad():
-            logits = model.eval()(input_ids=torch.tensor([ids])).logits[0].double()
+            logits = model(input_ids=torch.tensor([ids])).logits[0].double()
         start = next((n for n, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
         losses = torch.nn.functional.cross_entropy(logits[start - 1 : -1], torch.tensor(ids[start:]), reduction="none")
         right = float(losses.sum())

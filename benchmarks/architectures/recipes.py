@@ -106,8 +106,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "reformer": {
         "is_decoder": True,
         "attn_layers": ["local", "lsh"],
-        "axial_pos_shape": [8, 16],
-        "axial_pos_embds_dim": [32, 32],
+        "axial_pos_embds": False,
         "num_buckets": 4,
     },
     "rwkv": {"attention_hidden_size": 64},

@@ -48,9 +48,12 @@ def build_model(checkpoint: Checkpoint, model_class: str) -> PreTrainedModel:
 
     :raises Exception: Whatever the class raises; models are built by code of many authors.
     """
-    config = _config(checkpoint)
+    cls, config = getattr(transformers, model_class), _config(checkpoint)
+    text = config.get_text_config()
+    if not isinstance(config, cls.config_class) and isinstance(text, cls.config_class):
+        config = text  # as the auto classes do: the language model of a model that sees
     with quietly(), torch.device("meta"):
-        return getattr(transformers, model_class)._from_config(config)
+        return cls._from_config(config)
 
 
 def describe_model(checkpoint: Checkpoint, model_class: str, auto_class: str) -> Architecture:

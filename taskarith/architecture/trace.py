@@ -146,8 +146,8 @@ def _piece(
         rows = axes[0].reshape(-1).numpy() if count == 1 else np.zeros(1, np.int32)
         span = _span(rows, shape[0] if count else 1)
         return Piece(name, start, stop, span) if count < 2 and bool((owners == owners.flatten()[0]).all()) else None
-    if count not in (2, 3):
-        return None
+    if count not in (2, 3) or (owners.dim() == 3 and owners.shape[:-2] != shape[:-2]):
+        return None  # a part of the matrices, or of the channels of a convolution
     first = (0,) * (owners.dim() - 2)
     tall, wide = axes[count - 2][first], axes[count - 1][first]
     is_transposed = _varies(tall[0]) or (not _varies(tall[:, 0]) and _varies(wide[:, 0]))

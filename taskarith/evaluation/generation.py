@@ -18,7 +18,7 @@ from transformers import (
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import DataError
 from taskarith.evaluation.batches import Grouping, in_batches, pad
-from taskarith.evaluation.grouping import grouping_of_generation
+from taskarith.evaluation.grouping import grouping_of_generation, runs_with_cache
 from taskarith.training.data import DataSet
 from taskarith.training.documents import Document
 from taskarith.training.tokens import Sample, text_prefix
@@ -138,7 +138,7 @@ def continue_greedily(
     :param on_tokens: Told the number of tokens after each step.
     :param team: The processes that make this call and share the batches.
     """
-    config = _generation(max_new_tokens, end_ids, do_sample=False)
+    config = _generation(model, max_new_tokens, end_ids, do_sample=False)
     found = _continue(model, tokenizer, prompts, config, batch_size, shrink, on_tokens, team)
     return [greedy for (greedy,) in found]
 
@@ -167,18 +167,20 @@ def continue_sampled(
     :return: For each prompt its continuations; other parameters are those of ``continue_greedily``.
     """
     config = _generation(
-        max_new_tokens, end_ids, do_sample=True, temperature=1.0, top_k=top_k, top_p=1.0, num_return_sequences=draws
+        model, max_new_tokens, end_ids, do_sample=True, temperature=1.0, top_k=top_k, top_p=1.0, num_return_sequences=draws
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         return _continue(model, tokenizer, prompts, config, max(1, batch_size // draws), shrink, on_tokens, ALONE)
 
 
-def _generation(max_new_tokens: int, end_ids: Collection[int], **how: Any) -> GenerationConfig:
+def _generation(
+    model: PreTrainedModel, max_new_tokens: int, end_ids: Collection[int], **how: Any
+) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
-        use_cache=True,
+        use_cache=runs_with_cache(model),
         eos_token_id=sorted(end_ids) or None,
         pad_token_id=0,
         **how,

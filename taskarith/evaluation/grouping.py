@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from taskarith.edit.loaded import main_dtype
 from taskarith.evaluation.batches import Grouping, pad
 
-__all__ = ["grouping_of_generation", "grouping_of_scoring", "takes_padding"]
+__all__ = ["grouping_of_generation", "grouping_of_scoring", "runs_with_cache", "takes_padding"]
 
 _TOKENS = 32
 _STEPS = 4  # the first reads the prompt, the others what was kept of it
@@ -28,6 +28,8 @@ _Observe = Callable[[PreTrainedModel, Sequence[_Row]], list[torch.Tensor]]
 
 _ANSWERS: WeakKeyDictionary[PreTrainedModel, dict[tuple[_Observe, Grouping, int], bool]] = WeakKeyDictionary()
 """What is known of a model, by the length of the row that it was asked with; other weights do not change it."""
+
+_WITH_CACHE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def grouping_of_generation(model: PreTrainedModel, rows: Sequence[_Row]) -> Grouping:
@@ -57,6 +59,25 @@ def takes_padding(model: PreTrainedModel) -> bool:
     :param model: In evaluation mode.
     """
     return grouping_of_generation(model, [range(2, 2 + _TOKENS), range(2, 4)]) == Grouping.PADDED
+
+
+def runs_with_cache(model: PreTrainedModel) -> bool:
+    """Return whether a model continues texts with what it kept of their beginnings; a few have code for it that fails.
+
+    :param model: In evaluation mode.
+    """
+    if model not in _WITH_CACHE:
+        ids = torch.tensor([[2, 3]], device=model.device)
+        config = GenerationConfig(max_new_tokens=2, num_beams=1, use_cache=True, pad_token_id=0)
+        generate: Any = model.generate  # a Module's attribute may be anything, says its type
+        try:
+            with torch.inference_mode():
+                generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        except Exception:  # the code of a model's class may raise anything
+            _WITH_CACHE[model] = False
+        else:
+            _WITH_CACHE[model] = True
+    return _WITH_CACHE[model]
 
 
 def _grouping(model: PreTrainedModel, rows: Sequence[_Row], observe: _Observe, *, may_pad: bool) -> Grouping:
@@ -91,7 +112,7 @@ def _continued(model: PreTrainedModel, rows: Sequence[_Row]) -> list[torch.Tenso
     config = GenerationConfig(
         max_new_tokens=_STEPS,
         num_beams=1,
-        use_cache=True,
+        use_cache=runs_with_cache(model),
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,

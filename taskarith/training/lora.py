@@ -184,17 +184,28 @@ def _inject(model: PreTrainedModel, config: LoraConfig, listener: Listener) -> P
 
 
 def _check_runs(adapted: PeftModel, model: PreTrainedModel) -> None:
-    """See that the layers that PEFT has put in answer as the model's code wants them to."""
+    """See that the layers that PEFT has put in answer as the model's code wants them to, and that gradients reach them.
+
+    Where a model's layers have a backward pass of their own, as reversible ones do, gradients reach nothing in them
+    unless they reach what is put in.
+    """
     if not can_run(model):
         return
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            run_on_text(adapted, model.config)
+        if not _depends_on_factors(adapted, model):
+            model.enable_input_require_grads()
+            if not _depends_on_factors(adapted, model):
+                raise ValueError("no gradient reaches them")
     except Exception as error:
         raise UsageError(
             f"{type(model).__name__} does not run with LoRA layers of PEFT's: {type(error).__name__}: {error}",
             "Name the layers to adapt: --lora-target q_proj --lora-target v_proj, or train without --lora.",
         ) from error
+
+
+def _depends_on_factors(adapted: PeftModel, model: PreTrainedModel) -> bool:
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        return run_on_text(adapted, model.config).requires_grad
 
 
 def _adapted_parameters(adapted: PeftModel) -> Iterator[int]:

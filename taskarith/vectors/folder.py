@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from taskarith.architecture.layout import Architecture
+from taskarith.architecture.layout import Architecture, Parameter
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.errors import MismatchError
 
@@ -33,9 +33,14 @@ def takes_factors(architecture: Architecture, parameter: str, tied: Collection[s
     :param tied: Parameters that share their memory with others; they get none.
     """
     one = architecture.parameters[parameter]
-    is_layer = one.kind in {"linear", "embedding"} and len(one.shape) == 2 and parameter.endswith(".weight")
+    is_layer = _is_module(one) and parameter.endswith(".weight")
     is_stack = one.kind == "other" and len(one.shape) == 3 and one.shape[0] > 1 and bool(architecture.model_class)
     return (is_layer or is_stack) and parameter not in tied
+
+
+def _is_module(parameter: Parameter) -> bool:
+    """Tell whether PEFT adapts the module that a parameter belongs to; routers and experts it has to be told of."""
+    return parameter.kind in {"linear", "embedding"} and len(parameter.shape) == 2
 
 
 def factor_shapes(architecture: Architecture, parameter: str, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -277,7 +282,7 @@ def _first_layout(
     tied: Mapping[str, tuple[str, ...]],
 ) -> FolderLayout:
     """Lay out everything as PEFT's conventions have it."""
-    bare = frozenset(one for one in ranks if len(architecture.parameters[one].shape) == 3)
+    bare = frozenset(one for one in ranks if not _is_module(architecture.parameters[one]))
     saved: dict[str, tuple[str, ...]] = {}
     biases, rest, both = [], [], ()
     factored = {tensor for one in ranks for tensor in architecture.holders.get(one, ())}
