@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -44,6 +45,11 @@ RANK = 4
 
 _UNKNOWN, _END = "<unk>", "<eos>"
 _TOKENS = {"unk_token": _UNKNOWN, "eos_token": _END, "pad_token": _END}
+
+_LANGUAGE_MODELS: dict[Any, Any] = {
+    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+}
 
 
 class WrongError(Exception):
@@ -106,11 +112,14 @@ class Case:
         return model.eval()
 
     def language_model(self, path: str | Path) -> Any:
-        """Load what the model is as a language model: its own class, or that of its language part."""
+        """Load what the model is as a language model: as a causal one, if the files have all weights of that."""
         config = AutoConfig.from_pretrained(path)
-        is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        kind = AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
-        return kind.from_pretrained(path, dtype="float32").eval()
+        for auto, mapping in _LANGUAGE_MODELS.items():
+            if type(config) in mapping:
+                model, info = auto.from_pretrained(path, dtype="float32", output_loading_info=True)
+                if not info["missing_keys"]:
+                    return model.eval()
+        raise ImpossibleError("transformers has no language model for these files")
 
     def forward(self, model: PreTrainedModel) -> torch.Tensor:
         """Return the logits of some input, or what the model has instead."""

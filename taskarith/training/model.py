@@ -85,16 +85,20 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     """
     with _load_errors(path), without_bars():
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        loaded: Any = _auto_class(path, config).from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    model, loading = loaded
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {len(missing)} weights of {type(model).__name__}: {name_some(missing)}",
-            "Use a complete causal language model; missing weights would be random numbers.",
-        )
+        lacking = []
+        for auto in _auto_classes(path, config):
+            model, loading = auto.from_pretrained(
+                path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+            if not loading["missing_keys"]:
+                break
+            lacking.append((type(model).__name__, sorted(loading["missing_keys"])))
+        else:
+            name, missing = lacking[0]
+            raise CheckpointError(
+                f"{path} lacks {len(missing)} weights of {name}: {name_some(missing)}",
+                "Use a complete causal language model; missing weights would be random numbers.",
+            )
     prepare_for_text(model)
     if model.loss_type is None:  # transformers falls back to this one for a few models, and warns
         model.loss_type = "ForCausalLM"
@@ -103,8 +107,8 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     return model
 
 
-def _auto_class(path: Path, config: PretrainedConfig) -> Any:
-    """Choose between language models and those that have one among their parts.
+def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:
+    """Return what may load the model, likeliest first: as a language model, or as one that has one among its parts.
 
     :raises CheckpointError: An encoder reads one text and a decoder writes another.
     """
@@ -113,8 +117,11 @@ def _auto_class(path: Path, config: PretrainedConfig) -> Any:
             f"{path} is an encoder-decoder model ({', '.join(config.architectures or [config.model_type])})",
             "Use a causal language model: taskarith trains and measures models that continue a text.",
         )
-    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
+    known = {
+        AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    }
+    return [auto for auto, mapping in known.items() if type(config) in mapping] or [AutoModelForCausalLM]
 
 
 @contextlib.contextmanager
