@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from test_adapter import merged, save_adapter
 from typer.testing import CliRunner
 
+from benchmarks.architectures.population import build
 from taskarith.arithmetic.compiled import BLOCK
+from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.cli.main import app
 from taskarith.coefficients import weights as weights_module
-from taskarith.coefficients.kinds import kind_of
+from taskarith.coefficients.kinds import kinds_of
 from taskarith.coefficients.relate import relate
 from taskarith.coefficients.verdict import judge
 from taskarith.errors import MismatchError, UsageError, VectorError
@@ -154,24 +156,34 @@ def test_threads_pieces_and_sampling(room, monkeypatch):
     assert pieces.group().gram == pytest.approx(whole.weights.group().gram, rel=1e-12)
 
 
-def test_kinds_of_other_architectures():
+@pytest.mark.parametrize("is_known", [True, False])
+def test_kinds_of_other_architectures(tmp_path, is_known):
     kinds = {
         "transformer.wte.weight": "embedding",
-        "wpe.weight": "embedding",
-        "h.0.ln_1.weight": "norm",
-        "h.0.attn.c_attn.bias": "attention",
-        "h.0.mlp.c_fc.weight": "mlp",
-        "model.layers.3.self_attn.q_norm.weight": "norm",
-        "model.layers.3.post_attention_layernorm.weight": "norm",
-        "model.layers.3.mlp.experts.7.w1.weight": "mlp",
-        "model.layers.3.block_sparse_moe.gate.weight": "mlp",
-        "gpt_neox.layers.0.attention.query_key_value.weight": "attention",
-        "gpt_neox.embed_out.weight": "head",
-        "lm_head.bias": "head",
-        "model.norm.weight": "norm",
-        "something.else": "other",
+        "transformer.wpe.weight": "embedding",
+        "transformer.h.0.ln_1.weight": "norm",
+        "transformer.h.0.attn.c_attn.bias": "attention",
+        "transformer.h.0.mlp.c_fc.weight": "mlp",
+        "transformer.ln_f.bias": "norm",
     }
-    assert {name: kind_of(name) for name in kinds} == kinds
+    path = tiny.save_model(tmp_path / "model", "gpt2")
+    if not is_known:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"model_type": "unheard of"}))
+    found = kinds_of(open_checkpoint(path))
+    assert {name: found[name] for name in kinds} == kinds
+
+
+def test_a_head_and_norms_are_what_the_class_says_whatever_their_names_are(tmp_path):
+    build("bert").save_pretrained(tmp_path / "bert")
+    found = kinds_of(open_checkpoint(tmp_path / "bert"))
+    assert found["cls.predictions.bias"] == "head"
+    assert found["cls.predictions.transform.LayerNorm.bias"] == "norm"
+    assert found["bert.embeddings.token_type_embeddings.weight"] == "embedding"
+    assert found["bert.encoder.layer.0.intermediate.dense.weight"] == "other"  # nothing says what it is
+    build("gpt_neox").save_pretrained(tmp_path / "neox")
+    found = kinds_of(open_checkpoint(tmp_path / "neox"))
+    assert {found[name] for name in found if "embed_out" in name or "lm_head" in name} == {"head"}
 
 
 def test_subspaces(room, phi, tmp_path):

@@ -61,8 +61,8 @@ def command(
         str | None,
         typer.Option(
             "--vocab",
-            metavar="intersection",
-            help="Where vocabularies differ in size, edit the rows that all have; by default that is refused.",
+            metavar="intersection|union",
+            help="Where vocabularies differ in size, edit the rows that all have; union adds those of new tokens.",
         ),
     ] = None,
     ignore_buffers: IgnoreBuffersFlag = False,
@@ -73,6 +73,10 @@ def command(
             metavar="FROM",
             help="Give the output the chat template of this model, or of this .jinja file.",
         ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="FROM", help="Give the output the tokenizer and template of this model."),
     ] = None,
     device: DeviceOption = "auto",
     max_shard_size: Annotated[
@@ -138,6 +142,7 @@ def command(
         vocab=vocab,
         ignore_buffers=ignore_buffers,
         chat_template=chat_template,
+        tokenizer=tokenizer,
         device=device,
         max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
         overwrite=overwrite,

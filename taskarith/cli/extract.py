@@ -51,6 +51,14 @@ def command(
         int | None, typer.Option("--bits", help="Store 8, 4 or 1 bits an entry, and a scale for each row.")
     ] = None,
     ignore_buffers: IgnoreBuffersFlag = False,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="intersection|union",
+            help="Where vocabularies differ in size, take the rows that both have; union adds those of new tokens.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
@@ -75,9 +83,10 @@ def command(
     console = Console(as_json=as_json, quiet=quiet)
     base = models[0] if len(models) == 2 else None
     if rank is not None or energy is not None:
-        if exact or any(option is not None for option in (top_k, rows, bits)):
+        if any(option is not None for option in (exact or None, top_k, rows, bits, vocab)):
             raise UsageError(
-                "--rank and --energy are another form than --exact, --top-k, --rows and --bits", "Choose one of them."
+                "--rank and --energy are another form than --exact, --top-k, --rows and --bits, and take no --vocab",
+                "Choose one of them.",
             )
         _low_rank(console, base, models[-1], output, rank, energy, dtype, device, ignore_buffers, overwrite)
         return
@@ -93,6 +102,7 @@ def command(
         rows=rows,
         bits=bits,
         ignore_buffers=ignore_buffers,
+        vocab=vocab,
         overwrite=overwrite,
         listener=console,
     )

@@ -16,7 +16,7 @@ from taskarith.arithmetic.parallel import chunks, work_through
 from taskarith.arithmetic.recipe import Calculator, Products
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
-from taskarith.coefficients.kinds import KINDS, kind_of
+from taskarith.coefficients.kinds import KINDS, kinds_of
 from taskarith.coefficients.operands import Related
 from taskarith.edit.calculation import NOTHING, gather, open_inputs, term_prints
 from taskarith.edit.scales import layer_places
@@ -172,9 +172,9 @@ def relate_weights(related: Related, listener: Listener) -> WeightRelations:
             "A vector has infinities or NaN, or its model has: look for it with taskarith inspect.",
         )
     check_unchanged(states)
-    places = layer_places(related.checkpoint.tensors)
+    places, kinds = layer_places(related.checkpoint.tensors), kinds_of(related.checkpoint)
     relations = tuple(
-        TensorRelation(e.name, kind_of(e.name), places[e.name][0] if e.name in places else None, e.elements, sums)
+        TensorRelation(e.name, kinds[e.name], places[e.name][0] if e.name in places else None, e.elements, sums)
         for e in tensors
         if (sums := found.get(e.name)) is not None
     )

@@ -15,6 +15,7 @@ from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
+from taskarith.edit.enlarging import enlarged
 from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
@@ -24,11 +25,13 @@ from taskarith.edit.remarks import left_out, rounding, strangers, understood, wh
 from taskarith.edit.repeat import check_inputs, record_edit
 from taskarith.edit.rows import rows_left_alone
 from taskarith.edit.run import RunResult, run_plan
+from taskarith.edit.tokenizer import choose_tokenizer, write_tokenizer
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_scales
 from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.open import choose_base
+from taskarith.vectors.vocabulary import UNION, check_vocab
 
 __all__ = ["ApplyResult", "apply"]
 
@@ -74,6 +77,7 @@ def apply(
     vocab: str | None = None,
     ignore_buffers: bool = False,
     chat_template: str | None = None,
+    tokenizer: str | None = None,
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
@@ -100,10 +104,13 @@ def apply(
     :param scale: Multiplies them tensor by tensor: ``{"mlp": 0.5, "layers": [0, 1]}``; see ``spec.parse_scales``.
     :param output_dir: Folder to write; None makes a name from the model and the edit, in the current folder.
     :param dtype: float32, float64, bfloat16 or float16 for all float tensors; None keeps the base's.
-    :param vocab: ``intersection`` edits the rows that all have where vocabularies differ in size; None refuses that.
+    :param vocab: Where vocabularies differ in size, ``intersection`` edits the rows that all have, and ``union`` adds
+        rows of new tokens as the vector that has them has them, with its tokenizer; None refuses that.
     :param ignore_buffers: Leave out buffers that only one of a fine-tune, its base and the model has, such as masks.
     :param chat_template: Give the output the chat template of this model, of this ``.jinja`` file, or this template;
         None keeps the base's.
+    :param tokenizer: Give the output the tokenizer of this model, with its chat template; None keeps the base's, or
+        with ``union`` takes that of the folder that brings new tokens.
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
@@ -122,16 +129,18 @@ def apply(
     """
     if dtype is not None and dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
-    if vocab not in {None, "intersection"}:
-        raise UsageError(f"unknown vocab '{vocab}'", "Choose intersection, or leave it out.")
+    check_vocab(vocab)
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
-    if chat_template and keep_undo:
+    if keep_undo and (chat_template or tokenizer or vocab == UNION):
         raise UsageError(
-            "an undo patch holds weights only, and the chat template is replaced", "Leave out one of them."
+            "an undo patch holds changes of weights only, not rows of new tokens, a tokenizer or a chat template",
+            "Leave out --keep-undo, or what adds these.",
         )
+    if vocab == UNION and (jobs > 1 or (launched and launched_team().size > 1)):
+        raise UsageError("rows of new tokens are added by one process", "Leave out --jobs, and start one process.")
     edit = {
         "model": model,
         "references": parse_operands(add, negate, operands, protect=protect, weights=weights),
@@ -142,6 +151,7 @@ def apply(
         "vocab": vocab,
         "ignore_buffers": ignore_buffers,
         "chat_template": chat_template,
+        "tokenizer": tokenizer,
         "device": check_device(device),
         "max_shard_size": max_shard_size,
         "overwrite": overwrite,
@@ -167,6 +177,7 @@ def _apply(
     vocab: str | None,
     ignore_buffers: bool,
     chat_template: str | None,
+    tokenizer: str | None,
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
@@ -192,35 +203,37 @@ def _apply(
             f"{base.path} is stored as float8 with scales, which are edited linearly only",
             "Leave out --method, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    template = read_chat_template(chat_template, listener) if chat_template else ""
     operands = open_operands(
         references, base, listener, scale, shared_vocabulary=vocab is not None, ignore_buffers=ignore_buffers
     )
-    plan = plan_edit(base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
-    remarks = (
-        left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + (rows_left_alone(plan) if vocab else [])
-    ) + chat_notes(base.path, operands, template)
-    result, undo_bytes = RunResult(), 0
-    if not dry_run:
+    with enlarged(base, operands, vocab) as longer:
+        plan = plan_edit(longer.base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
+        template = read_chat_template(chat_template, listener) if chat_template else ""
+        taken = choose_tokenizer(tokenizer, longer, listener)
+        remarks = left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + longer.remarks()
+        remarks += (rows_left_alone(plan) if vocab else []) + chat_notes(base.path, operands, template, taken)
+        if dry_run:
+            found = _result(target, resolved, plan, RunResult())
+            return replace(found, remarks=tuple(remarks), forecast=forecast(plan, target))
         with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
+            result.base = longer.prints(result.base)
             check_inputs(plan, references, model_fingerprint, result)
             chosen.check(result.base)
             check_bases(operands, result.base)
             undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
+            if taken is not None:
+                write_tokenizer(workplace.path, taken)
             if template:
                 write_chat_template(workplace.path, template)
             remarks += strangers(operands, result.base, str(base.path)) + rounding(result)
-            more = {"max_shard_size": max_shard_size, "vocab": vocab}
+            more = {"max_shard_size": max_shard_size, "vocab": vocab, "tokenizer": str(taken or "")}
             more |= {"ignore_buffers": ignore_buffers, "chat_template": template}
             record = record_edit(plan, resolved, references, scale, result)
             write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
-    found = _result(target, resolved, plan, result)
-    return replace(
-        found, remarks=tuple(remarks), undo_bytes=undo_bytes, forecast=forecast(plan, target) if dry_run else None
-    )
+    return replace(_result(target, resolved, plan, result), remarks=tuple(remarks), undo_bytes=undo_bytes)
 
 
 def _result(target: Path, model: ResolvedModel, plan: EditPlan, result: RunResult) -> ApplyResult:

@@ -67,24 +67,26 @@ def write_chat_template(folder: Path, template: str) -> None:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def chat_notes(base: Path, operands: Sequence[Operand], template: str) -> list[str]:
+def chat_notes(base: Path, operands: Sequence[Operand], template: str, tokenizer: Path | None = None) -> list[str]:
     """Say what the chat models among the operands have that the output will not have.
 
     :param base: The model that is edited, whose tokenizer and other files travel along.
     :param operands: The vectors.
     :param template: The chat template that the output gets; empty if that of the base stays.
+    :param tokenizer: The folder whose tokenizer the output gets, with its template; None if that of the base stays.
     """
-    notes = []
+    notes, kept = [], tokenizer or base
+    template = template or (chat_template_of(tokenizer) if tokenizer else "")
     for folder in dict.fromkeys(_folders(operands)):
         own = chat_template_of(folder)
         if own and not template and own != chat_template_of(base):
             notes.append(
                 f"{folder} has a chat template that the output does not have; to take it: --chat-template {folder}"
             )
-        if more := _new_tokens(folder, base):
+        if more := _new_tokens(folder, kept):
             notes.append(
-                f"{folder} has {len(more)} tokens that the tokenizer of {base} does not have, and with it the output: "
-                f"{name_some(more)}"
+                f"{folder} has {len(more)} tokens that the tokenizer of {kept} does not have, and with it the output: "
+                f"{name_some(more)}; --vocab union takes them, with their rows"
             )
     return notes
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
+from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.misfit import absent_error, check_editable, unknown_error
 from taskarith.edit.scales import tensor_factors
@@ -14,7 +15,7 @@ from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.bases import OwnBase
 from taskarith.vectors.buffers import is_buffer
-from taskarith.vectors.dense import VectorFile
+from taskarith.vectors.dense import DenseVector, VectorFile
 from taskarith.vectors.form import BaseRecord, Difference, Stored, Vector
 from taskarith.vectors.one_sided import check_whole
 from taskarith.vectors.open import CommonBase, OpenedVector, open_vector, open_weights
@@ -25,6 +26,7 @@ __all__ = [
     "ROWWISE",
     "Operand",
     "check_bases",
+    "new_rows",
     "open_operands",
     "parse_operands",
     "read_bases",
@@ -138,11 +140,21 @@ def open_operands(
                 ignore_buffers=ignore_buffers,
             )
         vector = opened.vector
+        if not shared_vocabulary and (rows := new_rows(vector)):
+            raise MismatchError(
+                f"{vector.name} has rows of new tokens, which its base does not have: {name_some(list(rows))}",
+                "taskarith apply --vocab union gives them to the model; --vocab intersection leaves them out.",
+            )
         ignored = _lone_buffers(vector, base) if ignore_buffers else ()
         tied = _fit(vector, base, shared_vocabulary, ignored)
         factors = _factors(reference.scale, scale or {}, base, tied)
         operands.append(Operand(vector, reference.coefficient, tied, factors, reference.role, ignored, opened.own))
     return operands
+
+
+def new_rows(vector: Vector) -> Mapping[str, TensorEntry]:
+    """Return the rows of new tokens: what a fine-tune has below the last row that its base has, by tensor."""
+    return vector.new_rows if isinstance(vector, PairVector | DenseVector) else {}
 
 
 def check_bases(operands: Sequence[Operand], tensors: Mapping[str, str]) -> None:
@@ -224,7 +236,8 @@ def _fit(vector: Vector, base: Checkpoint, shared_vocabulary: bool, ignored: Seq
     if wrong:
         raise MismatchError(
             f"{len(wrong)} tensors of {vector.name} do not have the shape that {base.path} has: {name_some(wrong)}",
-            "Only the vocabulary differs: --vocab intersection edits the rows that both have."
+            "Only the vocabulary differs: --vocab intersection edits the rows that both have, --vocab union adds the "
+            "others that the vector has."
             if differ and is_grown
             else f"It was made from {vector.base or 'another model'}: apply it to a model of that size.",
         )

@@ -121,7 +121,7 @@ def _of_record(record: Mapping[str, Any]) -> Recipe:
             **({"dtype": _DTYPES[record["dtype"]]} if record.get("dtype") else {}),
             **{
                 key: record[key]
-                for key in ("max_shard_size", "vocab", "ignore_buffers", "chat_template")
+                for key in ("max_shard_size", "vocab", "ignore_buffers", "chat_template", "tokenizer")
                 if record.get(key)
             },
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, usable_cores, work_through
 from taskarith.arithmetic.recipe import Calculator
-from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
+from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
@@ -100,9 +100,11 @@ def copy_sidecars(plan: EditPlan, folder: Path) -> None:
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(plan.base.path / relative, target)
+    config = plan.base.config
     if plan.dtype is not None:
         name = next(name for name, code in VECTOR_DTYPES.items() if code == plan.dtype)
-        config = {key: value for key, value in plan.base.config.items() if key != "torch_dtype"} | {"dtype": name}
+        config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": name}
+    if config != read_json(folder / "config.json"):
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if len(plan.shards) > 1 or plan.shards[0].name != WEIGHTS_NAME:
         weight_map = {tensor.source.name: shard.name for shard in plan.shards for tensor in shard.tensors}

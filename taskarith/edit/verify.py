@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.calculation import Calculation, calculation
+from taskarith.edit.enlarging import enlarged
 from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
@@ -34,6 +36,7 @@ from taskarith.vectors.form import BaseRecord, Packed
 from taskarith.vectors.open import open_packed, recorded_base
 from taskarith.vectors.packed import PackedFile
 from taskarith.vectors.pair import PairVector
+from taskarith.vectors.vocabulary import first_rows
 
 __all__ = ["Verification", "verify"]
 
@@ -103,11 +106,18 @@ def _verify(place: Path, seed: int, listener: Listener) -> Verification:
 
 
 def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Listener) -> Verification:
+    with ExitStack() as scratch:
+        return _compare_edit(place, record, seed, listener, scratch)
+
+
+def _compare_edit(
+    place: Path, record: Mapping[str, Any], seed: int, listener: Listener, scratch: ExitStack
+) -> Verification:
     checkpoint = open_checkpoint(place)
     recorded = {name: str(tensor["fingerprint"]) for name, tensor in record["tensors"].items()}
     damaged = _damaged(checkpoint.tensors, recorded, listener)
     try:
-        plan = _plan_again(record, listener)
+        plan, own = _plan_again(record, listener, scratch)
         foreign = foreign_tensors(plan, str(record["base"]["fingerprint"]))
     except TaskarithError as error:
         return Verification(
@@ -130,7 +140,8 @@ def _verify_edit(place: Path, record: Mapping[str, Any], seed: int, listener: Li
     if merged:
         count, differ = merge_again(plan, checkpoint.tensors, merged, seed, listener)
         sampled, wrong = sampled + count, (*wrong, *differ)
-    changed = [name for name in wrong if _print_again(plans[name].source) != record["tensors"][name].get("base")]
+    entries = {name: own.get(name, plans[name].source) for name in wrong}
+    changed = [name for name in wrong if _print_again(entries[name]) != record["tensors"][name].get("base")]
     if changed:
         reason = f"the base has changed since, in {changed[0]}"
         return Verification(place, "edit", len(recorded), damaged, 0, (), reason)
@@ -142,7 +153,10 @@ def _hub_name(record: Mapping[str, Any]) -> str:
     return f"{record['name']}@{record['revision']}" if record.get("revision") else str(record["name"])
 
 
-def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
+def _plan_again(
+    record: Mapping[str, Any], listener: Listener, scratch: ExitStack
+) -> tuple[EditPlan, Mapping[str, TensorEntry]]:
+    """Return the plan, and the model's own tensors where new rows were put below them."""
     alpha = float(record["alpha"])
     checkpoint = open_checkpoint(resolve_model(_hub_name(record["base"]), listener).path)
     references = [read_operand(operand) for operand in record["operands"]]
@@ -151,11 +165,12 @@ def _plan_again(record: Mapping[str, Any], listener: Listener) -> EditPlan:
         checkpoint,
         listener,
         parse_scales(record.get("scale", {})),
-        shared_vocabulary=record.get("vocab") == "intersection",
+        shared_vocabulary=record.get("vocab") is not None,
         ignore_buffers=record.get("ignore_buffers", False),
     )
     method = parse_method(**record.get("method", {}))
-    return plan_edit(checkpoint, operands, alpha, record.get("dtype"), method=method)
+    longer = scratch.enter_context(enlarged(checkpoint, operands, record.get("vocab")))
+    return plan_edit(longer.base, operands, alpha, record.get("dtype"), method=method), longer.before
 
 
 def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
@@ -179,7 +194,11 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
     try:
         base, tuned = _sides(path, finetuned, listener)
-        pair = PairVector(base, tuned, origin, ignore_buffers="ignored_buffers" in vector.metadata)
+        how = {
+            "ignore_buffers": "ignored_buffers" in vector.metadata,
+            "shared_vocabulary": "base_rows" in vector.metadata,
+        }
+        pair = PairVector(base, tuned, origin, **how)
         opened = open_packed(path, listener) if is_packed else None
     except TaskarithError as error:
         reason = f"base and fine-tune cannot be opened: {error.message}"
@@ -195,7 +214,10 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
     if opened is not None:
         sampled, wrong = sample_blobs(opened, whole, pair, seed, SAMPLE)
     else:
-        sampled, wrong = _sample([entries[name] for name in whole], seed, again)
+        shared = [
+            first_rows(entries[name], pair.shapes[name][0]) if entries[name].shape else entries[name] for name in whole
+        ]
+        sampled, wrong = _sample(shared, seed, again)
     if wrong and origin.fingerprint != combine_fingerprints(fingerprint_tensors(base, listener)):
         return Verification(path, "vector", len(recorded), damaged, 0, (), "the base has changed since")
     return Verification(path, "vector", len(recorded), damaged, sampled, wrong, "")

@@ -167,16 +167,21 @@ def continue_sampled(
     :return: For each prompt its continuations; other parameters are those of ``continue_greedily``.
     """
     config = _generation(
-        model, max_new_tokens, end_ids, do_sample=True, temperature=1.0, top_k=top_k, top_p=1.0, num_return_sequences=draws
+        model,
+        max_new_tokens,
+        end_ids,
+        do_sample=True,
+        temperature=1.0,
+        top_k=top_k,
+        top_p=1.0,
+        num_return_sequences=draws,
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         return _continue(model, tokenizer, prompts, config, max(1, batch_size // draws), shrink, on_tokens, ALONE)
 
 
-def _generation(
-    model: PreTrainedModel, max_new_tokens: int, end_ids: Collection[int], **how: Any
-) -> GenerationConfig:
+def _generation(model: PreTrainedModel, max_new_tokens: int, end_ids: Collection[int], **how: Any) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taskarith.checkpoints.header import read_header
+from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.vectors.form import BaseRecord, Stored, Vector
+from taskarith.vectors.vocabulary import first_rows, last_rows
 
 __all__ = [
     "FORMAT",
@@ -75,6 +76,9 @@ class VectorFile:
 class DenseVector(VectorFile):
     """A task vector file with the deltas as they are, or a file with weights.
 
+    Of a fine-tune with more tokens than its base, ``new_rows`` are the rows that the base lacks, as the fine-tune has
+    them; ``base_rows`` says how many it has.
+
     :param path: A ``.safetensors`` file written by ``taskarith extract``, or by ``importance``.
     :param kind: ``dense`` or ``WEIGHTS``.
     :raises VectorError: It is no task vector, or of a version, kind or dtype that this release does not know.
@@ -86,11 +90,22 @@ class DenseVector(VectorFile):
         odd = [tensor.name for tensor in self.entries.values() if not tensor.is_float]
         if odd:
             raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")
-        self.shapes: Mapping[str, tuple[int, ...]] = {name: tensor.shape for name, tensor in self.entries.items()}
+        self.base_rows: Mapping[str, int] = _base_rows(path, self.metadata, self.entries)
+        self.new_rows: Mapping[str, TensorEntry] = {
+            name: last_rows(self.entries[name], rows)
+            for name, rows in self.base_rows.items()
+            if rows < self.entries[name].shape[0]
+        }
+        self.recorded = {name: found for name, found in self.recorded.items() if name not in self.new_rows}
+        self._deltas = {
+            name: first_rows(entry, self.base_rows[name]) if name in self.new_rows else entry
+            for name, entry in self.entries.items()
+        }
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: tensor.shape for name, tensor in self._deltas.items()}
 
     def delta(self, tensor: str) -> Stored:
         """Return where the delta of one tensor lies."""
-        return Stored(self.entries[tensor])
+        return Stored(self._deltas[tensor])
 
 
 def check_delta(vector: Vector, name: str, shape: tuple[int, ...], found: str) -> None:
@@ -143,6 +158,18 @@ def _base(path: Path, metadata: Mapping[str, str]) -> BaseRecord:
         raise VectorError(f"{path} does not name its base", "Extract it again.")
     tensors = _table(path, metadata, "base_tensors")
     return BaseRecord(name, metadata.get("base_revision") or None, metadata.get("base_fingerprint", ""), tensors)
+
+
+def _base_rows(path: Path, metadata: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> dict[str, int]:
+    """Return how many rows the base has of tensors of which base and fine-tune have different numbers."""
+    try:
+        found = json.loads(metadata.get("base_rows", "{}"))
+        are_rows = all(entries[name].shape and type(rows) is int and rows > 0 for name, rows in found.items())
+    except (ValueError, AttributeError, KeyError):
+        are_rows = False
+    if not are_rows:
+        raise VectorError(f"{path} has a broken header: 'base_rows' does not count rows of deltas", "Extract it again.")
+    return found
 
 
 def _table(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, str]:

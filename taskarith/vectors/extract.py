@@ -37,6 +37,7 @@ from taskarith.vectors.loss import Loss
 from taskarith.vectors.open import choose_base, recorded_base
 from taskarith.vectors.pack import Form, packed_metadata, write_packed
 from taskarith.vectors.subtract import AdapterSource, PairSource, subtract
+from taskarith.vectors.vocabulary import check_vocab
 
 __all__ = ["VECTOR_DTYPES", "ExtractResult", "extract", "extract_tensors", "find_base"]
 
@@ -92,6 +93,7 @@ def extract(
     rows: float | None = None,
     bits: int | None = None,
     ignore_buffers: bool = False,
+    vocab: str | None = None,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> ExtractResult:
@@ -108,6 +110,8 @@ def extract(
     :param rows: Keep this share of the rows of each matrix, those with the largest norms.
     :param bits: Store 8, 4 or 1 bits an entry and a float32 scale a row.
     :param ignore_buffers: Leave out buffers that only one of the two has, such as masks and rotary frequencies.
+    :param vocab: Where vocabularies differ in size, ``intersection`` takes the rows that both models have, ``union``
+        also those that only the fine-tune has, as it has them; None refuses that.
     :param overwrite: Replace an existing file.
     :param listener: Told about progress.
     :raises MismatchError: The two do not correspond, or a delta is not finite.
@@ -118,6 +122,12 @@ def extract(
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
     code = VECTOR_DTYPES[dtype]
     form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
+    check_vocab(vocab)
+    if vocab and form:
+        raise UsageError(
+            "vocabularies of different sizes are for deltas that are stored as they are",
+            "Leave out --vocab, or --exact, --top-k, --rows and --bits.",
+        )
     target, place = Path(output), check_device(device)
     check_target(target, overwrite)
     origin = find_base(base, finetuned, listener)
@@ -125,7 +135,7 @@ def extract(
     before = origin.open()
     is_pair = not is_adapter(tuned.path)
     source = (
-        PairSource(before, open_checkpoint(tuned.path), ignore_buffers=ignore_buffers)
+        PairSource(before, open_checkpoint(tuned.path), ignore_buffers=ignore_buffers, vocab=vocab)
         if is_pair
         else AdapterSource(before, tuned.path)
     )
@@ -276,6 +286,7 @@ def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: i
         inexact=str(_count(found, "inexact") if found is not None else total) if source.has_result else "",
         moved=str(_count(found, "moved") if found is not None else total),
         **({"ignored_buffers": json.dumps(source.ignored)} if source.ignored else {}),
+        **({"base_rows": json.dumps(source.base_rows)} if source.base_rows else {}),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )

@@ -16,7 +16,7 @@ from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.buffers import is_buffer
 from taskarith.vectors.form import BaseRecord, Difference
 from taskarith.vectors.one_sided import Alone, check_whole, one_sided
-from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary, token_rows
+from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary, last_rows, token_rows
 
 __all__ = ["PairVector", "Pairing", "find_tied", "pair_checkpoints"]
 
@@ -81,7 +81,7 @@ def pair_checkpoints(
 
 
 class PairVector:
-    """``finetuned - base``, subtracted in float64 while it is read.
+    """``finetuned - base``, subtracted in float64 while it is read; ``new_rows`` are those that the base lacks.
 
     :param base: The base checkpoint.
     :param finetuned: The fine-tuned checkpoint.
@@ -115,6 +115,11 @@ class PairVector:
         self.known: frozenset[str] | None = frozenset(pairing.floats + pairing.others + pairing.ignored)
         self.ignored = pairing.ignored
         self.tied: Mapping[str, str] = {name: to for name, to in pairing.tied.items() if name in base.tensors}
+        self.new_rows: Mapping[str, TensorEntry] = {
+            name: last_rows(finetuned.tensors[name], shape[0])
+            for name, shape in self.shapes.items()
+            if shape != finetuned.tensors[name].shape
+        }
         self._base, self._finetuned = base.tensors, finetuned.tensors
 
     def delta(self, tensor: str) -> Difference:
@@ -219,7 +224,8 @@ def _check_shapes(base: Checkpoint, finetuned: Checkpoint, common: list[str], sh
         ]
         raise MismatchError(
             f"{len(shapes)} tensors of {base.path} and {finetuned.path} differ in shape: {name_some(shapes)}",
-            "Only the vocabulary differs: taskarith apply --vocab intersection edits the rows that both have."
+            "Only the vocabulary differs: --vocab intersection, an option of apply and extract, takes the rows that "
+            "both have, --vocab union also those that only the fine-tune has."
             if all(is_grown)
             else "This is another base.",
         )

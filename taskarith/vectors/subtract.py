@@ -15,9 +15,11 @@ from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.writer import PrintedWriter
+from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.adapter import AdapterVector
 from taskarith.vectors.form import Difference, Factored, Packed, Stored, Stream
 from taskarith.vectors.pair import pair_checkpoints
+from taskarith.vectors.vocabulary import INTERSECTION, UNION, first_rows
 
 __all__ = ["AdapterSource", "PairSource", "Subtrahend", "subtract"]
 
@@ -36,27 +38,40 @@ class PairSource:
     :param base: The base.
     :param finetuned: The fine-tune.
     :param ignore_buffers: Leave out buffers that only one of the two has.
+    :param vocab: What is taken where vocabularies differ in size: ``intersection``, the rows that both have, or
+        ``union``, all rows of the fine-tune, those that the base lacks as they are; None refuses that.
     :raises MismatchError: The two checkpoints do not correspond.
     """
 
     has_result = True
 
-    def __init__(self, base: Checkpoint, finetuned: Checkpoint, *, ignore_buffers: bool = False) -> None:
-        pairing = pair_checkpoints(base, finetuned, ignore_buffers=ignore_buffers)
+    def __init__(
+        self, base: Checkpoint, finetuned: Checkpoint, *, ignore_buffers: bool = False, vocab: str | None = None
+    ) -> None:
+        pairing = pair_checkpoints(base, finetuned, ignore_buffers=ignore_buffers, shared_vocabulary=vocab is not None)
         self.ignored = pairing.ignored
-        self.shapes = {name: base.tensors[name].shape for name in pairing.floats}
+        sides = {name: (base.tensors[name].shape, finetuned.tensors[name].shape) for name in pairing.floats}
+        self.base_rows = {name: before[0] for name, (before, after) in sides.items() if before != after}
+        lost = [name for name in self.base_rows if vocab == UNION and sides[name][1] < sides[name][0]]
+        if lost:
+            raise MismatchError(
+                f"{finetuned.path} has fewer rows than {base.path} in {len(lost)} tensors: {name_some(lost)}",
+                f"There is no difference where it has none: --vocab {INTERSECTION} takes the rows that both have.",
+            )
+        self.shapes = {name: shapes[1] if vocab == UNION else min(shapes) for name, shapes in sides.items()}
         self.tied = {name: to for name, to in pairing.tied.items() if name in base.tensors}
         self.files = {tensor.path for side in (base, finetuned) for tensor in side.tensors.values()}
         self._base, self._finetuned = base.tensors, finetuned.tensors
         self.rest: dict[str, dict[str, str]] = {}
         with TensorReader() as reader:
-            for name in (*pairing.others, *pairing.tied, *pairing.ignored):
+            for name in (*pairing.others, *pairing.tied, *pairing.ignored, *self.base_rows):
                 sides = (("base", base.tensors), ("finetuned", finetuned.tensors))
                 self.rest[name] = {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
 
     def inputs(self, name: str) -> list[Subtrahend]:
-        """Return what is subtracted: the base, and the fine-tune."""
-        return [self._base[name], self._finetuned[name]]
+        """Return what is subtracted: the base, and the fine-tune; of more or fewer rows than the delta the first."""
+        rows = self.shapes[name][0] if name in self.base_rows else 0
+        return [first_rows(side[name], rows) if rows else side[name] for side in (self._base, self._finetuned)]
 
     def recipe(self, name: str, dtype: str) -> Recipe:
         """Return what to calculate."""
@@ -64,7 +79,8 @@ class PairSource:
 
     def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
         """Return the fingerprints of both sides, valid after the last element."""
-        del name
+        if name in self.base_rows:
+            return self.rest[name]
         sides = [tensor.fingerprint() for tensor in inputs if isinstance(tensor, PrintedTensor)]
         return dict(zip(("base", "finetuned"), sides, strict=True))
 
@@ -81,6 +97,7 @@ class AdapterSource:
 
     has_result = False
     ignored: tuple[str, ...] = ()
+    base_rows: Mapping[str, int] = {}
 
     def __init__(self, base: Checkpoint, path: Path) -> None:
         self._vector = AdapterVector(path, base, None)
@@ -119,10 +136,12 @@ class AdapterSource:
         return {}
 
 
-def _open(entry: Subtrahend, reader: TensorReader) -> Input:
+def _open(entry: Subtrahend, reader: TensorReader, elements: int) -> Input:
     if entry is None:
         return _Zeros()
-    return _Decoded(entry.open(reader)) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
+    if isinstance(entry, Packed):
+        return _Decoded(entry.open(reader))
+    return PrintedTensor(entry, reader) if entry.elements == elements else _Lengthened(entry, reader)
 
 
 class _Zeros:
@@ -131,6 +150,21 @@ class _Zeros:
     def fill(self, room: memoryview) -> None:
         """Write zeros into all of ``room``."""
         room[:] = bytes(len(room))
+
+
+class _Lengthened:
+    """A tensor with fewer rows than the delta; zeros follow."""
+
+    def __init__(self, entry: TensorEntry, reader: TensorReader) -> None:
+        self._tensor, self._left = PrintedTensor(entry, reader), entry.nbytes
+
+    def fill(self, room: memoryview) -> None:
+        """Read the next elements into all of ``room``."""
+        count = min(len(room), self._left)
+        if count:
+            self._tensor.fill(room[:count])
+        room[count:] = bytes(len(room) - count)
+        self._left -= count
 
 
 class _Decoded:
@@ -153,9 +187,10 @@ def subtract(
     stop: threading.Event,
 ) -> dict[str, Any]:
     """Calculate and write one delta; return fingerprints of both sides and of the output, and what was found."""
-    inputs = [_open(one, reader) for one in source.inputs(name)]
+    elements = math.prod(source.shapes[name])
+    inputs = [_open(one, reader, elements) for one in source.inputs(name)]
     inexact, moved, squares, is_finite = 0, 0, 0.0, True
-    for start, end in filled_chunks(calculator, inputs, math.prod(source.shapes[name]), CHUNK_ELEMENTS, stop):
+    for start, end in filled_chunks(calculator, inputs, elements, CHUNK_ELEMENTS, stop):
         data, finite, found = calculator.difference(start, end)
         writer.append(data)
         is_finite = is_finite and finite

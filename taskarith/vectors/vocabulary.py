@@ -8,8 +8,30 @@ from typing import Any
 
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
+from taskarith.errors import UsageError
 
-__all__ = ["differ_in_rows", "first_rows", "is_vocabulary", "token_rows"]
+__all__ = [
+    "INTERSECTION",
+    "UNION",
+    "check_vocab",
+    "differ_in_rows",
+    "first_rows",
+    "is_vocabulary",
+    "last_rows",
+    "token_rows",
+]
+
+INTERSECTION, UNION = "intersection", "union"
+"""The rows that both models have; beside them those that only the fine-tune has, as it has them."""
+
+
+def check_vocab(vocab: str | None) -> None:
+    """Refuse an unknown way of dealing with vocabularies of different sizes.
+
+    :raises UsageError: It is neither of the two, nor None, which refuses such models.
+    """
+    if vocab not in {None, INTERSECTION, UNION}:
+        raise UsageError(f"unknown vocab '{vocab}'", f"Choose {INTERSECTION} or {UNION}, or leave it out.")
 
 
 def differ_in_rows(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
@@ -35,6 +57,12 @@ def token_rows(checkpoint: Checkpoint) -> frozenset[int]:
 def first_rows(entry: TensorEntry, rows: int) -> TensorEntry:
     """Return the first rows of a tensor, as a tensor; they lie at its beginning."""
     return replace(entry, shape=(min(rows, entry.shape[0]), *entry.shape[1:])) if entry.shape else entry
+
+
+def last_rows(entry: TensorEntry, start: int) -> TensorEntry:
+    """Return the rows of a tensor from one on, as a tensor; they lie at its end."""
+    rest = replace(entry, shape=(max(entry.shape[0] - start, 0), *entry.shape[1:]))
+    return replace(rest, offset=entry.offset + entry.nbytes - rest.nbytes)
 
 
 def _vocabulary_sizes(checkpoint: Checkpoint) -> list[Any]:
