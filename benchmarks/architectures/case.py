@@ -96,7 +96,7 @@ class Case:
         return str(self.folder / f"base-{dtype}")
 
     def tuned(self, dtype: str = "float32") -> str:
-        """Return the fine-tune: every float tensor of the files is moved."""
+        """Return the fine-tune: every float tensor of the files is moved, but masks."""
         return str(self.folder / f"tuned-{dtype}")
 
     def difference(self, dtype: str = "float32") -> str:
@@ -131,7 +131,10 @@ class Case:
 
 
 def make_case(name: str, folder: Path) -> Case:
-    """Build an architecture small, and write base and fine-tune in float32 and bfloat16."""
+    """Build an architecture small, and write base and fine-tune in float32 and bfloat16.
+
+    In the fine-tune all float tensors are moved but masks.
+    """
     model = build(name)
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -143,10 +146,14 @@ def make_case(name: str, folder: Path) -> Case:
     differing = [n for n, tensor in again.state_dict().items() if not torch.equal(tensor, model.state_dict()[n])]
     if differing:
         raise ImpossibleError(f"transformers does not load what it saved: {differing[0]}")
+    masks = {name for name, tensor in model.named_buffers() if bool((tensor == 0).any())}  # what is hidden stays hidden
     case.load(case.base(), torch.bfloat16).save_pretrained(case.base("bfloat16"))
     for dtype in ("float32", "bfloat16"):
         _save_tokenizer(Path(case.base(dtype)))
-        moved = {name: _moved(tensor, noise) for name, tensor in files(case.base(dtype)).items()}
+        moved = {
+            name: tensor if name in masks else _moved(tensor, noise)
+            for name, tensor in files(case.base(dtype)).items()
+        }
         write_like(Path(case.base(dtype)), Path(case.tuned(dtype)), moved)
     return case
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 import taskarith
-from benchmarks.architectures.case import Case, check, text
+from benchmarks.architectures.case import Case, ImpossibleError, check, text
 
 __all__ = ["edits_in_memory", "generates_alike", "measures_loss"]
 
@@ -30,7 +30,9 @@ def measures_loss(case: Case) -> None:
         ids = tokenizer(row["prompt"] + row["completion"]).input_ids
         ids = [*ids, *([tokenizer.eos_token_id] if ids[-1] != tokenizer.eos_token_id else [])]
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+            logits, shorter = (model(input_ids=torch.tensor([row])).logits[0].double() for row in (ids, ids[:-1]))
+        if not torch.allclose(logits[:-1], shorter, rtol=1e-4, atol=1e-4):
+            raise ImpossibleError("the model's predictions depend on how many tokens follow")
         start = next((n for n, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
         losses = torch.nn.functional.cross_entropy(logits[start - 1 : -1], torch.tensor(ids[start:]), reduction="none")
         right = float(losses.sum())

@@ -110,6 +110,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_buckets": 4,
     },
     "rwkv": {"attention_hidden_size": 64},
+    "xlm": {"causal": True},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zamba": {

@@ -16,7 +16,7 @@ SYMBOLS = {"right": "+", "refused": "R", "wrong": "X", "impossible": "-"}
 
 _LEGEND = """`+` right, `R` refused (an error of taskarith), `X` wrong, `-` not possible: PEFT or transformers cannot do
 what the step compares with, or the model has no such part. Base and fine-tune are tiny and random; in the fine-tune
-every float tensor of the files has moved.
+every float tensor of the files but masks has moved.
 
 | step | what is right |
 |---|---|

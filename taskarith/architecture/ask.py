@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Generator, Iterator, Mapping
@@ -64,7 +65,10 @@ def describe_model(checkpoint: Checkpoint, model_class: str, auto_class: str) ->
     model = build_model(checkpoint, model_class)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state = {name: torch.empty(entry.shape, device="meta") for name, entry in checkpoint.tensors.items()}
-    conversions: Any = get_model_conversion_mapping(model)
+    conversions: Any = copy.deepcopy(get_model_conversion_mapping(model))
+    for one in conversions:
+        if getattr(one, "force_cpu", False):
+            one.force_cpu = False  # where huge weights would be converted; here they are nowhere
     options = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=conversions, ignore_mismatched_sizes=True)
     with quietly():
         loading, _ = convert_and_load_state_dict_in_model(model, state, options)
