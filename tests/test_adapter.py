@@ -162,6 +162,8 @@ def test_broken_factors_are_refused(tmp_path):
 
     refused(VectorError, r"lora_A\.weight \(alone\)", drop=[f"{stem}B.weight"])
     refused(VectorError, "no LoRA factors", put={f"{stem}A.weight": torch.zeros(4, 32, 1, 1)})
+    kernel = {f"{stem}A.weight": torch.zeros(4, 32, 3, 3), f"{stem}B.weight": torch.zeros(64, 4, 1, 1)}
+    refused(VectorError, "are the factors of a convolution", put=kernel)
     head = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
     refused(MismatchError, r"another shape in .*: lm_head\.weight \[2, 2\] against \[384, 32\]", put=head)
     refused(VectorError, "differ in rank", put={f"{stem}B.weight": torch.zeros(64, 3)})

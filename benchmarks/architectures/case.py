@@ -151,8 +151,7 @@ def make_case(name: str, folder: Path) -> Case:
     for dtype in ("float32", "bfloat16"):
         _save_tokenizer(Path(case.base(dtype)))
         moved = {
-            name: tensor if name in masks else _moved(tensor, noise)
-            for name, tensor in files(case.base(dtype)).items()
+            name: tensor if name in masks else _moved(tensor, noise) for name, tensor in files(case.base(dtype)).items()
         }
         write_like(Path(case.base(dtype)), Path(case.tuned(dtype)), moved)
     return case

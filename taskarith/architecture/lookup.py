@@ -16,22 +16,27 @@ from taskarith.architecture.guess import guess_architecture
 from taskarith.architecture.layout import Architecture
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.gguf import cache_folder
+from taskarith.progress import SILENT, Listener
 
 __all__ = ["architectures_of"]
 
 _SOURCES = ("ask.py", "layout.py", "trace.py")
+_ASKING = "reading the model's class"
 
 
-def architectures_of(checkpoint: Checkpoint) -> Iterator[Architecture]:
+def architectures_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> Iterator[Architecture]:
     """Give out what the folder is in memory for each class that it may be loaded as, likeliest first.
 
     transformers is asked the first time, which takes some seconds; the answer is kept in the cache. Where it cannot
     build the model, the only architecture is guessed from the names in the files, and its ``remark`` says why.
+
+    :param checkpoint: The model.
+    :param listener: Told that transformers is asked.
     """
     key, reason, found = _key(checkpoint), "it has no class of that kind", False
-    classes, why = _kept(f"{key}-classes", lambda: _ask_classes(checkpoint))
+    classes, why = _kept(f"{key}-classes", lambda: _ask_classes(checkpoint), listener)
     for name, auto in (classes or {}).items():
-        value, error = _kept(f"{key}-{name}", lambda name=name, auto=auto: _ask(checkpoint, name, auto))
+        value, error = _kept(f"{key}-{name}", lambda name=name, auto=auto: _ask(checkpoint, name, auto), listener)
         if value is not None:
             found = True
             yield Architecture.from_json(value)
@@ -57,11 +62,12 @@ def _ask(checkpoint: Checkpoint, name: str, auto: str) -> dict[str, Any]:
     return describe_model(checkpoint, name, auto).to_json()
 
 
-def _kept(name: str, ask: Callable[[], Any]) -> tuple[Any, str]:
+def _kept(name: str, ask: Callable[[], Any], listener: Listener) -> tuple[Any, str]:
     """Return what is in the cache, or ask and keep it; None and the reason where there is no answer."""
     path = cache_folder() / "architectures" / f"{name}.json"
     with suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8")), ""
+    listener.progress(_ASKING, 0, 1)
     try:
         value = ask()
     except Exception as error:  # the code of a model's class may raise anything

@@ -7,6 +7,7 @@ import re
 from taskarith.architecture.layout import Architecture
 from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.progress import SILENT, Listener
 
 __all__ = ["KINDS", "kinds_of"]
 
@@ -20,13 +21,13 @@ _ATTENTION = re.compile(r".*att(?:n|ention).*|(?:[qkvo]|qkv|out)_proj|query_key_
 _MLP = re.compile(r".*(?:mlp|ffn|feed_?forward|moe|experts?).*|(?:gate|up|down|gate_up)_proj|fc\d|c_fc|w[123]")
 
 
-def kinds_of(checkpoint: Checkpoint) -> dict[str, str]:
+def kinds_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> dict[str, str]:
     """Return one of ``KINDS`` for each tensor; biases belong to their module, norms of attention heads to the norms.
 
     Embeddings, the output layer and norms are what the model's class says that they are; attention and MLP, and all
     where the class is not known, are told by names.
     """
-    architecture = next(architectures_of(checkpoint))
+    architecture = next(architectures_of(checkpoint, listener))
     return {name: _kind(name, architecture) for name in checkpoint.tensors}
 
 

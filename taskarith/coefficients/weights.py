@@ -172,7 +172,7 @@ def relate_weights(related: Related, listener: Listener) -> WeightRelations:
             "A vector has infinities or NaN, or its model has: look for it with taskarith inspect.",
         )
     check_unchanged(states)
-    places, kinds = layer_places(related.checkpoint.tensors), kinds_of(related.checkpoint)
+    places, kinds = layer_places(related.checkpoint.tensors), kinds_of(related.checkpoint, listener)
     relations = tuple(
         TensorRelation(e.name, kinds[e.name], places[e.name][0] if e.name in places else None, e.elements, sums)
         for e in tensors

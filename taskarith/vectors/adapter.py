@@ -15,6 +15,7 @@ from pathlib import Path
 from taskarith.checkpoints.checkpoint import Checkpoint, read_json
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.errors import MismatchError, VectorError, name_some
+from taskarith.progress import SILENT, Listener
 from taskarith.vectors.dense import DenseVector
 from taskarith.vectors.form import BaseRecord, Delta
 from taskarith.vectors.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_tensors, read_adapter, scale_of
@@ -67,6 +68,7 @@ class AdapterVector:
     :param base: The checkpoint to be edited; its shapes tell which layers are transposed.
     :param record: The base as provenance.
     :param origin: The checkpoint it was trained on, against which saved tensors are taken; by default ``base``.
+    :param listener: Told where reading takes some seconds.
     :raises VectorError: It is no LoRA, is pickled, broken, or cannot be expressed in the tensors of ``base``.
     :raises MismatchError: It targets tensors that the base lacks, or of another shape.
     """
@@ -74,13 +76,18 @@ class AdapterVector:
     kind: str = "lora"
 
     def __init__(
-        self, path: Path, base: Checkpoint, record: BaseRecord | None, origin: Checkpoint | None = None
+        self,
+        path: Path,
+        base: Checkpoint,
+        record: BaseRecord | None,
+        origin: Checkpoint | None = None,
+        listener: Listener = SILENT,
     ) -> None:
         self.name = str(path)
         self.files: tuple[Path, ...] = (path / ADAPTER_WEIGHTS, path / ADAPTER_CONFIG)
         self.base = record
         self.known: frozenset[str] | None = None
-        placed = place_adapter(read_adapter(path), base, origin or base)
+        placed = place_adapter(read_adapter(path), base, origin or base, listener)
         parts, tied = placed.parts, placed.tied
         self.architecture, self.products, self.remarks = placed.architecture, placed.products, placed.remarks
         self.files += tuple({part.base.path for part in parts.values() if isinstance(part, Saved | Rows | Dora)})

@@ -137,7 +137,7 @@ def extract(
     source = (
         PairSource(before, open_checkpoint(tuned.path), ignore_buffers=ignore_buffers, vocab=vocab)
         if is_pair
-        else AdapterSource(before, tuned.path)
+        else AdapterSource(before, tuned.path, listener)
     )
     job = _Job(origin.resolved, tuned, before, source, code, file_states(source.files))
     with publish(target, overwrite, is_folder=False, plan="" if form else job.fingerprint()) as workplace:

@@ -220,6 +220,8 @@ def _add_factors(adapter: Adapter, name: str, found: Mapping[str, TensorEntry], 
         return
     a, b = (found[key] for key in keys)
     bias, magnitude = found.get("bias"), found.get("magnitude")
+    if len(a.shape) > 2 and len(b.shape) > 2:
+        raise VectorError(f"{a.name} and {b.name} in {a.path} are the factors of a convolution", _MERGE)
     if len(a.shape) != 2 or len(b.shape) != 2:
         odd += [a.name, b.name]
         return

@@ -106,7 +106,7 @@ def extract_low_rank(
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
     before, after = origin.open(), open_checkpoint(tuned.path)
     source = PairSource(before, after, ignore_buffers=ignore_buffers)
-    work = _Work(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place)
+    work = _Work(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place, listener)
     states = file_states(source.files)
     with publish(target, overwrite, is_folder=True) as workplace:
         scratch = workplace.path.with_name("factors")
@@ -152,9 +152,10 @@ class _Work:
         want: tuple[int | None, float | None],
         dtype: str,
         device: str,
+        listener: Listener,
     ) -> None:
         self.source = source
-        self.architecture = next(architectures_of(base))
+        self.architecture = next(architectures_of(base, listener))
         self.prints: dict[str, dict[str, str]] = dict(self.source.rest)
         self.ranks: dict[str, int] = {}
         self.energies: dict[str, tuple[float, float]] = {}

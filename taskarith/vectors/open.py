@@ -197,8 +197,8 @@ def _open_adapter(
     elif adapter.copies:  # they are only compared with a base: where its own is not found, with the model at hand
         with suppress(MismatchError):
             own = _own_base(reference, recorded, model, common, listener)
-        return OpenedVector(AdapterVector(path, model, record, own.checkpoint if own else None))
-    return OpenedVector(AdapterVector(path, model, record, own.checkpoint if own else None), own)
+        return OpenedVector(AdapterVector(path, model, record, own.checkpoint if own else None, listener))
+    return OpenedVector(AdapterVector(path, model, record, own.checkpoint if own else None, listener), own)
 
 
 def _packed(path: Path, base: Checkpoint | None = None) -> Vector:

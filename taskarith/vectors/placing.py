@@ -12,6 +12,7 @@ from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, VectorError, name_some
+from taskarith.progress import SILENT, Listener
 from taskarith.vectors.copies import has_same_rows, has_same_values
 from taskarith.vectors.lora import Adapter, Factors, scale_of
 from taskarith.vectors.parts import Bias, Dora, Part, Product, Rows, Saved, Stack, load_values
@@ -40,7 +41,7 @@ class Placement:
     remarks: tuple[str, ...] = ()
 
 
-def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> Placement:
+def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint, listener: Listener = SILENT) -> Placement:
     """Find what the adapter does to each tensor of a checkpoint.
 
     A tied embedding takes the delta of whichever side is targeted, as PEFT's merge does; both sides may say the same.
@@ -49,10 +50,11 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> Pla
     :param adapter: The sorted folder.
     :param base: The checkpoint to be edited.
     :param origin: The checkpoint that the adapter was trained on.
+    :param listener: Told where that takes some seconds.
     :raises VectorError: Two parts claim one tensor, or one cannot be expressed.
     :raises MismatchError: It targets what the model does not have, or a copy of a base weight is not that of the base.
     """
-    architecture = _architecture(adapter, base)
+    architecture = _architecture(adapter, base, listener)
     placing = _Placing(adapter, architecture, base, origin)
     for module, pairs in adapter.factors.items():
         placing.add_pairs(module, pairs)
@@ -66,11 +68,11 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint) -> Pla
     return placing.settle()
 
 
-def _architecture(adapter: Adapter, base: Checkpoint) -> Architecture:
+def _architecture(adapter: Adapter, base: Checkpoint, listener: Listener) -> Architecture:
     """Return the first architecture that knows all modules of the adapter, by their names in memory or in files."""
     names = [*adapter.factors, *adapter.whole, *adapter.copies, *(f"{module}.weight" for module in adapter.tokens)]
     fewest: tuple[Architecture, list[str]] | None = None
-    for architecture in architectures_of(base):
+    for architecture in architectures_of(base, listener):
         absent = [name for name in names if not _spelled(name, architecture)]
         if not absent:
             return architecture
@@ -171,6 +173,11 @@ class _Placing:
         names = [leaf for leaf in leaves if self._adapter.targets(module, leaf)]
         if names:
             self._add_parameters(module, spelled, names, pairs)
+        elif leaves and "weight" not in leaves:
+            raise VectorError(
+                f"{self._adapter.path} has factors of {module}, which does not have one weight but {name_some(leaves)}",
+                _MERGE,
+            )
         elif len(pairs) == 1:
             self._add_weight(pairs[0])
         else:

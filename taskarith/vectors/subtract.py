@@ -16,6 +16,7 @@ from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.writer import PrintedWriter
 from taskarith.errors import MismatchError, name_some
+from taskarith.progress import SILENT, Listener
 from taskarith.vectors.adapter import AdapterVector
 from taskarith.vectors.form import Difference, Factored, Packed, Stored, Stream
 from taskarith.vectors.pair import pair_checkpoints
@@ -99,8 +100,8 @@ class AdapterSource:
     ignored: tuple[str, ...] = ()
     base_rows: Mapping[str, int] = {}
 
-    def __init__(self, base: Checkpoint, path: Path) -> None:
-        self._vector = AdapterVector(path, base, None)
+    def __init__(self, base: Checkpoint, path: Path, listener: Listener = SILENT) -> None:
+        self._vector = AdapterVector(path, base, None, listener=listener)
         self.shapes, self.tied = dict(self._vector.shapes), dict(self._vector.tied)
         self.files = {*self._vector.files, *(tensor.path for tensor in base.tensors.values())}
         with TensorReader() as reader:
