@@ -22,16 +22,21 @@ ADAPTERS = ("adapter", "head", "embedding", "combine", "rank-peft", "rank-own")
 TRAINING = ("train", "lora", "resume", "resume-lora")
 
 CHOSEN = {
+    "apertus": ("rank-own",),  # parameters without axes
+    "bailing_hybrid": ("rank-peft",),  # three convolutions of the files are one in memory
     "bert": ("head", "rank-peft", "loss"),  # a tied head that is not stored and is not called lm_head
     "deepseek_v3": ("load", "adapter", "rank-peft"),  # float32 in memory; dense layers called as experts' factors
+    "blt": ("batch",),  # its own code for a cache fails
+    "emu3": ("loss",),  # its causal class has other names than its files
     "falcon_mamba": ("rank-peft", "batch"),
     "gemma3": ("bits", "load", "adapter", "rank-peft", "lora", "resume"),  # other names in the files than in memory
     "gpt2": ADAPTERS,  # transposed weights
     "gpt_neox": (*EDITS, *ADAPTERS, *TRAINING),  # a head of another name in the files
-    "granitemoe": ("adapter", "rank-peft", "rank-own"),
     "llava_next": ("rank-peft", "rank-own"),  # a parameter of no module
     "qwen2_5_vl": ("adapter", "rank-peft"),  # modules that have numbers for names
-    "qwen3_moe": ("adapter", "rank-peft", "rank-own", "lora", "resume"),  # experts are one tensor in memory
+    "qwen3_5": ("lora",),  # trained as the language model that it has, in the names of that
+    "qwen3_moe": ("adapter", "combine", "rank-peft", "rank-own", "lora", "resume"),  # experts are one tensor in memory
+    "reformer": ("lora",),  # a backward pass of its own
     "rwkv": ("loss", "batch"),
     "t5": (*EDITS, "head", "rank-peft"),
 }
