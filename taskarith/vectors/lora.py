@@ -171,6 +171,11 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     for key, what in _OTHERS.items():
         if config.get(key):
             raise VectorError(f"{path} has {what}", _MERGE)
+    if (layout := config.get("lora_B_layout")) not in (None, "rank_major"):  # unsloth says how lora_B is packed
+        raise VectorError(
+            f"{path} packs the factors of experts otherwise than PEFT does (lora_B_layout: {layout})",
+            "Convert it to PEFT's packing, rank_major, with the tool that wrote it: PEFT would mix up the experts.",
+        )
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(_CHANGING):
         raise VectorError(
