@@ -268,6 +268,27 @@ def test_rows_of_new_tokens_move_as_they_were_trained(tmp_path, llama, saved):
         apply(str(tmp_path / "other"), add=[str(tmp_path / "adapter")], output_dir=tmp_path / "no")
 
 
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])  # tied, untied
+def test_new_tokens_that_are_trained_alone_move_as_peft_merges_them(tmp_path, kind, saved):
+    base, resized = tiny.save_model(tmp_path / "base", kind), tmp_path / "resized"
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(tiny.VOCABULARY + 7)
+    model.save_pretrained(resized)
+    tokens = {"embed_tokens": [3, tiny.VOCABULARY + 1]}
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=tokens))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "trainable_tokens" in name or "lora_B" in name:
+                weight.add_(0.05)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)  # as PEFT leaves it: that before the resizing
+    adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=saved)
+    apply(str(resized), add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
+    for name, tensor in adapted.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
+
+
 def test_a_model_that_transformers_cannot_build_is_understood_by_its_names_and_that_is_said(tmp_path, llama):
     adapter = adapt(llama, tmp_path / "adapter")
     apply(str(llama), add=[str(adapter)], output_dir=tmp_path / "right")

@@ -207,7 +207,7 @@ def _add_whole(adapter: Adapter, name: str, tensor: TensorEntry) -> None:
     Where PEFT saves the embeddings too, a saved module stands there three times: ``X.weight`` and
     ``X.modules_to_save.weight`` are the trained one, ``X.original_module.weight`` is that of the base.
     """
-    plain = re.sub(r"\.(?:base_layer|modules_to_save|original_module)(?=\.)", "", name)
+    plain = re.sub(r"\.(?:token_adapter|base_layer|modules_to_save|original_module)(?=\.)", "", name)
     is_copy = ".original_module." in name or (_WRAPPED in name and plain.endswith(".weight"))
     place = adapter.copies if is_copy else adapter.whole
     if plain in place and not has_same_values(place[plain], tensor):
@@ -257,7 +257,8 @@ def _token_numbers(adapter: Adapter, module: str, rows: TensorEntry) -> tuple[in
     """Return which tokens the rows of a trained embedding stand for: one list, or one for each module."""
     said = adapter.config.get("trainable_token_indices")
     if isinstance(said, Mapping):
-        said = next((value for name, value in said.items() if f".{module}".endswith(f".{name}")), None)
+        only = next(iter(said.values()), None) if len(said) == 1 else None  # that of the side which a tied one repeats
+        said = next((value for name, value in said.items() if f".{module}".endswith(f".{name}")), only)
     numbers = tuple(said) if isinstance(said, list) and all(type(one) is int and one >= 0 for one in said) else ()
     if len(rows.shape) != 2 or len(numbers) != rows.shape[0] or len(set(numbers)) != len(numbers):
         raise VectorError(

@@ -62,7 +62,8 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint, listen
         placing.add_whole(name, entry)
     for module, (entry, numbers) in adapter.tokens.items():
         name = f"{module}.weight"
-        placing.add(placing.tensor(name), Rows(entry, numbers, placing.trained_on(name, entry)))
+        trained_on = placing.trained_on(name, entry, least=max(numbers, default=0) + 1)
+        placing.add(placing.tensor(name), Rows(entry, numbers, trained_on))
     for name, entry in adapter.copies.items():
         placing.check_copy(name, entry)
     return placing.settle()
@@ -136,10 +137,12 @@ class _Placing:
                 "Apply it to the model it was trained on; where that was enlarged or changed, merge it with PEFT.",
             )
 
-    def trained_on(self, name: str, entry: TensorEntry) -> TensorEntry:
+    def trained_on(self, name: str, entry: TensorEntry, least: int = 0) -> TensorEntry:
         """Return the tensor that a saved one, or factors with DoRA, belong to.
 
         It is that of the adapter's own base; of the model at hand, where that is this base with a larger vocabulary.
+
+        :param least: The rows that it must have where ``entry`` is some rows of it; 0 where it is a whole.
         """
         stored = self.tensor(name)
         if stored not in self._base.tensors and (other := self._architecture.ties.get(stored)):
@@ -155,12 +158,13 @@ class _Placing:
                 f"{self._adapter.path} changes {name}, which its base stores as {found.dtype}, by more than factors",
                 "Apply it to the model before quantisation.",
             )
-        is_enough = found.shape == entry.shape or not (found.shape and entry.shape) or found.shape[0] >= entry.shape[0]
-        if is_enough or here is None or here.shape != entry.shape:
+        rows = least or (entry.shape[0] if entry.shape else 0)
+        is_enough = found.shape == entry.shape or not (found.shape and entry.shape) or found.shape[0] >= rows
+        if is_enough or here is None or (here.shape[0] < rows if least else here.shape != entry.shape):
             return found
         if found.shape[1:] != here.shape[1:] or not has_same_rows(found, here):
             raise MismatchError(
-                f"{self._adapter.path} has {entry.shape[0]} rows of {name}, its base {self._origin.path} has "
+                f"{self._adapter.path} needs {rows} rows of {name}, its base {self._origin.path} has "
                 f"{found.shape[0]}, and the first ones of {self._base.path} are not the same",
                 "Enlarge the base's vocabulary as it was for training, save it, and apply the adapter to that.",
             )
@@ -359,7 +363,9 @@ def _is_same(sides: Sequence[Part]) -> bool:
     if len(sides) != 2:
         return False
     first, second = sides
-    if isinstance(first, Saved) and isinstance(second, Saved):
+    whole = isinstance(first, Saved) and isinstance(second, Saved)
+    rows = isinstance(first, Rows) and isinstance(second, Rows) and first.numbers == second.numbers
+    if whole or rows:
         with TensorReader() as reader:
             return reader.fingerprint(first.entry) == reader.fingerprint(second.entry)
     if not isinstance(first, Product) or not isinstance(second, Product) or first.shape != second.shape:
