@@ -253,3 +253,18 @@ def test_parts_are_told_apart(tmp_path):
     phi = load_model(tiny.save_model(tmp_path / "phi"), torch.float32)
     assert names_outside(phi) == []
     assert json.loads((tmp_path / "llava/config.json").read_text())["model_type"] == "llava"
+
+
+# --- a few weights in float32 among others ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "moe"])
+def test_weights_that_the_base_stores_in_float32_among_others_keep_it(tmp_path, text, kind):
+    base = tiny.save_model(tmp_path / "base", kind)
+    wide = [name for name in weights(base) if re.search(r"gate\.(weight|e_score)|experts\.1\.", name)]
+    stored = {name: tensor.float() if name in wide else tensor.bfloat16() for name, tensor in weights(base).items()}
+    save_file(stored, base / "model.safetensors", {"format": "pt"})
+    finetune(str(base), [text], tmp_path / "out", **quick(max_steps=2, dtype="bfloat16"))
+    after = weights(tmp_path / "out")
+    assert {name for name, tensor in after.items() if tensor.dtype == torch.float32} == {*wide}
+    assert any(not torch.equal(after[name], stored[name]) for name in wide)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import INDEX_NAME, Checkpoint, read_json
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.errors import CheckpointError, OutputError, TaskarithError, name_some
@@ -84,13 +86,20 @@ def save_model(
     :param base: The model it was trained from; all its files but the weights are copied.
     :param places: From ``find_places``.
     :param folder: An empty folder to write into.
-    :param dtype: Of the floating-point tensors on disk; what the model has nothing of is copied as it is.
+    :param dtype: Of the floating-point tensors on disk, but the few that the base stores in float32 among others; what
+        the model has nothing of is copied as it is.
     :raises TaskarithError: A weight is not finite in ``dtype``.
     :raises OutputError: The disk is full.
     """
-    cast = _cast(state, dtype, {name for name, _ in model.named_parameters()})
+    kept = _kept_wide(model, base, dtype)
+    cast = _cast(state, dtype, {name for name, _ in model.named_parameters()}, kept)
     saved = revert_weight_conversion(model, cast)
     tensors = {name: saved[source] if source else _read(base, name) for name, source in places.items()}
+    if kept:  # of experts that are one parameter all had to be kept
+        narrow = {
+            name: tensors[name] for name, source in places.items() if source and base.tensors[name].dtype != "F32"
+        }
+        tensors |= _cast(narrow, dtype, {*narrow})
     _copy_sidecars(base, folder, leave_out=set())
     _set_dtype(folder / "config.json", dtype)
     try:
@@ -150,14 +159,33 @@ def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
         shutil.copyfile(base.path / relative, folder / relative)
 
 
-def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype, trained: set[str]) -> dict[str, torch.Tensor]:
-    """Round floating-point tensors to ``dtype`` on the CPU; tensors that share memory go on sharing it."""
+def _kept_wide(model: PreTrainedModel, base: Checkpoint, dtype: torch.dtype) -> set[str]:
+    """Return the parameters that are float32 in a base whose other weights are not, such as the biases of routers."""
+    sizes: Counter[str] = Counter()
+    for entry in base.tensors.values():
+        sizes[entry.dtype] += entry.elements
+    wide = {name for name, entry in base.tensors.items() if entry.dtype == "F32"}
+    if dtype.itemsize >= 4 or not wide or max(sizes, key=sizes.__getitem__) == "F32":
+        return set()
+    known = [one for one in architectures_of(base) if one.model_class == type(model).__name__]
+    return {piece.parameter for one in known[:1] for name in wide for piece in one.stored.get(name, ())}
+
+
+def _cast(
+    state: Mapping[str, torch.Tensor], dtype: torch.dtype, trained: set[str], kept: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """Round floating-point tensors to ``dtype`` on the CPU; tensors that share memory go on sharing it.
+
+    :param trained: Those that must be finite.
+    :param kept: Those that keep their dtype.
+    """
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     cast: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         key = (tensor.data_ptr(), tensor.shape)
         if key not in done:
-            done[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+            is_cast = tensor.is_floating_point() and name not in kept
+            done[key] = tensor.detach().to("cpu", dtype if is_cast else None).contiguous()
         cast[name] = done[key]
         if name in trained and not cast[name].isfinite().all():
             raise TaskarithError(
