@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
-from taskarith.arithmetic.compiled import are_compiled, load_kernels
+from taskarith.arithmetic import compiled
 from taskarith.arithmetic.parallel import new_calculator
+from taskarith.arithmetic.tensors import TorchCalculator
+from taskarith.checkpoints.cache import cache_folders, keep_file, locked_folder, writable_caches
 
 LOAD = """
 import sys
@@ -48,12 +52,6 @@ def test_later_runs_need_neither_numba_nor_numpy(filled):
     assert load(filled) == ["loaded", "False"]
 
 
-def test_it_works_where_nothing_can_be_kept(tmp_path):
-    (tmp_path / "kernels").write_text("a file where a folder is wanted", encoding="utf-8")
-    assert load(tmp_path)[0] == "compiled"
-    assert [path.name for path in tmp_path.iterdir()] == ["kernels"]
-
-
 class Listener:
     def __init__(self):
         self.notes = []
@@ -65,7 +63,7 @@ class Listener:
         self.notes.append(message)
 
 
-def test_a_spoiled_file_is_compiled_again_and_that_is_said_once(filled, tmp_path, monkeypatch):
+def test_a_spoiled_file_is_compiled_again_and_that_is_said(filled, tmp_path, monkeypatch):
     listener = Listener()
     new_calculator("cpu", 4, listener)
     assert listener.notes == []
@@ -73,13 +71,101 @@ def test_a_spoiled_file_is_compiled_again_and_that_is_said_once(filled, tmp_path
     whole, copy = file.read_bytes(), tmp_path / "kernels" / file.name
     copy.parent.mkdir()
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
-    load_kernels.cache_clear()
+    compilations = []
+    monkeypatch.setattr(compiled, "_compile", lambda _: compilations.append(1) or whole[16:])
     for spoiled in (b"", whole[:-1], whole[:99] + b"?" + whole[100:]):
         copy.write_bytes(spoiled)
-        assert not are_compiled()
+        compiled._loaded.clear()
+        for _ in range(2):
+            new_calculator("cpu", 4, listener)
+        assert copy.read_bytes() == whole
+    assert len(compilations) == len(listener.notes) == 3
+    assert str(copy.parent) in listener.notes[0]
+    compiled._loaded.clear()
+    new_calculator("cpu", 4, listener)
+    assert len(compilations) == 3
+
+
+@pytest.fixture
+def unwritable(tmp_path, monkeypatch):
+    """A cache whose folders cannot be made, whoever tries it; and temporary folders that lie elsewhere."""
+    (tmp_path / "file").write_text("a file where a folder is wanted", encoding="utf-8")
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("taskarith.checkpoints.cache._SHARED", ())
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
+    monkeypatch.setattr(compiled, "_loaded", [])
+    return tmp_path
+
+
+def test_nothing_is_compiled_for_one_command_alone(unwritable, monkeypatch):
+    listener = Listener()
+    monkeypatch.setattr(compiled, "_compile", lambda _: pytest.fail("compiled in vain"))
     for _ in range(2):
-        new_calculator("cpu", 4, listener)
-    assert len(listener.notes) == 1
-    assert "once" in listener.notes[0]
-    load_kernels.cache_clear()
-    assert are_compiled()  # the file is whole again
+        assert isinstance(new_calculator("cpu", 4, listener), TorchCalculator)
+    (note,) = listener.notes
+    assert "torch calculates" in note
+    assert "TASKARITH_CACHE" in note
+
+
+def test_a_folder_of_the_user_alone_is_taken_where_the_cache_cannot_be_written(unwritable, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(unwritable))
+    own = unwritable / f"taskarith-{os.getuid()}"
+    assert list(writable_caches("kernels")) == [own / "kernels"]
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert cache_folders("kernels")[1:] == [own / "kernels"]
+    own.chmod(0o777)  # others may have put code into it
+    assert list(writable_caches("kernels")) == []
+    assert cache_folders("kernels")[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"TASKARITH_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
+        ({"TASKARITH_CACHE": "", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/taskarith"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/taskarith"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/c"}, "/c/.cache/taskarith"),
+        ({}, None),
+    ],
+)
+def test_where_the_cache_is(monkeypatch, environment, folder):
+    def no_user(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", no_user)
+    monkeypatch.setattr("taskarith.checkpoints.cache._SHARED", ())
+    for name in ("TASKARITH_CACHE", "XDG_CACHE_HOME", "HOME", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert [str(path) for path in cache_folders("gguf")] == ([f"{folder}/gguf"] if folder else [])
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_what_is_kept_follows_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        assert keep_file(tmp_path / "a" / "b", b"data")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert not keep_file(tmp_path / "a" / "b" / "c", b"data")
+
+
+def test_of_two_cold_starts_one_compiles(filled, tmp_path, monkeypatch):
+    listener, (file,) = Listener(), (filled / "kernels").iterdir()
+    whole, copy = file.read_bytes(), tmp_path / "kernels" / file.name
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled, "_loaded", [])
+    monkeypatch.setattr(compiled, "_compile", lambda _: pytest.fail("compiled twice"))
+    copy.parent.mkdir()
+    with locked_folder(copy.parent, lambda: pytest.fail("nobody else has it")):
+        other = threading.Thread(target=compiled.load_kernels, args=(listener,))
+        other.start()
+        while not listener.notes:
+            time.sleep(0.01)
+        copy.write_bytes(whole)
+    other.join()
+    assert "waiting for another process" in listener.notes[0]
+    assert len(listener.notes) == len(compiled._loaded) == 1

@@ -55,7 +55,7 @@ def test_every_option_the_readme_names_exists():
         for p in c.params
         for text in (*p.opts, *p.secondary_opts)
     }
-    known |= {"--help", "--version", "--rm"}
+    known |= {"--help", "--version", "--rm", "--read-only", "--user"}  # the last three of docker
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", README)) - known == set()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +13,14 @@ import xxhash
 
 from taskarith.architecture.guess import guess_architecture
 from taskarith.architecture.layout import Architecture
+from taskarith.checkpoints.cache import cache_folders, keep_file, writable_caches
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.gguf import cache_folder
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["architectures_of"]
 
 _SOURCES = ("ask.py", "layout.py", "trace.py")
+_CACHE = "architectures"
 _ASKING = "reading the model's class"
 
 
@@ -64,19 +64,18 @@ def _ask(checkpoint: Checkpoint, name: str, auto: str) -> dict[str, Any]:
 
 def _kept(name: str, ask: Callable[[], Any], listener: Listener) -> tuple[Any, str]:
     """Return what is in the cache, or ask and keep it; None and the reason where there is no answer."""
-    path = cache_folder() / "architectures" / f"{name}.json"
-    with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8")), ""
+    path = f"{name}.json"
+    for folder in cache_folders(_CACHE):
+        with suppress(OSError, ValueError):
+            return json.loads((folder / path).read_text(encoding="utf-8")), ""
     listener.progress(_ASKING, 0, 1)
     try:
         value = ask()
     except Exception as error:  # the code of a model's class may raise anything
         return None, str(error).strip().partition("\n")[0] or type(error).__name__
-    with suppress(OSError):  # where the cache cannot be written, the next run asks again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(value, file)
-        Path(file.name).replace(path)
+    cache = next(writable_caches(_CACHE), None)
+    if cache is not None:  # else the next run asks again
+        keep_file(cache / path, json.dumps(value).encode())
     return value, ""
 
 

@@ -1,17 +1,14 @@
 """The kernels as functions to call: compiled by numba once a machine, then loaded without it.
 
-Their object code is kept in the cache folder and loaded by llvmlite alone, which takes a tenth of the time that numba
-needs to start. Compiling takes some seconds.
+Their object code is kept in the cache and loaded by llvmlite alone, which takes a tenth of the time that numba needs to
+start. Compiling takes half a minute; where the code cannot be kept it is not compiled, and torch calculates.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,11 @@ import llvmlite
 import llvmlite.binding as llvm
 import xxhash
 
-from taskarith.checkpoints.gguf import cache_folder
+from taskarith.checkpoints.cache import cache_folders, keep_file, locked_folder, writable_caches
 from taskarith.checkpoints.header import FLOAT_DTYPES
+from taskarith.progress import SILENT, Listener
 
-__all__ = ["BLOCK", "DTYPE_CODES", "Kernels", "are_compiled", "load_kernels"]
+__all__ = ["BLOCK", "DTYPE_CODES", "Kernels", "NowhereToKeepError", "load_kernels"]
 
 DTYPE_CODES = {dtype: code for code, dtype in enumerate(FLOAT_DTYPES)}
 """How the kernels call safetensors' float dtypes."""
@@ -43,6 +41,7 @@ _SOURCES = (
     "unpacking.py",
 )
 _DIGEST = 16
+_KERNELS = "kernels"
 _SIGNATURES = {
     "linear": "iiiiiiiiiiidiiii",
     "delta": "iiiiiii",
@@ -58,6 +57,10 @@ _SIGNATURES = {
     "unfold": "iiiiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
+
+
+class NowhereToKeepError(RuntimeError):
+    """Kernels are not compiled for one command alone."""
 
 
 @dataclass(frozen=True)
@@ -82,28 +85,39 @@ class Kernels:
     engine: Any
 
 
-def are_compiled() -> bool:
-    """Return whether ``load_kernels`` has nothing to compile."""
-    return load_kernels.cache_info().currsize > 0 or _read(_cached()) is not None
+_loaded: list[Kernels | NowhereToKeepError] = []
+"""By this process."""
 
 
-@cache
-def load_kernels() -> Kernels:
-    """Return the kernels; the first run on a machine compiles them.
+def load_kernels(listener: Listener = SILENT) -> Kernels:
+    """Return the kernels; the first run on a machine compiles them, while others that need them, too, wait.
 
+    :param listener: Told that they are compiled, that another process does it, or that they cannot be kept.
     :raises ImportError: numba is not there, and the kernels have not been compiled yet.
     :raises RuntimeError: LLVM cannot do it on this machine.
+    :raises NowhereToKeepError: The kernels have not been compiled yet, and no folder can be written to keep them.
     """
+    if not _loaded:
+        try:
+            _loaded.append(_load(listener))
+        except NowhereToKeepError as error:
+            listener.note(f"{error}; set TASKARITH_CACHE to a folder that lasts")
+            _loaded.append(error)
+    if isinstance(_loaded[0], NowhereToKeepError):
+        raise _loaded[0]
+    return _loaded[0]
+
+
+def _load(listener: Listener) -> Kernels:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
-    path = _cached()
-    code = _read(path)
+    name = _file_name()
+    code = _find(name)
     if code is None:
-        code = _compile(machine)
-        _write(path, code)
+        code = _compile_once(machine, name, listener)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -113,6 +127,26 @@ def load_kernels() -> Kernels:
         for name, signature in _SIGNATURES.items()
     }
     return Kernels(**functions, engine=engine)
+
+
+def _compile_once(machine: Any, name: str, listener: Listener) -> bytes:
+    """Return the kernels' object code after it was kept, compiled by this process or by another one meanwhile."""
+    folder = next(writable_caches(_KERNELS), None)
+    if folder is None:
+        raise NowhereToKeepError("no cache folder can be written: torch calculates, to the same bits and slower")
+
+    def tell() -> None:
+        listener.note("waiting for another process, which compiles the arithmetic for this processor")
+
+    with locked_folder(folder, tell):
+        code = _find(name)
+        if code is None:
+            listener.note(f"compiling the arithmetic for this processor, to be kept in {folder}: about 25 seconds")
+            code = _compile(machine)
+            data = xxhash.xxh3_128_digest(code) + code
+            if not any(keep_file(one / name, data) for one in writable_caches(_KERNELS)):  # a full disk, say
+                listener.note("what was compiled could not be kept: no cache folder has room for it")
+    return code
 
 
 def _compile(machine: Any) -> bytes:
@@ -143,29 +177,23 @@ def _compile(machine: Any) -> bytes:
     return machine.emit_object(whole)
 
 
-def _cached() -> Path:
-    """Return the file of the object code: another one for every version, and for every kind of processor."""
+def _file_name() -> str:
+    """Return the name of the object code's file: another one for every version, and for every kind of processor."""
     state = xxhash.xxh3_128("\n".join([llvmlite.__version__, platform.machine(), llvm.get_host_cpu_name()]).encode())
     state.update(llvm.get_host_cpu_features().flatten().encode())
     for name in _SOURCES:
         state.update(Path(__file__).with_name(name).read_bytes())
-    return cache_folder() / "kernels" / f"{state.hexdigest()}.o"
+    return f"{state.hexdigest()}.o"
 
 
-def _read(path: Path) -> bytes | None:
+def _find(name: str) -> bytes | None:
     """Return the object code that was kept, if it is there and whole."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = data[:_DIGEST], data[_DIGEST:]
-    return code if digest == xxhash.xxh3_128_digest(code) else None
-
-
-def _write(path: Path, code: bytes) -> None:
-    """Keep the object code where that is allowed; the next run compiles it again where not."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(xxhash.xxh3_128_digest(code) + code)
-        Path(file.name).replace(path)
+    for folder in cache_folders(_KERNELS):
+        try:
+            data = (folder / name).read_bytes()
+        except OSError:
+            continue
+        digest, code = data[:_DIGEST], data[_DIGEST:]
+        if digest == xxhash.xxh3_128_digest(code):
+            return code
+    return None

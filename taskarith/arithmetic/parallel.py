@@ -89,17 +89,16 @@ def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calc
 
     :param device: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
     :param chunk: The most elements of a chunk.
-    :param listener: Told when the kernels have to be compiled.
+    :param listener: Told when the kernels have to be compiled, or cannot be kept.
     """
     if device == "cpu":
         try:
-            from taskarith.arithmetic.compiled import are_compiled
+            from taskarith.arithmetic.compiled import load_kernels
             from taskarith.arithmetic.cpu import CpuCalculator
 
-            if not are_compiled():
-                listener.note("compiling the arithmetic for this processor, once: it takes about 25 seconds")
+            load_kernels(listener)
             return CpuCalculator(chunk)
-        except (ImportError, RuntimeError):  # no numba, or no LLVM for this machine
+        except (ImportError, RuntimeError):  # no numba, no LLVM for this machine, or nowhere to keep their code
             device = "torch"
     from taskarith.arithmetic.tensors import TorchCalculator
 

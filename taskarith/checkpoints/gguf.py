@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import io
-import os
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import xxhash
 from filelock import FileLock
 
+from taskarith.checkpoints.cache import cache_folders, writable_caches
 from taskarith.checkpoints.publish import publish_folder
-from taskarith.errors import CheckpointError
+from taskarith.errors import CheckpointError, OutputError
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["cache_folder", "dequantize_gguf", "find_gguf"]
+__all__ = ["dequantize_gguf", "find_gguf"]
 
-
-def cache_folder() -> Path:
-    """Return the folder for converted models and compiled code: ``TASKARITH_CACHE``, or one in the user's cache."""
-    own = os.environ.get("TASKARITH_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "taskarith"
+_CACHE = "gguf"
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -49,19 +45,36 @@ def dequantize_gguf(path: Path, listener: Listener = SILENT) -> Path:
     The folder is found again by the content of the file, so a changed file is converted anew.
 
     :raises CheckpointError: transformers cannot read this model.
+    :raises OutputError: There is no room for it.
     """
     state = xxhash.xxh3_128()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
             state.update(piece)
-    target = cache_folder() / "gguf" / f"{path.stem}-{state.hexdigest()[:16]}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # one process converts, others wait for it
-        if not (target / "config.json").exists():
-            listener.note(f"dequantising {path.name} to float32, once; it is kept in {target}")
+    name = f"{path.stem}-{state.hexdigest()[:16]}"
+    for folder in cache_folders(_CACHE):
+        if _is_complete(folder / name):
+            return folder / name
+    cache = next(writable_caches(_CACHE), None)
+    if cache is None:
+        raise OutputError(
+            f"{path} is dequantised into the cache, and no cache folder can be written",
+            "Set TASKARITH_CACHE to a folder with room for the model in float32.",
+        )
+    target = cache / name
+    with FileLock(target.with_name(f".{target.name}.lock"), mode=0o666):  # one process converts, others wait for it
+        if not _is_complete(target):
+            listener.note(f"dequantising {path.name} to float32; it is kept in {target}")
             with publish_folder(target, overwrite=True) as partial:
                 _convert(path, partial, listener)
     return target
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").exists()
+    except OSError:  # a folder of somebody else's
+        return False
 
 
 def _convert(path: Path, target: Path, listener: Listener) -> None:
