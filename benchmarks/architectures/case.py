@@ -121,6 +121,13 @@ class Case:
                     return model.eval()
         raise ImpossibleError("transformers has no language model for these files")
 
+    def runs(self, model: PreTrainedModel) -> None:
+        """See that transformers can run the base."""
+        try:
+            self.forward(model)
+        except RuntimeError as error:
+            raise ImpossibleError(f"transformers cannot run the base in {model.dtype}: {error}") from error
+
     def forward(self, model: PreTrainedModel) -> torch.Tensor:
         """Return the logits of some input, or what the model has instead."""
         with torch.no_grad():

@@ -42,6 +42,7 @@ def loads(case: Case) -> None:
     for dtype in DTYPES:
         kind = getattr(torch, dtype)
         written, model = (case.load(path, kind) for path in (_negated(case, dtype), case.base(dtype)))
+        case.runs(model)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with taskarith.InMemoryEdit(model, case.base(dtype), negate=[case.difference(dtype)]) as edit:
             edit.set(_ALPHA)

@@ -55,7 +55,8 @@ def generates_alike(case: Case) -> None:
     alone, together = (_continuations(case, size) for size in (1, 5))
     differing = sum(one != two for one, two in zip(alone, together, strict=True))
     check(not differing, f"{differing} of {len(alone)} continuations depend on the batch")
-    check(any(alone), "nothing is continued")
+    if not any(alone):
+        raise ImpossibleError("the model continues with special tokens only")
 
 
 def _rows() -> list[dict[str, str]]:

@@ -64,7 +64,8 @@ class Loaded:
     @property
     def positions(self) -> int | None:
         """The longest sequence that the model can take; None where there is no limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None or found < 1 else found  # XLNet says -1: as many as there are
 
     def check_block(self, block_size: int) -> None:
         """Make sure that a block of so many tokens fits.

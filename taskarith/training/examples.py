@@ -83,7 +83,7 @@ def make_examples(
     """
     text = base.config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
-    if positions is not None and settings.block_size > positions:
+    if positions is not None and 0 < positions < settings.block_size:  # XLNet says -1: as many as there are
         raise UsageError(
             f"--block-size {settings.block_size} is more than the {positions} positions of {base.origin.name}",
             f"Use at most {positions}.",

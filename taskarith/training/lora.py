@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -49,8 +50,9 @@ def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> 
         raise _unknown_targets(unknown, usable, odd)
     if not settings.lora_target:
         usable = [name for name in usable if layers[name] is not model.get_output_embeddings()]
-    outside = modules_outside(model)
-    avoided = [*outside, *odd]
+    outside, shared = modules_outside(model), _sharing(layers)
+    usable = [name for name in usable if name not in shared]
+    avoided = [*outside, *odd, *shared]
     refused, lost = _rehearse(model, settings, layers, usable, avoided)
     matrices = _matrices(model, layers)
     try:
@@ -60,6 +62,8 @@ def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> 
     _check_runs(adapted, model)
     if outside:
         listener.note(f"LoRA adapts the language model only, not {name_some(outside)}")
+    if shared:
+        listener.note(f"LoRA leaves out {len(shared)} layers that share their weights: {name_some(shared, 3)}")
     if lost:
         listener.note(
             f"LoRA leaves out {len(lost)} layers whose factors PEFT would not load again: {name_some(lost, 3)}"
@@ -67,7 +71,8 @@ def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> 
     if not settings.lora_target:
         reached = set(_adapted_parameters(adapted))
         rest = [name for number, name in matrices.items() if number not in reached]
-        _tell_left_out([name for name in rest if name.removesuffix(".weight") not in lost], odd, refused, listener)
+        told = {*lost, *shared}
+        _tell_left_out([name for name in rest if name.removesuffix(".weight") not in told], odd, refused, listener)
     return adapted
 
 
@@ -81,6 +86,12 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not tied and f"{name}.weight" not in outside
     }
+
+
+def _sharing(layers: _Layers) -> list[str]:
+    """Return the layers that have one weight together; factors of each would be as many changes of it."""
+    counts = Counter(id(layer.weight) for layer in layers.values())
+    return [name for name, layer in layers.items() if counts[id(layer.weight)] > 1]
 
 
 def _is_plain(layer: torch.nn.Module) -> bool:
