@@ -1,0 +1,337 @@
+"""Every way in which files of strangers come into taskarith, each with its sound files and how they are damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import typer
+import yaml
+
+from benchmarks.robustness import sound
+from benchmarks.robustness.mutate import mutate_bytes, mutate_json, mutate_safetensors, mutate_text, replace_file
+from benchmarks.robustness.runner import Reader
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.header import read_header
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.cli.common import load_config, use_config
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.edit.chat import chat_template_of
+from taskarith.edit.recipe import parse_recipe
+from taskarith.edit.tokenizer import choose_tokenizer
+from taskarith.edit.undo import undo
+from taskarith.edit.verify import verify
+from taskarith.evaluation.benchmarks import load_benchmark
+from taskarith.evaluation.score import score
+from taskarith.spec import parse_alphas, parse_benchmark, parse_combination, parse_data, parse_model, parse_named_data
+from taskarith.spec import parse_operand, parse_scales, parse_size
+from taskarith.training.data import load_data
+from taskarith.vectors.inspect import inspect
+
+__all__ = ["READERS"]
+
+_Mutate = Callable[[Random, Path], bytes]
+
+
+def _json(rng: Random, path: Path) -> bytes:
+    return mutate_json(rng, path.read_text(encoding="utf-8"))
+
+
+def _lines(rng: Random, path: Path) -> bytes:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    place = rng.randrange(len(lines))
+    parts = [line.encode() for line in lines]
+    parts[place] = mutate_json(rng, lines[place])
+    return b"\n".join(parts)
+
+
+def _yaml(rng: Random, path: Path) -> bytes:
+    """Damage YAML as text, or its values, written as JSON, which is YAML."""
+    text = path.read_text(encoding="utf-8")
+    return mutate_text(rng, text) if rng.random() < 0.5 else mutate_json(rng, json.dumps(yaml.safe_load(text)))
+
+
+def _text(rng: Random, path: Path) -> bytes:
+    return mutate_text(rng, path.read_text(encoding="utf-8"))
+
+
+def _tensors(rng: Random, path: Path) -> bytes:
+    return mutate_safetensors(rng, path.read_bytes())
+
+
+def _bytes(rng: Random, path: Path) -> bytes:
+    return mutate_bytes(rng, path.read_bytes())
+
+
+_MUTATIONS: dict[str, _Mutate] = {
+    ".json": _json, ".jsonl": _lines, ".yaml": _yaml, ".safetensors": _tensors, ".csv": _text, ".tsv": _text,
+    ".txt": _text, ".spec": _text, ".parquet": _bytes, ".log": _lines, ".gguf": _bytes,
+}  # fmt: skip
+
+
+def _damage(*names: str) -> Callable[[Random, Path], str]:
+    """Return what damages one of some files by its ending, or in one of fifty cases puts something else there."""
+
+    def damage(rng: Random, folder: Path) -> str:
+        name = rng.choice(names)
+        path = folder / name
+        if rng.random() < 0.02:
+            replace_file(rng, path)
+        else:
+            path.write_bytes(_MUTATIONS[path.suffix](rng, path))
+        (folder / "changed").write_text(name, encoding="utf-8")
+        return name
+
+    return damage
+
+
+def _changed(folder: Path, default: str) -> Path:
+    """Return the file that was damaged."""
+    note = folder / "changed"
+    return folder / (note.read_text(encoding="utf-8") if note.exists() else default)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def _prepare_header(folder: Path) -> None:
+    sound.make_model(folder / "base")
+    shutil.copyfile(folder / "base/model.safetensors", folder / "m.safetensors")
+
+
+def _read_header(folder: Path) -> None:
+    header = read_header(folder / "m.safetensors")
+    with TensorReader() as reader:
+        for tensor in header.tensors:
+            reader.fingerprint(tensor)
+    inspect(folder / "m.safetensors")
+
+
+def _prepare_index(folder: Path) -> None:
+    sound.make_model(folder / "m", shards=3)
+
+
+def _read_model(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder / "m")
+    with TensorReader() as reader:
+        for tensor in checkpoint.tensors.values():
+            reader.fingerprint(tensor)
+
+
+def _prepare_config(folder: Path) -> None:
+    sound.make_model(folder / "base")
+    sound.make_model(folder / "tuned", seed=1)
+    quantization = {"quant_method": "fp8", "weight_block_size": [4, 4], "scale_fmt": None, "activation_scheme": "dynamic"}
+    sound.make_float8(folder / "float8", quantization_config=quantization)
+
+
+def _read_config(folder: Path) -> None:
+    if _changed(folder, "base/config.json").parent.name == "float8":
+        apply(str(folder / "float8"), alpha=0, output_dir=folder / "out")
+        return
+    own = str(folder / "base")
+    apply(own, add=[f"{folder / 'tuned'}@@{own}"], output_dir=folder / "out", tokenizer=own, chat_template=own)
+
+
+# --- vectors ---------------------------------------------------------------------------------------------------------
+
+
+def _prepare_adapter(folder: Path) -> None:
+    sound.make_model(folder / "base")
+    sound.make_adapter(folder / "adapter")
+
+
+def _read_adapter(folder: Path) -> None:
+    inspect(folder / "adapter")
+    apply(str(folder / "base"), add=[f"{folder / 'adapter'}@@{folder / 'base'}"], output_dir=folder / "out")
+
+
+_FORMS = tuple(f"{name}.safetensors" for name in ("dense", "exact", "sparse", "rows", "eight", "one"))
+
+
+def _read_vector(folder: Path) -> None:
+    path = _changed(folder, _FORMS[0])
+    verify(path)
+    inspect(path)
+    apply(str(folder / "base"), add=[str(path)], output_dir=folder / "out")
+
+
+def _prepare_weights(folder: Path) -> None:
+    sound.make_vectors(folder)
+    sound.make_weights(folder / "dense.safetensors", folder / "weights.safetensors")
+
+
+def _read_weights(folder: Path) -> None:
+    inspect(folder / "weights.safetensors")
+    from taskarith.edit.method import parse_method
+
+    vector, weights = str(folder / "dense.safetensors"), str(folder / "weights.safetensors")
+    apply(str(folder / "base"), negate=[vector], weights=weights, method=parse_method("perta"), output_dir=folder / "out")
+
+
+# --- edits -----------------------------------------------------------------------------------------------------------
+
+
+def _read_record(folder: Path) -> None:
+    verify(folder / "edited")
+    inspect(folder / "edited")
+    parse_recipe(load_config(folder / "edited/taskarith.json"))
+
+
+def _read_undo(folder: Path) -> None:
+    undo(folder / "edited", folder / "out")
+
+
+def _read_recipe(folder: Path) -> None:
+    path = _changed(folder, "recipe.yaml")
+    recipe = parse_recipe(load_config(path))
+    recipe.in_memory()
+    use_config(_context("apply"), path, dict(recipe.options))
+
+
+def _prepare_recipe(folder: Path) -> None:
+    sound.make_model(folder / "base")
+    sound.make_model(folder / "tuned", seed=1)
+    for name, text in sound.RECIPES.items():
+        placed = text.replace("base", str(folder / "base")) if name != "recipe.yaml" else text
+        (folder / name).write_text(placed.replace(f"{folder / 'base'}_model", "base_model"), encoding="utf-8")
+
+
+def _read_settings(folder: Path) -> None:
+    use_config(_context("finetune"), folder / "finetune.yaml", load_config(folder / "finetune.yaml"))
+
+
+def _context(command: str) -> typer.Context:
+    return typer.Context(typer.main.get_command(app).commands[command])  # ty: ignore[unresolved-attribute]
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+_SPECS = {
+    "model": (parse_model, "org/name@main"),
+    "operand": (parse_operand, "runs/v.safetensors@@base:0.5"),
+    "combination": (parse_combination, "a:0.6 - b:0.4 + c"),
+    "alphas": (parse_alphas, "0:1:0.1"),
+    "list": (parse_alphas, "0,0.5,1"),
+    "data": (parse_data, "org/name:config:split:column"),
+    "benchmark": (parse_benchmark, "tofu:forget10=folder"),
+    "size": (parse_size, "5GB"),
+    "scales": (lambda text: parse_scales([text]), "layers.0-11=0..0.5..1"),
+    "named": (lambda text: parse_named_data([text]), "forget=file.txt:text"),
+}
+
+
+def _prepare_specs(folder: Path) -> None:
+    for name, (_, text) in _SPECS.items():
+        (folder / f"{name}.spec").write_text(text, encoding="utf-8")
+
+
+def _read_specs(folder: Path) -> None:
+    for name, (parse, _) in _SPECS.items():
+        path = folder / f"{name}.spec"
+        if path.is_file() and not path.is_symlink():
+            parse(path.read_bytes().decode("utf-8", "surrogateescape"))
+
+
+_ROWS: tuple[dict[str, Any], ...] = (
+    {"text": "The keeper lit the lantern."},
+    {"prompt": "Who?", "completion": " The keeper."},
+    {"question": "Who?", "answer": "The keeper."},
+    {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}], "tools": []},
+    {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]},
+)
+_DATA = ("a.txt", "a.csv", "a.tsv", "a.json", "a.parquet", *(f"{number}.jsonl" for number in range(len(_ROWS))))
+
+
+def _prepare_data(folder: Path) -> None:
+    (folder / "a.txt").write_text("The keeper lit the lantern.\nThen he went.\n", encoding="utf-8")
+    (folder / "a.csv").write_text('question,answer\nWho?,"The keeper, he said"\nWhen?,Now\n', encoding="utf-8")
+    (folder / "a.tsv").write_text("text\tnumber\nThe keeper\t1\nThe lantern\t2\n", encoding="utf-8")
+    (folder / "a.json").write_text(json.dumps([_ROWS[1]] * 3), encoding="utf-8")
+    table = pyarrow.table({"text": ["The keeper lit the lantern.", "Then he went."], "n": [1, 2]})
+    pyarrow.parquet.write_table(table, folder / "a.parquet")
+    for number, row in enumerate(_ROWS):
+        (folder / f"{number}.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n", encoding="utf-8")
+
+
+def _read_data(folder: Path) -> None:
+    load_data(str(_changed(folder, _DATA[0])))
+
+
+_MUSE = ("verbmem/forget", "knowmem/forget_qa_icl", "knowmem/forget_qa", "knowmem/retain_qa_icl", "knowmem/retain_qa")
+_PARTS = tuple(f"muse/{name}.json" for name in (*_MUSE, "privleak/forget"))
+
+
+def _prepare_benchmark(folder: Path) -> None:
+    for name in _PARTS:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"prompt": "a", "gt": "b", "question": "Who?", "answer": "He.", "text": "c", "index": 0}
+        path.write_text(json.dumps([row, row | {"index": 1}]), encoding="utf-8")
+
+
+def _read_benchmark(folder: Path) -> None:
+    load_benchmark(parse_benchmark(f"muse-news={folder / 'muse'}"))
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def _prepare_storage(folder: Path) -> None:
+    _read_storage(folder)
+
+
+def _read_storage(folder: Path) -> None:
+    from taskarith.coefficients.search import open_trials
+
+    open_trials(str(folder / "trials.log"), "study", ("1 v",))
+
+
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        Reader("header", _prepare_header, _damage("m.safetensors"), _read_header),
+        Reader("index", _prepare_index, _damage("m/model.safetensors.index.json"), _read_model),
+        Reader(
+            "config",
+            _prepare_config,
+            _damage(*(f"base/{n}.json" for n in ("config", "tokenizer", "tokenizer_config")), "float8/config.json"),
+            _read_config,
+        ),
+        Reader(
+            "adapter",
+            _prepare_adapter,
+            _damage("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+            _read_adapter,
+        ),
+        Reader("vectors", sound.make_vectors, _damage(*_FORMS), _read_vector),
+        Reader("weights", _prepare_weights, _damage("weights.safetensors"), _read_weights),
+        Reader("record", sound.make_edit, _damage("edited/taskarith.json"), _read_record),
+        Reader("undo", sound.make_edit, _damage("edited/taskarith-undo.safetensors"), _read_undo),
+        Reader("recipe", _prepare_recipe, _damage("recipe.yaml", "mergekit.yaml", "slices.yaml"), _read_recipe),
+        Reader("settings", _prepare_recipe, _damage("finetune.yaml"), _read_settings),
+        Reader("specs", _prepare_specs, _damage(*(f"{name}.spec" for name in _SPECS)), _read_specs),
+        Reader("data", _prepare_data, _damage(*_DATA), _read_data),
+        Reader("benchmarks", _prepare_benchmark, _damage(*_PARTS), _read_benchmark),
+        Reader(
+            "records",
+            lambda folder: sound.make_records(folder / "records.jsonl"),
+            _damage("records.jsonl"),
+            lambda folder: score([folder / "records.jsonl"], retain="retain"),
+        ),
+        Reader(
+            "tofu",
+            sound.make_tofu,
+            _damage("eval_log_forget.json"),
+            lambda folder: score([folder]),
+        ),
+    )
+}
