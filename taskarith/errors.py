@@ -22,7 +22,11 @@ __all__ = [
     "UsageError",
     "VectorError",
     "name_some",
+    "readable",
 ]
+
+_LONGEST, _LONGEST_NAME = 1000, 120
+"""Characters of a message, and of one of several names in it: what is quoted may come from a stranger's file."""
 
 
 class TaskarithError(Exception):
@@ -35,9 +39,8 @@ class TaskarithError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message}\n{hint}")
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = readable(message), readable(hint)
+        super().__init__(f"{self.message}\n{self.hint}")
 
     def __reduce__(self) -> tuple[type[TaskarithError], tuple[str, str]]:
         """Let an error travel between processes."""
@@ -72,6 +75,20 @@ class OutputError(TaskarithError):
 
 def name_some(names: Sequence[str], limit: int = 5) -> str:
     """Name the first few of many things and how many there are: ``a, b and 7 more``."""
-    shown = ", ".join(names[:limit])
+    shown = ", ".join(readable(name, _LONGEST_NAME) for name in names[:limit])
     rest = len(names) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def readable(text: str, longest: int = _LONGEST) -> str:
+    r"""Return a text as a terminal can show it: cut in the middle, and escaped where it is not made of characters.
+
+    :param text: May quote a file: half characters, control characters and marks that turn the writing direction are
+        shown as in ``\x1b``.
+    :param longest: About how many characters are left.
+    """
+    if len(text) > longest:
+        text = f"{text[: longest * 2 // 3]} [...] {text[-longest // 4 :]}"
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -19,6 +19,7 @@ __all__ = [
     "ModelRef",
     "OperandRef",
     "Scales",
+    "exists",
     "finite_number",
     "parse_alphas",
     "parse_benchmark",
@@ -92,7 +93,7 @@ class DataRef:
     column: str | None = None
 
     def __str__(self) -> str:
-        parts = [self.column] if Path(self.name).exists() else [self.config, self.split, self.column]
+        parts = [self.column] if exists(self.name) else [self.config, self.split, self.column]
         while parts and parts[-1] is None:
             parts.pop()
         return ":".join([self.name, *(part or "" for part in parts)])
@@ -116,9 +117,32 @@ class BenchmarkRef:
         return f"{name}={self.folder}" if self.folder else name
 
 
+def exists(name: str | Path) -> bool:
+    """Tell whether there is something at a path; at what cannot be a path, such as a text of a page, there is not."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def check_unicode(name: str) -> str:
+    """Return a name that can be recorded.
+
+    :raises UsageError: It has bytes that are not Unicode text, as file names may have.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {name} is not Unicode text, and no record could hold it", "Rename it.") from error
+    return name
+
+
 def parse_model(text: str) -> ModelRef:
-    """Read ``path``, ``id`` or ``id@revision``; a path that exists is taken whole."""
-    if Path(text).exists():
+    """Read ``path``, ``id`` or ``id@revision``; a path that exists is taken whole.
+
+    :raises UsageError: It is not Unicode text.
+    """
+    if exists(check_unicode(text)):
         return ModelRef(text)
     name, at, revision = text.rpartition("@")
     if at and name and revision:
@@ -133,13 +157,17 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
     :param sign: +1 for ``--add``, -1 for ``--negate``.
     :raises UsageError: The coefficient is not a finite number, or the vector or its base is missing.
     """
-    name, base = _split_base(text)
+    name, base = _split_base(check_unicode(text))
     whole = base or name
     stem, colon, number = whole.rpartition(":")
     try:
-        coefficient = float(number) if colon and not Path(whole).exists() else None
+        coefficient = float(number) if colon and not exists(whole) else None
     except ValueError:
         coefficient = None
+    if coefficient is not None and stem and not _is_plain(number):
+        raise UsageError(
+            f"coefficient '{number}' of {stem} is not written as a number", "Write digits alone, as in vector:1000"
+        )
     if coefficient is None or not stem:
         return OperandRef(name, sign, base=base)
     name, base = (name, stem) if base else (stem, "")
@@ -153,7 +181,7 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
 def _split_base(text: str) -> tuple[str, str]:
     """Part ``vector@@base``, where a coefficient may still follow the last of them."""
     name, marks, base = text.rpartition("@@")
-    if not marks or Path(text).exists() or Path(text.rpartition(":")[0] or text).exists():
+    if not marks or exists(text) or exists(text.rpartition(":")[0] or text):
         return text, ""
     if not name or not base or base.startswith(":"):
         raise UsageError(f"cannot read the vector '{text}'", "Write FINETUNED@@BASE, as in chat@@base:0.5")
@@ -221,11 +249,18 @@ def finite_number(value: Any) -> float | None:
     """Return a number, or a text that is one, as a float; None for anything else, infinities and NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, str) and not _is_plain(value):
+        return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _is_plain(number: str) -> bool:
+    """Tell whether a number is written as everywhere: Python also reads ``1_000`` and digits of all scripts."""
+    return number.isascii() and "_" not in number
 
 
 def short(value: Any) -> str:
@@ -238,18 +273,27 @@ def short(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
+_MOST_ALPHAS = 10_000
+
+
 def parse_alphas(text: str) -> list[float]:
     """Read ``0,0.5,1`` or ``start:stop:step`` (stop included) as a list of coefficients.
 
     :raises UsageError: A part is not a finite number, or a range has no step that reaches its end.
     """
     try:
+        parts = [float(part) for part in (text.split(":") if ":" in text else text.split(",")) if _is_plain(text)]
         if ":" in text:
-            start, stop, step = (float(part) for part in text.split(":"))
+            start, stop, step = parts
             count = math.floor((stop - start) / step + 1e-9) + 1
+            if count > _MOST_ALPHAS:
+                raise UsageError(
+                    f"alpha '{text}' is a range of {count} coefficients; {_MOST_ALPHAS} are the most",
+                    "Take larger steps, as in 0:1:0.1",
+                )
             alphas = [round(start + step * index, 12) for index in range(count)]
         else:
-            alphas = [float(part) for part in text.split(",")]
+            alphas = parts
     except (ValueError, ZeroDivisionError, OverflowError):
         alphas = []
     if not alphas or not all(math.isfinite(alpha) for alpha in alphas):
@@ -262,10 +306,10 @@ def parse_data(text: str) -> DataRef:
 
     :raises UsageError: There are more parts than the form has.
     """
-    if Path(text).exists():
+    if exists(text):
         return DataRef(text)
     name, *parts = text.split(":")
-    if name and Path(name).exists():
+    if name and exists(name):
         if len(parts) > 1:
             raise UsageError(f"data '{text}' has too many parts", "A local file is FILE or FILE:COLUMN")
         return DataRef(name, column=(parts[0] or None) if parts else None)
@@ -283,7 +327,7 @@ def parse_named_data(texts: Iterable[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for text in texts:
         name, equals, spec = text.partition("=")
-        if not equals or Path(text).exists():
+        if not equals or exists(text):
             name, spec = Path(text.split(":")[0]).stem, text
         if not name or not spec:
             raise UsageError(f"cannot read data '{text}'", "Write --data name=FILE, as in --data forget=forget.txt")
@@ -323,6 +367,8 @@ def parse_size(text: str) -> int:
     """
     digits = text.strip().rstrip("BbIiKkMmGg")
     try:
+        if not _is_plain(digits):
+            raise ValueError(digits)
         size = int(float(digits) * _UNITS[text.strip()[len(digits) :].upper()])
     except (ValueError, KeyError, OverflowError):
         size = 0

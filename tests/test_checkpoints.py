@@ -50,7 +50,8 @@ HOSTILE = {
     "huge shape": ({"a": tensor(shape=(2**40, 2**40))}, "cannot have"),
     "true as a size": ({"a": tensor(shape=(True, 2))}, "shape and offsets"),
     "dtype of half a byte": ({"a": tensor(dtype="F4")}, r"1 tensors of a dtype that is not known here: a \(F4\)"),
-    "dtype of the future": ({"a": tensor(dtype="F8_E3M4\ud800")}, r"a \(F8_E3M4\\ud800\)"),
+    "dtype of the future": ({"a": tensor(dtype="F8_E3M4")}, r"a \(F8_E3M4\)"),
+    "half a character": ({"a": tensor(dtype="F8_E3M4\ud800")}, "half of a surrogate"),
     "dtype that is a list": ({"a": tensor(dtype=["F32"])}, "'a' has no dtype"),
     "name twice": (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}', "twice"),
     "no description": ({"a": 3}, "no description"),
@@ -335,19 +336,18 @@ def test_half_a_character_in_a_model_is_refused(tmp_path, phi, phi_tuned, table,
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_half_a_character_in_a_vector_is_shown_and_refused(tmp_path, phi, phi_tuned, flags):
+def test_half_a_character_in_a_vector_is_refused(tmp_path, phi, phi_tuned, flags):
     path = extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors").path
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     table = json.loads(raw[8 : 8 + length])
     table["lm_head.\ud800"] = table.pop("lm_head.bias")
     write_raw(path, table, raw[8 + length :])
-    done = CliRunner().invoke(app, ["verify", str(path), *flags])
-    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
-    assert "lm_head." in done.stdout
-    done = CliRunner().invoke(app, ["apply", str(phi), "--add", str(path), "-o", str(tmp_path / "out"), *flags])
-    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
-    assert "1 tensors of" in done.stderr
+    applied = ["apply", str(phi), "--add", str(path), "-o", str(tmp_path / "out")]
+    for words in (["verify", str(path)], ["inspect", str(path)], ["diff", str(path), str(path)], applied):
+        done = CliRunner().invoke(app, [*words, *flags])
+        assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+        assert "lm_head.\\ud800" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])

@@ -168,10 +168,10 @@ def test_an_operand_on_the_hub_is_recorded_with_its_commit(tmp_path, monkeypatch
         ("kind: edit", "the record of this edit is broken: KeyError('base')"),
         ("kind: edit\nbase: 3", "record of this edit is broken"),
         ("kind: edit\nbase: {name: m, fingerprint: f}\nalpha: 1\noperands: [{name: v, coefficient: x}]", "is broken"),
-        ("a: &a [*a]\noperands: *a", "cannot read the operand"),
+        ("a: &a [*a]\noperands: *a", "cannot read"),
         ("scale: !!python/object:os.system x", "cannot read"),
         (f"scale: {'[' * 5000}", "cannot read"),
-        (f"alpha: 1\nscale: {{mlp: 0x{'f' * 9000}}}", "cannot read the scale 'mlp=a int'"),
+        (f"alpha: 1\nscale: {{mlp: 0x{'f' * 9000}}}", "larger than any float"),
         ("- v", "must map option names"),
     ],
 )

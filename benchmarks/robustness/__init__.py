@@ -1,1 +1,1 @@
-"""Hostile inputs: sound files are damaged as a stranger could, and every reader has to give a result or its own error."""
+"""Hostile inputs: sound files are damaged as a stranger could; every reader gives a result or an error of its own."""

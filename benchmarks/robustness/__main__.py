@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -32,8 +31,10 @@ def main() -> int:
             tally = fuzz(READERS[name], options.cases, options.seed, scratch, start=options.start)
         finally:
             shutil.rmtree(scratch)
-        print(f"{name}: {tally.cases} cases, {tally.read} read, {tally.refused} refused, "
-              f"{sum(tally.odd.values())} odd, {tally.slowest:.2f} s, {tally.largest:.0f} MB, {tally.seconds:.0f} s")
+        print(
+            f"{name}: {tally.cases} cases, {tally.read} read, {tally.refused} refused, "
+            f"{sum(tally.odd.values())} odd, {tally.slowest:.2f} s, {tally.largest:.0f} MB, {tally.seconds:.0f} s"
+        )
         for what, count in tally.odd.most_common():
             print(f"    {count:6} {what} (case {tally.first[what]})")
         odd += sum(tally.odd.values())

@@ -1,4 +1,4 @@
-"""Damage sound files so that they stay nearly sound: each value, key, name and byte may become what no reader expects."""
+"""Damage sound files so that they stay nearly sound: any value, key, name or byte may become what nobody expects."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 _STRINGS = (
-    "", " ", "\0", "\ud800", "a\udfffb", "../../etc/passwd", "/dev/zero", "/etc/passwd", "a/b", ".", "..", "\n", "\r\n",
-    "\x1b[31mred\x1b[0m", "[bold]markup[/bold]", "{{ 7 * 7 }}", "%s%n", "x" * 100_000, "\u202e", "é" * 300, "null", "nan",
-    "1e400", "-1", "9" * 400, "[" * 2000, "{}", "[]", "(a+)+$", "(", "*", "?", "a,b", "true", "F32", "U8", "~", "@@", "@",
+    "", " ", "\0", "\ud800", "a\udfffb", "../../etc/passwd", "/dev/zero", "/etc/passwd", "a/b", ".", "..", "\n",
+    "\r\n", "\x1b[31mred\x1b[0m", "[bold]markup[/bold]", "{{ 7 * 7 }}", "%s%n", "x" * 100_000, "\u202e", "é" * 300,
+    "null", "nan", "1e400", "-1", "9" * 400, "[" * 2000, "{}", "[]", "(a+)+$", "(", "*", "?", "a,b", "true", "F32",
+    "U8", "~", "@@", "@",
 )  # fmt: skip
 _NUMBERS = (
     "0", "-0.0", "-1", "1", "2", "3", "0.5", "1e308", "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "1e-320",
@@ -89,14 +90,33 @@ def mutate_text(rng: Random, text: str) -> bytes:
         start, end = rng.choice(spans)
         put = rng.choice((_string(rng), rng.choice(_NUMBERS), rng.choice(_RAWS[2:])))
         return (text[:start] + put + text[end:]).encode("utf-8", "surrogatepass")
-    marks = (":", "=", ",", "@@", "@", "..", "[", "{", "- ", "&a ", "*a", "!!python/object:os.system ", "\t", '"', "'", "#")
+    marks = (
+        ":",
+        "=",
+        ",",
+        "@@",
+        "@",
+        "..",
+        "[",
+        "{",
+        "- ",
+        "&a ",
+        "*a",
+        "!!python/object:os.system ",
+        "\t",
+        '"',
+        "'",
+        "#",
+    )
     for _ in range(rng.randint(1, 3)):
         place = rng.randint(0, len(text))
         text = text[:place] + rng.choice(marks) + text[place:]
     if kind > 0.97:
-        text = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-            f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-        ) + text
+        text = (
+            "a: &a [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+            + text
+        )
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -117,7 +137,9 @@ def mutate_bytes(rng: Random, data: bytes) -> bytes:
             case 5:
                 raw[place : place + span] = rng.choice((b"\xff", b"\0", b"\x80")) * span
             case _:
-                raw[place:place] = rng.choice((b"\xed\xa0\x80", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"[" * _CUT, b"\0" * 9))
+                raw[place:place] = rng.choice(
+                    (b"\xed\xa0\x80", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"[" * _CUT, b"\0" * 9)
+                )
     return bytes(raw)
 
 
@@ -186,7 +208,7 @@ def _mutate_list(rng: Random, value: list[Any]) -> list[Any]:
 def _strange(rng: Random, value: Any) -> Any:
     """Return something else than a value; often of another type, sometimes a near miss of the same."""
     if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.3:
-        return rng.choice((-value, value + 1, value - 1, value * 2, value / 2, str(value), [value], value == value))
+        return rng.choice((-value, value + 1, value - 1, value * 2, value / 2, str(value), [value], not value))
     match rng.randrange(7):
         case 0:
             return rng.choice((None, True, False))

@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import typer
@@ -24,15 +23,22 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.common import load_config, use_config
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.edit.chat import chat_template_of
 from taskarith.edit.recipe import parse_recipe
-from taskarith.edit.tokenizer import choose_tokenizer
 from taskarith.edit.undo import undo
 from taskarith.edit.verify import verify
 from taskarith.evaluation.benchmarks import load_benchmark
 from taskarith.evaluation.score import score
-from taskarith.spec import parse_alphas, parse_benchmark, parse_combination, parse_data, parse_model, parse_named_data
-from taskarith.spec import parse_operand, parse_scales, parse_size
+from taskarith.spec import (
+    parse_alphas,
+    parse_benchmark,
+    parse_combination,
+    parse_data,
+    parse_model,
+    parse_named_data,
+    parse_operand,
+    parse_scales,
+    parse_size,
+)
 from taskarith.training.data import load_data
 from taskarith.vectors.inspect import inspect
 
@@ -129,7 +135,12 @@ def _read_model(folder: Path) -> None:
 def _prepare_config(folder: Path) -> None:
     sound.make_model(folder / "base")
     sound.make_model(folder / "tuned", seed=1)
-    quantization = {"quant_method": "fp8", "weight_block_size": [4, 4], "scale_fmt": None, "activation_scheme": "dynamic"}
+    quantization = {
+        "quant_method": "fp8",
+        "weight_block_size": [4, 4],
+        "scale_fmt": None,
+        "activation_scheme": "dynamic",
+    }
     sound.make_float8(folder / "float8", quantization_config=quantization)
 
 
@@ -174,7 +185,9 @@ def _read_weights(folder: Path) -> None:
     from taskarith.edit.method import parse_method
 
     vector, weights = str(folder / "dense.safetensors"), str(folder / "weights.safetensors")
-    apply(str(folder / "base"), negate=[vector], weights=weights, method=parse_method("perta"), output_dir=folder / "out")
+    apply(
+        str(folder / "base"), negate=[vector], weights=weights, method=parse_method("perta"), output_dir=folder / "out"
+    )
 
 
 # --- edits -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any
 
 import typer
 
-from taskarith.checkpoints.gguf import cache_folder
+from taskarith.checkpoints.cache import cache_folders
 from taskarith.errors import TaskarithError
 
 __all__ = ["LONGEST_MESSAGE", "MEGABYTES", "SECONDS", "Reader", "Tally", "fuzz"]
@@ -113,10 +113,10 @@ def fuzz(reader: Reader, cases: int, seed: int, folder: Path, *, start: int = 0)
 
 def _own_cache(folder: Path) -> None:
     """Keep what strange configurations leave in the cache apart; compiled code is that of the user's cache."""
-    kernels = cache_folder() / "kernels"
-    kernels.mkdir(parents=True, exist_ok=True)
     folder.mkdir()
-    (folder / "kernels").symlink_to(kernels.resolve())
+    kernels = cache_folders("kernels")[0]
+    if kernels.is_dir():
+        shutil.copytree(kernels, folder / "kernels")
     os.environ["TASKARITH_CACHE"] = str(folder)
 
 

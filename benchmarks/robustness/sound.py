@@ -67,13 +67,17 @@ RECIPES = {
     "recipe.yaml": "model: base\nalpha: 0.5\noperands:\n  - vector: dense.safetensors\n    coefficient: -0.6\n"
     "    scale: {layers: [0, 1], mlp: 0.5}\n  - sparse.safetensors:0.2\nscale: {lm_head: 0}\n"
     "method: {name: ties, density: 0.5}\n",
-    "mergekit.yaml": "merge_method: dare_ties\nbase_model: base\nmodels:\n  - model: base\n  - model: tuned\n"
-    "    parameters:\n      weight: [0, 0.5, 1]\n      density: 0.5\nparameters:\n  normalize: true\n  int8_mask: true\n"
+    "mergekit.yaml": "merge_method: dare_ties\nbase_model: base\nmodels:\n  - model: base\n"
+    "  - model: tuned\n"
+    "    parameters:\n      weight: [0, 0.5, 1]\n      density: 0.5\n"
+    "parameters:\n  normalize: true\n  int8_mask: true\n"
     "  lambda: 0.9\ndtype: bfloat16\n",
     "slices.yaml": "merge_method: slerp\nbase_model: base\nslices:\n  - sources:\n      - model: base\n"
-    "        layer_range: [0, 1]\n      - model: tuned\n        layer_range: [0, 1]\nparameters:\n  t:\n"
+    "        layer_range: [0, 1]\n      - model: tuned\n        layer_range: [0, 1]\n"
+    "parameters:\n  t:\n"
     "    - filter: self_attn\n      value: [0, 0.5, 1]\n    - value: 0.5\ndtype: float16\n",
-    "finetune.yaml": "learning-rate: 2e-5\nnum-train-epochs: 3\nlora-rank: 8\ndata: forget.txt\nseed: 42\nquiet: true\n",
+    "finetune.yaml": "learning-rate: 2e-5\nnum-train-epochs: 3\nlora-rank: 8\ndata: forget.txt\n"
+    "seed: 42\nquiet: true\n",
 }
 
 
@@ -190,9 +194,7 @@ def make_records(path: Path) -> None:
 def make_tofu(folder: Path) -> None:
     """Write TOFU's own log of one data set."""
     ids = [str(number) for number in range(3)]
-    log: dict[str, Any] = {
-        key: {one: 0.5 + int(one) for one in ids} for key in ("avg_gt_loss", "avg_paraphrased_loss")
-    }
+    log: dict[str, Any] = {key: {one: 0.5 + int(one) for one in ids} for key in ("avg_gt_loss", "avg_paraphrased_loss")}
     log["average_perturb_loss"] = {one: [1.0, 2.0, 3.0] for one in ids}
     log["generated_text"] = {one: ["Who?", "an answer", "the answer"] for one in ids}
     (folder / "eval_log_forget.json").write_text(json.dumps(log), encoding="utf-8")
@@ -200,7 +202,10 @@ def make_tofu(folder: Path) -> None:
 
 def _tensors(seed: int) -> dict[str, np.ndarray]:
     rng, moved = np.random.default_rng(0), np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_TOKENS, _WIDTH), "model.norm.weight": (_WIDTH,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (_TOKENS, _WIDTH),
+        "model.norm.weight": (_WIDTH,),
+    }
     shapes["lm_head.weight"] = (_TOKENS, _WIDTH)
     shapes |= {f"model.layers.0.{one}.weight": (_WIDTH, _WIDTH) for one in _PROJECTIONS}
     shapes |= {f"model.layers.0.{one}_layernorm.weight": (_WIDTH,) for one in ("input", "post_attention")}

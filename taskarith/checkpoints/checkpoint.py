@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any
 
-from taskarith.checkpoints.header import TensorEntry, check_writable, read_header
+from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, file_states
 from taskarith.checkpoints.scaled import Scaling, find_scalings
 from taskarith.errors import CheckpointError, name_some
 from taskarith.progress import SILENT, Listener
+from taskarith.untrusted import MalformedError, parse_json, read_text
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -173,15 +174,14 @@ def fingerprint_tensors(checkpoint: Checkpoint, listener: Listener = SILENT) -> 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
-    :raises CheckpointError: The file is missing, unreadable, not in Unicode, or holds anything else.
+    :raises CheckpointError: The file is missing, unreadable, not in Unicode, or holds anything else or values that
+        nothing can be done with; see ``untrusted``.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(value, ensure_ascii=False).encode()  # half characters could not be written again
-    except (OSError, ValueError, RecursionError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        value = parse_json(read_text(path))
+    except MalformedError as error:
         raise CheckpointError(
-            f"cannot read {path}: {reason}", "A model folder needs this file; save or download it again."
+            f"cannot read {path}: {error}", "A model folder needs this file; save or download it again."
         ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object", "Save or download the model again.")
@@ -222,7 +222,6 @@ def _open_index(path: Path, weight_map: object) -> tuple[Shard, ...]:
 
 def _shard(path: Path) -> Shard:
     header = read_header(path)
-    check_writable(header, path)
     return Shard(path.name, header.tensors, header.metadata)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskarith.errors import CheckpointError, name_some
+from taskarith.untrusted import open_regular, parse_json
 
 __all__ = [
     "FLOAT_DTYPES",
@@ -23,7 +23,6 @@ __all__ = [
     "Header",
     "TensorEntry",
     "build_header",
-    "check_writable",
     "parse_header",
     "read_header",
 ]
@@ -82,11 +81,13 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
     :raises CheckpointError: The file is missing, not a regular file, truncated, or its header lies: an absurd length,
-        no JSON, names twice, sizes that do not follow from shapes, overlaps, gaps, or bytes beyond the end. Or it has
-        tensors of a dtype that is not known.
+        no JSON, names twice or with half characters, sizes that do not follow from shapes, overlaps, gaps, or bytes
+        beyond the end. Or it has tensors of a dtype that is not known.
     """
     try:
         raw, size = _read_raw(path)
+    except ValueError as error:
+        raise _broken(path, str(error)) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, up to Python 3.12
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot read {path}: {reason}", "Check the path and its permissions.") from error
@@ -108,7 +109,7 @@ def parse_header(data: bytes, path: Path) -> Header:
 
 def _parse(raw: bytes, path: Path, size: int | None) -> Header:
     try:
-        table = json.loads(raw, object_pairs_hook=_unique)
+        table = parse_json(raw, _unique)
         if not isinstance(table, dict):
             raise ValueError("the header is no JSON object")
         metadata = table.pop("__metadata__", None) or {}
@@ -117,24 +118,9 @@ def _parse(raw: bytes, path: Path, size: int | None) -> Header:
         start = 8 + len(raw)
         tensors = _tensors(table, path, start)
         _check_layout(tensors, start, start + sum(t.nbytes for t in tensors) if size is None else size)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _broken(path, str(error)) from error
     return Header(tensors, metadata)
-
-
-def check_writable(header: Header, path: Path) -> None:
-    """Refuse half characters (lone surrogates), which JSON can escape and no output can hold.
-
-    :param header: Of a file whose names and metadata will be written again.
-    :param path: The file.
-    :raises CheckpointError: A name or the metadata has one.
-    """
-    names = [tensor.name for tensor in header.tensors]
-    for text in (*names, *header.metadata, *header.metadata.values()):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise _broken(path, f"its header has {text!a}, which is not Unicode text") from error
 
 
 def build_header(
@@ -161,10 +147,8 @@ def build_header(
 
 
 def _read_raw(path: Path) -> tuple[bytes, int]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _broken(path, "it is no regular file")
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > status.st_size - 8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.errors import CheckpointError
+from taskarith.untrusted import MalformedError, parse_json, read_text
 
 __all__ = ["PROVENANCE_NAME", "command_line", "read_provenance", "versions", "write_provenance"]
 
@@ -32,8 +34,9 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """Return the command of this process as one could type it again."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command of this process as one could type it again; bytes that are not Unicode are escaped."""
+    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
@@ -48,11 +51,11 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     :raises CheckpointError: The file is there but is no JSON object.
     """
     path = folder / PROVENANCE_NAME
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError) as error:
+    try:
+        record = parse_json(read_text(path))
+    except MalformedError as error:
         raise CheckpointError(f"cannot read {path}: {error}", "Remove it, or restore it from where it came.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} holds no JSON object", "Remove it, or restore it from where it came.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from taskarith.checkpoints.gguf import dequantize_gguf, find_gguf
 from taskarith.errors import CheckpointError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import ModelRef, parse_model
+from taskarith.spec import ModelRef, exists, parse_model
 
 __all__ = ["ResolvedModel", "is_hub_id", "resolve_model"]
 
@@ -56,7 +56,7 @@ def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_loca
     """
     reference = parse_model(model) if isinstance(model, str) else model
     path = Path(reference.name)
-    if path.exists():
+    if exists(path):
         gguf = find_gguf(path)
         return ResolvedModel(reference.name, None, dequantize_gguf(gguf, listener) if gguf else path)
     if not is_hub_id(reference.name):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from taskarith.errors import TaskarithError, UsageError, name_some
+from taskarith.errors import TaskarithError, UsageError, name_some, readable
+from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_text
 
 if TYPE_CHECKING:
     from taskarith.console import Console
@@ -45,15 +47,21 @@ def load_config(path: Path) -> dict[str, Any]:
 
     :raises typer.BadParameter: It is no YAML, or no map.
     """
-    import yaml  # here, so that --help does without it
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"cannot read {path}: {error}") from error
+        values = _parse(read_text(path)) or {}
+    except MalformedError as error:
+        raise typer.BadParameter(readable(f"cannot read {path}: {error}")) from error
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path} must map option names to values, as in 'learning-rate: 2e-5'")
     return {str(key): value for key, value in values.items()}
+
+
+def _parse(text: str) -> Any:
+    """Parse YAML; the record of an edit, which may have a line for each of many tensors, as the JSON that it is."""
+    if text.lstrip().startswith("{"):
+        with suppress(MalformedError):
+            return parse_json(text)
+    return parse_yaml(text)
 
 
 def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> None:
@@ -65,7 +73,8 @@ def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> 
     values = {key.replace("_", "-"): value for key, value in given.items()}
     if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
         names = sorted(known.keys() - {"config", "help"})
-        raise typer.BadParameter(f"{path} has unknown keys: {name_some(unknown)}; known are {', '.join(names)}")
+        what = readable(f"{path} has unknown keys: {name_some(unknown)}")
+        raise typer.BadParameter(f"{what}; known are {', '.join(names)}")
     defaults = dict(context.default_map or {})
     for key, value in values.items():
         many = getattr(known[key], "multiple", False) or known[key].nargs != 1

@@ -70,6 +70,8 @@ def translate(values: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"tokenizer_source {short(source)} is not done here", "The tokenizer is that of the base.")
     options = {"model": merge.base} | ({} if method in {"linear", "task_arithmetic"} else {"method": method})
     dtype = values.get("out_dtype") or values.get("dtype")
+    if not isinstance(dtype, str | None):
+        raise UsageError(f"cannot read the dtype {short(dtype)}", "Write its name, as in dtype: bfloat16")
     remarks = _remarks(merge, dtype)
     if dtype is not None:
         options["dtype"] = str(dtype).removeprefix("torch.")

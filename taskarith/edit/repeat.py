@@ -13,7 +13,7 @@ from taskarith.edit.plan import EditPlan
 from taskarith.edit.rows import shared_rows
 from taskarith.edit.run import RunResult
 from taskarith.errors import MismatchError, name_some
-from taskarith.spec import OperandRef, Scales, parse_model, plain_scales
+from taskarith.spec import OperandRef, Scales, exists, parse_model, plain_scales
 from taskarith.vectors.form import BaseRecord, Vector
 
 __all__ = ["check_inputs", "foreign_tensors", "record_edit"]
@@ -101,7 +101,7 @@ def foreign_tensors(plan: EditPlan, model: str) -> tuple[str, ...]:
 
 def _recorded_name(reference: OperandRef, vector: Vector) -> str:
     """Return an absolute path, or a hub id with the commit, which is the name of the folder that it lies in."""
-    if Path(reference.name).exists():
+    if exists(reference.name):
         return str(Path(reference.name).resolve())
     return f"{parse_model(reference.name).name}@{Path(vector.name).name}"
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.enlarging import Enlarged
-from taskarith.errors import MismatchError, UsageError
+from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
+from taskarith.untrusted import is_count
 from taskarith.vectors.vocabulary import token_rows
 
 __all__ = ["choose_tokenizer", "write_tokenizer"]
@@ -77,11 +78,16 @@ def _tokens(folder: Path) -> dict[int, str]:
     path = folder / _VOCABULARY
     content = read_json(path) if path.is_file() else {}
     model = content.get("model")
-    table = model.get("vocab") if isinstance(model, dict) else None
+    table, added = model.get("vocab") if isinstance(model, dict) else None, content.get("added_tokens") or []
     found: dict[int, str] = {}
-    if isinstance(table, dict):
-        found = {number: token for token, number in table.items()}
-    elif isinstance(table, list):  # Unigram: pairs of token and score, in order
-        found = {number: str(one[0]) for number, one in enumerate(table) if one}
-    added = content.get("added_tokens") or []
-    return found | {one["id"]: one["content"] for one in added if isinstance(one, dict) and "id" in one}
+    try:
+        if isinstance(table, dict):
+            found = {number: token for token, number in table.items()}
+        elif isinstance(table, list):  # Unigram: pairs of token and score, in order
+            found = {number: str(one[0]) for number, one in enumerate(table) if one}
+        found |= {one["id"]: one["content"] for one in added if isinstance(one, dict) and "id" in one}
+    except (TypeError, KeyError, IndexError):
+        found = {-1: ""}
+    if not all(map(is_count, found)):
+        raise CheckpointError(f"{path} does not number its tokens", "Save or download the tokenizer again.")
+    return found

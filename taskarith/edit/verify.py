@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from taskarith.edit.verify_packed import damaged_blobs, sample_blobs
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_scales
-from taskarith.vectors.dense import DenseVector, VectorFile
+from taskarith.vectors.dense import DenseVector, VectorFile, header_json
 from taskarith.vectors.form import BaseRecord, Packed
 from taskarith.vectors.open import open_packed, recorded_base
 from taskarith.vectors.packed import PackedFile
@@ -177,7 +176,7 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
     is_packed = VectorFile(path).kind != "dense"
     vector = PackedFile(path) if is_packed else DenseVector(path)
     origin = vector.base or BaseRecord("")
-    recorded = json.loads(vector.metadata.get("deltas", "{}"))
+    recorded = header_json(path, vector.metadata, "deltas")
     if not recorded:
         raise CheckpointError(f"{path} holds no fingerprints of its deltas", "Extract it again with this release.")
     entries = vector.entries
@@ -188,7 +187,7 @@ def _verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
     if vector.kind == "quantised":
         reason = "quantised deltas are compared by their fingerprints alone"
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)
-    finetuned = json.loads(vector.metadata["finetuned"])
+    finetuned = header_json(path, vector.metadata, "finetuned")
     if "combination" in finetuned:
         reason = "it is a combination of vectors, which are not read again"
         return Verification(path, "vector", len(recorded), damaged, 0, (), reason)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import io
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from taskarith.errors import DataError, MismatchError, name_some
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.tofu_logs import AGGREGATED, LOG_FILES, read_tofu_logs
+from taskarith.untrusted import MalformedError, open_regular, parse_json
 
 __all__ = ["Sheet", "arrange", "check_same_samples", "other_samples", "read_records", "read_sheets"]
 
@@ -128,19 +129,26 @@ def other_samples(first: Sheet, second: Sheet, kind: str, text: str) -> str | No
 
 def _read_lines(path: Path) -> list[Record]:
     records = []
-    with path.open(encoding="utf-8") as file:
+    with _open_lines(path) as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    record = json.loads(line)
+                    record = parse_json(line)
                     if not isinstance(record, dict):
                         raise DataError(f"line {number} of {path} is no record", "Give a records.jsonl of taskarith.")
                     records.append(record)
-        except (ValueError, RecursionError) as error:  # a killed writer, or no JSON lines at all
+        except ValueError as error:  # a killed writer, or no JSON lines at all
             raise DataError(
                 f"{path} is no file of JSON lines: {error}", "Give a records.jsonl of taskarith."
             ) from error
     return records
+
+
+def _open_lines(path: Path) -> IO[str]:
+    try:
+        return io.TextIOWrapper(open_regular(path), encoding="utf-8")
+    except (MalformedError, RuntimeError) as error:
+        raise DataError(f"cannot read {path}: {error}", "Give a records.jsonl of taskarith.") from error
 
 
 def _loss_fault(record: Mapping[str, Any]) -> str | None:

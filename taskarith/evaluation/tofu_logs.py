@@ -6,13 +6,13 @@ A folder of ``eval_log*.json`` and ``eval_real_*_wo_options.json``, one file a d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from taskarith.errors import DataError, name_some
 from taskarith.evaluation.records import Record, answer_record, continuation_record
+from taskarith.untrusted import MalformedError, parse_json, read_text
 
 __all__ = ["AGGREGATED", "LOG_FILES", "read_tofu_logs"]
 
@@ -77,8 +77,8 @@ def _load(file: Path) -> Any:
         return found
 
     try:
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(file), once)
+    except MalformedError as error:
         raise DataError(f"{file} is no JSON: {error}", "Give a log file that is complete.") from error
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from taskarith.errors import DataError, name_some
 from taskarith.training.documents import Row
+from taskarith.untrusted import MalformedError, open_regular, parse_json, read_bytes
 
 __all__ = ["ROW_FILES", "drop_fillers", "is_known_suffix", "read_plain", "read_rows"]
 
@@ -60,9 +60,9 @@ def _starts_with_object(text: str) -> bool:
     start = text.lstrip()
     try:
         if start.startswith("{"):
-            return isinstance(json.loads(start.partition("\n")[0]), dict)
-        rows = json.loads(start) if start.startswith("[") and start[1:].lstrip().startswith("{") else None
-    except (ValueError, RecursionError):
+            return isinstance(parse_json(start.partition("\n")[0]), dict)
+        rows = parse_json(start) if start.startswith("[") and start[1:].lstrip().startswith("{") else None
+    except MalformedError:
         return False
     return isinstance(rows, list)
 
@@ -95,14 +95,13 @@ def drop_fillers(value: Any) -> Any:
 def _read_text(path: Path) -> str:
     """Return a UTF-8 file with its byte order mark taken off and its line ends made those of Unix."""
     try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
+        text = read_bytes(path, None).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text (byte {error.start})", "Save it as UTF-8 plain text and name that file."
         ) from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "Check the path and its permissions.") from error
+    except MalformedError as error:
+        raise DataError(f"cannot read {path}: {error}", "Check the path and its permissions.") from error
     if "\0" in text:
         raise DataError(
             f"{path} is not text: it holds null characters", "Save it as UTF-8 plain text and name that file."
@@ -117,11 +116,12 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet  # directly: datasets would keep a second copy in its cache, and read [ and * as patterns
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        _refuse_repeated(file.schema_arrow.names, path)
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                yield {column: drop_fillers(value) for column, value in row.items()}
+        with open_regular(path) as source:
+            file = pyarrow.parquet.ParquetFile(source)
+            _refuse_repeated(file.schema_arrow.names, path)
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    yield {column: drop_fillers(value) for column, value in row.items()}
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not a sound parquet file: {error}", "Write or download it again.") from error
 
@@ -194,8 +194,8 @@ def _refuse_repeated(columns: Sequence[str], path: Path) -> None:
 
 def _parse_json(text: str, path: Path) -> list[Row]:
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        rows = parse_json(text)
+    except MalformedError as error:
         raise DataError(f"{path} is not sound JSON: {error}", "Correct it, or save it as JSON lines.") from error
     dressed = ({"text": row} if isinstance(row, str) else row for row in rows)
     return [_check_row(row, f"row {number} of {path}") for number, row in enumerate(dressed, 1)]
@@ -206,8 +206,8 @@ def _parse_json_lines(text: str, path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except MalformedError as error:
             raise DataError(
                 f"line {number} of {path} is not JSON: {error}", "Write one JSON object a line, or a list of objects."
             ) from error

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from taskarith.checkpoints.checkpoint import Checkpoint, read_json
+from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.errors import MismatchError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
+from taskarith.vectors.adapter_config import read_adapter_config
 from taskarith.vectors.dense import DenseVector
 from taskarith.vectors.form import BaseRecord, Delta
 from taskarith.vectors.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_tensors, read_adapter, scale_of
@@ -38,7 +39,7 @@ REST_WEIGHTS = "rest.safetensors"
 
 def adapter_base(path: Path) -> BaseRecord | None:
     """Return the base that an adapter folder names, without fingerprints, or None where it names none."""
-    config = read_json(path / ADAPTER_CONFIG)
+    config = read_adapter_config(path)
     name = config.get("base_model_name_or_path")
     return BaseRecord(str(name), config.get("revision") or None) if name else None
 

@@ -15,7 +15,7 @@ from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel, is_hub_id, resolve_model
 from taskarith.errors import CheckpointError, MismatchError
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import ModelRef
+from taskarith.spec import ModelRef, exists
 from taskarith.vectors.form import BaseRecord
 
 __all__ = ["ChosenBase", "OwnBase", "RecordedBase", "find_own_base", "is_same_folder", "made_from", "name_own_base"]
@@ -46,7 +46,7 @@ class RecordedBase:
         :raises MismatchError: Nothing does.
         """
         name = self.base.name
-        is_beside = not Path(name).exists() and (self.folder / name).exists()
+        is_beside = not exists(name) and exists(self.folder / name)
         reference = ModelRef(str(self.folder / name)) if is_beside else ModelRef(name, self.base.revision)
         try:
             return resolve_model(reference, listener, is_local=is_local)

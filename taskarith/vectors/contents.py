@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError
 from taskarith.progress import SILENT, Listener
+from taskarith.untrusted import MalformedError, open_regular, parse_json
 from taskarith.vectors.adapter import adapter_tensors
 from taskarith.vectors.dense import FORMAT
 from taskarith.vectors.form import Packed
@@ -224,11 +224,14 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return a header with its values that are JSON objects as such."""
     found: dict[str, Any] = dict(metadata)
     for key, text in metadata.items():
-        with suppress(ValueError, RecursionError):
-            found[key] = json.loads(text) if text.startswith("{") else text
+        with suppress(MalformedError):
+            found[key] = parse_json(text) if text.startswith("{") else text
     return found
 
 
 def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+    try:
+        with open_regular(path) as file:
+            return file.read(4) == b"GGUF"
+    except MalformedError:
+        return False

@@ -9,6 +9,7 @@ from typing import Any
 
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
+from taskarith.untrusted import MalformedError, parse_json
 from taskarith.vectors.form import BaseRecord, Stored, Vector
 from taskarith.vectors.vocabulary import first_rows, last_rows
 
@@ -20,6 +21,7 @@ __all__ = [
     "DenseVector",
     "VectorFile",
     "check_delta",
+    "header_json",
     "vector_metadata",
 ]
 
@@ -125,6 +127,23 @@ def check_delta(vector: Vector, name: str, shape: tuple[int, ...], found: str) -
         )
 
 
+def header_json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Return what a value of a vector's header says, all of which are texts and the structured ones JSON objects.
+
+    :param path: The file.
+    :param metadata: Its header.
+    :param key: Which value; one that is missing is an empty object.
+    :raises VectorError: It is something else.
+    """
+    try:
+        table = parse_json(metadata.get(key, "{}"))
+    except MalformedError as error:
+        raise VectorError(f"{path} has a broken header: '{key}': {error}", "Extract it again.") from error
+    if not isinstance(table, dict):
+        raise VectorError(f"{path} has a broken header: '{key}' is not a JSON object", "Extract it again.")
+    return table
+
+
 def vector_metadata(
     kind: str, base: BaseRecord, finetuned: Mapping[str, Any], dtype: str, tied: Mapping[str, str], **more: str
 ) -> dict[str, str]:
@@ -162,8 +181,8 @@ def _base(path: Path, metadata: Mapping[str, str]) -> BaseRecord:
 
 def _base_rows(path: Path, metadata: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> dict[str, int]:
     """Return how many rows the base has of tensors of which base and fine-tune have different numbers."""
+    found = header_json(path, metadata, "base_rows")
     try:
-        found = json.loads(metadata.get("base_rows", "{}"))
         are_rows = all(entries[name].shape and type(rows) is int and rows > 0 for name, rows in found.items())
     except (ValueError, AttributeError, KeyError):
         are_rows = False
@@ -173,10 +192,7 @@ def _base_rows(path: Path, metadata: Mapping[str, str], entries: Mapping[str, Te
 
 
 def _table(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, str]:
-    try:
-        table = json.loads(metadata.get(key, "{}"))
-    except ValueError:
-        table = None
-    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+    table = header_json(path, metadata, key)
+    if not all(isinstance(value, str) for value in table.values()):
         raise VectorError(f"{path} has a broken header: '{key}' is no map of names", "Extract it again.")
     return table

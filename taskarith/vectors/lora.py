@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taskarith.checkpoints.checkpoint import ADAPTER_CONFIG, read_json
+from taskarith.checkpoints.checkpoint import ADAPTER_CONFIG
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
+from taskarith.vectors.adapter_config import read_adapter_config
 from taskarith.vectors.copies import has_same_values
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "Factors", "adapter_tensors", "read_adapter", "scale_of"]
@@ -118,7 +119,7 @@ def read_adapter(path: Path) -> Adapter:
 
     :raises VectorError: It is no LoRA, of a kind that is not a change of weights, pickled, or broken.
     """
-    adapter = Adapter(path, read_json(path / ADAPTER_CONFIG))
+    adapter = Adapter(path, read_adapter_config(path))
     _check_config(path, adapter.config)
     _check_names(path, adapter_tensors(path))
     parts: dict[str, dict[str, TensorEntry]] = {}

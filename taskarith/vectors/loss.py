@@ -31,13 +31,14 @@ class Loss:
 
     @classmethod
     def of(cls, found: Mapping[str, Mapping[str, Any]]) -> Loss:
-        """Work it out from what was summed up by tensor: kept, error_squares, squares."""
-        errors = {name: _share(one["error_squares"], one["squares"]) ** 0.5 for name, one in sorted(found.items())}
+        """Work it out from what was summed up by tensor: kept, error_squares, squares; none of an empty one."""
+        sums = {name: {"kept": 0, "error_squares": 0.0, **one} for name, one in sorted(found.items())}
+        errors = {name: _share(one["error_squares"], one["squares"]) ** 0.5 for name, one in sums.items()}
         worst = max(errors, key=lambda name: errors[name], default="")
-        missing, whole = (math.fsum(one[key] for one in found.values()) for key in ("error_squares", "squares"))
+        missing, whole = (math.fsum(one[key] for one in sums.values()) for key in ("error_squares", "squares"))
         lost = _share(missing, whole)
         return cls(
-            int(sum(one["kept"] for one in found.values())),
+            int(sum(one["kept"] for one in sums.values())),
             1 - lost,
             lost**0.5,
             worst,

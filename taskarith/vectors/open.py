@@ -12,7 +12,7 @@ from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import MismatchError, UsageError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_model
+from taskarith.spec import OperandRef, exists, parse_model
 from taskarith.vectors.adapter import AdapterVector, adapter_base
 from taskarith.vectors.bases import ChosenBase, OwnBase, RecordedBase, find_own_base, is_same_folder, name_own_base
 from taskarith.vectors.dense import WEIGHTS, DenseVector, VectorFile
@@ -275,7 +275,7 @@ def _locate(name: str, listener: Listener) -> Path:
     path = Path(name)
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return resolve_model(name, listener).path
-    if path.exists():
+    if exists(path):
         return path
     if path.suffix == ".safetensors" or name.count("/") != 1:
         raise VectorError(

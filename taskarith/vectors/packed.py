@@ -7,7 +7,6 @@ header), the last one of a tensor the rest. The header's ``shapes`` says what is
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from array import array
@@ -18,7 +17,7 @@ from typing import Protocol
 from taskarith.checkpoints.header import FLOAT_DTYPES, ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader, hasher
 from taskarith.errors import VectorError
-from taskarith.vectors.dense import VectorFile
+from taskarith.vectors.dense import VectorFile, header_json
 from taskarith.vectors.form import Packed
 
 __all__ = ["Block", "PackedFile", "join_parts", "split_parts", "unpack"]
@@ -223,14 +222,14 @@ def _shapes(
     path: Path, metadata: Mapping[str, str], entries: Mapping[str, TensorEntry]
 ) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """Read the table of what is decoded, and check it against the blobs."""
+    table = header_json(path, metadata, "shapes")
     try:
-        table = json.loads(metadata.get("shapes", ""))
         dtypes = {name: dtype for name, (dtype, _) in table.items()}
         shapes = {name: tuple(shape) for name, (_, shape) in table.items()}
         sizes = [size for shape in shapes.values() for size in shape]
         sound = all(dtype in FLOAT_DTYPES for dtype in dtypes.values())
         sound = sound and all(type(size) is int and 0 <= size < 1 << 48 for size in sizes)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError):
         sound, dtypes, shapes = False, {}, {}
     if not sound:
         raise VectorError(f"{path} has a broken header: 'shapes' is no table of shapes", "Extract it again.")

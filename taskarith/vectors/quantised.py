@@ -7,7 +7,6 @@ sign of the entry; of all such scales this one has the least error. What is no m
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from taskarith.errors import VectorError
 from taskarith.progress import Listener
+from taskarith.vectors.dense import header_json
 from taskarith.vectors.form import Packed
 from taskarith.vectors.pack import Piece, Source
 from taskarith.vectors.packed import PackedFile, join_parts, split_parts, unpack
@@ -86,10 +86,7 @@ class QuantisedVector(PackedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, Quantised.kind)
-        try:
-            self._bits = int(json.loads(self.metadata["options"])["bits"])
-        except (KeyError, ValueError, TypeError, RecursionError):
-            self._bits = 0
+        self._bits = header_json(path, self.metadata, "options").get("bits", 0)
         if self._bits not in BITS or set(self.dtypes.values()) - {"F32"}:
             raise VectorError(f"{path} has a broken header: it does not say how many bits", "Extract it again.")
 
