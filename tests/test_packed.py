@@ -342,7 +342,7 @@ def test_large_shapes_need_large_blobs(tmp_path, vectors, pair):
 @pytest.mark.parametrize("options", ["", "{}", "[]", '{"bits": 3}', '{"bits": "x"}', '{"bits": [8]}'])
 def test_quantised_vectors_say_how_many_bits(tmp_path, vectors, pair, options):
     path = rewritten(vectors["quantised"], tmp_path / "v", metadata=lambda table: table | {"options": options})
-    with pytest.raises(VectorError, match="broken header: (it does not say how many bits|.options.)"):
+    with pytest.raises(VectorError, match=r"broken header: (it does not say how many bits|.options.)"):
         apply(str(pair[0]), add=[str(path)], output_dir=tmp_path / "out")
 
 
