@@ -9,9 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
@@ -109,6 +106,10 @@ def _brought(base: Checkpoint, operand: Operand) -> Iterator[tuple[str, TensorEn
 
 
 def _joined(entry: TensorEntry, rows: TensorEntry, path: Path, reader: TensorReader) -> TensorEntry:
+    import numpy as np  # late: hardly any edit has new rows
+
+    from taskarith.arithmetic.wide import decode, encode
+
     values = decode(bytes(reader.read(rows, 0, rows.nbytes)), rows.dtype)
     data = encode(values, entry.dtype)
     if not np.isfinite(decode(data, entry.dtype)).all():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from taskarith.arithmetic.wide import decode
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["is_buffer"]
 
@@ -54,6 +55,8 @@ def _is_causal(tensor: TensorEntry, reader: TensorReader) -> bool:
     shape = tensor.shape
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or math.prod(shape[:-2]) != 1:
         return False
+    import numpy as np  # late: hardly any model has such buffers
+
     size, hidden = shape[-1], None
     for row in range(size):
         values = _values(tensor, reader, row * size, (row + 1) * size)
@@ -67,5 +70,7 @@ def _is_causal(tensor: TensorEntry, reader: TensorReader) -> bool:
 
 
 def _values(tensor: TensorEntry, reader: TensorReader, start: int, stop: int) -> np.ndarray:
+    from taskarith.arithmetic.wide import decode
+
     size = ITEM_SIZES[tensor.dtype]
     return decode(reader.read(tensor, start * size, stop * size), tensor.dtype)

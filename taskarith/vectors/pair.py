@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from taskarith.arithmetic.wide import decode
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import FLOAT_DTYPES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
@@ -157,6 +154,10 @@ def find_tied(
 
 def _is_constant(entry: TensorEntry, reader: TensorReader) -> bool:
     """Tell whether all rows of a tensor are the same."""
+    import numpy as np  # late: numpy takes a third of the time that a small edit needs
+
+    from taskarith.arithmetic.wide import decode
+
     size = entry.nbytes // max(entry.shape[0], 1)
     first = decode(reader.read(entry, 0, size), entry.dtype)
     for piece in reader.pieces(entry, size * max(1, _PIECE // max(size, 1))):
