@@ -76,7 +76,6 @@ def test_the_arithmetic_imports_neither_torch_nor_transformers(tmp_path, phi, ph
         ["undo", "out", "-o", "back"],
         ["inspect", "out"],
         ["diff", "back", phi],
-        ["relate", "v.safetensors", phi_tuned, "--model", phi],
         ["ood", "v.safetensors", phi_tuned, "--model", phi, "--gamma", "0.8,-0.6"],
     ]
     code = (
@@ -89,6 +88,12 @@ def test_the_arithmetic_imports_neither_torch_nor_transformers(tmp_path, phi, ph
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["taskarith.edit.apply", "taskarith.vectors.extract"])
+def test_the_verbs_that_stream_files_import_no_numpy_before_they_need_it(module):
+    code = f"import sys, {module}; assert not {{'numpy', 'torch', 'numba'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_import_taskarith_is_light_and_exports_the_verbs():
