@@ -16,7 +16,8 @@ from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.method import parse_method
-from taskarith.edit.verify import SAMPLE, verify
+from taskarith.edit.verify import verify
+from taskarith.edit.verify_sample import SAMPLE
 from taskarith.errors import CheckpointError, VectorError
 from taskarith.vectors.extract import extract
 

@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.digests import UNSEALED, is_sealed, seal
 from taskarith.errors import CheckpointError, name_some
 from taskarith.untrusted import open_regular, parse_json
 
 __all__ = [
     "FLOAT_DTYPES",
     "ITEM_SIZES",
+    "SEAL",
     "Header",
     "TensorEntry",
     "build_header",
+    "header_is_sealed",
     "parse_header",
     "read_header",
 ]
@@ -36,6 +39,9 @@ ITEM_SIZES = {
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 """The dtypes that arithmetic is defined on."""
+
+SEAL = "header_sha256"
+"""The key of a header's metadata under which it has its own digest."""
 
 _LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 
@@ -129,7 +135,7 @@ def build_header(
     """Build the first bytes of a safetensors file, padded with spaces so that tensors start at a multiple of 8.
 
     :param tensors: Name, dtype and shape of each tensor, in the order of their bytes.
-    :param metadata: String to string.
+    :param metadata: String to string; ``UNSEALED`` in it is replaced by the digest of the header.
     :param length: Pad to at least this many bytes: room kept for metadata that is known only at the end.
     :returns: The bytes, and the offset of each tensor from the start of the file.
     """
@@ -143,7 +149,21 @@ def build_header(
     total = max(8 + len(text), length)
     total += -total % 8
     header = (total - 8).to_bytes(8, "little") + text.ljust(total - 8)
+    if metadata.get(SEAL) == UNSEALED:
+        header = seal(header)
     return header, {name: total + place for name, place in places.items()}
+
+
+def header_is_sealed(path: Path, metadata: Mapping[str, str]) -> bool | None:
+    """Tell whether the header of a file is as it was written; None if it has no digest of itself.
+
+    :param path: A file whose header has been read.
+    :param metadata: What was read.
+    """
+    if SEAL not in metadata:
+        return None
+    raw, _ = _read_raw(path)
+    return is_sealed((len(raw)).to_bytes(8, "little") + raw, metadata[SEAL])
 
 
 def _read_raw(path: Path) -> tuple[bytes, int]:

@@ -8,14 +8,16 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.digests import UNSEALED, digest_folder, is_sealed, seal
 from taskarith.errors import CheckpointError
 from taskarith.untrusted import MalformedError, parse_json, read_text
 
-__all__ = ["PROVENANCE_NAME", "command_line", "read_provenance", "versions", "write_provenance"]
+__all__ = ["PROVENANCE_NAME", "command_line", "read_provenance", "record_is_sealed", "versions", "write_provenance"]
 
 PROVENANCE_NAME = "taskarith.json"
 
@@ -39,10 +41,32 @@ def command_line() -> str:
     return words.encode("utf-8", "backslashreplace").decode()
 
 
-def write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``taskarith.json`` into a folder: the record, the command and the versions."""
-    whole = {**record, "command": command_line(), "versions": versions()}
-    (folder / PROVENANCE_NAME).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_provenance(
+    folder: Path, record: Mapping[str, Any], *, files: bool = True, headers: Collection[str] = ()
+) -> None:
+    """Write ``taskarith.json`` into a folder: the record, its files, the command, versions, time, and its own digest.
+
+    :param folder: All else of it is there.
+    :param record: What it was made from, and how.
+    :param files: Whether the record has the SHA-256 of every other file.
+    :param headers: Weight files that have it of their header alone; the record has fingerprints of their tensors.
+    """
+    whole = {
+        **record,
+        **({"files": digest_folder(folder, {PROVENANCE_NAME}, headers)} if files else {}),
+        "command": command_line(),
+        "versions": versions(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "digest": UNSEALED,
+    }
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    (folder / PROVENANCE_NAME).write_bytes(seal(text.encode()))
+
+
+def record_is_sealed(folder: Path) -> bool | None:
+    """Tell whether the record in a folder is as it was written; None if it has no digest of itself."""
+    text, record = (folder / PROVENANCE_NAME).read_bytes(), read_provenance(folder) or {}
+    return is_sealed(text, str(record["digest"])) if "digest" in record else None
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:

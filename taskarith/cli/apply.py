@@ -110,6 +110,9 @@ def command(
     keep_undo: Annotated[
         bool, typer.Option("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
     ] = False,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Record the SHA-256 of the weight files, too: a second per GB.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; say what would be done, its cost, and what would fail.")
     ] = False,
@@ -159,6 +162,7 @@ def command(
         jobs=jobs,
         launched=True,
         keep_undo=keep_undo,
+        sha256=sha256,
         dry_run=dry_run,
         model_fingerprint=recipe.fingerprint,
         listener=console,

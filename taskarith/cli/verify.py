@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, SeedOption, printable
 
+if TYPE_CHECKING:
+    from taskarith.edit.verification import Verification
+
 __all__ = ["command"]
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Output of apply, or a task vector file.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that taskarith wrote, or a task vector file.")],
     seed: SeedOption = 42,
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Take every fingerprint again, and calculate a sample of elements again from the recorded inputs.
+    """Take every digest and fingerprint again, and calculate a sample of elements again from the recorded inputs.
 
     Exit code 0: everything is as recorded. Exit code 1: something is not, and it is named.
 
@@ -29,21 +33,49 @@ def command(
     del config
     from taskarith.console import Console
     from taskarith.edit.verify import verify
-    from taskarith.errors import name_some
     from taskarith.vectors.contents import plain
 
     console = Console(as_json=as_json, quiet=quiet)
     found = verify(path, seed=seed, listener=console)
     console.close()
-    console.line(f"{found.path}: {found.kind}, {found.tensors - len(found.damaged)} of {found.tensors} tensors intact")
-    if found.damaged:
-        console.line(printable(f"not as recorded: {name_some(found.damaged)}"))
-    if found.unsampled:
-        console.note(f"note: nothing was calculated again: {found.unsampled}")
-    else:
-        console.line(f"{found.sampled:,} elements calculated again in float64: {len(found.wrong)} tensors differ")
-    if found.wrong:
-        console.line(printable(f"not what the inputs give: {name_some(found.wrong)}"))
+    for line in _lines(found):
+        console.line(printable(line))
+    for note in _notes(found):
+        console.note(printable(f"note: {note}"))
     console.result(plain(dataclasses.asdict(found) | {"path": str(found.path), "is_sound": found.is_sound}))
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+def _lines(found: Verification) -> Iterator[str]:
+    """Say what was compared, and what is not as it should be."""
+    from taskarith.errors import name_some
+
+    counts = []
+    if found.tensors:
+        counts.append(f"{found.tensors - len(found.damaged)} of {found.tensors} tensors intact")
+    if found.files is not None:
+        total = found.files.compared + len(found.files.missing)
+        counts.append(f"{found.files.compared - len(found.files.changed)} of {total} files as recorded")
+    yield f"{found.path}: {found.kind}, {', '.join(counts)}"
+    if found.is_record_changed:
+        yield f"the {'header' if found.path.is_file() else 'record'} is not as it was written"
+    files = found.files
+    named = {
+        "not as recorded": (*found.damaged, *(files.changed if files else ())),
+        "gone": files.missing if files else (),
+        "not in the record": files.added if files else (),
+    }
+    yield from (f"{what}: {name_some(names)}" for what, names in named.items() if names)
+    if found.sampled or not found.unsampled:
+        how = f"within {found.tolerance:.0e} of a tensor's largest change: " if found.tolerance else ""
+        yield f"{found.sampled:,} elements calculated again in float64: {how}{len(found.wrong)} tensors differ"
+    if found.wrong:
+        yield f"not what the inputs give: {name_some(found.wrong)}"
+
+
+def _notes(found: Verification) -> Iterator[str]:
+    """Say what was not compared."""
+    if found.unsampled:
+        yield f"{'not everything' if found.sampled else 'nothing'} was calculated again: {found.unsampled}"
+    yield from found.uncovered

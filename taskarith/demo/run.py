@@ -159,7 +159,7 @@ def _prepare(folder: Path, overwrite: bool) -> Path:
             raise OutputError(f"{folder} is not the folder of a demo", "Name another output, or empty it yourself.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_provenance(folder, {"kind": "demo"})
+    write_provenance(folder, {"kind": "demo"}, files=False)
     return folder
 
 

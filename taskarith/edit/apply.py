@@ -85,6 +85,7 @@ def apply(
     jobs: int = 1,
     launched: bool = False,
     keep_undo: bool = False,
+    sha256: bool = False,
     dry_run: bool = False,
     model_fingerprint: str = "",
     listener: Listener = SILENT,
@@ -118,6 +119,8 @@ def apply(
     :param jobs: Processes on this machine that write the output together, each with its part of the cores.
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
+    :param sha256: Record the SHA-256 of whole weight files; without it that of their headers, since all tensors have
+        fingerprints.
     :param dry_run: Read headers only and write nothing.
     :param model_fingerprint: What the model must have, as an earlier edit recorded it; empty if that does not matter.
     :param listener: Told about progress.
@@ -157,6 +160,7 @@ def apply(
         "overwrite": overwrite,
         "method": method,
         "keep_undo": keep_undo,
+        "sha256": sha256,
         "dry_run": dry_run,
         "model_fingerprint": model_fingerprint,
     }
@@ -183,6 +187,7 @@ def _apply(
     overwrite: bool,
     method: Method,
     keep_undo: bool,
+    sha256: bool,
     dry_run: bool,
     model_fingerprint: str,
     team: Team,
@@ -232,7 +237,9 @@ def _apply(
             more = {"max_shard_size": max_shard_size, "vocab": vocab, "tokenizer": str(taken or "")}
             more |= {"ignore_buffers": ignore_buffers, "chat_template": template}
             record = record_edit(plan, resolved, references, scale, result)
-            write_provenance(workplace.path, record | {key: value for key, value in more.items() if value})
+            record |= {key: value for key, value in more.items() if value}
+            headers = () if sha256 else [shard.name for shard in plan.shards]
+            write_provenance(workplace.path, record, headers=headers)
     return replace(_result(target, resolved, plan, result), remarks=tuple(remarks), undo_bytes=undo_bytes)
 
 

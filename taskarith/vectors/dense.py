@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taskarith.checkpoints.header import TensorEntry, read_header
+from taskarith.checkpoints.digests import UNSEALED
+from taskarith.checkpoints.header import SEAL, TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.untrusted import MalformedError, parse_json
 from taskarith.vectors.form import BaseRecord, Stored, Vector
@@ -168,6 +169,7 @@ def vector_metadata(
         "finetuned": json.dumps(finetuned, separators=(",", ":"), ensure_ascii=False),
         "tied": json.dumps(tied, separators=(",", ":")),
         **more,
+        **({} if kind == WEIGHTS else {SEAL: UNSEALED}),
     }
 
 
