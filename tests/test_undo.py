@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from test_verify import flip
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import UNDO_NAME
+from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
@@ -99,6 +101,90 @@ def test_a_folder_that_changed_after_the_edit_is_not_undone(tmp_path, phi, phi_t
     flip(tmp_path / "out/model.safetensors", "model.layers.0.mlp.fc1.weight")
     with pytest.raises(MismatchError, match="fc1"):
         undo(tmp_path / "out", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+CHANGES = {
+    "tokenizer changed": lambda out: (out / "tokenizer.json").write_text("changed"),
+    "configuration changed": lambda out: (out / "config.json").write_text((out / "config.json").read_text() + " "),
+    "licence removed": lambda out: (out / "LICENSE").unlink(),
+    "file added": lambda out: (out / "new.py").write_text("1"),
+    "nested file changed": lambda out: (out / "original/params.json").write_text("{}"),
+}
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edited")
+    base = tiny.save_model(folder / "base", dtype=torch.bfloat16)
+    (base / "original").mkdir()
+    (base / "original/params.json").write_text('{"dim": 4}')
+    for name in (".gitattributes", "LICENSE", "pytorch_model.bin", ".env"):
+        (base / name).write_text(name)
+    tuned = tiny.save_model(folder / "tuned", nudge_of=base, seed=1)
+    apply(str(base), add=[str(tuned)], output_dir=folder / "out", keep_undo=True)
+    return folder
+
+
+@pytest.mark.parametrize("change", [*CHANGES, None])
+def test_every_file_is_restored_or_named_whatever_was_done_to_the_folder(edited, tmp_path, change):
+    out = shutil.copytree(edited / "out", tmp_path / "out")
+    if change is not None:
+        CHANGES[change](out)
+    done = CliRunner().invoke(app, ["undo", str(out), "-o", str(tmp_path / "back")])
+    assert done.exit_code == 0, done.output
+    before = files(edited / "base")
+    assert files(tmp_path / "back") == {key: before[key] for key in before.keys() - {"pytorch_model.bin", ".env"}}
+    assert "not restored, since the edit did not carry them: .env, pytorch_model.bin" in done.stderr
+    assert ("new.py" in done.stderr) == (change == "file added")
+
+
+def test_a_large_file_is_taken_from_the_folder_if_it_is_what_it_was(tmp_path, phi, phi_tuned, monkeypatch):
+    monkeypatch.setattr("taskarith.edit.undo._LARGE", 1000)
+    out = apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out", keep_undo=True).path
+    undo(out, tmp_path / "back")
+    assert files(tmp_path / "back") == files(phi)
+    (out / "tokenizer.json").write_text("changed")
+    with pytest.raises(MismatchError, match=r"tokenizer\.json is not what it was"):
+        undo(out, tmp_path / "again")
+    (out / "tokenizer.json").unlink()
+    with pytest.raises(MismatchError, match=r"tokenizer\.json is gone"):
+        undo(out, tmp_path / "again")
+
+
+def test_a_patch_of_an_earlier_release(tmp_path, phi, phi_tuned):
+    out = apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out", keep_undo=True).path
+    with safe_open(out / UNDO_NAME, "pt") as file:
+        held = {"file:config.json", "file:model.safetensors"}
+        kept = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("file:") or key in held}  # noqa: SIM118
+    save_file(kept, out / UNDO_NAME, metadata={"format": "taskarith-undo"})
+    record = json.loads((out / "taskarith.json").read_text())
+    del record["files"], record["digest"]
+    (out / "taskarith.json").write_text(json.dumps(record))
+    found = undo(out, tmp_path / "back")
+    assert files(tmp_path / "back") == files(phi)
+    assert "an earlier release wrote the patch" in found.remarks[0]
+    assert "tokenizer.json" in found.remarks[0]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a\\b", "", ".", "sub/model.safetensors"])
+def test_names_that_point_outside(edited, tmp_path, name):
+    out = shutil.copytree(edited / "out", tmp_path / "out")
+    with safe_open(out / UNDO_NAME, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        save_file(tensors | {f"file:{name}": torch.zeros(1, dtype=torch.uint8)}, out / UNDO_NAME, file.metadata())
+    with pytest.raises(CheckpointError, match="points outside"):
+        undo(out, tmp_path / "back")
+
+
+def test_a_patch_that_changed_is_not_used(edited, tmp_path):
+    out = shutil.copytree(edited / "out", tmp_path / "out")
+    entry = next(one for one in read_header(out / UNDO_NAME).tensors if one.name == "file:tokenizer.json")
+    data = bytearray((out / UNDO_NAME).read_bytes())
+    data[entry.offset + entry.nbytes // 2] ^= 1
+    (out / UNDO_NAME).write_bytes(data)
+    with pytest.raises(CheckpointError, match="is not the patch that the edit wrote"):
+        undo(out, tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 

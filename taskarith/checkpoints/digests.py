@@ -11,7 +11,16 @@ from typing import Any
 
 from taskarith.errors import CheckpointError
 
-__all__ = ["UNSEALED", "FolderChanges", "compare_folder", "digest_folder", "is_sealed", "seal"]
+__all__ = [
+    "UNSEALED",
+    "FolderChanges",
+    "compare_folder",
+    "digest_folder",
+    "file_digest",
+    "folder_files",
+    "is_sealed",
+    "seal",
+]
 
 UNSEALED = "0" * 64
 """Stands for the digest of a text in that text, until ``seal`` puts it there."""
@@ -49,7 +58,7 @@ def digest_folder(folder: Path, besides: Collection[str] = (), headers: Collecti
     :param headers: Names of safetensors files of which the header alone is digested, since their tensors have
         fingerprints.
     """
-    names = [name for name in _walk(folder) if name not in besides]
+    names = [name for name in folder_files(folder) if name not in besides]
     return {name: _describe(folder / name, name in headers) for name in names}
 
 
@@ -58,7 +67,7 @@ def compare_folder(folder: Path, recorded: Mapping[str, Any], besides: Collectio
 
     :raises CheckpointError: A file cannot be read.
     """
-    found = [name for name in _walk(folder) if name not in besides]
+    found = [name for name in folder_files(folder) if name not in besides]
     there = [name for name in sorted(recorded) if name in set(found)]
     changed = [name for name in there if _describe(folder / name, "sha256" not in recorded[name]) != recorded[name]]
     return FolderChanges(
@@ -67,6 +76,12 @@ def compare_folder(folder: Path, recorded: Mapping[str, Any], besides: Collectio
         tuple(sorted(recorded.keys() - set(found))),
         tuple(sorted(set(found) - recorded.keys())),
     )
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal(text: bytes) -> bytes:
@@ -85,7 +100,7 @@ def is_sealed(text: bytes, digest: str) -> bool:
     return bool(found) and hashlib.sha256(before + UNSEALED.encode() + after).hexdigest() == digest
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def folder_files(folder: Path) -> Iterator[str]:
     """Give out the names of all files; links to folders, and folders of tools, as names that end with a slash."""
     for place, folders, names in os.walk(folder):
         inside = Path(place).relative_to(folder)
@@ -108,6 +123,6 @@ def _describe(path: Path, header_only: bool) -> dict[str, Any]:
                 prefix = file.read(8)
                 length = min(int.from_bytes(prefix, "little"), size)
                 return {"bytes": size, "header_sha256": hashlib.sha256(prefix + file.read(length)).hexdigest()}
-            return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            return {"bytes": size, "sha256": file_digest(path)}
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "Check the path and its permissions.") from error

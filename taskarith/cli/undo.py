@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag, printable
 
 __all__ = ["command"]
 
@@ -21,7 +21,7 @@ def command(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Restore the model that was edited, every file bit for bit, from the patch that apply --keep-undo left.
+    """Restore the model that was edited, bit for bit, from the patch that apply --keep-undo left; name what cannot be.
 
     Example: taskarith undo edited -o original
     """
@@ -32,6 +32,8 @@ def command(
     console = Console(as_json=as_json, quiet=quiet)
     result = undo(edited, output_dir, overwrite=overwrite, listener=console)
     console.close()
+    for remark in result.remarks:
+        console.note(printable(f"note: {remark}"))
     console.note(f"{result.tensors} tensors, {result.nbytes / 1e6:,.1f} MB, each with the fingerprint it had")
     console.line(str(result.path))
     console.result(dataclasses.asdict(result) | {"path": str(result.path)})

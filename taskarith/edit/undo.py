@@ -1,16 +1,20 @@
 """A way back: a compressed patch from the output of an edit to its input, and its application, bit for bit.
 
 The patch is a safetensors file beside the output. It holds, compressed with Zstandard, the headers of the input's
-weight files, the small files that the edit replaced, and for every changed tensor the difference between the input's
+weight files, the other files that the edit carried, and for every changed tensor the difference between the input's
 bits and the output's (converted to the input's dtype where that changed), taken as integers: close numbers have close
 bits, so most of it is small, and its bytes are grouped by significance to show that to the compressor.
+
+Its header says what else the input had: ``taken`` are large files, by their SHA-256, which the output must still have;
+``left`` are names of files that the edit did not carry, as weights in other formats.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +26,14 @@ from taskarith.arithmetic.parallel import chunks, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint, open_checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header, read_header
-from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
+from taskarith.checkpoints.digests import file_digest, folder_files
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header
+from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.edit.undo_patch import FILE, FORMAT, OpenPatch, open_patch, unpack
 from taskarith.errors import CheckpointError, MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 
@@ -36,7 +42,9 @@ __all__ = ["UndoResult", "undo", "write_undo"]
 _PIECE = 1 << 20
 """Elements that are compressed together."""
 
-_FORMAT = "taskarith-undo"
+_LARGE = 1 << 25
+"""Bytes of a file from which on it is not kept in the patch, but taken from the output."""
+
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -47,11 +55,13 @@ class UndoResult:
     :param path: The folder.
     :param tensors: Tensors of the model.
     :param nbytes: Bytes of its weight files.
+    :param remarks: Files of the input that could not be restored, and files of the edited folder that were left there.
     """
 
     path: Path
     tensors: int
     nbytes: int
+    remarks: tuple[str, ...] = ()
 
 
 def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int:
@@ -70,13 +80,14 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
     }
     changed = [tensor for tensor in plan.tensors if tensor.action != "copied"]
     names = [name for tensor in changed for name in _piece_names(tensor.source)]
-    small = _replaced_files(plan)
+    small, metadata = _other_files(plan.base)
     # sizes are known only at the end: the header gets all the room that it can need, and is written last
-    reserve, _ = build_header([(name, "U8", (10**15,)) for name in (*small, *names)], {"format": _FORMAT})
+    reserve, _ = build_header([(name, "U8", (10**15,)) for name in (*small, *names)], metadata)
     with TensorReader() as reader, (folder / UNDO_NAME).open("wb") as file:
         patch = _Patch(file.fileno(), len(reserve))
-        for name, data in small.items():
-            patch.append(name, data)
+        for name, (path, size) in small.items():
+            with path.open("rb") as source:
+                patch.append(name, source.read(size))
 
         def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
             del calculator
@@ -89,7 +100,7 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
 
         tasks = sorted(changed, key=lambda tensor: -tensor.source.nbytes)
         work_through(tasks, do, listener, "writing the way back", sum(tensor.source.nbytes for tensor in tasks))
-        return patch.end()
+        return patch.end(metadata)
 
 
 def undo(
@@ -105,17 +116,16 @@ def undo(
     :raises MismatchError: What was restored is not what the edit had read: the folder was changed since.
     """
     place, target = Path(edited), Path(output_dir)
-    record, entries, files = _open_patch(place)
-    before = [(name, parse_header(data, place / name)) for name, data in files.items() if name.endswith(".safetensors")]
+    patch = open_patch(place)
+    patch.check()
+    record, entries = patch.record, patch.entries
+    files = {name: patch.read(name) for name in patch.names if name.endswith(".safetensors")}
+    before = [(name, parse_header(data, place / name)) for name, data in files.items()]
     after = open_checkpoint(place)
     _check_fit(place, record, [tensor for _, header in before for tensor in header.tensors], after)
+    remarks = _remarks(patch, after)
     with publish_folder(target, overwrite) as folder:
-        for relative in after.sidecars:
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(place / relative, folder / relative)
-        for name, data in files.items():
-            if not name.endswith(".safetensors"):
-                (folder / name).write_bytes(data)
+        _restore_files(patch, after, folder)
         sizes = {folder / name: len(files[name]) + sum(t.nbytes for t in header.tensors) for name, header in before}
         tensors = [(folder / name, tensor) for name, header in before for tensor in header.tensors]
         wrong: list[str] = []
@@ -140,7 +150,43 @@ def undo(
                 f"{len(wrong)} tensors restored from {place} are not what was edited: {name_some(sorted(wrong))}",
                 "The folder was changed after the edit; taskarith verify shows where.",
             )
-    return UndoResult(target, len(tensors), sum(sizes.values()))
+    return UndoResult(target, len(tensors), sum(sizes.values()), tuple(remarks))
+
+
+def _restore_files(patch: OpenPatch, after: Checkpoint, folder: Path) -> None:
+    """Write all files of the input but its weights.
+
+    :raises MismatchError: A large file of the edited folder is not what it was.
+    """
+    taken = [str(path) for path in after.sidecars] if patch.taken is None else list(patch.taken)
+    for name in taken:
+        source, target = patch.place / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if patch.taken is not None and (not source.is_file() or file_digest(source) != patch.taken[name]):
+            raise MismatchError(
+                f"{source} is {'not what it was' if source.exists() else 'gone'}, and it is too large for the patch",
+                f"Restore that file, as {PROVENANCE_NAME} describes it; then undo.",
+            )
+        shutil.copyfile(source, target)
+    for name in patch.names:
+        if not name.endswith(".safetensors"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(patch.read(name))
+
+
+def _remarks(patch: OpenPatch, after: Checkpoint) -> list[str]:
+    """Say which files of the input are not restored, and which of the edited folder stay there."""
+    if patch.taken is None:
+        names = [str(path) for path in after.sidecars if str(path) not in patch.names]
+        taken = f"{name_some(names)} are taken from {patch.place} as they are now"
+        return [f"an earlier release wrote the patch: {taken}, and whether the model had other files is not known"]
+    recorded = patch.record.get("files")
+    now = [name for name in folder_files(patch.place) if name not in {UNDO_NAME, PROVENANCE_NAME}]
+    added = [name for name in now if isinstance(recorded, dict) and name not in recorded]
+    return [
+        *([f"not restored, since the edit did not carry them: {name_some(patch.left)}"] if patch.left else []),
+        *([f"left in {patch.place}, since the edit did not write them: {name_some(added)}"] if added else []),
+    ]
 
 
 def _check_fit(place: Path, record: dict[str, Any], before: list[TensorEntry], after: Checkpoint) -> None:
@@ -176,48 +222,35 @@ class _Patch:
             self._sizes[name] = len(packed)
         write_at(self._descriptor, packed, place)
 
-    def end(self) -> int:
-        header, _ = build_header(
-            [(name, "U8", (size,)) for name, size in self._sizes.items()], {"format": _FORMAT}, length=self._start
-        )
+    def end(self, metadata: Mapping[str, str]) -> int:
+        layout = [(name, "U8", (size,)) for name, size in self._sizes.items()]
+        header, _ = build_header(layout, metadata, length=self._start)
         write_at(self._descriptor, header, 0)
         return self._position
 
 
-def _replaced_files(plan: EditPlan) -> dict[str, bytes]:
-    """Return the headers of the input's weight files, and the other files that the output has differently."""
-    found = {}
-    for shard in plan.base.shards:
-        path = plan.base.path / shard.name
+def _other_files(base: Checkpoint) -> tuple[dict[str, tuple[Path, int]], dict[str, str]]:
+    """Return what a patch keeps beside differences, as files and numbers of bytes, and what its header says.
+
+    These are the headers of the weight files, and all that is not weights and not large.
+    """
+    kept = {}
+    for shard in base.shards:
+        path = base.path / shard.name
         first = min((tensor.offset for tensor in shard.tensors), default=path.stat().st_size)
-        with path.open("rb") as file:
-            found[f"file:{shard.name}"] = file.read(first)
-    for name in ("config.json", INDEX_NAME, PROVENANCE_NAME):
-        path = plan.base.path / name
-        if path.exists():
-            found[f"file:{name}"] = path.read_bytes()
-    return found
-
-
-def _open_patch(place: Path) -> tuple[dict[str, Any], dict[str, TensorEntry], dict[str, bytes]]:
-    record = read_provenance(place) if place.is_dir() else None
-    if record is None or record.get("kind") != "edit" or not (place / UNDO_NAME).exists():
-        raise CheckpointError(
-            f"{place} holds no way back ({UNDO_NAME})", "Only outputs of taskarith apply --keep-undo can be undone."
-        )
-    header = read_header(place / UNDO_NAME)
-    if header.metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{place / UNDO_NAME} is no patch of taskarith", "Restore it from where it came.")
-    entries = {tensor.name: tensor for tensor in header.tensors}
-    with TensorReader() as reader:
-        files = {
-            name.removeprefix("file:"): _unpack(reader, entry)
-            for name, entry in entries.items()
-            if name.startswith("file:")
-        }
-    if bad := [name for name in files if Path(name).name != name]:
-        raise CheckpointError(f"{place / UNDO_NAME} points outside: {bad[0]}", "Do not use this folder.")
-    return record, entries, files
+        kept[shard.name] = (path, first)
+    names = [path.as_posix() for path in base.sidecars]
+    names += [name for name in (INDEX_NAME, PROVENANCE_NAME, ".gitattributes") if (base.path / name).is_file()]
+    sizes = {name: (base.path / name).stat().st_size for name in names}
+    kept |= {name: (base.path / name, size) for name, size in sizes.items() if size <= _LARGE}
+    large = [name for name, size in sizes.items() if size > _LARGE]
+    left = [name for name in folder_files(base.path) if name not in {*kept, *large}]
+    metadata = {
+        "format": FORMAT,
+        "taken": json.dumps({name: file_digest(base.path / name) for name in large}),
+        "left": json.dumps(left),
+    }
+    return {FILE + name: found for name, found in kept.items()}, metadata
 
 
 def _restored(
@@ -232,7 +265,7 @@ def _restored(
             return
         prediction = _prediction(reader, after, before.dtype, start, end)
         if name in entries:
-            data = _unpack(reader, entries[name])
+            data = unpack(reader, entries[name], prediction.nbytes)
             if len(data) != prediction.nbytes:
                 raise CheckpointError(f"{entries[name].path} is broken at {name}", "Restore it from where it came.")
             yield (prediction + _unplanes(data, prediction.dtype)).tobytes()
@@ -273,10 +306,3 @@ def _unplanes(data: bytes, dtype: np.dtype) -> np.ndarray:
     planes = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, -1)
     folded = np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
     return ((folded >> 1) ^ (0 - (folded & 1))).astype(dtype)
-
-
-def _unpack(reader: TensorReader, entry: TensorEntry) -> bytes:
-    try:
-        return zstandard.ZstdDecompressor().decompress(bytes(reader.read(entry, 0, entry.nbytes)))
-    except zstandard.ZstdError as error:
-        raise CheckpointError(f"{entry.path} is broken: {error}", "Restore it from where it came.") from error
