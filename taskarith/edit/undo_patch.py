@@ -101,7 +101,7 @@ def _is_inside(name: str) -> bool:
     is_plain = path.as_posix() == name and not path.is_absolute() and not {"..", "."} & {*path.parts}
     return (
         is_plain
-        and bool(name)
+        and bool(path.parts)
         and not {"\\", "\0"} & {*name}
         and (path.parent == PurePosixPath() or path.suffix != ".safetensors")
     )
