@@ -209,9 +209,11 @@ def test_outputs_are_never_overwritten_unasked(tmp_path, phi, vector):
     with pytest.raises(OutputError, match="already exists"):
         apply(str(phi), negate=[str(vector)], output_dir=out)
     assert (out / "thesis.txt").read_text() == "precious"
-    apply(str(phi), negate=[str(vector)], output_dir=out, overwrite=True)
-    assert not (out / "thesis.txt").exists()
-    assert fingerprint_model(out)
+    with pytest.raises(OutputError, match=r"taskarith did not write, and is kept: thesis\.txt"):
+        apply(str(phi), negate=[str(vector)], output_dir=out, overwrite=True)
+    (out / "thesis.txt").rename(tmp_path / "thesis.txt")
+    first = apply(str(phi), negate=[str(vector)], output_dir=out).fingerprint
+    assert apply(str(phi), add=[str(vector)], output_dir=out, overwrite=True).fingerprint != first
 
 
 def test_wrong_calls(tmp_path, phi, vector):

@@ -28,6 +28,7 @@ from finetuning import (  # noqa: F401  (by their names)
 from safetensors.torch import load_file, save_file
 from transformers import get_scheduler
 
+from taskarith.checkpoints.provenance import write_provenance
 from taskarith.errors import CheckpointError, MismatchError, OutputError, UsageError
 from taskarith.training.examples import Collator, Example
 from taskarith.training.finetune import finetune
@@ -292,10 +293,11 @@ def test_overwrite_drops_old_checkpoints_and_outputs(tmp_path, text, tuned, phi)
     with pytest.raises(KeyboardInterrupt):
         finetune(str(phi), [text], tmp_path / "out", save_steps=1, listener=Notes(interrupt_after=2), **QUICK)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "out" / "results.json").touch()
+    write_provenance(tmp_path / "out", {"kind": "evaluation"})
     finetune(str(phi), [text], tmp_path / "out", overwrite=True, **QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert not (tmp_path / "out" / "old.txt").exists()
+    assert not (tmp_path / "out" / "results.json").exists()
     assert distance(tuned, tmp_path / "out") == 0
 
 

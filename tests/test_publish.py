@@ -17,6 +17,7 @@ import tiny
 from safetensors.torch import load_file
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_file, publish_folder
 from taskarith.errors import OutputError
 
@@ -24,6 +25,7 @@ from taskarith.errors import OutputError
 def fill(folder, text="new"):
     (folder / "sub").mkdir()
     (folder / "sub" / "a.txt").write_text(text)
+    write_provenance(folder, {"kind": "evaluation"})
 
 
 def test_a_folder_appears_whole(tmp_path):
@@ -54,7 +56,9 @@ def test_an_exception_leaves_the_old_state(tmp_path, error):
 
 def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
     (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "junk").touch()
+    for name in ("lock", "journal.jsonl"):
+        (tmp_path / ".out.partial" / name).touch()
+    (tmp_path / ".out.partial" / "output" / "sub").mkdir(parents=True)
     with publish_folder(tmp_path / "out") as partial:
         assert list(partial.iterdir()) == []
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
@@ -79,13 +83,6 @@ def test_a_place_where_no_folder_can_be_made(tmp_path):
             pass
         with pytest.raises(OutputError, match="cannot"), publish_file(place):
             pass
-
-
-@pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
-def test_a_folder_that_is_not_ours_to_replace(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="cannot be an output"), publish_folder(Path(name), overwrite=True):
-        pass
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "no space"), (errno.EROFS, "cannot write")])
@@ -263,6 +260,7 @@ def test_an_output_is_replaced_in_one_step_or_brought_back(tmp_path, monkeypatch
     assert (target / "sub/a.txt").read_text() == "newer"
     room = tmp_path / ".out.partial"
     room.mkdir()
+    (room / "lock").touch()
     target.rename(room / "old")  # as if the run had been killed between its two renames
     with pytest.raises(OutputError, match="already exists"), publish_folder(target):
         pass

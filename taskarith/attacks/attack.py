@@ -19,7 +19,7 @@ from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.models import free_memory, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import load_data
+from taskarith.training.data import data_paths, load_data
 from taskarith.training.precision import choose_device
 
 __all__ = ["AttackResult", "attack"]
@@ -140,8 +140,9 @@ def attack(
     models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: retain} if retain else {})
     place, precision = choose_device(device), parse_dtype(dtype)
     _check(options, models, precision, unrelated, rephrased)
+    inputs = [*models.values(), *data_paths([forget, unrelated, rephrased])]
     if output_dir is not None:
-        check_target(Path(output_dir), overwrite)
+        check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
     texts = Texts(load_data(forget), *(load_data(spec) if spec else None for spec in (unrelated, rephrased)))
     records: list[Record] = []
     origins: dict[str, Any] = {}
@@ -177,7 +178,8 @@ def attack(
             "data": texts.record(),
             "arguments": {**options.record(), "top_k": TOP_K, "dtype": dtype, "device": str(place)},
         }
-        _publish(result, provenance, Path(output_dir), overwrite, draw)
+        with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
+            _write(result, provenance, folder, draw)
     return result
 
 
@@ -241,19 +243,17 @@ def _outcomes(exam: Exam, options: Options, records: list[Record]) -> list[Outco
     return found
 
 
-def _publish(
+def _write(
     result: AttackResult,
     provenance: dict[str, Any],
-    target: Path,
-    overwrite: bool,
+    folder: Path,
     draw: Callable[[AttackResult, Path], object] | None,
 ) -> None:
-    with publish_folder(target, overwrite) as folder:
-        results = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "results.json").write_text(results + "\n", encoding="utf-8")
-        with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for record in result.records:
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        if draw is not None:
-            draw(result, folder)
-        write_provenance(folder, provenance)
+    results = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "results.json").write_text(results + "\n", encoding="utf-8")
+    with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for record in result.records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    if draw is not None:
+        draw(result, folder)
+    write_provenance(folder, provenance)

@@ -177,6 +177,8 @@ def read_json(path: Path) -> dict[str, Any]:
     :raises CheckpointError: The file is missing, unreadable, not in Unicode, or holds anything else or values that
         nothing can be done with; see ``untrusted``.
     """
+    if path.exists() and not path.is_file():  # to open a pipe waits for whoever writes into it
+        raise CheckpointError(f"cannot read {path}: it is not a regular file", "Save or download the model again.")
     try:
         value = parse_json(read_text(path))
     except MalformedError as error:

@@ -9,30 +9,20 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal
+from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, room_of, settle, target_mode
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
 
 __all__ = ["Workplace", "check_target", "publish", "publish_file", "publish_folder"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def check_target(target: Path, overwrite: bool) -> None:
-    """Refuse an output that exists (a file, or a folder that holds something) unless it may be overwritten.
-
-    :raises OutputError: It exists, or its parent is no folder.
-    """
-    if target.name in {"", ".."}:
-        raise OutputError(f"'{target}' cannot be an output", "Name a folder or file of its own, as in -o edited.")
-    occupied = any(target.iterdir()) if target.is_dir() else os.path.lexists(target)
-    if occupied and not overwrite:
-        raise OutputError(f"{target} already exists", "Name another output, or allow it with --overwrite.")
 
 
 @dataclass(frozen=True)
@@ -69,23 +59,32 @@ class Workplace:
 
 @contextmanager
 def publish(
-    target: Path, overwrite: bool = False, *, is_folder: bool, plan: str = "", team: Team = ALONE
+    target: Path,
+    overwrite: bool = False,
+    *,
+    is_folder: bool,
+    plan: str = "",
+    team: Team = ALONE,
+    inputs: Iterable[str | Path] = (),
 ) -> Generator[Workplace, None, None]:
     """Give a place beside ``target`` to build it in, locked against other runs, and move it there at the end.
 
-    The place is the folder ``.NAME.partial``. On an exception it is removed and ``target`` is as it was. With a
-    ``plan``, a killed or interrupted run leaves it, and the next run of the same plan goes on in it.
+    The place is the folder ``.NAME.partial``; it lies in a target that cannot be moved, see ``room_of``. On an
+    exception it is removed and ``target`` is as it was. With a ``plan``, a killed or interrupted run leaves it, and the
+    next run of the same plan goes on in it.
 
     :param target: The output.
-    :param overwrite: Replace what is there.
+    :param overwrite: Replace an output of taskarith that is there.
     :param is_folder: Whether the output is a folder or a file.
     :param plan: Fingerprint of all that decides the output; empty if it cannot go on after an interruption.
     :param team: The processes that build it together; only the first one locks, cleans and moves.
-    :raises OutputError: ``target`` is occupied or being written, or the disk is full or cannot be written.
+    :param inputs: What is read; see ``check_target``, which is asked now and once more at the end.
+    :raises OutputError: ``target`` may not be replaced or is being written, or the disk is full or cannot be written.
     """
     with _output_errors(target):
-        _check_kind(target, overwrite, is_folder)
-        room = _beside(target)
+        check_target(target, overwrite, is_folder=is_folder, inputs=(inputs := list(inputs)))
+        target = settle(target)
+        room = _room(target)
         if not team.is_first:
             team.wait()  # until the first process has made the room
             with closing(Journal(room / f"journal-{team.rank}.jsonl", plan)) as journal:
@@ -95,64 +94,64 @@ def publish(
         keep = False
         try:
             _recover(room, target)
-            _check_kind(target, overwrite, is_folder)
+            check_target(target, overwrite, is_folder=is_folder)
             with closing(Journal(room / "journal.jsonl", plan)) as journal:
                 for path in _other_journals(room):
                     journal.adopt(path)
                 output = _clean_output(room, is_folder, plan != "" and journal.goes_on)
                 team.wait()
                 yield Workplace(output, journal, team)
+                _follow_umask(output, target_mode(room))
                 _sync_tree(output)
+                check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come meanwhile
                 journal.discard()  # from here on nothing in the room may be taken for work in progress
                 _move(output, target, room)
         except KeyboardInterrupt:
             keep = plan != ""
             raise
         finally:
-            if not keep:
-                shutil.rmtree(room, ignore_errors=True)
+            if not keep and not (room / MOVES_NAME).exists():
+                _remove_room(room)
             os.close(lock)
 
 
 @contextmanager
-def publish_folder(target: Path, overwrite: bool = False) -> Generator[Path, None, None]:
+def publish_folder(
+    target: Path, overwrite: bool = False, *, inputs: Iterable[str | Path] = ()
+) -> Generator[Path, None, None]:
     """Give an empty temporary folder to write into, and move it to ``target`` at the end; see ``publish``."""
-    with publish(target, overwrite, is_folder=True) as place:
+    with publish(target, overwrite, is_folder=True, inputs=inputs) as place:
         yield place.path
 
 
 @contextmanager
-def publish_file(target: Path, overwrite: bool = False) -> Generator[Path, None, None]:
+def publish_file(
+    target: Path, overwrite: bool = False, *, inputs: Iterable[str | Path] = ()
+) -> Generator[Path, None, None]:
     """Give the path of a temporary file to write, and move it to ``target`` at the end; see ``publish``."""
-    with publish(target, overwrite, is_folder=False) as place:
+    with publish(target, overwrite, is_folder=False, inputs=inputs) as place:
         yield place.path
 
 
-def _check_kind(target: Path, overwrite: bool, is_folder: bool) -> None:
-    check_target(target, overwrite)
-    if is_folder and (target.is_file() or target.is_symlink()):
-        raise OutputError(f"{target} is no folder", "Name another output folder.")
-    if not is_folder and target.is_dir():
-        raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
-
-
-def _beside(target: Path) -> Path:
+def _room(target: Path) -> Path:
     """Return the temporary place of an output, in a folder that exists."""
+    room = room_of(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        room.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot make folder {target.parent}: {error.strerror}", "Name an output that you may write."
+            f"cannot make folder {room.parent}: {error.strerror}", "Name an output that you may write."
         ) from error
-    return target.with_name(f".{target.name}.partial")
+    return room
 
 
 def _lock(room: Path, target: Path) -> int:
     """Make the room and lock it; the lock ends with this process, however that ends."""
     while True:
+        check_room(room)
         room.mkdir(exist_ok=True)
         try:
-            descriptor = os.open(room / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(room / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             continue  # the run that had the room has just removed it
         try:
@@ -173,7 +172,7 @@ def _clean_output(room: Path, is_folder: bool, goes_on: bool) -> Path:
     """Return the output's place in the room, without anything that does not belong to work in progress."""
     output = room / "output"
     for path in room.iterdir():
-        if path.name not in {"lock", "journal.jsonl"} and not (goes_on and path == output):
+        if path.name not in {"lock", "journal.jsonl"} and not (goes_on and path == output and not path.is_symlink()):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if is_folder:
         output.mkdir(exist_ok=True)
@@ -186,7 +185,10 @@ def _other_journals(room: Path) -> list[Path]:
 
 def _move(output: Path, target: Path, room: Path) -> None:
     """Put the output in its place: in one step where the system can exchange two names."""
-    if output.is_dir() and target.exists():
+    if room.parent == target:
+        move_into(output, target, room)
+        _sync(target)
+    elif output.is_dir() and target.exists():
         if not _exchange(output, target):
             target.rename(room / "old")  # a kill between these two is mended by the next run
             try:
@@ -208,9 +210,30 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _recover(room: Path, target: Path) -> None:
-    """Bring back an output whose replacement was killed between its two renames."""
+    """Bring back an output whose replacement was killed between its two renames, or complete one inside of it."""
+    if room.parent == target:
+        finish_moves(target, room)
+        return
     if (room / "old").exists() and not os.path.lexists(target):
         (room / "old").rename(target)
+
+
+def _remove_room(room: Path) -> None:
+    """Remove a room; the lock, by which it is known as ours, goes last."""
+    with suppress(OSError):
+        for path in room.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(room, ignore_errors=True)
+
+
+def _follow_umask(output: Path, mode: int) -> None:
+    """Give all files the rights of new ones; libraries that write under temporary names make them the user's alone."""
+    for parent, _, names in os.walk(output):
+        for name in names:
+            (Path(parent) / name).chmod(mode)
+    if output.is_file():
+        output.chmod(mode)
 
 
 def _sync_tree(path: Path) -> None:
@@ -239,7 +262,7 @@ def _output_errors(target: Path) -> Generator[None, None, None]:
                 f"no space left for {target} ({error.strerror})",
                 "Free some space or name an output on another disk.",
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}:
             raise OutputError(
                 f"cannot write {target}: {error.strerror}", "Name an output that you may write."
             ) from error

@@ -20,10 +20,11 @@ from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.provenance import command_line, versions
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.targets import check_space
 from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.evaluation.models import Loaded, open_model
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import load_data
+from taskarith.training.data import data_paths, load_data
 from taskarith.training.precision import choose_device
 from taskarith.training.tokens import Sample, tokenize
 from taskarith.vectors.dense import WEIGHTS, vector_metadata
@@ -90,12 +91,14 @@ def importance(
     if kind not in KINDS:
         raise UsageError(f"unknown kind '{kind}'", f"Choose one of {', '.join(KINDS)}.")
     target = Path(output)
-    check_target(target, overwrite)
+    inputs = [model, *data_paths([forget, retain])]
+    check_target(target, overwrite, is_folder=False, inputs=inputs)
     texts = load_data(forget), load_data(retain)
     loaded = open_model(model, choose_device(device), torch.float32, listener, trust_remote_code=trust_remote_code)
     loaded.check_block(block_size)
     base = open_checkpoint(loaded.resolved.path)
     parameters = _parameters(loaded, base)
+    check_space(target, 4 * sum(one.numel() for one in parameters.values()))
     samples = [tokenize(text, loaded.tokenizer, block_size) for text in texts]
     total = sum(map(len, samples))
     sides = []
@@ -107,7 +110,7 @@ def importance(
 
         sides.append(_squares_or_sizes(loaded, parameters, group, kind, on_sample))
     weights = {name: _weight(sides[0][name], sides[1][name]).cpu() for name in parameters}
-    with publish_file(target, overwrite=overwrite) as partial:
+    with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
         save_file(weights, partial, metadata=_metadata(loaded, base, kind))
     mean = sum(float(one.sum(dtype=torch.float64)) for one in weights.values())
     elements = sum(one.numel() for one in weights.values())

@@ -14,6 +14,7 @@ import torch
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import fingerprint_bytes
+from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.coefficients.bench import Bench, Trial
 from taskarith.coefficients.choice import Aim, Mark
@@ -22,7 +23,7 @@ from taskarith.coefficients.halves import is_forgotten
 from taskarith.coefficients.outcome import Edit, Sweep, conclude, leveled, row_halves
 from taskarith.coefficients.search import load_optuna, try_coefficients
 from taskarith.coefficients.space import Space, find_parts
-from taskarith.edit.memory import InMemoryEdit, check_edit
+from taskarith.edit.memory import InMemoryEdit, check_edit, named_inputs
 from taskarith.edit.method import LINEAR, Method
 from taskarith.errors import UsageError
 from taskarith.evaluation.measure import Questions, Settings
@@ -31,7 +32,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.rows import editable, evaluate_rows, row_name, write_results
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_scales, plain_scales
-from taskarith.training.data import load_data
+from taskarith.training.data import data_paths, load_data
 from taskarith.training.precision import choose_device
 
 __all__ = ["ALPHAS", "RECIPE", "Sweep", "sweep"]
@@ -111,8 +112,12 @@ def sweep(
     hunt = _Hunt(search, gradient, tuple(by), tuple(alphas), kl, storage, seed)
     _check(model, data, aim, reference)
     _check_hunt(hunt, method, has_aim=aim.rule is not None or reference is not None)
+    edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
+    inputs = [model, reference or "", *data_paths(data.values()), *named_inputs(edit)]
+    if storage is not None and "://" not in storage.removeprefix("sqlite:///"):
+        inputs.append(str(Path(storage.removeprefix("sqlite:///")).absolute()))
     if output_dir is not None:
-        check_target(Path(output_dir), overwrite)
+        check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
     team = launched_team() if launched else ALONE
     if team.size > 1 and hunt.is_on:
         raise UsageError(
@@ -120,9 +125,10 @@ def sweep(
             "Start the command itself several times, with one --storage.",
         )
     place, precision = choose_device(device), parse_dtype(dtype)
-    edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
     if team.size == 1:  # several processes find out when they edit
-        check_edit(find_model(model, listener)[1].path, edit, listener)
+        inputs += check_edit(find_model(model, listener)[1].path, edit, listener)
+        if output_dir is not None:
+            check_apart(Path(output_dir), inputs)
     texts = {name: load_data(spec) for name, spec in data.items()}
     torch.manual_seed(seed)
     how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
@@ -156,7 +162,7 @@ def sweep(
             "data": {name: {"spec": text.spec, "fingerprint": text.fingerprint} for name, text in texts.items()},
             "arguments": {**asdict(settings), "dtype": dtype, "device": str(place), "seed": seed},
         }
-        with publish_folder(Path(output_dir), overwrite) as folder:
+        with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
             write_results(folder, found.to_json(), found.records)
             _write_recipe(found, folder)
             if draw is not None:

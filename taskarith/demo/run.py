@@ -14,6 +14,7 @@ from typing import Any
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.demo.control import at_base_level, random_vector, recommend, share_lost
+from taskarith.demo.replacing import LAST_FILE, bring_back, replacing
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
 from taskarith.evaluation.evaluate import evaluate
@@ -124,12 +125,20 @@ def run_demo(
     :param listener: Told about every step.
     :raises OutputError: The folder exists and may not be replaced, or is not a demo's.
     """
-    start, folder = time.perf_counter(), _prepare(Path(output_dir), overwrite)
-    lab = _Lab(model, folder, lora, scale, seed, device, listener)
+    start, folder = time.perf_counter(), Path(output_dir)
+    _check_folder(folder, overwrite, model)
+    with replacing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_provenance(folder, {"kind": "demo"}, files=False)
+        return _demo(start, _Lab(model, folder, lora, scale, seed, device, listener))
+
+
+def _demo(start: float, lab: _Lab) -> DemoResult:
+    folder, scale = lab.folder, lab.scale
     tuned = lab.learn_all()
     vectors = {text: lab.learn_one(text) for text in TEXTS}
     lab.say("measuring the base, and the tuned model minus alpha times the vector of the forgotten text")
-    base = lab.measure(model)
+    base = lab.measure(lab.model)
     curve = lab.measure_minus(tuned, vectors["forgotten"], scale.alphas)
     curve = lab.refine(tuned, vectors["forgotten"], curve, base["forgotten"])
     recommended = recommend(list(curve), [scores["forgotten"] for scores in curve.values()], base["forgotten"])
@@ -148,19 +157,16 @@ def run_demo(
         seconds=time.perf_counter() - start,
     )
     _plot(result, folder)
-    (folder / "results.json").write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    (folder / LAST_FILE).write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def _prepare(folder: Path, overwrite: bool) -> Path:
-    check_target(folder, overwrite)
-    if folder.exists() and any(folder.iterdir()):
-        if (read_provenance(folder) or {}).get("kind") != "demo":
-            raise OutputError(f"{folder} is not the folder of a demo", "Name another output, or empty it yourself.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_provenance(folder, {"kind": "demo"}, files=False)
-    return folder
+def _check_folder(folder: Path, overwrite: bool, model: str) -> None:
+    bring_back(folder)
+    check_target(folder, overwrite, is_folder=True, inputs=[model])
+    is_free = not folder.exists() or not any(folder.iterdir())
+    if not is_free and (read_provenance(folder) or {}).get("kind") != "demo":
+        raise OutputError(f"{folder} is not the folder of a demo", "Name another output, or empty it yourself.")
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
+from taskarith.checkpoints.sidecars import check_sidecars
+from taskarith.checkpoints.targets import short_name
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
 from taskarith.edit.enlarging import enlarged
 from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
 from taskarith.edit.method import LINEAR, Method
-from taskarith.edit.operands import check_bases, open_operands, parse_operands
+from taskarith.edit.operands import check_bases, named_paths, open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.remarks import left_out, rounding, strangers, understood, whole
 from taskarith.edit.repeat import check_inputs, record_edit
@@ -196,8 +198,10 @@ def _apply(
     chosen = choose_base(model, references[:1], _hint(references[0]), listener)
     resolved = chosen.resolved
     target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha, method))
-    check_target(target, overwrite)
+    inputs = [resolved.path, *named_paths(references), chat_template or "", tokenizer or ""]
+    check_target(target, overwrite, is_folder=True, inputs=inputs)
     base = chosen.open()
+    check_sidecars(base.path, base.sidecars)
     if base.scalings and dtype:
         raise UsageError(
             f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
@@ -220,7 +224,9 @@ def _apply(
         if dry_run:
             found = _result(target, resolved, plan, RunResult())
             return replace(found, remarks=tuple(remarks), forecast=forecast(plan, target))
-        with publish(target, overwrite, is_folder=True, plan=plan.fingerprint(), team=team) as workplace:
+        inputs += [*plan.states, taken or ""]
+        goal = plan.fingerprint()
+        with publish(target, overwrite, is_folder=True, plan=goal, team=team, inputs=inputs) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
@@ -277,4 +283,4 @@ def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha:
         parts.append(
             f"{'minus' if reference.coefficient < 0 else 'plus'}-{name}" + (f"x{weight:g}" if weight != 1 else "")
         )
-    return "-".join([*parts, *([] if method.is_linear else [method.name]), f"alpha{alpha:g}"])
+    return short_name("-".join([*parts, *([] if method.is_linear else [method.name]), f"alpha{alpha:g}"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.checkpoints.sidecars import check_sidecars
 from taskarith.edit.operands import Operand
 from taskarith.errors import UsageError, name_some
 from taskarith.progress import SILENT, Listener
@@ -34,6 +35,7 @@ def read_chat_template(source: str, listener: Listener = SILENT) -> str:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     folder = path if path.is_dir() else resolve_model(source, listener).path
+    check_sidecars(folder, [name for name in (_FILE, _TOKENIZER, "chat_template.json") if (folder / name).is_file()])
     found = chat_template_of(folder)
     if not found:
         raise UsageError(

@@ -25,7 +25,7 @@ from taskarith.checkpoints.reader import (
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.calculation import NOTHING, gather, open_inputs, term_prints
-from taskarith.edit.operands import Operand, check_bases, open_operands
+from taskarith.edit.operands import Operand, check_bases, named_paths, open_operands
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
@@ -97,15 +97,17 @@ def combine(
     is_folder = target.suffix != ".safetensors"
     if rank is not None and (rank < 1 or not is_folder):
         raise UsageError(f"rank {rank} does not fit {target}", "Give 1 or more, and name a folder, as in -o mixed")
-    check_target(target, overwrite)
+    inputs = [base or "", *named_paths(references)]
+    check_target(target, overwrite, is_folder=is_folder, inputs=inputs)
     chosen = choose_base(base, references, "Name it: taskarith combine ... --base MODEL", listener)
     checkpoint = chosen.open()
     operands = open_operands(references, checkpoint, listener, common=CommonBase("--base", base is not None))
     job = _Job(chosen, checkpoint, tuple(operands), tuple(references), VECTOR_DTYPES[dtype])
     if is_folder:
-        with publish_folder(target, overwrite) as folder:
+        with publish_folder(target, overwrite, inputs=[checkpoint.path, *job.states()]) as folder:
             return _write_folder(job, folder, target, rank, listener)
-    with publish(target, overwrite, is_folder=False, plan=job.fingerprint()) as place:
+    inputs = [checkpoint.path, *job.states()]
+    with publish(target, overwrite, is_folder=False, plan=job.fingerprint(), inputs=inputs) as place:
         return _write_dense(job, place, target, listener)
 
 

@@ -29,7 +29,7 @@ from taskarith.edit.loaded import (
     undo_rescaling,
 )
 from taskarith.edit.method import LINEAR, Method
-from taskarith.edit.operands import Operand, open_operands, parse_operands, read_bases, with_coefficients
+from taskarith.edit.operands import Operand, named_paths, open_operands, parse_operands, read_bases, with_coefficients
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.remarks import own_bases
 from taskarith.edit.stream import EditedTensor
@@ -40,20 +40,30 @@ from taskarith.spec import OperandRef, parse_scales
 __all__ = ["InMemoryEdit", "check_edit"]
 
 
-def check_edit(base: Path, edit: Mapping[str, Any], listener: Listener = SILENT) -> None:
+def named_inputs(edit: Mapping[str, Any]) -> list[str]:
+    """Return what the arguments of ``InMemoryEdit`` name: vectors, and bases that are given with them."""
+    return named_paths(_references(edit))
+
+
+def _references(edit: Mapping[str, Any]) -> list[OperandRef]:
+    given = (edit.get(key, ()) for key in ("add", "negate", "operands"))
+    return parse_operands(*given, protect=edit.get("protect", ()), weights=edit.get("weights"))
+
+
+def check_edit(base: Path, edit: Mapping[str, Any], listener: Listener = SILENT) -> list[str]:
     """Refuse vectors that do not fit, or that the method cannot use, before anything is loaded and measured.
+
+    Returns the files that the edit reads.
 
     :param base: The folder of the model.
     :param edit: Arguments of ``InMemoryEdit``.
     :param listener: Told about models that are read.
     :raises TaskarithError: As ``InMemoryEdit`` does.
     """
-    given = (edit.get(key, ()) for key in ("add", "negate", "operands"))
-    references = parse_operands(*given, protect=edit.get("protect", ()), weights=edit.get("weights"))
     checkpoint = open_checkpoint(base)
-    operands = open_operands(references, checkpoint, listener, parse_scales(edit.get("scale", ())))
+    operands = open_operands(_references(edit), checkpoint, listener, parse_scales(edit.get("scale", ())))
     read_bases(operands, checkpoint, listener)
-    plan_edit(checkpoint, operands, 1.0, method=edit.get("method", LINEAR))
+    return [*plan_edit(checkpoint, operands, 1.0, method=edit.get("method", LINEAR)).states]
 
 
 class InMemoryEdit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
@@ -91,6 +91,11 @@ def parse_operands(
     if all(one.role for one in references):
         raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")
     return references
+
+
+def named_paths(references: Iterable[OperandRef]) -> list[str]:
+    """Return what operands name: vectors, and bases that are given with them."""
+    return [name for one in references for name in (one.name, one.base) if name]
 
 
 def _protected(text: str) -> OperandRef:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
+from taskarith.checkpoints.sidecars import copy_sidecars
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.calculation import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
@@ -90,16 +90,13 @@ def run_plan(
             f"--scale '{broken[0]}=0' leaves that tensor as the model has it.",
         )
     check_unchanged(plan.states)
-    copy_sidecars(plan, folder)
+    _write_small_files(plan, folder)
     return _collect(plan, place)
 
 
-def copy_sidecars(plan: EditPlan, folder: Path) -> None:
+def _write_small_files(plan: EditPlan, folder: Path) -> None:
     """Copy every file that travels with the model; the index and the dtype in the configuration follow the plan."""
-    for relative in plan.base.sidecars:
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(plan.base.path / relative, target)
+    copy_sidecars(plan.base.path, plan.base.sidecars, folder)
     config = plan.base.config
     if plan.dtype is not None:
         name = next(name for name, code in VECTOR_DTYPES.items() if code == plan.dtype)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
 from taskarith.edit.enlarging import Enlarged
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.progress import SILENT, Listener
@@ -39,8 +39,13 @@ def choose_tokenizer(named: str | None, model: Enlarged, listener: Listener = SI
         return None
     if not _has_tokenizer(folder):
         raise UsageError(f"{folder} does not have a tokenizer", "Name a model folder that has one: --tokenizer FROM")
+    check_sidecars(folder, _own_files(folder))
     _check(folder, model.base.path, max(token_rows(model.base)))
     return folder
+
+
+def _own_files(folder: Path) -> list[str]:
+    return [name for name in _FILES if (folder / name).is_file()]
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -69,8 +74,7 @@ def write_tokenizer(folder: Path, source: Path) -> None:
     """Replace the tokenizer of a model folder, with its chat template."""
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    copy_sidecars(source, _own_files(source), folder)
 
 
 def _tokens(folder: Path) -> dict[int, str]:

@@ -12,7 +12,6 @@ Its header says what else the input had: ``taken`` are large files, by their SHA
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint, 
 from taskarith.checkpoints.digests import file_digest, folder_files
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
-from taskarith.checkpoints.publish import publish_folder
+from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.undo_patch import FILE, FORMAT, OpenPatch, open_patch, unpack
@@ -116,15 +116,18 @@ def undo(
     :raises MismatchError: What was restored is not what the edit had read: the folder was changed since.
     """
     place, target = Path(edited), Path(output_dir)
+    check_target(target, overwrite, is_folder=True, inputs=[place])
     patch = open_patch(place)
     patch.check()
     record, entries = patch.record, patch.entries
     files = {name: patch.read(name) for name in patch.names if name.endswith(".safetensors")}
     before = [(name, parse_header(data, place / name)) for name, data in files.items()]
     after = open_checkpoint(place)
+    names = after.sidecars if patch.taken is None else [name for name in patch.taken if (place / name).exists()]
+    check_sidecars(place, names)
     _check_fit(place, record, [tensor for _, header in before for tensor in header.tensors], after)
     remarks = _remarks(patch, after)
-    with publish_folder(target, overwrite) as folder:
+    with publish_folder(target, overwrite, inputs=[place]) as folder:
         _restore_files(patch, after, folder)
         sizes = {folder / name: len(files[name]) + sum(t.nbytes for t in header.tensors) for name, header in before}
         tensors = [(folder / name, tensor) for name, header in before for tensor in header.tensors]
@@ -160,14 +163,13 @@ def _restore_files(patch: OpenPatch, after: Checkpoint, folder: Path) -> None:
     """
     taken = [str(path) for path in after.sidecars] if patch.taken is None else list(patch.taken)
     for name in taken:
-        source, target = patch.place / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        source = patch.place / name
         if patch.taken is not None and (not source.is_file() or file_digest(source) != patch.taken[name]):
             raise MismatchError(
                 f"{source} is {'not what it was' if source.exists() else 'gone'}, and it is too large for the patch",
                 f"Restore that file, as {PROVENANCE_NAME} describes it; then undo.",
             )
-        shutil.copyfile(source, target)
+        copy_sidecars(patch.place, [name], folder)
     for name in patch.names:
         if not name.endswith(".safetensors"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

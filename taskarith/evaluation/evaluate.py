@@ -13,8 +13,9 @@ import torch
 
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
-from taskarith.edit.memory import InMemoryEdit, check_edit
+from taskarith.edit.memory import InMemoryEdit, check_edit, named_inputs
 from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
@@ -25,7 +26,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.rows import Evaluation, editable, evaluate_rows, row_name, write_results
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_benchmark, parse_scales, plain_scales
-from taskarith.training.data import load_data
+from taskarith.training.data import data_paths, load_data
 from taskarith.training.precision import choose_device
 
 __all__ = ["evaluate"]
@@ -113,13 +114,24 @@ def evaluate(
         edit = recipe.in_memory() | {"alphas": list(alphas)}
     _check(models, retain, edit)
     _check_questions(data, benchmark, tasks, task_folder, settings)
+    inputs = [
+        *models,
+        retain or "",
+        task_folder or "",
+        *data_paths(data.values()),
+        *(named_inputs(edit) if edit else []),
+    ]
+    if benchmark:
+        inputs.append(parse_benchmark(benchmark).folder or "")
     if output_dir is not None:
-        check_target(Path(output_dir), overwrite)
+        check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
     team = launched_team() if launched else ALONE
     place, precision = choose_device(device), parse_dtype(dtype)
     general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
     if edit and team.size == 1:  # several processes find out when they edit
-        check_edit(find_model(models[0], listener)[1].path, edit, listener)
+        inputs += check_edit(find_model(models[0], listener)[1].path, edit, listener)
+        if output_dir is not None:
+            check_apart(Path(output_dir), inputs)
     texts = {name: load_data(spec) for name, spec in data.items()}
     parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
     torch.manual_seed(seed)
@@ -158,7 +170,7 @@ def evaluate(
                 "seed": seed,
             },
         }
-        with publish_folder(Path(output_dir), overwrite) as folder:
+        with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
             write_results(folder, evaluation.scores.to_json(), evaluation.records)
             write_provenance(folder, provenance)
     return evaluation

@@ -14,7 +14,7 @@ from taskarith.spec import DataRef, parse_data
 from taskarith.training.documents import Document, Row, from_rows
 from taskarith.training.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
 
-__all__ = ["DataSet", "fingerprint_documents", "load_data", "read_hub"]
+__all__ = ["DataSet", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ def load_data(spec: str) -> DataSet:
     if not found:
         raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
     return DataSet(spec, fingerprint_documents(found), found)
+
+
+def data_paths(specs: Iterable[str | None]) -> list[str]:
+    """Return the files, folders and hub ids that data sets are named by; None names nothing."""
+    return [parse_data(spec).name for spec in specs if spec]
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:

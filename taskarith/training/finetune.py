@@ -18,9 +18,10 @@ from transformers.integrations import get_available_reporting_integrations
 
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.errors import OutputError, TaskarithError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import load_data
+from taskarith.training.data import data_paths, load_data
 from taskarith.training.examples import make_examples
 from taskarith.training.language import names_outside
 from taskarith.training.lora import add_lora
@@ -160,7 +161,8 @@ def finetune(
     )
     target = Path(output_dir)
     _check_call(settings, data, retain)
-    check_target(target, overwrite)
+    inputs = [model, *data_paths([*data, *retain])]
+    check_target(target, overwrite, is_folder=True, inputs=inputs)
     check_leftover(target, resume=resume, overwrite=overwrite, listener=listener)
     place = choose_device(device)
     autocast, why = autocast_choice(place, bf16)
@@ -168,6 +170,8 @@ def finetune(
     learned, retained = [load_data(spec) for spec in data], [load_data(spec) for spec in retain]
     with arguments.main_process_first(local=False, desc="finding the model"):
         base = open_base(model, trust_remote_code=trust_remote_code, listener=listener)
+        check_apart(target, [base.origin.path])
+        check_space(target, 0 if lora else _nbytes(base, dtype))
     examples, record = make_examples(base, learned, retained, settings, listener)
     run = {**settings.record(), "base": base.fingerprint, "data": record["data"], "retain": record["retain"]}
     with training_folder(working_folder(target), arguments, run, resume=resume) as checkpoint:
@@ -182,6 +186,10 @@ def finetune(
         result = _result(trainer, target, settings.kind, seconds, precision)
         _publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
     return result
+
+
+def _nbytes(base: Base, dtype: str) -> int:
+    return getattr(torch, dtype).itemsize * sum(one.elements for one in base.checkpoint.tensors.values())
 
 
 def _check_call(settings: Settings, data: Sequence[str], retain: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.sidecars import check_sidecars
 from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.progress import Listener
 from taskarith.training.language import prepare_for_text
@@ -66,6 +67,7 @@ def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Bas
     """
     origin = resolve_model(model, listener)
     checkpoint = open_checkpoint(origin.path)
+    check_sidecars(origin.path, checkpoint.sidecars)
     with _load_errors(origin.path):
         config = AutoConfig.from_pretrained(origin.path, trust_remote_code=trust_remote_code)
         tokenizer: Any = AutoTokenizer.from_pretrained(origin.path, trust_remote_code=trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Generator, Mapping
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
+from taskarith.checkpoints.targets import work_folder
 from taskarith.errors import CheckpointError, MismatchError, OutputError
 from taskarith.progress import Listener
 
@@ -34,8 +36,8 @@ _TRAINED_NAME = "trained.safetensors"
 
 
 def working_folder(target: Path) -> Path:
-    """Return the sibling folder ``.NAME.training`` of an output."""
-    return target.with_name(f".{target.name}.training")
+    """Return the folder ``.NAME.training`` beside an output, or in one that has to stay."""
+    return work_folder(target, "training")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -113,13 +115,27 @@ def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Lis
 
     :raises OutputError: There are checkpoints, and neither ``resume`` nor ``overwrite``.
     """
-    left = last_checkpoint(working_folder(target))
+    folder = working_folder(target)
+    _check_ours(folder)
+    left = last_checkpoint(folder)
     if left is not None and not (resume or overwrite):
         raise OutputError(
             f"an interrupted run left {left}", "Continue it with --resume, or start over with --overwrite."
         )
     if left is None and resume:
         listener.note(f"there is no checkpoint for {target}: training starts at the beginning")
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that no run of ours has made: it would be removed."""
+    if not os.path.lexists(folder):
+        return
+    is_real = folder.is_dir() and not folder.is_symlink()
+    note = folder / _RUN_NAME
+    if not is_real or (any(folder.iterdir()) and (note.is_symlink() or not note.is_file())):
+        raise OutputError(
+            f"{folder} is in the way: no interrupted run left it", "Move it away, or name another output."
+        )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import INDEX_NAME, Checkpoint, read_json
 from taskarith.checkpoints.resolve import ResolvedModel
+from taskarith.checkpoints.sidecars import copy_sidecars
 from taskarith.errors import CheckpointError, OutputError, TaskarithError, name_some
 from taskarith.progress import Listener
 
@@ -155,8 +155,7 @@ def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
     for relative in base.sidecars:
         if relative.name in leave_out or (leave_out and relative.suffix == ".py"):
             continue
-        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base.path / relative, folder / relative)
+        copy_sidecars(base.path, [relative], folder)
 
 
 def _kept_wide(model: PreTrainedModel, base: Checkpoint, dtype: torch.dtype) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from taskarith.checkpoints.digests import UNSEALED
 from taskarith.checkpoints.header import SEAL, TensorEntry, read_header
+from taskarith.checkpoints.ownership import VECTOR_FORMAT
 from taskarith.errors import VectorError, name_some
 from taskarith.untrusted import MalformedError, parse_json
 from taskarith.vectors.form import BaseRecord, Stored, Vector
@@ -26,7 +27,7 @@ __all__ = [
     "vector_metadata",
 ]
 
-FORMAT = "taskarith-vector"
+FORMAT = VECTOR_FORMAT
 FORMAT_VERSION = "1"
 KINDS = ("dense", "exact", "sparse", "quantised")
 """The kinds of task vector files."""

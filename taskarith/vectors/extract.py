@@ -129,7 +129,7 @@ def extract(
             "Leave out --vocab, or --exact, --top-k, --rows and --bits.",
         )
     target, place = Path(output), check_device(device)
-    check_target(target, overwrite)
+    check_target(target, overwrite, is_folder=False, inputs=[base or "", finetuned])
     origin = find_base(base, finetuned, listener)
     tuned = resolve_model(finetuned, listener)
     before = origin.open()
@@ -140,7 +140,8 @@ def extract(
         else AdapterSource(before, tuned.path, listener)
     )
     job = _Job(origin.resolved, tuned, before, source, code, file_states(source.files))
-    with publish(target, overwrite, is_folder=False, plan="" if form else job.fingerprint()) as workplace:
+    plan, inputs = "" if form else job.fingerprint(), [before.path, tuned.path, *source.files]
+    with publish(target, overwrite, is_folder=False, plan=plan, inputs=inputs) as workplace:
         write = partial(_write_packed, form=form) if form else _write
         result = write(workplace, job, place, listener)
         remarks = origin.check(result.base.tensors)

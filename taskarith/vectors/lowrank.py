@@ -99,7 +99,7 @@ def extract_low_rank(
     :raises UsageError: An option is wrong, or no base is given or recorded.
     """
     target, place = Path(output), _check(Path(output), rank, energy, dtype, device)
-    check_target(target, overwrite)
+    check_target(target, overwrite, is_folder=True, inputs=[base or "", finetuned])
     origin, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
     resolved = origin.resolved
     if is_adapter(tuned.path):
@@ -108,7 +108,7 @@ def extract_low_rank(
     source = PairSource(before, after, ignore_buffers=ignore_buffers)
     work = _Work(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place, listener)
     states = file_states(source.files)
-    with publish(target, overwrite, is_folder=True) as workplace:
+    with publish(target, overwrite, is_folder=True, inputs=[before.path, after.path, *source.files]) as workplace:
         scratch = workplace.path.with_name("factors")
         scratch.mkdir(exist_ok=True)
         work.measure(scratch, listener)

@@ -1,0 +1,137 @@
+"""Which outputs taskarith wrote itself: only those are ever replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from taskarith.checkpoints.header import read_header
+from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
+from taskarith.errors import CheckpointError
+
+__all__ = ["VECTOR_FORMAT", "entry_names", "foreign_entries"]
+
+VECTOR_FORMAT = "taskarith-vector"
+"""What the header of a vector file says first."""
+
+_RESULTS = {"results.json", "records.jsonl"}
+_FILES = {
+    "evaluation": _RESULTS,
+    "sweep": _RESULTS | {"recipe.yaml", "curve.svg", "curve.png"},
+    "attack": _RESULTS | {"recovery.svg", "recovery.png"},
+    "demo": {"results.json", "alpha.svg", "alpha.png", "texts/saga_1.txt", "texts/saga_2.txt", "texts/manual.txt"},
+}
+"""What the folders of results hold beside their record."""
+
+_DEMO_PARTS = re.compile(
+    r"(tuned|tuned-adapter|edited|learned-(forgotten|aligned|irrelevant))|"
+    r"(forgotten|aligned|irrelevant|random)\.safetensors"
+)
+"""Outputs in the folder of a demo, each of which must be one of ours itself."""
+
+_LEFTOVERS = re.compile(r"\.(.+)\.(partial|training)")
+"""What a killed demo leaves of the output that it was writing."""
+
+_MODEL_FILES = re.compile(
+    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|taskarith-undo\.safetensors|"
+    r"adapter_(model\.safetensors|config\.json)|rest\.safetensors|runs/.*events\.out\.tfevents.*|"
+    r"(config|generation_config|preprocessor_config|processor_config|chat_template)\.json|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|vocab\.txt|"
+    r"[^/]*\.(model|tiktoken|jinja)|additional_chat_templates/[^/]*\.jinja|README\.md|(LICENSE|NOTICE)[^/]*|"
+    r"(modeling|configuration|tokenization|processing|image_processing)_\w+\.py"
+)
+"""What a folder of a model or an adapter holds, as releases wrote it that did not list its files."""
+
+
+def foreign_entries(target: Path) -> list[str]:
+    """Return what an output holds that taskarith did not write, as paths relative to it; ``.`` is the file itself.
+
+    A folder is known by its record, which lists its files. The records of earlier releases do not: there, their kind
+    says what belongs to them, and what the edited model still holds under the same name travelled along. A file is
+    known by its header. Links and empty folders are never ours.
+
+    :param target: A file or a folder that exists.
+    """
+    if not target.is_dir() or target.is_symlink():
+        return [] if _is_vector_file(target) else ["."]
+    record = _record(target)
+    if record is None:
+        return sorted(entry_names(target))
+    is_known = _known_names(target, record)
+    return sorted(name for name in _entries(target) if not is_known(name))
+
+
+def entry_names(folder: Path) -> set[str]:
+    """Return the names of what lies in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / PROVENANCE_NAME
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        record = read_provenance(folder)
+    except (OSError, CheckpointError, RecursionError):
+        return None
+    is_ours = record is not None and {"kind", "command", "versions"} <= record.keys()
+    return record if is_ours else None
+
+
+def _is_vector_file(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    try:
+        return read_header(path).metadata.get("format") == VECTOR_FORMAT
+    except CheckpointError:
+        return False
+
+
+def _entries(folder: Path) -> Iterator[str]:
+    """Yield all files of a folder, and the links and empty folders in it, relative to it."""
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        folders[:] = [name for name in folders if name not in links]
+        place = Path(parent).relative_to(folder)
+        if place.parts and not (folders or links or names):
+            yield f"{place.as_posix()}/"
+        for name in (*links, *names):
+            is_plain = stat.S_ISREG((Path(parent) / name).lstat().st_mode)
+            yield (place / name).as_posix() + ("" if is_plain else "@")
+
+
+def _known_names(folder: Path, record: dict[str, Any]) -> Callable[[str], bool]:
+    kind, listed = record["kind"], record.get("files")
+    if kind == "demo":
+        return lambda name: name in _FILES["demo"] | {PROVENANCE_NAME} or _is_demo_part(folder, name)
+    if isinstance(listed, list | dict):
+        own = {name for name in listed if isinstance(name, str)} | {PROVENANCE_NAME}
+        return lambda name: name in own
+    if kind in _FILES:
+        return lambda name: name in _FILES[str(kind)] | {PROVENANCE_NAME}
+    sources = [Path(name) for name in _recorded_sources(record)]
+    return lambda name: (
+        name == PROVENANCE_NAME
+        or _MODEL_FILES.fullmatch(name) is not None
+        or (not name.endswith(("@", "/")) and any((source / name).is_file() for source in sources))
+    )
+
+
+def _recorded_sources(record: dict[str, Any]) -> Iterator[str]:
+    """Yield the folders that the record of a model names as where its other files came from."""
+    base = record.get("base")
+    for name in (base.get("name") if isinstance(base, dict) else None, record.get("tokenizer")):
+        if isinstance(name, str) and "\0" not in name and Path(name).is_absolute():
+            yield name
+
+
+def _is_demo_part(folder: Path, name: str) -> bool:
+    first, _, _ = name.partition("/")
+    part = folder / first
+    if leftover := _LEFTOVERS.fullmatch(first):
+        return part.is_dir() and _DEMO_PARTS.fullmatch(leftover[1]) is not None
+    return _DEMO_PARTS.fullmatch(first.rstrip("@/")) is not None and not foreign_entries(part)

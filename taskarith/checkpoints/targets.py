@@ -1,0 +1,292 @@
+"""Outputs, before anything is calculated: what may be written where, and what of it may be replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from taskarith.checkpoints.ownership import entry_names, foreign_entries
+from taskarith.errors import OutputError, name_some
+
+__all__ = [
+    "MOVES_NAME",
+    "check_apart",
+    "check_room",
+    "check_space",
+    "check_target",
+    "hidden_sibling",
+    "room_of",
+    "settle",
+    "short_name",
+    "target_mode",
+    "work_folder",
+    "work_names",
+]
+
+_ROOM = re.compile(r"lock|journal(-\d+)?\.jsonl|finished\.json|output|old|new|factors|moves\.json")
+"""What lies in the room of an output that is being built."""
+
+MOVES_NAME = "moves.json"
+"""In a room: what is to be moved where, of an output that is complete and is put into a folder that stays."""
+
+_WORK = ("partial", "training", "old")
+"""What there may be of an output under way, by the last part of its name."""
+
+_NAME_BYTES = 255
+"""What file systems take of a name, encrypted ones apart."""
+
+
+def check_target(
+    target: Path, overwrite: bool, *, is_folder: bool | None = None, inputs: Iterable[str | Path] = ()
+) -> None:
+    """Refuse an output that cannot be written, or would destroy what is not to be destroyed.
+
+    Nothing is written. The same is checked again when the output is begun, and before it is put in its place.
+
+    :param target: The output: a file, or a folder.
+    :param overwrite: Whether an output of taskarith that is there may be replaced.
+    :param is_folder: Which of the two it will be; None where that is not known yet.
+    :param inputs: Files and folders that the command reads; names of what does not exist here are passed over.
+    :raises OutputError: The output is, holds or lies in an input; it exists and may not be replaced, or holds what
+        taskarith did not write; or its place cannot be written.
+    """
+    place = settle(target)
+    _check_name(place)
+    check_apart(place, inputs)
+    if _is_occupied(place) and not overwrite:
+        raise OutputError(f"{target} already exists", "Name another output, or allow it with --overwrite.")
+    _check_kind(target, place, is_folder)
+    _check_foreign(target, place)
+    _check_rights(target, place)
+
+
+def settle(target: Path) -> Path:
+    """Return an output with a name of its own, where it was given as ``.`` or the like.
+
+    :raises OutputError: It is the root of the file system.
+    """
+    place = Path(os.path.realpath(target)) if target.name in {"", ".."} else target
+    if not place.name:
+        raise OutputError(f"'{target}' cannot be an output", "Name a folder or file of its own, as in -o edited.")
+    return place
+
+
+def room_of(target: Path) -> Path:
+    """Return the folder in which an output is built: ``.NAME.partial``, see ``work_folder``."""
+    return work_folder(target, "partial")
+
+
+def work_folder(target: Path, what: str) -> Path:
+    """Return the folder ``.NAME.WHAT`` for work on an output: beside it, or in it where it has to stay.
+
+    A mount point (a volume of a container), the current folder, and a folder in a place that may not be written cannot
+    be exchanged for another one.
+    """
+    place = settle(target)
+    inside = place / place.name
+    stays = _has_to_stay(place) or any(hidden_sibling(inside, one).exists() for one in _WORK)
+    return hidden_sibling(inside if stays else place, what)
+
+
+def work_names(target: Path) -> set[str]:
+    """Return the names of what lies in a folder that has to stay while there is work on it; none elsewhere."""
+    return {path.name for what in _WORK if (path := work_folder(target, what)).parent == target}
+
+
+def hidden_sibling(target: Path, what: str) -> Path:
+    """Return ``.NAME.WHAT`` beside an output, with a digest instead of a part of the name where that is too long."""
+    return target.with_name(f".{short_name(target.name, _NAME_BYTES - len(what) - 2)}.{what}")
+
+
+def short_name(name: str, limit: int = _NAME_BYTES) -> str:
+    """Return a name of at most so many bytes: what is left out in the middle is replaced by its digest."""
+    data = os.fsencode(name)
+    if len(data) <= limit:
+        return name
+    digest, half = hashlib.sha256(data).hexdigest()[:12], (limit - 14) // 2
+    first, last = (part.decode(errors="ignore") for part in (data[:half], data[-half:]))
+    return f"{first}-{digest}-{last}"
+
+
+def check_room(room: Path) -> None:
+    """Refuse to build in a place that an earlier run has not left.
+
+    :raises OutputError: It is a link, a file, or a folder of somebody else's.
+    """
+    if not os.path.lexists(room):
+        return
+    hint = "Move it away, or name another output."
+    if not stat.S_ISDIR(room.lstat().st_mode):
+        raise OutputError(f"{room} is in the way: it is not a folder that an interrupted run left", hint)
+    names = sorted(entry_names(room))
+    strange = [name for name in names if not _ROOM.fullmatch(name)]
+    if strange or (names and not stat.S_ISREG(_mode(room / "lock"))):
+        named = name_some(strange or names, 3)
+        raise OutputError(f"{room} is in the way: it holds what no interrupted run left ({named})", hint)
+
+
+def check_space(target: Path, nbytes: int) -> None:
+    """Refuse an output for which the disk does not have enough space now.
+
+    :param target: The output.
+    :param nbytes: What will be written, at least; what is replaced stays until then.
+    :raises OutputError: There is less.
+    """
+    place = _nearest(settle(target))
+    free = shutil.disk_usage(place).free
+    if free < nbytes:
+        raise OutputError(
+            f"no space left for {target}: {place} has {free / 1e9:.2f} GB, and {nbytes / 1e9:.2f} GB will be written",
+            "Free some space or name an output on another disk.",
+        )
+
+
+def target_mode(room: Path) -> int:
+    """Return the rights that new files get in a room, by the umask or by the access list of its folder."""
+    probe = room / "new"
+    probe.unlink(missing_ok=True)
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    return mode
+
+
+def _check_name(place: Path) -> None:
+    size = len(os.fsencode(place.name))
+    if size > _NAME_BYTES:
+        raise OutputError(
+            f"the name {place.name[:40]}... has {size} bytes, and a name may have {_NAME_BYTES}",
+            "Give the output a shorter name.",
+        )
+
+
+def check_apart(target: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that is, holds or lies in something that is read; see ``check_target``."""
+    place = settle(target)
+    around = _around(place)
+    for given in filter(None, map(str, inputs)):
+        for path in _read_with(Path(given)):
+            inner, outer = _around(path), _identity(path)
+            if outer == _identity(place):
+                how = f"{target} is read by this command and cannot be its output"
+            elif _identity(place) in inner:
+                how = f"the output {target} holds {path}, which this command reads"
+            elif outer in around:
+                how = f"the output {target} lies in {path}, which this command reads"
+            else:
+                continue
+            raise OutputError(how, "Name another output, outside of everything that is read.")
+
+
+def _read_with(path: Path) -> Iterator[Path]:
+    """Yield an input with all that is read through it: what the files of a folder link to, the base of an adapter."""
+    try:
+        if not path.exists() and not path.is_absolute():
+            return
+        yield path
+        if path.is_dir():
+            yield from (entry.resolve() for entry in path.iterdir() if entry.is_symlink() and entry.exists())
+            config = json.loads((path / "adapter_config.json").read_bytes())
+            base = Path(config["base_model_name_or_path"])
+            yield from [base] if base.exists() else []
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError):
+        return  # whoever reads it says what is wrong with it
+
+
+def _around(path: Path) -> set[tuple[int, int] | str]:
+    """Return the identities of all folders around a path, those of what it links to and those of the link."""
+    places = (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path)))
+    return {_identity(folder) for place in places for folder in place.parents}
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """Return what tells files and folders apart, whatever they are called; of what does not exist, its path."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError, RuntimeError):
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_occupied(place: Path) -> bool:
+    if not place.is_dir() or place.is_symlink():
+        return os.path.lexists(place)
+    is_complete = (room_of(place) / MOVES_NAME).exists()
+    return not is_complete and not entry_names(place) <= work_names(place)
+
+
+def _check_foreign(target: Path, place: Path) -> None:
+    """Refuse to replace what is not ours; an output that is put in its place first is looked at after that."""
+    if not _is_occupied(place):
+        return
+    foreign = [name for name in foreign_entries(place) if name.partition("/")[0] not in work_names(place)]
+    if foreign == ["."]:
+        raise OutputError(f"{target} is not a file that taskarith wrote, and is kept", "Name another output.")
+    if foreign:
+        raise OutputError(
+            f"{target} holds what taskarith did not write, and is kept: {name_some(foreign)}",
+            "Name another output, or move these elsewhere first.",
+        )
+
+
+def _check_kind(target: Path, place: Path, is_folder: bool | None) -> None:
+    if is_folder and (place.is_file() or place.is_symlink()):
+        raise OutputError(f"{target} is no folder", "Name another output folder.")
+    if is_folder is False and place.is_dir():
+        raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
+    if is_folder is False and place.exists() and _is_mounted(place):
+        raise OutputError(f"{target} is mounted as a file and cannot be replaced", "Mount the folder that it is in.")
+
+
+def _check_rights(target: Path, place: Path) -> None:
+    folder = _nearest(place if _has_to_stay(place) else place.parent)
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {target}: {folder} may not be written", "Name an output that you may write.")
+
+
+def _nearest(place: Path) -> Path:
+    """Return a path, or the nearest one around it that exists."""
+    return next((one for one in (place, *place.absolute().parents) if os.path.lexists(one)), Path(place.anchor or "."))
+
+
+def _has_to_stay(target: Path) -> bool:
+    if not target.is_dir() or target.is_symlink():
+        return False
+    return (
+        _holds_current_folder(target)
+        or not os.access(target.absolute().parent, os.W_OK | os.X_OK)
+        or _is_mounted(target)
+    )
+
+
+def _holds_current_folder(target: Path) -> bool:
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return False
+    return _identity(target) in {_identity(here), *_around(here)}
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether a file system is mounted here, one that lies in the same file system included."""
+    if os.path.ismount(path):
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    places = {re.sub(rb"\\(\d{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4]) for line in lines}
+    return os.fsencode(os.path.realpath(path)) in places
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        return 0

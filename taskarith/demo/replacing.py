@@ -1,0 +1,83 @@
+"""The folder of an earlier demo stays until a new one is complete, and comes back where that fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from taskarith.checkpoints.ownership import entry_names, foreign_entries
+from taskarith.checkpoints.provenance import PROVENANCE_NAME
+from taskarith.checkpoints.targets import work_folder, work_names
+from taskarith.errors import OutputError
+
+__all__ = ["LAST_FILE", "bring_back", "replacing"]
+
+LAST_FILE = "results.json"
+"""What a demo writes last."""
+
+_MOVED = "moved"
+"""Beside the files of the earlier demo: all of them lie here, and what lies in the folder is of the new one."""
+
+
+@contextmanager
+def replacing(folder: Path) -> Generator[None]:
+    """Put aside what an earlier demo left in a folder; remove it at the end, or bring it back on an exception."""
+    old, names = work_folder(folder, "old"), _names(folder)
+    if not names:
+        yield
+        return
+    old.mkdir()
+    for name in sorted(names, key=lambda name: (name != PROVENANCE_NAME, name)):
+        (folder / name).rename(old / name)
+    (old / _MOVED).touch()
+    try:
+        yield
+    except BaseException:
+        _restore(folder, old)
+        raise
+    _remove(old)
+
+
+def bring_back(folder: Path) -> None:
+    """Mend what a demo that was killed left: the earlier one comes back, unless the new one was complete.
+
+    :raises OutputError: What lies in the place of the earlier one is not that.
+    """
+    old = work_folder(folder, "old")
+    if not os.path.lexists(old):
+        return
+    if old.is_symlink() or set(foreign_entries(old)) - {_MOVED}:
+        raise OutputError(f"{old} is in the way: it is not an earlier demo", "Move it away, or name another output.")
+    if (old / _MOVED).exists() and (folder / LAST_FILE).exists():
+        _remove(old)
+    else:
+        _restore(folder, old)
+
+
+def _restore(folder: Path, old: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if (old / _MOVED).exists():
+        for name in _names(folder):
+            _remove_entry(folder / name)
+        (old / _MOVED).unlink()
+    for name in sorted(entry_names(old), key=lambda name: (name == PROVENANCE_NAME, name)):
+        (old / name).rename(folder / name)
+    old.rmdir()
+
+
+def _remove(old: Path) -> None:
+    """Remove the earlier demo; what tells that it is one goes last."""
+    for name in sorted(entry_names(old), key=lambda name: (name == _MOVED, name == PROVENANCE_NAME, name)):
+        _remove_entry(old / name)
+    old.rmdir()
+
+
+def _remove_entry(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _names(folder: Path) -> set[str]:
+    return entry_names(folder) - work_names(folder) if folder.is_dir() else set()
