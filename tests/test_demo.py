@@ -89,7 +89,7 @@ def test_only_the_folder_of_a_demo_is_replaced(tmp_path, phi):
     thesis = tmp_path / "d" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("precious")
-    for overwrite, words in ((False, "already exists"), (True, "not the folder of a demo")):
+    for overwrite, words in ((False, "already exists"), (True, "is kept: thesis.txt")):
         with pytest.raises(OutputError, match=words):
             run_demo(str(phi), thesis.parent, scale=TINY, overwrite=overwrite)
     assert thesis.read_text() == "precious"

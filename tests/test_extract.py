@@ -149,8 +149,12 @@ def test_an_existing_vector_is_kept_unless_told_otherwise(tmp_path, phi, phi_tun
     with pytest.raises(OutputError, match="already exists"):
         extract(str(phi), str(phi_tuned), path)
     assert path.read_text() == "precious"
+    with pytest.raises(OutputError, match="not a file that taskarith wrote"):
+        extract(str(phi), str(phi_tuned), path, overwrite=True)
+    path.rename(tmp_path / "thesis")
+    extract(str(phi), str(phi_tuned), path, dtype="bfloat16")
     extract(str(phi), str(phi_tuned), path, overwrite=True)
-    assert len(load_file(path)) == 33
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
 
 
 def test_infinities_on_both_sides_are_refused_with_what_does_it(tmp_path, phi):

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
+from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.main import app
@@ -60,6 +61,7 @@ def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
         plan = plan_edit(base, open_operands(parse_operands(names, []), base), 0.7, None, size, how)
         with publish(tmp_path / "out", overwrite=True, is_folder=True) as place:
             run_plan(plan, place, **how_to)
+            write_provenance(place.path, {"kind": "edit"})
         return fingerprint_model(tmp_path / "out")
 
     expected = run(names)

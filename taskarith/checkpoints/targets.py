@@ -64,6 +64,7 @@ def check_target(
     _check_kind(target, place, is_folder)
     _check_foreign(target, place)
     _check_rights(target, place)
+    check_room(room_of(place))
 
 
 def settle(target: Path) -> Path:
@@ -192,9 +193,9 @@ def _read_with(path: Path) -> Iterator[Path]:
         yield path
         if path.is_dir():
             yield from (entry.resolve() for entry in path.iterdir() if entry.is_symlink() and entry.exists())
-            config = json.loads((path / "adapter_config.json").read_bytes())
-            base = Path(config["base_model_name_or_path"])
-            yield from [base] if base.exists() else []
+            config = path / "adapter_config.json"
+            base = json.loads(config.read_bytes())["base_model_name_or_path"] if config.is_file() else ""
+            yield from [Path(base)] if base and Path(base).exists() else []
     except (OSError, ValueError, TypeError, KeyError, RuntimeError):
         return  # whoever reads it says what is wrong with it
 

@@ -124,12 +124,15 @@ def command(
 
     Example: taskarith apply --negate forget.safetensors --alpha 1.0
     """
+    from taskarith.checkpoints.targets import check_apart
     from taskarith.console import Console
     from taskarith.edit.apply import apply
     from taskarith.edit.method import parse_method
 
     console = Console(as_json=as_json, quiet=quiet)
     recipe = config if isinstance(config, Recipe) else Recipe({})
+    if recipe.path and output_dir:
+        check_apart(output_dir, [recipe.path])
     recipe = recipe.changed(model, vectors=bool(add or negate), alpha=alpha, scale=scale or ())
     result = apply(
         model,

@@ -175,10 +175,13 @@ def command(
     """
     del config
     texts, sequences = parse_named_data(data or ()), parse_batch_size(batch_size)
+    from taskarith.checkpoints.targets import check_apart
     from taskarith.console import Console
     from taskarith.edit.recipe import parse_recipe
     from taskarith.evaluation.evaluate import evaluate
 
+    if recipe and output_dir:
+        check_apart(output_dir, [recipe])
     edit = None if recipe is None else parse_recipe(load_config(recipe))
     alphas = _alphas(alpha, edited=bool(add or negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0)
     console = Console(as_json=as_json, quiet=quiet)

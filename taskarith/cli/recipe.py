@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
     if path is None or context.resilient_parsing:
         return None
     try:
-        recipe = parse_recipe(load_config(path))
+        recipe = replace(parse_recipe(load_config(path)), path=path)
         use_config(context, path, dict(recipe.options))
     except TaskarithError as error:
         raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from taskarith.edit.method import METHODS, parse_method
@@ -41,12 +42,14 @@ class Recipe:
     :param operands: The vectors, each with a scale of its own.
     :param fingerprint: What the model must have; empty if that does not matter.
     :param remarks: What the user should know about how it was read.
+    :param path: The file that it was read from, where it was one.
     """
 
     options: Mapping[str, Any]
     operands: tuple[OperandRef, ...] = ()
     fingerprint: str = ""
     remarks: tuple[str, ...] = field(default=())
+    path: Path | None = None
 
     def in_memory(self) -> dict[str, Any]:
         """Return the arguments of ``InMemoryEdit`` that say the same, alpha apart.
