@@ -413,7 +413,7 @@ def make(path, kind, outside):
 
 
 @pytest.mark.parametrize("kind", ["outside", "nowhere", "loop", "pipe"])
-@pytest.mark.parametrize("verb", ["apply", "undo", "finetune", "tokenizer", "template"])
+@pytest.mark.parametrize("verb", ["apply", "finetune", "tokenizer", "template"])
 def test_files_that_cannot_travel_are_refused_before_anything_is_written(tmp_path, world, verb, kind):
     secret = tmp_path / "secret"
     secret.write_text("PRIVATE KEY")
@@ -425,7 +425,6 @@ def test_files_that_cannot_travel_are_refused_before_anything_is_written(tmp_pat
     base, out, add = str(world / "base"), tmp_path / "out", [vector(world)]
     calls = {
         "apply": lambda: apply(str(model), add=add, output_dir=out),
-        "undo": lambda: undo(model, out),
         "finetune": lambda: finetune(str(model), [data(world)["forget"]], out, max_steps=1),
         "tokenizer": lambda: apply(base, add=add, tokenizer=str(model), output_dir=out),
         "template": lambda: apply(base, add=add, chat_template=str(model), output_dir=out),
