@@ -3,6 +3,7 @@
 TaskarithError              exit code 1
 ├── UsageError              exit code 2: the call itself is wrong
 ├── CheckpointError         a model's files are missing, broken or unsafe
+│   └── ReadError           the system could not read them, which says nothing about them
 ├── VectorError             a task vector or adapter is missing, broken or of a kind that cannot be used
 ├── MismatchError           files are sound, but do not fit each other
 ├── DataError               a data set is missing, empty or of an unknown shape
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "MismatchError",
     "OutputError",
+    "ReadError",
     "TaskarithError",
     "UsageError",
     "VectorError",
@@ -55,6 +57,10 @@ class UsageError(TaskarithError):
 
 class CheckpointError(TaskarithError):
     """A model's files are missing, broken or unsafe to read."""
+
+
+class ReadError(CheckpointError):
+    """The system could not read a file now; what was done until then is right."""
 
 
 class VectorError(TaskarithError):

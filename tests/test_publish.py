@@ -311,8 +311,12 @@ def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(small_
         assert list(small_disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
-def test_an_output_that_cannot_be_put_in_its_place_does_not_take_the_old_one_with_it(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "seen"), [(OSError(errno.EIO, "broken"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
+def test_an_output_that_cannot_be_put_in_its_place_does_not_take_the_old_one_with_it(
+    tmp_path, monkeypatch, error, seen
+):
     target = tmp_path / "out"
     with publish_folder(target) as partial:
         fill(partial, "old")
@@ -325,7 +329,7 @@ def test_an_output_that_cannot_be_put_in_its_place_does_not_take_the_old_one_wit
 
     monkeypatch.setattr("taskarith.checkpoints.publish._exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(type(error)), publish_folder(target, overwrite=True) as partial:
+    with pytest.raises(seen), publish_folder(target, overwrite=True) as partial:
         fill(partial, "new")
     assert (target / "sub/a.txt").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

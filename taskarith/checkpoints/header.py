@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "Header",
     "TensorEntry",
     "build_header",
+    "file_state",
     "header_is_sealed",
     "parse_header",
     "read_header",
@@ -50,7 +51,7 @@ _LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 class TensorEntry:
     """One tensor of a safetensors file: where its bytes lie and what they mean.
 
-    ``offset`` counts from the start of the file.
+    ``offset`` counts from the start of the file; ``state`` is that of the file when its header was read, or empty.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     path: Path
     offset: int
+    state: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def elements(self) -> int:
@@ -91,13 +93,21 @@ def read_header(path: Path) -> Header:
         beyond the end. Or it has tensors of a dtype that is not known.
     """
     try:
-        raw, size = _read_raw(path)
+        raw, status = _read_raw(path)
     except ValueError as error:
         raise _broken(path, str(error)) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, up to Python 3.12
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot read {path}: {reason}", "Check the path and its permissions.") from error
-    return _parse(raw, path, size)
+    return _parse(raw, path, status.st_size, file_state(status))
+
+
+def file_state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file: device, inode, size, times of the last write and of the last change (ns).
+
+    A program can set the first time back, but not the second.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def parse_header(data: bytes, path: Path) -> Header:
@@ -113,7 +123,7 @@ def parse_header(data: bytes, path: Path) -> Header:
     return _parse(data[8:], path, None)
 
 
-def _parse(raw: bytes, path: Path, size: int | None) -> Header:
+def _parse(raw: bytes, path: Path, size: int | None, state: tuple[int, ...] = ()) -> Header:
     try:
         table = parse_json(raw, _unique)
         if not isinstance(table, dict):
@@ -122,7 +132,7 @@ def _parse(raw: bytes, path: Path, size: int | None) -> Header:
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not a map from strings to strings")
         start = 8 + len(raw)
-        tensors = _tensors(table, path, start)
+        tensors = _tensors(table, path, start, state)
         _check_layout(tensors, start, start + sum(t.nbytes for t in tensors) if size is None else size)
     except ValueError as error:
         raise _broken(path, str(error)) from error
@@ -166,7 +176,7 @@ def header_is_sealed(path: Path, metadata: Mapping[str, str]) -> bool | None:
     return is_sealed((len(raw)).to_bytes(8, "little") + raw, metadata[SEAL])
 
 
-def _read_raw(path: Path) -> tuple[bytes, int]:
+def _read_raw(path: Path) -> tuple[bytes, os.stat_result]:
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         prefix = file.read(8)
@@ -175,10 +185,10 @@ def _read_raw(path: Path) -> tuple[bytes, int]:
             raise _broken(path, f"it ends inside its header ({status.st_size} bytes)")
         if length > _LONGEST_HEADER:
             raise _broken(path, f"a header of {length} bytes is absurd")
-        return file.read(length), status.st_size
+        return file.read(length), status
 
 
-def _tensors(table: Mapping[str, Any], path: Path, start: int) -> tuple[TensorEntry, ...]:
+def _tensors(table: Mapping[str, Any], path: Path, start: int, state: tuple[int, ...]) -> tuple[TensorEntry, ...]:
     found, unknown = [], []
     for name, entry in table.items():
         if not isinstance(entry, dict):
@@ -191,7 +201,7 @@ def _tensors(table: Mapping[str, Any], path: Path, start: int) -> tuple[TensorEn
         if dtype not in ITEM_SIZES:
             unknown.append(f"{name} ({ascii(dtype)[1:-1]})")
             continue
-        tensor = TensorEntry(name, dtype, tuple(shape), path, start + offsets[0])
+        tensor = TensorEntry(name, dtype, tuple(shape), path, start + offsets[0], state)
         if offsets[1] - offsets[0] != tensor.nbytes:
             raise ValueError(f"tensor '{name}' of {dtype} {shape} cannot have {offsets[1] - offsets[0]} bytes")
         found.append(tensor)

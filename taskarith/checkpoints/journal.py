@@ -1,19 +1,29 @@
-"""The journal of a run: what is already written, so that a run that was killed goes on where it stopped."""
+"""The journal of a run: what is already written, so that a run that was killed goes on where it stopped.
+
+It lies in a folder that anybody may have written. So nothing is opened through a link, a line counts only if it was
+written for this plan and is whole, and what it says is compared with the plan and with the output.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.header import TensorEntry
-from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.progress import Listener
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "are_fingerprints", "is_own_file", "remove"]
+
+_LONGEST = 1 << 28
+"""Bytes of a journal that are read: some 200 a tensor."""
 
 
 class Journal:
@@ -27,13 +37,17 @@ class Journal:
     """
 
     def __init__(self, path: Path, plan: str) -> None:
-        self.done: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         found = _read(path, plan)
         self.goes_on = found is not None
-        self.done.update(found or {})
-        self._plan = plan
-        self._file = path.open("a" if self.goes_on else "w", encoding="utf-8")
+        self.done: dict[str, dict[str, Any]] = found or {}
+        self._plan, self._path = plan, path
+        how = os.O_APPEND
+        if found is None:
+            remove(path)
+            how = os.O_CREAT | os.O_EXCL
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how, 0o666)
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
         self._file.write("\n" if self.goes_on else json.dumps({"plan": plan}) + "\n")
         self._file.flush()
 
@@ -41,7 +55,7 @@ class Journal:
         """Append one finished piece."""
         with self._lock:
             self.done[name] = entry
-            self._file.write(json.dumps({"name": name, **entry}) + "\n")
+            self._file.write(json.dumps({"name": name, **entry, "check": _check(self._plan, name, entry)}) + "\n")
             self._file.flush()
 
     def adopt(self, path: Path) -> None:
@@ -49,42 +63,92 @@ class Journal:
         for name, entry in (_read(path, self._plan) or {}).items():
             self.record(name, entry)
 
-    def intact(self, places: Iterable[TensorEntry], listener: Listener) -> set[str]:
-        """Return which finished tensors are indeed in the output: their fingerprints are taken again."""
-        claimed = [place for place in places if place.name in self.done]
-        found = set()
+    def intact(
+        self,
+        places: Iterable[TensorEntry],
+        listener: Listener,
+        fits: Callable[[TensorEntry, Mapping[str, Any]], bool],
+    ) -> set[str]:
+        """Return which finished tensors are indeed in the output, and forget all others.
+
+        :param places: The tensors of the output.
+        :param listener: Told about progress.
+        :param fits: Tells whether what is noted of a tensor can have been noted by this plan.
+        """
+        claimed = [one for one in places if one.name in self.done and fits(one, self.done[one.name])]
+        found = {}
         with TensorReader() as reader:
             for index, place in enumerate(claimed):
                 listener.progress("checking what an earlier run has finished", index, len(claimed))
                 if self.done[place.name].get("output") == reader.fingerprint(place):
-                    found.add(place.name)
-        return found
+                    found[place.name] = self.done[place.name]
+        self.done = found
+        return set(found)
+
+    def sync(self) -> None:
+        """Put on disk what is noted, for other machines to see."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def discard(self) -> None:
         """Close and remove the journal, on disk: the next run starts anew."""
         self.close()
-        Path(self._file.name).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file."""
         if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            try:
+                self.sync()
+            finally:
+                self._file.close()
+
+
+def are_fingerprints(*values: object) -> bool:
+    """Tell whether all values are fingerprints: 32 hex digits."""
+    return all(isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) for value in values)
+
+
+def is_own_file(path: Path) -> bool:
+    """Tell whether a path is a regular file that has no other name: writing it changes nothing elsewhere."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there; nothing is removed through a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path, plan: str) -> dict[str, dict[str, Any]] | None:
     """Return the finished pieces of a journal, or None if there is none of this plan."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    entries = [entry for entry in map(_parse, lines) if entry is not None]
-    if not entries or entries[0] != {"plan": plan}:
+    if not plan or not is_own_file(path) or path.stat().st_size > _LONGEST:
         return None
-    return {str(entry.pop("name")): entry for entry in entries[1:] if "name" in entry}
+    lines = path.read_bytes().split(b"\n")
+    if _parse(lines[0]) != {"plan": plan}:
+        return None
+    found = {}
+    for entry in map(_parse, lines[1:]):
+        name, check = entry.pop("name", None), entry.pop("check", None)
+        if isinstance(name, str) and check == _check(plan, name, entry):
+            found[name] = entry
+    return found
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _check(plan: str, name: str, entry: Mapping[str, Any]) -> str:
+    """Return what shows that a line is whole and was written for a plan."""
+    return fingerprint_bytes(json.dumps([plan, name, entry], sort_keys=True).encode())
+
+
+def _parse(line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -13,11 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from taskarith.checkpoints.digests import UNSEALED, digest_folder, is_sealed, seal
 from taskarith.errors import CheckpointError
 from taskarith.untrusted import MalformedError, parse_json, read_text
 
-__all__ = ["PROVENANCE_NAME", "command_line", "read_provenance", "record_is_sealed", "versions", "write_provenance"]
+__all__ = [
+    "PROVENANCE_NAME",
+    "command_line",
+    "read_provenance",
+    "record_is_sealed",
+    "release",
+    "versions",
+    "write_provenance",
+]
 
 PROVENANCE_NAME = "taskarith.json"
 
@@ -33,6 +44,16 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+@functools.cache
+def release() -> str:
+    """Return a fingerprint of what calculates: the sources of taskarith, and the versions of what it builds on."""
+    state = xxhash.xxh3_128(json.dumps(versions()).encode())
+    folder = Path(__file__).parents[1]
+    for path in sorted(folder.rglob("*.py")):
+        state.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
+    return state.hexdigest()
 
 
 def command_line() -> str:

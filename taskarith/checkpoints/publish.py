@@ -9,13 +9,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal
+from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals
 from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, room_of, settle, target_mode
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
@@ -51,9 +52,10 @@ class Workplace:
 
     def gather(self) -> None:
         """Wait until all processes have done their share; the first one takes over their journals."""
+        self.journal.sync()
         self.team.wait()
         if self.team.is_first:
-            for path in _other_journals(self.path.parent):
+            for path in other_journals(self.path.parent):
                 self.journal.adopt(path)
 
 
@@ -64,19 +66,21 @@ def publish(
     *,
     is_folder: bool,
     plan: str = "",
+    parts: Collection[str] = (),
     team: Team = ALONE,
     inputs: Iterable[str | Path] = (),
 ) -> Generator[Workplace, None, None]:
     """Give a place beside ``target`` to build it in, locked against other runs, and move it there at the end.
 
     The place is the folder ``.NAME.partial``; it lies in a target that cannot be moved, see ``room_of``. On an
-    exception it is removed and ``target`` is as it was. With a ``plan``, a killed or interrupted run leaves it, and the
-    next run of the same plan goes on in it.
+    exception it is removed and ``target`` is as it was. With a ``plan``, a run that was killed, interrupted or stopped
+    by a failure that says nothing about the data leaves it, and the next run of the same plan goes on in it.
 
     :param target: The output.
     :param overwrite: Replace an output of taskarith that is there.
     :param is_folder: Whether the output is a folder or a file.
     :param plan: Fingerprint of all that decides the output; empty if it cannot go on after an interruption.
+    :param parts: The files of an output folder that the next run goes on with; what else lies there is removed.
     :param team: The processes that build it together; only the first one locks, cleans and moves.
     :param inputs: What is read; see ``check_target``, which is asked now and once more at the end.
     :raises OutputError: ``target`` may not be replaced or is being written, or the disk is full or cannot be written.
@@ -91,23 +95,27 @@ def publish(
                 yield Workplace(room / "output", journal, team)
             return
         lock = _lock(room, target)
-        keep = False
+        keep = begun = False
         try:
             _recover(room, target)
             check_target(target, overwrite, is_folder=is_folder)
             with closing(Journal(room / "journal.jsonl", plan)) as journal:
-                for path in _other_journals(room):
+                for path in other_journals(room):
                     journal.adopt(path)
-                output = _clean_output(room, is_folder, plan != "" and journal.goes_on)
+                output = clean_output(room, parts if is_folder else None, journal.goes_on)
                 team.wait()
+                begun = True
                 yield Workplace(output, journal, team)
                 _follow_umask(output, target_mode(room))
                 _sync_tree(output)
                 check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come meanwhile
                 journal.discard()  # from here on nothing in the room may be taken for work in progress
                 _move(output, target, room)
-        except KeyboardInterrupt:
-            keep = plan != ""
+        except BaseException as error:
+            is_early = not begun or isinstance(error, OSError)  # such as a disk that is too small
+            keep = plan != "" and not is_verdict(error) and (has_work(room) or not is_early)
+            if keep:
+                error.add_note("What is finished is kept: the same command goes on where this one stopped.")
             raise
         finally:
             if not keep and not (room / MOVES_NAME).exists():
@@ -166,21 +174,6 @@ def _lock(room: Path, target: Path) -> int:
         except FileNotFoundError:
             pass
         os.close(descriptor)
-
-
-def _clean_output(room: Path, is_folder: bool, goes_on: bool) -> Path:
-    """Return the output's place in the room, without anything that does not belong to work in progress."""
-    output = room / "output"
-    for path in room.iterdir():
-        if path.name not in {"lock", "journal.jsonl"} and not (goes_on and path == output and not path.is_symlink()):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    if is_folder:
-        output.mkdir(exist_ok=True)
-    return output
-
-
-def _other_journals(room: Path) -> list[Path]:
-    return sorted(room.glob("journal-*.jsonl"))
 
 
 def _move(output: Path, target: Path, room: Path) -> None:
@@ -257,11 +250,19 @@ def _output_errors(target: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
+        kept = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
         if error.errno in _FULL:
             raise OutputError(
                 f"no space left for {target} ({error.strerror})",
-                "Free some space or name an output on another disk.",
+                f"Free some space or name an output on another disk.{kept}",
             ) from error
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise OutputError(
+                f"too many files are open to write {target}", f"Allow more, as in: ulimit -n 4096.{kept}"
+            ) from error
+        if error.errno == errno.EIO:
+            where = f" at {error.filename}" if error.filename else ""
+            raise OutputError(f"cannot complete {target}: {error.strerror}{where}", f"Check the disk.{kept}") from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}:
             raise OutputError(
                 f"cannot write {target}: {error.strerror}", "Name an output that you may write."

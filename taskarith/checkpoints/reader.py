@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import xxhash
 
-from taskarith.checkpoints.header import TensorEntry
-from taskarith.errors import CheckpointError
+from taskarith.checkpoints.header import TensorEntry, file_state
+from taskarith.errors import CheckpointError, ReadError
 
 __all__ = [
     "PrintedTensor",
@@ -25,19 +28,31 @@ __all__ = [
 ]
 
 _PIECE = 1 << 20
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+
+
+@dataclass
+class _File:
+    """An open file, and how many threads are reading it."""
+
+    descriptor: int
+    users: int = 0
 
 
 class TensorReader:
-    """Reads ranges of tensors from any number of files, which it keeps open until it is closed."""
+    """Reads ranges of tensors from any number of files.
+
+    Files stay open until it is closed; where the system allows no more of them, those that nobody reads are closed.
+    """
 
     def __init__(self) -> None:
-        self._files: dict[Path, int] = {}
+        self._files: dict[Path, _File] = {}
         self._lock = threading.Lock()
 
     def read(self, tensor: TensorEntry, start: int, stop: int) -> bytearray:
         """Return bytes ``start`` to ``stop`` of a tensor, counted from its first byte.
 
-        :raises CheckpointError: The file has become shorter, or cannot be read.
+        :raises CheckpointError: The file has changed, or cannot be read.
         """
         buffer = bytearray(stop - start)
         self.fill(tensor, start, memoryview(buffer))
@@ -46,23 +61,24 @@ class TensorReader:
     def fill(self, tensor: TensorEntry, start: int, room: memoryview) -> None:
         """Read bytes of a tensor, from its byte ``start`` on, into all of ``room``.
 
-        :raises CheckpointError: The file has become shorter, or cannot be read.
+        :raises CheckpointError: The file has changed since its header was read, has become shorter, or cannot be read.
         """
         position = tensor.offset + start
-        while room:
-            try:
-                count = os.preadv(self._descriptor(tensor.path), [room], position)
-            except OSError as error:
-                raise CheckpointError(
-                    f"cannot read {tensor.name} in {tensor.path}: {error.strerror}",
-                    "Check the disk and run again.",
-                ) from error
-            if count == 0:
-                raise CheckpointError(
-                    f"{tensor.path} ended inside {tensor.name}: it changed while it was read",
-                    "Let no other program write the file, and run again.",
-                )
-            room, position = room[count:], position + count
+        try:
+            with self._using(tensor) as descriptor:
+                while room:
+                    count = os.preadv(descriptor, [room], position)
+                    if count == 0:
+                        raise CheckpointError(
+                            f"{tensor.path} ended inside {tensor.name}: it changed while it was read",
+                            "Let no other program write the file, and run again.",
+                        )
+                    room, position = room[count:], position + count
+        except OSError as error:
+            hint = "Allow more with 'ulimit -n 4096'" if error.errno == errno.EMFILE else "Check the disk"
+            raise ReadError(
+                f"cannot read {tensor.name} in {tensor.path}: {error.strerror}", f"{hint}, and run again."
+            ) from error
 
     def pieces(self, tensor: TensorEntry, size: int = _PIECE) -> Iterator[bytearray]:
         """Return the bytes of a tensor in pieces of at most ``size`` bytes."""
@@ -79,9 +95,7 @@ class TensorReader:
     def close(self) -> None:
         """Close all files."""
         with self._lock:
-            for descriptor in self._files.values():
-                os.close(descriptor)
-            self._files.clear()
+            self._close(self._files)
 
     def __enter__(self) -> Self:
         return self
@@ -91,14 +105,36 @@ class TensorReader:
     ) -> None:
         self.close()
 
-    def _descriptor(self, path: Path) -> int:
-        found = self._files.get(path)
-        if found is not None:
-            return found
+    @contextmanager
+    def _using(self, tensor: TensorEntry) -> Generator[int, None, None]:
+        """Give the descriptor of a tensor's file, which stays open meanwhile."""
         with self._lock:
-            if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            return self._files[path]
+            file = self._files.get(tensor.path) or self._open(tensor)
+            file.users += 1
+        try:
+            yield file.descriptor
+        finally:
+            with self._lock:
+                file.users -= 1
+
+    def _open(self, tensor: TensorEntry) -> _File:
+        try:
+            descriptor = os.open(tensor.path, _FLAGS)
+        except OSError as error:
+            idle = [path for path, file in self._files.items() if not file.users]
+            if error.errno not in {errno.EMFILE, errno.ENFILE} or not idle:
+                raise
+            self._close(idle)
+            descriptor = os.open(tensor.path, _FLAGS)
+        self._files[tensor.path] = _File(descriptor)
+        if tensor.state and file_state(os.fstat(descriptor)) != tensor.state:
+            self._close([tensor.path])
+            raise _changed(tensor.path)
+        return self._files[tensor.path]
+
+    def _close(self, paths: Iterable[Path]) -> None:
+        for path in list(paths):
+            os.close(self._files.pop(path).descriptor)
 
 
 class PrintedTensor:
@@ -121,12 +157,8 @@ class PrintedTensor:
 
 
 def file_states(paths: Iterable[Path]) -> dict[str, list[int]]:
-    """Return by path what changes with a file: device, inode, size and time of the last write (ns)."""
-    found = {}
-    for path in sorted(set(paths)):
-        status = path.stat()
-        found[str(path)] = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
-    return found
+    """Return by path what changes with a file; see ``header.file_state``."""
+    return {str(path): list(file_state(path.stat())) for path in sorted(set(paths))}
 
 
 def check_unchanged(states: dict[str, list[int]]) -> None:
@@ -140,9 +172,11 @@ def check_unchanged(states: dict[str, list[int]]) -> None:
         raise CheckpointError(f"{error.filename} is gone: it was read just now", "Run again.") from error
     changed = [path for path, state in states.items() if now[path] != state]
     if changed:
-        raise CheckpointError(
-            f"{changed[0]} changed while it was read", "Let no other program write the inputs, and run again."
-        )
+        raise _changed(changed[0])
+
+
+def _changed(path: Path | str) -> CheckpointError:
+    return CheckpointError(f"{path} changed while it was read", "Let no other program write the inputs, and run again.")
 
 
 def hasher(dtype: str, shape: tuple[int, ...]) -> xxhash.xxh3_128:

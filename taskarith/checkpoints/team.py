@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from taskarith.errors import OutputError
 
 __all__ = ["ALONE", "Team", "launched_team"]
 
@@ -25,6 +28,7 @@ class Team:
     :param local_size: How many of them share this machine's cores.
     :param wait: Returns when all of them have called it.
     :param gather: Takes what can be pickled, and returns what all of them gave it, in the order of their numbers.
+    :param check: Raises an error where one of them is known to have ended early; so do the others.
     """
 
     rank: int = 0
@@ -32,6 +36,7 @@ class Team:
     local_size: int = 1
     wait: Callable[[], object] = int
     gather: Callable[[Any], list[Any]] = _only_mine
+    check: Callable[[], object] = int
 
     @property
     def is_first(self) -> bool:
@@ -56,6 +61,21 @@ def launched_team() -> Team:
 
     state = PartialState(cpu=True)  # only to wait for and tell each other; the arithmetic may be anywhere
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return Team(
-        state.process_index, state.num_processes, local, state.wait_for_everyone, lambda mine: gather_object([mine])
-    )
+    gather = _told(lambda mine: gather_object([mine]))
+    return Team(state.process_index, state.num_processes, local, _told(state.wait_for_everyone), gather)
+
+
+def _told(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Say what it means when the others cannot be reached: the library says how it noticed."""
+
+    @functools.wraps(act)
+    def do(*arguments: Any) -> Any:
+        try:
+            return act(*arguments)
+        except RuntimeError as error:
+            raise OutputError(
+                f"another process of this run ended early, or cannot be reached ({str(error).partition(chr(10))[0]})",
+                "It says itself why; mend that, and run the same command again.",
+            ) from error
+
+    return do

@@ -1,18 +1,19 @@
-"""Write a file whose size and offsets are known before the first byte, from several threads."""
+"""Write files from several threads, and be sure that they are on disk when they are closed."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from taskarith.checkpoints.reader import hasher
 
-__all__ = ["PrintedWriter", "sized_files", "write_at"]
+__all__ = ["PrintedWriter", "growing_file", "sized_files", "write_at"]
 
 _FLUSH_SECONDS = 0.1
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
@@ -22,15 +23,21 @@ def sized_files(sizes: Mapping[Path, int]) -> Generator[dict[Path, int], None, N
     A full disk is found out now, not later. While the files are open a thread of its own sends what is written on to
     the disk, so that the disk works during the arithmetic and not after it.
 
+    The system reports once that it could not write to the disk what a program has written, and only to those who
+    have the file open. So whatever the thread is told is kept and raised at the end, the files are synced by the
+    descriptors that wrote them, and a file of which something is lost is emptied: in memory it still looks sound, and
+    a run that goes on would take it over.
+
     :param sizes: Bytes of each file.
-    :raises OSError: There is no space, or the place cannot be written.
+    :raises OSError: There is no space, the place cannot be written, or something written is lost.
     """
     files: dict[Path, int] = {}
+    lost: list[OSError] = []
     end = threading.Event()
-    flusher = threading.Thread(target=_flush, args=(files, end), daemon=True)
+    flusher = threading.Thread(target=_flush, args=(files.values(), end, lost), daemon=True)
     try:
         for path, size in sizes.items():
-            files[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            files[path] = os.open(path, _FLAGS, 0o666)
             os.ftruncate(files[path], size)
             if hasattr(os, "posix_fallocate") and size:
                 os.posix_fallocate(files[path], 0, size)
@@ -40,8 +47,25 @@ def sized_files(sizes: Mapping[Path, int]) -> Generator[dict[Path, int], None, N
         end.set()
         if flusher.ident is not None:
             flusher.join()
+        _sync(files.values(), lost)
         for descriptor in files.values():
             os.close(descriptor)
+    if lost:
+        raise lost[0]
+
+
+@contextmanager
+def growing_file(path: Path) -> Generator[int, None, None]:
+    """Create a file whose size is known at the end, give its descriptor, and sync it before it is closed.
+
+    :raises OSError: The place cannot be written, or something written is lost.
+    """
+    descriptor = os.open(path, _FLAGS | os.O_EXCL, 0o666)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_at(descriptor: int, data: bytes | bytearray | memoryview, position: int) -> None:
@@ -70,9 +94,17 @@ class PrintedWriter:
         return self._state.hexdigest()
 
 
-def _flush(files: Mapping[Path, int], end: threading.Event) -> None:
-    sync = getattr(os, "fdatasync", os.fsync)
-    with suppress(OSError):  # the sync before publication reports what fails
-        while not end.wait(_FLUSH_SECONDS):
-            for descriptor in files.values():
-                sync(descriptor)
+def _flush(descriptors: Iterable[int], end: threading.Event, lost: list[OSError]) -> None:
+    while not end.wait(_FLUSH_SECONDS) and not lost:
+        _sync(descriptors, lost)
+
+
+def _sync(descriptors: Iterable[int], lost: list[OSError]) -> None:
+    """Send files to the disk; take note of what cannot be written, and empty a file that lost something."""
+    for descriptor in descriptors:
+        try:
+            getattr(os, "fdatasync", os.fsync)(descriptor)
+        except OSError as error:
+            lost.append(error)
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)

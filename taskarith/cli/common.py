@@ -172,22 +172,24 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except TaskarithError as error:
-            _show(error)
+            _show(type(error)(error.message, " ".join([error.hint, *_notes(error)])))
             raise typer.Exit(error.exit_code) from error
         except OSError as error:  # a path that cannot be read or written, which no verb has named better
             where, what = error.filename or "a file", error.strerror or str(error)
             _show(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            _show(
-                UsageError(
-                    "interrupted", "Nothing was published. The same command goes on; finetune does so with --resume."
-                )
-            )
+            how = " ".join(_notes(error)) or "The same command starts anew."
+            _show(UsageError("interrupted", f"No unfinished output was published. {how}"))
             raise typer.Exit(130) from error
 
     _hide_variables(command, run)
     return run
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was noted on an exception's way: what is kept, and how to go on."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _show(error: TaskarithError) -> None:

@@ -16,6 +16,7 @@ from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.sidecars import check_sidecars
 from taskarith.checkpoints.targets import short_name
 from taskarith.checkpoints.team import ALONE, Team, launched_team
+from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
 from taskarith.edit.enlarging import enlarged
 from taskarith.edit.forecast import Forecast, forecast
@@ -225,8 +226,9 @@ def _apply(
             found = _result(target, resolved, plan, RunResult())
             return replace(found, remarks=tuple(remarks), forecast=forecast(plan, target))
         inputs += [*plan.states, taken or ""]
-        goal = plan.fingerprint()
-        with publish(target, overwrite, is_folder=True, plan=goal, team=team, inputs=inputs) as workplace:
+        goal = agreed_plan(plan, team, listener) if longer.base is base else ""  # new rows lie in a temporary file
+        parts = [shard.name for shard in plan.shards]
+        with publish(target, overwrite, is_folder=True, plan=goal, parts=parts, team=team, inputs=inputs) as workplace:
             result = run_plan(plan, workplace, device=device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)

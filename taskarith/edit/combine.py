@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_th
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
-from taskarith.checkpoints.provenance import command_line, versions, write_provenance
+from taskarith.checkpoints.journal import are_fingerprints
+from taskarith.checkpoints.provenance import command_line, release, versions, write_provenance
 from taskarith.checkpoints.publish import Workplace, check_target, publish, publish_folder
 from taskarith.checkpoints.reader import (
     TensorReader,
@@ -135,7 +137,8 @@ class _Job:
     def fingerprint(self) -> str:
         """Return a fingerprint of all that decides the bytes of the result."""
         terms = [(one.name, one.base, float(one.coefficient).hex()) for one in self.references]
-        parts = [self.dtype, self.base.recorded_name, self.base.revision, terms, self.states(), versions()]
+        parts = [self.dtype, self.base.recorded_name, self.base.revision, terms, self.states(), release()]
+        parts += [one.decisions() for one in self.operands]
         return fingerprint_bytes(json.dumps(["combine", *parts, command_line()]).encode())
 
     @property
@@ -193,7 +196,7 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
     size = len(reserve) + sum(math.prod(shape) * ITEM_SIZES[dtype] for _, dtype, shape in layout)
     entries = {name: TensorEntry(name, dtype, shape, place.path, offsets[name]) for name, dtype, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
-        done = journal.intact(entries.values(), listener)
+        done = journal.intact(entries.values(), listener, _fits)
 
         def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
             found = _add_up(job, entry, calculator, reader, files[place.path], stop)
@@ -217,6 +220,12 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
         write_at(files[place.path], header, 0)
     remarks = tuple(strangers(job.operands, record.tensors, str(record)))
     return CombineResult(target, "dense", record, len(layout), size, remarks=remarks)
+
+
+def _fits(entry: TensorEntry, found: Mapping[str, Any]) -> bool:
+    """Tell whether what a journal notes of a delta can have been noted by this combination."""
+    del entry
+    return are_fingerprints(found.get("output")) and isinstance(found.get("finite"), bool) and len(found) == 2
 
 
 def _add_up(

@@ -121,7 +121,7 @@ def _joined(entry: TensorEntry, rows: TensorEntry, path: Path, reader: TensorRea
         for piece in reader.pieces(entry):
             file.write(piece)
         file.write(data)
-    return replace(entry, shape=(entry.shape[0] + rows.shape[0], *entry.shape[1:]), path=path, offset=0)
+    return replace(entry, shape=(entry.shape[0] + rows.shape[0], *entry.shape[1:]), path=path, offset=0, state=())
 
 
 def _resized(config: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -36,11 +37,7 @@ def started_team(size: int, verb: Callable[..., Any], arguments: dict[str, Any])
     watcher = threading.Thread(target=_watch, args=(others, barrier), daemon=True)
     watcher.start()
     try:
-        yield Team(0, size, size, barrier.wait)
-    except threading.BrokenBarrierError:
-        if errors.empty():
-            raise OutputError("a process of this run ended early", "Run the same command again: it goes on.") from None
-        raise errors.get() from None
+        yield _team(0, size, barrier, errors)
     finally:
         barrier.abort()
         for process in others:
@@ -49,17 +46,41 @@ def started_team(size: int, verb: Callable[..., Any], arguments: dict[str, Any])
         watcher.join()
 
 
+def _team(rank: int, size: int, barrier: Any, errors: Any = None) -> Team:
+    """Return a process's view; the first one raises what another one failed with."""
+
+    def check() -> None:
+        if barrier.broken:
+            if errors is not None and not errors.empty():
+                raise errors.get()
+            raise OutputError("a process of this run ended early", "Run the same command again.")
+
+    def wait_for_all() -> None:
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait()
+        check()
+
+    return Team(rank, size, size, wait_for_all, check=check)
+
+
 def _member(
     barrier: Any, errors: Any, rank: int, size: int, verb: Callable[..., Any], arguments: dict[str, Any]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        verb(**arguments, team=Team(rank, size, size, barrier.wait))
+        verb(**arguments, team=_team(rank, size, barrier))
     except TaskarithError as error:
-        errors.put(error)
+        if not barrier.broken:  # the first failure is that of the run
+            errors.put(error)
         raise SystemExit(1) from None
-    except threading.BrokenBarrierError:
-        raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # it was killed, and nobody will publish what is written here
 
 
 def _watch(others: list[Any], barrier: Any) -> None:

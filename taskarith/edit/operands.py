@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.header import TensorEntry
@@ -67,6 +68,13 @@ class Operand:
         """Return the name of the delta that moves a tensor of the base, or None."""
         name = self.tied.get(tensor, tensor)
         return name if name in self.vector.shapes else None
+
+    def decisions(self) -> list[Any]:
+        """Return what was decided about it, for JSON: methods look at vectors that do not move a tensor, too."""
+        factors = {name: float(factor).hex() for name, factor in sorted(self.factors.items())}
+        shapes = {name: list(shape) for name, shape in sorted(self.vector.shapes.items())}
+        how = [self.vector.kind, self.role, float(self.coefficient).hex(), factors]
+        return [*how, shapes, sorted(self.tied.items()), list(self.ignored)]
 
     def coefficient_of(self, delta: str) -> float:
         """Return what one delta is multiplied by."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.checkpoints.provenance import release
 from taskarith.checkpoints.reader import file_states, fingerprint_bytes
 from taskarith.edit.method import LINEAR, Method, check_operands
 from taskarith.edit.operands import Operand
@@ -106,20 +107,20 @@ class EditPlan:
         return Counter(tensor.action for tensor in self.tensors)
 
     def fingerprint(self) -> str:
-        """Return a fingerprint of all that decides the bytes of the output."""
-        tensors = [
-            (
-                tensor.action,
-                tensor.offset,
-                [(term.operand, term.delta, float(term.coefficient).hex()) for term in tensor.terms],
-            )
-            for tensor in self.tensors
-        ]
+        """Return a fingerprint of all that decides the bytes of the output, on this machine."""
+        return fingerprint_bytes(json.dumps(["edit", self.decisions(), self.states]).encode())
+
+    def decisions(self) -> str:
+        """Return a fingerprint of the same without the inputs' contents: it does not depend on where they lie."""
+        tensors = [(one.action, one.offset, [_exactly(term) for term in one.terms]) for one in self.tensors]
         shards = [(shard.name, shard.header.hex()) for shard in self.shards]
-        how = (
-            [] if self.method.is_linear else [self.method.record(), self.alpha, [o.coefficient for o in self.operands]]
-        )
-        return fingerprint_bytes(json.dumps(["edit", self.dtype, shards, tensors, self.states, *how]).encode())
+        operands = [one.decisions() for one in self.operands]
+        blocks = {
+            name: (one.scale.name, one.rows, one.columns, one.across, one.grid)
+            for name, one in self.base.scalings.items()
+        }
+        how = [self.method.record(), float(self.alpha).hex(), self.dtype, release()]
+        return fingerprint_bytes(json.dumps([*how, shards, tensors, operands, blocks]).encode())
 
     @property
     def write_bytes(self) -> int:
@@ -177,6 +178,10 @@ def plan_edit(
     files = {tensor.path for tensor in base.tensors.values()}
     states = file_states(files.union(*(operand.vector.files for operand in operands)))
     return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards), states, method)
+
+
+def _exactly(term: Term) -> tuple[int, str, str]:
+    return term.operand, term.delta, float(term.coefficient).hex()
 
 
 def _with_scales(base: Checkpoint, shards: Sequence[ShardPlan]) -> list[ShardPlan]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, usable_cores, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.sidecars import copy_sidecars
@@ -18,7 +22,7 @@ from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
 from taskarith.edit.calculation import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.stream import EditedTensor, check_terms
-from taskarith.errors import MismatchError, name_some
+from taskarith.errors import MismatchError, OutputError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.extract import VECTOR_DTYPES
 
@@ -67,7 +71,7 @@ def run_plan(
         def prepare() -> set[str]:
             for shard in plan.shards:
                 write_at(work.files[shard.name], shard.header, 0)
-            return journal.intact((work.output(*task) for task in tasks), listener)
+            return journal.intact((work.output(*task) for task in tasks), listener, work.fits)
 
         done = place.begin(prepare)
         left = [task for task in tasks if task[1].action != "rescaled" and not work.names(task[1]) <= done]
@@ -81,6 +85,12 @@ def run_plan(
     place.gather()
     if not team.is_first:
         return RunResult()
+    missing = [one.source.name for shard, one in tasks if not work.fits(work.output(shard, one))]
+    if missing:
+        raise OutputError(
+            f"{len(missing)} tensors of {folder.parent} were not reported as written: {name_some(missing)}",
+            "All processes need to see one output folder, and no other program may write there.",
+        )
     broken = sorted(name for name, entry in journal.done.items() if not entry["finite"])
     if broken:
         larger = "lower the coefficient" if plan.base.scalings else "use --dtype float32"
@@ -119,6 +129,11 @@ class _Work:
     chunk: int
     files: dict[str, int]
 
+    @cached_property
+    def tensors(self) -> dict[str, TensorPlan]:
+        """All tensors of the plan by name."""
+        return {tensor.source.name: tensor for tensor in self.plan.tensors}
+
     def output(self, shard: str, tensor: TensorPlan) -> TensorEntry:
         """Return a tensor of the output."""
         return TensorEntry(
@@ -130,8 +145,22 @@ class _Work:
         scaling = self.plan.base.scalings.get(tensor.source.name) if tensor.action == "requantised" else None
         return {tensor.source.name} | ({scaling.scale.name} if scaling else set())
 
+    def fits(self, place: TensorEntry, entry: Mapping[str, Any] | None = None) -> bool:
+        """Tell whether what is noted of a tensor of the output can have been noted by this plan."""
+        entry = self.place.journal.done.get(place.name, {}) if entry is None else entry
+        tensor, operands, error = self.tensors[place.name], entry.get("operands"), entry.get("error")
+        return (
+            isinstance(operands, list)
+            and len(operands) == len(tensor.terms)
+            and are_fingerprints(entry.get("base"), entry.get("output"), *operands)
+            and (entry["base"] == entry["output"] or tensor.action != "copied")
+            and isinstance(entry.get("finite"), bool)
+            and (isinstance(error, float) if tensor.action == "requantised" else error is None)
+        )
+
     def do(self, task: tuple[str, TensorPlan], calculator: Calculator, stop: threading.Event) -> int:
         """Calculate or copy one tensor, write and record it; return its bytes."""
+        self.place.team.check()
         shard, tensor = task
         writer = PrintedWriter(self.files[shard], tensor.dtype, tensor.source.shape, tensor.offset)
         if tensor.action == "copied":

@@ -31,7 +31,7 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
-from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.checkpoints.writer import PrintedWriter, growing_file, sized_files, write_at
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.undo_patch import FILE, FORMAT, OpenPatch, open_patch, unpack
 from taskarith.errors import CheckpointError, MismatchError, name_some
@@ -83,8 +83,8 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
     small, metadata = _other_files(plan.base)
     # sizes are known only at the end: the header gets all the room that it can need, and is written last
     reserve, _ = build_header([(name, "U8", (10**15,)) for name in (*small, *names)], metadata)
-    with TensorReader() as reader, (folder / UNDO_NAME).open("wb") as file:
-        patch = _Patch(file.fileno(), len(reserve))
+    with TensorReader() as reader, growing_file(folder / UNDO_NAME) as descriptor:
+        patch = _Patch(descriptor, len(reserve))
         for name, (path, size) in small.items():
             with path.open("rb") as source:
                 patch.append(name, source.read(size))

@@ -15,7 +15,8 @@ from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
-from taskarith.checkpoints.provenance import command_line, read_provenance, versions
+from taskarith.checkpoints.journal import are_fingerprints
+from taskarith.checkpoints.provenance import command_line, read_provenance, release, versions
 from taskarith.checkpoints.publish import Workplace, check_target, publish
 from taskarith.checkpoints.reader import (
     TensorReader,
@@ -186,8 +187,11 @@ class _Job:
 
     def fingerprint(self) -> str:
         """Return a fingerprint of all that decides the bytes of the vector."""
-        parts = [self.dtype, self.base.recorded_name, self.base.revision, self.tuned.recorded_name, self.states]
-        return fingerprint_bytes(json.dumps(["extract", *parts, versions(), command_line()]).encode())
+        source = self.source
+        names = [self.base.recorded_name, self.base.revision, self.tuned.recorded_name]
+        layout = [source.shapes, source.base_rows, source.ignored, source.tied, source.rest]
+        parts = [self.dtype, *names, self.states, *layout, release()]
+        return fingerprint_bytes(json.dumps(["extract", *parts, command_line()]).encode())
 
 
 def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> ExtractResult:
@@ -198,7 +202,7 @@ def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> Extr
     size = len(reserve) + total * ITEM_SIZES[job.dtype]
     entries = {name: TensorEntry(name, job.dtype, shape, place.path, offsets[name]) for name, _, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
-        done = journal.intact(entries.values(), listener)
+        done = journal.intact(entries.values(), listener, partial(_fits, source))
 
         def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
             calculator.begin(source.recipe(entry.name, job.dtype))
@@ -219,6 +223,20 @@ def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> Extr
             raise AssertionError("the header outgrew its reserve")
         write_at(files[place.path], header, 0)
     return _result(place, job, journal.done, total)
+
+
+def _fits(source: PairSource | AdapterSource, entry: TensorEntry, found: Mapping[str, Any]) -> bool:
+    """Tell whether what a journal notes of a delta can have been noted by this extraction."""
+    counts = [found.get("inexact"), found.get("moved")]
+    sides = ("base", "finetuned") if source.has_result else ()
+    return (
+        are_fingerprints(found.get("output"), *(found.get(side) for side in sides))
+        and source.rest.get(entry.name, {}).items() <= found.items()
+        and all(type(count) is int and 0 <= count <= entry.elements for count in counts)
+        and isinstance(found.get("squares"), float)
+        and isinstance(found.get("finite"), bool)
+        and found.keys() <= {"base", "finetuned", "output", "inexact", "moved", "squares", "finite"}
+    )
 
 
 def _write_packed(place: Workplace, job: _Job, device: str, listener: Listener, form: Form) -> ExtractResult:

@@ -16,7 +16,7 @@ from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, chunks, work_through
 from taskarith.arithmetic.recipe import Calculator, Comparison
 from taskarith.checkpoints.header import ITEM_SIZES, build_header
 from taskarith.checkpoints.reader import TensorReader, hasher
-from taskarith.checkpoints.writer import write_at
+from taskarith.checkpoints.writer import growing_file, write_at
 from taskarith.progress import Listener
 from taskarith.vectors.form import Packed
 from taskarith.vectors.loss import Loss
@@ -188,11 +188,11 @@ def write_packed(
     reserve, _ = build_header([(name, "U8", (10**15,)) for name in names], describe(None))
     position = len(reserve)
     turns = Turns()
-    with path.open("wb") as file:
+    with growing_file(path) as descriptor:
 
         def append(data: bytes) -> None:
             nonlocal position
-            write_at(file.fileno(), data, position)
+            write_at(descriptor, data, position)
             position += len(data)
 
         def do(piece: Piece, stop: threading.Event) -> None:
@@ -210,7 +210,7 @@ def write_packed(
         header, _ = build_header(layout, describe(found), length=len(reserve))
         if len(header) != len(reserve):
             raise AssertionError("the header outgrew its reserve")
-        write_at(file.fileno(), header, 0)
+        write_at(descriptor, header, 0)
     return found
 
 

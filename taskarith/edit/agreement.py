@@ -1,0 +1,77 @@
+"""That all processes of an edit have the same plan and the same inputs, which may lie on several machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xxhash
+
+from taskarith.checkpoints.team import Team
+from taskarith.edit.plan import EditPlan
+from taskarith.errors import MismatchError
+from taskarith.progress import SILENT, Listener
+
+__all__ = ["agreed_plan"]
+
+_PIECE = 1 << 20
+
+
+def agreed_plan(plan: EditPlan, team: Team, listener: Listener = SILENT) -> str:
+    """Return the fingerprint of the plan, as the first process has it, once all have told that theirs is the same.
+
+    Inodes and times tell whether it is one file that all see. Where they differ, there are several copies, which are
+    read from end to end and compared by their contents.
+
+    :param plan: This process's plan.
+    :param team: All processes.
+    :param listener: Told about progress.
+    :raises MismatchError: A process has another plan, or other inputs; all of them raise it.
+    """
+    states = [plan.states[path] for path in sorted(plan.states)]
+    told = team.gather((plan.fingerprint(), plan.decisions(), _sizes(plan), [state[1:] for state in states]))
+    for rank, (_, decisions, sizes, _) in enumerate(told):
+        if sizes != told[0][2]:
+            raise _differ(rank, _first(told[0][2], sizes))
+        if decisions != told[0][1]:
+            raise MismatchError(
+                f"process {rank} would do another edit than process 0",
+                "Start all of them with one command, one release of taskarith and of what it builds on, and one model.",
+            )
+    if any(states != told[0][3] for *_, states in told):
+        contents = team.gather([*zip(_sizes(plan), _contents(plan, listener), strict=True)])
+        for rank, found in enumerate(contents):
+            if found != contents[0]:
+                raise _differ(rank, _first(contents[0], found)[0])
+    return told[0][0]
+
+
+def _sizes(plan: EditPlan) -> list[tuple[str, int]]:
+    """Return names and sizes of all inputs."""
+    return [(Path(path).name, plan.states[path][2]) for path in sorted(plan.states)]
+
+
+def _contents(plan: EditPlan, listener: Listener) -> list[str]:
+    found, total = [], sum(state[2] for state in plan.states.values())
+    done = 0
+    for path in sorted(plan.states):
+        state = xxhash.xxh3_128()
+        with Path(path).open("rb") as file:
+            while piece := file.read(_PIECE):
+                state.update(piece)
+                done += len(piece)
+                listener.progress("comparing the inputs of all processes", done, total)
+        found.append(state.hexdigest())
+    return found
+
+
+def _first(ours: list, theirs: list) -> tuple:
+    """Return the first entry that differs, or is missing on one side."""
+    count = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
+    return (ours if len(ours) > len(theirs) else theirs)[min(len(ours), len(theirs))] if count is None else ours[count]
+
+
+def _differ(rank: int, file: tuple[str, int]) -> MismatchError:
+    return MismatchError(
+        f"process {rank} has another {file[0]} than process 0",
+        "Give all processes the same inputs: copy them again, or put them where all machines see them.",
+    )
