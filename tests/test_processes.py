@@ -107,7 +107,8 @@ def children(pid):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes through /proc")
-def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair):
+@pytest.mark.parametrize("killed", ["other", "first"])
+def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair, killed):
     base, tuned = pair
     code = (
         "import time; from taskarith.checkpoints.writer import PrintedWriter; from taskarith.cli.main import main\n"
@@ -126,16 +127,24 @@ def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair):
         text=True,
     )
     journal = tmp_path / ".out.partial" / "journal-1.jsonl"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.read_text().count("\n") > 2) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    other = max(children(process.pid))  # the last that was started; the first may be multiprocessing's resource tracker
-    os.kill(other, signal.SIGKILL)
+    wait_until(lambda: journal.exists() and journal.read_text().count("\n") > 2)
+    team = [process.pid, *children(process.pid)]  # with multiprocessing's resource tracker
+    os.kill(team[0] if killed == "first" else team[-1], signal.SIGKILL)
     _, words = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "ended early" in words
+    assert process.returncode == (1 if killed == "other" else -signal.SIGKILL)
+    assert killed == "first" or ("ended early" in words and "goes on" in words)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in team))
     assert not (tmp_path / "out").exists()
+    names = {json.loads(line)["name"] for line in journal.read_text().splitlines()[1:]}
     assert apply(base, add=[tuned], output_dir=tmp_path / "out").fingerprint == fingerprint_model(tmp_path / "out")
+    assert names
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
 
 
 def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair):

@@ -162,8 +162,10 @@ def training_folder(
             _prepare(folder, run)
     try:
         yield checkpoint
-    except BaseException:
-        if first and last_checkpoint(folder) is None:
+    except BaseException as error:
+        if last_checkpoint(folder) is not None:
+            error.add_note("The last checkpoint is kept: the same command goes on there with --resume.")
+        elif first:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if first:
