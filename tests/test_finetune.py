@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.cli import finetune as finetune_cli
 from taskarith.cli.common import guarded
+from taskarith.edit.verify import verify
 from taskarith.errors import CheckpointError, DataError, MismatchError, OutputError, TaskarithError, UsageError
 from taskarith.training import saving
 from taskarith.training.finetune import finetune
@@ -71,6 +72,7 @@ def test_full_finetune_is_a_model_with_the_names_of_its_base(tmp_path, text, kin
 
 def test_record_names_base_data_and_arguments(tuned, phi, text):
     record = json.loads((tuned / "taskarith.json").read_text())
+    assert verify(tuned).is_sound
     assert record["kind"] == "full"
     assert record["base"] == {"name": str(phi), "revision": None, "fingerprint": fingerprint_model(phi)}
     [data] = record["data"]

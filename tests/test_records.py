@@ -8,6 +8,7 @@ import shutil
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -15,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from test_adapter import save_adapter
 from typer.testing import CliRunner
 
+from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.digests import UNSEALED
 from taskarith.checkpoints.header import SEAL
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
 from taskarith.edit.verify import verify
+from taskarith.edit.verify_methods import TOLERANCE, _are_near
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.vectors.extract import extract
 from taskarith.vectors.lowrank import extract_low_rank
@@ -262,3 +265,15 @@ def test_a_vector_of_an_earlier_release(made, tmp_path):
     found = verify(path)
     assert found.is_sound
     assert "no digest of itself" in found.uncovered[0]
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "BF16"])
+def test_singular_values_are_compared_within_a_tolerance(dtype):
+    base = np.linspace(-2, 2, 501)
+    again = base + 0.01 * np.cos(base)
+    reach = TOLERANCE * float(np.abs(again - base).max())
+    rounded = decode(encode(again, dtype), dtype)
+    assert _are_near(rounded, again, base, dtype)
+    assert _are_near(decode(encode(again + reach / 2, dtype), dtype), again, base, dtype)
+    assert not _are_near(decode(encode(base + 1.01 * (again - base), dtype), dtype), again, base, dtype)
+    assert not _are_near(rounded + 0.02, again, base, dtype)

@@ -233,7 +233,7 @@ def test_a_broken_count_of_rows_is_refused(tmp_path, phi, table):
     with safe_open(vector, "pt") as file:
         metadata = file.metadata()
     save_file(load_file(vector), vector, metadata | {"base_rows": table})
-    with pytest.raises(VectorError, match="'base_rows' does not count rows"):
+    with pytest.raises(VectorError, match="broken header: 'base_rows'"):
         apply(str(phi), add=[str(vector)], vocab="union", output_dir=tmp_path / "out")
 
 
