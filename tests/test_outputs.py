@@ -327,7 +327,7 @@ def test_moves_that_were_stopped_are_carried_out(staying, monkeypatch):
     for count in range(1, 7):  # of the list of moves, three out, and three in
         left = count
         monkeypatch.setattr(Path, "rename", stop)
-        with pytest.raises(OSError, match="stopped"), publish_folder(staying, overwrite=True) as partial:
+        with pytest.raises(OutputError, match="stopped"), publish_folder(staying, overwrite=True) as partial:
             fill(partial, "two")
         monkeypatch.setattr(Path, "rename", rename)
         with pytest.raises(OutputError, match="already exists"), publish_folder(staying):
