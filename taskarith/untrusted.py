@@ -35,7 +35,7 @@ LARGEST = 1 << 28
 
 _HARMLESS = {float, bool, type(None)}
 _DEEPEST = 100
-_MOST = 100_000
+_MOST = 10_000
 """Values of a YAML file, those of an alias counted each time that it is used."""
 
 
@@ -127,7 +127,7 @@ def _check_depth(events: Any) -> None:
     for number, event in enumerate(events):
         kind = type(event).__name__
         depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
-        if depth > _DEEPEST or number > 4 * _MOST:
+        if depth > _DEEPEST or number > 2 * _MOST:
             raise MalformedError("it is nested too deeply, or far too long")
 
 

@@ -13,19 +13,23 @@ import pyarrow
 import pyarrow.parquet
 import typer
 import yaml
+import zstandard
 
 from benchmarks.robustness import sound
 from benchmarks.robustness.mutate import mutate_bytes, mutate_json, mutate_safetensors, mutate_text, replace_file
 from benchmarks.robustness.runner import Reader
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.header import read_header
+from taskarith.checkpoints.header import build_header, read_header
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.common import load_config, use_config
 from taskarith.cli.main import app
+from taskarith.coefficients.search import finished_trials, load_optuna, open_study
 from taskarith.edit.apply import apply
+from taskarith.edit.method import parse_method
 from taskarith.edit.recipe import parse_recipe
 from taskarith.edit.undo import undo
 from taskarith.edit.verify import verify
+from taskarith.errors import TaskarithError
 from taskarith.evaluation.benchmarks import load_benchmark
 from taskarith.evaluation.score import score
 from taskarith.spec import (
@@ -45,6 +49,9 @@ from taskarith.vectors.inspect import inspect
 __all__ = ["READERS"]
 
 _Mutate = Callable[[Random, Path], bytes]
+
+
+_PATCH = "edited/taskarith-undo.safetensors"
 
 
 def _json(rng: Random, path: Path) -> bytes:
@@ -73,6 +80,32 @@ def _tensors(rng: Random, path: Path) -> bytes:
     return mutate_safetensors(rng, path.read_bytes())
 
 
+def _patch(rng: Random, path: Path) -> bytes:
+    """Damage what an undo patch holds before it is compressed, or let it claim to be huge."""
+    data = path.read_bytes()
+    if rng.random() < 0.3:
+        return mutate_safetensors(rng, data)
+    header = read_header(path)
+    blobs = {one.name: data[one.offset : one.offset + one.nbytes] for one in header.tensors}
+    name = rng.choice(sorted(blobs))
+    inside = zstandard.ZstdDecompressor().decompress(blobs[name])
+    kind = rng.random()
+    if kind < 0.1:
+        inside = bytes(rng.choice((1 << 20, 300 << 20)))
+    elif name.endswith(".json"):
+        inside = mutate_json(rng, inside.decode())
+    elif name.startswith("file:"):
+        inside = mutate_safetensors(rng, inside)
+    else:
+        inside = mutate_bytes(rng, inside)
+    if kind > 0.95:
+        blobs[rng.choice(("file:../x", "file:..", "file:", "file:/etc/x", "file:notes.txt", "0:x"))] = blobs.pop(name)
+    else:
+        blobs[name] = zstandard.ZstdCompressor(write_content_size=kind < 0.9).compress(inside)
+    start, _ = build_header([(key, "U8", (len(blob),)) for key, blob in blobs.items()], header.metadata)
+    return start + b"".join(blobs.values())
+
+
 def _bytes(rng: Random, path: Path) -> bytes:
     return mutate_bytes(rng, path.read_bytes())
 
@@ -92,7 +125,7 @@ def _damage(*names: str) -> Callable[[Random, Path], str]:
         if rng.random() < 0.02:
             replace_file(rng, path)
         else:
-            path.write_bytes(_MUTATIONS[path.suffix](rng, path))
+            path.write_bytes((_patch if name == _PATCH else _MUTATIONS[path.suffix])(rng, path))
         (folder / "changed").write_text(name, encoding="utf-8")
         return name
 
@@ -170,9 +203,11 @@ _FORMS = tuple(f"{name}.safetensors" for name in ("dense", "exact", "sparse", "r
 
 def _read_vector(folder: Path) -> None:
     path = _changed(folder, _FORMS[0])
-    verify(path)
-    inspect(path)
-    apply(str(folder / "base"), add=[str(path)], output_dir=folder / "out")
+    _each(
+        lambda: verify(path),
+        lambda: inspect(path),
+        lambda: apply(str(folder / "base"), add=[str(path)], output_dir=folder / "out"),
+    )
 
 
 def _prepare_weights(folder: Path) -> None:
@@ -182,8 +217,6 @@ def _prepare_weights(folder: Path) -> None:
 
 def _read_weights(folder: Path) -> None:
     inspect(folder / "weights.safetensors")
-    from taskarith.edit.method import parse_method
-
     vector, weights = str(folder / "dense.safetensors"), str(folder / "weights.safetensors")
     apply(
         str(folder / "base"), negate=[vector], weights=weights, method=parse_method("perta"), output_dir=folder / "out"
@@ -194,9 +227,12 @@ def _read_weights(folder: Path) -> None:
 
 
 def _read_record(folder: Path) -> None:
-    verify(folder / "edited")
-    inspect(folder / "edited")
-    parse_recipe(load_config(folder / "edited/taskarith.json"))
+    _each(
+        lambda: verify(folder / "edited"),
+        lambda: inspect(folder / "edited"),
+        lambda: undo(folder / "edited", folder / "out"),
+        lambda: parse_recipe(load_config(folder / "edited/taskarith.json")),
+    )
 
 
 def _read_undo(folder: Path) -> None:
@@ -299,13 +335,29 @@ def _read_benchmark(folder: Path) -> None:
 
 
 def _prepare_storage(folder: Path) -> None:
-    _read_storage(folder)
+    optuna = load_optuna()
+    study = open_study(optuna, str(folder / "trials.log"), "study")
+    for number in range(2):
+        trial = study.ask({"1 v": optuna.distributions.FloatDistribution(0, 1)})
+        trial.set_user_attr("losses", {"forget": {"forget": 1.0}, "keep": {"retain": 2.0}, "kl": 0.1})
+        study.tell(trial, 0.5 + number)
 
 
 def _read_storage(folder: Path) -> None:
-    from taskarith.coefficients.search import open_trials
+    optuna = load_optuna()
+    finished_trials(optuna, open_study(optuna, str(folder / "trials.log"), "study"), ["1 v"])
 
-    open_trials(str(folder / "trials.log"), "study", ("1 v",))
+
+def _each(*calls: Callable[[], Any]) -> None:
+    """Make all calls, and then raise the first of our own errors, if any."""
+    errors = []
+    for call in calls:
+        try:
+            call()
+        except TaskarithError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 READERS: dict[str, Reader] = {
@@ -328,7 +380,8 @@ READERS: dict[str, Reader] = {
         Reader("vectors", sound.make_vectors, _damage(*_FORMS), _read_vector),
         Reader("weights", _prepare_weights, _damage("weights.safetensors"), _read_weights),
         Reader("record", sound.make_edit, _damage("edited/taskarith.json"), _read_record),
-        Reader("undo", sound.make_edit, _damage("edited/taskarith-undo.safetensors"), _read_undo),
+        Reader("undo", sound.make_edit, _damage(_PATCH), _read_undo),
+        Reader("storage", _prepare_storage, _damage("trials.log"), _read_storage),
         Reader("recipe", _prepare_recipe, _damage("recipe.yaml", "mergekit.yaml", "slices.yaml"), _read_recipe),
         Reader("settings", _prepare_recipe, _damage("finetune.yaml"), _read_settings),
         Reader("specs", _prepare_specs, _damage(*(f"{name}.spec" for name in _SPECS)), _read_specs),

@@ -97,9 +97,12 @@ def _convert(path: Path, target: Path, listener: Listener) -> None:
             )
         listener.progress(f"reading {path.name} | saving", 2, 3)
         model.save_pretrained(target)
-    except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+    except OSError:
+        raise  # of the disk that is written
+    except Exception as error:  # of as many kinds as a damaged file can be wrong
         raise CheckpointError(
-            f"transformers cannot read {path}: {error}", "Use the model's safetensors version instead."
+            f"transformers cannot read {path}: {str(error) or type(error).__name__}",
+            "Use the model's safetensors version instead.",
         ) from error
     finally:
         if bars:

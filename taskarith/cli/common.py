@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -48,20 +47,13 @@ def load_config(path: Path) -> dict[str, Any]:
     :raises typer.BadParameter: It is no YAML, or no map.
     """
     try:
-        values = _parse(read_text(path)) or {}
+        # the record of an edit may have a line for each of many tensors, for which a reader of YAML takes minutes
+        values = (parse_json if path.suffix == ".json" else parse_yaml)(read_text(path)) or {}
     except MalformedError as error:
         raise typer.BadParameter(readable(f"cannot read {path}: {error}")) from error
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path} must map option names to values, as in 'learning-rate: 2e-5'")
     return {str(key): value for key, value in values.items()}
-
-
-def _parse(text: str) -> Any:
-    """Parse YAML; the record of an edit, which may have a line for each of many tensors, as the JSON that it is."""
-    if text.lstrip().startswith("{"):
-        with suppress(MalformedError):
-            return parse_json(text)
-    return parse_yaml(text)
 
 
 def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> None:

@@ -5,17 +5,19 @@ Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskarith.coefficients.bench import Bench, Trial, pack, unpack
 from taskarith.errors import CheckpointError, OutputError, UsageError
+from taskarith.untrusted import open_regular
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["load_optuna", "try_coefficients"]
+__all__ = ["finished_trials", "load_optuna", "open_study", "try_coefficients"]
 
 _FIRST = (0.4, 0.5, 0.6, 0.8, 1.0)  # shares of the range: plain negation, for a start and to compare with
 
@@ -52,7 +54,7 @@ def try_coefficients(
     :raises OutputError: The storage cannot be used.
     """
     optuna = load_optuna()
-    study = _open_study(optuna, storage, name)
+    study = open_study(optuna, storage, name)
     names, space = bench.space.names, bench.space
     for share in _FIRST if not study.trials else ():
         first = space.start(space.low + share * (space.high - space.low))
@@ -70,21 +72,44 @@ def try_coefficients(
         trial.set_user_attr("losses", pack(point))
         study.tell(trial, bench.objective(point))
         on_trial(done + 1, study.best_value)
-    complete = study.get_trials(states=(states.COMPLETE,))
-    return [Trial(tuple(one.params[key] for key in names), unpack(one.user_attrs["losses"])) for one in complete]
+    return finished_trials(optuna, study, names)
 
 
-def _open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
+def finished_trials(optuna: Any, study: optuna.Study, names: Sequence[str]) -> list[Trial]:
+    """Return the finished trials of a study, which others may have written.
+
+    :raises OutputError: They are not of such a search.
+    """
+    try:
+        complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+        values = [[float(one.params[key]) for key in names] for one in complete]
+        points = [unpack(one.user_attrs["losses"]) for one in complete]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OutputError(
+            f"the trials of study {study.study_name} are not those of such a search: {error!r}",
+            "Name another file to keep the trials in.",
+        ) from error
+    return [Trial(tuple(one), point) for one, point in zip(values, points, strict=True)]
+
+
+def open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
+    """Open a study, or begin it.
+
+    :param storage: As in ``try_coefficients``.
+    :param name: Of the study.
+    :raises OutputError: The storage cannot be used.
+    """
     try:
         kept = storage
         if storage is not None and "://" not in storage:
+            if os.path.lexists(storage):
+                open_regular(Path(storage)).close()  # optuna would wait for a pipe for ever
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
             kept = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
         return optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
     except Exception as error:  # of as many kinds as there are databases
-        if isinstance(error, KeyError | TypeError | AttributeError):
-            raise
+        what = str(error).strip().partition(chr(10))[0] or type(error).__name__
         raise OutputError(
-            f"cannot keep trials in {storage}: {str(error).strip().partition(chr(10))[0]}",
+            f"cannot keep trials in {storage}: {what}",
             "Name a file, or a database as in --storage sqlite:///trials.db",
         ) from error

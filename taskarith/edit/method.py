@@ -5,11 +5,12 @@ Sources and conventions are told where each is calculated, in ``arithmetic.opera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from taskarith.errors import UsageError
+from taskarith.untrusted import MalformedError, check_fields
 
 __all__ = ["LINEAR", "METHODS", "Method", "check_operands", "parse_method"]
 
@@ -98,6 +99,13 @@ class Method:
 LINEAR = Method()
 
 
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("density", "gamma", "epsilon"), lambda value: isinstance(value, int | float)),
+    **dict.fromkeys(("normalize", "rescale"), lambda value: isinstance(value, bool)),
+    **dict.fromkeys(("seed", "rank"), lambda value: type(value) is int and abs(value) < 1 << 63),
+}
+
+
 def parse_method(
     name: str = "linear",
     *,
@@ -125,6 +133,10 @@ def parse_method(
         "seed": seed,
         "rank": rank,
     }
+    try:
+        check_fields(given, _TYPES)
+    except MalformedError as error:
+        raise UsageError(f"method {name}: {error}", "Write numbers as 0.5, and normalize: true or false.") from error
     for option, value in given.items():
         if value is not None and option not in used:
             users = ", ".join(method for method, options in METHODS.items() if option in options)

@@ -1,0 +1,165 @@
+"""Files of strangers: a reduced run of ``make fuzz``, and each kind of thing that it found."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zstandard
+from safetensors.numpy import load_file, save_file
+
+from benchmarks.robustness import sound
+from benchmarks.robustness.__main__ import main
+from benchmarks.robustness.readers import READERS
+from benchmarks.robustness.runner import fuzz
+from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
+from taskarith.checkpoints.header import build_header, read_header
+from taskarith.edit.undo import undo
+from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_some, readable
+from taskarith.spec import finite_number, parse_alphas, parse_model, parse_operand, parse_size
+from taskarith.training.data import load_data
+from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
+from taskarith.vectors.extract import extract
+
+_SLOW = {"config", "adapter", "vectors", "weights", "record", "undo", "settings", "records", "recipe"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers_give_results_or_errors_of_their_own(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("TASKARITH_CACHE", os.environ.get("TASKARITH_CACHE", ""))  # which a run sets for itself
+    tally = fuzz(READERS[name], 12 if name in _SLOW else 60, seed=7, folder=tmp_path / "fuzz")
+    odd = {what: tally.first[what] for what in tally.odd if not what.startswith("more than 1 s")}  # tests are not timed
+    assert not odd
+    assert tally.read + tally.refused == tally.cases
+    assert tally.refused
+
+
+def test_a_fuzzing_run_finds_what_is_odd(tmp_path):
+    reader = READERS["specs"]
+    broken = replace(reader, call=lambda folder: {}[0] if (folder / "changed").exists() else None)
+    tally = fuzz(broken, 5, seed=1, folder=tmp_path / "fuzz")
+    assert (tally.read, dict(tally.odd)) == (0, {"KeyError": 5})
+
+
+@pytest.mark.parametrize(
+    "form", [{"top_k": 0.5}, {"rows": 0.5}, {"bits": 8}, {"bits": 4}, {"bits": 1}, {"exact": True}]
+)
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
+def test_empty_tensors_are_extracted_in_every_form(tmp_path, form, shape):
+    base, tuned = sound.make_model(tmp_path / "base"), sound.make_model(tmp_path / "tuned", seed=1)
+    for folder in (base, tuned):
+        tensors = load_file(folder / "model.safetensors") | {"empty": np.zeros(shape, np.float32)}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert extract(str(base), str(tuned), tmp_path / "v.safetensors", **form).path.exists()
+
+
+@pytest.mark.parametrize("text", ["0:1:1e-12", "0:1e300:1", "1_000", "0:1:0_1", "٣", "0:1", "0:1:0:1"])
+def test_lists_of_coefficients_have_bounds(text):
+    with pytest.raises(UsageError, match="alpha"):
+        parse_alphas(text)
+
+
+def test_numbers_are_written_with_digits_alone():
+    with pytest.raises(UsageError, match="'1_000' of v"):
+        parse_operand("v:1_000")
+    with pytest.raises(UsageError, match="1_0GB"):
+        parse_size("1_0GB")
+    assert [finite_number(one) for one in ("1_0", "٣", "1e3")] == [None, None, 1000.0]
+
+
+@pytest.mark.parametrize("parse", [parse_model, parse_operand])
+def test_names_that_are_not_unicode_are_refused(parse):
+    with pytest.raises(UsageError, match="not Unicode"):
+        parse(os.fsdecode(b"caf\xe9"))
+    assert parse("x" * 5000).name == "x" * 5000  # longer than a path can be
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 5000 + "]" * 5000, "nested"),
+        ('{"a":' * 500 + "1" + "}" * 500, "nested"),
+        ('{"\\ud800": 1}', "half of a surrogate"),
+        ('["a\\udfff"]', "half of a surrogate"),
+        ("[1" + "0" * 400 + "]", "larger than any float"),
+        ("[1" + "0" * 5000 + "]", "4300 digits"),
+        (b'"\xff"', "not UTF-8"),
+        ("{", "Expecting"),
+    ],
+)
+def test_json_that_programs_stumble_over_is_malformed(text, words):
+    with pytest.raises(MalformedError, match=words):
+        parse_json(text)
+
+
+_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n" for before, after in zip("abcdefg", "bcdefgh", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (_BOMB, "values"),
+        ("&a [*a]", "nested"),
+        ("- " * 50_000, "nested"),
+        ("[" + "0," * 50_000 + "0]", "long"),
+        ("!!python/object:os.system x", "constructor"),
+        ("a: 2001-99-99", "month"),
+    ],
+)
+def test_yaml_that_programs_stumble_over_is_malformed(text, words):
+    with pytest.raises(MalformedError, match=words):
+        parse_yaml(text)
+
+
+def _pipe(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "make",
+    [_pipe, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path), lambda path: path.mkdir()],
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_what_is_not_a_file_is_not_waited_for(tmp_path, make, name):
+    folder = sound.make_model(tmp_path / "m", shards=2 if "index" in name else 1)
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(CheckpointError):
+        open_checkpoint(folder)
+    for read in (read_bytes, read_json, read_header, lambda path: load_data(str(path))):
+        with pytest.raises((TaskarithError, MalformedError)):
+            read(folder / name)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("name", ["file:config.json", "0:lm_head.weight"])
+def test_a_patch_does_not_unpack_to_more_than_there_is(tmp_path, name, sized):
+    sound.make_edit(tmp_path)
+    path = tmp_path / "edited/taskarith-undo.safetensors"
+    data, header = path.read_bytes(), read_header(path)
+    blobs = {one.name: data[one.offset : one.offset + one.nbytes] for one in header.tensors}
+    assert name in blobs
+    blobs[name] = zstandard.ZstdCompressor(write_content_size=sized).compress(bytes(200 << 20))
+    start, _ = build_header([(key, "U8", (len(blob),)) for key, blob in blobs.items()], header.metadata)
+    path.write_bytes(start + b"".join(blobs.values()))
+    with pytest.raises(CheckpointError, match="more than"):
+        undo(tmp_path / "edited", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_error_quotes_is_cut_and_can_be_printed():
+    error = TaskarithError(f"name {'x' * 10**6}\x1b[31m\ud800\u202e\n", "y" * 10**6)
+    assert len(str(error)) < 2500
+    assert str(error).encode()
+    assert readable("a\x1b\ud800\u202eé") == "a\\x1b\\ud800\\u202eé"
+    assert len(name_some(["x" * 10**6] * 9)) < 1000
+
+
+def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TASKARITH_CACHE", os.environ.get("TASKARITH_CACHE", ""))
+    assert main(["--only", "specs", "tofu", "--cases", "20", "--table", str(tmp_path / "t.md")]) == 0
+    assert "| specs | 20 |" in (tmp_path / "t.md").read_text()
+    assert "| tofu | 20 |" in capsys.readouterr().out
