@@ -134,6 +134,11 @@ class _Work:
         """All tensors of the plan by name."""
         return {tensor.source.name: tensor for tensor in self.plan.tensors}
 
+    @cached_property
+    def shards(self) -> dict[str, str]:
+        """The output file of each tensor."""
+        return {tensor.source.name: shard.name for shard in self.plan.shards for tensor in shard.tensors}
+
     def output(self, shard: str, tensor: TensorPlan) -> TensorEntry:
         """Return a tensor of the output."""
         return TensorEntry(
@@ -191,9 +196,7 @@ class _Work:
         from taskarith.edit.requantise import requantise
 
         scaling = self.plan.base.scalings[tensor.source.name]
-        shard, scale = next(
-            (shard.name, one) for shard in self.plan.shards for one in shard.tensors if one.source == scaling.scale
-        )
+        shard, scale = self.shards[scaling.scale.name], self.tensors[scaling.scale.name]
         writers = writer, PrintedWriter(self.files[shard], scale.dtype, scale.source.shape, scale.offset)
         what = calculation(self.plan, tensor)
         entry = requantise(tensor.source, what, scaling, calculator, self.reader, writers, self.chunk, stop)
