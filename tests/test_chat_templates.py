@@ -47,7 +47,7 @@ def test_what_a_chat_model_has_and_the_output_lacks_is_noted(models, tmp_path):
     template, tokens = (next(one for one in result.remarks if word in one) for word in ("template", "tokens"))
     assert f"to take it: --chat-template {models / 'chat'}" in template
     assert "1 tokens that the tokenizer of" in tokens
-    assert tokens.endswith("<|im_start|>")
+    assert tokens.endswith(": <|im_start|>; --vocab union takes them, with their rows")
     assert template_of(tmp_path / "out") is None
     taken = apply(str(models / "base"), negate=add(models), output_dir=tmp_path / "negated")
     assert not [one for one in taken.remarks if "template" in one or "tokens" in one]
@@ -89,7 +89,7 @@ def test_wrong_calls(models, tmp_path):
 
     with pytest.raises(UsageError, match="does not have a chat template"):
         call(chat_template=str(models / "base"))
-    with pytest.raises(UsageError, match="an undo patch holds weights only"):
+    with pytest.raises(UsageError, match="no way back is kept"):
         call(chat_template=PLAIN, keep_undo=True)
     assert not (tmp_path / "out").exists()
 

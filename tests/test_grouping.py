@@ -123,10 +123,10 @@ def test_an_attention_model_is_asked_once_and_then_given_full_batches(monkeypatc
 
     monkeypatch.setattr(model, "generate", seen)
     continuations(model, 8)
-    assert shapes == [(1, 20), (1, 10), (2, 20), (8, 24)]
+    assert shapes == [(1, 2), (1, 20), (1, 10), (2, 20), (8, 24)]  # the first: whether it runs with a cache
     continuations(model, 1)
     continuations(model, 5)
-    assert shapes[4:] == [(1, length) for length in sorted(LENGTHS, reverse=True)] + [(5, 24), (3, 9)]
+    assert shapes[5:] == [(1, length) for length in sorted(LENGTHS, reverse=True)] + [(5, 24), (3, 9)]
 
 
 @pytest.mark.parametrize("name", ["llama", "recurrent_gemma", "rwkv"])

@@ -154,6 +154,7 @@ def test_what_comes_from_no_file_stays_and_what_is_not_loaded_is_left(name, tmp_
     own = [n for n in model.state_dict() if n.startswith(("score", "lm_head", "embed_out"))]
     before, draws = state_of(model), torch.random.get_rng_state()
     logging.set_verbosity_warning()
+    logging.enable_progress_bar()
     capfd.readouterr()
     with InMemoryEdit(model, str(base), add=[f"{tuned}@@{base}"]) as memory:
         memory.set(1.0)

@@ -191,7 +191,7 @@ def test_rows_of_new_tokens_are_never_left_out_silently(tmp_path, phi):
         ({"add": ["{chat}@@{base}"], "vocab": "intersection", "tokenizer": "{long}"}, "has tokens up to 4"),
         ({"add": ["{chat}@@{base}"], "tokenizer": "{bare}"}, "does not have a tokenizer"),
         ({"add": ["{chat}@@{base}"], "jobs": 2}, "are added by one process"),
-        ({"add": ["{chat}@@{base}"], "keep_undo": True}, "holds changes of weights only"),
+        ({"add": ["{chat}@@{base}"], "keep_undo": True}, "no way back is kept"),
     ],
 )
 def test_new_tokens_that_do_not_fit_are_refused(tmp_path, phi, options, reason):

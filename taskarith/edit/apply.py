@@ -142,7 +142,7 @@ def apply(
         raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
     if keep_undo and (chat_template or tokenizer or vocab == UNION):
         raise UsageError(
-            "an undo patch holds changes of weights only, not rows of new tokens, a tokenizer or a chat template",
+            "no way back is kept from an edit that adds rows of new tokens, a tokenizer or a chat template",
             "Leave out --keep-undo, or what adds these.",
         )
     if vocab == UNION and (jobs > 1 or (launched and launched_team().size > 1)):
