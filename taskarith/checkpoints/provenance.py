@@ -32,10 +32,14 @@ __all__ = [
 
 PROVENANCE_NAME = "taskarith.json"
 
+_CALCULATING = ("architecture", "arithmetic", "checkpoints", "edit", "vectors")
+"""The parts of taskarith that decide the bits of an output."""
+
 _PACKAGES = ("taskarith", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy")
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Return the versions of Python and of the packages that results depend on, without importing them."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -48,10 +52,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def release() -> str:
-    """Return a fingerprint of what calculates: the sources of taskarith, and the versions of what it builds on."""
+    """Return a fingerprint of what calculates: taskarith's sources for that, and the versions of what it builds on."""
     state = xxhash.xxh3_128(json.dumps(versions()).encode())
     folder = Path(__file__).parents[1]
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for package in _CALCULATING for path in (folder / package).rglob("*.py")):
         state.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
     return state.hexdigest()
 

@@ -27,6 +27,8 @@ def agreed_plan(plan: EditPlan, team: Team, listener: Listener = SILENT) -> str:
     :param listener: Told about progress.
     :raises MismatchError: A process has another plan, or other inputs; all of them raise it.
     """
+    if team.size == 1:
+        return plan.fingerprint()
     states = [plan.states[path] for path in sorted(plan.states)]
     told = team.gather((plan.fingerprint(), plan.decisions(), _sizes(plan), [state[1:] for state in states]))
     for rank, (_, decisions, sizes, _) in enumerate(told):
