@@ -23,17 +23,22 @@ def tied_tensors(
     :param architecture: Its architecture.
     :param only: Stored tensors; what none of these belongs to is left out.
     """
-    groups: dict[str, list[str]] = {}
-    for parameter, other in architecture.ties.items():
-        name = architecture.tensor_of(parameter) or parameter
-        source = architecture.tensor_of(other) or other
+    pairs = [
+        (architecture.tensor_of(one) or one, architecture.tensor_of(to) or to) for one, to in architecture.ties.items()
+    ]
+    stands_for: dict[str, str] = {}  # what others are tied to and the files lack: the first of these that they have
+    for name, source in pairs:
         if source not in base.tensors and name in base.tensors:
-            source, name = name, source
-        if source not in base.tensors or not ({name, source} & {*only}):
+            stands_for.setdefault(source, name)
+    groups: dict[str, list[str]] = {}
+    for name, target in pairs:
+        source = stands_for.get(target, target)
+        other = target if name == source else name
+        if source not in base.tensors or not ({other, source} & {*only}):
             continue
-        if name in base.tensors:
-            first, second = base.tensors[source], base.tensors[name]
+        if other in base.tensors:
+            first, second = base.tensors[source], base.tensors[other]
             if first.shape != second.shape or reader.fingerprint(first) != reader.fingerprint(second):
                 continue
-        groups.setdefault(source, []).append(name)
+        groups.setdefault(source, []).append(other)
     return {source: tuple(others) for source, others in groups.items()}
