@@ -209,7 +209,7 @@ def test_outputs_are_never_overwritten_unasked(tmp_path, phi, vector):
     with pytest.raises(OutputError, match="already exists"):
         apply(str(phi), negate=[str(vector)], output_dir=out)
     assert (out / "thesis.txt").read_text() == "precious"
-    with pytest.raises(OutputError, match=r"taskarith did not write, and is kept: thesis\.txt"):
+    with pytest.raises(OutputError, match=r"says that taskarith wrote, and is kept: thesis\.txt"):
         apply(str(phi), negate=[str(vector)], output_dir=out, overwrite=True)
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")
     first = apply(str(phi), negate=[str(vector)], output_dir=out).fingerprint

@@ -122,7 +122,7 @@ def test_what_taskarith_did_not_write_is_kept_and_named(tmp_path, world, verb):
         shutil.copytree(world / "edited", out)
         (out / "sub").mkdir()
         (out / "sub" / "notes.txt").write_text("thesis")
-        refused(verb, world, out, r"did not write, and is kept: sub/notes\.txt", tmp_path)
+        refused(verb, world, out, r"says that taskarith wrote, and is kept: sub/notes\.txt", tmp_path)
         shutil.rmtree(out)
     for real in (world / "edited", tmp_path / "nowhere"):
         out.symlink_to(real)
@@ -383,7 +383,7 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
         check_target(tmp_path / ("n" * 256), False)
     with pytest.raises(OutputError, match="cannot be an output"):
         check_target(Path("/"), True)
-    with pytest.raises(OutputError, match="did not write"):
+    with pytest.raises(OutputError, match="says that taskarith wrote"):
         check_target(tmp_path / "..", True)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):

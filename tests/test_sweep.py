@@ -426,6 +426,28 @@ def test_a_search_goes_on_where_it_stopped(lab, tmp_path):
     assert len(kept.trials) == 1
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_an_interrupted_search_says_whether_its_trials_are_kept(lab, tmp_path, monkeypatch, is_stored):
+    pytest.importorskip("optuna")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "attempt", interrupted)
+    storage = str(tmp_path / "trials.jsonl") if is_stored else None
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        sweep(
+            lab["tuned"],
+            lab["data"],
+            negate=[lab["forget"]],
+            reference=lab["base"],
+            **LOSSES,
+            search=2,
+            storage=storage,
+        )
+    assert ("The finished trials are kept" in " ".join(getattr(stopped.value, "__notes__", []))) is is_stored
+
+
 def test_what_a_search_finds_is_what_apply_writes(lab, tmp_path):
     pytest.importorskip("optuna")
     options = ["--by", "layer", "--by", "module", "--search", "7", "--target", "3", *OPTIONS]

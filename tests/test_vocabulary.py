@@ -183,6 +183,20 @@ def test_rows_of_new_tokens_are_never_left_out_silently(tmp_path, phi):
     assert not any("rows of new tokens" in remark for remark in result.remarks)
 
 
+@pytest.mark.parametrize("rows", [ROWS + 2, ROWS + 30, ROWS - 9])
+def test_new_rows_are_not_put_below_a_model_that_has_other_rows_than_their_base(tmp_path, phi, rows):
+    chat, model = chat_model(tmp_path / "chat", phi, ROWS + 12), resized(tmp_path / "model", phi, rows, seed=5)
+    with pytest.raises(MismatchError, match="nothing says which rows beyond these are the same tokens"):
+        apply(str(model), add=[f"{chat}@@{phi}"], vocab="union", output_dir=tmp_path / "out")
+
+
+def test_new_rows_without_a_tokenizer_are_told(tmp_path, phi):
+    chat, vector = chat_model(tmp_path / "chat", phi, ROWS + 5), tmp_path / "v.safetensors"
+    extract(str(phi), str(chat), vector, vocab="union")
+    result = apply(str(phi), add=[str(vector)], vocab="union", output_dir=tmp_path / "out")
+    assert any("the tokenizer stays that of" in remark and "--tokenizer FROM" in remark for remark in result.remarks)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

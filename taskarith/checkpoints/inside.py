@@ -50,7 +50,7 @@ def finish_moves(target: Path, room: Path) -> None:
             (room / "output" / name).rename(target / name)
     if foreign := foreign_entries(room / "old") if old else []:
         raise OutputError(
-            f"{room / 'old'} holds what taskarith did not write, and is kept: {name_some(foreign)}",
+            f"{room / 'old'} holds what no record says that taskarith wrote, and is kept: {name_some(foreign)}",
             "Move it elsewhere; then remove that folder.",
         )
     (room / MOVES_NAME).unlink()

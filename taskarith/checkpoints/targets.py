@@ -231,7 +231,7 @@ def _check_foreign(target: Path, place: Path) -> None:
         raise OutputError(f"{target} is not a file that taskarith wrote, and is kept", "Name another output.")
     if foreign:
         raise OutputError(
-            f"{target} holds what taskarith did not write, and is kept: {name_some(foreign)}",
+            f"{target} holds what no record says that taskarith wrote, and is kept: {name_some(foreign)}",
             "Name another output, or move these elsewhere first.",
         )
 

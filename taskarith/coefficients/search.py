@@ -69,6 +69,10 @@ def try_coefficients(
         except CheckpointError:  # a loss that is not finite: these coefficients are no good
             study.tell(trial, state=states.FAIL)
             continue
+        except KeyboardInterrupt as error:
+            if storage is not None:
+                error.add_note("The finished trials are kept: the same command goes on after them.")
+            raise
         trial.set_user_attr("losses", pack(point))
         study.tell(trial, bench.objective(point))
         on_trial(done + 1, study.best_value)

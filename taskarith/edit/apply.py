@@ -220,7 +220,7 @@ def _apply(
         plan = plan_edit(longer.base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
         template = read_chat_template(chat_template, listener) if chat_template else ""
         taken = choose_tokenizer(tokenizer, longer, listener)
-        remarks = left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + longer.remarks()
+        remarks = left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + longer.remarks(taken)
         remarks += (rows_left_alone(plan) if vocab else []) + chat_notes(base.path, operands, template, taken)
         if dry_run:
             found = _result(target, resolved, plan, RunResult())

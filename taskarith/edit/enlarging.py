@@ -14,7 +14,7 @@ from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.operands import Operand, new_rows
 from taskarith.errors import MismatchError, UsageError, name_some
-from taskarith.vectors.vocabulary import UNION, last_rows
+from taskarith.vectors.vocabulary import UNION
 
 __all__ = ["Enlarged", "enlarged"]
 
@@ -39,11 +39,17 @@ class Enlarged:
         with TensorReader() as reader:
             return {**found, **{name: reader.fingerprint(entry) for name, entry in self.before.items()}}
 
-    def remarks(self) -> list[str]:
-        """Say which rows were added."""
+    def remarks(self, tokenizer: Path | None) -> list[str]:
+        """Say which rows were added, and where the output's tokenizer may not have their tokens.
+
+        :param tokenizer: The folder whose tokenizer the output gets; None if that of the model stays.
+        """
         if not self.source:
             return []
-        return [f"{self.rows} rows of new tokens in {name_some(list(self.before))} are those of {self.source}"]
+        found = f"{self.rows} rows of new tokens in {name_some(list(self.before))} are those of {self.source}"
+        if tokenizer is not None:
+            return [found]
+        return [f"{found}; the tokenizer stays that of {self.base.path}: --tokenizer FROM takes one with these tokens"]
 
 
 @contextmanager
@@ -95,14 +101,13 @@ def _brought(base: Checkpoint, operand: Operand) -> Iterator[tuple[str, TensorEn
         delta = operand.delta_of(name)
         if delta is not None and delta in found:
             known = operand.vector.shapes[delta][0]
-            rows = last_rows(found[delta], entry.shape[0] - known) if entry.shape[0] > known else found[delta]
-            if entry.shape[0] < known:
+            if entry.shape[0] != known:
                 raise MismatchError(
-                    f"{base.path} has {entry.shape[0]} rows of {name}, fewer than the base of {operand.vector.name}",
+                    f"{base.path} has {entry.shape[0]} rows of {name}, the base of {operand.vector.name} has {known}: "
+                    "nothing says which rows beyond these are the same tokens",
                     "Use --vocab intersection, which edits the rows that all have.",
                 )
-            if rows.elements:
-                yield name, rows
+            yield name, found[delta]
 
 
 def _joined(entry: TensorEntry, rows: TensorEntry, path: Path, reader: TensorReader) -> TensorEntry:

@@ -57,8 +57,9 @@ class Recipe:
         :raises UsageError: It asks for what is not done in memory, or its method does not take its options.
         """
         options = self.options
-        if options.get("vocab"):
-            raise UsageError("vocabularies are not adapted in memory", "Write the edit with apply, and evaluate that.")
+        for key, what in (("vocab", "vocabularies are not adapted"), ("tokenizer", "tokenizers are not replaced")):
+            if options.get(key):
+                raise UsageError(f"{what} in memory", "Write the edit with apply, and evaluate that.")
         parameters = {key: options[key] for key in set().union(*METHODS.values()) if key in options}
         return {
             "add": _list(options.get("add")),
