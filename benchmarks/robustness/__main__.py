@@ -12,11 +12,9 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 
 from benchmarks.robustness.readers import READERS
 from benchmarks.robustness.runner import LONGEST_MESSAGE, MEGABYTES, SECONDS, Tally, fuzz
+from benchmarks.robustness.sections import RESULTS, write_section
 
-_HERE = Path(__file__).parents[1]
-_WORDS = f"""# Files of strangers
-
-Written by `make fuzz`. Sound files are damaged (bits, types at any key, nesting, huge and negative numbers, half
+_WORDS = f"""Written by `make fuzz`. Sound files are damaged (bits, types at any key, nesting, huge and negative numbers, half
 characters, truncation, links, pipes, devices), and every reader is called with them in process. *Read* gave a result,
 *refused* an error of taskarith's own; *odd* is anything else, more than {SECONDS:g} s or {MEGABYTES:g} MB for one case,
 or a message that cannot be printed or is longer than {LONGEST_MESSAGE} characters. A case depends on the seed and its
@@ -33,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=100_000, help="inputs for each reader")
     parser.add_argument("--start", type=int, default=0, help="number of the first: to repeat one, with --cases 1")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--table", type=Path, default=_HERE / "RESULTS-robustness.md", help="the table to write")
+    parser.add_argument("--table", type=Path, default=RESULTS, help="the page to write into")
     options = parser.parse_args(arguments)
     tallies = []
     for name in options.only:
@@ -45,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(_row(tallies[-1]), flush=True)
         for what, count in tallies[-1].odd.most_common():
             print(f"    {count:6} {what} (case {tallies[-1].first[what]})")
-    options.table.write_text(_table(tallies), encoding="utf-8")
+    write_section(options.table, "Files of strangers", _table(tallies))
     return 1 if any(tally.odd for tally in tallies) else 0
 
 
