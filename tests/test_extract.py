@@ -149,7 +149,7 @@ def test_an_existing_vector_is_kept_unless_told_otherwise(tmp_path, phi, phi_tun
     with pytest.raises(OutputError, match="already exists"):
         extract(str(phi), str(phi_tuned), path)
     assert path.read_text() == "precious"
-    with pytest.raises(OutputError, match="not a file that taskarith wrote"):
+    with pytest.raises(OutputError, match="says that taskarith wrote it"):
         extract(str(phi), str(phi_tuned), path, overwrite=True)
     path.rename(tmp_path / "thesis")
     extract(str(phi), str(phi_tuned), path, dtype="bfloat16")

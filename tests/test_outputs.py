@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from taskarith.attacks.attack import attack
@@ -116,7 +117,7 @@ def test_what_taskarith_did_not_write_is_kept_and_named(tmp_path, world, verb):
     out = tmp_path / "out.safetensors" if verb in FILES else tmp_path / "out"
     if verb in FILES:
         out.write_text("thesis")
-        refused(verb, world, out, "not a file that taskarith wrote", tmp_path)
+        refused(verb, world, out, r"nothing in .* says that taskarith wrote it", tmp_path)
         out.unlink()
     else:
         shutil.copytree(world / "edited", out)
@@ -126,7 +127,7 @@ def test_what_taskarith_did_not_write_is_kept_and_named(tmp_path, world, verb):
         shutil.rmtree(out)
     for real in (world / "edited", tmp_path / "nowhere"):
         out.symlink_to(real)
-        refused(verb, world, out, "is no folder|is a folder|not a file that|is read by", tmp_path)
+        refused(verb, world, out, "is no folder|is a folder|says that taskarith wrote it|is read by", tmp_path)
         out.unlink()
     room = tmp_path / f".{out.name}.partial"
     room.symlink_to(world / "edited")
@@ -152,6 +153,36 @@ def test_a_recipe_in_the_output_that_it_makes_is_kept(tmp_path, world):
         assert done.exit_code == 1
         assert "which this command reads" in done.stderr
         assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_a_picture_replaces_only_one_of_ours(tmp_path, world, suffix):
+    plot = tmp_path / "deep" / f"map{suffix}"
+
+    def draw(*more, vectors=2, to=plot):
+        return CliRunner().invoke(app, ["relate", *[vector(world)] * vectors, "--plot", str(to), *more])
+
+    assert draw().exit_code == 0
+    drawn = plot.read_bytes()
+    again = draw()
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+    assert draw("--overwrite", vectors=3).exit_code == 0
+    assert plot.read_bytes() != drawn
+    figure = Figure()
+    figure.savefig(tmp_path / f"mine{suffix}")
+    for name, text in (("mine", (tmp_path / f"mine{suffix}").read_bytes()), ("text", b"taskarith"), ("empty", b"")):
+        other = tmp_path / f"{name}{suffix}"
+        other.write_bytes(text)
+        assert "nothing in" in draw("--overwrite", to=other).stderr
+        assert other.read_bytes() == text
+    (tmp_path / f"link{suffix}").symlink_to(plot)
+    assert "nothing in" in draw("--overwrite", to=tmp_path / f"link{suffix}").stderr
+    assert "lies in" in draw("--model", str(world / "edited"), to=world / "edited" / plot.name).stderr
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "deep",
+        *(f"{n}{suffix}" for n in ["map", "mine", "text", "empty", "link"]),
+    }
 
 
 def test_trials_may_not_be_stored_in_the_output(tmp_path, world):

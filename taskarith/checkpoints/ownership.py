@@ -13,10 +13,16 @@ from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
 from taskarith.errors import CheckpointError
 
-__all__ = ["VECTOR_FORMAT", "entry_names", "foreign_entries"]
+__all__ = ["DRAWN_BY", "VECTOR_FORMAT", "entry_names", "foreign_entries"]
 
 VECTOR_FORMAT = "taskarith-vector"
 """What the header of a vector file says first."""
+
+DRAWN_BY = "taskarith"
+"""Who made a picture, as its metadata say: the software of a PNG file, the creator of an SVG file."""
+
+_DRAWN = {b"\x89PNG\r\n": f"tEXtSoftware\0{DRAWN_BY}", b"<?xml ": f"<dc:title>{DRAWN_BY}</dc:title>"}
+"""By how a picture begins, what says that it is ours; it stands near the beginning, too."""
 
 _RESULTS = {"results.json", "records.jsonl"}
 _FILES = {
@@ -51,13 +57,13 @@ def foreign_entries(target: Path) -> list[str]:
     """Return what an output holds that taskarith did not write, as paths relative to it; ``.`` is the file itself.
 
     A folder is known by its record, which lists its files. The records of earlier releases do not: there, their kind
-    says what belongs to them, and what the edited model still holds under the same name travelled along. A file is
-    known by its header. Links and empty folders are never ours.
+    says what belongs to them, and what the edited model still holds under the same name travelled along. A vector is
+    known by its header, a picture by its metadata. Links and empty folders are never ours.
 
     :param target: A file or a folder that exists.
     """
     if not target.is_dir() or target.is_symlink():
-        return [] if _is_vector_file(target) else ["."]
+        return [] if _is_vector_file(target) or _is_picture(target) else ["."]
     record = _record(target)
     if record is None:
         return sorted(entry_names(target))
@@ -89,6 +95,17 @@ def _is_vector_file(path: Path) -> bool:
         return read_header(path).metadata.get("format") == VECTOR_FORMAT
     except CheckpointError:
         return False
+
+
+def _is_picture(path: Path) -> bool:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return False
+    return any(start.startswith(first) and mark.encode() in start for first, mark in _DRAWN.items())
 
 
 def _entries(folder: Path) -> Iterator[str]:

@@ -228,7 +228,10 @@ def _check_foreign(target: Path, place: Path) -> None:
         return
     foreign = [name for name in foreign_entries(place) if name.partition("/")[0] not in work_names(place)]
     if foreign == ["."]:
-        raise OutputError(f"{target} is not a file that taskarith wrote, and is kept", "Name another output.")
+        raise OutputError(
+            f"nothing in {target} says that taskarith wrote it, and it is kept",
+            "Name another output, or move it elsewhere.",
+        )
     if foreign:
         raise OutputError(
             f"{target} holds what no record says that taskarith wrote, and is kept: {name_some(foreign)}",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, DtypeOption, JsonFlag, QuietFlag, TrustFlag
+from taskarith.cli.common import ConfigFile, DeviceOption, DtypeOption, JsonFlag, OverwriteFlag, QuietFlag, TrustFlag
 from taskarith.errors import OutputError
-from taskarith.spec import parse_named_data
+from taskarith.spec import parse_data, parse_named_data, parse_operand
 
 __all__ = ["command"]
 
@@ -49,6 +50,7 @@ def command(
     inputs: Annotated[int, typer.Option(help="Test inputs of each task, at most.", rich_help_panel=_OUTPUTS)] = 32,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    overwrite: OverwriteFlag = False,
     config: ConfigFile = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -61,9 +63,11 @@ def command(
     With data: the verdict, and what taking the first vector away is expected to cost the other tasks.
     """
     del config
-    if plot is not None and (plot.suffix not in {".svg", ".png"} or not plot.resolve().parent.is_dir()):
-        raise OutputError(f"cannot draw into {plot}", "Name a file in a folder that exists, *.svg or *.png.")
     tests = parse_named_data(data) if data else None
+    if plot is not None:
+        _check_plot(
+            plot, overwrite, vectors, [model or "", *(parse_data(spec).name for spec in (tests or {}).values())]
+        )
     from taskarith.coefficients.relate import relate
     from taskarith.console import Console
     from taskarith.report.relations import relation_tables, verdict_lines
@@ -95,6 +99,17 @@ def command(
     if plot is not None:
         from taskarith.report.heatmap import plot_relations
 
-        plot_relations(found, plot)
+        plot_relations(found, plot, overwrite=overwrite)
         console.note(f"the cosines are drawn in {plot}")
     console.result(found.to_json())
+
+
+def _check_plot(plot: Path, overwrite: bool, vectors: Sequence[str], inputs: Sequence[str]) -> None:
+    """Refuse at once a picture that could not be drawn in the end."""
+    from taskarith.checkpoints.targets import check_target
+    from taskarith.edit.operands import named_paths
+
+    if plot.suffix not in {".svg", ".png"}:
+        raise OutputError(f"cannot draw into {plot}", "Name a file *.svg or *.png.")
+    read = named_paths(parse_operand(text) for text in vectors)
+    check_target(plot, overwrite, is_folder=False, inputs=[*read, *inputs])

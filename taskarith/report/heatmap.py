@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taskarith.checkpoints.ownership import DRAWN_BY
+from taskarith.checkpoints.publish import publish_file
 from taskarith.coefficients.relate import Relation
 
 if TYPE_CHECKING:
@@ -18,23 +20,25 @@ __all__ = ["plot_relations"]
 _LEAST = 0.1  # the scale ends here where all cosines are smaller
 _DIGITS, _LABELS = 16, 40  # the most columns with numbers in them, and the most labels
 _STYLE = {"svg.hashsalt": "taskarith", "font.size": 10.0}
+_METADATA = {".svg": {"Date": None, "Creator": DRAWN_BY}, ".png": {"Software": DRAWN_BY}}
 
 
-def plot_relations(found: Relation, path: Path) -> None:
+def plot_relations(found: Relation, path: Path, *, overwrite: bool = False) -> None:
     """Draw two heat maps: cosines of all pairs, by kind of module, and by layer.
 
     The SVG depends on nothing but the numbers and matplotlib's version: it holds no date and no random ids.
 
     :param found: The relation.
-    :param path: ``*.svg`` or ``*.png``, which is replaced.
+    :param path: ``*.svg`` or ``*.png``.
+    :param overwrite: Replace a picture of taskarith that is there.
+    :raises OutputError: There is a file that may not be replaced, or it cannot be written.
     """
     import matplotlib as mpl
 
     style: Any = {**mpl.rcParamsDefault, "backend": "agg", **_STYLE}
-    with mpl.rc_context(style):
-        figure = _draw(found)
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, format=path.suffix[1:], dpi=150, metadata=metadata, facecolor="white")
+    with mpl.rc_context(style), publish_file(path, overwrite) as partial:
+        metadata: Any = _METADATA[path.suffix]
+        _draw(found).savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata, facecolor="white")
 
 
 def _draw(found: Relation) -> Figure:
