@@ -20,10 +20,11 @@ from taskarith.coefficients.bench import Bench
 from taskarith.coefficients.choice import Aim, Mark, Point, find_cliff, pareto_front
 from taskarith.coefficients.gradient import Slope, project
 from taskarith.coefficients.halves import deal, mean_loss, point_of
+from taskarith.coefficients.search import load_optuna, open_study
 from taskarith.coefficients.space import Space, find_parts
 from taskarith.coefficients.sweep import sweep
 from taskarith.edit.memory import InMemoryEdit
-from taskarith.errors import UsageError
+from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation import rows
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.measure import Settings, ask
@@ -426,28 +427,6 @@ def test_a_search_goes_on_where_it_stopped(lab, tmp_path):
     assert len(kept.trials) == 1
 
 
-@pytest.mark.parametrize("is_stored", [True, False])
-def test_an_interrupted_search_says_whether_its_trials_are_kept(lab, tmp_path, monkeypatch, is_stored):
-    pytest.importorskip("optuna")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Bench, "attempt", interrupted)
-    storage = str(tmp_path / "trials.jsonl") if is_stored else None
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        sweep(
-            lab["tuned"],
-            lab["data"],
-            negate=[lab["forget"]],
-            reference=lab["base"],
-            **LOSSES,
-            search=2,
-            storage=storage,
-        )
-    assert ("The finished trials are kept" in " ".join(getattr(stopped.value, "__notes__", []))) is is_stored
-
-
 def test_what_a_search_finds_is_what_apply_writes(lab, tmp_path):
     pytest.importorskip("optuna")
     options = ["--by", "layer", "--by", "module", "--search", "7", "--target", "3", *OPTIONS]
@@ -486,6 +465,11 @@ def test_a_storage_that_cannot_be_used_is_named(lab, tmp_path):
         )
         assert done.exit_code == 1, done.output
         assert "cannot keep trials in" in done.stderr
+    for text in ("thesis", "thesis\n", '{"a": 1}\n', "one\ntwo\n", '"op_code"'):
+        (tmp_path / "file").write_text(text)
+        with pytest.raises(OutputError, match="kept as it is"):
+            open_study(load_optuna(), str(tmp_path / "file"), "study")
+        assert (tmp_path / "file").read_text() == text
 
 
 def test_gradient_descent_keeps_more_than_plain_negation_at_equal_forgetting(lab):

@@ -21,7 +21,10 @@ from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
 
-__all__ = ["Workplace", "check_target", "publish", "publish_file", "publish_folder"]
+__all__ = ["KEPT", "Workplace", "check_target", "publish", "publish_file", "publish_folder"]
+
+KEPT = "What is finished is kept: the same command goes on where this one stopped."
+"""Noted on failures after which that is so."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -115,7 +118,7 @@ def publish(
             is_early = not begun or isinstance(error, OSError)  # such as a disk that is too small
             keep = plan != "" and not is_verdict(error) and (has_work(room) or not is_early)
             if keep:
-                error.add_note("What is finished is kept: the same command goes on where this one stopped.")
+                error.add_note(KEPT)
             raise
         finally:
             if not keep and not (room / MOVES_NAME).exists():

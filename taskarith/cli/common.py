@@ -41,6 +41,16 @@ __all__ = [
 ]
 
 
+_AGAIN = {
+    **dict.fromkeys(
+        ("apply", "extract", "combine"),
+        "The same command starts anew, or goes on with what an earlier run of it has finished.",
+    ),
+    "finetune": "The same command starts anew; with --resume it goes on at the last checkpoint of an earlier run.",
+}
+"""What a command does that was interrupted before it had anything to keep, but not for the first time."""
+
+
 def load_config(path: Path) -> dict[str, Any]:
     """Read a configuration file: a map of keys, with dashes, to values.
 
@@ -171,7 +181,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             _show(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            how = " ".join(_notes(error)) or "The same command starts anew."
+            verb = command.__module__.rpartition(".")[2]
+            how = " ".join(_notes(error)) or _AGAIN.get(verb, "The same command starts anew.")
             _show(UsageError("interrupted", f"No unfinished output was published. {how}"))
             raise typer.Exit(130) from error
 

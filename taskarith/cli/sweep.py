@@ -217,6 +217,10 @@ def command(
             draw=plot_sweep,
             listener=console,
         )
+    except KeyboardInterrupt as error:
+        if storage is not None:
+            error.add_note(f"Finished trials are kept in {storage}: the same command goes on after them.")
+        raise
     finally:
         console.close()
     show_tables(sweep_table(found), console)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["finished_trials", "load_optuna", "open_study", "try_coefficients"]
 
+_JOURNAL = b'{"op_code":'
+"""How the journals of optuna begin."""
+
 _FIRST = (0.4, 0.5, 0.6, 0.8, 1.0)  # shares of the range: plain negation, for a start and to compare with
 
 
@@ -69,10 +72,6 @@ def try_coefficients(
         except CheckpointError:  # a loss that is not finite: these coefficients are no good
             study.tell(trial, state=states.FAIL)
             continue
-        except KeyboardInterrupt as error:
-            if storage is not None:
-                error.add_note("The finished trials are kept: the same command goes on after them.")
-            raise
         trial.set_user_attr("losses", pack(point))
         study.tell(trial, bench.objective(point))
         on_trial(done + 1, study.best_value)
@@ -96,6 +95,17 @@ def finished_trials(optuna: Any, study: optuna.Study, names: Sequence[str]) -> l
     return [Trial(tuple(one), point) for one, point in zip(values, points, strict=True)]
 
 
+def _check_journal(path: Path) -> None:
+    """Refuse a file that is not a journal: optuna takes a last line that it cannot read for its own, and appends.
+
+    :raises ValueError: It is another file.
+    """
+    with open_regular(path) as file:  # optuna would wait for a pipe for ever
+        start = file.read(len(_JOURNAL))
+    if start and start != _JOURNAL:
+        raise ValueError("there is a file that optuna did not write, which is kept as it is")
+
+
 def open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
     """Open a study, or begin it.
 
@@ -107,7 +117,7 @@ def open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
         kept = storage
         if storage is not None and "://" not in storage:
             if os.path.lexists(storage):
-                open_regular(Path(storage)).close()  # optuna would wait for a pipe for ever
+                _check_journal(Path(storage))
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
             kept = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
         return optuna.create_study(storage=kept, study_name=name, load_if_exists=True)

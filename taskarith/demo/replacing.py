@@ -24,10 +24,18 @@ _MOVED = "moved"
 
 @contextmanager
 def replacing(folder: Path) -> Generator[None]:
-    """Put aside what an earlier demo left in a folder; remove it at the end, or bring it back on an exception."""
+    """Put aside what an earlier demo left in a folder; remove it at the end, or bring it back on an exception.
+
+    On an exception nothing of the new one is kept, unless somebody has put a file of their own beside it.
+    """
     old, names = work_folder(folder, "old"), _names(folder)
     if not names:
-        yield
+        was_there = folder.exists()
+        try:
+            yield
+        except BaseException:
+            _clear(folder, was_there)
+            raise
         return
     old.mkdir()
     for name in sorted(names, key=lambda name: (name != PROVENANCE_NAME, name)):
@@ -55,6 +63,17 @@ def bring_back(folder: Path) -> None:
         _remove(old)
     else:
         _restore(folder, old)
+
+
+def _clear(folder: Path, keep: bool) -> None:
+    """Remove an unfinished demo; its record goes last, so that the rest is known as a demo's until then."""
+    names = _names(folder)
+    if names and foreign_entries(folder):
+        return
+    for name in sorted(names, key=lambda name: (name == PROVENANCE_NAME, name)):
+        _remove_entry(folder / name)
+    if not keep and folder.is_dir() and not entry_names(folder):
+        folder.rmdir()
 
 
 def _restore(folder: Path, old: Path) -> None:

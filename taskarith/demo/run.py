@@ -6,17 +6,18 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
-from taskarith.checkpoints.publish import check_target
+from taskarith.checkpoints.publish import KEPT, check_target
 from taskarith.demo.control import at_base_level, random_vector, recommend, share_lost
 from taskarith.demo.replacing import LAST_FILE, bring_back, replacing
 from taskarith.edit.apply import apply
-from taskarith.errors import OutputError
+from taskarith.errors import OutputError, TaskarithError
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.rows import Evaluation, row_name
 from taskarith.evaluation.score import Number
@@ -130,7 +131,20 @@ def run_demo(
     with replacing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_provenance(folder, {"kind": "demo"}, files=False)
-        return _demo(start, _Lab(model, folder, lora, scale, seed, device, listener))
+        with _nothing_kept():
+            return _demo(start, _Lab(model, folder, lora, scale, seed, device, listener))
+
+
+@contextmanager
+def _nothing_kept() -> Generator[None, None, None]:
+    """Take back what a step that fails promises to keep: it goes with the folder."""
+    try:
+        yield
+    except BaseException as error:
+        error.__notes__ = []
+        if isinstance(error, TaskarithError):
+            error.hint = error.hint.replace(KEPT, "").rstrip()
+        raise
 
 
 def _demo(start: float, lab: _Lab) -> DemoResult:
