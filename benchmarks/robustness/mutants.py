@@ -122,7 +122,7 @@ class Bench:
         shutil.rmtree(self.tree, ignore_errors=True)
         shutil.copytree(root, self.tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "*.egg-info"))
         self._coverage = {test: self._load(test) for test in tests}
-        self._clock = 10**9
+        self._clock, self._cache = 10**9, work / "cache"
 
     def measure(self) -> None:
         """Run the test files that are new or have changed."""
@@ -131,8 +131,11 @@ class Bench:
                 self._preload()
                 self.fork(lambda test=test: _measure(self, test, self._maps / f"{test}.json"), 3600.0)
                 self._coverage[test] = self._load(test)
+                if self._coverage[test].test != self.digest(f"tests/test_{test}.py"):
+                    raise RuntimeError(f"test_{test}.py cannot be run: see {self.log}")
                 print(f"test_{test}.py: {len(self._coverage[test].seconds)} tests", flush=True)
         self._preload()
+        self._kernels = {*self._cache.rglob("*.o")}
 
     def outcome(self, mutant: Mutant) -> str:
         """Return ``killed``, or how a mutant survived."""
@@ -146,6 +149,8 @@ class Bench:
                     return "killed"
         finally:
             self._write(path, sound)
+            for kernels in {*self._cache.rglob("*.o")} - self._kernels:
+                kernels.unlink()
         return f"{sum(map(len, batches))} tests pass" if batches else "no test runs it"
 
     def _choose(self, mutant: Mutant) -> list[dict[str, float]]:
