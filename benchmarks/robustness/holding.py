@@ -15,7 +15,7 @@ __all__ = ["Holding", "growth", "processes_with", "rows_of"]
 
 _GROWTH = 1.1
 """What resident memory may be at the end, by what it was in the middle."""
-_PATIENCE = 15.0
+_PATIENCE = 60.0
 """Seconds in which a process whose parent was killed has to end."""
 
 

@@ -42,6 +42,9 @@ _HEAVY = {"eval": 0.15, "sweep": 0.15, "importance": 0.3}
 """How often verbs come; the heavy ones load models, for which a process of its own takes long."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+_PATIENCE = 600.0
+"""Seconds after which a command hangs, on a machine that may be busy."""
+
 _WORDS = """Written by `make soak`: {minutes:.0f} minutes, seed {seed}. One process calls the Python API at random
 (apply by every method, extract in every form, combine, undo, verify, diff, inspect, relate, eval, sweep, importance)
 on tiny models and on what earlier calls wrote; some calls are refused, some interrupted. Between these, commands are
@@ -158,12 +161,12 @@ class Soak:
         )
         words = ""
         try:
-            words = child.communicate(timeout=moment * self._took.get(command.verb, 2.0) if kill else 120)[1]
+            words = child.communicate(timeout=moment * self._took.get(command.verb, 2.0) if kill else _PATIENCE)[1]
         except subprocess.TimeoutExpired:
             child.send_signal(kill or signal.SIGKILL)
             if kill is None:
                 self.odd.append(f"hangs: {' '.join(command.argv())}")
-            words = child.communicate(timeout=120)[1]
+            words = child.communicate(timeout=_PATIENCE)[1]
         if child.returncode == 0:
             self._took[command.verb] = time.perf_counter() - began
         if kill == signal.SIGINT and words.rstrip().endswith("KeyboardInterrupt"):  # before taskarith was imported
