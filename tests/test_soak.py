@@ -7,12 +7,12 @@ import pytest
 
 from benchmarks.robustness.commands import _CALLS, World
 from benchmarks.robustness.holding import Holding, growth
-from benchmarks.robustness.soak import Soak
+from benchmarks.robustness.soak import _LIGHT, Soak
 
 
 def test_a_round_of_random_commands_loses_nothing(tmp_path):
     soak = Soak(tmp_path, seed=1)
-    soak.round(1, calls=20, children=1, heavy=False)
+    soak.round(1, calls=20, children=1, verbs=_LIGHT)
     assert soak.odd == []
     assert (soak.counts["commands"], soak.counts["lost"]) == (21, 0)
     assert soak.counts["verified"] > 5
@@ -43,7 +43,7 @@ def test_a_command_that_damages_an_output_is_noticed(tmp_path, monkeypatch, whic
         _damage(soak, options["output"] if which == "its own output" or not soak._digests else None)
 
     monkeypatch.setitem(_CALLS, "extract", damaging)
-    soak.round(0, calls=8, children=0, heavy=False)
+    soak.round(0, calls=4, children=0, verbs={"extract": 1})
     assert soak.counts["lost"] > 0
 
 
@@ -52,7 +52,7 @@ def test_what_is_left_and_what_grows_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setitem(
         _CALLS, "inspect", lambda *given: (soak.world.outputs / ".o1.partial").mkdir(exist_ok=True) or call(*given)
     )
-    soak.round(0, calls=16, children=0, heavy=False)
+    soak.round(0, calls=1, children=0, verbs={"inspect": 1})
     assert soak.odd == ["left behind: ['.o1.partial']"]
     held = Holding(100.0, 5, 1, 0, 1, 10)
     assert growth([held] * 3) == []

@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -95,18 +96,23 @@ class Soak:
         self.world = World(self.folder / "world")
         self._fixed = _digest(self.folder / "world")
 
-    def round(self, number: int, calls: int = _CALLS, children: int = _CHILDREN, *, heavy: bool = True) -> None:
+    def round(
+        self, number: int, calls: int = _CALLS, children: int = _CHILDREN, verbs: Mapping[str, float] | None = None
+    ) -> None:
         """Run some commands, look at every output, and clear them away.
 
         :param number: Of the round; with the seed it decides the commands.
+        :param calls: Commands in this process.
+        :param children: Commands as processes of their own.
+        :param verbs: How often verbs come; None makes the heavy ones come, too, often in the first round.
         """
+        in_process = verbs or _LIGHT | (_HEAVY if number else dict.fromkeys(_HEAVY, 1.0))
         rng = Random(f"{self.seed}:{number}")  # noqa: S311 no secret
         self.world.outputs.mkdir()
         order = ["call"] * calls + ["child"] * children
         rng.shuffle(order)
         for how in order:
-            heavier = dict.fromkeys(_HEAVY, 1.0) if number == 0 else _HEAVY
-            command = self.world.draw(rng, _LIGHT | (heavier if heavy and how == "call" else {}))
+            command = self.world.draw(rng, in_process if how == "call" else verbs or _LIGHT)
             self.counts["commands"] += 1
             if how == "call":
                 self._call(command, rng)
