@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
-from taskarith.errors import CheckpointError, MismatchError
+from taskarith.errors import CheckpointError, MismatchError, OutputError
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -137,6 +138,39 @@ def test_every_file_is_restored_or_named_whatever_was_done_to_the_folder(edited,
     assert files(tmp_path / "back") == {key: before[key] for key in before.keys() - {"pytorch_model.bin", ".env"}}
     assert "not restored, since the edit did not carry them: .env, pytorch_model.bin" in done.stderr
     assert ("new.py" in done.stderr) == (change == "file added")
+
+
+def test_undo_again_leaves_what_is_restored_and_keeps_all_else(edited, tmp_path, monkeypatch):
+    monkeypatch.setattr("taskarith.edit.undo._LARGE", 2000)  # some are in the patch, others are taken
+    tuned = f"{edited / 'tuned'}@@{edited / 'base'}"
+    for model, out in ((edited / "base", "once"), (edited / "out", "twice")):
+        apply(str(model), add=[tuned], output_dir=tmp_path / out, keep_undo=True)
+    back = tmp_path / "back"
+    for place, record in ((tmp_path / "once", False), (tmp_path / "twice", True)):
+        undo(place, back)
+        before = files(back) | {"modified": back.stat().st_mtime_ns}
+        with pytest.raises(OutputError, match="already exists"):
+            undo(place, back)
+        assert "is that already" in undo(place, back, overwrite=True).remarks[-1]
+        assert files(back) | {"modified": back.stat().st_mtime_ns} == before
+        shutil.copytree(back, tmp_path / "copy")
+        for name in (one for one in before if one != "modified" and not record):
+            for change in (lambda data: data[:-1] + b"?", lambda data: data + b"?", lambda data: data[:-1]):
+                (back / name).write_bytes(change(before[name]))
+                kept = files(back)
+                with pytest.raises(OutputError, match="is kept"):
+                    undo(place, back, overwrite=True)
+                assert files(back) == kept
+                (back / name).write_bytes(before[name])
+        (back / "notes.txt").touch()
+        with pytest.raises(OutputError, match=r"is kept: .*notes\.txt" if record else "is kept"):
+            undo(place, back, overwrite=True)
+        shutil.rmtree(back)
+        os.symlink(tmp_path / "copy", back)
+        with pytest.raises(OutputError, match="is no folder"):
+            undo(place, back, overwrite=True)
+        back.unlink()
+        shutil.rmtree(tmp_path / "copy")
 
 
 def test_a_large_file_is_taken_from_the_folder_if_it_is_what_it_was(tmp_path, phi, phi_tuned, monkeypatch):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
+from taskarith.checkpoints.targets import check_space
 from taskarith.checkpoints.writer import PrintedWriter, growing_file, sized_files, write_at
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.undo_patch import FILE, FORMAT, OpenPatch, open_patch, unpack
+from taskarith.edit.undo_rerun import is_restored
 from taskarith.errors import CheckpointError, MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 
@@ -44,6 +46,9 @@ _PIECE = 1 << 20
 
 _LARGE = 1 << 25
 """Bytes of a file from which on it is not kept in the patch, but taken from the output."""
+
+_OWN = {INDEX_NAME, PROVENANCE_NAME, "config.json", ".gitattributes"}
+"""Files that the output has of its own, or does not have: they are always kept in the patch."""
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -110,13 +115,16 @@ def undo(
 
     :param edited: A folder that ``apply`` wrote with ``keep_undo``.
     :param output_dir: The folder to write.
-    :param overwrite: Replace an existing output.
+    :param overwrite: Replace an existing output of taskarith. A folder that holds just what would be written, as an
+        earlier undo leaves it, stays as it is.
     :param listener: Told about progress.
     :raises CheckpointError: There is no patch, or it is broken.
+    :raises OutputError: The output exists and may not be replaced, or cannot be written.
     :raises MismatchError: What was restored is not what the edit had read: the folder was changed since.
     """
     place, target = Path(edited), Path(output_dir)
-    check_target(target, overwrite, is_folder=True, inputs=[place])
+    if not overwrite:
+        check_target(target, overwrite, is_folder=True, inputs=[place])
     patch = open_patch(place)
     patch.check()
     record, entries = patch.record, patch.entries
@@ -126,13 +134,21 @@ def undo(
     names = after.sidecars if patch.taken is None else [name for name in patch.taken if (place / name).exists()]
     check_sidecars(place, names)
     _check_fit(place, record, [tensor for _, header in before for tensor in header.tensors], after)
-    remarks = _remarks(patch, after)
+    sizes = {name: len(files[name]) + sum(t.nbytes for t in header.tensors) for name, header in before}
+    count = sum(len(header.tensors) for _, header in before)
+    result = UndoResult(target, count, sum(sizes.values()), tuple(_remarks(patch, after)))
+    if overwrite and is_restored(patch, target, listener):
+        return replace(result, remarks=(*result.remarks, f"{target} is that already, and nothing was written"))
+    check_target(target, overwrite, is_folder=True, inputs=[place])
+    check_space(target, result.nbytes)
     with publish_folder(target, overwrite, inputs=[place]) as folder:
         _restore_files(patch, after, folder)
-        sizes = {folder / name: len(files[name]) + sum(t.nbytes for t in header.tensors) for name, header in before}
         tensors = [(folder / name, tensor) for name, header in before for tensor in header.tensors]
         wrong: list[str] = []
-        with TensorReader() as reader, sized_files(sizes) as descriptors:
+        with (
+            TensorReader() as reader,
+            sized_files({folder / name: size for name, size in sizes.items()}) as descriptors,
+        ):
             for name, _ in before:
                 write_at(descriptors[folder / name], files[name], 0)
 
@@ -153,7 +169,7 @@ def undo(
                 f"{len(wrong)} tensors restored from {place} are not what was edited: {name_some(sorted(wrong))}",
                 "The folder was changed after the edit; taskarith verify shows where.",
             )
-    return UndoResult(target, len(tensors), sum(sizes.values()), tuple(remarks))
+    return result
 
 
 def _restore_files(patch: OpenPatch, after: Checkpoint, folder: Path) -> None:
@@ -242,10 +258,10 @@ def _other_files(base: Checkpoint) -> tuple[dict[str, tuple[Path, int]], dict[st
         first = min((tensor.offset for tensor in shard.tensors), default=path.stat().st_size)
         kept[shard.name] = (path, first)
     names = [path.as_posix() for path in base.sidecars]
-    names += [name for name in (INDEX_NAME, PROVENANCE_NAME, ".gitattributes") if (base.path / name).is_file()]
-    sizes = {name: (base.path / name).stat().st_size for name in names}
-    kept |= {name: (base.path / name, size) for name, size in sizes.items() if size <= _LARGE}
-    large = [name for name, size in sizes.items() if size > _LARGE]
+    names += [name for name in _OWN - {*names} if (base.path / name).is_file()]
+    sizes = {name: (base.path / name).stat().st_size for name in sorted(names)}
+    large = [name for name, size in sizes.items() if size > _LARGE and name not in _OWN]
+    kept |= {name: (base.path / name, size) for name, size in sizes.items() if name not in large}
     left = [name for name in folder_files(base.path) if name not in {*kept, *large}]
     metadata = {
         "format": FORMAT,
