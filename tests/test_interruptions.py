@@ -1,6 +1,8 @@
-"""What Ctrl-C says of a command is true: what is kept, and how the same command goes on."""
+"""What a command that is stopped says is true, after Ctrl-C and on a full disk: what is kept, and how it goes on."""
 
 from __future__ import annotations
+
+import resource
 
 import pytest
 import tiny
@@ -113,3 +115,21 @@ def test_what_an_interruption_says_is_true(tmp_path, run, name):
         stopped, _ = run(name, out, at)
         check(stopped, out, name)
     assert run(name, out)[0].exit_code == 0
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"attack", "demo", "sweep --storage"}))
+def test_a_full_disk_is_named_whatever_writes(tmp_path, run, name):
+    suffix = ".svg" if name == "relate" else ".safetensors" if name in FILES else ""
+    out = tmp_path / f"out{suffix}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = 50_000 if name.startswith("finetune") else 500  # bytes of a file; what goes beyond ends as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        done, _ = run(name, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.exit_code == 1, done.output
+    said, left = " ".join(done.stderr.split()), {path.name for path in tmp_path.iterdir()}
+    assert f"no space left for {out} (File too large)" in said or f"cannot write a checkpoint to {tmp_path}" in said
+    assert (f".{out.name}.partial" in left) == ("goes on where this one stopped" in said)
+    assert left <= {f".{out.name}.partial"}

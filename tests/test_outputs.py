@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -421,6 +422,29 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
         check_target(tmp_path / "file" / "out", False)
     with pytest.raises(OutputError, match=r"no space left.* GB will be written"):
         check_space(tmp_path / "deep" / "out", 1 << 60)
+
+
+def test_what_surely_will_not_fit_is_refused_at_once_and_nothing_else(tmp_path, world, monkeypatch):
+    usage, out = namedtuple("usage", "free"), tmp_path / "out"
+    text, base = data(world)["forget"], str(world / "base")
+    verbs = [
+        lambda: finetune(base, [text], out, max_steps=1, block_size=4),
+        lambda: finetune(base, [text], out, max_steps=1, block_size=4, lora=True),
+        lambda: undo(world / "edited", out),
+        lambda: importance(base, text, text, out, block_size=4),
+    ]
+    monkeypatch.setattr("transformers.Trainer.train", None)  # it is not begun
+    for verb in verbs:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000))
+        with pytest.raises(OutputError, match=r"no space left.* GB will be written"):
+            verb()
+        assert list(tmp_path.iterdir()) == []
+    room = targets.room_of(out)
+    room.mkdir()
+    (room / "output").write_bytes(bytes(1 << 20))  # of a run that was killed: it is removed, or gone on with
+    check_space(out, 1 << 20)
+    with pytest.raises(OutputError, match="no space left"):
+        check_space(out, (1 << 20) + 10_000)
 
 
 @pytest.mark.parametrize("jump", ["12 vectors", "one"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -166,7 +165,7 @@ def test_undo_again_leaves_what_is_restored_and_keeps_all_else(edited, tmp_path,
         with pytest.raises(OutputError, match=r"is kept: .*notes\.txt" if record else "is kept"):
             undo(place, back, overwrite=True)
         shutil.rmtree(back)
-        os.symlink(tmp_path / "copy", back)
+        back.symlink_to(tmp_path / "copy")
         with pytest.raises(OutputError, match="is no folder"):
             undo(place, back, overwrite=True)
         back.unlink()

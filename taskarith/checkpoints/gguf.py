@@ -79,6 +79,7 @@ def _is_complete(folder: Path) -> bool:
 
 def _convert(path: Path, target: Path, listener: Listener) -> None:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
@@ -97,7 +98,7 @@ def _convert(path: Path, target: Path, listener: Listener) -> None:
             )
         listener.progress(f"reading {path.name} | saving", 2, 3)
         model.save_pretrained(target)
-    except OSError:
+    except (OSError, SafetensorError):
         raise  # of the disk that is written
     except Exception as error:  # of as many kinds as a damaged file can be wrong
         raise CheckpointError(

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable
@@ -248,26 +249,43 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
+def _told_by_the_system(error: Exception) -> OSError | None:
+    """Return what the system refused, also where safetensors has put that into words: ``... (os error 28)``."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    if number is None:
+        return None
+    found = OSError(int(number[1]), os.strerror(int(number[1])))
+    found.__notes__ = getattr(error, "__notes__", [])
+    return found
+
+
 @contextmanager
 def _output_errors(target: Path) -> Generator[None, None, None]:
     try:
         yield
-    except OSError as error:
+    except Exception as caught:
+        error = _told_by_the_system(caught)
+        if error is None:
+            raise
         kept = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
         if error.errno in _FULL:
             raise OutputError(
                 f"no space left for {target} ({error.strerror})",
                 f"Free some space or name an output on another disk.{kept}",
-            ) from error
+            ) from caught
         if error.errno in {errno.EMFILE, errno.ENFILE}:
             raise OutputError(
                 f"too many files are open to write {target}", f"Allow more, as in: ulimit -n 4096.{kept}"
-            ) from error
+            ) from caught
         if error.errno == errno.EIO:
             where = f" at {error.filename}" if error.filename else ""
-            raise OutputError(f"cannot complete {target}: {error.strerror}{where}", f"Check the disk.{kept}") from error
+            raise OutputError(
+                f"cannot complete {target}: {error.strerror}{where}", f"Check the disk.{kept}"
+            ) from caught
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}:
             raise OutputError(
                 f"cannot write {target}: {error.strerror}", "Name an output that you may write."
-            ) from error
+            ) from caught
         raise

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from taskarith.checkpoints.ownership import entry_names, foreign_entries
@@ -137,15 +138,24 @@ def check_space(target: Path, nbytes: int) -> None:
 
     :param target: The output.
     :param nbytes: What will be written, at least; what is replaced stays until then.
-    :raises OutputError: There is less.
+    :raises OutputError: There is less, what a stopped run has left included, which is used or removed.
     """
     place = _nearest(settle(target))
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(place).free + sum(_taken(work_folder(target, what)) for what in ("partial", "training"))
     if free < nbytes:
         raise OutputError(
             f"no space left for {target}: {place} has {free / 1e9:.2f} GB, and {nbytes / 1e9:.2f} GB will be written",
             "Free some space or name an output on another disk.",
         )
+
+
+def _taken(folder: Path) -> int:
+    """Return the bytes of the disk that a folder takes."""
+    found = 0
+    for parent, _, names in os.walk(folder):
+        with suppress(OSError):
+            found += sum((Path(parent) / name).lstat().st_blocks for name in names)
+    return found * 512
 
 
 def target_mode(room: Path) -> int:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
+from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.targets import check_apart, check_space
@@ -178,6 +179,9 @@ def finetune(
         loaded = _load(base, settings, arguments)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = add_lora(loaded, settings, listener) if settings.lora else _freeze_rest(loaded, places, listener)
+        if settings.lora:
+            factors = [one.numel() for one in trained.parameters() if one.requires_grad]
+            check_space(target, sum(factors) * getattr(torch, dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
         trainer = make_trainer(trained, arguments, examples, pad_id, listener)
         precision = describe_precision(trained, arguments.mixed_precision, why)
@@ -189,7 +193,9 @@ def finetune(
 
 
 def _nbytes(base: Base, dtype: str) -> int:
-    return getattr(torch, dtype).itemsize * sum(one.elements for one in base.checkpoint.tensors.values())
+    """Return the bytes that a fully trained model takes at least: what is not of floats stays as it is."""
+    size = int(getattr(torch, dtype).itemsize)
+    return sum(one.elements * min(size, ITEM_SIZES[one.dtype]) for one in base.checkpoint.tensors.values())
 
 
 def _check_call(settings: Settings, data: Sequence[str], retain: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
@@ -20,7 +20,7 @@ from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import INDEX_NAME, Checkpoint, read_json
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.sidecars import copy_sidecars
-from taskarith.errors import CheckpointError, OutputError, TaskarithError, name_some
+from taskarith.errors import CheckpointError, TaskarithError, name_some
 from taskarith.progress import Listener
 
 __all__ = ["find_places", "save_adapter", "save_model"]
@@ -89,7 +89,7 @@ def save_model(
     :param dtype: Of the floating-point tensors on disk, but the few that the base stores in float32 among others; what
         the model has nothing of is copied as it is.
     :raises TaskarithError: A weight is not finite in ``dtype``.
-    :raises OutputError: The disk is full.
+    :raises SafetensorError: The disk is full; ``publish`` says so.
     """
     kept = _kept_wide(model, base, dtype)
     cast = _cast(state, dtype, {name for name, _ in model.named_parameters()}, kept)
@@ -102,10 +102,7 @@ def save_model(
         tensors |= _cast(narrow, dtype, {*narrow})
     _copy_sidecars(base, folder, leave_out=set())
     _set_dtype(folder / "config.json", dtype)
-    try:
-        _write_shards(tensors, folder, model.num_parameters())
-    except SafetensorError as error:  # what its writer makes of a failing disk
-        raise OutputError(f"cannot write {folder}: {error}", "Free some space, or name another output.") from error
+    _write_shards(tensors, folder, model.num_parameters())
 
 
 def save_adapter(
@@ -127,7 +124,7 @@ def save_adapter(
     :param origin: Name and revision of the base.
     :param listener: Told about layers that the training has not reached.
     :raises TaskarithError: A weight is not finite in ``dtype``.
-    :raises OutputError: The disk is full.
+    :raises SafetensorError: The disk is full; ``publish`` says so.
     """
     factors = get_peft_model_state_dict(model, state_dict=dict(state), save_embedding_layers=False)
     cast = _cast(factors, dtype, set(factors))
@@ -144,10 +141,7 @@ def save_adapter(
         if isinstance(getattr(config, name, None), set):  # its order would differ from run to run
             setattr(config, name, sorted(getattr(config, name)))
     config.save_pretrained(str(folder))
-    try:
-        save_file({name: cast[name] for name in sorted(cast)}, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OutputError(f"cannot write {folder}: {error}", "Free some space, or name another output.") from error
+    save_file({name: cast[name] for name in sorted(cast)}, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:

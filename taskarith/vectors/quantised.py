@@ -62,8 +62,6 @@ class Quantised:
         del stop
         if not piece.is_finite:
             return b"", {"kept": 0, "error_squares": 0.0}  # the run will be refused
-        if not piece.is_finite:
-            return b"", {"kept": 0, "error_squares": 0.0}  # the run will be refused
         values = piece.values()
         sums = {"kept": len(values), "error_squares": 0.0}
         if piece.name not in self._columns:
