@@ -187,6 +187,8 @@ def test_auc_with_delongs_interval_by_hand():
     assert found.low == pytest.approx(7.5 / 9 - 1.959964 * math.sqrt(variance))
     assert (found.high, found.n) == (1, 6)
     assert auc_with_interval([1], [0, 0]).low is None
+    two = auc_with_interval([1, 3], [0, 2])  # two of each side are enough: shares of 1/2 and 1
+    assert (two.value, two.low) == (0.75, pytest.approx(0.75 - 1.959964 * math.sqrt(2 * 0.125 / 2)))
 
 
 @given(few, few)
@@ -226,6 +228,35 @@ def test_divergence_is_none_from_itself_and_never_negative(logits):
     first, second = (np.asarray(side) - np.logaddexp.reduce(side) for side in zip(*logits, strict=True))
     assert kl_divergence([first], [second])[0] >= -1e-12
     assert kl_divergence([first], [first])[0] == 0
+
+
+# -- precision
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: probability(x),
+        lambda x: normalised_probability(x[0], x[1:]),
+        lambda x: truth_ratio(x[0], x[1:]),
+        lambda x: utility_truth(x),
+        lambda x: forget_truth(x),
+        lambda x: harmonic_mean(x),
+        lambda x: forget_quality(x, x * 0.5),
+        lambda x: resampled_distance(x, x * 0.5)(np.array([[1, 0, 3, 2, 5]])),
+        lambda x: loss_score(x),
+        lambda x: resampled_auc(x, x * 0.5)(np.array([[1, 0, 3, 2, 5]]), np.array([[1, 1, 4, 2, 5]])),
+        lambda x: kl_divergence(-x[None], -x[None, ::-1]),
+        lambda x: agreement(-x[None], -x[None, ::-1]),
+        lambda x: mean(x),
+        lambda x: ratio(x, x[::-1]),
+    ],
+)
+def test_what_comes_in_float32_is_calculated_in_float64(call):
+    values = np.array([0.1, 0.7, 0.3, 1.1, 0.9, 0.2], dtype=np.float32)
+    found, expected = call(values), call(values.astype(np.float64))
+    assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)
+    assert np.all(found == expected)
 
 
 # -- intervals

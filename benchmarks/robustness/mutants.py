@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import xxhash
@@ -223,8 +224,9 @@ def _enter(tree: Path, log: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(tree)
-    for name in [name for name in sys.modules if name.partition(".")[0] in _OWN - {"__main__"}]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OWN]:
         del sys.modules[name]
+    sys.modules["__main__"] = ModuleType("__main__")  # processes that tests spawn would import the old one
     sys.path[:] = [str(tree), *(entry for entry in sys.path if entry not in {"", str(_ROOT)})]
     os.environ.update(PYTHONPATH=str(tree), TASKARITH_CACHE=str(tree.parent / "cache"))
 

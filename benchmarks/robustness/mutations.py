@@ -18,7 +18,7 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
 }  # fmt: skip
-_DELETED = (ast.AugAssign, ast.Raise, ast.Continue, ast.Break, ast.Delete)
+_DELETED = (ast.AugAssign, ast.Raise, ast.Continue, ast.Break)
 _LEFT_OUT = {"annotation", "returns", "decorator_list", "type_comment"}
 _WORDS = {"hint", "help", "description", "unit", "listener", "encoding", "strict", "repr", "prefix", "title"}
 """Arguments that are words, or say twice what holds anyway."""
@@ -170,6 +170,8 @@ def _may_be_deleted(node: ast.AST) -> bool:
     """Return whether a statement without which the rest still runs."""
     if isinstance(node, ast.Assign):
         return isinstance(node.targets[0], ast.Attribute | ast.Subscript)
+    if isinstance(node, ast.Delete):
+        return not isinstance(node.targets[0], ast.Name)  # which says that an argument is not used
     return isinstance(node, _DELETED) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
 
 
