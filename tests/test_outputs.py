@@ -139,6 +139,25 @@ def test_what_taskarith_did_not_write_is_kept_and_named(tmp_path, world, verb):
     refused(verb, world, out, r"in the way: .*thesis\.txt", tmp_path)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_lies_in_the_place_of_an_earlier_output_is_neither_moved_nor_removed(tmp_path, world, is_there):
+    out, room = tmp_path / "out", tmp_path / ".out.partial"
+    shutil.copytree(world / "edited", room / "old")
+    (room / "lock").touch()
+    (room / "old" / "thesis.txt").write_text("thesis")
+    if is_there:
+        shutil.copytree(world / "edited", out)
+    refused("apply", world, out, r"old is in the way: no record says that taskarith wrote thesis\.txt", tmp_path)
+    with pytest.raises(OutputError, match="in the way"), publish_folder(out, overwrite=True):
+        pass
+    assert (room / "old" / "thesis.txt").exists()
+    (room / "old" / "thesis.txt").unlink()
+    with pytest.raises(OutputError, match="already exists"), publish_folder(out):
+        pass
+    assert (out / PROVENANCE_NAME).exists()
+    assert room.exists() == is_there
+
+
 def test_a_recipe_in_the_output_that_it_makes_is_kept(tmp_path, world):
     folder = tmp_path / "swept"
     folder.mkdir()

@@ -132,12 +132,42 @@ def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair, 
     os.kill(team[0] if killed == "first" else team[-1], signal.SIGKILL)
     _, words = process.communicate(timeout=60)
     assert process.returncode == (1 if killed == "other" else -signal.SIGKILL)
-    assert killed == "first" or ("ended early" in words and "goes on" in words)
+    assert killed == "first" or ("2 of 2 ended early: it was stopped by signal 9" in words and "goes on" in words)
+    assert "Traceback" not in words
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in team))
     assert not (tmp_path / "out").exists()
     names = {json.loads(line)["name"] for line in journal.read_text().splitlines()[1:]}
     assert apply(base, add=[tuned], output_dir=tmp_path / "out").fingerprint == fingerprint_model(tmp_path / "out")
     assert names
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ("MemoryError()", "error: process 2 of 2 failed: MemoryError"),
+        ("OSError(28, 'No space left on device')", "error: no space left for out (No space left on device)"),
+        ("KeyError('w')", "error: process 2 of 2 failed: KeyError: 'w'"),
+    ],
+)
+def test_what_another_process_fails_with_is_said_once(tmp_path, pair, failure, words):
+    base, tuned = pair
+    code = (
+        "from taskarith.checkpoints.writer import PrintedWriter\n"
+        "from taskarith.cli.main import main\n"
+        f"def fail(*_):\n    raise {failure}\n"
+        "if __name__ == '__mp_main__':\n    PrintedWriter.append = fail\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    (tmp_path / "failing.py").write_text(code)
+    arguments = ["failing.py", "apply", base, "--add", tuned, "-o", "out", "--jobs", "2"]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def wait_until(condition):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.progress import Listener
 
@@ -119,8 +120,14 @@ def is_own_file(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there; nothing is removed through a link."""
+    """Remove a file, a link or a folder, if it is there; nothing is removed through a link.
+
+    The record of an output goes last: if that is stopped, what is left is still known as one.
+    """
     if path.is_dir() and not path.is_symlink():
+        for entry in path.iterdir():
+            if entry.name != PROVENANCE_NAME:
+                remove(entry)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskarith.checkpoints.inside import finish_moves, move_into
-from taskarith.checkpoints.journal import Journal
+from taskarith.checkpoints.journal import Journal, remove
 from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals
 from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, room_of, settle, target_mode
 from taskarith.checkpoints.team import ALONE, Team
@@ -220,7 +220,7 @@ def _remove_room(room: Path) -> None:
     with suppress(OSError):
         for path in room.iterdir():
             if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove(path)
     shutil.rmtree(room, ignore_errors=True)
 
 

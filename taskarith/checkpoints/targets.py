@@ -131,6 +131,9 @@ def check_room(room: Path) -> None:
     if strange or (names and not stat.S_ISREG(_mode(room / "lock"))):
         named = name_some(strange or names, 3)
         raise OutputError(f"{room} is in the way: it holds what no interrupted run left ({named})", hint)
+    old = room / "old"  # an earlier output, which is brought back or removed; whoever carries out moves looks himself
+    if os.path.lexists(old) and not (room / MOVES_NAME).exists() and (foreign := foreign_entries(old)):
+        raise OutputError(f"{old} is in the way: no record says that taskarith wrote {name_some(foreign, 3)}", hint)
 
 
 def check_space(target: Path, nbytes: int) -> None:

@@ -24,7 +24,7 @@ def started_team(size: int, verb: Callable[..., Any], arguments: dict[str, Any])
     :param size: Number of processes, this one included.
     :param verb: A function of a module.
     :param arguments: What it is called with.
-    :raises TaskarithError: What one of the processes failed with.
+    :raises TaskarithError, OSError: What one of the processes failed with; it says nothing itself.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
     barrier, errors = context.Barrier(size), context.SimpleQueue()
@@ -34,7 +34,7 @@ def started_team(size: int, verb: Callable[..., Any], arguments: dict[str, Any])
     ]
     for process in others:
         process.start()
-    watcher = threading.Thread(target=_watch, args=(others, barrier), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(others, barrier, errors), daemon=True)
     watcher.start()
     try:
         yield _team(0, size, barrier, errors)
@@ -53,7 +53,7 @@ def _team(rank: int, size: int, barrier: Any, errors: Any = None) -> Team:
         if barrier.broken:
             if errors is not None and not errors.empty():
                 raise errors.get()
-            raise OutputError("a process of this run ended early", "Run the same command again.")
+            raise OutputError("another process of this run ended early", "Run the same command again.")
 
     def wait_for_all() -> None:
         with suppress(threading.BrokenBarrierError):
@@ -70,10 +70,19 @@ def _member(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         verb(**arguments, team=_team(rank, size, barrier))
-    except TaskarithError as error:
+    except Exception as error:  # whatever it is: the first process says it, once
         if not barrier.broken:  # the first failure is that of the run
-            errors.put(error)
-        raise SystemExit(1) from None
+            errors.put(error if isinstance(error, TaskarithError | OSError) else _unforeseen(error, rank, size))
+        os._exit(1)  # without its traceback
+
+
+def _unforeseen(error: Exception, rank: int, size: int) -> OutputError:
+    """Return what is said of a failure that nobody has foreseen, such as too little memory."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    again = "run the same command with fewer --jobs; with --jobs 1 it says where, if it fails again"
+    return OutputError(
+        f"process {rank + 1} of {size} failed: {what}", f"Check that there is memory enough, and {again}."
+    )
 
 
 def _end_with_parent() -> None:
@@ -83,12 +92,24 @@ def _end_with_parent() -> None:
         os._exit(1)  # it was killed, and nobody will publish what is written here
 
 
-def _watch(others: list[Any], barrier: Any) -> None:
-    """Break the barrier when a process ends in failure, so that nobody waits for it for ever."""
+def _watch(others: list[Any], barrier: Any, errors: Any) -> None:
+    """Break the barrier when a process ends in failure, so that nobody waits for it for ever, and say which one."""
     running = list(others)
     while running:
         for sentinel in wait([process.sentinel for process in running]):
             process = next(one for one in running if one.sentinel == sentinel)
             running.remove(process)
             if process.exitcode != 0:
+                if not barrier.broken and errors.empty():
+                    errors.put(_died(others.index(process) + 2, len(others) + 1, process.exitcode))
                 barrier.abort()
+
+
+def _died(number: int, size: int, code: int) -> OutputError:
+    """Return what is said of a process that could say nothing itself."""
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    why = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
+    return OutputError(
+        f"process {number} of {size} ended early: it was stopped by {how}{why}",
+        "Run the same command again, with fewer --jobs if memory is short.",
+    )
