@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -14,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from taskarith.errors import TaskarithError
+from taskarith.errors import OutputError, TaskarithError
 
 __all__ = ["Console"]
 
@@ -44,13 +46,16 @@ class Console:
     def result(self, data: Mapping[str, Any]) -> None:
         """Print the machine-readable result, if it was asked for."""
         if self.as_json and self._first:
-            sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            is_narrow = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
+            with _printing():
+                sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=is_narrow, allow_nan=False) + "\n")
 
     def line(self, text: str) -> None:
         """Print one line of the human-readable result on stdout."""
         self.close()
         if not self.as_json and self._first:
-            self._out.print(Text(text))
+            with _printing():
+                self._out.print(Text(text))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table on stdout: first column left, the others right."""
@@ -63,7 +68,8 @@ class Console:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         whole = Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
-        RichConsole(width=whole, highlight=False).print(table, crop=False)  # no cell is cut; a terminal may wrap lines
+        with _printing():
+            RichConsole(width=whole, highlight=False).print(table, crop=False)  # no cell is cut; a terminal may wrap
 
     def note(self, message: str) -> None:
         """Print one remark on stderr."""
@@ -97,3 +103,17 @@ class Console:
         if self._bars is not None:
             self._bars.stop()
         self._bars, self._task, self._what = None, None, ""
+
+
+@contextmanager
+def _printing() -> Generator[None]:
+    """See that what is printed on stdout gets there, while it can still be said that it does not."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the interpreter would try again as it ends
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(1) from None  # whoever read it has had enough
+        what = f"cannot print the result: {error.strerror}"
+        raise OutputError(what, "What else the command wrote is complete; print into what has space.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal, remove
 from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals
+from taskarith.checkpoints.lock import LOCK_NAME, lock_folder
 from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, room_of, settle, target_mode
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
@@ -98,7 +98,8 @@ def publish(
             with closing(Journal(room / f"journal-{team.rank}.jsonl", plan)) as journal:
                 yield Workplace(room / "output", journal, team)
             return
-        lock = _lock(room, target)
+        check_room(room)
+        lock = lock_folder(room, target)
         keep = begun = False
         try:
             _recover(room, target)
@@ -157,29 +158,6 @@ def _room(target: Path) -> Path:
     return room
 
 
-def _lock(room: Path, target: Path) -> int:
-    """Make the room and lock it; the lock ends with this process, however that ends."""
-    while True:
-        check_room(room)
-        room.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(room / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
-            continue  # the run that had the room has just removed it
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), (room / "lock").stat()):
-                return descriptor
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise OutputError(
-                f"another run is writing {target}", "Wait until it has ended, or name another output."
-            ) from error
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
-
-
 def _move(output: Path, target: Path, room: Path) -> None:
     """Put the output in its place: in one step where the system can exchange two names."""
     if room.parent == target:
@@ -219,7 +197,7 @@ def _remove_room(room: Path) -> None:
     """Remove a room; the lock, by which it is known as ours, goes last."""
     with suppress(OSError):
         for path in room.iterdir():
-            if path.name != "lock":
+            if path.name != LOCK_NAME:
                 remove(path)
     shutil.rmtree(room, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from taskarith.cli.process import interruptible
 from taskarith.errors import TaskarithError, UsageError, name_some, readable
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_text
 
@@ -172,7 +173,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with interruptible():
+                command(*args, **kwargs)
         except TaskarithError as error:
             _show(type(error)(error.message, " ".join([error.hint, *_notes(error)])))
             raise typer.Exit(error.exit_code) from error

@@ -26,6 +26,7 @@ from taskarith.cli import (  # a command's module has its name
     verify,
 )
 from taskarith.cli.common import guarded
+from taskarith.cli.process import end_on_interrupt, open_streams
 
 __all__ = ["app", "main"]
 
@@ -83,6 +84,8 @@ for _module in _MODULES:
 
 def main() -> None:
     """Run the command line."""
+    open_streams()
+    end_on_interrupt()
     # torch's idle threads spin by default, and where other programs use the same cores that costs more than it gains
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -89,6 +89,11 @@ def command(
         )
     finally:
         console.close()
+    if plot is not None:
+        from taskarith.report.heatmap import plot_relations
+
+        plot_relations(found, plot, overwrite=overwrite)
+        console.note(f"the cosines are drawn in {plot}")
     for table in relation_tables(found):
         console.table(table.title, table.columns, table.rows)
         console.line("")
@@ -96,11 +101,6 @@ def command(
         console.line(line)
     for remark in found.remarks:
         console.note(f"note: {remark}")
-    if plot is not None:
-        from taskarith.report.heatmap import plot_relations
-
-        plot_relations(found, plot, overwrite=overwrite)
-        console.note(f"the cosines are drawn in {plot}")
     console.result(found.to_json())
 
 

@@ -175,7 +175,7 @@ def finetune(
         check_space(target, 0 if lora else _nbytes(base, dtype))
     examples, record = make_examples(base, learned, retained, settings, listener)
     run = {**settings.record(), "base": base.fingerprint, "data": record["data"], "retain": record["retain"]}
-    with training_folder(working_folder(target), arguments, run, resume=resume) as checkpoint:
+    with training_folder(target, arguments, run, resume=resume) as checkpoint:
         loaded = _load(base, settings, arguments)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = add_lora(loaded, settings, listener) if settings.lora else _freeze_rest(loaded, places, listener)
@@ -256,7 +256,7 @@ def _training_errors(folder: Path) -> Generator[None]:
         ) from error
     except (OSError, SafetensorError) as error:
         raise OutputError(
-            f"cannot write a checkpoint to {folder}: {error}", "Free some space and go on with --resume."
+            f"cannot write a checkpoint to {folder}: {error}", "Free some space, or name an output on another disk."
         ) from error
 
 

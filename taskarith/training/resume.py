@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
+from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, lock_folder
+from taskarith.checkpoints.ownership import entry_names
 from taskarith.checkpoints.targets import work_folder
 from taskarith.errors import CheckpointError, MismatchError, OutputError
 from taskarith.progress import Listener
@@ -113,10 +115,11 @@ def _is_json(path: Path) -> bool:
 def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Listener) -> None:
     """Refuse to start over silently where an interrupted run left checkpoints; say so where there are none to resume.
 
-    :raises OutputError: There are checkpoints, and neither ``resume`` nor ``overwrite``.
+    :raises OutputError: There are checkpoints, and neither ``resume`` nor ``overwrite``; or another run is under way.
     """
     folder = working_folder(target)
     _check_ours(folder)
+    check_unlocked(folder, target)
     left = last_checkpoint(folder)
     if left is not None and not (resume or overwrite):
         raise OutputError(
@@ -132,7 +135,7 @@ def _check_ours(folder: Path) -> None:
         return
     is_real = folder.is_dir() and not folder.is_symlink()
     note = folder / _RUN_NAME
-    if not is_real or (any(folder.iterdir()) and (note.is_symlink() or not note.is_file())):
+    if not is_real or (entry_names(folder) - {LOCK_NAME} and (note.is_symlink() or not note.is_file())):
         raise OutputError(
             f"{folder} is in the way: no interrupted run left it", "Move it away, or name another output."
         )
@@ -140,43 +143,62 @@ def _check_ours(folder: Path) -> None:
 
 @contextlib.contextmanager
 def training_folder(
-    folder: Path, arguments: TrainingArguments, run: Mapping[str, Any], *, resume: bool
+    target: Path, arguments: TrainingArguments, run: Mapping[str, Any], *, resume: bool
 ) -> Generator[Path | None]:
-    """Prepare the folder, give the checkpoint to resume from, and tidy up.
+    """Lock and prepare the folder of an output, give the checkpoint to resume from, and tidy up.
 
     The folder is removed at the end; where the run fails or is interrupted, it stays if it holds a checkpoint.
 
-    :param folder: From ``working_folder``.
+    :param target: The output.
     :param arguments: Those of the Trainer; only the first process touches the folder.
     :param run: What determines the trained weights; a checkpoint of another run is refused.
     :param resume: Continue at the last checkpoint, where there is one; otherwise old ones are removed.
     :raises MismatchError: The checkpoint belongs to another run.
-    :raises OutputError: The folder cannot be written.
+    :raises OutputError: The folder cannot be written, or another run works in it.
     """
-    first = arguments.process_index == 0
-    with arguments.main_process_first(local=False, desc="preparing the training folder"):
-        checkpoint = last_checkpoint(folder) if resume else None
-        if checkpoint is not None:
-            _check_same_run(folder / _RUN_NAME, run)
-        elif first:
-            _prepare(folder, run)
-    try:
-        yield checkpoint
-    except BaseException as error:
-        if last_checkpoint(folder) is not None:
-            error.add_note("The last checkpoint is kept: the same command goes on there with --resume.")
-        elif first:
+    folder, first = working_folder(target), arguments.process_index == 0
+    with _locked(folder, target) if first else contextlib.nullcontext():
+        try:
+            with arguments.main_process_first(local=False, desc="preparing the training folder"):
+                checkpoint = last_checkpoint(folder) if resume else None
+                if checkpoint is not None:
+                    _check_same_run(folder / _RUN_NAME, run)
+                elif first:
+                    _prepare(folder, run)
+            yield checkpoint
+        except BaseException as error:
+            if last_checkpoint(folder) is not None:
+                error.add_note("The last checkpoint is kept: the same command goes on there with --resume.")
+            elif first:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if first:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if first:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, target: Path) -> Generator[None]:
+    with _folder_errors(folder):
+        lock = lock_folder(folder, target)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _prepare(folder: Path, run: Mapping[str, Any]) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    """Empty the folder, the lock apart, and note what is trained in it."""
+    with _folder_errors(folder):
+        for path in folder.iterdir():
+            if path.name != LOCK_NAME:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (folder / _RUN_NAME).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _folder_errors(folder: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"cannot write {folder}: {error.strerror}", "Name an output that you may write, on a disk with space."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ from taskarith.training.settings import Settings
 
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
 
+_TORCH_WRITES = re.compile("inline_container|PyTorchFileWriter|PytorchStreamWriter|Parent directory")
+"""What torch says, as no ``OSError``, where it cannot write a file."""
+
 
 class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints hold the trained weights under their names in memory, and are loaded whole or not."""
@@ -40,6 +44,15 @@ class ResumableTrainer(Trainer):
         elif self.args.should_save:
             model: Any = self.model
             save_trained(model, Path(str(output_dir or self.args.output_dir)))
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super()._save_checkpoint(*arguments, **options)
+        except RuntimeError as error:
+            if not _TORCH_WRITES.search(str(error)):
+                raise
+            what = str(error).partition("\n")[0]
+            raise OSError(f"torch could not write it, as on a full disk ({what})") from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

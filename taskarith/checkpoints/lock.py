@@ -1,0 +1,57 @@
+"""Locks of the folders that are worked in: they end with the process that holds them, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from taskarith.errors import OutputError
+
+__all__ = ["LOCK_NAME", "check_unlocked", "lock_folder"]
+
+LOCK_NAME = "lock"
+
+
+def lock_folder(folder: Path, target: Path) -> int:
+    """Make a folder where it does not exist, and lock it; return the descriptor that holds the lock until it is closed.
+
+    :param folder: Where work on an output is done.
+    :param target: The output.
+    :raises OutputError: Another process has it.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(folder / LOCK_NAME, flags, 0o666)
+        except FileNotFoundError:
+            continue  # the run that had the folder has just removed it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), (folder / LOCK_NAME).stat()):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise _busy(target) from error
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def check_unlocked(folder: Path, target: Path) -> None:
+    """Refuse a folder that another process has locked; see ``lock_folder``."""
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _busy(target) from error
+    finally:
+        os.close(descriptor)
+
+
+def _busy(target: Path) -> OutputError:
+    return OutputError(f"another run is writing {target}", "Wait until it has ended, or name another output.")

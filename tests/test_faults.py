@@ -1,0 +1,136 @@
+"""What disturbs a command from outside: a reduced run of ``make faults``, and each kind of thing that it found."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+from transformers import Trainer
+
+from taskarith.checkpoints.lock import check_unlocked, lock_folder
+from taskarith.cli.process import end_on_interrupt, interruptible
+from taskarith.console import Console
+from taskarith.errors import OutputError
+from taskarith.training.finetune import finetune
+from taskarith.training.resume import working_folder
+
+
+def full():
+    return open("/dev/full", "w")  # noqa: PTH123
+
+
+def unread():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+PRINTS = {
+    "line": lambda console: console.line("x"),
+    "table": lambda console: console.table("t", ["a"], [["b"]]),
+    "result": lambda console: console.result({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("what", PRINTS)
+@pytest.mark.parametrize(("stream", "error"), [(full, OutputError), (unread, SystemExit)])
+def test_a_result_that_cannot_be_printed_is_an_error(monkeypatch, what, stream, error):
+    broken = stream()
+    monkeypatch.setattr(sys, "stdout", broken)
+    with pytest.raises(error, match=r"cannot print the result: No space|1"):
+        PRINTS[what](Console(as_json=what == "result"))
+    sys.stdout.write("more")  # goes nowhere, and the interpreter has nothing to complain about at its end
+    sys.stdout.close()
+    with suppress(OSError):
+        broken.close()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_can_be_read_in_every_encoding(monkeypatch, encoding):
+    data = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding, errors="backslashreplace"))
+    Console(as_json=True).result({"name": "ünï 码"})
+    assert json.loads(data.getvalue().decode(encoding)) == {"name": "ünï 码"}
+
+
+CALL = "import taskarith.__main__ as program, sys; sys.argv = ['taskarith', *sys.argv[1:]]; "
+
+
+def call(code, *words, **options):
+    command = [sys.executable, "-c", CALL + code, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("closed", [(1,), (1, 2), (0, 1, 2)])
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed):
+    code = (
+        "import typer; from taskarith.cli import main\n"
+        "words = lambda: str(print('x')) and str(sys.stderr.write('y'))\n"
+        f"main.app = lambda: open({str(tmp_path / 'file')!r}, 'w').write(words())\n"
+        "program.main()"
+    )
+    done = call(code, preexec_fn=lambda: [os.close(number) for number in closed])
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == "1"
+
+
+def test_ctrl_c_before_a_command_is_at_work_ends_in_silence():
+    code = (
+        "import os, signal; from taskarith.cli import main\nmain.app = lambda: os.kill(os.getpid(), 2)\nprogram.main()"
+    )
+    setup = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    done = call(code, **setup)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}  # as in the background
+    assert call(code, **ignored).returncode == 0
+
+
+def test_ctrl_c_raises_while_a_command_is_at_work(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        end_on_interrupt()
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_trainings_into_one_output_do_not_share_a_folder(tmp_path, phi, book, overwrite):
+    out = tmp_path / "out"
+    folder = working_folder(out)
+    lock = lock_folder(folder, out)
+    try:
+        (folder / "run.json").write_text("{}")
+        with pytest.raises(OutputError, match="another run is writing"):
+            finetune(str(phi), [str(book)], out, max_steps=1, overwrite=overwrite)
+        assert {path.name for path in folder.iterdir()} == {"lock", "run.json"}
+    finally:
+        os.close(lock)
+    check_unlocked(folder, out)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        RuntimeError("Parent directory out/checkpoint-1 does not exist."),
+        OSError(122, "Disk quota exceeded"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_output(tmp_path, phi, book, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    with pytest.raises(OutputError, match="cannot write a checkpoint") as caught:
+        finetune(str(phi), [str(book)], tmp_path / "out", max_steps=1, save_steps=1, block_size=32)
+    assert "--resume" not in caught.value.hint
+    assert not working_folder(tmp_path / "out").exists()
