@@ -299,7 +299,10 @@ LEFT_OUT = [
     "flax_model.msgpack",
     "tf_model.h5",
     "rust_model.ot",
-]
+    "a.pt2", "a.pte", "a.ptl", "a.ckpt", "a.pkl", "a.pickle", "a.joblib", "a.jit", "a.torchscript", "a.mar", "a.hdf5",
+    "a.keras", "a.task", "a.litertlm", "a.pdmodel", "a.pdopt", "a.ort", "a.mnn", "a.engine", "a.plan", "a.trt",
+    "a.ggml", "a.llamafile", "a.weights", "a.tgz", "a.7z", "a.rar",
+]  # fmt: skip
 WHOLE = {"global_step9": "global_step9/latest", "a.mlpackage": "a.mlpackage/Data/model.txt"}
 
 
