@@ -16,6 +16,7 @@ import pytest
 import tiny
 from safetensors.torch import load_file
 
+from taskarith.checkpoints import publish
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_file, publish_folder
@@ -36,6 +37,35 @@ def test_a_folder_appears_whole(tmp_path):
         assert partial.parent.parent == target.parent
     assert (target / "sub/a.txt").read_text() == "new"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("place", ["new", "replaced", "current folder", "file"])
+def test_what_is_published_is_on_the_disk_before_it_has_its_name_and_then_its_name(tmp_path, monkeypatch, place):
+    target, begun = tmp_path / "out", []
+    if place == "current folder":  # which stays: what is in the room is moved into it
+        target.mkdir()
+        monkeypatch.chdir(target)
+    elif place == "replaced":
+        with publish_folder(target) as partial:
+            fill(partial, "old")
+    synced, fsync, move = set(), os.fsync, publish._move
+
+    def note(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def start(*arguments):
+        begun.extend(synced)
+        synced.clear()
+        move(*arguments)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(publish, "_move", start)
+    with publish_file(target) if place == "file" else publish_folder(target, overwrite=True) as partial:
+        partial.write_text("new") if place == "file" else fill(partial)
+    written = [target] if place == "file" else [target / name for name in ("sub", "sub/a.txt", "taskarith.json")]
+    assert {path.stat().st_ino for path in written} <= set(begun)
+    assert (target if place == "current folder" else tmp_path).stat().st_ino in synced
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])

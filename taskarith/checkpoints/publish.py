@@ -212,10 +212,11 @@ def _follow_umask(output: Path, mode: int) -> None:
 
 
 def _sync_tree(path: Path) -> None:
-    for parent, _, names in os.walk(path):
-        for name in names:
+    for parent, _, names in os.walk(path, topdown=False):
+        for name in (*names, ""):
             _sync(Path(parent) / name)
-    _sync(path)
+    if not path.is_dir():
+        _sync(path)
 
 
 def _sync(path: Path) -> None:
