@@ -34,6 +34,8 @@ LARGEST = 1 << 28
 """Bytes of a file of JSON or YAML; the index of a model with 100,000 tensors takes 10 MB."""
 
 _HARMLESS = {float, bool, type(None)}
+_SEQUENCES = {list, tuple, set}
+_LARGEST_PLAIN = 1 << 63
 _DEEPEST = 100
 _MOST = 10_000
 """Values of a YAML file, those of an alias counted each time that it is used."""
@@ -142,12 +144,15 @@ def check_value(value: Any, most: int | None = None) -> None:
     for _ in range(_DEEPEST):
         below: list[Any] = []
         for one in level:
-            if isinstance(one, Mapping):
+            kind = type(one)
+            if kind in _HARMLESS or (kind is int and -_LARGEST_PLAIN < one < _LARGEST_PLAIN):
+                continue
+            if kind is dict:
                 below += one.keys()
                 below += one.values()
-            elif isinstance(one, list | tuple | set):
+            elif kind in _SEQUENCES:
                 below += one
-            elif type(one) not in _HARMLESS:
+            else:
                 _check_plain(one)
             if most is not None and count + len(below) > most:
                 raise MalformedError(f"it has more than {most} values")

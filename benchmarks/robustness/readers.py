@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -90,8 +91,9 @@ def _patch(rng: Random, path: Path) -> bytes:
     name = rng.choice(sorted(blobs))
     inside = zstandard.ZstdDecompressor().decompress(blobs[name])
     kind = rng.random()
+    is_sized = kind < 0.9
     if kind < 0.1:
-        inside = bytes(rng.choice((1 << 20, 300 << 20)))
+        inside = None
     elif name.endswith(".json"):
         inside = mutate_json(rng, inside.decode())
     elif name.startswith("file:"):
@@ -101,9 +103,18 @@ def _patch(rng: Random, path: Path) -> bytes:
     if kind > 0.95:
         blobs[rng.choice(("file:../x", "file:..", "file:", "file:/etc/x", "file:notes.txt", "0:x"))] = blobs.pop(name)
     else:
-        blobs[name] = zstandard.ZstdCompressor(write_content_size=kind < 0.9).compress(inside)
+        blobs[name] = _bomb(rng.choice((1 << 20, 300 << 20)), is_sized) if inside is None else _packed(inside, is_sized)
     start, _ = build_header([(key, "U8", (len(blob),)) for key, blob in blobs.items()], header.metadata)
     return start + b"".join(blobs.values())
+
+
+def _packed(inside: bytes, is_sized: bool) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=is_sized).compress(inside)
+
+
+@functools.cache
+def _bomb(size: int, is_sized: bool) -> bytes:
+    return _packed(bytes(size), is_sized)
 
 
 def _bytes(rng: Random, path: Path) -> bytes:
@@ -259,7 +270,12 @@ def _read_settings(folder: Path) -> None:
 
 
 def _context(command: str) -> typer.Context:
-    return typer.Context(typer.main.get_command(app).commands[command])  # ty: ignore[unresolved-attribute]
+    return typer.Context(_commands()[command])
+
+
+@functools.cache
+def _commands() -> dict[str, Any]:
+    return typer.main.get_command(app).commands  # ty: ignore[unresolved-attribute]
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

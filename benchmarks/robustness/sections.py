@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["RESULTS", "write_section"]
+__all__ = ["RESULTS", "read_section", "write_section"]
 
 RESULTS = Path(__file__).parents[1] / "RESULTS-robustness.md"
+
+
+def read_section(path: Path, title: str) -> str:
+    """Return what stands below a title; nothing where there is none."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    return page.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
 def write_section(path: Path, title: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
@@ -83,7 +84,12 @@ def _key(checkpoint: Checkpoint) -> str:
     """Return a name for all that the answer depends on: configuration, names and shapes, and the code that answers."""
     state = xxhash.xxh3_128(json.dumps(checkpoint.config, sort_keys=True).encode())
     state.update(json.dumps([(name, entry.shape) for name, entry in checkpoint.tensors.items()]).encode())
-    state.update(importlib.metadata.version("transformers").encode())
-    for source in _SOURCES:
-        state.update(Path(__file__).with_name(source).read_bytes())
+    state.update(_code())
     return state.hexdigest()
+
+
+@functools.cache
+def _code() -> bytes:
+    """Return the version of transformers and the sources that ask it."""
+    sources = [Path(__file__).with_name(source).read_bytes() for source in _SOURCES]
+    return b"".join([importlib.metadata.version("transformers").encode(), *sources])

@@ -183,13 +183,13 @@ def _check_name(place: Path) -> None:
 def check_apart(target: Path, inputs: Iterable[str | Path]) -> None:
     """Refuse an output that is, holds or lies in something that is read; see ``check_target``."""
     place = settle(target)
-    around = _around(place)
-    for given in filter(None, map(str, inputs)):
+    own, around = _identity(place), _around(place)
+    for given in dict.fromkeys(filter(None, map(str, inputs))):
         for path in _read_with(Path(given)):
             inner, outer = _around(path), _identity(path)
-            if outer == _identity(place):
+            if outer == own:
                 how = f"{target} is read by this command and cannot be its output"
-            elif _identity(place) in inner:
+            elif own in inner:
                 how = f"the output {target} holds {path}, which this command reads"
             elif outer in around:
                 how = f"the output {target} lies in {path}, which this command reads"
@@ -216,7 +216,7 @@ def _read_with(path: Path) -> Iterator[Path]:
 def _around(path: Path) -> set[tuple[int, int] | str]:
     """Return the identities of all folders around a path, those of what it links to and those of the link."""
     places = (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path)))
-    return {_identity(folder) for place in places for folder in place.parents}
+    return {_identity(folder) for folder in {folder for place in places for folder in place.parents}}
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

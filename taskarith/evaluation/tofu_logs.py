@@ -6,6 +6,7 @@ A folder of ``eval_log*.json`` and ``eval_real_*_wo_options.json``, one file a d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,7 @@ def _load(file: Path) -> Any:
         """Refuse what JSON's readers pass over: a key given twice."""
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             raise DataError(f"{file} has an id twice: {name_some(twice)}", "Evaluate again; do not join logs by hand.")
         return found
 
