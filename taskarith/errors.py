@@ -93,8 +93,11 @@ def readable(text: str, longest: int = _LONGEST) -> str:
         shown as in ``\x1b``.
     :param longest: About how many characters are left.
     """
-    if len(text) > longest:
-        text = f"{text[: longest * 2 // 3]} [...] {text[-longest // 4 :]}"
+    text = _cut(text, longest)
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return _cut("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text), longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]} [...] {text[-longest // 4 :]}"

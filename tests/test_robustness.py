@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 from safetensors.numpy import load_file, save_file
@@ -15,20 +17,21 @@ from benchmarks.robustness.runner import fuzz
 from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.edit.undo import undo
-from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_some, readable
+from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError, name_some, readable
 from taskarith.spec import finite_number, parse_alphas, parse_model, parse_operand, parse_size
 from taskarith.training.data import load_data
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
 from taskarith.vectors.extract import extract
 
-_SLOW = {"config", "adapter", "vectors", "weights", "record", "undo", "settings", "records", "recipe"}
+_SLOW = {"config", "adapter", "vectors", "weights", "record", "undo", "partial", "records", "recipe"}
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_readers_give_results_or_errors_of_their_own(tmp_path, name, monkeypatch):
     monkeypatch.setenv("TASKARITH_CACHE", os.environ.get("TASKARITH_CACHE", ""))  # which a run sets for itself
-    tally = fuzz(READERS[name], 12 if name in _SLOW else 60, seed=7, folder=tmp_path / "fuzz")
-    odd = {what: tally.first[what] for what in tally.odd if not what.startswith("more than 1 s")}  # tests are not timed
+    cases = 3 if name == "training" else 12 if name in _SLOW else 60
+    tally = fuzz(READERS[name], cases, seed=7, folder=tmp_path / "fuzz")
+    odd = {what: tally.first[what] for what in tally.odd if not what.endswith(" s")}  # tests are not timed
     assert not odd
     assert tally.read + tally.refused == tally.cases
     assert tally.refused
@@ -156,6 +159,18 @@ def test_what_an_error_quotes_is_cut_and_can_be_printed():
     assert str(error).encode()
     assert readable("a\x1b\ud800\u202eé") == "a\\x1b\\ud800\\u202eé"
     assert len(name_some(["x" * 10**6] * 9)) < 1000
+    assert len(readable("\udcff" * 10**6)) <= 1000  # what is escaped grows
+
+
+@pytest.mark.parametrize("kind", sorted(pyarrow.ArrowException.__subclasses__(), key=str))
+def test_whatever_parquet_holds_that_arrow_cannot_read_is_an_error_of_the_data(tmp_path, monkeypatch, kind):
+    def refuse(*_):
+        raise kind("not implemented")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(DataError, match=r"a.parquet is not a sound parquet file: not implemented"):
+        load_data(str(tmp_path / "a.parquet"))
 
 
 def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):
@@ -163,3 +178,7 @@ def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):
     assert main(["--only", "specs", "tofu", "--cases", "20", "--table", str(tmp_path / "t.md")]) == 0
     assert "| specs | 20 |" in (tmp_path / "t.md").read_text()
     assert "| tofu | 20 |" in capsys.readouterr().out
+    assert main(["--only", "tofu", "--cases", "10", "--table", str(tmp_path / "t.md")]) == 0
+    assert main(["--only", "tofu", "--cases", "1", "--start", "3", "--table", str(tmp_path / "t.md")]) == 0
+    rows = [line.split(" | ")[:2] for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows[1:] == [["| specs", "20"], ["| tofu", "10"]]

@@ -7,20 +7,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import typer
-import yaml
-import zstandard
 
 from benchmarks.robustness import sound
-from benchmarks.robustness.mutate import mutate_bytes, mutate_json, mutate_safetensors, mutate_text, replace_file
+from benchmarks.robustness.damage import PATCH, changed, damage
+from benchmarks.robustness.resumed import (
+    damage_partial,
+    damage_training,
+    prepare_partial,
+    prepare_training,
+    read_partial,
+    read_training,
+)
 from benchmarks.robustness.runner import Reader
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.header import build_header, read_header
+from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.common import load_config, use_config
 from taskarith.cli.main import app
@@ -48,106 +53,6 @@ from taskarith.training.data import load_data
 from taskarith.vectors.inspect import inspect
 
 __all__ = ["READERS"]
-
-_Mutate = Callable[[Random, Path], bytes]
-
-
-_PATCH = "edited/taskarith-undo.safetensors"
-
-
-def _json(rng: Random, path: Path) -> bytes:
-    return mutate_json(rng, path.read_text(encoding="utf-8"))
-
-
-def _lines(rng: Random, path: Path) -> bytes:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    place = rng.randrange(len(lines))
-    parts = [line.encode() for line in lines]
-    parts[place] = mutate_json(rng, lines[place])
-    return b"\n".join(parts)
-
-
-def _yaml(rng: Random, path: Path) -> bytes:
-    """Damage YAML as text, or its values, written as JSON, which is YAML."""
-    text = path.read_text(encoding="utf-8")
-    return mutate_text(rng, text) if rng.random() < 0.5 else mutate_json(rng, json.dumps(yaml.safe_load(text)))
-
-
-def _text(rng: Random, path: Path) -> bytes:
-    return mutate_text(rng, path.read_text(encoding="utf-8"))
-
-
-def _tensors(rng: Random, path: Path) -> bytes:
-    return mutate_safetensors(rng, path.read_bytes())
-
-
-def _patch(rng: Random, path: Path) -> bytes:
-    """Damage what an undo patch holds before it is compressed, or let it claim to be huge."""
-    data = path.read_bytes()
-    if rng.random() < 0.3:
-        return mutate_safetensors(rng, data)
-    header = read_header(path)
-    blobs = {one.name: data[one.offset : one.offset + one.nbytes] for one in header.tensors}
-    name = rng.choice(sorted(blobs))
-    inside = zstandard.ZstdDecompressor().decompress(blobs[name])
-    kind = rng.random()
-    is_sized = kind < 0.9
-    if kind < 0.1:
-        inside = None
-    elif name.endswith(".json"):
-        inside = mutate_json(rng, inside.decode())
-    elif name.startswith("file:"):
-        inside = mutate_safetensors(rng, inside)
-    else:
-        inside = mutate_bytes(rng, inside)
-    if kind > 0.95:
-        blobs[rng.choice(("file:../x", "file:..", "file:", "file:/etc/x", "file:notes.txt", "0:x"))] = blobs.pop(name)
-    else:
-        blobs[name] = _bomb(rng.choice((1 << 20, 300 << 20)), is_sized) if inside is None else _packed(inside, is_sized)
-    start, _ = build_header([(key, "U8", (len(blob),)) for key, blob in blobs.items()], header.metadata)
-    return start + b"".join(blobs.values())
-
-
-def _packed(inside: bytes, is_sized: bool) -> bytes:
-    return zstandard.ZstdCompressor(write_content_size=is_sized).compress(inside)
-
-
-@functools.cache
-def _bomb(size: int, is_sized: bool) -> bytes:
-    return _packed(bytes(size), is_sized)
-
-
-def _bytes(rng: Random, path: Path) -> bytes:
-    return mutate_bytes(rng, path.read_bytes())
-
-
-_MUTATIONS: dict[str, _Mutate] = {
-    ".json": _json, ".jsonl": _lines, ".yaml": _yaml, ".safetensors": _tensors, ".csv": _text, ".tsv": _text,
-    ".txt": _text, ".spec": _text, ".parquet": _bytes, ".log": _lines, ".gguf": _bytes,
-}  # fmt: skip
-
-
-def _damage(*names: str) -> Callable[[Random, Path], str]:
-    """Return what damages one of some files by its ending, or in one of fifty cases puts something else there."""
-
-    def damage(rng: Random, folder: Path) -> str:
-        name = rng.choice(names)
-        path = folder / name
-        if rng.random() < 0.02:
-            replace_file(rng, path)
-        else:
-            path.write_bytes((_patch if name == _PATCH else _MUTATIONS[path.suffix])(rng, path))
-        (folder / "changed").write_text(name, encoding="utf-8")
-        return name
-
-    return damage
-
-
-def _changed(folder: Path, default: str) -> Path:
-    """Return the file that was damaged."""
-    note = folder / "changed"
-    return folder / (note.read_text(encoding="utf-8") if note.exists() else default)
-
 
 # --- models ----------------------------------------------------------------------------------------------------------
 
@@ -189,7 +94,7 @@ def _prepare_config(folder: Path) -> None:
 
 
 def _read_config(folder: Path) -> None:
-    if _changed(folder, "base/config.json").parent.name == "float8":
+    if changed(folder, "base/config.json").parent.name == "float8":
         apply(str(folder / "float8"), alpha=0, output_dir=folder / "out")
         return
     own = str(folder / "base")
@@ -213,7 +118,7 @@ _FORMS = tuple(f"{name}.safetensors" for name in ("dense", "exact", "sparse", "r
 
 
 def _read_vector(folder: Path) -> None:
-    path = _changed(folder, _FORMS[0])
+    path = changed(folder, _FORMS[0])
     _each(
         lambda: verify(path),
         lambda: inspect(path),
@@ -251,7 +156,7 @@ def _read_undo(folder: Path) -> None:
 
 
 def _read_recipe(folder: Path) -> None:
-    path = _changed(folder, "recipe.yaml")
+    path = changed(folder, "recipe.yaml")
     recipe = parse_recipe(load_config(path))
     recipe.in_memory()
     use_config(_context("apply"), path, dict(recipe.options))
@@ -328,7 +233,7 @@ def _prepare_data(folder: Path) -> None:
 
 
 def _read_data(folder: Path) -> None:
-    load_data(str(_changed(folder, _DATA[0])))
+    load_data(str(changed(folder, _DATA[0])))
 
 
 _MUSE = ("verbmem/forget", "knowmem/forget_qa_icl", "knowmem/forget_qa", "knowmem/retain_qa_icl", "knowmem/retain_qa")
@@ -379,40 +284,42 @@ def _each(*calls: Callable[[], Any]) -> None:
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
-        Reader("header", _prepare_header, _damage("m.safetensors"), _read_header),
-        Reader("index", _prepare_index, _damage("m/model.safetensors.index.json"), _read_model),
+        Reader("header", _prepare_header, damage("m.safetensors"), _read_header),
+        Reader("index", _prepare_index, damage("m/model.safetensors.index.json"), _read_model),
         Reader(
             "config",
             _prepare_config,
-            _damage(*(f"base/{n}.json" for n in ("config", "tokenizer", "tokenizer_config")), "float8/config.json"),
+            damage(*(f"base/{n}.json" for n in ("config", "tokenizer", "tokenizer_config")), "float8/config.json"),
             _read_config,
         ),
         Reader(
             "adapter",
             _prepare_adapter,
-            _damage("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+            damage("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
             _read_adapter,
         ),
-        Reader("vectors", sound.make_vectors, _damage(*_FORMS), _read_vector),
-        Reader("weights", _prepare_weights, _damage("weights.safetensors"), _read_weights),
-        Reader("record", sound.make_edit, _damage("edited/taskarith.json"), _read_record),
-        Reader("undo", sound.make_edit, _damage(_PATCH), _read_undo),
-        Reader("storage", _prepare_storage, _damage("trials.log"), _read_storage),
-        Reader("recipe", _prepare_recipe, _damage("recipe.yaml", "mergekit.yaml", "slices.yaml"), _read_recipe),
-        Reader("settings", _prepare_recipe, _damage("finetune.yaml"), _read_settings),
-        Reader("specs", _prepare_specs, _damage(*(f"{name}.spec" for name in _SPECS)), _read_specs),
-        Reader("data", _prepare_data, _damage(*_DATA), _read_data),
-        Reader("benchmarks", _prepare_benchmark, _damage(*_PARTS), _read_benchmark),
+        Reader("vectors", sound.make_vectors, damage(*_FORMS), _read_vector),
+        Reader("weights", _prepare_weights, damage("weights.safetensors"), _read_weights),
+        Reader("record", sound.make_edit, damage("edited/taskarith.json"), _read_record),
+        Reader("undo", sound.make_edit, damage(PATCH), _read_undo),
+        Reader("storage", _prepare_storage, damage("trials.log"), _read_storage),
+        Reader("partial", prepare_partial, damage_partial, read_partial),
+        Reader("training", prepare_training, damage_training, read_training, seconds=5),
+        Reader("recipe", _prepare_recipe, damage("recipe.yaml", "mergekit.yaml", "slices.yaml"), _read_recipe),
+        Reader("settings", _prepare_recipe, damage("finetune.yaml"), _read_settings),
+        Reader("specs", _prepare_specs, damage(*(f"{name}.spec" for name in _SPECS)), _read_specs),
+        Reader("data", _prepare_data, damage(*_DATA), _read_data),
+        Reader("benchmarks", _prepare_benchmark, damage(*_PARTS), _read_benchmark),
         Reader(
             "records",
             lambda folder: sound.make_records(folder / "records.jsonl"),
-            _damage("records.jsonl"),
+            damage("records.jsonl"),
             lambda folder: score([folder / "records.jsonl"], retain="retain"),
         ),
         Reader(
             "tofu",
             sound.make_tofu,
-            _damage("eval_log_forget.json"),
+            damage("eval_log_forget.json"),
             lambda folder: score([folder]),
         ),
     )

@@ -46,12 +46,14 @@ class Reader:
     :param prepare: Makes sound files in a folder.
     :param damage: Damages one of them and returns its path relative to the folder; the folder itself is put back.
     :param call: Reads the folder.
+    :param seconds: What a case may take.
     """
 
     name: str
     prepare: Callable[[Path], None]
     damage: Callable[[Random, Path], str]
     call: Callable[[Path], Any]
+    seconds: float = SECONDS
 
 
 @dataclass
@@ -91,20 +93,13 @@ class Outcome:
     """What came out of one case.
 
     :param result: ``read`` or ``refused``; empty for anything else.
-    :param faults: What is odd about what came out.
+    :param odd: What is odd about it.
     """
 
     result: str
-    faults: tuple[str, ...]
+    odd: tuple[str, ...]
     seconds: float
     megabytes: float
-
-    @property
-    def odd(self) -> tuple[str, ...]:
-        """What is odd about it."""
-        slow = (f"more than {SECONDS:g} s",) if self.seconds > SECONDS else ()
-        large = (f"more than {MEGABYTES:g} MB",) if self.megabytes > MEGABYTES else ()
-        return (*self.faults, *slow, *large)
 
 
 class _HangError(BaseException):
@@ -122,14 +117,15 @@ def fuzz(reader: Reader, cases: int, seed: int, folder: Path, *, start: int = 0)
     """
     sound, place, tally = folder / "sound", folder / "case", Tally(reader.name, seed)
     sound.mkdir(parents=True)
-    place.mkdir()
     own_cache(folder / "cache")
     with warnings.catch_warnings(), _alarm(), contextlib.ExitStack() as limits:
         warnings.simplefilter("error")
         with contextlib.redirect_stderr(io.StringIO()):
             reader.prepare(sound)
-            shutil.copytree(sound, place, dirs_exist_ok=True, symlinks=True)
+            shutil.copytree(sound, place, symlinks=True)
             reader.call(place)  # whatever is imported or compiled once, is now
+            shutil.rmtree(place)
+            shutil.copytree(sound, place, symlinks=True)
         limits.enter_context(_limited())
         memory = limits.enter_context(_Peak())
         began = time.perf_counter()
@@ -139,7 +135,7 @@ def fuzz(reader: Reader, cases: int, seed: int, folder: Path, *, start: int = 0)
                 changed = reader.damage(Random(f"{seed}:{reader.name}:{case}"), place)  # noqa: S311 no secret
                 outcome = _run(reader, place, memory)
                 _restore(sound, place, changed, names)
-                if outcome.seconds <= SECONDS:
+                if outcome.seconds <= reader.seconds:
                     break
             tally.add(case, outcome)
         tally.seconds = time.perf_counter() - began
@@ -172,7 +168,10 @@ def _run(reader: Reader, place: Path, memory: _Peak) -> Outcome:
             faults = (_where(error),)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    return Outcome(result, faults, time.perf_counter() - began, memory.megabytes())
+    seconds, megabytes = time.perf_counter() - began, memory.megabytes()
+    slow = (f"more than {reader.seconds:g} s",) if seconds > reader.seconds else ()
+    large = (f"more than {MEGABYTES:g} MB",) if megabytes > MEGABYTES else ()
+    return Outcome(result, (*faults, *slow, *large), seconds, megabytes)
 
 
 def _odd_words(error: BaseException) -> Iterator[str]:

@@ -98,9 +98,12 @@ def make_model(folder: Path, seed: int = 0, shards: int = 1, **config: Any) -> P
         whole = {"metadata": {"total_size": 1}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(whole), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(_CONFIG | config), encoding="utf-8")
-    vocabulary = {"type": "BPE", "vocab": {f"t{number}": number for number in range(_TOKENS - 2)}, "merges": []}
-    added = [{"id": _TOKENS - 1 - number, "content": f"<{number}>", "special": True} for number in range(2)]
-    tokenizer = {"version": "1.0", "added_tokens": added, "model": vocabulary}
+    known = {f"t{number}": number for number in range(_TOKENS - 2)} | {"<1>": _TOKENS - 2, "<0>": _TOKENS - 1}
+    vocabulary = {"type": "WordLevel", "vocab": known, "unk_token": "<0>"}
+    how = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [{"id": _TOKENS - 1 - number, "content": f"<{number}>", **how} for number in range(2)]
+    pieces = {"type": "WhitespaceSplit"}
+    tokenizer = {"version": "1.0", "added_tokens": added, "pre_tokenizer": pieces, "model": vocabulary}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     chat = {"chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}", "eos_token": "<0>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(chat), encoding="utf-8")

@@ -215,8 +215,8 @@ def _tokenizer_folder(adapter: Path | None, base: Path) -> Path:
 def _load_tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # of as many kinds as there are tokenizers
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"cannot load the tokenizer of {path}: {reason}", "Put the tokenizer's files into the model's folder."
         ) from error

@@ -113,6 +113,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
     import pyarrow.parquet  # directly: datasets would keep a second copy in its cache, and read [ and * as patterns
 
     try:
@@ -122,7 +123,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     yield {column: drop_fillers(value) for column, value in row.items()}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path} is not a sound parquet file: {error}", "Write or download it again.") from error
 
 

@@ -20,7 +20,7 @@ from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.targets import check_apart, check_space
-from taskarith.errors import OutputError, TaskarithError, UsageError, name_some
+from taskarith.errors import CheckpointError, OutputError, TaskarithError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import data_paths, load_data
 from taskarith.training.examples import make_examples
@@ -239,9 +239,23 @@ def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], liste
 
 
 def _train(trainer: Trainer, checkpoint: Path | None) -> float:
-    with _training_errors(Path(str(trainer.args.output_dir))):
+    with _training_errors(Path(str(trainer.args.output_dir))), _checkpoint_errors(trainer, checkpoint):
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return float(output.metrics["train_runtime"])
+
+
+@contextmanager
+def _checkpoint_errors(trainer: Trainer, checkpoint: Path | None) -> Generator[None]:
+    """Tell of a checkpoint that cannot be read, in whatever way transformers and torch stumble over it."""
+    try:
+        yield
+    except (TaskarithError, OSError, SafetensorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if checkpoint is None or getattr(trainer, "has_begun", True):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"cannot go on from {checkpoint}: {reason}", "Start over with --overwrite.") from error
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.sidecars import check_sidecars
-from taskarith.errors import CheckpointError, UsageError, name_some
+from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_some
 from taskarith.progress import Listener
 from taskarith.training.language import prepare_for_text
 
@@ -130,8 +130,10 @@ def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:
 def _load_errors(path: Path) -> Generator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except TaskarithError:
+        raise
+    except Exception as error:  # of as many kinds as there are tokenizers and models
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if "trust_remote_code" in str(error):
             raise UsageError(
                 f"{path} brings its own code, which would run on this machine",

@@ -17,14 +17,18 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
+from taskarith.checkpoints.digests import compare_folder, digest_folder
 from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, lock_folder
 from taskarith.checkpoints.ownership import entry_names
 from taskarith.checkpoints.targets import work_folder
-from taskarith.errors import CheckpointError, MismatchError, OutputError
+from taskarith.errors import CheckpointError, MismatchError, OutputError, name_some
 from taskarith.progress import Listener
+from taskarith.untrusted import MalformedError, check_fields, is_count, is_number
 
 __all__ = [
+    "check_checkpoint",
     "check_leftover",
+    "finish_checkpoint",
     "last_checkpoint",
     "load_trained",
     "save_trained",
@@ -33,8 +37,10 @@ __all__ = [
 ]
 
 _RUN_NAME = "run.json"
+_DIGESTS_NAME = "digests.json"
 _STATE_NAME = "trainer_state.json"
 _TRAINED_NAME = "trained.safetensors"
+_START_OVER = "Start over with --overwrite."
 
 
 def working_folder(target: Path) -> Path:
@@ -45,8 +51,57 @@ def working_folder(target: Path) -> Path:
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end, or None."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = [path for path in found if _is_json(path / _STATE_NAME)]  # the Trainer writes this file last
+    whole = [path for path in found if (path / _DIGESTS_NAME).is_file()]  # which is written last
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_log(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and all(isinstance(number, int | float) for number in one.values()) for one in value
+    )
+
+
+_STATE = {
+    "log_history": _is_log,
+    **dict.fromkeys(("max_steps", "num_input_tokens_seen", "num_train_epochs", "train_batch_size"), is_count),
+    **dict.fromkeys(("epoch", "eval_steps", "logging_steps", "save_steps", "total_flos"), is_number),
+}
+"""What the values of the Trainer's state are that decide how it goes on."""
+
+
+def finish_checkpoint(folder: Path) -> None:
+    """Write the digests of a checkpoint, which make it whole, and remove the older ones.
+
+    :param folder: All that is to be kept of it is there, also from other processes.
+    """
+    partial = folder / f".{_DIGESTS_NAME}"
+    partial.write_text(json.dumps(digest_folder(folder, {_DIGESTS_NAME, partial.name})), encoding="utf-8")
+    partial.replace(folder / _DIGESTS_NAME)
+    for other in folder.parent.glob("checkpoint-*"):
+        if other != folder:
+            shutil.rmtree(other)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """See that a checkpoint is as it was written.
+
+    :raises CheckpointError: It is not.
+    """
+    path = folder / _DIGESTS_NAME
+    recorded = read_json(path)
+    if not all(isinstance(one, dict) for one in recorded.values()):
+        raise CheckpointError(f"{path} does not list the files of a checkpoint", _START_OVER)
+    found = compare_folder(folder, recorded, {_DIGESTS_NAME})
+    if wrong := [*found.changed, *found.missing, *found.added]:
+        raise CheckpointError(f"the checkpoint {folder} is not as it was written: {name_some(wrong)}", _START_OVER)
+    state = read_json(folder / _STATE_NAME)
+    try:
+        check_fields(
+            state,
+            _STATE | {"global_step": lambda value: is_count(value) and str(value) == folder.name.rpartition("-")[2]},
+        )
+    except MalformedError as error:
+        raise CheckpointError(f"{folder / _STATE_NAME}: {error}", _START_OVER) from error
 
 
 def save_trained(model: torch.nn.Module, folder: Path) -> None:
@@ -73,7 +128,7 @@ def load_trained(model: torch.nn.Module, folder: Path) -> None:
     if not path.exists():
         raise CheckpointError(
             f"{folder} does not have {_TRAINED_NAME}: earlier releases kept checkpoints whose weights did not all load",
-            "Start over with --overwrite.",
+            _START_OVER,
         )
     try:
         with safe_open(path, "pt") as file:
@@ -83,7 +138,7 @@ def load_trained(model: torch.nn.Module, folder: Path) -> None:
                 for name, tensor in wanted.items():
                     tensor.copy_(file.get_tensor(name))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", "Start over with --overwrite.") from error
+        raise CheckpointError(f"cannot read {path}: {error}", _START_OVER) from error
 
 
 def _trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -102,14 +157,6 @@ def _check_fit(folder: Path, wanted: Mapping[str, list[int]], stored: Mapping[st
             f"{first} ({stored.get(first, 'absent')} in the checkpoint, {wanted.get(first, 'absent')} in the model)",
             "Resume with the versions of transformers and PEFT that began the run, or start over with --overwrite.",
         )
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Listener) -> None:
@@ -163,12 +210,14 @@ def training_folder(
                 checkpoint = last_checkpoint(folder) if resume else None
                 if checkpoint is not None:
                     _check_same_run(folder / _RUN_NAME, run)
+                    check_checkpoint(checkpoint)
                 elif first:
                     _prepare(folder, run)
             yield checkpoint
         except BaseException as error:
             if last_checkpoint(folder) is not None:
-                error.add_note("The last checkpoint is kept: the same command goes on there with --resume.")
+                if not isinstance(error, CheckpointError | MismatchError):  # which say what to do
+                    error.add_note("The last checkpoint is kept: the same command goes on there with --resume.")
             elif first:
                 shutil.rmtree(folder, ignore_errors=True)
             raise

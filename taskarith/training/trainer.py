@@ -21,12 +21,13 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from taskarith.errors import CheckpointError, TaskarithError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.language import has_token_loss
-from taskarith.training.resume import load_trained, save_trained
+from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import Settings
 
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
@@ -38,6 +39,10 @@ _TORCH_WRITES = re.compile("inline_container|PyTorchFileWriter|PytorchStreamWrit
 class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints hold the trained weights under their names in memory, and are loaded whole or not."""
 
+    has_begun = False
+    """Whether all that a checkpoint has was read, and used for a step."""
+    _batches = 0
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None:  # FSDP and DeepSpeed keep their own checkpoints beside it
             super()._save(output_dir, state_dict)
@@ -46,6 +51,7 @@ class ResumableTrainer(Trainer):
             save_trained(model, Path(str(output_dir or self.args.output_dir)))
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        self.has_begun = True
         try:
             super()._save_checkpoint(*arguments, **options)
         except RuntimeError as error:
@@ -53,6 +59,15 @@ class ResumableTrainer(Trainer):
                 raise
             what = str(error).partition("\n")[0]
             raise OSError(f"torch could not write it, as on a full disk ({what})") from error
+        self.accelerator.wait_for_everyone()  # each process writes a state of its own
+        if self.args.should_save:
+            finish_checkpoint(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Note how far the training is, and go on as transformers does."""
+        self._batches += 1
+        self.has_begun = self.has_begun or self._batches > self.args.gradient_accumulation_steps
+        return super().training_step(*arguments, **options)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -165,7 +180,7 @@ def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf
     if settings.gradient_checkpointing:
         options[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
     if settings.save_steps is not None:
-        options |= {"save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 1}
+        options |= {"save_strategy": "steps", "save_steps": settings.save_steps}
     arguments = TrainingArguments(
         output_dir=str(folder),
         run_name=folder.name.strip(".").removesuffix(".training"),

@@ -1,0 +1,200 @@
+"""What stopped runs leave, as a stranger could have left it: a run that goes on gives what an undisturbed one gives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+from transformers import TrainerCallback, TrainerState
+
+from benchmarks.robustness import sound
+from benchmarks.robustness.damage import changed, damage_file
+from benchmarks.robustness.mutate import mutate_bytes, mutate_json
+from taskarith.checkpoints.journal import Journal
+from taskarith.edit.apply import apply
+from taskarith.edit.combine import combine
+from taskarith.training.finetune import finetune
+from taskarith.training.resume import finish_checkpoint
+from taskarith.vectors.extract import extract
+
+__all__ = ["damage_partial", "damage_training", "prepare_partial", "prepare_training", "read_partial", "read_training"]
+
+_VICTIM = "victim"
+"""A file of the user's that links of strangers lead to."""
+_RECORD = "taskarith.json"
+_CHANGING = {"time", "digest", "command", "seconds", "files"}
+"""What two records of one edit differ in; the files themselves are compared."""
+
+
+def _inputs(folder: Path) -> Path:
+    """Return where the inputs lie: in the sound folder, as what a stopped run left holds for these alone."""
+    return folder.with_name("sound")
+
+
+_VERBS: dict[str, Callable[[Path, Path], Any]] = {
+    "apply": lambda made, out: apply(str(made / "base"), negate=[str(made / "v.safetensors")], output_dir=out),
+    "extract.safetensors": lambda made, out: extract(str(made / "base"), str(made / "tuned"), out),
+    "combine.safetensors": lambda made, out: combine(f"{made / 'v.safetensors'}:0.5", out, base=str(made / "base")),
+}
+
+
+def prepare_partial(folder: Path) -> None:
+    """Make inputs, what each verb gives, and what each leaves when it is stopped after five tensors."""
+    sound.make_model(folder / "base", shards=2)
+    sound.make_model(folder / "tuned", seed=1)
+    extract(str(folder / "base"), str(folder / "tuned"), folder / "v.safetensors")
+    record = Journal.record
+    for name, call in _VERBS.items():
+        call(folder, folder / f"whole-{name}")
+
+        def stop(journal: Journal, *entry: Any) -> None:
+            if len(journal.done) == 5:
+                raise KeyboardInterrupt
+            record(journal, *entry)
+
+        with mock.patch.object(Journal, "record", stop), contextlib.suppress(KeyboardInterrupt):
+            call(folder, folder / name)
+    (folder / _VICTIM).write_text("precious", encoding="utf-8")
+
+
+def damage_partial(rng: Random, folder: Path) -> str:
+    """Damage what one of the stopped runs left: journal, output, or what lies beside them."""
+    name = rng.choice(sorted(_VERBS))
+    room = folder / f".{name}.partial"
+    paths = [path for path in sorted(room.rglob("*")) if path.is_file() and path.name != "lock"]
+    path, kind = rng.choice(paths), rng.random()
+    if kind < 0.3:
+        _sign(rng, room / "journal.jsonl")
+    elif kind < 0.5:
+        damage_file(rng, room / "journal.jsonl")
+    elif kind < 0.6:
+        path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+    elif kind < 0.8:
+        damage_file(rng, path)
+    else:
+        _put(rng, folder, room)
+    (folder / "changed").write_text(name, encoding="utf-8")
+    return room.name
+
+
+def _sign(rng: Random, path: Path) -> None:
+    """Damage what a line of a journal says, and write it as a run would."""
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines if line]
+    place = rng.randrange(len(entries))
+    entries[place].pop("check")
+    with contextlib.suppress(ValueError, RecursionError):  # what is not JSON cannot be signed
+        entries[place] = json.loads(mutate_json(rng, json.dumps(entries[place])))
+    path.unlink()
+    with contextlib.closing(Journal(path, json.loads(first)["plan"])) as journal:
+        for entry in entries:
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+                journal.record(entry["name"], {key: entry[key] for key in entry if key not in {"name", "check"}})
+
+
+def _put(rng: Random, folder: Path, room: Path) -> None:
+    """Put into a partial folder what does not belong there: a file, a link, a second name of a file, a list of moves."""
+    victim, output = folder / _VICTIM, room / "output"
+    names = ["journal-1.jsonl", "finished.json", "moves.json", "old", "new", "factors", "lock", "journal.jsonl", "x"]
+    places = [room / name for name in names]
+    if output.is_dir():
+        shards = sorted(one.name for one in output.iterdir())
+        places += [output / name for name in (_RECORD, "config.json", "evil.py", *shards)]
+    else:
+        places.append(output)
+    place = rng.choice(places)
+    with contextlib.suppress(FileNotFoundError):
+        place.unlink()
+    match rng.randrange(5):
+        case 0:
+            place.symlink_to(victim)
+        case 1:
+            place.hardlink_to(victim)
+        case 2:
+            place.symlink_to(folder / "base" if (folder / "base").exists() else folder)
+        case 3:
+            place.mkdir()
+            (place / "evil.py").write_text("import os", encoding="utf-8")
+        case _:
+            place.write_bytes(mutate_json(rng, '{"old": ["x"], "new": ["config.json", "y"]}'))
+
+
+def read_partial(folder: Path) -> None:
+    """Go on where the runs were stopped, and compare."""
+    made, name = _inputs(folder), changed(folder, "apply").name
+    _VERBS[name](made, folder / name)
+    _same(made / f"whole-{name}", folder / name)
+    assert (folder / _VICTIM).read_text(encoding="utf-8") == "precious", "a file was written through a link"  # noqa: S101
+
+
+def _same(wanted: Path, found: Path) -> None:
+    """See that two outputs hold the same, and no links."""
+    first, second = _contents(wanted), _contents(found)
+    differing = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    assert not differing, f"other files than those of an undisturbed run: {differing}"  # noqa: S101
+    assert not any(path.is_symlink() for path in (found, *found.glob("*"))), "a link was published"  # noqa: S101
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    if path.is_file():
+        return {"": path.read_bytes()}
+    found: dict[str, Any] = {one.name: one.read_bytes() for one in path.iterdir()}
+    record = json.loads(found[_RECORD])
+    return found | {_RECORD: {key: value for key, value in record.items() if key not in _CHANGING}}
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+_ROOM, _SIGNED = ".tuned.training", "signed"
+
+
+def _train(made: Path, out: Path, *, resume: bool = False) -> None:
+    finetune(
+        str(made / "base"),
+        [str(made / "forget.txt")],
+        out,
+        block_size=4,
+        max_steps=2,
+        save_steps=1,
+        device="cpu",
+        resume=resume,
+    )
+
+
+def prepare_training(folder: Path) -> None:
+    """Make a model and a text, a fine-tune in two steps, and what one leaves that is stopped after the first step."""
+    sound.make_model(folder / "base")
+    (folder / "forget.txt").write_text("t1 t2 t3 t4 t5 t6 t7 t8 t9 t1 t2 t3", encoding="utf-8")
+    _train(folder, folder / "whole")
+
+    def stop(_: Any, __: Any, state: TrainerState, *___: Any, **____: Any) -> None:
+        if state.global_step:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(TrainerCallback, "on_step_begin", stop), contextlib.suppress(KeyboardInterrupt):
+        _train(folder, folder / "tuned")
+
+
+def damage_training(rng: Random, folder: Path) -> str:
+    """Damage one of the files of a checkpoint; every second time its digests are made to fit."""
+    paths = sorted(path for path in (folder / _ROOM).rglob("*") if path.is_file())
+    path = rng.choice(paths)
+    damage_file(rng, path)
+    if rng.random() < 0.5:
+        finish_checkpoint(next((folder / _ROOM).glob("checkpoint-*")))
+        (folder / _SIGNED).touch()
+    return _ROOM
+
+
+def read_training(folder: Path) -> None:
+    """Go on with the training, and compare."""
+    made = _inputs(folder)
+    _train(made, folder / "tuned", resume=True)
+    if not (folder / _SIGNED).exists():  # else it holds what it says, whatever that is
+        _same(made / "whole", folder / "tuned")
