@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -99,7 +98,7 @@ def _sign(rng: Random, path: Path) -> None:
 
 
 def _put(rng: Random, folder: Path, room: Path) -> None:
-    """Put into a partial folder what does not belong there: a file, a link, a second name of a file, a list of moves."""
+    """Put into a partial folder what does not belong there: a file, a link, a second name, a list of moves."""
     victim, output = folder / _VICTIM, room / "output"
     names = ["journal-1.jsonl", "finished.json", "moves.json", "old", "new", "factors", "lock", "journal.jsonl", "x"]
     places = [room / name for name in names]

@@ -52,7 +52,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end, or None."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     whole = [path for path in found if (path / _DIGESTS_NAME).is_file()]  # which is written last
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(whole, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_log(value: object) -> bool:
@@ -96,10 +100,7 @@ def check_checkpoint(folder: Path) -> None:
         raise CheckpointError(f"the checkpoint {folder} is not as it was written: {name_some(wrong)}", _START_OVER)
     state = read_json(folder / _STATE_NAME)
     try:
-        check_fields(
-            state,
-            _STATE | {"global_step": lambda value: is_count(value) and str(value) == folder.name.rpartition("-")[2]},
-        )
+        check_fields(state, _STATE | {"global_step": lambda value: is_count(value) and value == _step(folder)})
     except MalformedError as error:
         raise CheckpointError(f"{folder / _STATE_NAME}: {error}", _START_OVER) from error
 
