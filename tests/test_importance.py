@@ -7,13 +7,16 @@ import json
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_verify import flip
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.coefficients.importance import importance
 from taskarith.edit.apply import apply
+from taskarith.edit.memory import InMemoryEdit
 from taskarith.edit.method import parse_method
 from taskarith.errors import CheckpointError, DataError, UsageError, VectorError
 
@@ -73,6 +76,24 @@ def test_the_command_and_what_apply_makes_of_it(tmp_path, phi, texts):
     for name, values in base.items():
         delta = (fine[name].double() - values.double()) * -0.5 * weights[name].double()
         assert torch.equal(got[name], values.double() + delta)
+
+
+def test_weights_that_changed_are_not_used(tmp_path, phi, phi_tuned, texts):
+    path = tmp_path / "w.safetensors"
+    importance(str(phi), *texts, path)
+    name = next(name for name in load_file(path) if "fc1.weight" in name)
+    how = {"negate": [str(phi_tuned)], "weights": str(path), "method": parse_method("perta")}
+    apply(str(phi), **how, output_dir=tmp_path / "whole")
+    flip(path, name)
+    with pytest.raises(VectorError, match=f"{name} in {path} is not what was written when it was measured"):
+        apply(str(phi), **how, output_dir=tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(phi)
+    with pytest.raises(VectorError, match="is not what was written"), InMemoryEdit(model, str(phi), **how) as memory:
+        memory.set(1.0)
+    with safe_open(path, "pt") as file:
+        old = {key: value for key, value in file.metadata().items() if key != "deltas"}
+    save_file(load_file(path), path, metadata=old)  # as earlier releases wrote it
+    apply(str(phi), **how, output_dir=tmp_path / "out")
 
 
 def test_a_tied_head_needs_no_weight_of_its_own(tmp_path, texts):

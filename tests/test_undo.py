@@ -239,14 +239,17 @@ def test_without_a_patch_or_with_a_broken_one(tmp_path, phi, phi_tuned):
     assert not (tmp_path / "back").exists()
 
 
-@pytest.mark.parametrize("change", ["weights", "record"])
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "", ', "tensors": 3', ', "tensors": {"model.layers.0.mlp.fc1.weight": 1}', ', "tensors": []'],
+)
 def test_a_folder_whose_parts_are_not_of_one_edit(tmp_path, phi, phi_tuned, change):
     out = tmp_path / "out"
     apply(str(phi), add=[str(phi_tuned)], output_dir=out, keep_undo=True)
     if change == "weights":
         save_file({"other": torch.zeros(2)}, out / "model.safetensors")
     else:
-        (out / "taskarith.json").write_text('{"kind": "edit"}')
+        (out / "taskarith.json").write_text(f'{{"kind": "edit"{change}}}')
     with pytest.raises(MismatchError, match="are not in its weights"):
         undo(out, tmp_path / "back")
     assert not (tmp_path / "back").exists()

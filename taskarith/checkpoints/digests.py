@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskarith.errors import CheckpointError
+from taskarith.progress import SILENT, Listener
 
 __all__ = [
     "UNSEALED",
@@ -24,6 +25,9 @@ __all__ = [
 
 UNSEALED = "0" * 64
 """Stands for the digest of a text in that text, until ``seal`` puts it there."""
+
+_PIECE = 1 << 22
+"""Bytes that are read at a time."""
 
 _TOOLS = {".git", ".gitattributes", ".gitignore", ".cache"}
 """What git and the hub's programs put into a folder, beside the model."""
@@ -62,14 +66,23 @@ def digest_folder(folder: Path, besides: Collection[str] = (), headers: Collecti
     return {name: _describe(folder / name, name in headers) for name in names}
 
 
-def compare_folder(folder: Path, recorded: Mapping[str, Any], besides: Collection[str] = ()) -> FolderChanges:
+def compare_folder(
+    folder: Path, recorded: Mapping[str, Any], besides: Collection[str] = (), listener: Listener = SILENT
+) -> FolderChanges:
     """Compare the files of a folder with what ``digest_folder`` returned.
 
+    :param folder: It need not be as it was.
+    :param recorded: What was returned.
+    :param besides: Names that are left out.
+    :param listener: Told about progress, in bytes.
     :raises CheckpointError: A file cannot be read.
     """
     found = [name for name in folder_files(folder) if name not in besides]
     there = [name for name in sorted(recorded) if name in set(found)]
-    changed = [name for name in there if _describe(folder / name, "sha256" not in recorded[name]) != recorded[name]]
+    bar = _Bar(listener, sum(_size(folder / name) for name in there if "sha256" in recorded[name]))
+    changed = [
+        name for name in there if _describe(folder / name, "sha256" not in recorded[name], bar.add) != recorded[name]
+    ]
     return FolderChanges(
         len(there),
         tuple(changed),
@@ -78,10 +91,14 @@ def compare_folder(folder: Path, recorded: Mapping[str, Any], besides: Collectio
     )
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+def file_digest(path: Path, on_bytes: Callable[[int], object] = int) -> str:
+    """Return the SHA-256 of a file; ``on_bytes`` is told how many were read, piece by piece."""
+    state = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(_PIECE):
+            state.update(piece)
+            on_bytes(len(piece))
+    return state.hexdigest()
 
 
 def seal(text: bytes) -> bytes:
@@ -112,7 +129,26 @@ def folder_files(folder: Path) -> Iterator[str]:
         yield from ((inside / name).as_posix() for name in sorted(names))
 
 
-def _describe(path: Path, header_only: bool) -> dict[str, Any]:
+class _Bar:
+    """Adds up what was read of files."""
+
+    def __init__(self, listener: Listener, total: int) -> None:
+        self._listener, self._done, self._total = listener, 0, total
+
+    def add(self, count: int) -> None:
+        """Take note of some bytes."""
+        self._done += count
+        self._listener.progress("verifying files", self._done, max(self._done, self._total))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _describe(path: Path, header_only: bool, on_bytes: Callable[[int], object] = int) -> dict[str, Any]:
     """Return size and digest of a file; of what is not a regular file the kind alone."""
     try:
         if not path.is_file():  # a pipe would be waited for, a dangling link cannot be read
@@ -123,6 +159,6 @@ def _describe(path: Path, header_only: bool) -> dict[str, Any]:
                 prefix = file.read(8)
                 length = min(int.from_bytes(prefix, "little"), size)
                 return {"bytes": size, "header_sha256": hashlib.sha256(prefix + file.read(length)).hexdigest()}
-            return {"bytes": size, "sha256": file_digest(path)}
+            return {"bytes": size, "sha256": file_digest(path, on_bytes)}
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "Check the path and its permissions.") from error

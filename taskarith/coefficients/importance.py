@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.provenance import command_line, versions
 from taskarith.checkpoints.publish import check_target, publish_file
-from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, hasher
 from taskarith.checkpoints.targets import check_space
 from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.evaluation.models import Loaded, open_model
@@ -111,7 +111,7 @@ def importance(
         sides.append(_squares_or_sizes(loaded, parameters, group, kind, on_sample))
     weights = {name: _weight(sides[0][name], sides[1][name]).cpu() for name in parameters}
     with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
-        save_file(weights, partial, metadata=_metadata(loaded, base, kind))
+        save_file(weights, partial, metadata=_metadata(loaded, base, kind, weights))
     mean = sum(float(one.sum(dtype=torch.float64)) for one in weights.values())
     elements = sum(one.numel() for one in weights.values())
     return ImportanceResult(target, kind, len(weights), len(samples[0]), len(samples[1]), mean / elements)
@@ -165,7 +165,7 @@ def _weight(forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
     return torch.where(both > 0, forget / both, 0.5)
 
 
-def _metadata(loaded: Loaded, base: Checkpoint, kind: str) -> dict[str, str]:
+def _metadata(loaded: Loaded, base: Checkpoint, kind: str, weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
     with TensorReader() as reader:
         prints = {name: reader.fingerprint(entry) for name, entry in sorted(base.tensors.items())}
     resolved = loaded.resolved
@@ -176,6 +176,14 @@ def _metadata(loaded: Loaded, base: Checkpoint, kind: str) -> dict[str, str]:
         {"name": f"importance by {kind}"},
         "F32",
         {},
+        deltas=json.dumps({name: _fingerprint(one) for name, one in weights.items()}, separators=(",", ":")),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )
+
+
+def _fingerprint(weights: torch.Tensor) -> str:
+    """Return the fingerprint of a tensor of float32 as it is stored."""
+    state = hasher("F32", tuple(weights.shape))
+    state.update(weights.contiguous().reshape(-1).numpy())
+    return state.hexdigest()

@@ -210,19 +210,23 @@ def _remarks(patch: OpenPatch, after: Checkpoint) -> list[str]:
 def _check_fit(place: Path, record: dict[str, Any], before: list[TensorEntry], after: Checkpoint) -> None:
     """Refuse a folder whose tensors, record and patch are not of one edit."""
     notes = record.get("tensors")
+    known = {name for name, note in notes.items() if _has_base(note)} if isinstance(notes, dict) else set()
     wrong = [
         tensor.name
         for tensor in before
         if tensor.name not in after.tensors
         or after.tensors[tensor.name].shape != tensor.shape
-        or not isinstance(notes, dict)
-        or "base" not in notes.get(tensor.name, {})
+        or tensor.name not in known
     ]
     if wrong:
         raise MismatchError(
             f"{len(wrong)} tensors of the patch in {place} are not in its weights and its record: {name_some(wrong)}",
             "The folder was changed after the edit; restore it from where it came.",
         )
+
+
+def _has_base(note: object) -> bool:
+    return isinstance(note, dict) and isinstance(note.get("base"), str)
 
 
 class _Patch:

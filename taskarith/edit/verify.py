@@ -11,6 +11,7 @@ from taskarith.checkpoints.digests import compare_folder
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance, record_is_sealed
 from taskarith.edit.verification import Verification
 from taskarith.edit.verify_edit import verify_edit
+from taskarith.edit.verify_record import broken_record
 from taskarith.edit.verify_vector import verify_vector
 from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.progress import SILENT, Listener
@@ -29,12 +30,7 @@ def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> 
     :raises CheckpointError: There is no record to compare with, or the files are broken.
     """
     place = Path(path)
-    try:
-        return verify_vector(place, seed, listener) if place.is_file() else _verify_folder(place, seed, listener)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of a record that somebody has changed
-        raise CheckpointError(
-            f"the record of {place} is broken: {error!r}", "Restore it from where it came."
-        ) from error
+    return verify_vector(place, seed, listener) if place.is_file() else _verify_folder(place, seed, listener)
 
 
 def _verify_folder(place: Path, seed: int, listener: Listener) -> Verification:
@@ -50,8 +46,9 @@ def _verify_folder(place: Path, seed: int, listener: Listener) -> Verification:
             f"the record of {place}, of kind {kind}, has neither digests of its files nor fingerprints of its tensors",
             "Only a folder that this release wrote, an output of apply, or a task vector file can be verified.",
         )
-    listener.progress("verifying files", 0, 1)
-    changes = compare_folder(place, files or {}, {PROVENANCE_NAME}) if files is not None else None
+    with broken_record(place):
+        recorded = None if files is None else {str(name): dict(one) for name, one in files.items()}
+    changes = None if recorded is None else compare_folder(place, recorded, {PROVENANCE_NAME}, listener)
     found = Verification(
         place,
         str(kind),

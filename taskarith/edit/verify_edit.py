@@ -9,20 +9,18 @@ from typing import Any
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import TensorEntry
-from taskarith.checkpoints.resolve import hub_name, resolve_model
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.enlarging import enlarged
-from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
-from taskarith.edit.recipe import read_operand
 from taskarith.edit.repeat import foreign_tensors
 from taskarith.edit.verification import Verification
 from taskarith.edit.verify_inputs import blameless
 from taskarith.edit.verify_methods import TOLERANCE, merge_again
+from taskarith.edit.verify_record import RecordedEdit, read_edit, read_prints
 from taskarith.edit.verify_sample import compare_samples, damaged_tensors, edit_again
-from taskarith.errors import TaskarithError
+from taskarith.errors import TaskarithError, UsageError
 from taskarith.progress import Listener
-from taskarith.spec import parse_scales
 
 __all__ = ["verify_edit"]
 
@@ -37,24 +35,28 @@ def verify_edit(found: Verification, record: Mapping[str, Any], seed: int, liste
     :raises CheckpointError: The weights cannot be read.
     """
     checkpoint = open_checkpoint(found.path)
-    recorded = {name: str(tensor["fingerprint"]) for name, tensor in record["tensors"].items()}
+    recorded = read_prints(found.path, record)
     damaged = damaged_tensors(checkpoint.tensors, recorded, listener)
     found = replace(found, tensors=len(recorded), damaged=damaged)
     whole = {name: entry for name, entry in checkpoint.tensors.items() if name not in damaged}
+    try:
+        edit = read_edit(found.path, record)
+    except UsageError as error:
+        return replace(found, unsampled=f"the record cannot be carried out: {error.message}")
     with ExitStack() as scratch:
         try:
-            plan, own = _plan_again(record, listener, scratch)
-            foreign = foreign_tensors(plan, str(record["base"]["fingerprint"]))
+            plan, own = _plan_again(edit, listener, scratch)
+            foreign = foreign_tensors(plan, edit.model_fingerprint)
         except TaskarithError as error:
             return replace(found, unsampled=f"the inputs cannot be opened: {error.message}")
         if foreign:
             return replace(found, wrong=foreign)
-        return _calculate_again(found, record, plan, own, whole, seed, listener)
+        return _calculate_again(found, edit, plan, own, whole, seed, listener)
 
 
 def _calculate_again(
     found: Verification,
-    record: Mapping[str, Any],
+    edit: RecordedEdit,
     plan: EditPlan,
     own: Mapping[str, TensorEntry],
     whole: Mapping[str, TensorEntry],
@@ -67,7 +69,7 @@ def _calculate_again(
     :param whole: The tensors of the output that are as they were written.
     """
     plans = {tensor.source.name: tensor for tensor in plan.tensors}
-    others = plans.keys() ^ record["tensors"].keys()
+    others = plans.keys() ^ edit.bases.keys()
     others |= {name for name, entry in whole.items() if name in plans and not _is_alike(plans[name], entry)}
     calculated = [
         entry
@@ -80,7 +82,7 @@ def _calculate_again(
     if merged:
         count, differ = merge_again(plan, whole, merged, seed, listener)
         sampled, wrong = sampled + count, (*wrong, *differ)
-    wrong, reasons = blameless(plan, own, record, wrong)
+    wrong, reasons = blameless(plan, own, edit, wrong)
     if others:
         reasons = (f"the base has changed since: it has other tensors, as {min(others)}", *reasons)
     tolerance = TOLERANCE if merged and plan.method.needs_torch else 0.0
@@ -92,20 +94,17 @@ def _is_alike(plan: TensorPlan, entry: TensorEntry) -> bool:
 
 
 def _plan_again(
-    record: Mapping[str, Any], listener: Listener, scratch: ExitStack
+    edit: RecordedEdit, listener: Listener, scratch: ExitStack
 ) -> tuple[EditPlan, Mapping[str, TensorEntry]]:
     """Return the plan, and the model's own tensors where new rows were put below them."""
-    alpha = float(record["alpha"])
-    checkpoint = open_checkpoint(resolve_model(hub_name(record["base"]), listener).path)
-    references = [read_operand(operand) for operand in record["operands"]]
+    checkpoint = open_checkpoint(resolve_model(edit.model, listener).path)
     operands = open_operands(
-        references,
+        edit.references,
         checkpoint,
         listener,
-        parse_scales(record.get("scale", {})),
-        shared_vocabulary=record.get("vocab") is not None,
-        ignore_buffers=record.get("ignore_buffers", False),
+        edit.scale,
+        shared_vocabulary=edit.vocab is not None,
+        ignore_buffers=edit.ignore_buffers,
     )
-    method = parse_method(**record.get("method", {}))
-    longer = scratch.enter_context(enlarged(checkpoint, operands, record.get("vocab")))
-    return plan_edit(longer.base, operands, alpha, record.get("dtype"), method=method), longer.before
+    longer = scratch.enter_context(enlarged(checkpoint, operands, edit.vocab))
+    return plan_edit(longer.base, operands, edit.alpha, edit.dtype, method=edit.method), longer.before

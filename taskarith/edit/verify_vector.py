@@ -14,6 +14,7 @@ from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import hub_name, resolve_model
 from taskarith.edit.verification import Verification
 from taskarith.edit.verify_packed import damaged_blobs, sample_blobs
+from taskarith.edit.verify_record import broken_record
 from taskarith.edit.verify_sample import SAMPLE, compare_samples, damaged_tensors, elements
 from taskarith.errors import CheckpointError, TaskarithError, name_some
 from taskarith.progress import Listener
@@ -116,5 +117,6 @@ def _sides(path: Path, finetuned: Mapping[str, Any], listener: Listener) -> tupl
     recorded = recorded_base(str(path), listener)
     if recorded is None:
         raise CheckpointError(f"{path} does not name its base", "Extract it again.")
-    base = open_checkpoint(recorded.locate(listener).path)
-    return base, open_checkpoint(resolve_model(hub_name(finetuned), listener).path)
+    with broken_record(path):
+        tuned = hub_name(finetuned)
+    return open_checkpoint(recorded.locate(listener).path), open_checkpoint(resolve_model(tuned, listener).path)

@@ -123,9 +123,10 @@ def check_delta(vector: Vector, name: str, shape: tuple[int, ...], found: str) -
     """
     is_known = isinstance(vector, VectorFile) and vector.shapes[name] == shape
     if is_known and vector.recorded.get(name, found) != found:
+        made = "measured" if vector.kind == WEIGHTS else "extracted"
         raise VectorError(
-            f"{name} in {vector.name} is not what was written when it was extracted",
-            "The file is damaged: extract it again, or restore it from where it came.",
+            f"{name} in {vector.name} is not what was written when it was {made}",
+            "The file is damaged: make it again, or restore it from where it came.",
         )
 
 
