@@ -13,12 +13,14 @@ from contextlib import suppress
 import pytest
 from transformers import Trainer
 
+from taskarith.checkpoints import publish
 from taskarith.checkpoints.lock import check_unlocked, lock_folder
 from taskarith.cli.process import end_on_interrupt, interruptible
 from taskarith.console import Console
 from taskarith.errors import OutputError
 from taskarith.training.finetune import finetune
 from taskarith.training.resume import working_folder
+from taskarith.vectors.lowrank import extract_low_rank
 
 
 def full():
@@ -134,3 +136,37 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_output(tmp_path,
         finetune(str(phi), [str(book)], tmp_path / "out", max_steps=1, save_steps=1, block_size=32)
     assert "--resume" not in caught.value.hint
     assert not working_folder(tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("when", ["the move", "the end"])
+@pytest.mark.parametrize("plan", ["", "plan"])
+def test_ctrl_c_while_an_output_is_put_in_its_place_comes_after_it(tmp_path, monkeypatch, when, plan):
+    name = "_move" if when == "the move" else "_remove_room"
+    act = getattr(publish, name)
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        act(*arguments)
+
+    monkeypatch.setattr(publish, name, interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt) as caught,
+            publish.publish(tmp_path / "out", is_folder=True, plan=plan) as place,
+        ):
+            (place.path / "file").write_text("new")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.__notes__ == [f"{tmp_path / 'out'} is complete, and in its place."]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
+
+
+def test_a_full_temporary_folder_is_not_taken_for_what_peft_says(tmp_path, monkeypatch, phi, phi_tuned):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", fail)
+    with pytest.raises(OutputError, match="no temporary file can be written"):
+        extract_low_rank(str(phi), str(phi_tuned), tmp_path / "out", rank=2)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,8 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from taskarith.architecture.ask import build_model, quietly
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import build_header
+from taskarith.errors import OutputError
 
 __all__ = ["lost_by_peft"]
 
@@ -31,19 +33,33 @@ def lost_by_peft(
     :param model_class: The class that it is loaded as.
     :param config: ``adapter_config.json``.
     :param shapes: The names in the adapter file, and their shapes.
+    :raises OutputError: There is no room for temporary files.
     :raises Exception: Whatever PEFT raises where it cannot load the folder at all.
     """
     model = build_model(checkpoint, model_class)
-    with tempfile.TemporaryDirectory() as name, quietly(), warnings.catch_warnings():
-        folder = Path(name)
-        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        header, offsets = build_header([(key, "BF16", shape) for key, shape in shapes.items()], {"format": "pt"})
-        end = max(offsets[key] + 2 * math.prod(shape) for key, shape in shapes.items())
-        with (folder / "adapter_model.safetensors").open("wb") as file:
-            file.write(header)
-            file.truncate(end)  # without data: the file system gives zeros
+    with _trial_folder(config, shapes) as name, quietly(), warnings.catch_warnings():
         loaded = PeftModel(model, PeftConfig.from_pretrained(name), _NAME, low_cpu_mem_usage=True)
         result = loaded.load_adapter(name, _NAME, low_cpu_mem_usage=True, torch_device="cpu")
         has_place = get_peft_model_state_dict(loaded, save_embedding_layers=False)
     missing = {key.replace(f".{_NAME}", "") for key in result.missing_keys}
     return {key for key in shapes if key not in has_place or key in missing}
+
+
+@contextmanager
+def _trial_folder(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Generator[str]:
+    """Give a temporary adapter folder without data, for which the file system gives zeros."""
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+            header, offsets = build_header([(key, "BF16", shape) for key, shape in shapes.items()], {"format": "pt"})
+            end = max(offsets[key] + 2 * math.prod(shape) for key, shape in shapes.items())
+            with (folder / "adapter_model.safetensors").open("wb") as file:
+                file.write(header)
+                file.truncate(end)
+        except OSError as error:
+            raise OutputError(
+                f"PEFT cannot be asked about the adapter: no temporary file can be written ({error.strerror})",
+                "Free some space there, or set TMPDIR to a folder that can be written.",
+            ) from error
+        yield str(folder)

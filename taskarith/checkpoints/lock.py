@@ -1,14 +1,18 @@
-"""Locks of the folders that are worked in: they end with the process that holds them, however that ends."""
+"""Work that nobody may disturb: locked against other processes, whose locks end with them, and against Ctrl-C."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from taskarith.errors import OutputError
 
-__all__ = ["LOCK_NAME", "check_unlocked", "lock_folder"]
+__all__ = ["LOCK_NAME", "check_unlocked", "lock_folder", "uninterrupted"]
 
 LOCK_NAME = "lock"
 
@@ -51,6 +55,29 @@ def check_unlocked(folder: Path, target: Path) -> None:
         raise _busy(target) from error
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def uninterrupted(note: str = "") -> Generator[None]:
+    """Put Ctrl-C off until something short is done that would be torn by it.
+
+    :param note: What is said then of what was done.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    caught: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if caught:
+        error = KeyboardInterrupt()
+        if note:
+            error.add_note(note)
+        raise error
 
 
 def _busy(target: Path) -> OutputError:

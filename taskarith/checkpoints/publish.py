@@ -17,7 +17,7 @@ from pathlib import Path
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal, remove
 from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals
-from taskarith.checkpoints.lock import LOCK_NAME, lock_folder
+from taskarith.checkpoints.lock import LOCK_NAME, lock_folder, uninterrupted
 from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, room_of, settle, target_mode
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
@@ -100,7 +100,7 @@ def publish(
             return
         check_room(room)
         lock = lock_folder(room, target)
-        keep = begun = False
+        keep, begun, ends = False, False, ""
         try:
             _recover(room, target)
             check_target(target, overwrite, is_folder=is_folder)
@@ -114,18 +114,21 @@ def publish(
                 _follow_umask(output, target_mode(room))
                 _sync_tree(output)
                 check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come meanwhile
-                journal.discard()  # from here on nothing in the room may be taken for work in progress
-                _move(output, target, room)
+                ends = f"{target} is complete, and in its place."
+                with uninterrupted(ends):
+                    journal.discard()  # from here on nothing in the room may be taken for work in progress
+                    _move(output, target, room)
         except BaseException as error:
             is_early = not begun or isinstance(error, OSError)  # such as a disk that is too small
-            keep = plan != "" and not is_verdict(error) and (has_work(room) or not is_early)
+            keep = plan != "" and not ends and not is_verdict(error) and (has_work(room) or not is_early)
             if keep:
                 error.add_note(KEPT)
             raise
         finally:
-            if not keep and not (room / MOVES_NAME).exists():
-                _remove_room(room)
-            os.close(lock)
+            with uninterrupted(ends):
+                if not keep and not (room / MOVES_NAME).exists():
+                    _remove_room(room)
+                os.close(lock)
 
 
 @contextmanager

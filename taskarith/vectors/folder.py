@@ -19,7 +19,7 @@ from typing import Any
 
 from taskarith.architecture.layout import Architecture, Parameter
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.errors import MismatchError
+from taskarith.errors import MismatchError, OutputError
 
 __all__ = ["FolderLayout", "factor_shapes", "takes_factors", "tried_layout"]
 
@@ -232,6 +232,8 @@ def _lost(layout: FolderLayout, base: Checkpoint) -> list[str]:
         names |= dict.fromkeys(layout.factor_names(parameter), parameter)
     try:
         lost = _try(layout, base)
+    except OutputError:
+        raise
     except Exception as error:  # PEFT raises many kinds where it cannot load
         return _culprits(layout, base) or _give_up(error)
     return list(dict.fromkeys(names[key] for key in names if key in lost))
@@ -269,6 +271,8 @@ def _culprits(layout: FolderLayout, base: Checkpoint) -> list[str]:
 def _loads(layout: FolderLayout, base: Checkpoint) -> bool:
     try:
         _try(layout, base)
+    except OutputError:
+        raise
     except Exception:
         return False
     return True
