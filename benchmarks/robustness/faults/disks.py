@@ -54,7 +54,8 @@ def loop_disk(place: Path, below: Path) -> Generator[tuple[Callable[[], object],
         image = below / "image"
         with image.open("wb") as file:
             file.truncate(32 << 20)
-        _call("mkfs.ext4", "-q", "-O", "^has_journal", "-E", "lazy_itable_init=0,nodiscard", "-m", "0", str(image))
+        plain = ("-O", "^has_journal", "-E", "lazy_itable_init=0,nodiscard", "-m", "0")
+        _call("mkfs.ext4", "-q", *plain, str(image))
         _call("mount", "-o", "loop", str(image), str(place))
 
         def remount() -> None:
