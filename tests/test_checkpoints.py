@@ -242,6 +242,15 @@ def test_quantised_and_ambiguous_models_are_refused(tmp_path):
         open_checkpoint(folder)
 
 
+def test_a_tensor_is_the_same_when_its_file_has_been_touched(tmp_path):
+    path = write_raw(tmp_path / "m.safetensors", {"a": tensor()}, bytes(8))
+    before = read_header(path).tensors[0]
+    os.utime(path, (1, 1))
+    after = read_header(path).tensors[0]
+    assert (after == before, after.state == before.state) == (True, False)
+    assert str(before.state) not in repr(before)  # errors name tensors, not the inodes of their files
+
+
 TRAVEL = [
     "modeling_own.py",
     "LICENSE",
