@@ -197,6 +197,21 @@ def test_what_would_untie_a_tied_model_is_refused(tmp_path, options, words):
         apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
 
 
+def test_a_tied_matrix_that_is_saved_on_both_sides_counts_once_if_they_agree(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "llama")
+    sides = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    path = save_adapter(base, tmp_path / "adapter", **sides) / "adapter_model.safetensors"
+    tensors = load_file(path)
+    first, second = (name for name in tensors if "embed_tokens" in name or "lm_head" in name)
+    moved = tensors[first] + 1
+    save_file(tensors | {first: moved, second: moved.clone()}, path)
+    apply(str(base), add=[str(path.parent)], output_dir=tmp_path / "out")
+    assert torch.equal(oracle.load(tmp_path / "out")["model.embed_tokens.weight"], moved)
+    save_file(tensors | {first: moved, second: moved + 1}, path)
+    with pytest.raises(VectorError, match=r"as a module of its own|says different things"):
+        apply(str(base), add=[str(path.parent)], output_dir=tmp_path / "again")
+
+
 def test_an_embedding_without_a_head_is_not_tied(tmp_path):
     base = tiny.save_model(tmp_path / "base", "qwen2")
     adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
