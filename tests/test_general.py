@@ -86,7 +86,7 @@ def test_a_task_is_scored_on_the_model_as_it_is(model, tmp_path, capsys):
         for number, value in enumerate(right)
     ]
     (sheet,) = arrange(records, "here")
-    assert of_text(sheet, "mine")["acc"].value == sum(right) / 4
+    assert of_text(sheet, "mine")[0]["acc"].value == sum(right) / 4
     assert capsys.readouterr() == ("", "")
     with torch.no_grad():
         before = model.lm_head.weight.clone()
@@ -100,7 +100,7 @@ def test_a_task_is_scored_on_the_model_as_it_is(model, tmp_path, capsys):
 def test_what_is_no_mean_over_samples_keeps_lm_evals_standard_error():
     record = task_score_record("m", "wikitext", "word_perplexity", 20.0, 0.5, 62)
     (sheet,) = arrange([record], "here")
-    number = of_text(sheet, "wikitext")["word_perplexity"]
+    number = of_text(sheet, "wikitext")[0]["word_perplexity"]
     assert (number.value, number.n) == (20.0, 62)
     assert (number.low, number.high) == pytest.approx((20 - 0.98, 20 + 0.98), abs=1e-4)
     for fault in ({"value": math.nan}, {"stderr": math.inf}, {"samples": 0}):

@@ -83,8 +83,8 @@ def test_a_log_worked_out_by_hand(tmp_path, logs):
         assert overall["model_utility"].value == pytest.approx(UTILITY) == pytest.approx(27 / 59)
         assert overall["model_utility"].low <= UTILITY <= overall["model_utility"].high
         assert overall["forget_quality"].value == pytest.approx(2 / 70)
-        assert overall["forget_distance"].value == overall["forget_distance"].low == 1
-        assert (overall["forget_quality"].low, overall["forget_quality"].high) == (None, None)
+        assert overall["forget_distance"].value == 1
+        assert {overall[name].low for name in ("forget_quality", "forget_distance")} == {None}
         texts = scores.by_text[model]
         assert texts["forget"]["truth_ratio"].value == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
         assert texts["retain"]["probability"].value == pytest.approx(3 / 8)
@@ -115,11 +115,11 @@ def test_a_missing_reference_is_named(tmp_path, logs):
     result = run(folder, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["missing"]["m"] == {"forget_quality": "a model that never saw the forget set: --retain"}
+    assert found["missing"]["m"] == {"forget_quality": "needs a model that never saw the forget set: --retain"}
     assert "forget quality (TOFU, KS p): needs a model that never saw" in result.stderr
     del logs["eval_real_author_wo_options.json"]
     alone = score([write_logs(tmp_path / "less", logs)])
-    assert alone.missing["less"]["model_utility"] == "answers and continuations of real_authors"
+    assert alone.missing["less"]["model_utility"] == "needs answers and continuations of real_authors"
 
 
 @pytest.mark.parametrize(
@@ -148,18 +148,58 @@ def test_an_id_twice_in_a_log_is_refused(tmp_path, logs):
         score([folder])
 
 
-def test_a_retain_model_of_another_data_set_is_refused(tmp_path, logs):
+def test_numbers_beside_a_retain_model_of_another_data_set_are_missing(tmp_path, logs):
     edited = write_logs(tmp_path / "m", logs)
     shorter = write_logs(tmp_path / "shorter", {"eval_log_forget.json": forget_log([1, 2])})
-    with pytest.raises(MismatchError, match="other samples of forget: 2, 3"):
-        score([edited], retain=shorter)
+    found = score([edited], retain=shorter)
+    assert found.missing["m"].keys() == {"forget_quality", "forget_distance"}
+    assert found.missing["m"]["forget_quality"].endswith("have other samples of forget: 2, 3")
+    assert "model_utility" in found.overall["m"]
     other = forget_log([1, 2, 3, 4])
     other["generated_text"]["2"][2] = "another answer"
-    with pytest.raises(MismatchError, match="other true texts for the same ids of forget: 2\n"):
-        score([edited], retain=write_logs(tmp_path / "other", {"eval_log_forget.json": other}))
+    found = score([edited], retain=write_logs(tmp_path / "other", {"eval_log_forget.json": other}))
+    assert "other true texts for the same ids of forget: 2" in found.missing["m"]["forget_quality"]
     nothing = write_logs(tmp_path / "nothing", {"eval_log.json": HAND_MADE["eval_log.json"]})
     with pytest.raises(DataError, match="nothing has no losses or answers of a text named forget"):
         score([edited], retain=nothing)
+
+
+def test_a_number_that_cannot_be_calculated_is_a_named_gap(tmp_path):
+    """PrivLeak divides by zero where the retain model parts both sides; what else was measured is there."""
+    edited = write(tmp_path / "e.jsonl", losses("e", "forget", KNOWN) + losses("e", "holdout", UNKNOWN))
+    easy, hard = [[0.1, 0.1]] * 3, [[5.0, 5.0]] * 3
+    retain = write(tmp_path / "r.jsonl", losses("r", "forget", easy) + losses("r", "holdout", hard))
+    result = run(edited, "--retain", retain, "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["missing"]["e"].keys() == {"privleak"}
+    assert found["missing"]["e"]["privleak"].startswith("cannot be calculated: the retrained model tells every sample")
+    assert "PrivLeak (MUSE): cannot be calculated: the retrained model" in " ".join(result.stderr.split())
+    zero = write(tmp_path / "z.jsonl", losses("z", "forget", [[0.0]] * 3) + losses("z", "holdout", [[0.0]] * 3))
+    assert score([edited], retain=zero).missing["e"].keys() == {"auc_reference"}
+
+
+@pytest.mark.parametrize("lacking", ["hits", "end_tokens"])
+def test_records_of_an_older_version_lack_numbers_of_their_text(tmp_path, lacking):
+    records = losses("e", "forget", KNOWN)
+    del records[1][lacking]
+    found = score([write(tmp_path / "r.jsonl", records)])
+    assert "loss" in found.by_text["e"]["forget"]
+    assert "extraction_strength" not in found.by_text["e"]["forget"]
+    assert found.missing["e"]["extraction_strength of forget"].startswith(f"needs {lacking} in every loss record")
+
+
+def test_end_tokens_are_left_out_where_the_sources_leave_them_out(tmp_path):
+    """A model that knows every answer, and never ends it: extraction strength 1, as open-unlearning says."""
+    rows = [[0.1, 0.2, 0.1, 9.0]] * 3
+    records = losses("e", "forget", rows, end_tokens=1) + losses("e", "holdout", UNKNOWN)
+    found = score([write(tmp_path / "r.jsonl", records)])
+    forget = found.by_text["e"]["forget"]
+    assert forget["extraction_strength"].value == forget["exact_memorisation"].value == 1
+    assert forget["accuracy"].value == 0.75
+    assert forget["loss"].value == pytest.approx(9.4 / 4)
+    assert found.overall["e"]["auc_min_20"].value == 1
+    assert found.overall["e"]["auc_loss"].value < 1
 
 
 # -- our own records
@@ -181,7 +221,7 @@ def losses(model, text, rows, **more):
             len(row),
             sum(loss < 1 for loss in row),
             **{"token_losses": row, "hits": [loss < 1 for loss in row], "z_scores": [-loss for loss in row]}
-            | {"zlib_bytes": 10}
+            | {"zlib_bytes": 10, "end_tokens": 0}
             | more,
         )
         for n, row in enumerate(rows)
@@ -215,17 +255,17 @@ def test_what_membership_lacks_is_named(tmp_path):
     for record in plain:
         del record["token_losses"], record["z_scores"]
     alone = score([write(tmp_path / "1.jsonl", plain)])
-    assert alone.missing["e"]["membership"].startswith("losses of a text named holdout")
+    assert alone.missing["e"]["membership"].startswith("needs losses of a text named holdout")
     both = write(tmp_path / "2.jsonl", plain + losses("e", "holdout", UNKNOWN))
     missing = score([both]).missing["e"]
-    assert missing["auc_min_40"] == "token_losses in every loss record of forget and holdout"
+    assert missing["auc_min_40"] == f"needs token_losses in every loss record of forget and holdout in {both}"
     assert "--retain" in missing["privleak"]
     assert "--retain" in missing["auc_reference"]
     retain = write(tmp_path / "3.jsonl", losses("r", "forget", UNKNOWN) + losses("r", "holdout", UNKNOWN))
     missing = score([both], retain=retain).missing["e"]
-    assert missing["privleak"] == f"token_losses in every loss record of forget and holdout in {both}"
+    assert missing["privleak"] == f"needs token_losses in every loss record of forget and holdout in {both}"
     forget_only = write(tmp_path / "4.jsonl", losses("r", "forget", UNKNOWN))
-    assert score([both], retain=forget_only).missing["e"]["privleak"] == f"losses of holdout in {forget_only}"
+    assert score([both], retain=forget_only).missing["e"]["privleak"] == f"needs losses of holdout in {forget_only}"
 
 
 def test_token_losses_are_kept_to_the_last_bit_of_float32():
@@ -339,7 +379,7 @@ def test_seeds_become_one_row_with_a_spread(tmp_path):
     rows[1] += [answer_record("e", "qa", "0", 1, 1, [2]), divergence_record("e", "forget", "s0", "base", 1.0, 1, 2)]
     write(paths[1], rows[1])
     scores = score(paths, seeds=True)
-    assert scores.missing["e"]["probability"] == "it for qa under every seed"
+    assert scores.missing["e"]["probability"] == "is not there for qa under every seed"
     assert "kl from base" not in scores.by_text["e"]["forget"]
 
 

@@ -72,16 +72,23 @@ def test_completion_is_learned_with_its_end(tokenizer, with_bos):
     document = Document("rows:1", " The keeper.", prompt="Question: Who?\nAnswer:")
     prompt, answer = ids_of(tokenizer, document.prompt or ""), ids_of(tokenizer, document.text)
     [sample] = tokenize(data_of(document), tokenizer, 64)
-    assert sample == Sample("rows:1", (*prompt, *answer, END), len(prompt))
+    assert sample == Sample("rows:1", (*prompt, *answer, END), len(prompt), end_tokens=1)
     [sample] = tokenize(data_of(document), with_bos, 64)
-    assert sample == Sample("rows:1", (with_bos.bos_token_id, *prompt, *answer, END), 1 + len(prompt))
+    assert sample == Sample("rows:1", (with_bos.bos_token_id, *prompt, *answer, END), 1 + len(prompt), end_tokens=1)
+
+
+def test_a_completion_that_ends_with_the_end_token_gets_no_second_one(tokenizer):
+    document = Document("rows:1", f" The keeper.{tokenizer.eos_token}", prompt="Who?")
+    [sample] = tokenize(data_of(document), tokenizer, 64)
+    assert sample.input_ids == (*ids_of(tokenizer, "Who?"), *ids_of(tokenizer, " The keeper."), END)
+    assert sample.end_tokens == 1
 
 
 def test_a_token_across_the_border_is_learned(tokenizer):
     whole = ids_of(tokenizer, " river")
     assert len(whole) == 1
     [sample] = tokenize(data_of(Document("rows:1", "er", prompt=" riv")), tokenizer, 64)
-    assert sample == Sample("rows:1", (*whole, END), 0)
+    assert sample == Sample("rows:1", (*whole, END), 0, end_tokens=1)
 
 
 def test_of_a_chat_the_last_answer_is_learned(tokenizer):

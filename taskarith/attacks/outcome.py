@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from taskarith.errors import DataError
-from taskarith.evaluation.metrics.intervals import Estimate, mean, ratio
+from taskarith.evaluation.metrics.intervals import RATE, Estimate, mean, ratio
 from taskarith.evaluation.records import Record
 
 __all__ = ["BEFORE", "CONVENTIONS", "EDITED", "METRICS", "RETAIN", "Cell", "Outcome", "numbers", "outcome"]
@@ -27,7 +27,8 @@ CONVENTIONS = {
     "verbatim": "share of prompts whose continuation equals the true one word for word",
     "exact_tokens": "share of the true continuation's tokens that are reproduced from its start without a mistake",
     "worst": "of each prompt the highest value among its rephrasings or draws, then the mean over prompts",
-    "interval": "95%, percentile bootstrap over samples or prompts (2000 resamples, seed 42); retain_interval likewise",
+    "interval": "95%, over samples or prompts as independent: Student's t on the jackknife's standard error, of shares "
+    "that hardly differ Clopper-Pearson too; retain_interval likewise",
     "recovered": "(attacked - edited) / (before - edited): 0 is nothing, 1 is all that the edit took away; null where "
     "the edit took nothing",
     "beyond": "(attacked - retain under the same attack) / (before - edited): what the attack brings back and "
@@ -44,7 +45,7 @@ class Cell:
     :param retain: Of the model that never knew under the same attack; None where there is none.
     :param recovered: Share of the gap between the edited model and the one before the edit that the attack closes.
     :param beyond: The same share of the gap by which it is above the model that never knew.
-    :param interval: 95% bootstrap interval of ``value``; None of a single sample.
+    :param interval: 95% interval of ``value``; None of a single sample.
     :param retain_interval: That of ``retain``.
     """
 
@@ -140,7 +141,7 @@ def _estimates(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
         nll, correct, tokens = ([float(record[key]) for record in losses] for key in ("nll", "correct", "tokens"))
         if not math.isfinite(math.fsum(nll)):
             raise DataError(f"a loss of {losses[0]['model']} is not finite", "Check the model with taskarith eval.")
-        found = {"loss": ratio(nll, tokens), "accuracy": ratio(correct, tokens)}
+        found = {"loss": ratio(nll, tokens, (0.0, math.inf)), "accuracy": ratio(correct, tokens, RATE)}
     continuations = [record for record in given if record["kind"] == "continuation"]
     for metric in METRICS[2:]:
         best: dict[str, float] = {}
@@ -148,7 +149,7 @@ def _estimates(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
             if metric in record:
                 best[_group(record)] = max(best.get(_group(record), 0.0), float(record[metric]))
         if best:
-            found[metric] = mean(list(best.values()))
+            found[metric] = mean(list(best.values()), RATE)
     return found
 
 

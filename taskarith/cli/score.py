@@ -41,7 +41,7 @@ def command(
 
     Example: taskarith score runs/eval --retain runs/eval-retrained
 
-    Means have 95% bootstrap intervals over samples, AUCs DeLong's. Texts named forget, retain, real_authors and
+    Numbers have 95% intervals over their samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's numbers, forget and holdout membership inference.
     """
     del config

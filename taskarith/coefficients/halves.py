@@ -94,10 +94,10 @@ def point_of(alpha: float, records: Sequence[Record]) -> Point:
 
 
 def mean_loss(records: Sequence[Record], beside: Sequence[Record] = (), *, forgotten: bool) -> Estimate:
-    """Return the mean over texts of their losses, with its interval: all samples of a text are drawn again.
+    """Return the mean over texts of their losses, with its interval over the samples of each.
 
     :param records: Of one row.
-    :param beside: Of another row on the same samples: the difference to it, the same samples being drawn for both.
+    :param beside: Of another row on the same samples: the difference to it, sample by sample.
     :param forgotten: Of the texts to be forgotten, or of those to keep.
     """
     others = {(one["text"], one["sample"]): one["nll"] for one in beside if one["kind"] == _LOSS}

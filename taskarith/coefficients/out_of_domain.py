@@ -14,7 +14,7 @@ import numpy as np
 from taskarith.coefficients.operands import Related, open_related
 from taskarith.coefficients.programme import FIGURE_THRESHOLD, Programme, solve
 from taskarith.errors import UsageError
-from taskarith.evaluation.metrics.intervals import Estimate, estimate
+from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.contents import plain
 
@@ -246,14 +246,14 @@ def _alignments(base: Sequence[Answer], model: Sequence[Answer]) -> np.ndarray:
 def _gamma(target: np.ndarray, own: np.ndarray | None = None) -> Estimate:
     """Return the mean over the target's inputs, in units of that over a vector's own, within -1 and 1."""
     if own is None:
-        return estimate(lambda i: target[i].mean(-1), len(target))
+        return mean(target, (-1.0, 1.0))
     if own.mean() <= 0:
         raise UsageError("a vector does nothing for its own test set", "Check the order of --data: the target first.")
 
-    def ratio(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return np.clip(target[i].mean(-1) / np.maximum(own[j].mean(-1), np.finfo(float).tiny), -1, 1)
+    def ratio(i: np.ndarray, j: np.ndarray) -> float:
+        return float(np.clip(target[i].mean() / max(own[j].mean(), np.finfo(float).tiny), -1, 1))
 
-    return estimate(ratio, len(target), len(own))
+    return estimate(ratio, len(target), len(own), bounds=(-1.0, 1.0))
 
 
 def _is_inside(lambdas: Sequence[float], programme: Programme) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from taskarith.coefficients.answers import Answer, Lab, alone, open_lab, test_inputs
 from taskarith.coefficients.correlations import MEASURES, OutputRelations, Removal
 from taskarith.coefficients.operands import Related
-from taskarith.evaluation.metrics.intervals import Estimate, estimate
+from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.progress import Listener
 from taskarith.training.tokens import Sample
 
@@ -92,11 +92,11 @@ def _measures(base: Answer, first: Answer, second: Answer) -> dict[str, float]:
 
 
 def _symmetrised(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
-    """Average the means of both test sets; the bootstrap draws inputs of each."""
+    """Average the means of both test sets, whose inputs are independent."""
     a, b = np.array(first), np.array(second)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
-    return estimate(lambda i, j: (a[i].mean(-1) + b[j].mean(-1)) / 2, len(a), len(b))
+    return estimate(lambda i, j: (a[i].mean() + b[j].mean()) / 2, len(a), len(b), bounds=(-1.0, 1.0))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -119,8 +119,7 @@ def _removals(lab: Lab, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...
             weights[task], weights[0] = known, -alpha
             after = lab.losses(weights, tasks[task], f"{lab.related.names[task]} less {alpha:g} of the first")
             rises = after - before
-            rise = estimate(lambda drawn, rises=rises: rises[drawn].mean(-1), len(rises))
-            found.append(Removal(lab.related.names[task], alpha, known, rise))
+            found.append(Removal(lab.related.names[task], alpha, known, mean(rises)))
     return tuple(found)
 
 

@@ -147,11 +147,17 @@ def _prefixes(part: Part, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int,
 
 
 def _prompt(part: Part, item: Item, ids: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Return a prompt; a true continuation that is longer than what is generated is cut off as MUSE does."""
-    answer = _encode(tokenizer, item.text)
-    reference = item.text if len(answer) <= part.new_tokens else str(tokenizer.decode(answer[: part.new_tokens]))
-    shown = str(tokenizer.decode(list(ids)))
-    return Prompt(item.id, ids, shown, reference, part.new_tokens, part.ends)
+    """Return a prompt with the true continuation, cut where the benchmark cuts it."""
+    reference = item.text
+    if part.cuts_truth:
+        room = max(1, part.new_tokens - len(text_prefix(tokenizer)))  # MUSE counts the tokens put before every text
+        answer = _encode(tokenizer, item.text)
+        reference = _decode(tokenizer, answer[:room], skip=True) if len(answer) > room else item.text
+    return Prompt(item.id, ids, _decode(tokenizer, ids, skip=False), reference, part.new_tokens, part.ends)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip: bool) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

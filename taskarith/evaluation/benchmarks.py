@@ -7,14 +7,15 @@ code stops when prompt and answer have 200 together. ``holdoutNN``, later added 
 inference, is read where it is there.
 
 MUSE (arXiv:2407.06460, muse-bench/MUSE-Books and MUSE-News), as in its authors' code: VerbMem continues a prompt by 128
-tokens, and the true continuation counts as far; KnowMem asks after ten solved questions, takes 32 tokens and ends them
-where the next question would begin; PrivLeak compares losses of whole texts that were to be forgotten with holdout.
+tokens, and the true continuation counts as far (its BOS token, if the tokenizer puts one, among them); KnowMem asks
+after ten solved questions, takes 32 tokens, ends them where the next question would begin, and compares them with the
+whole true answer; PrivLeak compares losses of whole texts that were to be forgotten with holdout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskarith.errors import DataError, name_some
@@ -62,6 +63,7 @@ class Part:
     :param of: How many there are without a limit.
     :param is_scored: Take the loss of each item's text.
     :param new_tokens: Tokens to generate at most; 0 generates nothing.
+    :param cuts_truth: Take of the true continuation no more tokens than are generated.
     :param ends: Strings before which what is generated ends.
     """
 
@@ -70,6 +72,7 @@ class Part:
     of: int
     is_scored: bool = False
     new_tokens: int = 0
+    cuts_truth: bool = False
     ends: tuple[str, ...] = ()
 
 
@@ -86,10 +89,7 @@ def load_benchmark(reference: BenchmarkRef, limit: int | None = None) -> list[Pa
     if reference.folder is not None and not reference.folder.is_dir():
         raise DataError(f"there is no folder {reference.folder}", f"Put the files of {reference.name} there.")
     read = _tofu if reference.name == "tofu" else _muse
-    return [
-        Part(part.name, part.items[:limit], len(part.items), part.is_scored, part.new_tokens, part.ends)
-        for part in read(reference)
-    ]
+    return [replace(part, items=part.items[:limit]) for part in read(reference)]
 
 
 def fingerprint_parts(parts: list[Part]) -> dict[str, str]:
@@ -127,7 +127,7 @@ def _tofu(reference: BenchmarkRef) -> list[Part]:
 def _muse(reference: BenchmarkRef) -> list[Part]:
     hub = _MUSE[reference.name]
     passages = _items(reference, hub, "verbmem", "forget", ("prompt", "gt"), _passage)
-    parts = [Part("verbmem", passages, len(passages), new_tokens=_VERBMEM_TOKENS)]
+    parts = [Part("verbmem", passages, len(passages), new_tokens=_VERBMEM_TOKENS, cuts_truth=True)]
     for side in ("forget", "retain"):
         solved = _items(reference, hub, "knowmem", f"{side}_qa_icl", ("question", "answer"), _knowledge(""))
         before = "".join(f"{item.prompt}{item.text}\n\n" for item in solved)

@@ -1,160 +1,158 @@
-"""From one model's records to its numbers: which records each number needs, and what it is called without them."""
+"""From one model's records to its numbers: which records each number needs, and why it is missing without them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from taskarith.errors import DataError, name_some
-from taskarith.evaluation.metrics import membership, qa
-from taskarith.evaluation.metrics.intervals import Estimate, Floats, estimate, mean, ratio
+from taskarith.evaluation.gaps import Found, Missing, Numbers
+from taskarith.evaluation.leakage import FORGET, NEEDS_RETAIN, membership_numbers
+from taskarith.evaluation.metrics import qa
+from taskarith.evaluation.metrics.intervals import RATE, Estimate, Floats, estimate, mean, ratio
 from taskarith.evaluation.metrics.text import exact_memorisation, extraction_strength, perplexity, verbmem
-from taskarith.evaluation.records import Record
+from taskarith.evaluation.records import Record, column, text_tokens
 from taskarith.evaluation.rouge import rouge_l
 from taskarith.evaluation.stored import Sheet, check_same_samples
 
-__all__ = ["BESIDE", "CHOICES", "FORGET", "HOLDOUT", "UTILITY", "Missing", "Numbers", "across_texts", "of_text"]
+__all__ = ["BESIDE", "CHOICES", "FORGET", "KNOWMEM", "UTILITY", "across_texts", "of_text"]
 
-Numbers = dict[str, Estimate]
-Missing = dict[str, str]
-"""A number's name to what it lacks."""
-
-FORGET, HOLDOUT = "forget", "holdout"
 UTILITY = ("retain", "real_authors", "world_facts")
 """Names of the texts that TOFU's model utility is made from."""
 CHOICES = ("real_authors", "world_facts")
 """Those of them whose probability is normalised over the wrong answers."""
 BESIDE = ("kl from ", "agreement with ")
 """Beginnings of names that end with that of the model which a number compares with."""
-_MUSE = {"verbmem": verbmem, "knowmem_forget": qa.knowmem, "knowmem_retain": qa.knowmem}
+KNOWMEM = ("knowmem_forget", "knowmem_retain")
+"""Texts of MUSE whose continuations are answers."""
+_MUSE = {"verbmem": verbmem, **dict.fromkeys(KNOWMEM, qa.knowmem)}
 """MUSE's texts, and what each of their continuations counts."""
 
-_SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE
-_MUSE_SHARE = 0.4
+_POSITIVE = (0.0, math.inf)
 _NORMAL = 1.959963984540054  # standard errors on either side of a 95% interval
 
-_NO_RETAIN = "a model that never saw the forget set: --retain"
 
-
-def of_text(sheet: Sheet, text: str) -> Numbers:
-    """Return all numbers that the records of one text give.
-
-    :raises DataError: A number cannot be calculated from records that are there.
-    """
-    numbers = {**_loss_numbers(sheet.of("loss", text)), **_continuation_numbers(sheet.of("continuation", text))}
+def of_text(sheet: Sheet, text: str) -> tuple[Numbers, Missing]:
+    """Return all numbers that the records of one text give, and why others are missing."""
+    found = Found()
+    _loss_numbers(found, sheet.of("loss", text))
+    _continuation_numbers(found, sheet.of("continuation", text))
     if answers := sheet.of("answer", text):
-        ratios = _truth_ratios(answers)
-        numbers["probability"] = mean(_probabilities(answers, text))
-        numbers["truth_ratio"] = mean(qa.forget_truth(ratios) if text == FORGET else qa.utility_truth(ratios))
-    numbers |= _task_numbers(sheet.of("task", text), sheet.of("task_score", text))
-    return {**numbers, **_divergence_numbers(sheet.of("divergence", text))}
+        found.add("probability", lambda: mean(_probabilities(answers, text), RATE))
+        kind = qa.forget_truth if text == FORGET else qa.utility_truth
+        found.add("truth_ratio", lambda: mean(kind(_truth_ratios(answers)), RATE))
+    _task_numbers(found, sheet.of("task", text), sheet.of("task_score", text))
+    _divergence_numbers(found, sheet.of("divergence", text))
+    return found.numbers, {f"{name} of {text}": why for name, why in found.missing.items()}
 
 
 def across_texts(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing]:
-    """Return the numbers that need several texts or another model, and what is missing for others.
+    """Return the numbers that need several texts or another model, and why others are missing.
 
     A number is looked for where its forget set is there: a text named ``forget`` with answers for TOFU, with losses for
     membership inference. Texts of MUSE's names give its numbers.
 
     :param retain: Records of a model that never saw the forget set.
-    :raises MismatchError: The retain model's records are of other samples.
     """
-    numbers: Numbers = {
-        name: mean([number(record["reference"], record["continuation"]) for record in found.values()])
-        for name, number in _MUSE.items()
-        if (found := sheet.of("continuation", name))
-    }
-    missing: Missing = {}
-    for family in (_tofu, _membership):
-        found, lacking = family(sheet, retain)
-        numbers |= found
-        missing |= lacking
-    return numbers, missing
+    found = Found()
+    for name, number in _MUSE.items():
+        if records := sheet.of("continuation", name):
+            pairs = [(record["reference"], record["continuation"]) for record in records.values()]
+            found.add(name, lambda number=number, pairs=pairs: mean([number(*pair) for pair in pairs], (0.0, 100.0)))
+    _tofu(found, sheet, retain)
+    membership_numbers(found, sheet, retain)
+    return found.numbers, found.missing
 
 
-def _loss_numbers(records: Mapping[str, Record]) -> Numbers:
+def _loss_numbers(found: Found, records: Mapping[str, Record]) -> None:
     if not records:
-        return {}
-    tokens = _column(records, "tokens")
-    correct = _column(records, "correct")
-    loss = ratio(_column(records, "nll"), tokens)
-    low, high = (None if end is None else perplexity(end) for end in (loss.low, loss.high))
-    numbers = {
-        "loss": loss,
-        "perplexity": Estimate(perplexity(loss.value), low, high, loss.n),
-        "accuracy": ratio(correct, tokens),
-        "exact_memorisation": mean(exact_memorisation(correct, tokens)),
-    }
-    if all("hits" in record for record in records.values()):
-        strengths = [extraction_strength([hit == "1" for hit in record["hits"]]) for record in records.values()]
-        numbers["extraction_strength"] = mean(strengths)
-    return numbers
+        return
+    tokens, correct = column(records, "tokens"), column(records, "correct")
+    loss = found.add("loss", lambda: ratio(column(records, "nll"), tokens, _POSITIVE))
+    if loss is not None:
+        low, high = (None if end is None else perplexity(end) for end in (loss.low, loss.high))
+        found.numbers["perplexity"] = Estimate(perplexity(loss.value), low, high, loss.n)
+    found.add("accuracy", lambda: ratio(correct, tokens, RATE))
+    names = {"exact_memorisation": _share_known, "extraction_strength": extraction_strength}
+    if lacking := [key for key in ("hits", "end_tokens") if any(key not in record for record in records.values())]:
+        found.missing |= dict.fromkeys(names, f"needs {' and '.join(lacking)} in every loss record: evaluate again")
+        return
+    hits = [[hit == "1" for hit in text_tokens(record, record["hits"])] for record in records.values()]
+    for name, number in names.items():
+        found.add(name, lambda number=number: mean([number(some) for some in hits if some], RATE))
 
 
-def _continuation_numbers(records: Mapping[str, Record]) -> Numbers:
+def _share_known(hits: list[bool]) -> float:
+    return float(exact_memorisation([sum(hits)], [len(hits)])[0])
+
+
+def _continuation_numbers(found: Found, records: Mapping[str, Record]) -> None:
     if not records:
-        return {}
+        return
     pairs = [(record["reference"], record["continuation"]) for record in records.values()]
     plain, stemmed = ([rouge_l(*pair, stem=stem) for pair in pairs] for stem in (False, True))
-    return {
-        "rouge_l_f1": mean([score.f1 for score in plain]),
-        "rouge_l_recall": mean([score.recall for score in plain]),
-        "rouge_l_f1_stemmed": mean([score.f1 for score in stemmed]),
-        "rouge_l_recall_stemmed": mean([score.recall for score in stemmed]),
-        "verbatim": mean([float(truth.split() == guess.split()) for truth, guess in pairs]),
+    columns = {
+        "rouge_l_f1": [score.f1 for score in plain],
+        "rouge_l_recall": [score.recall for score in plain],
+        "rouge_l_f1_stemmed": [score.f1 for score in stemmed],
+        "rouge_l_recall_stemmed": [score.recall for score in stemmed],
+        "verbatim": [float(truth.split() == guess.split()) for truth, guess in pairs],
     }
+    for name, values in columns.items():
+        found.add(name, lambda values=values: mean(values, RATE))
 
 
-def _task_numbers(samples: Mapping[str, Record], scores: Mapping[str, Record]) -> Numbers:
-    """Return lm-eval's numbers of a task: means over its samples, and what it gives with a standard error."""
-    names = dict.fromkeys(name for record in samples.values() for name in record["values"])
-    numbers = {
-        name: mean([record["values"][name] for record in samples.values() if name in record["values"]])
-        for name in names
-    }
+def _task_numbers(found: Found, samples: Mapping[str, Record], scores: Mapping[str, Record]) -> None:
+    """Add lm-eval's numbers of a task: means over its samples, and what it gives with a standard error."""
+    for name in dict.fromkeys(name for record in samples.values() for name in record["values"]):
+        values = [record["values"][name] for record in samples.values() if name in record["values"]]
+        bounds = RATE if {0.0, 1.0}.issuperset(values) else (-math.inf, math.inf)
+        found.add(name, lambda values=values, bounds=bounds: mean(values, bounds))
     for name, record in scores.items():
         value, stderr = record["value"], record["stderr"]
-        ends = (None, None) if stderr is None else (value - _NORMAL * stderr, value + _NORMAL * stderr)
-        numbers[name] = Estimate(value, *ends, record["samples"] or 0)
-    return numbers
+        ends = (None, None) if not stderr else (value - _NORMAL * stderr, value + _NORMAL * stderr)
+        found.numbers[name] = Estimate(value, *ends, record["samples"] or 0)
 
 
-def _divergence_numbers(records: Mapping[str, Record]) -> Numbers:
-    numbers: Numbers = {}
+def _divergence_numbers(found: Found, records: Mapping[str, Record]) -> None:
     for reference in dict.fromkeys(record["reference"] for record in records.values()):
         group = {name: record for name, record in records.items() if record["reference"] == reference}
-        tokens = _column(group, "tokens")
-        numbers |= {
-            start + reference: ratio(_column(group, key), tokens)
-            for start, key in zip(BESIDE, ("kl", "agreed"), strict=True)
-        }
-    return numbers
+        tokens = column(group, "tokens")
+        for start, key, bounds in zip(BESIDE, ("kl", "agreed"), (_POSITIVE, RATE), strict=True):
+            values = (column(group, key), tokens, bounds)
+            found.add(start + reference, lambda values=values: ratio(*values))
 
 
-def _tofu(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing]:
+def _tofu(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
     if "answer" not in sheet.kinds:
-        return {}, {}
-    numbers: Numbers = {}
-    missing: Missing = {}
+        return
     if absent := [text for text in UTILITY if not sheet.of("answer", text) or not sheet.of("continuation", text)]:
-        missing["model_utility"] = f"answers and continuations of {name_some(absent)}"
+        found.missing["model_utility"] = f"needs answers and continuations of {name_some(absent)}"
     else:
-        numbers["model_utility"] = _model_utility(sheet)
+        found.add("model_utility", lambda: _model_utility(sheet))
     if not sheet.of("answer", FORGET):
-        missing["forget_quality"] = f"answers of {FORGET}"
+        found.missing["forget_quality"] = f"needs answers of {FORGET}"
     elif retain is None:
-        missing["forget_quality"] = _NO_RETAIN
+        found.missing["forget_quality"] = NEEDS_RETAIN
     elif not retain.of("answer", FORGET):
-        missing["forget_quality"] = f"answers of {FORGET} in {retain.where}"
+        found.missing["forget_quality"] = f"needs answers of {FORGET} in {retain.where}"
     else:
-        check_same_samples(sheet, retain, "answer", FORGET)
-        sides = [_truth_ratios(each.of("answer", FORGET)) for each in (sheet, retain)]
-        quality, samples = qa.forget_quality(*sides), len(sheet.of("answer", FORGET))
-        numbers["forget_quality"] = Estimate(quality.p_value, None, None, samples)
-        numbers["forget_distance"] = estimate(qa.resampled_distance(*sides), samples)
-    return numbers, missing
+        found.add("forget_quality", lambda: _forget_test(sheet, retain, "p_value"))
+        found.add("forget_distance", lambda: _forget_test(sheet, retain, "distance"))
+
+
+def _forget_test(sheet: Sheet, retain: Sheet, number: str) -> Estimate:
+    """Return one of the two numbers of the Kolmogorov-Smirnov test of truth ratios; neither has an interval.
+
+    The bootstrap of D never comes down to the 0 of two models that do not differ, so its interval would cover nothing
+    there; the p-value says what the sample can tell.
+    """
+    check_same_samples(sheet, retain, "answer", FORGET)
+    sides = [_truth_ratios(each.of("answer", FORGET)) for each in (sheet, retain)]
+    return Estimate(getattr(qa.forget_quality(*sides), number), None, None, len(sides[0]))
 
 
 def _model_utility(sheet: Sheet) -> Estimate:
@@ -177,101 +175,14 @@ def _model_utility(sheet: Sheet) -> Estimate:
         means = [table[:, index].mean(-1) for table, index in zip(tables, positions, strict=True)]
         return qa.harmonic_mean(np.moveaxis(np.concatenate(means), 0, -1))
 
-    return estimate(statistic, *(table.shape[1] for table in tables))
+    return estimate(statistic, *(table.shape[1] for table in tables), bounds=RATE)
 
 
 def _probabilities(answers: Mapping[str, Record], text: str) -> Floats:
     if text not in CHOICES:
-        return qa.probability(_column(answers, "loss"))
+        return qa.probability(column(answers, "loss"))
     return np.asarray([qa.normalised_probability(r["loss"], r["perturbed_losses"]) for r in answers.values()])
 
 
 def _truth_ratios(answers: Mapping[str, Record]) -> Floats:
     return np.asarray([qa.truth_ratio(r["paraphrased_loss"], r["perturbed_losses"]) for r in answers.values()])
-
-
-def _membership(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing]:
-    if not sheet.of("loss", FORGET):
-        return {}, {}
-    if not sheet.of("loss", HOLDOUT):
-        return {}, {"membership": f"losses of a text named {HOLDOUT}, of the kind of {FORGET} and never trained on"}
-    numbers: Numbers = {}
-    missing: Missing = {}
-    for name, (keys, score) in _attacks().items():
-        sides = _sides(sheet, keys, score)
-        if sides is None:
-            missing[name] = f"{' and '.join(keys)} in every loss record of {FORGET} and {HOLDOUT}"
-        else:
-            numbers[name] = membership.auc_with_interval(*sides)
-    found, lacking = _beside_retain(sheet, retain)
-    return {**numbers, **found}, {**missing, **lacking}
-
-
-_Score = Callable[[Record], float]
-
-
-def _attacks() -> dict[str, tuple[Sequence[str], _Score]]:
-    """Return each attack's name, the fields of a loss record that it needs, and its score."""
-
-    def min_k(share: float) -> _Score:
-        return lambda record: membership.min_k_score(_exact(record, "token_losses"), share)
-
-    def min_k_plus(share: float) -> _Score:
-        return lambda record: membership.min_k_plus_score(_exact(record, "z_scores"), share)
-
-    return {
-        "auc_loss": ((), lambda record: -record["nll"] / record["tokens"]),
-        "auc_zlib": (("zlib_bytes",), lambda r: membership.zlib_score([r["nll"] / r["tokens"]], r["zlib_bytes"])),
-        **{f"auc_min_{_percent(share)}": (("token_losses",), min_k(share)) for share in _SHARES},
-        **{f"auc_min_{_percent(share)}_plus": (("z_scores",), min_k_plus(share)) for share in _SHARES},
-    }
-
-
-def _beside_retain(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing]:
-    """Return the membership numbers that need a model that never saw the forget set."""
-    if retain is None:
-        return {}, {"auc_reference": _NO_RETAIN, "privleak": _NO_RETAIN}
-    if absent := [text for text in (FORGET, HOLDOUT) if not retain.of("loss", text)]:
-        lacking = f"losses of {name_some(absent)} in {retain.where}"
-        return {}, {"auc_reference": lacking, "privleak": lacking}
-    for text in (FORGET, HOLDOUT):
-        check_same_samples(sheet, retain, "loss", text)
-
-    def against(record: Record) -> float:
-        other = retain.of("loss", record["text"])[record["sample"]]
-        return membership.reference_score([record["nll"] / record["tokens"]], [other["nll"] / other["tokens"]])
-
-    numbers: Numbers = {}
-    if sides := _sides(sheet, (), against):
-        numbers["auc_reference"] = membership.auc_with_interval(*sides)
-    key = f"auc_min_{_percent(_MUSE_SHARE)}"
-    both = []
-    for each in (sheet, retain):
-        sides = _sides(each, *_attacks()[key])
-        if sides is None:
-            return numbers, {"privleak": f"token_losses in every loss record of {FORGET} and {HOLDOUT} in {each.where}"}
-        both.append(sides)
-    numbers["privleak"] = membership.privleak_with_interval(*both)
-    return numbers, {}
-
-
-def _sides(sheet: Sheet, keys: Sequence[str], score: _Score) -> tuple[list[float], list[float]] | None:
-    """Return the scores of members and nonmembers; None where a record lacks one of the keys."""
-    groups = [list(sheet.of("loss", text).values()) for text in (FORGET, HOLDOUT)]
-    if not all(key in record for group in groups for record in group for key in keys):
-        return None
-    members, nonmembers = ([score(record) for record in group] for group in groups)
-    return members, nonmembers
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
-
-
-def _exact(record: Record, key: str) -> Floats:
-    """Return the float32 values that a record keeps, as float64."""
-    return np.asarray(record[key], dtype=np.float32).astype(np.float64)
-
-
-def _column(records: Mapping[str, Record], key: str) -> Floats:
-    return np.asarray([record[key] for record in records.values()], dtype=np.float64)

@@ -54,6 +54,7 @@ def make_prompts(
     prompts: int,
     prompt_tokens: int,
     continuation_tokens: int,
+    whole_truth: bool = False,
 ) -> list[Prompt]:
     """Take prompts from a data set, spread evenly over it.
 
@@ -65,6 +66,7 @@ def make_prompts(
     :param data: The documents.
     :param samples: Of the same data, from ``tokenize``.
     :param prompts: How many to take at most; 0 takes none.
+    :param whole_truth: Compare with a row's whole completion, however long it is.
     :raises DataError: No document is long enough for a window, or a row's prompt is empty.
     """
     if not prompts:
@@ -72,18 +74,19 @@ def make_prompts(
     rows = {d.id: d for d in data.documents if d.prompt is not None or d.messages is not None}
     if rows:
         chosen = [samples[index] for index in _spread(len(samples), prompts)]
-        return [_row_prompt(sample, rows[sample.id], tokenizer, continuation_tokens) for sample in chosen]
+        limit = None if whole_truth else continuation_tokens
+        return [_row_prompt(sample, rows[sample.id], tokenizer, limit) for sample in chosen]
     return list(_windows(data, tokenizer, prompts, prompt_tokens, continuation_tokens))
 
 
-def _row_prompt(sample: Sample, row: Document, tokenizer: PreTrainedTokenizerBase, limit: int) -> Prompt:
+def _row_prompt(sample: Sample, row: Document, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Prompt:
     if not sample.prompt_length:
         raise DataError(f"{sample.id} has an empty prompt", "Give each row a prompt, or use --prompts 0.")
     text = row.text
     if row.messages and row.messages[-1].get("tool_calls"):  # its text is as the template writes it
         text = _decode(tokenizer, sample.input_ids[sample.prompt_length :])
     ids = _encode(tokenizer, text)
-    reference = _decode(tokenizer, ids[:limit]) if len(ids) > limit else text
+    reference = text if limit is None or len(ids) <= limit else _decode(tokenizer, ids[:limit])
     prompt = sample.input_ids[: sample.prompt_length]
     return Prompt(sample.id, prompt, _decode(tokenizer, prompt, whole=True), reference)
 

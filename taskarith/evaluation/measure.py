@@ -13,6 +13,7 @@ from taskarith.errors import UsageError
 from taskarith.evaluation.answers import Answers, answer_records, ask_part
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.benchmarks import Part
+from taskarith.evaluation.families import KNOWMEM
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
 from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
 from taskarith.evaluation.metrics.membership import zlib_bytes
@@ -108,6 +109,7 @@ def ask(
             prompts=settings.prompts,
             prompt_tokens=settings.prompt_tokens,
             continuation_tokens=settings.continuation_tokens,
+            whole_truth=name in KNOWMEM,
         )
         samples.extend((name, sample) for sample in found)
         prompts.extend((name, prompt) for prompt in made)
@@ -234,6 +236,7 @@ class _Run:
                 token_losses=score.losses,
                 hits=score.hits,
                 z_scores=score.z_scores,
+                end_tokens=sample.end_tokens,
                 zlib_bytes=zlib_bytes(_learned_text(self.loaded, sample)),
             )
             for (text, sample), score in zip(self.questions.samples, scores, strict=True)

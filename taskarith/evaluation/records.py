@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from taskarith.evaluation.rouge import rouge_l
 
 __all__ = [
     "Record",
     "answer_record",
+    "column",
     "continuation_record",
     "divergence_record",
     "loss_record",
     "task_record",
     "task_score_record",
+    "text_tokens",
 ]
 
+_Tokens = TypeVar("_Tokens", str, list[float])
 Record = dict[str, Any]
 """One line of ``records.jsonl``. Every record has ``kind``, ``model`` (a row of the tables), ``text`` (the name of a
 data set) and ``sample`` (an id that occurs once for each model, text and kind). By kind there are also:
@@ -27,7 +30,8 @@ data set) and ``sample`` (an id that occurs once for each model, text and kind).
 ``loss``, a teacher-forced pass over one sample
     ``nll`` (sum in nats), ``tokens``, ``correct`` (first choices that are right); and for numbers that need every token
     ``token_losses`` (float32, in order), ``hits`` (a string of ``1`` and ``0``: is the first choice right?) and
-    ``z_scores`` (float32, see ``metrics.membership.min_k_plus_score``); and ``zlib_bytes`` (the text compressed).
+    ``z_scores`` (float32, see ``metrics.membership.min_k_plus_score``); ``end_tokens``, how many of the last tokens
+    only end the text, as EOS does; and ``zlib_bytes`` (the text compressed).
 ``continuation``, a greedy one
     ``prompt``, ``reference``, ``continuation``, and their own ROUGE-L for whoever reads the file.
 ``answer``, a question with right and wrong answers
@@ -54,6 +58,7 @@ def loss_record(
     token_losses: ArrayLike | None = None,
     hits: ArrayLike | None = None,
     z_scores: ArrayLike | None = None,
+    end_tokens: int | None = None,
     zlib_bytes: int | None = None,
 ) -> Record:
     """Record a teacher-forced pass over one sample; what is not given is not in the record.
@@ -64,6 +69,7 @@ def loss_record(
     :param token_losses: Loss of each scored token, float32 of shape (tokens,); kept exactly, in the fewest digits.
     :param hits: Whether each is the first choice, bool of shape (tokens,).
     :param z_scores: Standardised log-probability of each, float32 of shape (tokens,).
+    :param end_tokens: How many of the last scored tokens only end the text.
     :param zlib_bytes: ``metrics.membership.zlib_bytes`` of the sample's text.
     """
     record: Record = {
@@ -81,6 +87,8 @@ def loss_record(
         record["hits"] = "".join("1" if hit else "0" for hit in np.asarray(hits, dtype=np.bool_))
     if z_scores is not None:
         record["z_scores"] = _float32s(z_scores)
+    if end_tokens is not None:
+        record["end_tokens"] = end_tokens
     if zlib_bytes is not None:
         record["zlib_bytes"] = zlib_bytes
     return record
@@ -173,6 +181,19 @@ def task_score_record(
         "stderr": stderr,
         "samples": samples,
     }
+
+
+def text_tokens(record: Record, values: _Tokens) -> _Tokens:
+    """Return what belongs to the tokens of a loss record without those that only end its text.
+
+    :param values: One for each token, as a list or a string.
+    """
+    return values[: len(values) - record["end_tokens"]]
+
+
+def column(records: Mapping[str, Record], key: str) -> NDArray[np.float64]:
+    """Return one field of all records, shape (records,)."""
+    return np.asarray([record[key] for record in records.values()], dtype=np.float64)
 
 
 def _float32s(values: ArrayLike) -> list[float]:

@@ -163,6 +163,8 @@ def _loss_fault(record: Mapping[str, Any]) -> str | None:
     hits = record.get("hits")
     if hits is not None and (not isinstance(hits, str) or len(hits) != tokens or hits.count("1") != correct):
         return "has hits that contradict its tokens and its right ones"
+    if not _is_count(record.get("end_tokens", 0), 0) or record.get("end_tokens", 0) > tokens:
+        return "has more end_tokens than tokens, or no number of them"
     return None if "zlib_bytes" not in record or _is_count(record["zlib_bytes"], 1) else "has no size in zlib_bytes"
 
 

@@ -81,7 +81,7 @@ def score_remarks(scores: Scores) -> list[str]:
         for name, what in scores.missing[model].items():
             titles = needs.setdefault(what, [])
             titles += [_title(name)] if _title(name) not in titles else []
-    return [*(f"missing: {', '.join(titles)}: needs {what}" for what, titles in needs.items()), *scores.remarks]
+    return [*(f"missing: {', '.join(titles)}: {what}" for what, titles in needs.items()), *scores.remarks]
 
 
 def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> list[TableRows]:
@@ -144,7 +144,8 @@ def _title(name: str) -> str:
         if name.startswith(start):
             model = name.removeprefix(start)
             return start.replace("kl", "KL") + (Path(model).name or model)
-    return name
+    number, of, text = name.partition(" of ")
+    return _title(number) + of + text if of else name
 
 
 def _cell(name: str, number: Number | None, *, plain: bool = False) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,11 +25,14 @@ class Sample:
     :param input_ids: At least two tokens, at most a block.
     :param prompt_length: Tokens that are context only: the loss is on ``input_ids[prompt_length:]``, and never on the
         first token, which has no context.
+    :param end_tokens: How many of the last tokens only end the text: the EOS token of a completion, and what a chat
+        template writes after an answer. They are learned, but are not part of what a text says.
     """
 
     id: str
     input_ids: tuple[int, ...]
     prompt_length: int
+    end_tokens: int = 0
 
 
 def tokenize(
@@ -39,7 +42,8 @@ def tokenize(
 
     A plain text is cut in consecutive blocks; each starts with the tokens that this tokenizer puts before a text (its
     BOS token, if it has that habit), which count towards the block. A remainder shorter than two tokens is left out.
-    A prompt with a completion is one sample: those tokens, prompt, completion, EOS. A chat is what the tokenizer's
+    A prompt with a completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with
+    it. A chat is what the tokenizer's
     chat template makes of it, see ``render_chat``, and only the last answer is learned. Prompt and completion are
     tokenised as one text; the prompt's part is what it has in common with the prompt tokenised alone, so a token across
     the border is learned.
@@ -59,15 +63,16 @@ def tokenize(
             f"block_size {block_size} leaves no room for text", f"Use a block of {len(prefix) + 2} tokens or more."
         )
     samples: list[Sample] = []
+    special = _special_ids(tokenizer)
     thoughtless, lossy = [], []
     for document in data.documents:
         if document.messages is not None:
             rendering = render_chat(document, tokenizer)
             thoughtless += [document.id] if rendering.drops_reasoning else []
-            made = [_split(document.id, rendering.prompt, rendering.whole, tokenizer)]
+            made = [_with_end(_split(document.id, rendering.prompt, rendering.whole, tokenizer), special, tokenizer)]
             text, learned = rendering.learned, made[0].input_ids[made[0].prompt_length :]
         elif document.prompt is not None:
-            made = [_completion_sample(document, document.prompt, tokenizer, prefix)]
+            made = [_with_end(_completion_sample(document, document.prompt, tokenizer, prefix), special, tokenizer)]
             text, learned = document.text, made[0].input_ids[made[0].prompt_length :]
         else:
             text, learned = document.text, tuple(_ids(tokenizer, document.text))
@@ -107,9 +112,30 @@ def _blocks(id_: str, ids: tuple[int, ...], block_size: int, prefix: list[int]) 
 def _completion_sample(
     document: Document, prompt: str, tokenizer: PreTrainedTokenizerBase, prefix: list[int]
 ) -> Sample:
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     sample = _split(document.id, prompt, prompt + document.text, tokenizer)
+    end = [tokenizer.eos_token_id]
+    if tokenizer.eos_token_id is None or sample.input_ids[-1] == tokenizer.eos_token_id:
+        end = []
     return Sample(document.id, (*prefix, *sample.input_ids, *end), len(prefix) + sample.prompt_length)
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that are never text: BOS and EOS, and those that a chat template puts between messages."""
+    added = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {*tokenizer.all_special_ids, *added}
+
+
+def _with_end(sample: Sample, special: Collection[int], tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """Return a sample with the number of tokens that only end it: special ones, and blanks between and after those."""
+    ids = sample.input_ids
+    first = end = len(ids)
+    while end > sample.prompt_length:
+        end -= 1
+        if ids[end] in special:
+            first = end
+        elif str(tokenizer.decode([ids[end]])).strip():
+            break
+    return replace(sample, end_tokens=len(ids) - first)
 
 
 def _split(id_: str, prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> Sample:

@@ -1,14 +1,17 @@
-"""Means and other statistics of samples with their uncertainty: bootstrap intervals, and the spread over seeds.
+"""Means and other statistics of samples with 95% intervals that hold for few samples, and the spread over seeds.
 
-Source: Efron, "Bootstrap Methods: Another Look at the Jackknife" (1979); Efron and Tibshirani, "An Introduction to the
-Bootstrap" (1993), chapter 13. Convention: percentile intervals of 95%, 2,000 resamples of whole samples, seed 42. BCa
-would be undefined where all samples are equal, which is what a model that knows everything gives.
+Intervals are Student's t on the jackknife's standard error (Quenouille 1956, Tukey 1958; of a mean that is the usual t
+interval), with the degrees of freedom of Welch (1947) and Satterthwaite (1946) where several groups of samples are
+independent. Of values between two bounds, of which too few differ to tell their spread, the interval is at least that
+of Clopper and Pearson (1934) for a rate, which is right for the largest spread that such values can have. A percentile
+bootstrap covers 78% instead of 95% at 4 samples, and nothing where all samples are equal. ``tests/test_intervals.py``
+simulates the coverage: 93% or more, but for strongly skewed values without bounds, such as losses, 87% at 4 samples and
+92% at 16. Samples are taken as independent, which overlapping prompts and the blocks of one text are not quite.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +21,32 @@ from numpy.typing import ArrayLike, NDArray
 
 from taskarith.errors import DataError
 
-__all__ = ["Estimate", "Floats", "Spread", "drawn_often", "estimate", "finite", "mean", "over_seeds", "ratio"]
+__all__ = [
+    "RATE",
+    "Bounds",
+    "Estimate",
+    "Floats",
+    "Spread",
+    "estimate",
+    "finite",
+    "mean",
+    "over_seeds",
+    "ratio",
+    "student",
+]
 
 Floats = NDArray[np.float64]
 
-_RESAMPLES = 2_000
-_SEED = 42
-_HELD = 4_000_000  # indices of resamples held at once: 32 MB
+Bounds = tuple[float, float]
+RATE: Bounds = (0.0, 1.0)
+
+_TAIL = 0.025
+_GROUPS = 200
+"""Larger samples are left out of the jackknife in so many groups instead of one by one."""
+_ROUNDING = 1e-13
+"""A standard error below this share of the value is the rounding of equal samples."""
+_TELLING = 16
+"""So many values must differ from the most frequent one for their standard deviation to tell the spread."""
 
 
 @dataclass(frozen=True)
@@ -82,82 +104,113 @@ def finite(values: ArrayLike, what: str) -> Floats:
     return array
 
 
-def estimate(statistic: Callable[..., Any], *sizes: int) -> Estimate:
-    """Return a statistic of one or more independent groups of samples, with its bootstrap interval.
+def estimate(statistic: Callable[..., Any], *sizes: int, bounds: Bounds = (-math.inf, math.inf)) -> Estimate:
+    """Return a smooth statistic of one or more independent groups of samples, with its interval.
 
-    :param statistic: Takes one int64 array of positions for each group, each of shape (..., size), and returns float64
-        of shape (...): so values that belong to one sample are drawn together. Of a resample it may be NaN.
-    :param sizes: Samples of each group. With fewer than two in a group there is no interval, nor where the statistic of
-        a resample is NaN.
-    :raises DataError: A group is empty, or the statistic of all samples is not finite.
+    :param statistic: Takes one int64 array of positions for each group, of shape (size,), and returns a float: so what
+        belongs to one sample is left out together.
+    :param sizes: Samples of each group. With fewer than two in a group there is no interval, nor where the statistic
+        does not change whatever is left out.
+    :param bounds: Between which the statistic lies.
+    :raises DataError: A group is empty, or the statistic is not finite.
     """
     if 0 in sizes:
         raise DataError("there are no samples", "Give the records of one sample or more.")
-    value = float(finite(statistic(*(np.arange(size) for size in sizes)), "statistics"))
+    whole = [np.arange(size) for size in sizes]
+    value = float(finite(statistic(*whole), "statistics"))
     if min(sizes) < 2:
         return Estimate(value, None, None, sum(sizes))
-    from scipy.stats import (
-        DegenerateDataWarning,
-        bootstrap,
-    )  # late: it takes longer to import than everything else here
-
-    def drawn(*positions: NDArray[Any], axis: int) -> Any:
-        del axis  # always the last
-        return statistic(*(array.astype(np.int64) for array in positions))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # scipy's word for a NaN among the resamples
-        interval = bootstrap(
-            tuple(np.arange(size) for size in sizes),
-            drawn,
-            n_resamples=_RESAMPLES,
-            batch=max(1, _HELD // sum(sizes)),
-            vectorized=True,
-            method="percentile",
-            rng=np.random.default_rng(_SEED),
-        ).confidence_interval
-    if math.isnan(interval.low) or math.isnan(interval.high):
+    variances, freedoms = [], []
+    for number, size in enumerate(sizes):
+        groups = np.array_split(np.random.default_rng(size).permutation(size), min(size, _GROUPS))
+        values = np.asarray(
+            [statistic(*whole[:number], np.delete(whole[number], group), *whole[number + 1 :]) for group in groups]
+        )
+        if not np.isfinite(values).all():
+            return Estimate(value, None, None, sum(sizes))
+        variances.append(float(((values - values.mean()) ** 2).sum()) * (len(groups) - 1) / len(groups))
+        freedoms.append(len(groups) - 1)
+    if not sum(variances):
         return Estimate(value, None, None, sum(sizes))
-    low, high = sorted((float(interval.low), float(interval.high)))  # of equal resamples a rounding can swap them
-    return Estimate(value, low, high, sum(sizes))
+    freedom = sum(variances) ** 2 / sum(v * v / f for v, f in zip(variances, freedoms, strict=True))
+    return _between(value, student(freedom) * math.sqrt(sum(variances)), sum(sizes), bounds)
 
 
-def mean(values: ArrayLike) -> Estimate:
-    """Return the mean of samples of equal weight, with its bootstrap interval.
+def mean(values: ArrayLike, bounds: Bounds = (-math.inf, math.inf)) -> Estimate:
+    """Return the mean of samples of equal weight, with its interval.
 
     :param values: Shape (samples,).
+    :param bounds: Between which each of them lies.
     :raises DataError: There are none, or one is not finite.
     """
     array = finite(values, "values")
-    found = estimate(lambda index: array[index].mean(-1), len(array))
-    return Estimate(math.fsum(array) / len(array), found.low, found.high, found.n)  # in no order
+    return _widened(_ratio(array, np.ones(len(array)), bounds), array, bounds)
 
 
-def ratio(sums: ArrayLike, counts: ArrayLike) -> Estimate:
+def ratio(sums: ArrayLike, counts: ArrayLike, bounds: Bounds = (-math.inf, math.inf)) -> Estimate:
     """Return sum / count over all samples, as of losses by token: long samples weigh more, as do their tokens.
 
     :param sums: Sum over the tokens of each sample, shape (samples,).
     :param counts: Tokens of each sample, positive, shape (samples,).
+    :param bounds: Between which the value of each token lies.
     :raises DataError: There are none, or one is not finite, or a count is not positive.
     """
     totals, tokens = finite(sums, "sums"), finite(counts, "counts")
     if tokens.min() <= 0:
         raise DataError("a sample has no tokens", "Leave samples without scored tokens out of the records.")
-    found = estimate(lambda index: totals[index].sum(-1) / tokens[index].sum(-1), len(totals))
-    return Estimate(math.fsum(totals) / math.fsum(tokens), found.low, found.high, found.n)
+    return _widened(_ratio(totals, tokens, bounds), totals / tokens, bounds)
 
 
-def drawn_often(codes: NDArray[Any], positions: NDArray[np.int64], kinds: int) -> Floats:
-    """Return how often each code occurs in resamples.
+def _ratio(sums: Floats, counts: Floats, bounds: Bounds) -> Estimate:
+    """Return a ratio of sums with its interval: the jackknife in closed form, all samples of which can be left out."""
+    size, value = len(sums), math.fsum(sums) / math.fsum(counts)
+    if size < 2:
+        return Estimate(value, None, None, size)
+    without = (math.fsum(sums) - sums) / (math.fsum(counts) - counts)
+    error = math.sqrt(float(((without - without.mean()) ** 2).sum()) * (size - 1) / size)
+    if error <= abs(value) * _ROUNDING:
+        return Estimate(value, None, None, size)
+    return _between(value, student(size - 1) * error, size, bounds)
 
-    :param codes: Of each sample, from 0 to ``kinds`` - 1, shape (size,).
-    :param positions: Resamples, shape (..., size).
-    :return: Shape (..., kinds).
+
+def _between(value: float, half: float, size: int, bounds: Bounds) -> Estimate:
+    low, high = max(value - half, min(bounds[0], value)), min(value + half, max(bounds[1], value))
+    return Estimate(value, low, high, size)
+
+
+def _widened(found: Estimate, values: Floats, bounds: Bounds) -> Estimate:
+    """Return an estimate with at least the interval of a rate where too few of its values differ."""
+    low, width = bounds[0], bounds[1] - bounds[0]
+    differing = len(values) - int(np.unique(values, return_counts=True)[1].max())
+    if math.isinf(width) or len(values) < 2 or differing >= _TELLING:
+        return found
+    least, most = (low + width * end for end in _rate_interval((found.value - low) / width, len(values)))
+    return Estimate(
+        found.value,
+        least if found.low is None else min(found.low, least),
+        most if found.high is None else max(found.high, most),
+        found.n,
+    )
+
+
+def _rate_interval(rate: float, size: int) -> tuple[float, float]:
+    """Return Clopper's and Pearson's interval; a rate that is not a whole number of successes is taken between them."""
+    from scipy.special import betaincinv  # late: it takes longer to import than everything else here
+
+    hits = min(max(rate, 0.0), 1.0) * size
+    low = float(betaincinv(hits, size - hits + 1, _TAIL)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, size - hits, 1 - _TAIL)) if hits < size else 1.0
+    return low, high
+
+
+def student(freedom: float) -> float:
+    """Return the quantile of Student's distribution for 95% on both sides.
+
+    :param freedom: Degrees of freedom, positive, not necessarily whole.
     """
-    rows = codes[positions.reshape(-1, positions.shape[-1])]
-    places = rows + kinds * np.arange(len(rows))[:, None]
-    counts = np.bincount(places.ravel(), minlength=kinds * len(rows)).astype(np.float64)
-    return counts.reshape(*positions.shape[:-1], kinds)
+    from scipy.special import stdtrit  # late: see above
+
+    return float(stdtrit(freedom, 1 - _TAIL))
 
 
 def over_seeds(values: Sequence[float]) -> Spread:

@@ -6,14 +6,13 @@ Sources: Maini et al., "TOFU: A Task of Fictitious Unlearning for LLMs" (arXiv:2
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from taskarith.errors import DataError
-from taskarith.evaluation.metrics.intervals import Floats, drawn_often, finite
+from taskarith.evaluation.metrics.intervals import Floats, finite
 from taskarith.evaluation.metrics.text import verbmem
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "knowmem",
     "normalised_probability",
     "probability",
-    "resampled_distance",
     "truth_ratio",
     "utility_truth",
 ]
@@ -129,26 +127,10 @@ def forget_quality(ratios: ArrayLike, retain_ratios: ArrayLike) -> ForgetQuality
     return ForgetQuality(float(found.pvalue), float(found.statistic))
 
 
-def resampled_distance(ratios: ArrayLike, retain_ratios: ArrayLike) -> Callable[[NDArray[np.int64]], Floats]:
-    """Return the statistic D of ``forget_quality`` as a function of resamples, each of the same samples of both models.
-
-    :param ratios: Of the unlearned model, shape (samples,).
-    :param retain_ratios: Of the retain model on the same samples in the same order.
-    """
-    sides = [np.asarray(side, dtype=np.float64) for side in (ratios, retain_ratios)]
-    size = len(sides[0])
-    values, codes = np.unique(np.concatenate(sides), return_inverse=True)
-
-    def distance(positions: NDArray[np.int64]) -> Floats:
-        first, second = (drawn_often(some, positions, len(values)) for some in (codes[:size], codes[size:]))
-        return np.abs((first - second).cumsum(-1)).max(-1) / size
-
-    return distance
-
-
 def knowmem(answer: str, generated: str) -> float:
     """Return KnowMem of one question, in [0, 100]: ROUGE-L F1 of a generated answer against the true one, times 100.
 
-    Convention: MUSE's code, no stemming, 32 greedy tokens after in-context examples; the formula is VerbMem's.
+    Convention: MUSE's code, no stemming, 32 greedy tokens after in-context examples against the whole true answer; the
+    formula is VerbMem's.
     """
     return verbmem(answer, generated)

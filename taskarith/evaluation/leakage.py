@@ -1,0 +1,123 @@
+"""Membership inference from records: what each attack needs of them, and PrivLeak beside a model that never knew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from taskarith.errors import name_some
+from taskarith.evaluation.gaps import Found
+from taskarith.evaluation.metrics import membership
+from taskarith.evaluation.metrics.intervals import Estimate, Floats
+from taskarith.evaluation.records import Record, text_tokens
+from taskarith.evaluation.stored import Sheet, check_same_samples
+
+__all__ = ["FORGET", "HOLDOUT", "NEEDS_RETAIN", "membership_numbers"]
+
+FORGET, HOLDOUT = "forget", "holdout"
+NEEDS_RETAIN = "needs a model that never saw the forget set: --retain"
+
+_SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE
+_MUSE_SHARE = 0.4
+
+_Score = Callable[[Record], float]
+
+
+def membership_numbers(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
+    """Add the AUC of every attack, and PrivLeak.
+
+    :param sheet: Records of the model that is attacked; without losses of a text named ``forget`` nothing is added.
+    :param retain: Records of a model that never saw the forget set.
+    """
+    if not sheet.of("loss", FORGET):
+        return
+    if not sheet.of("loss", HOLDOUT):
+        why = f"needs losses of a text named {HOLDOUT}, of the kind of {FORGET} and never trained on"
+        found.missing["membership"] = why
+        return
+    for name, (keys, score) in _attacks().items():
+        if lacking := _lacking(sheet, keys):
+            found.missing[name] = lacking
+        else:
+            found.add(name, lambda score=score: membership.auc_with_interval(*_sides(sheet, score)))
+    _beside_retain(found, sheet, retain)
+
+
+def _attacks() -> dict[str, tuple[Sequence[str], _Score]]:
+    """Return each attack's name, the fields of a loss record that it needs, and its score.
+
+    As in open-unlearning, Min-K% and Min-K%++ are of the text's own tokens, the losses of the end token, too.
+    """
+
+    def min_k(share: float) -> _Score:
+        return lambda record: membership.min_k_score(_exact(record, "token_losses"), share)
+
+    def min_k_plus(share: float) -> _Score:
+        return lambda record: membership.min_k_plus_score(_exact(record, "z_scores"), share)
+
+    return {
+        "auc_loss": ((), lambda record: -record["nll"] / record["tokens"]),
+        "auc_zlib": (("zlib_bytes",), lambda r: membership.zlib_score([r["nll"] / r["tokens"]], r["zlib_bytes"])),
+        **{f"auc_min_{_percent(share)}": (("token_losses", "end_tokens"), min_k(share)) for share in _SHARES},
+        **{f"auc_min_{_percent(share)}_plus": (("z_scores", "end_tokens"), min_k_plus(share)) for share in _SHARES},
+    }
+
+
+def _beside_retain(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
+    """Add the numbers that need a model that never saw the forget set."""
+    both = ("auc_reference", "privleak")
+    if retain is None:
+        found.missing |= dict.fromkeys(both, NEEDS_RETAIN)
+        return
+    if absent := [text for text in (FORGET, HOLDOUT) if not retain.of("loss", text)]:
+        found.missing |= dict.fromkeys(both, f"needs losses of {name_some(absent)} in {retain.where}")
+        return
+
+    def against(record: Record) -> float:
+        other = retain.of("loss", record["text"])[record["sample"]]
+        return membership.reference_score([record["nll"] / record["tokens"]], [other["nll"] / other["tokens"]])
+
+    def reference() -> Estimate:
+        _check_same(sheet, retain)
+        return membership.auc_with_interval(*_sides(sheet, against))
+
+    def privleak() -> Estimate:
+        _check_same(sheet, retain)
+        return membership.privleak_with_interval(_sides(sheet, score), _sides(retain, score))
+
+    found.add("auc_reference", reference)
+    keys, score = _attacks()[f"auc_min_{_percent(_MUSE_SHARE)}"]
+    if lacking := next((what for each in (sheet, retain) if (what := _lacking(each, keys))), None):
+        found.missing["privleak"] = lacking
+    else:
+        found.add("privleak", privleak)
+
+
+def _check_same(sheet: Sheet, retain: Sheet) -> None:
+    for text in (FORGET, HOLDOUT):
+        check_same_samples(sheet, retain, "loss", text)
+
+
+def _lacking(sheet: Sheet, keys: Sequence[str]) -> str | None:
+    """Say which fields not all loss records have; None if nothing is missing."""
+    records = [record for text in (FORGET, HOLDOUT) for record in sheet.of("loss", text).values()]
+    absent = [key for key in keys if any(key not in record for record in records)]
+    if not absent:
+        return None
+    return f"needs {' and '.join(absent)} in every loss record of {FORGET} and {HOLDOUT} in {sheet.where}"
+
+
+def _sides(sheet: Sheet, score: _Score) -> tuple[list[float], list[float]]:
+    """Return the scores of members and nonmembers."""
+    members, nonmembers = ([score(record) for record in sheet.of("loss", text).values()] for text in (FORGET, HOLDOUT))
+    return members, nonmembers
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}"
+
+
+def _exact(record: Record, key: str) -> Floats:
+    """Return the float32 values that a record keeps of its text's own tokens, as float64."""
+    return np.asarray(text_tokens(record, record[key]), dtype=np.float32).astype(np.float64)

@@ -1,0 +1,119 @@
+"""The intervals that are printed cover what they promise, by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from taskarith.evaluation.metrics.intervals import RATE, estimate, mean, ratio
+from taskarith.evaluation.metrics.membership import auc_with_interval, privleak_with_interval
+from taskarith.evaluation.metrics.qa import harmonic_mean
+
+RUNS = 400
+SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)  # three standard errors of a simulated coverage of 95%
+
+
+def coverage(draw, truth, runs=RUNS):
+    """The share of intervals that hold the truth; one without an end counts as a miss."""
+    rng = np.random.default_rng(7)
+    found = [draw(rng) for _ in range(runs)]
+    assert all(one.low is None or one.low <= one.value <= one.high for one in found)
+    return np.mean([one.low is not None and one.low <= truth <= one.high for one in found])
+
+
+def mixed(rng, n):
+    """Mostly known word for word, sometimes not: what few samples do not show."""
+    return np.where(rng.random(n) < 0.9, 1.0, rng.random(n))
+
+
+MEANS = {
+    "normal": (lambda rng, n: rng.normal(1, 1, n), 1.0, None, 0.95),
+    "skewed losses": (
+        lambda rng, n: rng.exponential(1, n),
+        1.0,
+        (0, math.inf),
+        {4: 0.87, 8: 0.89, 16: 0.915, 64: 0.94},
+    ),
+    "shares": (lambda rng, n: rng.beta(0.3, 3, n), 1 / 11, RATE, {4: 0.95, 8: 0.95, 16: 0.95, 64: 0.93}),
+    "nearly all known": (mixed, 0.95, RATE, 0.95),
+    "a rate of 0.1": (lambda rng, n: (rng.random(n) < 0.1).astype(float), 0.1, RATE, 0.95),
+    "a rate of 0.98": (lambda rng, n: (rng.random(n) < 0.98).astype(float), 0.98, RATE, 0.95),
+}
+
+
+@pytest.mark.parametrize("n", [4, 8, 16, 64])
+@pytest.mark.parametrize("name", MEANS)
+def test_means_cover(name, n):
+    draw, truth, bounds, least = MEANS[name]
+    how = {} if bounds is None else {"bounds": bounds}
+    share = coverage(lambda rng: mean(draw(rng, n), **how), truth)
+    assert share >= (least if isinstance(least, float) else least[n]) - SLACK
+
+
+@pytest.mark.parametrize("n", [6, 16, 64])
+def test_ratios_cover_where_lengths_differ(n):
+    def draw(rng):
+        tokens = rng.integers(20, 250, n)
+        return ratio(tokens * rng.normal(2, 0.5, n), tokens, (0, math.inf))
+
+    assert coverage(draw, 2.0) >= 0.92 - SLACK
+
+
+@pytest.mark.parametrize(("m", "n"), [(4, 4), (17, 17), (8, 60)])
+@pytest.mark.parametrize("spread", [1, 3])
+@pytest.mark.parametrize("truth", [0.5, 0.96, 0.995])
+def test_aucs_cover(truth, spread, m, n):
+    shift = math.hypot(1, spread) * norm.ppf(truth)
+    share = coverage(lambda rng: auc_with_interval(rng.normal(shift, spread, m), rng.normal(0, 1, n)), truth, 150)
+    assert share >= 0.93 - SLACK * math.sqrt(RUNS / 150)
+
+
+def test_privleak_covers():
+    """Two models of known AUCs that agree on which samples are hard."""
+    first, second = norm.cdf(1 / math.sqrt(4)), norm.cdf(0.2 / math.sqrt(4))
+    truth = ((1 - first) / (1 - second) - 1) * 100
+
+    def draw(rng):
+        hard = rng.normal(0, 1, (2, 20))
+        sides = [hard[0] + rng.normal(1, 1, 20), hard[1] + rng.normal(0, 1, 20)]
+        return privleak_with_interval(sides, [hard[0] + rng.normal(0.2, 1, 20), hard[1] + rng.normal(0, 1, 20)])
+
+    assert coverage(draw, truth, 60) >= 0.95 - SLACK * math.sqrt(RUNS / 60)
+
+
+@pytest.mark.parametrize("n", [8, 40])
+def test_harmonic_means_cover(n):
+    shapes = ((2, 3), (5, 2), (1, 1))
+    truth = float(harmonic_mean([a / (a + b) for a, b in shapes]))
+
+    def draw(rng):
+        tables = [rng.beta(a, b, n) for a, b in shapes]
+        return estimate(
+            lambda *at: harmonic_mean([table[i].mean() for table, i in zip(tables, at, strict=True)]),
+            *[n] * 3,
+            bounds=RATE,
+        )
+
+    assert coverage(draw, truth, 100) >= 0.93 - SLACK * 2
+
+
+def test_an_interval_without_width_is_none():
+    assert mean([2.5] * 9).low is None
+    assert ratio([2.5, 5.0], [1, 2], (0, math.inf)).low is None
+    assert mean([1.0] * 9, RATE).low == pytest.approx(0.664, abs=1e-3)  # 0.025 ** (1 / 9)
+    parted = auc_with_interval([3, 4, 5, 6.0], [0, 1, 2, 2.5])
+    assert (parted.value, parted.high) == (1, 1)
+    assert 0.3 < parted.low < 0.7
+    assert privleak_with_interval(([3, 4.0], [1, 2.0]), ([1, 2.0], [1, 2.5])).low is None
+
+
+def test_the_jackknife_of_a_mean_is_the_usual_interval_and_does_not_depend_on_the_groups():
+    values = np.random.default_rng(3).normal(0, 1, 30)
+    by_hand = mean(values)
+    assert estimate(lambda at: values[at].mean(), 30).low == pytest.approx(by_hand.low)
+    many = np.random.default_rng(3).normal(0, 1, 3000)
+    grouped, exact = estimate(lambda at: many[at].mean(), 3000), mean(many)
+    assert grouped.high - grouped.low == pytest.approx(exact.high - exact.low, rel=0.15)
