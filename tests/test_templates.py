@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -291,4 +292,23 @@ def test_a_column_that_the_template_would_read_is_refused(write):
     assert '"chat_template_kwargs": {"date": ...}' in raised.value.hint
     data, tokenizer = write(DATED, {"messages": PLAIN, "chat_template_kwargs": {"tokenize": True}})
     with pytest.raises(DataError, match=r"chat_template_kwargs of rows\.jsonl:1 sets tokenize"):
+        render_chat(data.documents[0], tokenizer)
+
+
+def test_a_chat_gives_the_same_tokens_every_day(write):
+    """A template that prints today's date is told one day, that of open-unlearning; a row may name its own."""
+    template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "{{ date_string }}|" + STRINGS
+    )
+    data, tokenizer = write(template, {"messages": PLAIN})
+    assert render_chat(data.documents[0], tokenizer).whole.startswith("10 Apr 2025|")
+    notes = []
+    tokenize(data, tokenizer, 256, SimpleNamespace(note=notes.append))
+    assert notes == [f"{data.spec}: the chat template writes the day, which is always 10 Apr 2025 here"]
+    assert data.record()["chat_day"] == "2025-04-10"
+    data, tokenizer = write(template, {"messages": PLAIN, "chat_template_kwargs": {"date_string": "26 Jul 2024"}})
+    assert render_chat(data.documents[0], tokenizer).whole.startswith("26 Jul 2024|")
+    data, tokenizer = write(template, {"messages": PLAIN, "chat_template_kwargs": {"strftime_now": "x"}})
+    with pytest.raises(DataError, match="strftime_now, which is not a variable of a template"):
         render_chat(data.documents[0], tokenizer)

@@ -109,9 +109,7 @@ class Texts:
 
     def record(self) -> dict[str, Any]:
         """Return where each is from, and its fingerprint."""
-        return {
-            name: data and {"spec": data.spec, "fingerprint": data.fingerprint} for name, data in vars(self).items()
-        }
+        return {name: data and data.record() for name, data in vars(self).items()}
 
 
 @dataclass(frozen=True)

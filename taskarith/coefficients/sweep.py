@@ -159,7 +159,7 @@ def sweep(
             "edit": {"add": list(add), "negate": list(negate), "method": method.record(), **how},
             "search": asdict(hunt),
             "aim": {"reference": reference, "target": target, "budget": budget},
-            "data": {name: {"spec": text.spec, "fingerprint": text.fingerprint} for name, text in texts.items()},
+            "data": {name: text.record() for name, text in texts.items()},
             "arguments": {**asdict(settings), "dtype": dtype, "device": str(place), "seed": seed},
         }
         with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:

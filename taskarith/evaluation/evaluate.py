@@ -158,7 +158,7 @@ def evaluate(
             "kind": "evaluation",
             "models": origins,
             "edit": edit and _plain(edit),
-            "data": {name: {"spec": text.spec, "fingerprint": text.fingerprint} for name, text in texts.items()},
+            "data": {name: text.record() for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
             "arguments": {
                 **asdict(settings),

@@ -21,7 +21,7 @@ from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
-from taskarith.training.tokens import Sample, tokenize
+from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
 
 __all__ = ["Questions", "Reference", "Settings", "ask", "measure"]
 
@@ -73,6 +73,17 @@ class Questions:
     def ids(self) -> tuple[tuple[str, str], ...]:
         """Text and id of every sample."""
         return tuple((text, sample.id) for text, sample in self.samples)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return by text a fingerprint over the tokens of its samples, its other answers and its prompts."""
+        found: dict[str, list[Sample]] = {}
+        for text, sample in self.samples:
+            found.setdefault(text, []).append(sample)
+        for answers in self.answers:
+            found.setdefault(answers.text, []).extend(answers.samples)
+        for text, prompt in self.prompts:
+            found.setdefault(text, []).append(Sample(prompt.id, prompt.input_ids, len(prompt.input_ids)))
+        return {text: fingerprint_samples(samples) for text, samples in found.items()}
 
     def cost(self, continuation_tokens: int) -> int:
         """Tokens to read for the losses, and to write."""

@@ -78,9 +78,9 @@ def evaluate_rows(
     for name in ([retain] if retain else []) + list(models):
         _find_once(name, team, listener)
         loaded = open_model(name, place, dtype, listener, trust_remote_code=trust_remote_code)
-        work.measure_model(loaded)
+        questions = work.measure_model(loaded)
         if described and team.is_first:
-            origins.append(model_record(loaded))
+            origins.append({**model_record(loaded), "token_fingerprints": questions.fingerprints()})
         del loaded
         free_memory()
     return work.evaluation(), origins
@@ -136,8 +136,8 @@ class _Work:
     rows: dict[str, list[Record]] = field(default_factory=dict)
     reference: Reference | None = None
 
-    def measure_model(self, loaded: Loaded) -> None:
-        """Measure every row of a model; the retain model is the first one."""
+    def measure_model(self, loaded: Loaded) -> Questions:
+        """Measure every row of a model, the retain model being the first one; return what it was asked."""
         questions = ask(loaded, self.texts, self.settings, self.benchmark, self.listener)
         is_retain = loaded.name == self.retain
         _remark(loaded, self.edited and not is_retain, self.listener)
@@ -145,6 +145,7 @@ class _Work:
             self._compare(loaded, questions, self.reference)
         for row in [loaded.name] if is_retain else self.of_model(loaded, questions, self.rows):
             self._measure_row(loaded, questions, row)
+        return questions
 
     def evaluation(self) -> Evaluation:
         """Return all rows, the retain model's last."""

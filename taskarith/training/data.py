@@ -11,7 +11,7 @@ from typing import Any
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import DataError, UsageError
 from taskarith.spec import DataRef, parse_data
-from taskarith.training.documents import Document, Row, from_rows
+from taskarith.training.documents import CHAT_DAY, Document, Row, from_rows
 from taskarith.training.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
 
 __all__ = ["DataSet", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
@@ -29,6 +29,12 @@ class DataSet:
     spec: str
     fingerprint: str
     documents: tuple[Document, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Return where it is from and its fingerprint; of chats also the day that templates are told it is."""
+        has_chats = any(document.messages is not None for document in self.documents)
+        day = {"chat_day": CHAT_DAY.isoformat()} if has_chats else {}
+        return {"spec": self.spec, "fingerprint": self.fingerprint, **day}
 
 
 def load_data(spec: str) -> DataSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,10 @@ from taskarith.spec import DataRef
 from taskarith.training.chats import answer_text, is_chat, join_completion, read_messages, read_variables
 from taskarith.training.fields import filled_field, parse_json, text_field
 
-__all__ = ["Document", "Row", "from_rows"]
+__all__ = ["CHAT_DAY", "Document", "Row", "from_rows"]
+
+CHAT_DAY = date(2025, 4, 10)
+"""The day that a chat template is told it is, as in open-unlearning: the same rows give the same tokens every day."""
 
 _NO_TOOLS = (None, "", "[]", [])
 

@@ -13,7 +13,7 @@ from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
 from taskarith.training.model import Base
 from taskarith.training.settings import Settings
-from taskarith.training.tokens import Sample, tokenize
+from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
 
 __all__ = ["IGNORED", "Collator", "Example", "make_examples"]
 
@@ -96,8 +96,8 @@ def make_examples(
             examples += [Example(sample, weight) for sample in samples]
             record[part].append(
                 {
-                    "spec": one.spec,
-                    "fingerprint": one.fingerprint,
+                    **one.record(),
+                    "token_fingerprint": fingerprint_samples(samples),
                     "documents": len(one.documents),
                     "samples": len(samples),
                     "tokens": sum(len(sample.input_ids) for sample in samples),

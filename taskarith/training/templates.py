@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -13,10 +14,13 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from taskarith.errors import DataError
-from taskarith.training.documents import Document
+from taskarith.training.documents import CHAT_DAY, Document
 from taskarith.training.written import LeftOutError, Message, Written, as_object, check_written, drops_reasoning, mark
 
-__all__ = ["Rendering", "common_length", "render_chat"]
+__all__ = ["Rendering", "common_length", "render_chat", "writes_day"]
+
+_NOW = "strftime_now"
+_CALL = re.compile(rf"""{_NOW}\s*\(\s*(?:format\s*=\s*)?(?P<quote>["'])(?P<format>[^"'\\]*)(?P=quote)\s*\)""")
 
 Render: TypeAlias = Callable[..., str]
 
@@ -114,7 +118,10 @@ def _renderer(document: Document, tokenizer: PreTrainedTokenizerBase) -> Render:
         if not messages:
             return ""
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, **variables))
+            how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": ask, **variables}
+            if writes_day(tokenizer):
+                how["chat_template"] = _with_day(tokenizer.get_chat_template(tools=variables.get("tools")))
+            return str(tokenizer.apply_chat_template(messages, **how))
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             hint = "Write the chat in the roles and order it knows"
             if type(error) is not TemplateError:  # it failed, and did not say no
@@ -125,7 +132,20 @@ def _renderer(document: Document, tokenizer: PreTrainedTokenizerBase) -> Render:
 
 
 def _reserved(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    return {*inspect.signature(tokenizer.apply_chat_template).parameters, "messages", "add_generation_prompt"}
+    return {*inspect.signature(tokenizer.apply_chat_template).parameters, "messages", "add_generation_prompt", _NOW}
+
+
+def writes_day(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a chat template asks what day it is."""
+    return _CALL.search(str(tokenizer.chat_template)) is not None
+
+
+def _with_day(template: str) -> str:
+    """Return a chat template with the same day always in place of today's.
+
+    transformers takes no functions among a template's variables, so that the calls themselves are replaced.
+    """
+    return _CALL.sub(lambda call: json.dumps(CHAT_DAY.strftime(call["format"]), ensure_ascii=False), template)
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import DataError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
-from taskarith.training.documents import Document
-from taskarith.training.templates import common_length, render_chat
+from taskarith.training.documents import CHAT_DAY, Document
+from taskarith.training.templates import common_length, render_chat, writes_day
 
-__all__ = ["Sample", "text_prefix", "tokenize"]
+__all__ = ["Sample", "fingerprint_samples", "text_prefix", "tokenize"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,14 @@ def tokenize(
     _refuse_long(samples, block_size, data.spec)
     _refuse_idle(samples)
     _report(data, thoughtless, lossy, listener)
+    if any(document.messages is not None for document in data.documents) and writes_day(tokenizer):
+        listener.note(f"{data.spec}: the chat template writes the day, which is always {CHAT_DAY:%d %b %Y} here")
     return samples
+
+
+def fingerprint_samples(samples: Iterable[Sample]) -> str:
+    """Return a fingerprint over the ids, tokens and prompt lengths of samples: what a model reads; 32 hex digits."""
+    return fingerprint_bytes(json.dumps([[one.id, one.prompt_length, one.input_ids] for one in samples]).encode())
 
 
 def text_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
