@@ -127,6 +127,15 @@ def test_given_gammas(room, phi):
     assert shlex.split(found["command"]) == [*words, "-o", "combined"]
 
 
+@pytest.mark.parametrize(("gammas", "is_remarked"), [("0.6,-0.8", False), ("0.9,0.9", True), ("1,1", True)])
+def test_gammas_that_the_theorem_excludes_are_remarked(room, gammas, is_remarked):
+    done = run(room / "a.safetensors", room / "b.safetensors", f"--gamma={gammas}", "--json", "--quiet")
+    remarks = [
+        one for one in json.loads(done.stdout)["remarks"] if one.startswith("the squares of the gammas add up to")
+    ]
+    assert bool(remarks) == is_remarked
+
+
 def test_an_infeasible_target_is_an_answer(room):
     done = run(room / "a.safetensors", room / "b.safetensors", "--gamma", "-0.5,-0.5")
     assert done.exit_code == 0, done.stderr

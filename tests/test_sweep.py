@@ -20,6 +20,7 @@ from taskarith.coefficients.bench import Bench
 from taskarith.coefficients.choice import Aim, Mark, Point, find_cliff, pareto_front
 from taskarith.coefficients.gradient import Slope, project
 from taskarith.coefficients.halves import deal, mean_loss, point_of
+from taskarith.coefficients.outcome import Edit, conclude
 from taskarith.coefficients.search import load_optuna, open_study
 from taskarith.coefficients.space import Space, find_parts
 from taskarith.coefficients.sweep import sweep
@@ -31,6 +32,9 @@ from taskarith.evaluation.measure import Settings, ask
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.models import open_model
 from taskarith.evaluation.records import continuation_record, loss_record
+from taskarith.evaluation.rows import Evaluation
+from taskarith.evaluation.score import make_scores
+from taskarith.evaluation.stored import arrange
 from taskarith.progress import SILENT
 from taskarith.spec import OperandRef
 from taskarith.training.data import load_data
@@ -167,7 +171,27 @@ def test_means_of_records():
     rise = mean_loss(after, before, forgotten=False)
     assert (rise.value, rise.low, rise.high) == (0.5, None, None)  # other has one sample
     rise = mean_loss(after, before, forgotten=True)  # every sample rose by 20 nats on 10 tokens
-    assert (rise.value, rise.low, rise.high) == (2.0, 2.0, 2.0)
+    assert (rise.value, rise.low, rise.high) == (2.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("rises", "chosen"), [([20, 22, 19, 23], 1), ([0.3, 0.2, -0.2, -0.1], None), ([0, 0, 0, 0], None)]
+)
+def test_a_budget_recommends_no_edit_that_forgets_nothing(rises, chosen):
+    """Of a model that never knew the text some coefficient always raises the loss most, by nothing that can be told."""
+
+    def row(name, more):
+        found = [loss_record(name, "forget", f"f{n}", 40.0 + rise, 10, 1) for n, rise in enumerate(more)]
+        return found + [loss_record(name, "keep", f"k{n}", 20.0, 10, 1) for n in range(4)]
+
+    records = row("m alpha=0", [0] * 8) + row("m alpha=1", rises * 2)
+    edits = {f"m alpha={alpha}": Edit(alpha, ()) for alpha in (0, 1)}
+    scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
+    found = conclude(Evaluation(scores, records), edits, Aim(budget=1.0), None, {"model": "m"})
+    assert found.chosen == chosen
+    assert (found.recipe is None) == (chosen is None)
+    if chosen is None:
+        assert found.reason.startswith("nothing is recommended: within the budget of 1 nats no edit forgets beyond")
 
 
 # coefficients

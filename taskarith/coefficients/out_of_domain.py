@@ -149,14 +149,24 @@ def out_of_domain(
         found = tuple(Estimate(float(gamma), None, None, 0) for gamma in gammas)
         programmes = tuple(solve(gammas, one, cap) for one in thresholds)
         command = _command(related, programmes)
-        return OutOfDomain(related.names, found, programmes, command, None, (), related.remarks)
+        remarks = (*related.remarks, *_premises(found))
+        return OutOfDomain(related.names, found, programmes, command, None, (), remarks)
     study = _Study(related, dict(data or {}), block_size, inputs, dtype, device, trust_remote_code, listener)
     found = study.gammas()
     programmes = tuple(solve([one.value for one in found], limit, cap) for limit in thresholds)
     points = study.measure(programmes)
     command = _command(related, programmes)
-    remarks = (*related.remarks, *study.remarks)
+    remarks = (*related.remarks, *study.remarks, *_premises(found))
     return OutOfDomain(related.names, found, programmes, command, study.base_loss, points, remarks)
+
+
+def _premises(gammas: Sequence[Estimate]) -> tuple[str, ...]:
+    """Say where gammas are such as theorem 3 does not have: they are parts of a unit feature along orthogonal ones."""
+    total = math.fsum(gamma.value**2 for gamma in gammas)
+    if total <= 1:
+        return ()
+    orthogonal = "more than the 1 that orthogonal tasks can have in theorem 3"
+    return (f"the squares of the gammas add up to {total:.3g}, {orthogonal}: of such tasks it says nothing",)
 
 
 def _command(related: Related, programmes: Sequence[Programme]) -> str | None:

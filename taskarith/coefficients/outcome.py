@@ -155,6 +155,8 @@ def conclude(
     known = None if reference is None else by_row[reference]
     whole = leveled(aim, known, halves.choosing)
     chosen = whole.choose([row.choosing for row in rows], rows[0].choosing)
+    lacking = _lacking_effect(whole, rows, chosen, [halves.choosing(by_row[row.name]) for row in rows])
+    chosen = None if lacking else chosen
     holds = None
     if chosen is not None:
         there = [point_of(rows[i].alpha, halves.reporting(by_row[rows[i].name])) for i in (chosen, 0)]
@@ -166,7 +168,7 @@ def conclude(
         rows=rows,
         aim=whole,
         chosen=chosen,
-        reason=_reason(whole, chosen is not None, reference, bool(trials)),
+        reason=lacking or _reason(whole, chosen is not None, reference, bool(trials)),
         heldout=make_scores({sheet.model: sheet for sheet in arrange(kept, "the held-out half")}, {}),
         holds=holds,
         cliff=None if trials else _cliff(rows, by_row),
@@ -177,6 +179,22 @@ def conclude(
         names=tuple(names),
         trials=tuple(trials),
         records=evaluation.records,
+    )
+
+
+def _lacking_effect(
+    aim: Aim, rows: Sequence[SweepRow], chosen: int | None, records: Sequence[Sequence[Record]]
+) -> str | None:
+    """Say where the most forgetting within a budget is none beyond its uncertainty; the first row is unedited."""
+    if aim.budget is None or chosen is None:
+        return None
+    gain = mean_loss(records[chosen], records[0], forgotten=True)
+    if gain.value > 0 and (gain.low is None or gain.low > 0):
+        return None
+    interval = "" if gain.low is None else f", 95% interval {gain.low:.3f} to {gain.high:.3f}"
+    return (
+        f"nothing is recommended: within the budget of {aim.budget:g} nats no edit forgets beyond its uncertainty "
+        f"(the most is {gain.value:.3f} nats at alpha {rows[chosen].alpha:g}{interval})"
     )
 
 
