@@ -88,8 +88,9 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair):
     asked = ["--data", "forget=forget.txt", "--data", "holdout=holdout.txt", *sizes, "--batch-size", "3"]
     for edit in (["--retain", tuned], ["--negate", tuned, "--alpha", "0,0.5"]):
         command = ["-m", "taskarith", "eval", base, *edit, *asked, "--json", "--overwrite", "-o"]
-        two = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-        threads = os.environ | {"OMP_NUM_THREADS": "1"}  # torch's products depend on their number on some processors
+        two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        # torch's products depend on the number of threads on some processors
+        threads = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         found = [
             subprocess.run(
                 [*how, *command, name], cwd=tmp_path, env=threads, capture_output=True, text=True, check=False
@@ -100,6 +101,22 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair):
         assert found[0].stdout == found[1].stdout
         for name in ("results.json", "records.jsonl"):
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        records = [json.loads((tmp_path / name / "taskarith.json").read_text()) for name in ("one", "two")]
+        assert [record["arguments"]["processes"] for record in records] == [1, 2]
+
+
+@pytest.mark.parametrize("verb", ["eval", "finetune", "apply"])
+def test_one_process_where_several_were_asked_for_is_refused(tmp_path, pair, verb):
+    """accelerate starts one process for --cpu --num_processes 2, and says nothing."""
+    (tmp_path / "t.txt").write_text(tiny.text(16, 1), encoding="utf-8")
+    base, tuned = pair
+    data = {"eval": ["--data", "a=t.txt", "--prompts", "0"], "finetune": ["--data", "t.txt"], "apply": ["--add", tuned]}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, "-m", "taskarith", verb, base, *data[verb], "-o", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "asked for several processes and started one" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def children(pid):

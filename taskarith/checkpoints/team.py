@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from taskarith.errors import OutputError
+from taskarith.errors import OutputError, UsageError
 
-__all__ = ["ALONE", "Team", "launched_team"]
+__all__ = ["ALONE", "Team", "check_launch", "launched_team"]
 
 _Task = TypeVar("_Task")
 
@@ -52,7 +52,11 @@ ALONE = Team()
 
 
 def launched_team() -> Team:
-    """Return the processes that ``accelerate launch`` (or torchrun) started, or this one alone."""
+    """Return the processes that ``accelerate launch`` (or torchrun) started, or this one alone.
+
+    :raises UsageError: Several were asked for, and one was started.
+    """
+    check_launch()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size < 2:
         return ALONE
@@ -63,6 +67,22 @@ def launched_team() -> Team:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     gather = _told(lambda mine: gather_object([mine]))
     return Team(state.process_index, state.num_processes, local, _told(state.wait_for_everyone), gather)
+
+
+def check_launch() -> None:
+    """Refuse to be the only one of several processes that ``accelerate launch --cpu`` should have started.
+
+    It starts one without a word (accelerate issue 2741); a training would have a part of the batch that was asked for.
+
+    :raises UsageError: That is so.
+    """
+    launched = {"MASTER_ADDR", "MASTER_PORT", "ACCELERATE_DYNAMO_BACKEND"} <= os.environ.keys()
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
+    if launched and on_cpu and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            "accelerate launch --cpu was asked for several processes and started one",
+            "ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m taskarith ... starts two.",
+        )
 
 
 def _told(act: Callable[..., Any]) -> Callable[..., Any]:

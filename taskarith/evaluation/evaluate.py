@@ -167,6 +167,7 @@ def evaluate(
                 "retain": retain,
                 "dtype": dtype,
                 "device": str(place),
+                "processes": team.size,
                 "seed": seed,
             },
         }

@@ -20,6 +20,7 @@ from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.targets import check_apart, check_space
+from taskarith.checkpoints.team import check_launch
 from taskarith.errors import CheckpointError, OutputError, TaskarithError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import data_paths, load_data
@@ -161,6 +162,7 @@ def finetune(
         trust_remote_code=trust_remote_code,
     )
     target = Path(output_dir)
+    check_launch()
     _check_call(settings, data, retain)
     inputs = [model, *data_paths([*data, *retain])]
     check_target(target, overwrite, is_folder=True, inputs=inputs)
@@ -174,7 +176,8 @@ def finetune(
         check_apart(target, [base.origin.path])
         check_space(target, 0 if lora else _nbytes(base, dtype))
     examples, record = make_examples(base, learned, retained, settings, listener)
-    run = {**settings.record(), "base": base.fingerprint, "data": record["data"], "retain": record["retain"]}
+    record["processes"] = arguments.world_size
+    run = {**settings.record(), "base": base.fingerprint, **record}
     with training_folder(target, arguments, run, resume=resume) as checkpoint:
         loaded = _load(base, settings, arguments)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
