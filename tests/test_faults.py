@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,14 @@ from contextlib import suppress
 import pytest
 from transformers import Trainer
 
+from benchmarks.robustness.faults.commands import Command
+from benchmarks.robustness.faults.runs import Ended
+from benchmarks.robustness.faults.stage import Stage, contents
 from taskarith.checkpoints import publish
 from taskarith.checkpoints.lock import check_unlocked, lock_folder
 from taskarith.cli.process import end_on_interrupt, interruptible
 from taskarith.console import Console
+from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
 from taskarith.training.finetune import finetune
 from taskarith.training.resume import working_folder
@@ -170,3 +176,60 @@ def test_a_full_temporary_folder_is_not_taken_for_what_peft_says(tmp_path, monke
     with pytest.raises(OutputError, match="no temporary file can be written"):
         extract_low_rank(str(phi), str(phi_tuned), tmp_path / "out", rank=2)
     assert list(tmp_path.iterdir()) == []
+
+
+# the run itself
+
+
+@pytest.fixture
+def stage(tmp_path, phi, phi_tuned):
+    """A command that has been rehearsed: what it gives is there."""
+    shutil.copytree(phi, tmp_path / "in")
+    made = Stage(tmp_path, Command("apply -o out/edited", output="out/edited"), tmp_path / "aside")
+    apply(str(tmp_path / "in"), add=[f"{phi_tuned}@@{phi}"], output_dir=made.target)
+    made.given = ({"": "an earlier one"}, contents(made.target))
+    return made
+
+
+def test_what_a_disturbed_run_leaves_is_judged(stage):
+    def judge(code, stderr=""):
+        return stage.judge(Ended(code, "", stderr, 1.0), overwrite=False)
+
+    assert judge(0) == []
+    shard = stage.target / "model.safetensors"
+    with shard.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert [one[:5] for one in judge(0)] == ["LOST:", "LOST:"]
+    shard.unlink()
+    assert "as its record says" in " ".join(judge(1, "error: x"))
+    shutil.rmtree(stage.target)
+    assert judge(0) == ["LOST: ends with 0 without the output"]
+    assert judge(1, "error: x\nhint: y") == []
+    assert "nothing is kept" in judge(1, "error: x\nit goes on where this one stopped")[0]
+    assert "traceback" in judge(1, "Traceback\nValueError: error: ")[0]
+    (stage.out / "x.tmp").touch()
+    (stage.folder / "in" / "config.json").write_text("{}")
+    assert judge(1, "error: x") == ["leaves x.tmp", "LOST: an input changed"]
+
+
+def test_the_kernel_refuses_all_writing(tmp_path):
+    file = tmp_path / "file"
+    code = (
+        "import errno, sys; from benchmarks.robustness.faults.runs import refuse_writes\n"
+        f"file = open({str(file)!r}, 'wb', 0); file.write(b'a'); refuse_writes(errno.EDQUOT); print('b')\n"
+        "try:\n    file.write(b'c')\nexcept OSError as error:\n    sys.exit(error.errno)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, file.read_bytes()) == (errno.EDQUOT, "b\n", b"a"), done.stderr
+
+
+def test_commands_survive_faults(tmp_path):
+    """`make faults` does this with all commands and more often."""
+    command = [sys.executable, "-m", "benchmarks.robustness.faults", "--only", "apply", "--rounds", "1", "--start", "1"]
+    kinds = ["interrupt", "kill", "full disk", "quota", "two at once", "broken pipe"]
+    done = subprocess.run(
+        [*command, "--kinds", *kinds, "--table", str(tmp_path / "t.md")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| all | seed 42 | 6 | 6 | 0 |" in (tmp_path / "t.md").read_text()

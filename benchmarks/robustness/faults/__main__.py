@@ -14,7 +14,7 @@ from random import Random
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
-from benchmarks.robustness.faults.commands import COMMANDS, PRINTING, make_inputs
+from benchmarks.robustness.faults.commands import COMMANDS, PRINTING, Command, make_inputs
 from benchmarks.robustness.faults.disks import can_mount
 from benchmarks.robustness.faults.kinds import KINDS, SIGNALS
 from benchmarks.robustness.faults.stage import LOST, Stage
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         load_kernels()
         release()
-        _make_apart(folder / "in")
+        _make_apart(folder / "in", [_ALL[name] for name in options.only])
         for name in sorted(options.only, key=lambda name: _ALL[name].is_heavy):
             aside = folder / f"aside {name}".replace(" ", "-")
             aside.mkdir()
@@ -110,12 +110,12 @@ def _play(stage: Stage, name: str, kind: str, options: argparse.Namespace) -> _R
     return row
 
 
-def _make_apart(folder: Path) -> None:
+def _make_apart(folder: Path, commands: list[Command]) -> None:
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            make_inputs(folder)
+            make_inputs(folder, commands)
             code = 0
         finally:
             os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,10 +100,13 @@ PRINTING = {
 """Those that only print, for faults of what they print into."""
 
 
-def make_inputs(folder: Path) -> None:
-    """Write all that the commands read: models in several shards, vectors, adapters, texts, a recipe, records.
+def make_inputs(folder: Path, commands: Iterable[Command]) -> None:
+    """Write what commands read: models in several shards, vectors, adapters, texts, a recipe, records.
 
     In a process of its own: this one would be slower to fork with a model library in it.
+
+    :param folder: Where.
+    :param commands: Those that are to be run.
     """
     from taskarith.edit.apply import apply
     from taskarith.evaluation.evaluate import evaluate
@@ -119,18 +123,21 @@ def make_inputs(folder: Path) -> None:
     for number, name in enumerate(("forget.txt", "retain.txt")):
         words = [_NONSENSE[(index * (5 + number) + index // 7) % len(_NONSENSE)] for index in range(60)]
         (folder / name).write_text(" ".join(words) + "\n", encoding="utf-8")
-    for name, seed in (("lora", 1), ("lora2", 2)):
-        finetune(
-            base, [str(folder / "forget.txt")], folder / name, lora=True, lora_rank=2, max_steps=2, block_size=16,
-            seed=seed,
-        )  # fmt: skip
-    for name, model in (("edited", base), ("edited2", str(folder / "other"))):
+    recipe = "model: in/base\noperands: [in/v.safetensors, in/w.safetensors]\nmethod: {name: ties, density: 0.5}\n"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    called = " ".join(word for one in commands for word in (one.words, *one.values))
+    if "lora" in called:
+        for name, seed in (("lora", 1), ("lora2", 2)):
+            text, size = str(folder / "forget.txt"), {"max_steps": 2, "block_size": 16}
+            finetune(base, [text], folder / name, lora=True, lora_rank=2, seed=seed, **size)
+    if "records" in called:
+        texts = {"forget": str(folder / "forget.txt")}
+        evaluate([base], texts, output_dir=folder / "records", prompts=0, block_size=16)
+    models = {"edited": base, "edited2": str(folder / "other")} if "edited" in called or "twice" in called else {}
+    for name, model in models.items():
         apply(model, negate=[str(v)], output_dir=folder / name)
         again = folder / name.replace("edited", "twice")  # what undo restores has a record, so it may be replaced
         apply(str(folder / name), negate=[str(w)], output_dir=again, keep_undo=True)
-    recipe = "model: in/base\noperands: [in/v.safetensors, in/w.safetensors]\nmethod: {name: ties, density: 0.5}\n"
-    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    evaluate([base], {"forget": str(folder / "forget.txt")}, output_dir=folder / "records", prompts=0, block_size=16)
 
 
 def _make_model(folder: Path, seed: int) -> Path:

@@ -48,7 +48,7 @@ def read_only(place: Path) -> Generator[None]:
 
 @contextmanager
 def loop_disk(place: Path, below: Path) -> Generator[tuple[Callable[[], object], Path]]:
-    """Mount ext4 on a sparse file in a small file system; give what checks and mounts it anew, and where a filler can lie."""
+    """Mount ext4 on a file in a small file system; give what checks and mounts it anew, and the place of a filler."""
     below.mkdir(exist_ok=True)
     with small_disk(below, 40 << 20):
         image = below / "image"
