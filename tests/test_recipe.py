@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -33,6 +34,23 @@ def write(path, values):
 @pytest.fixture
 def other(tmp_path, phi):
     return tiny.save_model(tmp_path / "other", nudge_of=phi, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("coefficient", -0.5),
+        ("fingerprint", "f" * 32),
+        ("against_model", True),
+        ("base", "org/base"),
+        ("scale", {"mlp": (0.5,)}),
+    ],
+)
+def test_every_key_of_an_operand_may_be_given(key, value):
+    (operand,) = parse_recipe(
+        {"model": "m", "operands": [{"vector": "v", key: {"mlp": 0.5} if key == "scale" else value}]}
+    ).operands
+    assert operand == replace(OperandRef("v", 1.0), **{key: value})
 
 
 def test_a_recipe_is_the_same_as_the_call(tmp_path, phi, phi_tuned, other):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
+from taskarith.edit import verify_methods
 from taskarith.edit.apply import apply
 from taskarith.edit.method import parse_method
 from taskarith.edit.verify import verify
@@ -159,3 +160,13 @@ def test_a_flipped_bit_of_a_vector_ends_every_edit(tmp_path, pair, options):
         result = CliRunner().invoke(app, command)
         assert (result.exit_code, f"{name} in {vector} is " in result.stderr) == (1, True), result.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_more_is_merged_again_than_a_sample(tmp_path, phi, phi_tuned, monkeypatch):
+    tuned = f"{phi_tuned}@@{phi}"
+    apply(str(phi), add=[tuned], method=parse_method("ties", density=0.5), output_dir=tmp_path / "out")
+    whole = verify(tmp_path / "out").sampled
+    monkeypatch.setattr(verify_methods, "_ELEMENTS", whole // 3)
+    found = verify(tmp_path / "out")
+    assert found.is_sound
+    assert 0 < found.sampled <= whole // 3
