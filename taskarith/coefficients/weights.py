@@ -168,8 +168,8 @@ def relate_weights(related: Related, listener: Listener) -> WeightRelations:
         work_through(sorted(tensors, key=lambda e: -e.elements), do, listener, "relating weights", total, chunk=_PIECE)
     if broken:
         raise MismatchError(
-            f"{len(broken)} deltas have values that are not finite: {name_some(sorted(broken))}",
-            "A vector has infinities or NaN, or its model has: look for it with taskarith inspect.",
+            f"{len(broken)} deltas have values that are not finite, or too large: {name_some(sorted(broken))}",
+            "A vector has infinities, NaN or huge values, or its model has: look for them with taskarith inspect.",
         )
     check_unchanged(states)
     places, kinds = layer_places(related.checkpoint.tensors), kinds_of(related.checkpoint, listener)

@@ -13,6 +13,7 @@ from taskarith.architecture.layout import Architecture
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.operands import Operand
+from taskarith.edit.overflow import naming_overflow
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import Listener
 from taskarith.vectors.adapter import AdapterVector
@@ -70,11 +71,12 @@ def combine_factors(
     stacks = {name: _stack(name, operands) for name in architecture.parameters if _moves(name, operands)}
     kept, total = [], []
     if rank is not None:
-        for index, (lefts, rights) in enumerate(stacks.values()):
+        for index, (name, (lefts, rights)) in enumerate(stacks.items()):
             listener.progress("combining", index, len(stacks))
             for expert, (left, right) in enumerate(zip(lefts, rights, strict=True)):
                 if rank < left.shape[1]:
-                    lefts[expert], rights[expert], *energy = _recompressed(left, right, rank)
+                    with naming_overflow(name):
+                        lefts[expert], rights[expert], *energy = _recompressed(left, right, rank)
                     kept.append(energy[0])
                     total.append(energy[1])
     ranks = {name: lefts[0].shape[1] for name, (lefts, _) in stacks.items()}
@@ -128,7 +130,7 @@ def _stack(name: str, operands: Sequence[Operand]) -> tuple[list[np.ndarray], li
         lefts.append(factors.left.reshape(-1, *shape) * (operand.coefficient * factors.scale))
         rights.append(factors.right.reshape(factors.blocks, shape[1], -1))
     left, right = np.concatenate(lefts, axis=2), np.concatenate(rights, axis=1)
-    if not np.isfinite(left).all():
+    if not np.isfinite(left).all() or not np.isfinite(right).all():
         raise MismatchError(f"the factors of {name} are not finite", "Check the coefficients and the adapters.")
     return list(left), list(right)
 

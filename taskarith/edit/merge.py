@@ -14,6 +14,7 @@ from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.calculation import Calculation, OpenInput, open_inputs
 from taskarith.edit.method import Method
+from taskarith.edit.overflow import naming_overflow
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 
@@ -69,16 +70,18 @@ class Merge:
     def pieces(self) -> Iterator[tuple[memoryview, bool]]:
         """Return bytes, valid until the next ones, and whether all of them are finite.
 
-        :raises MismatchError: A delta has values that are not finite.
+        :raises MismatchError: A delta has values that are not finite, or too large for the method.
         """
         operator, calculator = self._operator, self._calculator
         while not operator.is_ready() and not self._stop.is_set():
             for _, deltas, base in self._read():
-                operator.scan(deltas, base)
+                with naming_overflow(self._name), np.errstate(over="raise", invalid="raise"):
+                    operator.scan(deltas, base)
             if not self._stop.is_set():
-                operator.end_scan()
+                with naming_overflow(self._name), np.errstate(over="raise", invalid="raise"):
+                    operator.end_scan()
         for start, deltas, base in self._read():
-            with np.errstate(all="ignore"):  # what overflows is found when it is rounded
+            with naming_overflow(self._name), np.errstate(all="ignore"):  # what overflows is found when it is rounded
                 values = operator.merge(start, deltas, base)
             for first, last in chunks(len(values), self._chunk):
                 stored = memoryview(self._stored)[first * self._size : last * self._size]

@@ -10,6 +10,7 @@ from taskarith.arithmetic.parallel import filled_chunks
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.calculation import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
+from taskarith.edit.overflow import naming_overflow
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 from taskarith.vectors.dense import check_delta
@@ -95,5 +96,6 @@ def _in_core_space(plan: EditPlan, what: Calculation, name: str) -> Calculation:
         )
     if len(factors) == 1 and plan.method.density == 1:
         return what
-    merged = core_space(factors, weights, plan.alpha, plan.method.density or 1.0)
+    with naming_overflow(name):
+        merged = core_space(factors, weights, plan.alpha, plan.method.density or 1.0)
     return replace(what, recipe=replace(what.recipe, terms=(Term(1.0, merged),)))

@@ -51,9 +51,11 @@ class Sparse:
         :raises MismatchError: A value overflows its dtype.
         """
         kept, values = self._selection.of(piece, stop), piece.values().astype(np.float64)
+        if not piece.is_finite:
+            return b"", {"kept": 0, "error_squares": 0.0}  # the run will be refused
         stored = encode(values[kept], self._dtype)
         rounded = decode(stored, self._dtype)
-        if piece.is_finite and not np.isfinite(rounded).all():
+        if not np.isfinite(rounded).all():
             raise MismatchError(
                 f"a delta of {piece.name} overflows {self._dtype}", "Leave out --dtype: values are kept in float32."
             )
