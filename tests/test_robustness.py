@@ -1,5 +1,6 @@
 """Files of strangers: a reduced run of ``make fuzz``, and each kind of thing that it found."""
 
+import contextlib
 import os
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 import zstandard
 from safetensors.numpy import load_file, save_file
 
@@ -14,16 +16,21 @@ from benchmarks.robustness import sound
 from benchmarks.robustness.__main__ import main
 from benchmarks.robustness.readers import READERS
 from benchmarks.robustness.runner import fuzz
+from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
 from taskarith.checkpoints.header import build_header, read_header
+from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError, name_some, readable
+from taskarith.evaluation.models import open_model
+from taskarith.progress import SILENT
 from taskarith.spec import finite_number, parse_alphas, parse_model, parse_operand, parse_size
 from taskarith.training.data import load_data
+from taskarith.training.model import load_model
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
 from taskarith.vectors.extract import extract
 
-_SLOW = {"config", "adapter", "vectors", "weights", "record", "undo", "partial", "records", "recipe"}
+_SLOW = {"config", "models", "gguf", "adapter", "vectors", "weights", "record", "undo", "partial", "records", "recipe"}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -171,6 +178,26 @@ def test_whatever_parquet_holds_that_arrow_cannot_read_is_an_error_of_the_data(t
     (tmp_path / "a.parquet").touch()
     with pytest.raises(DataError, match=r"a.parquet is not a sound parquet file: not implemented"):
         load_data(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("data", [b"\xff", b'{"added_tokens": ' + b"[" * 100_000, b"{}", b""])
+def test_damaged_files_of_a_tokenizer_are_refused_or_passed_over(tmp_path, name, data):
+    base, tuned = (str(sound.make_model(tmp_path / one, seed=one == "tuned")) for one in ("base", "tuned"))
+    (tmp_path / "tuned" / name).write_bytes(data)
+    for number, taken in enumerate(({}, {"tokenizer": tuned}, {"chat_template": tuned})):
+        with contextlib.suppress(TaskarithError):
+            apply(base, add=[f"{tuned}@@{base}"], output_dir=tmp_path / str(number), **taken)
+    with contextlib.suppress(TaskarithError):
+        open_model(tuned, torch.device("cpu"), None, SILENT)
+
+
+@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"model_type": "gpt2", "num_hidden_layers": 10**9}], ids=str)
+def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, config):
+    folder = sound.make_model(tmp_path / "m", **config)
+    with pytest.raises(CheckpointError, match="has 1000000000 layers, and its files have 12 tensors"):
+        load_model(folder, torch.float32)
+    assert "1000000000 layers" in next(architectures_of(open_checkpoint(folder))).remark
 
 
 def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import torch
 import typer
 
 from benchmarks.robustness import sound
@@ -27,6 +28,7 @@ from benchmarks.robustness.runner import Reader
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.cli.common import load_config, use_config
 from taskarith.cli.main import app
 from taskarith.coefficients.search import finished_trials, load_optuna, open_study
@@ -37,7 +39,9 @@ from taskarith.edit.undo import undo
 from taskarith.edit.verify import verify
 from taskarith.errors import TaskarithError
 from taskarith.evaluation.benchmarks import load_benchmark
+from taskarith.evaluation.models import open_model
 from taskarith.evaluation.score import score
+from taskarith.progress import SILENT
 from taskarith.spec import (
     parse_alphas,
     parse_benchmark,
@@ -81,9 +85,16 @@ def _read_model(folder: Path) -> None:
             reader.fingerprint(tensor)
 
 
+_SIDECARS = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
 def _prepare_config(folder: Path) -> None:
     sound.make_model(folder / "base")
     sound.make_model(folder / "tuned", seed=1)
+    for name in ("base", "tuned"):
+        (folder / name / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ m }}{% endfor %}", encoding="utf-8"
+        )
     quantization = {
         "quant_method": "fp8",
         "weight_block_size": [4, 4],
@@ -97,8 +108,33 @@ def _read_config(folder: Path) -> None:
     if changed(folder, "base/config.json").parent.name == "float8":
         apply(str(folder / "float8"), alpha=0, output_dir=folder / "out")
         return
-    own = str(folder / "base")
+    own, tuned = str(folder / "base"), str(folder / "tuned")
+    if changed(folder, "base/config.json").parent.name == "tuned":
+        _each(
+            lambda: apply(own, add=[f"{tuned}@@{own}"], output_dir=folder / "out"),
+            lambda: apply(own, add=[f"{tuned}@@{own}"], output_dir=folder / "o2", tokenizer=tuned, chat_template=tuned),
+        )
+        return
     apply(own, add=[f"{folder / 'tuned'}@@{own}"], output_dir=folder / "out", tokenizer=own, chat_template=own)
+
+
+_LOADED = ("base/config.json", "base/tokenizer.json", "base/tokenizer_config.json", "base/generation_config.json")
+
+
+def _prepare_loaded(folder: Path) -> None:
+    sound.make_model(folder / "base")
+    sound.make_adapter(folder / "adapter")
+    ends = {"eos_token_id": [1, 2], "do_sample": False}
+    (folder / "base/generation_config.json").write_text(json.dumps(ends), encoding="utf-8")
+
+
+def _read_loaded(folder: Path) -> None:
+    """Load a model as ``eval`` does."""
+    open_model(str(changed(folder, _LOADED[0]).parent), torch.device("cpu"), None, SILENT)
+
+
+def _read_gguf(folder: Path) -> None:
+    resolve_model(str(folder / "m.gguf"))
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------
@@ -255,18 +291,27 @@ def _read_benchmark(folder: Path) -> None:
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
+_STORAGES = ("trials.log", "trials.db")
+
+
 def _prepare_storage(folder: Path) -> None:
     optuna = load_optuna()
-    study = open_study(optuna, str(folder / "trials.log"), "study")
-    for number in range(2):
-        trial = study.ask({"1 v": optuna.distributions.FloatDistribution(0, 1)})
-        trial.set_user_attr("losses", {"forget": {"forget": 1.0}, "keep": {"retain": 2.0}, "kl": 0.1})
-        study.tell(trial, 0.5 + number)
+    for name in _STORAGES:
+        study = open_study(optuna, _storage(folder / name), "study")
+        for number in range(2):
+            trial = study.ask({"1 v": optuna.distributions.FloatDistribution(0, 1)})
+            trial.set_user_attr("losses", {"forget": {"forget": 1.0}, "keep": {"retain": 2.0}, "kl": 0.1})
+            study.tell(trial, 0.5 + number)
 
 
 def _read_storage(folder: Path) -> None:
     optuna = load_optuna()
-    finished_trials(optuna, open_study(optuna, str(folder / "trials.log"), "study"), ["1 v"])
+    study = open_study(optuna, _storage(changed(folder, _STORAGES[0])), "study")
+    finished_trials(optuna, study, ["1 v"])
+
+
+def _storage(path: Path) -> str:
+    return f"sqlite:///{path}" if path.suffix == ".db" else str(path)
 
 
 def _each(*calls: Callable[[], Any]) -> None:
@@ -289,9 +334,11 @@ READERS: dict[str, Reader] = {
         Reader(
             "config",
             _prepare_config,
-            damage(*(f"base/{n}.json" for n in ("config", "tokenizer", "tokenizer_config")), "float8/config.json"),
+            damage(*(f"{m}/{n}" for m in ("base", "tuned") for n in _SIDECARS), "float8/config.json"),
             _read_config,
         ),
+        Reader("models", _prepare_loaded, damage(*_LOADED, "adapter/adapter_config.json"), _read_loaded),
+        Reader("gguf", lambda folder: sound.make_gguf(folder / "m.gguf"), damage("m.gguf"), _read_gguf, seconds=2),
         Reader(
             "adapter",
             _prepare_adapter,
@@ -302,7 +349,7 @@ READERS: dict[str, Reader] = {
         Reader("weights", _prepare_weights, damage("weights.safetensors"), _read_weights),
         Reader("record", sound.make_edit, damage("edited/taskarith.json"), _read_record),
         Reader("undo", sound.make_edit, damage(PATCH), _read_undo),
-        Reader("storage", _prepare_storage, damage("trials.log"), _read_storage),
+        Reader("storage", _prepare_storage, damage(*_STORAGES), _read_storage),
         Reader("partial", prepare_partial, damage_partial, read_partial),
         Reader("training", prepare_training, damage_training, read_training, seconds=5),
         Reader("recipe", _prepare_recipe, damage("recipe.yaml", "mergekit.yaml", "slices.yaml"), _read_recipe),

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from gguf import GGUFWriter
 from safetensors.numpy import save_file
 
 from taskarith.checkpoints.header import build_header, read_header
@@ -20,6 +21,7 @@ __all__ = [
     "make_adapter",
     "make_edit",
     "make_float8",
+    "make_gguf",
     "make_model",
     "make_records",
     "make_tofu",
@@ -108,6 +110,36 @@ def make_model(folder: Path, seed: int = 0, shards: int = 1, **config: Any) -> P
     chat = {"chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}", "eos_token": "<0>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(chat), encoding="utf-8")
     return folder
+
+
+def make_gguf(path: Path) -> None:
+    """Write a tiny Llama with a tokenizer as GGUF."""
+    writer = GGUFWriter(path, "llama")
+    for key, value in (("context_length", 32), ("embedding_length", _WIDTH), ("feed_forward_length", _WIDTH)):
+        getattr(writer, f"add_{key}")(value)
+    writer.add_block_count(1)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(_TOKENS)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["t", "1", "t1", *(f"x{number}" for number in range(_TOKENS - 3))])
+    writer.add_token_types([1] * _TOKENS)
+    writer.add_token_merges(["t 1"])
+    writer.add_eos_token_id(0)
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    parts = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "o_proj": "attn_output"}
+    parts |= {f"{one}_proj": f"attn_{one}" for one in "qkv"} | {
+        f"{one}_proj": f"ffn_{one}" for one in ("gate", "up", "down")
+    }
+    for name, values in _tensors(0).items():
+        stem = name.removesuffix(".weight")
+        writer.add_tensor(f"{names.get(stem) or 'blk.0.' + parts[stem.rpartition('.')[2]]}.weight", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def make_float8(folder: Path, **config: Any) -> None:

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from taskarith.architecture.layout import Architecture, Parameter, Piece
 from taskarith.architecture.trace import trace
 from taskarith.checkpoints.checkpoint import Checkpoint
+from taskarith.errors import CheckpointError
 
 __all__ = ["build_model", "describe_model", "model_classes", "quietly"]
 
@@ -89,7 +90,22 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
         config: Any = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # names and shapes are those of the model before quantisation
+    check_layers(config, checkpoint)
     return config
+
+
+def check_layers(config: PretrainedConfig, checkpoint: Checkpoint) -> None:
+    """Refuse a configuration with more layers than the files have tensors: building them could take for ever.
+
+    :raises CheckpointError: It has.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if type(layers) is int and layers > len(checkpoint.tensors):
+        raise CheckpointError(
+            f"the configuration of {checkpoint.path} has {layers} layers, and its files have "
+            f"{len(checkpoint.tensors)} tensors",
+            "Restore config.json from where the model came.",
+        )
 
 
 def _as_stored(

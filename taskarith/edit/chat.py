@@ -10,8 +10,9 @@ from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.checkpoints.sidecars import check_sidecars
 from taskarith.edit.operands import Operand
-from taskarith.errors import UsageError, name_some
+from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
+from taskarith.untrusted import MalformedError, read_text
 
 __all__ = ["chat_notes", "chat_template_of", "read_chat_template", "write_chat_template"]
 
@@ -19,7 +20,7 @@ _FILE = "chat_template.jinja"
 _TOKENIZER = "tokenizer_config.json"
 _VOCABULARY = "tokenizer.json"
 _HEAD = 1 << 21
-"""Characters of a tokenizer's file in which its added tokens stand."""
+"""Bytes of a tokenizer's file in which its added tokens stand."""
 
 
 def read_chat_template(source: str, listener: Listener = SILENT) -> str:
@@ -33,7 +34,7 @@ def read_chat_template(source: str, listener: Listener = SILENT) -> str:
         return source
     path = Path(source)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return _read(path)
     folder = path if path.is_dir() else resolve_model(source, listener).path
     check_sidecars(folder, [name for name in (_FILE, _TOKENIZER, "chat_template.json") if (folder / name).is_file()])
     found = chat_template_of(folder)
@@ -47,7 +48,7 @@ def read_chat_template(source: str, listener: Listener = SILENT) -> str:
 def chat_template_of(folder: Path) -> str:
     """Return the chat template of a folder; empty if it has none, the default one if it has several."""
     if (folder / _FILE).is_file():
-        return (folder / _FILE).read_text(encoding="utf-8")
+        return _read(folder / _FILE)
     for name in (_TOKENIZER, "chat_template.json"):
         if (folder / name).is_file():
             found = read_json(folder / name).get("chat_template")
@@ -57,6 +58,14 @@ def chat_template_of(folder: Path) -> str:
             if isinstance(found, str) and found:
                 return found
     return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_text(path)
+    except MalformedError as error:
+        hint = "Name a template in UTF-8 with --chat-template, or remove this file."
+        raise CheckpointError(f"cannot read the chat template {path}: {error}", hint) from error
 
 
 def write_chat_template(folder: Path, template: str) -> None:
@@ -103,7 +112,7 @@ def _new_tokens(folder: Path, base: Path) -> list[str]:
     """Return the added tokens of a folder's tokenizer that the base's does not have at all."""
     added = [token for token in _added_tokens(folder) if token not in _added_tokens(base)]
     path = base / _VOCABULARY
-    known = path.read_text(encoding="utf-8") if added and path.is_file() else ""
+    known = path.read_bytes().decode(errors="replace") if added and path.is_file() else ""
     return [token for token in added if json.dumps(token, ensure_ascii=False) not in known]
 
 
@@ -112,11 +121,11 @@ def _added_tokens(folder: Path) -> list[str]:
     path = folder / _VOCABULARY
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as file:
-        text = file.read(_HEAD)
+    with path.open("rb") as file:
+        text = file.read(_HEAD).decode(errors="replace")
     start = text.find('"added_tokens"')
     try:
         found, _ = json.JSONDecoder().raw_decode(text, text.index("[", start)) if start >= 0 else ([], 0)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [str(one["content"]) for one in found if isinstance(one, dict) and "content" in one]

@@ -193,7 +193,7 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             warnings.filterwarnings("error", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=MISLEADING_REMARKS)
             adapted = PeftModel.from_pretrained(model, str(adapter))
-    except (ValueError, KeyError, TypeError, RuntimeError, UserWarning, OSError) as error:
+    except Exception as error:  # of as many kinds as there are adapters
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
             f"the adapter {adapter} does not fit its base: {reason}", "Check that it names the base it was trained on."

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from taskarith.architecture.ask import check_layers
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.sidecars import check_sidecars
@@ -87,6 +88,7 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     """
     with _load_errors(path), without_bars():
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        check_layers(config, open_checkpoint(path))
         lacking = []
         for auto in _auto_classes(path, config):
             model, loading = auto.from_pretrained(
