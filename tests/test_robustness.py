@@ -18,7 +18,9 @@ from benchmarks.robustness.readers import READERS
 from benchmarks.robustness.runner import fuzz
 from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
+from taskarith.checkpoints.gguf_header import check_gguf
 from taskarith.checkpoints.header import build_header, read_header
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError, name_some, readable
@@ -192,12 +194,35 @@ def test_damaged_files_of_a_tokenizer_are_refused_or_passed_over(tmp_path, name,
         open_model(tuned, torch.device("cpu"), None, SILENT)
 
 
-@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"model_type": "gpt2", "num_hidden_layers": 10**9}], ids=str)
-def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, config):
-    folder = sound.make_model(tmp_path / "m", **config)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, kind):
+    folder = sound.make_model(tmp_path / "m", model_type=kind, num_hidden_layers=10**9)
     with pytest.raises(CheckpointError, match="has 1000000000 layers, and its files have 12 tensors"):
         load_model(folder, torch.float32)
     assert "1000000000 layers" in next(architectures_of(open_checkpoint(folder))).remark
+
+
+@pytest.mark.parametrize(
+    ("before", "put", "words"),
+    [
+        (b"GGUF\x03\0\0\0", b"\xff" * 8, "claims more than"),  # tensors
+        (b"llama.block_count\4\0\0\0", b"\xff\xff\xff\x7f", "2147483647 layers, and has 12 tensors"),
+        (b"tokenizer.ggml.tokens", b"\x09\0\0\0\x08\0\0\0" + b"\xff" * 8, "claims more than"),  # strings of an array
+        (b"tokenizer.ggml.token_type", b"\x09\0\0\0\x05\0\0\0" + b"\xff" * 8, "claims more than"),
+        (b"tokenizer.ggml.model", b"\x63\0\0\0", "unknown type 99"),
+        (b"output_norm.weight\1\0\0\0", b"\xff" * 8, "claim 1844674407370955"),
+        (b"output_norm.weight", b"\x63\0\0\0", "99 dimensions"),
+    ],
+)
+def test_gguf_that_claims_more_than_it_holds_is_refused(tmp_path, before, put, words):
+    path = tmp_path / "m.gguf"
+    sound.make_gguf(path)
+    check_gguf(path)
+    data = path.read_bytes()
+    place = data.index(before) + len(before)
+    path.write_bytes(data[:place] + put + data[place + len(put) :])
+    with pytest.raises(CheckpointError, match=words):
+        resolve_model(str(path))
 
 
 def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import xxhash
 from filelock import FileLock
 
 from taskarith.checkpoints.cache import cache_folders, writable_caches
+from taskarith.checkpoints.gguf_header import check_gguf
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.errors import CheckpointError, OutputError
 from taskarith.progress import SILENT, Listener
@@ -44,9 +45,10 @@ def dequantize_gguf(path: Path, listener: Listener = SILENT) -> Path:
 
     The folder is found again by the content of the file, so a changed file is converted anew.
 
-    :raises CheckpointError: transformers cannot read this model.
+    :raises CheckpointError: The file claims more than it holds, or transformers cannot read this model.
     :raises OutputError: There is no room for it.
     """
+    check_gguf(path)
     state = xxhash.xxh3_128()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
