@@ -1,12 +1,12 @@
 # docker build -t taskarith .
 # docker build --build-arg BASE=IMAGE -t taskarith .     another base image, e.g. one with CUDA; its own torch is kept
-# docker run --rm -v "$PWD:/data" -v taskarith-cache:/cache taskarith demo -o /data/demo
+# docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" -v taskarith-cache:/cache taskarith demo -o /data/demo
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
 # any user (docker run --user) may read the programs and write the cache, which one volume can hold: -v NAME:/cache
-RUN useradd --create-home --uid 1000 taskarith && chmod 755 /home/taskarith && mkdir /data /cache \
-    && chown taskarith /data /cache && chmod 1777 /cache
+RUN useradd --create-home --uid 1000 taskarith && chmod 755 /home/taskarith \
+    && mkdir /data /cache /home/taskarith/src && chown taskarith /data /cache /home/taskarith/src && chmod 1777 /cache
 ENV TASKARITH_CACHE=/cache/taskarith HF_HOME=/cache/huggingface MPLCONFIGDIR=/tmp/matplotlib
 USER taskarith
 WORKDIR /home/taskarith/src

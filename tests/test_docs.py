@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import layouts
@@ -101,3 +104,32 @@ def test_the_tree_of_the_readme_is_the_tree():
         f"{p.name}/" if p.is_dir() else p.name for p in (ROOT / "taskarith").iterdir() if not p.name.startswith("__")
     }
     assert named == there
+
+
+def test_the_dockerfile_names_what_there_is():
+    text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    steps = [line.partition(" ")[::2] for line in text.splitlines() if re.match("[A-Z]+ ", line)]
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    copied = set()
+    for words in (rest.split() for step, rest in steps if step == "COPY"):
+        assert words[0] == "--chown=taskarith"
+        copied |= set(words[1:-1])
+    assert all((ROOT / name).exists() and name not in ignored for name in copied)
+    assert copied >= {
+        "constraints.txt",
+        "taskarith",
+        project["project"]["readme"],
+        *project["project"]["license-files"],
+    }
+    assert dict(steps)["ENTRYPOINT"] == json.dumps([*project["project"]["scripts"]])
+    run = " ".join(rest for step, rest in steps if step == "RUN")
+    root = run.partition("python3 -m venv")[0]  # the steps before USER
+    for place in [rest for step, rest in steps if step == "WORKDIR"]:
+        assert re.search(rf"chown taskarith [^&]*{place}( |$)", root), f"{place} would be root's"
+    model = re.search(r"DEMO_MODEL := (\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert f"--no-deps {model[1]}" in run
+    for code in re.findall(r"python -c '([^']+)'", run):
+        compile(code, "Dockerfile", "exec")
+        for module, names in re.findall(r"from (\S+) import ([\w, ]+)", code):
+            assert all(hasattr(importlib.import_module(module), name.strip()) for name in names.split(","))
