@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.errors import MismatchError, UsageError
+from taskarith.edit.jobs import started_team
+from taskarith.errors import MismatchError, OutputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,27 @@ def test_what_another_process_fails_with_is_said_once(tmp_path, pair, failure, w
     assert done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def waiting_member(folder, team):
+    """Wait for the first process, which waits for the death of this one."""
+    if team.rank:
+        (folder / "pid").write_text(str(os.getpid()))
+        team.wait()
+        team.wait()
+
+
+def test_a_process_that_is_killed_while_it_waits_is_not_waited_for(tmp_path):
+    def kill_it():
+        with started_team(2, waiting_member, {"folder": tmp_path}) as team:
+            wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+            time.sleep(0.2)
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            for _ in range(3):
+                team.wait()
+
+    with pytest.raises(OutputError, match="process 2 of 2 ended early: it was stopped by signal 9"):
+        kill_it()
 
 
 def wait_until(condition):

@@ -27,53 +27,84 @@ def started_team(size: int, verb: Callable[..., Any], arguments: dict[str, Any])
     :raises TaskarithError, OSError: What one of the processes failed with; it says nothing itself.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-    barrier, errors = context.Barrier(size), context.SimpleQueue()
+    pipes = [context.Pipe() for _ in range(1, size)]
     others = [
-        context.Process(target=_member, args=(barrier, errors, rank, size, verb, arguments), daemon=True)
-        for rank in range(1, size)
+        context.Process(target=_member, args=(pipe, rank, size, verb, arguments), daemon=True)
+        for rank, (_, pipe) in enumerate(pipes, start=1)
     ]
-    for process in others:
+    for process, (_, pipe) in zip(others, pipes, strict=True):
         process.start()
-    watcher = threading.Thread(target=_watch, args=(others, barrier, errors), daemon=True)
-    watcher.start()
+        pipe.close()  # the process alone has this end: when it ends, however that be, the other end says so
+    members = _Members(others, [pipe for pipe, _ in pipes])
     try:
-        yield _team(0, size, barrier, errors)
+        yield Team(0, size, size, members.wait, check=members.check)
     finally:
-        barrier.abort()
         for process in others:
             process.terminate()
             process.join()
-        watcher.join()
 
 
-def _team(rank: int, size: int, barrier: Any, errors: Any = None) -> Team:
-    """Return a process's view; the first one raises what another one failed with."""
+class _Members:
+    """The other processes, as the first one sees them.
 
-    def check() -> None:
-        if barrier.broken:
-            if errors is not None and not errors.empty():
-                raise errors.get()
-            raise OutputError("another process of this run ended early", "Run the same command again.")
+    There is one pipe for each, and nothing that they share: what is shared is locked, and a process that is killed
+    while it has the lock, or waits to be woken, would be waited for for ever.
+    """
 
-    def wait_for_all() -> None:
-        with suppress(threading.BrokenBarrierError):
-            barrier.wait()
-        check()
+    def __init__(self, processes: list[Any], pipes: list[Any]) -> None:
+        self._processes, self._pipes = processes, pipes
+        self._arrived: set[int] = set()
+        self._lock = threading.Lock()  # several threads check
 
-    return Team(rank, size, size, wait_for_all, check=check)
+    def wait(self) -> None:
+        """Return when all have called their ``wait``, and let them go on."""
+        with self._lock:
+            while len(self._arrived) < len(self._pipes):
+                self._receive(None)
+            self._arrived.clear()
+            for number, pipe in enumerate(self._pipes):
+                try:
+                    pipe.send(None)
+                except OSError:
+                    raise self._died(number) from None
+
+    def check(self) -> None:
+        """Raise what one of them failed with, if any."""
+        with self._lock:
+            self._receive(0)
+
+    def _receive(self, seconds: float | None) -> None:
+        for pipe in wait(self._pipes, seconds):
+            number = self._pipes.index(pipe)
+            try:
+                error = self._pipes[number].recv()
+            except (EOFError, OSError):
+                raise self._died(number) from None
+            if error is not None:
+                raise error
+            self._arrived.add(number)
+
+    def _died(self, number: int) -> OutputError:
+        self._processes[number].join()
+        return _died(number + 2, len(self._pipes) + 1, self._processes[number].exitcode)
 
 
-def _member(
-    barrier: Any, errors: Any, rank: int, size: int, verb: Callable[..., Any], arguments: dict[str, Any]
-) -> None:
+def _member(pipe: Any, rank: int, size: int, verb: Callable[..., Any], arguments: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def wait_for_all() -> None:
+        pipe.send(None)
+        pipe.recv()
+
     try:
-        verb(**arguments, team=_team(rank, size, barrier))
+        verb(**arguments, team=Team(rank, size, size, wait_for_all))
     except Exception as error:  # whatever it is: the first process says it, once
-        if not barrier.broken:  # the first failure is that of the run
-            errors.put(error if isinstance(error, TaskarithError | OSError) else _unforeseen(error, rank, size))
+        with suppress(OSError):  # it has ended
+            pipe.send(error if isinstance(error, TaskarithError | OSError) else _unforeseen(error, rank, size))
         os._exit(1)  # without its traceback
+    with suppress(EOFError, OSError):
+        pipe.recv()  # until the first process ends this one
 
 
 def _unforeseen(error: Exception, rank: int, size: int) -> OutputError:
@@ -90,19 +121,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)  # it was killed, and nobody will publish what is written here
-
-
-def _watch(others: list[Any], barrier: Any, errors: Any) -> None:
-    """Break the barrier when a process ends in failure, so that nobody waits for it for ever, and say which one."""
-    running = list(others)
-    while running:
-        for sentinel in wait([process.sentinel for process in running]):
-            process = next(one for one in running if one.sentinel == sentinel)
-            running.remove(process)
-            if process.exitcode != 0:
-                if not barrier.broken and errors.empty():
-                    errors.put(_died(others.index(process) + 2, len(others) + 1, process.exitcode))
-                barrier.abort()
 
 
 def _died(number: int, size: int, code: int) -> OutputError:

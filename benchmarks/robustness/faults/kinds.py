@@ -63,10 +63,11 @@ def _input_replaced(stage: Stage, rng: Random, turn: int) -> list[str]:
     """Change, exchange, cut or remove a file that is read, at a random step; the output is of before or after."""
     overwrite = bool(turn % 2)
     stage.clear(earlier=overwrite)
-    names = sorted(set(re.findall(r"in/[\w.-]+", " ".join(stage.words()))))
+    names = set(re.findall(r"in/[\w.-]+", " ".join(stage.words())))
+    names |= {"in/base", "in/v.safetensors", "in/w.safetensors"} if "in/recipe.yaml" in names else set()
     files = sorted(
         path
-        for name in names
+        for name in sorted(names)
         for path in ([stage.folder / name] if (stage.folder / name).is_file() else (stage.folder / name).iterdir())
         if path.suffix in {".safetensors", ".txt"}
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Disturbance", "Ended", "Running", "refuse_writes"]
+__all__ = ["LONGEST", "Disturbance", "Ended", "Running", "refuse_writes"]
 
 _STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.link"}
 """What is counted, in the folder of a run: all that Python does with names and files, apart from writing and syncing.
@@ -24,7 +24,8 @@ _STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate
 The exchange of two names is counted as the call of a C function that it is.
 """
 
-_LONGEST = 300.0
+LONGEST = 120.0
+"""Seconds after which a run hangs, and is ended."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Running:
         return False
 
     def _wait(self) -> int:
-        deadline = time.monotonic() + _LONGEST
+        deadline = time.monotonic() + LONGEST
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -128,7 +129,7 @@ class Running:
             time.sleep(0.002)
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        return -1  # it hung
+        return signal.SIGKILL
 
 
 def refuse_writes(error: int) -> None:
