@@ -70,8 +70,8 @@ _KERNELS = {
 _SECONDS = 60.0
 """Of tests that are tried with one mutant, as they took with coverage; what all of them miss counts as unnoticed."""
 
-_GRACE = 90.0
-"""Seconds that a mutant has beyond ten times those of its tests before it is taken to hang."""
+_GRACE = 240.0
+"""Seconds that a mutant has beyond ten times those of its tests before it is taken to hang; kernels may compile."""
 
 _OWN = {"taskarith", "benchmarks", "examples", "tests", "tiny", "conftest", "__main__", "__mp_main__"}
 _WORDS = f"""Written by `make mutants`. One place of a module is changed as a slip would (a comparison, an operator, a

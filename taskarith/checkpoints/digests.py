@@ -51,7 +51,7 @@ class FolderChanges:
     @property
     def are_harmless(self) -> bool:
         """Whether nothing changed but what git and the hub's programs add."""
-        return not self.changed and not self.missing and all(name.rstrip("/") in _TOOLS for name in self.added)
+        return not self.changed and not self.missing and all(name.removesuffix("/") in _TOOLS for name in self.added)
 
 
 def digest_folder(folder: Path, besides: Collection[str] = (), headers: Collection[str] = ()) -> dict[str, Any]:
