@@ -129,9 +129,7 @@ class World:
         make_model(folder, seed, shards)
         vocabulary = {letter: number for number, letter in enumerate(_LETTERS)}
         tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        tokenizer["model"]["vocab"] = vocabulary
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        tokenizer["added_tokens"] = [token | flags for token in tokenizer["added_tokens"]]
+        tokenizer |= {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}, "pre_tokenizer": None}
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
         return folder
 

@@ -14,7 +14,7 @@ from taskarith.checkpoints.cache import cache_folders
 __all__ = ["Holding", "growth", "processes_with", "rows_of"]
 
 _GROWTH = 1.1
-"""What resident memory may be at the end, by what it was in the middle."""
+"""What resident memory may be in the second half, by what it was in the first."""
 _PATIENCE = 60.0
 """Seconds in which a process whose parent was killed has to end."""
 
@@ -54,15 +54,17 @@ class Holding:
 
 
 def growth(held: Sequence[Holding]) -> list[str]:
-    """Return what there is more of at the end than in the middle."""
-    middle, end = held[len(held) // 2], held[-1]
-    found = [
-        f"more {what}: {getattr(middle, what)} in the middle, {getattr(end, what)} at the end"
-        for what in ("descriptors", "threads", "shared", "temporary", "cached")
-        if getattr(end, what) > getattr(middle, what)
-    ]
-    if end.megabytes > middle.megabytes * _GROWTH:
-        found.append(f"memory grows from {middle.megabytes:.0f} to {end.megabytes:.0f} MB")
+    """Return what there is ever more of in the second half of a run than in the first.
+
+    The cache is left out: it has what is known of each kind of model that was met, and a run meets new ones.
+    """
+    middle = len(held) // 2
+    first, second = held[: middle + 1], held[middle:]
+    found = []
+    for what in ("megabytes", "descriptors", "threads", "shared", "temporary"):
+        before, after = (max(getattr(one, what) for one in half) for half in (first, second))
+        if after > before * (_GROWTH if what == "megabytes" else 1):
+            found.append(f"{what} grow from {before:.0f} to {after:.0f}")
     return found
 
 

@@ -52,7 +52,8 @@ on tiny models and on what earlier calls wrote; some calls are refused, some int
 started as processes of their own, and SIGINT, SIGTERM or SIGKILL comes at a random moment of most; then the same
 command runs to its end. After each command every earlier output is compared by its bytes; after each round of {round}
 commands every output is verified, the folder holds nothing else, and no process is left. *Odd* is whatever should not
-be: a traceback, a command that hangs, a file that is left, growth from the middle of the run to its end."""
+be: a traceback, a command that hangs, a file that is left, more memory, descriptors, threads or temporary files in the
+second half of the run than in the first."""
 
 
 class _Interrupting:
