@@ -225,6 +225,14 @@ def test_gguf_that_claims_more_than_it_holds_is_refused(tmp_path, before, put, w
         resolve_model(str(path))
 
 
+def test_gguf_that_lacks_a_weight_is_refused(tmp_path):
+    path = tmp_path / "m.gguf"
+    sound.make_gguf(path)
+    path.write_bytes(path.read_bytes().replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight"))
+    with pytest.raises(CheckpointError, match=r"it lacks 1 weights, .*: model.layers.0.self_attn.q_proj.weight"):
+        resolve_model(str(path))
+
+
 def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TASKARITH_CACHE", os.environ.get("TASKARITH_CACHE", ""))
     assert main(["--only", "specs", "tofu", "--cases", "20", "--table", str(tmp_path / "t.md")]) == 0

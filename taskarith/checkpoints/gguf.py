@@ -12,7 +12,7 @@ from filelock import FileLock
 from taskarith.checkpoints.cache import cache_folders, writable_caches
 from taskarith.checkpoints.gguf_header import check_gguf
 from taskarith.checkpoints.publish import publish_folder
-from taskarith.errors import CheckpointError, OutputError
+from taskarith.errors import CheckpointError, OutputError, name_some
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["dequantize_gguf", "find_gguf"]
@@ -95,9 +95,15 @@ def _convert(path: Path, target: Path, listener: Listener) -> None:
         tokenizer.save_pretrained(target)
         listener.progress(f"reading {path.name} | weights", 1, 3)
         with redirect_stderr(io.StringIO()):  # a bar of its own, which no setting turns off
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
             )
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(f"it lacks {len(missing)} weights, which would be random numbers: {name_some(missing)}")
         listener.progress(f"reading {path.name} | saving", 2, 3)
         model.save_pretrained(target)
     except (OSError, SafetensorError):
