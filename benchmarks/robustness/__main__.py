@@ -19,7 +19,8 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 a folder of its own is made there
 _WORDS = f"""Written by `make fuzz`. Sound files are damaged (bits, types at any key, nesting, huge and negative
 numbers, half characters, truncation, links, pipes, devices), and every reader is called with them in process. *Read*
 gave a result, *refused* an error of taskarith's own; *odd* is anything else, more than {SECONDS:g} s
-(2 s of GGUF, 5 s of a training that goes on) or {MEGABYTES:g} MB for one case, or a message that cannot be printed or is longer than {LONGEST_MESSAGE} characters. A case depends on
+(2 s of GGUF, 5 s of a training that goes on) or {MEGABYTES:g} MB for one case,
+or a message that cannot be printed or is longer than {LONGEST_MESSAGE} characters. A case depends on
 the seed and its number alone.
 
 | reader | cases | read | refused | odd | slowest, s | most, MB | all, s | seed |
