@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from taskarith.errors import OutputError, TaskarithError
+from taskarith.errors import OutputError, TaskarithError, escaped_lines
 
 __all__ = ["Console"]
 
@@ -75,7 +75,7 @@ class Console:
         """Print one remark on stderr."""
         if not self.quiet and self._first:
             target = self._bars.console if self._bars else self._err
-            target.print(Text(message))
+            target.print(Text(escaped_lines(message)))  # it may quote a stranger's file
 
     def progress(self, what: str, done: float, total: float) -> None:
         """Draw or move the bar of ``what``; a new ``what`` (up to its first ``|``) starts a new bar."""

@@ -23,6 +23,7 @@ __all__ = [
     "TaskarithError",
     "UsageError",
     "VectorError",
+    "escaped_lines",
     "name_some",
     "readable",
 ]
@@ -94,9 +95,18 @@ def readable(text: str, longest: int = _LONGEST) -> str:
     :param longest: About how many characters are left.
     """
     text = _cut(text, longest)
+    return _cut(_escaped(text), longest)
+
+
+def escaped_lines(text: str) -> str:
+    r"""Return a text of lines with what is not made of characters as in ``\x1b``; a terminal would act on it."""
+    return "\n".join(map(_escaped, text.expandtabs().split("\n")))
+
+
+def _escaped(text: str) -> str:
     if text.isprintable():
         return text
-    return _cut("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text), longest)
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _cut(text: str, longest: int) -> str:

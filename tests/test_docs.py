@@ -133,3 +133,16 @@ def test_the_dockerfile_names_what_there_is():
         compile(code, "Dockerfile", "exec")
         for module, names in re.findall(r"from (\S+) import ([\w, ]+)", code):
             assert all(hasattr(importlib.import_module(module), name.strip()) for name in names.split(","))
+
+
+def test_every_line_of_the_security_page_names_modules_and_tests_that_exist():
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!what \||-)(.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 10
+    for row in [*rows, page]:
+        tests = re.findall(r"`(?:tests/)?(test_\w+\.py)::(\w+)`", row)
+        assert tests, row
+        for file, name in tests:
+            assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+        for module in re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", row):
+            assert (ROOT / "taskarith" / module).is_file(), module

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from taskarith.cli.process import interruptible
-from taskarith.errors import TaskarithError, UsageError, name_some, readable
+from taskarith.errors import TaskarithError, UsageError, escaped_lines, name_some, readable
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_text
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "TopOption",
     "TrustFlag",
     "config_option",
+    "escape_logs",
     "guarded",
     "load_config",
     "parse_batch_size",
@@ -147,6 +150,22 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
 def printable(text: str) -> str:
     """Return text from a file that nobody has vetted so that it can steer no terminal and be written as UTF-8."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def escape_logs() -> None:
+    """Let libraries log what they quote of files without what a terminal would act on."""
+    make = logging.getLogRecordFactory()
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        message = made.getMessage()
+        made.msg, made.args = escaped_lines(_COLOURS.sub("", message)), None
+        return made
+
+    logging.setLogRecordFactory(record)
 
 
 def show_scores(scores: Scores, console: Console) -> None:

@@ -25,7 +25,7 @@ from taskarith.cli import (  # a command's module has its name
     undo,
     verify,
 )
-from taskarith.cli.common import guarded
+from taskarith.cli.common import escape_logs, guarded
 from taskarith.cli.process import end_on_interrupt, open_streams
 
 __all__ = ["app", "main"]
@@ -88,4 +88,5 @@ def main() -> None:
     end_on_interrupt()
     # torch's idle threads spin by default, and where other programs use the same cores that costs more than it gains
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    escape_logs()
     app()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from taskarith.checkpoints.checkpoint import (
     Checkpoint,
@@ -27,7 +27,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.lora import MISLEADING_REMARKS
-from taskarith.training.model import load_model
+from taskarith.training.model import load_model, load_tokenizer
 from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.open import recorded_base
@@ -118,7 +118,7 @@ def open_model(
     checkpoint = open_checkpoint(resolved.path)
     stored = _stored_dtype(checkpoint)
     chosen = dtype or (torch.float32 if device.type == "cpu" and stored in _SLOW_ON_CPU else stored)
-    tokenizer = _load_tokenizer(_tokenizer_folder(adapter, resolved.path), trust_remote_code)
+    tokenizer = load_tokenizer(_tokenizer_folder(adapter, resolved.path), trust_remote_code=trust_remote_code)
     model = load_model(resolved.path, chosen, trust_remote_code=trust_remote_code)
     if adapter:
         model = _with_adapter(model, adapter)
@@ -194,7 +194,7 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             warnings.filterwarnings("ignore", message=MISLEADING_REMARKS)
             adapted = PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:  # of as many kinds as there are adapters
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"the adapter {adapter} does not fit its base: {reason}", "Check that it names the base it was trained on."
         ) from error
@@ -210,17 +210,6 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 
 def _tokenizer_folder(adapter: Path | None, base: Path) -> Path:
     return adapter if adapter and (adapter / "tokenizer_config.json").is_file() else base
-
-
-def _load_tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # of as many kinds as there are tokenizers
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"cannot load the tokenizer of {path}: {reason}", "Put the tokenizer's files into the model's folder."
-        ) from error
-    return tokenizer
 
 
 def _end_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -31,7 +31,7 @@ from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_s
 from taskarith.progress import Listener
 from taskarith.training.language import prepare_for_text
 
-__all__ = ["Base", "load_model", "open_base", "without_bars"]
+__all__ = ["Base", "load_model", "load_tokenizer", "open_base", "without_bars"]
 
 
 @contextlib.contextmanager
@@ -71,8 +71,23 @@ def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Bas
     check_sidecars(origin.path, checkpoint.sidecars)
     with _load_errors(origin.path):
         config = AutoConfig.from_pretrained(origin.path, trust_remote_code=trust_remote_code)
-        tokenizer: Any = AutoTokenizer.from_pretrained(origin.path, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(origin.path, trust_remote_code=trust_remote_code)
     return Base(origin, checkpoint, config, tokenizer, fingerprint_model(origin.path))
+
+
+def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder.
+
+    :param path: A model or adapter folder.
+    :param trust_remote_code: Run the code that comes with it.
+    :raises UsageError: It brings its own code, which is not trusted.
+    :raises CheckpointError: There is none, or its files are broken.
+    """
+    with _load_errors(path, "the tokenizer of "):
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(f"model_max_length cannot be {tokenizer.model_max_length!r}")
+    return tokenizer
 
 
 def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -129,7 +144,7 @@ def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _load_errors(path: Path) -> Generator[None]:
+def _load_errors(path: Path, what: str = "") -> Generator[None]:
     try:
         yield
     except TaskarithError:
@@ -142,6 +157,6 @@ def _load_errors(path: Path) -> Generator[None]:
                 "Read that code; if you trust it, add --trust-remote-code.",
             ) from error
         raise CheckpointError(
-            f"transformers cannot load {path}: {reason}",
+            f"transformers cannot load {what}{path}: {reason}",
             "Give a complete causal language model with its tokenizer, as save_pretrained writes them.",
         ) from error

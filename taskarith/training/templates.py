@@ -122,11 +122,12 @@ def _renderer(document: Document, tokenizer: PreTrainedTokenizerBase) -> Render:
             if writes_day(tokenizer):
                 how["chat_template"] = _with_day(tokenizer.get_chat_template(tools=variables.get("tools")))
             return str(tokenizer.apply_chat_template(messages, **how))
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # whatever a stranger's template comes to, such as too deep a recursion
             hint = "Write the chat in the roles and order it knows"
             if type(error) is not TemplateError:  # it failed, and did not say no
                 hint += ", or correct the template"
-            raise DataError(f"the chat template refuses {document.id}: {error}", f"{hint}.") from error
+            what = str(error) or type(error).__name__
+            raise DataError(f"the chat template refuses {document.id}: {what}", f"{hint}.") from error
 
     return render
 
