@@ -131,11 +131,8 @@ DOORS = [
     ("edited/taskarith.json", "repeat", "taskarith.json"),
     ("records.jsonl", "score", "records.jsonl"),
     ("text.txt", "eval", "text.txt"),
-    *((f"{CHECKPOINT}/{name}", "resume", "cannot read") for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
-    *(
-        (f"{CHECKPOINT}/{name}", "resume", "cannot read")
-        for name in ("scaler.pt", "trained.safetensors", "../run.json")
-    ),
+    *((f"{CHECKPOINT}/{name}", "resume", "cannot ") for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
+    *((f"{CHECKPOINT}/{name}", "resume", "cannot ") for name in ("scaler.pt", "trained.safetensors", "../run.json")),
 ]
 
 
@@ -195,7 +192,7 @@ def test_the_state_of_a_training_is_checked_before_it_is_resumed(place, monkeypa
     finish_checkpoint(place / CHECKPOINT)
     code, printed = run(place, monkeypatch, "resume")
     assert code == 1
-    assert "trainer_state.json" in printed or "cannot resume" in printed or "checkpoint" in printed
+    assert "checkpoint-1" in printed
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
