@@ -119,10 +119,10 @@ def test_the_dockerfile_names_what_there_is():
     assert copied >= {
         "constraints.txt",
         "taskarith",
-        project["project"]["readme"],
-        *project["project"]["license-files"],
+        project["readme"],
+        *project["license-files"],
     }
-    assert dict(steps)["ENTRYPOINT"] == json.dumps([*project["project"]["scripts"]])
+    assert dict(steps)["ENTRYPOINT"] == json.dumps([*project["scripts"]])
     run = " ".join(rest for step, rest in steps if step == "RUN")
     root = run.partition("python3 -m venv")[0]  # the steps before USER
     for place in [rest for step, rest in steps if step == "WORKDIR"]:

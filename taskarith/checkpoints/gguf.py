@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import xxhash
 from filelock import FileLock
@@ -95,7 +96,8 @@ def _convert(path: Path, target: Path, listener: Listener) -> None:
         tokenizer.save_pretrained(target)
         listener.progress(f"reading {path.name} | weights", 1, 3)
         with redirect_stderr(io.StringIO()):  # a bar of its own, which no setting turns off
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            load: Any = AutoModelForCausalLM.from_pretrained  # its annotation forgets what output_loading_info adds
+            model, loading = load(
                 path.parent,
                 gguf_file=path.name,
                 dtype=torch.float32,
