@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import sqlite3
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +23,10 @@ from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
 from taskarith.checkpoints.gguf_header import check_gguf
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.coefficients.search import finished_trials, load_optuna, open_study
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
-from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError, name_some, readable
+from taskarith.errors import CheckpointError, DataError, OutputError, TaskarithError, UsageError, name_some, readable
 from taskarith.evaluation.models import open_model
 from taskarith.progress import SILENT
 from taskarith.spec import finite_number, parse_alphas, parse_model, parse_operand, parse_size
@@ -231,6 +234,27 @@ def test_gguf_that_lacks_a_weight_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight"))
     with pytest.raises(CheckpointError, match=r"it lacks 1 weights, .*: model.layers.0.self_attn.q_proj.weight"):
         resolve_model(str(path))
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, '"x"', "null", "[" * 400 + "]" * 400, "{}"])
+@pytest.mark.parametrize("key", ["params", "attributes"])
+def test_trials_of_strangers_are_refused(tmp_path, key, value):
+    READERS["storage"].prepare(tmp_path)
+    optuna, path = load_optuna(), tmp_path / ("trials.log" if key == "params" else "trials.db")
+    if key == "params":
+        text, count = re.subn(
+            r'"param_value_internal": *[-0-9.e]+', f'"param_value_internal": {value}', path.read_text()
+        )
+        path.write_text(text)
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as base:
+            count = base.execute("update trial_user_attributes set value_json = ?", [value]).rowcount
+            base.commit()
+    assert count
+    with pytest.raises(OutputError):
+        finished_trials(
+            optuna, open_study(optuna, f"sqlite:///{path}" if path.suffix == ".db" else str(path), "study"), ["1 v"]
+        )
 
 
 def test_the_command_writes_a_table(tmp_path, monkeypatch, capsys):

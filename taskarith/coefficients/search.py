@@ -87,7 +87,7 @@ def finished_trials(optuna: Any, study: optuna.Study, names: Sequence[str]) -> l
         complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
         values = [[float(one.params[key]) for key in names] for one in complete]
         points = [unpack(one.user_attrs["losses"]) for one in complete]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise OutputError(
             f"the trials of study {study.study_name} are not those of such a search: {error!r}",
             "Name another file to keep the trials in.",
@@ -120,7 +120,9 @@ def open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
                 _check_journal(Path(storage))
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
             kept = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
-        return optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
+        study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
+        study.get_trials()  # all that others may have written is read here, whatever optuna raises over it
+        return study
     except Exception as error:  # of as many kinds as there are databases
         what = str(error).strip().partition(chr(10))[0] or type(error).__name__
         raise OutputError(
