@@ -273,8 +273,9 @@ def test_shares_by_hand():
     assert found.cells["accuracy"] == Cell(0.5, 0.5, None, None)  # no gap: nothing was taken away
     whole = outcome(records, attack="quantise", name="int4", state="int4")
     assert (whole.view, whole.cells["loss"].value, whole.cells["accuracy"].value) == ("all", 1.25, 0.75)
-    assert whole.cells["loss"].interval == (0.0, 2.5)  # of two samples a resample may be the one or the other twice
-    assert whole.cells["loss"].retain_interval == (0.0, 3.7)
+    student = 12.706205  # of two samples, 12.7 standard errors on either side, and no loss is below 0
+    assert whole.cells["loss"].interval == (0.0, pytest.approx(1.25 * (1 + student)))
+    assert whole.cells["loss"].retain_interval == (0.0, pytest.approx(1.85 * (1 + student)))
     assert whole.cells["loss"].recovered == pytest.approx(0.5)
 
 

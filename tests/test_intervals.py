@@ -104,6 +104,7 @@ def test_an_interval_without_width_is_none():
     assert mean([2.5] * 9).low is None
     assert ratio([2.5, 5.0], [1, 2], (0, math.inf)).low is None
     assert mean([1.0] * 9, RATE).low == pytest.approx(0.664, abs=1e-3)  # 0.025 ** (1 / 9)
+    assert estimate(lambda at: at.size / at.size, 9, bounds=(-1.0, 1.0)).low == pytest.approx(2 * 0.025 ** (1 / 9) - 1)
     parted = auc_with_interval([3, 4, 5, 6.0], [0, 1, 2, 2.5])
     assert (parted.value, parted.high) == (1, 1)
     assert 0.3 < parted.low < 0.7

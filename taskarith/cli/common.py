@@ -50,7 +50,7 @@ _AGAIN = {
         ("apply", "extract", "combine"),
         "The same command starts anew, or goes on with what an earlier run of it has finished.",
     ),
-    "finetune": "The same command starts anew; with --resume it goes on at the last checkpoint of an earlier run.",
+    "finetune": "Nothing of this run is kept.",
 }
 """What a command does that was interrupted before it had anything to keep, but not for the first time."""
 

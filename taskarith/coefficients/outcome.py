@@ -155,7 +155,7 @@ def conclude(
     known = None if reference is None else by_row[reference]
     whole = leveled(aim, known, halves.choosing)
     chosen = whole.choose([row.choosing for row in rows], rows[0].choosing)
-    lacking = _lacking_effect(whole, rows, chosen, [halves.choosing(by_row[row.name]) for row in rows])
+    lacking = _lacking_effect(whole, rows, chosen, [by_row[row.name] for row in rows])
     chosen = None if lacking else chosen
     holds = None
     if chosen is not None:
@@ -185,7 +185,10 @@ def conclude(
 def _lacking_effect(
     aim: Aim, rows: Sequence[SweepRow], chosen: int | None, records: Sequence[Sequence[Record]]
 ) -> str | None:
-    """Say where the most forgetting within a budget is none beyond its uncertainty; the first row is unedited."""
+    """Say where the most forgetting within a budget is none beyond its uncertainty, by all samples.
+
+    :param records: Of each row; the first row is unedited.
+    """
     if aim.budget is None or chosen is None:
         return None
     gain = mean_loss(records[chosen], records[0], forgotten=True)

@@ -110,7 +110,7 @@ def estimate(statistic: Callable[..., Any], *sizes: int, bounds: Bounds = (-math
     :param statistic: Takes one int64 array of positions for each group, of shape (size,), and returns a float: so what
         belongs to one sample is left out together.
     :param sizes: Samples of each group. With fewer than two in a group there is no interval, nor where the statistic
-        does not change whatever is left out.
+        does not change whatever is left out and has no bounds.
     :param bounds: Between which the statistic lies.
     :raises DataError: A group is empty, or the statistic is not finite.
     """
@@ -131,7 +131,7 @@ def estimate(statistic: Callable[..., Any], *sizes: int, bounds: Bounds = (-math
         variances.append(float(((values - values.mean()) ** 2).sum()) * (len(groups) - 1) / len(groups))
         freedoms.append(len(groups) - 1)
     if not sum(variances):
-        return Estimate(value, None, None, sum(sizes))
+        return _widened(Estimate(value, None, None, sum(sizes)), np.full(sum(sizes), value), bounds)
     freedom = sum(variances) ** 2 / sum(v * v / f for v, f in zip(variances, freedoms, strict=True))
     return _between(value, student(freedom) * math.sqrt(sum(variances)), sum(sizes), bounds)
 
