@@ -37,8 +37,8 @@ architectures: .venv/installed
 fuzz: .venv/installed
 	$(BIN)/python -m benchmarks.robustness $(if $(CASES),--cases $(CASES)) $(if $(ONLY),--only $(ONLY))
 
-# 240 changes of the sources, and which of them no test notices: two hours on one core, the first of them for the coverage
-# of the tests, which is kept in benchmarks/.work. SAMPLE, SEED and ONLY as in make mutants ONLY="vectors edit" SAMPLE=10.
+# 240 changes of the sources, and which of them no test notices: hours (74 took 41 minutes), and the coverage of the tests
+# before, which is kept in benchmarks/.work. SAMPLE, SEED and ONLY as in make mutants ONLY="vectors edit" SAMPLE=10.
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.robustness.mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
@@ -47,7 +47,7 @@ mutants: .venv/installed
 soak: .venv/installed
 	$(BIN)/python -m benchmarks.robustness.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-# Every command that writes, killed, starved and disturbed: about an hour on one core. KILLS and ONLY make it less, as in
+# Every command that writes, killed, starved and disturbed: hours on one core (448 cases took 27 minutes). KILLS and ONLY make it less, as in
 # make faults KILLS=5 ONLY="apply undo"; as root it mounts small disks. The table is benchmarks/RESULTS-robustness.md.
 faults: .venv/installed
 	$(BIN)/python -m benchmarks.robustness.faults $(if $(KILLS),--kills $(KILLS)) $(if $(ONLY),--only $(ONLY))

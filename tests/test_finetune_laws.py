@@ -310,3 +310,19 @@ def test_resume_without_a_checkpoint_says_so(tmp_path, text, tuned, phi):
     finetune(str(phi), [text], tmp_path / "out", resume=True, listener=notes, **QUICK)
     assert notes.notes[0].startswith("there is no checkpoint for")
     assert distance(tuned, tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_checkpoints_of_an_earlier_release_are_kept(tmp_path, text, phi, resume):
+    """They have no digests, and their run was noted without the number of processes."""
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(phi), [text], tmp_path / "out", save_steps=1, listener=Notes(interrupt_after=2), **QUICK)
+    folder = tmp_path / ".out.training"
+    run = json.loads((folder / "run.json").read_text())
+    del run["processes"]
+    (folder / "run.json").write_text(json.dumps(run))
+    [digests] = folder.glob("checkpoint-*/digests.json")
+    digests.unlink()
+    with pytest.raises(OutputError, match="of an earlier release"):
+        finetune(str(phi), [text], tmp_path / "out", save_steps=1, resume=resume, **QUICK)
+    assert (digests.parent / "trainer_state.json").is_file()

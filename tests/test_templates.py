@@ -312,3 +312,6 @@ def test_a_chat_gives_the_same_tokens_every_day(write):
     data, tokenizer = write(template, {"messages": PLAIN, "chat_template_kwargs": {"strftime_now": "x"}})
     with pytest.raises(DataError, match="strftime_now, which is not a variable of a template"):
         render_chat(data.documents[0], tokenizer)
+    data, tokenizer = write("{% set form = '%Y' %}{{ strftime_now(form) }}|" + STRINGS, {"messages": PLAIN})
+    tokenize(data, tokenizer, 256, SimpleNamespace(note=notes.append))
+    assert "another day may give other tokens" in notes[-1]

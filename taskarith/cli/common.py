@@ -161,7 +161,10 @@ def escape_logs() -> None:
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         made = make(*args, **kwargs)
-        message = made.getMessage()
+        try:
+            message = made.getMessage()
+        except Exception:  # a library's own slip, which logging reports and goes on
+            return made
         made.msg, made.args = escaped_lines(_COLOURS.sub("", message)), None
         return made
 

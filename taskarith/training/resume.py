@@ -173,8 +173,18 @@ def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Lis
         raise OutputError(
             f"an interrupted run left {left}", "Continue it with --resume, or start over with --overwrite."
         )
+    if left is None and not overwrite and _is_of_earlier_release(folder):
+        raise OutputError(
+            f"the checkpoints in {folder} are of an earlier release, which wrote no digests",
+            "Continue them with that release, or start over with --overwrite.",
+        )
     if left is None and resume:
         listener.note(f"there is no checkpoint for {target}: training starts at the beginning")
+
+
+def _is_of_earlier_release(folder: Path) -> bool:
+    """Tell checkpoints that an earlier release finished from those that this one was stopped at writing."""
+    return any(folder.glob("checkpoint-*")) and "processes" not in read_json(folder / _RUN_NAME)
 
 
 def _check_ours(folder: Path) -> None:

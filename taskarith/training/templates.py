@@ -17,10 +17,10 @@ from taskarith.errors import DataError
 from taskarith.training.documents import CHAT_DAY, Document
 from taskarith.training.written import LeftOutError, Message, Written, as_object, check_written, drops_reasoning, mark
 
-__all__ = ["Rendering", "common_length", "render_chat", "writes_day"]
+__all__ = ["Rendering", "common_length", "remark_on_day", "render_chat"]
 
 _NOW = "strftime_now"
-_CALL = re.compile(rf"""{_NOW}\s*\(\s*(?:format\s*=\s*)?(?P<quote>["'])(?P<format>[^"'\\]*)(?P=quote)\s*\)""")
+_CALL = re.compile(rf"""\b{_NOW}\s*\(\s*(?:format\s*=\s*)?(?P<quote>["'])(?P<format>[^"'\\]*)(?P=quote)\s*\)""")
 
 Render: TypeAlias = Callable[..., str]
 
@@ -119,7 +119,7 @@ def _renderer(document: Document, tokenizer: PreTrainedTokenizerBase) -> Render:
             return ""
         try:
             how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": ask, **variables}
-            if writes_day(tokenizer):
+            if _NOW in str(tokenizer.chat_template):
                 how["chat_template"] = _with_day(tokenizer.get_chat_template(tools=variables.get("tools")))
             return str(tokenizer.apply_chat_template(messages, **how))
         except Exception as error:  # whatever a stranger's template comes to, such as too deep a recursion
@@ -136,9 +136,14 @@ def _reserved(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {*inspect.signature(tokenizer.apply_chat_template).parameters, "messages", "add_generation_prompt", _NOW}
 
 
-def writes_day(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether a chat template asks what day it is."""
-    return _CALL.search(str(tokenizer.chat_template)) is not None
+def remark_on_day(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Say what a chat template that writes the day is told; None of others."""
+    template = str(tokenizer.chat_template)
+    if _NOW not in template:
+        return None
+    if _NOW in _with_day(template).replace(f"{_NOW} is defined", ""):
+        return "the chat template asks for the day in a form that cannot be fixed: another day may give other tokens"
+    return f"the chat template writes the day, which is always {CHAT_DAY:%d %b %Y} here"
 
 
 def _with_day(template: str) -> str:

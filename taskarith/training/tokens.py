@@ -13,8 +13,8 @@ from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import DataError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
-from taskarith.training.documents import CHAT_DAY, Document
-from taskarith.training.templates import common_length, render_chat, writes_day
+from taskarith.training.documents import Document
+from taskarith.training.templates import common_length, remark_on_day, render_chat
 
 __all__ = ["Sample", "fingerprint_samples", "text_prefix", "tokenize"]
 
@@ -86,8 +86,8 @@ def tokenize(
     _refuse_long(samples, block_size, data.spec)
     _refuse_idle(samples)
     _report(data, thoughtless, lossy, listener)
-    if any(document.messages is not None for document in data.documents) and writes_day(tokenizer):
-        listener.note(f"{data.spec}: the chat template writes the day, which is always {CHAT_DAY:%d %b %Y} here")
+    if any(document.messages is not None for document in data.documents) and (remark := remark_on_day(tokenizer)):
+        listener.note(f"{data.spec}: {remark}")
     return samples
 
 
