@@ -158,6 +158,8 @@ def test_lora_targets_are_chosen(tmp_path, text):
         ({"learning_rate": float("nan")}, "--learning-rate is nan"),
         ({"num_train_epochs": 0}, "--num-train-epochs is 0"),
         ({"max_steps": 0}, "--max-steps is 0"),
+        ({"until_loss": 0.0}, "--until-loss is 0.0"),
+        ({"until_loss": float("inf")}, "--until-loss is inf"),
         ({"block_size": 1}, "--block-size is 1"),
         ({"per_device_train_batch_size": 0}, "--per-device-train-batch-size is 0"),
         ({"gradient_accumulation_steps": 0}, "--gradient-accumulation-steps is 0"),

@@ -66,10 +66,23 @@ def command(
         float | None,
         typer.Option(help="Peak learning rate.", show_default="5e-5, or 5e-4 with --lora", rich_help_panel=_TRAINING),
     ] = None,
-    num_train_epochs: Annotated[float, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = 3.0,
+    num_train_epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the data; 3 by default, at most 30 with --until-loss.", rich_help_panel=_TRAINING
+        ),
+    ] = None,
     max_steps: Annotated[
         int | None,
         typer.Option(help="Optimizer steps; wins over epochs.", show_default="by epochs", rich_help_panel=_TRAINING),
+    ] = None,
+    until_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="End after the first epoch in which the mean loss of the data is at most this.",
+            show_default="none",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     per_device_train_batch_size: Annotated[
         int, typer.Option(help="Samples of a batch on each device.", rich_help_panel=_TRAINING)
@@ -159,6 +172,7 @@ def command(
             learning_rate=learning_rate,
             num_train_epochs=num_train_epochs,
             max_steps=max_steps,
+            until_loss=until_loss,
             per_device_train_batch_size=per_device_train_batch_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
             gradient_checkpointing=gradient_checkpointing,

@@ -23,17 +23,21 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """A sample and what each of its tokens counts in the loss: 1, or the retain weight."""
+    """A sample and what each of its tokens counts in the loss: 1, or the retain weight.
+
+    :param retained: It is of a retain set.
+    """
 
     sample: Sample
     weight: float = 1.0
+    retained: bool = False
 
 
 class Collator:
     """Pads samples on the right to the longest of a batch.
 
     :param pad_id: Token to pad with; it is masked, so any will do.
-    :param weighted: Add ``weights``, float32 of shape (batch,), for ``RetainTrainer``.
+    :param weighted: Add ``weights``, float32, and ``retained``, bool, of shape (batch,), for ``RetainTrainer``.
     """
 
     def __init__(self, pad_id: int, *, weighted: bool) -> None:
@@ -59,6 +63,7 @@ class Collator:
             batch["labels"][row, start : len(ids)] = ids[start:]
         if self.weighted:
             batch["weights"] = torch.tensor([example.weight for example in examples])
+            batch["retained"] = torch.tensor([example.retained for example in examples])
         return batch
 
 
@@ -93,7 +98,7 @@ def make_examples(
     for part, sets, weight in (("data", learned, 1.0), ("retain", retained, settings.retain_weight)):
         for one in sets:
             samples = tokenize(one, base.tokenizer, settings.block_size, listener)
-            examples += [Example(sample, weight) for sample in samples]
+            examples += [Example(sample, weight, part == "retain") for sample in samples]
             record[part].append(
                 {
                     **one.record(),

@@ -2,61 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from taskarith.checkpoints.header import ITEM_SIZES
-from taskarith.checkpoints.provenance import write_provenance
-from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.checkpoints.team import check_launch
-from taskarith.errors import CheckpointError, OutputError, TaskarithError, UsageError, name_some
+from taskarith.errors import UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import data_paths, load_data
 from taskarith.training.examples import make_examples
+from taskarith.training.fit import publish, train
 from taskarith.training.language import names_outside
 from taskarith.training.lora import add_lora
 from taskarith.training.model import Base, load_model, open_base
+from taskarith.training.outcome import FinetuneResult, make_result, remark
 from taskarith.training.precision import autocast_choice, choose_device, describe_precision
 from taskarith.training.resume import check_leftover, training_folder, working_folder
-from taskarith.training.saving import find_places, save_adapter, save_model
+from taskarith.training.saving import find_places
 from taskarith.training.settings import LORA_RANK, Settings
 from taskarith.training.trainer import make_arguments, make_trainer
 
 __all__ = ["FinetuneResult", "finetune"]
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What came of a fine-tuning.
-
-    :param output_dir: The published folder.
-    :param kind: ``full`` (a model) or ``lora`` (a PEFT adapter).
-    :param final_loss: Mean of the training loss over the steps of the last epoch, in nats a token.
-    :param steps: Optimizer steps, those before a resume included.
-    :param tokens: Input tokens seen in all epochs, padding not counted.
-    :param seconds: Duration of the training loop of this process run.
-    :param precision: What was computed in which dtype, and why.
-    """
-
-    output_dir: Path
-    kind: str
-    final_loss: float
-    steps: int
-    tokens: int
-    seconds: float
-    precision: str
 
 
 def finetune(
@@ -72,8 +44,9 @@ def finetune(
     lora_target: Sequence[str] = (),
     block_size: int = 256,
     learning_rate: float | None = None,
-    num_train_epochs: float = 3.0,
+    num_train_epochs: float | None = None,
     max_steps: int | None = None,
+    until_loss: float | None = None,
     per_device_train_batch_size: int = 8,
     gradient_accumulation_steps: int = 1,
     gradient_checkpointing: bool = False,
@@ -108,8 +81,10 @@ def finetune(
     :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
     :param block_size: Tokens of a block of plain text, and the most that a row may have.
     :param learning_rate: Peak learning rate; None is 5e-5, or 5e-4 for LoRA.
-    :param num_train_epochs: Passes over the data.
+    :param num_train_epochs: Passes over the data; None is 3, or 30 with ``until_loss``.
     :param max_steps: Optimizer steps; wins over ``num_train_epochs``.
+    :param until_loss: End after the first epoch in which the mean training loss of the data, in nats a token, was at
+        most that. ``num_train_epochs`` or ``max_steps`` is the limit; that it was met first is said.
     :param per_device_train_batch_size: Samples of a batch on each device.
     :param gradient_accumulation_steps: Batches of an optimizer step.
     :param gradient_checkpointing: Compute activations twice instead of keeping them.
@@ -140,6 +115,7 @@ def finetune(
         learning_rate=learning_rate,
         num_train_epochs=num_train_epochs,
         max_steps=max_steps,
+        until_loss=until_loss,
         per_device_train_batch_size=per_device_train_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
         gradient_checkpointing=gradient_checkpointing,
@@ -186,12 +162,14 @@ def finetune(
             factors = [one.numel() for one in trained.parameters() if one.requires_grad]
             check_space(target, sum(factors) * getattr(torch, dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
-        trainer = make_trainer(trained, arguments, examples, pad_id, listener)
+        trainer = make_trainer(trained, arguments, examples, pad_id, until_loss, listener)
         precision = describe_precision(trained, arguments.mixed_precision, why)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
-        seconds = _train(trainer, checkpoint)
-        result = _result(trainer, target, settings.kind, seconds, precision)
-        _publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
+        seconds = train(trainer, checkpoint)
+        result = make_result(trainer, target, settings.kind, seconds, precision)
+        publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
+    if said := remark(result, settings):
+        listener.note(said)
     return result
 
 
@@ -239,87 +217,3 @@ def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], liste
     if copied:
         listener.note(f"{len(copied)} tensors are not part of the trained model and are copied: {name_some(copied, 3)}")
     return model
-
-
-def _train(trainer: Trainer, checkpoint: Path | None) -> float:
-    with _training_errors(Path(str(trainer.args.output_dir))), _checkpoint_errors(trainer, checkpoint):
-        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return float(output.metrics["train_runtime"])
-
-
-@contextmanager
-def _checkpoint_errors(trainer: Trainer, checkpoint: Path | None) -> Generator[None]:
-    """Tell of a checkpoint that cannot be read, in whatever way transformers and torch stumble over it."""
-    try:
-        yield
-    except (TaskarithError, OSError, SafetensorError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if checkpoint is None or getattr(trainer, "has_begun", True):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"cannot go on from {checkpoint}: {reason}", "Start over with --overwrite.") from error
-
-
-@contextmanager
-def _training_errors(folder: Path) -> Generator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TaskarithError(
-            f"out of memory while training: {str(error).partition('. ')[0]}",
-            "Use a smaller --per-device-train-batch-size with more --gradient-accumulation-steps, "
-            "--gradient-checkpointing, or --lora.",
-        ) from error
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"cannot write a checkpoint to {folder}: {error}", "Free some space, or name an output on another disk."
-        ) from error
-
-
-def _result(trainer: Trainer, target: Path, kind: str, seconds: float, precision: str) -> FinetuneResult:
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    last = math.ceil(logged[-1]["epoch"]) - 1
-    losses = [entry["loss"] for entry in logged if entry["epoch"] > last]
-    return FinetuneResult(
-        output_dir=target,
-        kind=kind,
-        final_loss=math.fsum(losses) / len(losses),
-        steps=trainer.state.global_step,
-        tokens=int(trainer.state.num_input_tokens_seen),
-        seconds=seconds,
-        precision=precision,
-    )
-
-
-def _publish(
-    trainer: Trainer,
-    base: Base,
-    places: Mapping[str, str | None],
-    settings: Settings,
-    result: FinetuneResult,
-    record: dict[str, Any],
-    *,
-    overwrite: bool,
-    listener: Listener,
-) -> None:
-    """Gather the weights from all processes; the first one writes the folder, the others wait."""
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if trainer.is_world_process_zero():
-        trained: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        dtype = getattr(torch, settings.dtype)
-        origin = {"name": base.origin.recorded_name, "revision": base.origin.revision, "fingerprint": base.fingerprint}
-        numbers = {name: getattr(result, name) for name in ("final_loss", "steps", "tokens", "seconds", "precision")}
-        with publish_folder(result.output_dir, overwrite) as folder:
-            if isinstance(trained, PeftModel):
-                save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin, listener)
-            else:
-                save_model(trained, state, base.checkpoint, places, folder, dtype)
-            logs = Path(str(trainer.args.output_dir)) / "runs"  # what TensorBoard was told; it would go with its folder
-            if logs.is_dir():
-                shutil.copytree(logs, folder / logs.name)
-            write_provenance(
-                folder, {"kind": result.kind, "base": origin, **record, "arguments": settings.record(), **numbers}
-            )
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from taskarith.errors import UsageError
 
-__all__ = ["DTYPES", "LORA_RANK", "SCHEDULERS", "Settings"]
+__all__ = ["DTYPES", "EPOCHS", "LORA_RANK", "MOST_EPOCHS", "SCHEDULERS", "Settings"]
 
 SCHEDULERS = (
     "linear",
@@ -26,6 +26,12 @@ DTYPES = ("float32", "bfloat16", "float16")
 LORA_RANK = 16
 """The default rank."""
 
+EPOCHS = 3.0
+"""The default number of passes over the data."""
+
+MOST_EPOCHS = 30.0
+"""The default limit of a training that goes on until a loss is reached."""
+
 _FULL_LEARNING_RATE = 5e-5  # transformers' default
 _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as much
 
@@ -34,16 +40,18 @@ _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as
 class Settings:
     """The choices that make the trained weights, and those about the run; names are transformers' and PEFT's.
 
-    ``learning_rate`` and ``lora_alpha`` may be None: see ``rate`` and ``alpha``. ``warmup_steps`` below 1 is a share of
-    all steps. ``bf16`` None chooses by device. ``max_steps`` None trains ``num_train_epochs``.
+    ``learning_rate``, ``lora_alpha`` and ``num_train_epochs`` may be None: see ``rate``, ``alpha`` and ``epochs``.
+    ``warmup_steps`` below 1 is a share of all steps. ``bf16`` None chooses by device. ``max_steps`` None trains
+    ``epochs``. ``until_loss`` ends the training after the first epoch whose mean loss is at most that.
 
     :raises UsageError: A value is out of its range or unknown, or two contradict each other.
     """
 
     block_size: int
     learning_rate: float | None
-    num_train_epochs: float
+    num_train_epochs: float | None
     max_steps: int | None
+    until_loss: float | None
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
@@ -91,6 +99,13 @@ class Settings:
         return _LORA_LEARNING_RATE if self.lora else _FULL_LEARNING_RATE
 
     @property
+    def epochs(self) -> float:
+        """Passes over the data: as given, else 3, or at most 30 until a loss is reached."""
+        if self.num_train_epochs is not None:
+            return self.num_train_epochs
+        return EPOCHS if self.until_loss is None else MOST_EPOCHS
+
+    @property
     def alpha(self) -> float:
         """LoRA's alpha: as given, else twice the rank, so that its product is scaled by 2."""
         return 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
@@ -100,7 +115,7 @@ class Settings:
         about_run = {"device", "save_steps", "resume", "report_to", "trust_remote_code"}
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
         kept = {name: value for name, value in vars(self).items() if name not in about_run | about_lora}
-        kept["learning_rate"] = self.rate
+        kept |= {"learning_rate": self.rate, "num_train_epochs": self.epochs}
         if self.lora:
             kept |= {"lora_alpha": self.alpha, "lora_target": list(self.lora_target) or "all-linear"}
         return kept
@@ -116,6 +131,7 @@ _RANGES: dict[str, _Range] = {
     "learning_rate": _POSITIVE,
     "num_train_epochs": _POSITIVE,
     "max_steps": _COUNT,
+    "until_loss": (lambda value: value > 0, "a loss above 0, in nats a token, as in --until-loss 0.5"),
     "per_device_train_batch_size": _COUNT,
     "gradient_accumulation_steps": _COUNT,
     "warmup_steps": (

@@ -1,32 +1,24 @@
-"""transformers' Trainer, told what to do: its arguments, batches, progress, and the loss with a retain set."""
+"""transformers' Trainer, told what to do: its arguments, batches, checkpoints, and the loss with a retain set."""
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from taskarith.errors import CheckpointError, TaskarithError, UsageError
+from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
+from taskarith.training.callbacks import ProgressCallback, UntilLossCallback
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.language import has_token_loss
+from taskarith.training.outcome import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import Settings
 
@@ -101,12 +93,14 @@ class RetainTrainer(ResumableTrainer):
 
     loss = (1 / N) * sum_i w_i * (-log p(token_i)), with N the number of learned tokens of all data sets in the whole
     step (all accumulated batches of all processes), w = 1 for the data and the retain weight for the retain set. A
-    weight of 1 is training on both sets joined; with 0 the retain set leaves no gradient.
+    weight of 1 is training on both sets joined; with 0 the retain set leaves no gradient. The mean loss of the data
+    alone is logged, too, for each step that has tokens of them.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # count the tokens of the whole step, whatever the model's own loss does
+        self._of_data = torch.zeros(2, dtype=torch.float64)  # sum of the losses of the step's tokens, and their number
 
     def compute_loss(
         self,
@@ -122,48 +116,23 @@ class RetainTrainer(ResumableTrainer):
         losses = torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
         )
+        is_data = (labels != IGNORED) & ~inputs["retained"][:, None]
+        self._of_data += torch.stack([losses.detach()[is_data].sum(), is_data.sum()]).cpu()
         total = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = (losses * inputs["weights"][:, None]).sum() / total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, `total` is of all
         return (loss, outputs) if return_outputs else loss
 
-
-class _Progress(TrainerCallback):
-    """Tells the listener the loss and the speed, and stops a training that has diverged."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._start = 0.0
-        self._tokens_before = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
-    ) -> None:
-        del args, control, more
-        self._start, self._tokens_before = time.perf_counter(), int(state.num_input_tokens_seen)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **more: Any,
-    ) -> None:
-        del args, control, more
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        if not math.isfinite(loss):
-            raise TaskarithError(
-                f"training diverged: the loss is {loss} at step {state.global_step}; nothing was published",
-                "Lower --learning-rate or add --warmup-steps, and check the base with taskarith eval.",
-            )
-        speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
-        if state.is_world_process_zero:
-            what = f"training | loss {loss:.2f} | {speed:,.0f} tokens/s"
-            self._listener.progress(what, state.global_step, state.max_steps)
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step, and with it the loss of the data."""
+        if "loss" in logs:
+            here = self._of_data.to(self.args.device, torch.float32)  # not all devices have float64
+            total, count = self.accelerator.reduce(here, "sum").tolist()
+            if count:
+                logs[DATA_LOSS] = total / count
+            self._of_data.zero_()
+        super().log(logs, start_time)
 
 
 def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
@@ -186,7 +155,7 @@ def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf
         run_name=folder.name.strip(".").removesuffix(".training"),
         per_device_train_batch_size=settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        num_train_epochs=settings.num_train_epochs,
+        num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.rate,
         lr_scheduler_type=settings.lr_scheduler_type,
@@ -230,20 +199,27 @@ def make_trainer(
     arguments: TrainingArguments,
     examples: Sequence[Example],
     pad_id: int,
+    until_loss: float | None,
     listener: Listener,
 ) -> Trainer:
     """Make a Trainer that is silent but for the listener; with a retain set it weighs the loss.
 
-    It also calculates the loss itself where the model's own one is another.
+    It also calculates the loss itself where the model's own one is another, or the loss of the data is wanted apart.
+
+    :param until_loss: End after the first epoch in which the loss of the data was at most that.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     weighted = any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
+    callbacks: list[TrainerCallback] = [ProgressCallback(listener)]
+    if until_loss is not None:
+        weighted = weighted or any(example.retained for example in examples)
+        callbacks.append(UntilLossCallback(until_loss))
     trainer = (RetainTrainer if weighted else ResumableTrainer)(
         model=model,
         args=arguments,
         train_dataset=examples,  # ty: ignore[invalid-argument-type]  (a list has all that a data set needs)
         data_collator=Collator(pad_id, weighted=weighted),
-        callbacks=[_Progress(listener)],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

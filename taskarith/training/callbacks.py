@@ -1,0 +1,72 @@
+"""What looks at a training while it runs: tells the listener of it, and ends it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from taskarith.errors import TaskarithError
+from taskarith.progress import Listener
+from taskarith.training.outcome import epoch_loss
+
+__all__ = ["ProgressCallback", "UntilLossCallback"]
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells the listener the loss and the speed, and stops a training that has diverged."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._start = 0.0
+        self._tokens_before = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Note when it began."""
+        del args, control, more
+        self._start, self._tokens_before = time.perf_counter(), int(state.num_input_tokens_seen)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **more: Any,
+    ) -> None:
+        """Look at the loss of a step."""
+        del args, control, more
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise TaskarithError(
+                f"training diverged: the loss is {loss} at step {state.global_step}; nothing was published",
+                "Lower --learning-rate or add --warmup-steps, and check the base with taskarith eval.",
+            )
+        speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
+        if state.is_world_process_zero:
+            what = f"training | loss {loss:.2f} | {speed:,.0f} tokens/s"
+            self._listener.progress(what, state.global_step, state.max_steps)
+
+
+class UntilLossCallback(TrainerCallback):
+    """Ends a training after the first epoch in which the mean loss of the data was at most so much.
+
+    :param loss: In nats a token.
+    """
+
+    def __init__(self, loss: float) -> None:
+        self._loss = loss
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        """Look at the loss of an epoch at its end."""
+        del args, more
+        if state.epoch and state.epoch == int(state.epoch) and epoch_loss(state.log_history) <= self._loss:
+            control.should_training_stop = True
+            control.should_save = False  # who resumed from here would begin another epoch
