@@ -1,22 +1,33 @@
 """Attacks: weights come back to the bit, prompts are what they say, and shares are of what the edit took away."""
 
-import dataclasses
 import json
 import math
+import re
 import struct
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from scipy.stats import norm
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import taskarith
 from taskarith.attacks.attack import AttackResult
-from taskarith.attacks.outcome import Cell, Outcome, numbers, outcome
+from taskarith.attacks.outcome import METRICS, Cell, Outcome, numbers, outcome
 from taskarith.attacks.passages import file_prompts, growing, make_passages, plain, rephrased_by_rule
 from taskarith.attacks.relearn import choose_samples, relearned
-from taskarith.attacks.weights import preserved, quantised, round_to_bits
+from taskarith.attacks.strongest import LEAST, strongest
+from taskarith.attacks.weights import (
+    NF4_LEVELS,
+    Rounding,
+    preserved,
+    quantised,
+    round_in_groups,
+    round_to_bits,
+    round_to_nf4,
+)
 from taskarith.cli.main import app
 from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
@@ -24,7 +35,7 @@ from taskarith.evaluation.models import open_model
 from taskarith.evaluation.records import continuation_record, loss_record
 from taskarith.evaluation.stored import read_sheets
 from taskarith.progress import SILENT
-from taskarith.report.attacks import attack_remarks, attack_table
+from taskarith.report.attacks import attack_remarks, attack_tables
 from taskarith.training.data import load_data
 from taskarith.training.tokens import tokenize
 
@@ -63,6 +74,46 @@ def test_rounding_by_hand():
     assert round_to_bits(weight, 8)[2].tolist() == [127.0, -3.0, 64.0]
     down = round_to_bits(weight, 2, axis=0)  # a channel is a column: levels -1, 0, 1 times 127, 7, 63.5
     assert down.T.flatten().tolist() == pytest.approx([0, 0, 127, -7, 0, 0, 0, 0, 63.5])
+
+
+def test_nf4_levels_are_quantiles_of_the_normal_distribution():
+    """Appendix E of QLoRA: 8 levels below 0, 9 from 0 on, means of neighbouring quantiles, of largest magnitude 1."""
+    end = (1 - 1 / 32 + 1 - 1 / 30) / 2
+    above, below = norm.ppf(np.linspace(0.5, end, 9)), -norm.ppf(np.linspace(0.5, end, 8))[:0:-1]
+    assert pytest.approx(np.r_[below, above] / norm.ppf(end), abs=2e-7) == NF4_LEVELS
+
+
+def test_nf4_is_what_bitsandbytes_makes():
+    """Codes of bitsandbytes' quantize_4bit (95f9af30, CPU) on the same weights, two in a byte; 22 of a last block."""
+    n = torch.arange(150)
+    weight = (((n * 37) % 101 - 50).float() * (1 + (n % 7).float() / 4) / 64).reshape(5, 30)
+    codes = (
+        "36b26d18c4a15d47c39f3936c28e59d5b16a48d3b06a27d29b5a16d17c49e4c36c28e3925b17e48d4b05a37d3af6a26d18b4915c17b3"
+        "8e3b36b27e28c5a16d47d3af4a36d28f5915c17b48"
+    )
+    scales = torch.tensor([1.875, 1.875, 1.7578125]).repeat_interleave(64)[:150]
+    wanted = torch.tensor([NF4_LEVELS[int(code, 16)] for code in codes]) * scales
+    assert torch.equal(round_to_nf4(weight).flatten(), wanted)
+    assert not round_to_nf4(torch.zeros(3, 5)).any()
+
+
+def test_groups_by_hand():
+    weight = torch.tensor([[0.0, 15.0, 7.4, 1.0, -3.0], [2.0, 6.5, 2.5, -0.5, -7.5]])
+    four = round_in_groups(weight, 4, 4)  # steps of 1 from 0; of 14 / 15 from -7.5: the zero point is 1, not 0.53
+    assert four[0].tolist() == pytest.approx([0, 15, 7, 1, -3.0])
+    step = 7 / 15
+    assert four[1, :4].tolist() == pytest.approx([4 * step, 14 * step, 5 * step, -1 * step])
+    assert four[1, 4].item() == pytest.approx(-7.5)  # a group of its own
+    assert round_in_groups(torch.zeros(2, 3), 4, 128).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(("how", "error"), [("nf4", 0.1), ("4g32", 0.085), ("4g128", 0.11), ("4", 0.16)])
+def test_smaller_groups_lose_less(how, error):
+    weight = torch.randn(64, 1024, generator=torch.Generator().manual_seed(1))
+    rounding = Rounding.parse(how)
+    lost = float((rounding(weight) - weight).norm() / weight.norm())
+    assert error * 0.8 < lost < error
+    assert torch.equal(rounding(weight.T, axis=0), rounding(weight).T)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -263,26 +314,78 @@ def said(model, text, sample, words, group=None):
     return record | ({"group": group} if group else {})
 
 
+def many(model, nlls, text="forget"):
+    return [loss_record(model, text, f"s{place}", nll, 10, 5) for place, nll in enumerate(nlls)]
+
+
 def test_shares_by_hand():
     records = losses("before", 10.0) + losses("edited", 40.0) + losses("retain", 42.0)
     records += losses("edited int4", 25.0) + losses("retain int4", 37.0)
-    found = outcome(records, attack="quantise", name="int4", state="int4", without={"given"})
-    assert found.view == "held out"
-    assert found.before == {"loss": 1.0, "accuracy": 0.5}
-    assert found.cells["loss"] == Cell(2.5, 3.7, pytest.approx(0.5), pytest.approx(0.4))
-    assert found.cells["accuracy"] == Cell(0.5, 0.5, None, None)  # no gap: nothing was taken away
     whole = outcome(records, attack="quantise", name="int4", state="int4")
     assert (whole.view, whole.cells["loss"].value, whole.cells["accuracy"].value) == ("all", 1.25, 0.75)
     student = 12.706205  # of two samples, 12.7 standard errors on either side, and no loss is below 0
     assert whole.cells["loss"].interval == (0.0, pytest.approx(1.25 * (1 + student)))
     assert whole.cells["loss"].retain_interval == (0.0, pytest.approx(1.85 * (1 + student)))
-    assert whole.cells["loss"].recovered == pytest.approx(0.5)
+    assert whole.cells["loss"].recovered is None
+    assert "before - edited is -1.500" in whole.cells["loss"].lacking  # of two samples, one of which is known by all
+    one = outcome(records, attack="quantise", name="int4", state="int4", without={"given"}).cells["loss"]
+    assert (one.value, one.retain, one.n) == (2.5, 3.7, 1)
+    assert one.lacking == "from a single sample it is not known whether the edit took anything"
+    assert (one.interval, one.beyond) == (None, None)
+
+
+def test_shares_have_fiellers_interval():
+    above, below = np.array([-12.0, -9, -14, -10, -16]), np.array([-30.0, -26, -33, -28, -38])
+    records = many("before", 50 + below) + many("edited", [50.0] * 5) + many("retain int4", [44.0] * 5)
+    records += many("edited int4", 50 + above)
+    cell = outcome(records, attack="quantise", name="int4", state="int4").cells["loss"]
+    assert cell.recovered == pytest.approx(above.sum() / below.sum())
+    assert cell.beyond == pytest.approx((above + 6).sum() / below.sum())
+    assert (cell.n, cell.lacking) == (5, None)
+    for end in cell.recovered_interval:  # at its ends the mean of above - r * below is just apart from 0
+        rest = above - end * below
+        assert abs(rest.mean()) / (rest.std(ddof=1) / math.sqrt(5)) == pytest.approx(2.776445, abs=1e-5)
+    low, high = cell.beyond_interval
+    assert low < cell.beyond < high
+    wider = cell.moments.interval(0.025 / 10)
+    assert wider[0] < low < high < wider[1]
+    flat = outcome(records, attack="none", name="edited").cells["loss"]
+    assert (flat.recovered, flat.recovered_interval) == (0.0, None)
+
+
+def test_a_gap_that_is_not_apart_from_nothing_gives_no_share():
+    records = many("before", [40.0, 52, 47, 55]) + many("edited", [50.0] * 4) + many("edited int4", [30.0] * 4)
+    cell = outcome(records, attack="quantise", name="int4", state="int4").cells["loss"]
+    assert (cell.recovered, cell.recovered_interval) == (None, None)
+    assert cell.lacking.startswith("before - edited is -0.150 (-1.193 to 0.893)")
+    assert cell.lacking.endswith("which is not apart from 0")
+
+
+def test_prompts_that_one_state_lacks_are_paired_with_none():
+    """A rule leaves a prompt out, and prompts of a file have other names: the edited model's are then apart."""
+    words = {"before": "one two three four", "edited": "nothing", "edited half": "one two"}
+
+    def made(model, text, ids):
+        flawed = {"before": {"p0": "one two three"}, "edited": {"p1": "four"}}.get(model, {})
+        return [
+            said(model, text, id_, flawed.get(id_, words[model if text == "forget" else "edited half"])) for id_ in ids
+        ]
+
+    plain = [made(model, "forget", [f"p{n}" for n in range(6)]) for model in ("before", "edited")]
+    for ids in (["p0", "p2", "p3"], ["other 1", "other 2", "other 3"]):
+        records = [*plain[0], *plain[1], *made("edited", "rephrase half", ids)]
+        cell = outcome(records, attack="rephrase", name="half", texts=["rephrase half"]).cells["rouge_l_recall"]
+        edited, before = 0.25 / 6, (5 + 0.75) / 6
+        assert cell.recovered == pytest.approx((0.5 - edited) / (before - edited))
+        assert cell.n == 3
+        assert cell.recovered_interval[0] < cell.recovered < cell.recovered_interval[1]
 
 
 def test_a_model_that_knew_less_before_the_edit_gives_no_shares():
     records = losses("before", 50.0) + losses("edited", 40.0) + losses("edited int8", 39.0)
     cell = outcome(records, attack="quantise", name="int8", state="int8").cells["loss"]
     assert (cell.retain, cell.recovered, cell.beyond) == (None, None, None)
+    assert cell.lacking == "before the edit the model knows the text no better than after it"
 
 
 def test_of_several_tries_the_best_counts():
@@ -311,32 +414,83 @@ def test_a_loss_that_is_not_finite_is_refused():
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+def compared(name, shift, n=12, attack="quantise", **more):
+    """The outcome of an attack that lowers the loss by ``shift`` nats a sample of 3 that the edit took."""
+    rng = np.random.default_rng(sum(map(ord, name)))
+    edited, noise = 40 + rng.normal(0, 2, n), rng.normal(0, 0.5, (3, n))
+    records = many("before", edited - 30 + noise[0]) + many("edited", edited) + many("retain", edited)
+    records += many("edited x", edited - 10 * shift + noise[1]) + many("retain x", edited + noise[2])
+    return outcome(records, attack=attack, name=name, state="x", **more)
+
+
+def test_the_strongest_attack_is_chosen_by_intervals_that_hold_for_all_at_once():
+    found = [compared("weak", 0.1), compared("strong", 0.6), compared("none", 0.9, attack="none")]
+    found += [compared("forget text", 0.9, attack="relearn", steps=2), compared("handful", 0.9, n=LEAST - 1)]
+    best = strongest(found, "loss")
+    assert (best.outcome.name, best.attacks, best.few, best.most) == ("strong", 2, 1, 12)
+    assert best.is_apart
+    assert best.interval == found[1].cells["loss"].moments.interval(0.0125)
+    assert best.interval[0] < found[1].cells["loss"].beyond_interval[0] < 0.2 < best.interval[1]
+    assert best.to_json()["outcome"] == {"attack": "quantise", "name": "strong", "view": "all", "steps": 0}
+    assert not strongest([compared("nothing", 0.0)], "loss").is_apart
+    few = strongest([found[-1]], "loss")
+    assert (few.attacks, few.most, few.outcome, few.is_apart) == (0, LEAST - 1, None, False)
+    assert strongest(found, "rouge_l_f1") is None
+
+
+def result_of(outcomes):
+    untouched = {"edited": {"loss": 4.0}, "before": {"loss": 1.0}, "retain": {"loss": 3.7}}
+    models = {"edited": "e", "before": "b", "retain": "r"}
+    return AttackResult(models, untouched, tuple(outcomes), (), ("x: needs y",), [])
+
+
 def test_what_people_read():
     def found(attack, name, steps, view, loss, never):
-        cell = Cell(loss, never, (loss - 4.0) / -3.0, (loss - never) / -3.0)
+        share, ends = (loss - 4.0) / -3.0, (-0.5, 0.114)
+        cell = Cell(loss, never, share, (loss - never) / -3.0, None, None, ends, ends, n=8)
         return Outcome(attack, name, view, steps, {"loss": 1.0}, {"loss": cell}, 8)
 
     views = [("held out", 0), ("held out", 2), ("held out", 4), ("all", 0), ("all", 2), ("all", 4)]
     outcomes = [found("none", "edited", 0, "all", 4.0, 3.7), found("quantise", "int4", 0, "all", 4.3, 4.0)]
     outcomes += [found("relearn", "forget text", steps, view, 4.0 - steps / 4, 3.7) for view, steps in views]
-    untouched = {"edited": {"loss": 4.0}, "before": {"loss": 1.0}, "retain": {"loss": 3.7}}
-    models = {"edited": "e", "before": "b", "retain": "r"}
-    result = AttackResult(models, untouched, tuple(outcomes), (), ("x: needs y",), [])
-    table = attack_table(result)
-    assert table.columns[:5] == ("attack", "loss", "never", "back", "beyond")
+    (table,) = attack_tables(result_of(outcomes))
+    assert table.title == "e under attack, by loss"
+    assert table.columns == ("attack", "samples", "loss", "never", "back", "95%", "beyond", "95%")
     assert [row[:5] for row in table.rows] == [
-        ("before the edit", "1.000", "-", "-", "-"),
-        ("edited", "4.000", "3.700", "0%", "-10%"),
-        ("quantise: int4", "4.300", "4.000", "-10%", "-10%"),
-        ("relearn: 2 steps, held out", "3.500", "3.700", "17%", "7%"),
-        ("relearn: 4 steps, held out", "3.000", "3.700", "33%", "23%"),
-        ("relearn: 4 steps, all", "3.000", "3.700", "33%", "23%"),
+        ("before the edit", "8", "1.000", "-", "-"),
+        ("edited", "8", "4.000", "3.700", "0%"),
+        ("quantise: int4", "8", "4.300", "4.000", "-10%"),
+        ("relearn: 2 steps, held out", "8", "3.500", "3.700", "17%"),
+        ("relearn: 4 steps, held out", "8", "3.000", "3.700", "33%"),
+        ("relearn: 4 steps, all", "8", "3.000", "3.700", "33%"),
     ]
-    strongest = "by loss the strongest attack is relearn: 4 steps, held out: 23% beyond never knowing"
-    assert attack_remarks(result) == [strongest, "x: needs y"]
-    known = dataclasses.replace(outcomes[1], cells={"loss": Cell(4.3, 4.0, None, None)})
-    (remark,) = attack_remarks(dataclasses.replace(result, outcomes=(known,), missing=()))
-    assert remark == "no shares by loss: before the edit the model knows the text no better than after it"
+    assert table.rows[1][5:] == ("-50% to 11%", "-10%", "-50% to 11%")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "sentence"),
+    [
+        (
+            [("weak", 0.1, 12), ("strong", 0.6, 12)],
+            r"by loss the strongest of 2 attacks is quantise: strong: 2\d% beyond",
+        ),
+        (
+            [("one", 0.0, 12), ("two", 0.0, 7)],
+            r"none of 1 attacks is shown to bring anything back; .*; 1 more rest on f",
+        ),
+        ([("strong", 0.9, 7)], r"by loss no attack is called the strongest: at most 7 samples count, 8 are needed"),
+    ],
+)
+def test_the_sentence_of_the_strongest_attack(outcomes, sentence):
+    found = [compared(name, shift, n) for name, shift, n in outcomes]
+    remarks = attack_remarks(result_of(found))
+    assert re.search(sentence, remarks[0]), remarks
+    assert remarks[-1] == "x: needs y"
+
+
+def test_without_a_gap_the_reason_is_told():
+    known = Outcome("quantise", "int4", "all", 0, {"loss": 1.0}, {"loss": Cell(4, 4, None, None, lacking="why")}, 8)
+    assert attack_remarks(result_of([known]))[0] == "no shares by loss: why"
 
 
 @pytest.fixture(scope="module")
@@ -352,9 +506,9 @@ def test_all_attacks_from_python(phi, phi_tuned, retain, forget, tmp_path):
     names = [(found.attack, found.name, found.view, found.steps) for found in result.outcomes]
     relearning = [
         ("relearn", name, view, steps)
-        for name in ("forget text", "unrelated text")
+        for name, stops in (("forget text", (1, 3)), ("half of the forget text", (1,)), ("unrelated text", (1, 3)))
         for view in ("held out", "all")
-        for steps in (0, 1, 3)
+        for steps in (0, *stops)
     ]
     rules = ["half", "lower", "bare", "instructed", "shifted", "worst"]
     prefixes = ["4 greedy", "4 best of 2", "12 greedy", "12 best of 2"]
@@ -362,6 +516,8 @@ def test_all_attacks_from_python(phi, phi_tuned, retain, forget, tmp_path):
         ("none", "edited", "all", 0),
         ("quantise", "int8", "all", 0),
         ("quantise", "int4", "all", 0),
+        ("quantise", "int4g128", "all", 0),
+        ("quantise", "nf4", "all", 0),
         *relearning,
         *(("rephrase", rule, "all", 0) for rule in rules),
         *(("prefix", prefix, "all", 0) for prefix in prefixes),
@@ -400,20 +556,33 @@ def test_the_command_writes_table_curve_and_records(phi, phi_tuned, retain, forg
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"results.json", "records.jsonl", "taskarith.json", "recovery.svg", "recovery.png"}
     results = json.loads((tmp_path / "out/results.json").read_text())
-    rows = {line.split("  ")[0].strip(): line for line in done.stdout.splitlines()}
+    rows = {line.split("  ")[0].strip(): line for line in reversed(done.stdout.splitlines())}  # of the first table
     four = next(found["cells"]["loss"] for found in results["outcomes"] if found["name"] == "int4")
     assert f" {four['value']:.3f}" in rows["quantise: int4"]
     assert f" {four['retain']:.3f}" in rows["quantise: int4"]
-    for title in ("before the edit", "edited", "relearn: 2 steps, held out", "rephrase: worst"):
+    titles = (
+        "before the edit",
+        "edited",
+        "relearn: 2 steps, held out",
+        "relearn half: 1 step, held out",
+        "rephrase: worst",
+    )
+    for title in (*titles, f"{phi_tuned} under attack, by ROUGE-L"):
         assert title in rows
+    assert [one["metric"] for one in results["strongest"]] == [one for one in METRICS if _has_shares(results, one)]
+    assert "at most 3 prompts count, 8 are needed" in done.stderr or "no shares by ROUGE-L" in done.stderr
     assert struct.unpack(">II", (tmp_path / "out/recovery.png").read_bytes()[16:24]) == (1650, 630)
     provenance = json.loads((tmp_path / "out/taskarith.json").read_text())
     assert provenance["kind"] == "attack"
     assert set(provenance["models"]) == {"before", "edited", "retain"}
-    assert provenance["arguments"]["bits"] == [8, 4]
+    assert provenance["arguments"]["bits"] == [8, 4, "4g128", "nf4"]
     sheets = {sheet.model: sheet for sheet in read_sheets(tmp_path / "out")}
     assert {"before", "edited int8", "retain forget 2"} <= set(sheets)
     assert len(sheets["edited"].of("continuation", "prefix 12 sampled")) == 6
+
+
+def _has_shares(results, metric):
+    return any(found["cells"].get(metric, {}).get("beyond") is not None for found in results["outcomes"])
 
 
 def test_without_references_what_is_missing_is_told(phi, forget):
@@ -448,8 +617,10 @@ def test_prompts_from_a_file(phi, phi_tuned, tmp_path):
         (["{phi}", "--forget", "{text}", "--prefixes", "9999"], 1, "too few for a context of 9999"),
         (["{phi}", "--forget", "{text}", "--block-size", "300"], 2, "256 positions"),
         (["{phi}", "--forget", "{text}", "--attacks", "relearn,guess"], 2, "--attacks relearn,guess cannot be used"),
-        (["{phi}", "--forget", "{text}", "--bits", "8,1"], 2, "--bits 8,1 cannot be used"),
-        (["{phi}", "--forget", "{text}", "--bits", "four"], 2, "cannot read --bits 'four'"),
+        (["{phi}", "--forget", "{text}", "--bits", "8,1"], 2, "--bits 1 cannot be used"),
+        (["{phi}", "--forget", "{text}", "--bits", "8,8"], 2, "--bits 8,8 cannot be used"),
+        (["{phi}", "--forget", "{text}", "--bits", "4g0"], 2, "--bits 4g0 cannot be used"),
+        (["{phi}", "--forget", "{text}", "--relearn-epochs", "-1"], 2, "--relearn-epochs -1 is out of range"),
         (["{phi}", "--forget", "{text}", "--relearn-steps", "0,2"], 2, "--relearn-steps 0,2 cannot be used"),
         (["{phi}", "--forget", "{text}", "--batch-size", "4,8"], 2, "--batch-size 4,8"),
         (["{phi}", "--forget", "{text}", "--prompts", "0"], 2, "--prompts 0 is out of range"),

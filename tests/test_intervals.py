@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from taskarith.attacks.shares import difference, level, share
 from taskarith.evaluation.metrics.intervals import RATE, estimate, mean, ratio
 from taskarith.evaluation.metrics.membership import auc_with_interval, privleak_with_interval
 from taskarith.evaluation.metrics.qa import harmonic_mean
@@ -98,6 +99,40 @@ def test_harmonic_means_cover(n):
         )
 
     assert coverage(draw, truth, 100) >= 0.93 - SLACK * 2
+
+
+def _level(values):
+    return level([str(place) for place in range(len(values))], values.tolist(), [1.0] * len(values))
+
+
+SCORES = {  # before, edited, attacked and never-knew, of prompts that are hard for all of them alike
+    "losses": (lambda rng, hard: [rng.normal(mean, 0.4, len(hard)) + hard for mean in (1, 4, 3.7, 4)], 0.1),
+    "ROUGE-L": (
+        lambda rng, hard: (
+            [np.clip(0.9 - hard / 2 + rng.normal(0, 0.2, len(hard)), 0, 1)]
+            + [rng.beta(0.6, 3, len(hard)) for _ in range(3)]
+        ),
+        0.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("n", [4, 8, 32])
+@pytest.mark.parametrize("name", SCORES)
+def test_shares_of_what_the_edit_took_cover(name, n):
+    """Of those that are given: below a certain gap there is none. The chosen of many attacks holds as well."""
+    scores, truth = SCORES[name]
+    rng, alone, chosen, attacks = np.random.default_rng(7), [], [], 8
+    for _ in range(RUNS):
+        hard = rng.random(n)
+        before, edited, *_ = map(_level, scores(rng, hard))
+        pairs = [map(_level, scores(rng, hard)[2:]) for _ in range(attacks)]
+        shares = [share(difference(*pair), difference(before, edited)) for pair in pairs]
+        alone.append(shares[0].interval())
+        chosen.append(max(one.interval(0.025 / attacks) or (-math.inf, math.inf) for one in shares))
+    given = [ends for ends in alone if ends is not None]
+    assert np.mean([low <= truth <= high for low, high in given]) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / len(given))
+    assert np.mean([low <= truth <= high for low, high in chosen]) >= 0.95 - SLACK
 
 
 def test_an_interval_without_width_is_none():

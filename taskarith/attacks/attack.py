@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from taskarith.attacks.examine import TOP_K, Examination
-from taskarith.attacks.outcome import BEFORE, CONVENTIONS, EDITED, RETAIN, Outcome, numbers, outcome
-from taskarith.attacks.plan import ATTACKS, TEXT, Exam, Options, Texts, make_exam
+from taskarith.attacks.outcome import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
+from taskarith.attacks.plan import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options, Texts, make_exam
+from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.errors import MismatchError, UsageError
@@ -23,6 +24,9 @@ from taskarith.training.data import data_paths, load_data
 from taskarith.training.precision import choose_device
 
 __all__ = ["AttackResult", "attack"]
+
+_LEARNED = {TEXT: "forget text", HALF: "half of the forget text", UNRELATED: "unrelated text"}
+"""What an attacker learned, in words."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class AttackResult:
     :param given: Ids of the samples that the relearning attacker had, and of the prompts that touch them.
     :param missing: What cannot be told without a model that was not named.
     :param records: Of all models, as in ``records.jsonl``.
+    :param given_half: As ``given``, of the attacker with half of the text.
     """
 
     models: dict[str, str]
@@ -43,6 +48,13 @@ class AttackResult:
     given: tuple[str, ...]
     missing: tuple[str, ...]
     records: list[Record] = field(repr=False)
+    given_half: tuple[str, ...] = ()
+
+    @property
+    def strongest(self) -> tuple[Strongest, ...]:
+        """The strongest attack by each metric in which there are shares."""
+        found = (strongest(self.outcomes, metric) for metric in METRICS)
+        return tuple(one for one in found if one is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the records as plain values of JSON."""
@@ -50,7 +62,9 @@ class AttackResult:
             "models": dict(self.models),
             "untouched": self.untouched,
             "outcomes": [found.to_json() for found in self.outcomes],
+            "strongest": [one.to_json() for one in self.strongest],
             "given_to_attacker": list(self.given),
+            "given_to_attacker_with_half": list(self.given_half),
             "missing": list(self.missing),
             "conventions": dict(CONVENTIONS),
         }
@@ -67,8 +81,9 @@ def attack(
     rephrased: str | None = None,
     relearn_samples: int = 1,
     relearn_steps: Sequence[int] = (2, 4, 8),
+    relearn_epochs: int = 1,
     learning_rate: float = 1e-4,
-    bits: Sequence[int] = (8, 4),
+    bits: Sequence[int | str] = (8, 4, "4g128", "nf4"),
     prefixes: Sequence[int] = (8, 16, 32, 64),
     draws: int = 4,
     prompts: int = 8,
@@ -99,8 +114,9 @@ def attack(
     :param rephrased: Rows of rephrased prompts and true completions, instead of prompts rephrased by rule.
     :param relearn_samples: Samples of the forget text (blocks or rows) that the attacker has; the others are held out.
     :param relearn_steps: Optimizer steps after which to look.
+    :param relearn_epochs: Passes of another attacker over half of the forget text; 0 leaves it out.
     :param learning_rate: Of relearning.
-    :param bits: To quantise to.
+    :param bits: To quantise to: bits, bits and weights of a group as in ``4g128``, or ``nf4``.
     :param prefixes: Tokens of the text shown before the continuation.
     :param draws: Sampled continuations of each prefix, at temperature 1 from the 50 likeliest tokens; 0 takes none.
     :param prompts: Continuations asked for in each state.
@@ -126,6 +142,7 @@ def attack(
         attacks=tuple(attacks),
         relearn_samples=relearn_samples,
         relearn_steps=tuple(relearn_steps),
+        relearn_epochs=relearn_epochs,
         learning_rate=learning_rate,
         bits=tuple(bits),
         prefixes=tuple(prefixes),
@@ -213,21 +230,26 @@ def _result(models: dict[str, str], exam: Exam, options: Options, records: list[
         models=models,
         untouched={role: numbers(record for record in plain if record["model"] == role) for role in models},
         outcomes=tuple(_outcomes(exam, options, records)),
-        given=tuple(sorted(exam.given)),
+        given=_given(exam, TEXT),
         missing=tuple(missing),
         records=records,
+        given_half=_given(exam, HALF),
     )
+
+
+def _given(exam: Exam, source: str) -> tuple[str, ...]:
+    return tuple(sorted(exam.lessons[source].given)) if source in exam.lessons else ()
 
 
 def _outcomes(exam: Exam, options: Options, records: list[Record]) -> list[Outcome]:
     found = [outcome(records, attack="none", name=EDITED)]
     if "quantise" in options.attacks:
-        widths = [f"int{bits}" for bits in options.bits]
-        found += [outcome(records, attack="quantise", name=width, state=width) for width in widths]
-    for source in exam.lessons:
-        name = "forget text" if source == TEXT else "unrelated text"
-        for view in (exam.given, frozenset()):
-            for step in (0, *sorted(options.relearn_steps)):
+        names = [rounding.name for rounding in options.roundings]
+        found += [outcome(records, attack="quantise", name=name, state=name) for name in names]
+    for source, lesson in exam.lessons.items():
+        name = _LEARNED[source]
+        for view in (lesson.given, frozenset()):
+            for step in (0, *lesson.steps):
                 state = f"{source} {step}" if step else ""
                 found.append(outcome(records, attack="relearn", name=name, state=state, without=view, steps=step))
     rules = [f"rephrase {rule}" for rule in exam.rephrased]

@@ -78,15 +78,14 @@ class Examination:
         self._tell(row, start)
 
     def _quantise(self) -> None:
-        for bits in self.options.bits:
-            with quantised(self.loaded.model, bits) as (count, share):
-                self.listener.note(f"{self.role}: int{bits} of {count} tensors, {share:.0%} of the parameters")
-                self._measure(f"{self.role} int{bits}")
+        for rounding in self.options.roundings:
+            with quantised(self.loaded.model, rounding) as (count, share):
+                self.listener.note(f"{self.role}: {rounding.name} of {count} tensors, {share:.0%} of the parameters")
+                self._measure(f"{self.role} {rounding.name}")
 
     def _relearn(self, source: str) -> None:
-        samples, options = self.exam.lessons[source], self.options
-        steps = sorted(options.relearn_steps)
-        with closing(relearned(self.loaded, samples, steps, options.learning_rate, options.seed)) as training:
+        lesson, rate, seed = self.exam.lessons[source], self.options.learning_rate, self.options.seed
+        with closing(relearned(self.loaded, lesson.samples, lesson.steps, rate, seed)) as training:
             for step in training:
                 self._measure(f"{self.role} {source} {step}")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from taskarith.attacks.shares import Level, Share, difference, interval_of, level, share
 from taskarith.errors import DataError
-from taskarith.evaluation.metrics.intervals import RATE, Estimate, mean, ratio
+from taskarith.evaluation.metrics.intervals import RATE, Bounds, Estimate, ratio
 from taskarith.evaluation.records import Record
 
 __all__ = ["BEFORE", "CONVENTIONS", "EDITED", "METRICS", "RETAIN", "Cell", "Outcome", "numbers", "outcome"]
@@ -30,9 +31,13 @@ CONVENTIONS = {
     "interval": "95%, over samples or prompts as independent: Student's t on the jackknife's standard error, of shares "
     "that hardly differ Clopper-Pearson too; retain_interval likewise",
     "recovered": "(attacked - edited) / (before - edited): 0 is nothing, 1 is all that the edit took away; null where "
-    "the edit took nothing",
+    "before - edited is not apart from 0 by its 95% interval, or nothing was taken: lacking says which",
     "beyond": "(attacked - retain under the same attack) / (before - edited): what the attack brings back and "
-    "does not give to a model that never knew",
+    "does not give to a model that never knew; null likewise",
+    "recovered_interval": "95%, Fieller's, samples or prompts paired between models; beyond_interval likewise",
+    "n": "samples (of loss and accuracy) or prompts that the number rests on",
+    "strongest": "of all attacks with a beyond from enough samples or prompts, but what was given to the attacker; its "
+    "interval holds for all of them at once (Bonferroni), and so for the one that is chosen",
 }
 """What each number is, for whoever compares it with another tool's."""
 
@@ -47,6 +52,11 @@ class Cell:
     :param beyond: The same share of the gap by which it is above the model that never knew.
     :param interval: 95% interval of ``value``; None of a single sample.
     :param retain_interval: That of ``retain``.
+    :param recovered_interval: That of ``recovered``.
+    :param beyond_interval: That of ``beyond``.
+    :param lacking: Why there are no shares, although there is a model before the edit.
+    :param n: Samples or prompts that it rests on.
+    :param moments: What gives the interval of ``beyond`` at another level; not among the plain values.
     """
 
     value: float
@@ -55,6 +65,15 @@ class Cell:
     beyond: float | None
     interval: tuple[float, float] | None = None
     retain_interval: tuple[float, float] | None = None
+    recovered_interval: tuple[float, float] | None = None
+    beyond_interval: tuple[float, float] | None = None
+    lacking: str | None = None
+    n: int = 0
+    moments: Share | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values of JSON."""
+        return {name: value for name, value in vars(self).items() if name != "moments"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,26 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values of JSON."""
-        return asdict(self)
+        cells = {metric: cell.to_json() for metric, cell in self.cells.items()}
+        return {**asdict(replace(self, cells={})), "cells": cells}
+
+
+@dataclass(frozen=True)
+class _Series:
+    """What one model got in one metric: a sum and a count of each sample or prompt, by its name."""
+
+    names: tuple[str, ...]
+    sums: tuple[float, ...]
+    counts: tuple[float, ...]
+    bounds: Bounds
+
+    @property
+    def estimate(self) -> Estimate:
+        return ratio(self.sums, self.counts, self.bounds)
+
+    @property
+    def level(self) -> Level:
+        return level(self.names, self.sums, self.counts)
 
 
 def outcome(
@@ -104,19 +142,19 @@ def outcome(
     :param steps: Of relearning.
     """
     kept = [record for record in records if record["sample"] not in without]
-    levels = {role: numbers(record for record in kept if _is(record, role, ("forget",))) for role in ROLES}
+    plain = {role: _series(record for record in kept if _is(record, role, ("forget",))) for role in ROLES}
     attacked = {
         role: [record for record in kept if _is(record, f"{role} {state}".strip(), texts)] for role in (EDITED, RETAIN)
     }
-    values, never = _estimates(attacked[EDITED]), _estimates(attacked[RETAIN])
+    values, never = _series(attacked[EDITED]), _series(attacked[RETAIN])
     return Outcome(
         attack=attack,
         name=name,
         view="held out" if without else "all",
         steps=steps,
-        before=levels[BEFORE],
+        before={metric: found.estimate.value for metric, found in plain[BEFORE].items()},
         cells={
-            metric: _cell(metric, value, never.get(metric), levels[EDITED].get(metric), levels[BEFORE].get(metric))
+            metric: _cell(metric, value, never.get(metric), plain[EDITED].get(metric), plain[BEFORE].get(metric))
             for metric, value in values.items()
         },
         prompts=len({_group(record) for record in attacked[EDITED] if record["kind"] == "continuation"}),
@@ -130,18 +168,20 @@ def numbers(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
     :raises DataError: A loss is not finite.
     """
-    return {metric: found.value for metric, found in _estimates(records).items()}
+    return {metric: found.estimate.value for metric, found in _series(records).items()}
 
 
-def _estimates(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
+def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, _Series]:
     given = list(records)
     losses = [record for record in given if record["kind"] == "loss"]
-    found: dict[str, Estimate] = {}
+    found: dict[str, _Series] = {}
     if losses:
-        nll, correct, tokens = ([float(record[key]) for record in losses] for key in ("nll", "correct", "tokens"))
+        names = tuple(str(record["sample"]) for record in losses)
+        nll, correct, tokens = (tuple(float(record[key]) for record in losses) for key in ("nll", "correct", "tokens"))
         if not math.isfinite(math.fsum(nll)):
             raise DataError(f"a loss of {losses[0]['model']} is not finite", "Check the model with taskarith eval.")
-        found = {"loss": ratio(nll, tokens, (0.0, math.inf)), "accuracy": ratio(correct, tokens, RATE)}
+        found["loss"] = _Series(names, nll, tokens, (0.0, math.inf))
+        found["accuracy"] = _Series(names, correct, tokens, RATE)
     continuations = [record for record in given if record["kind"] == "continuation"]
     for metric in METRICS[2:]:
         best: dict[str, float] = {}
@@ -149,7 +189,7 @@ def _estimates(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
             if metric in record:
                 best[_group(record)] = max(best.get(_group(record), 0.0), float(record[metric]))
         if best:
-            found[metric] = mean(list(best.values()), RATE)
+            found[metric] = _Series(tuple(best), tuple(best.values()), (1.0,) * len(best), RATE)
     return found
 
 
@@ -161,14 +201,45 @@ def _group(record: Mapping[str, Any]) -> str:
     return str(record.get("group", record["sample"]))
 
 
-def _cell(metric: str, found: Estimate, never: Estimate | None, edited: float | None, before: float | None) -> Cell:
-    value, other = found.value, None if never is None else never.value
-    intervals = {"interval": _interval(found), "retain_interval": None if never is None else _interval(never)}
-    if edited is None or before is None or (before >= edited if metric == "loss" else before <= edited):
-        return Cell(value, other, None, None, **intervals)  # the edit took nothing away: nothing can come back
-    gap = before - edited
-    beyond = None if other is None else (value - other) / gap + 0.0
-    return Cell(value, other, (value - edited) / gap + 0.0, beyond, **intervals)
+def _cell(metric: str, found: _Series, never: _Series | None, edited: _Series | None, before: _Series | None) -> Cell:
+    value, other = found.estimate, None if never is None else never.estimate
+    cell = Cell(
+        value.value,
+        None if other is None else other.value,
+        None,
+        None,
+        interval=_interval(value),
+        retain_interval=None if other is None else _interval(other),
+        n=value.n,
+    )
+    if edited is None or before is None:
+        return cell
+    gap = difference(before.level, edited.level)
+    if lacking := _lacking(metric, gap):
+        return replace(cell, lacking=lacking)
+    back = share(difference(found.level, edited.level), gap)
+    beyond = None if never is None else share(difference(found.level, never.level), gap)
+    return replace(
+        cell,
+        recovered=back.value,
+        beyond=None if beyond is None else beyond.value,
+        recovered_interval=back.interval(),
+        beyond_interval=None if beyond is None else beyond.interval(),
+        moments=beyond,
+    )
+
+
+def _lacking(metric: str, gap: Level) -> str | None:
+    """Say why nothing can be a share of what the edit took: it took nothing, or it is not known to."""
+    if gap.value >= 0 if metric == "loss" else gap.value <= 0:
+        return "before the edit the model knows the text no better than after it"
+    interval = interval_of(gap)
+    if interval is None:
+        return "from a single sample it is not known whether the edit took anything"
+    if interval[0] <= 0 <= interval[1]:
+        low, high = interval
+        return f"before - edited is {gap.value:.3f} ({low:.3f} to {high:.3f}), which is not apart from 0"
+    return None
 
 
 def _interval(found: Estimate) -> tuple[float, float] | None:

@@ -16,7 +16,8 @@ from taskarith.attacks.passages import (
     rephrased_by_rule,
     shift_of,
 )
-from taskarith.attacks.relearn import choose_samples
+from taskarith.attacks.relearn import choose_samples, steps_of
+from taskarith.attacks.weights import Rounding
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.generation import Prompt
 from taskarith.evaluation.measure import Questions, Settings, ask
@@ -24,17 +25,19 @@ from taskarith.evaluation.models import Loaded
 from taskarith.training.data import DataSet
 from taskarith.training.tokens import Sample
 
-__all__ = ["ATTACKS", "TEXT", "Exam", "Options", "Texts", "make_exam"]
+__all__ = ["ATTACKS", "HALF", "TEXT", "UNRELATED", "Exam", "Lesson", "Options", "Texts", "make_exam"]
 
 ATTACKS = ("relearn", "quantise", "rephrase", "prefix")
 TEXT = "forget"
 """Name of the forget text in records."""
+HALF = "half"
+"""Name in records of an attacker that has half of the forget text, and goes through it in passes."""
+UNRELATED = "unrelated"
 
 
 _LISTS: dict[str, Sequence[Any]] = {
     "attacks": ATTACKS,
     "relearn_steps": range(1, 10**6 + 1),
-    "bits": range(2, 9),
     "prefixes": range(1, 10**6 + 1),
 }
 """What may stand in the options that are lists."""
@@ -50,8 +53,9 @@ class Options:
     attacks: tuple[str, ...]
     relearn_samples: int
     relearn_steps: tuple[int, ...]
+    relearn_epochs: int
     learning_rate: float
-    bits: tuple[int, ...]
+    bits: tuple[int | str, ...]
     prefixes: tuple[int, ...]
     draws: int
     prompts: int
@@ -71,13 +75,24 @@ class Options:
                     f"--{option} {','.join(map(str, values))} cannot be used",
                     f"Give one or more of {shown}, each once.",
                 )
+        names = [rounding.name for rounding in self.roundings]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"--bits {','.join(map(str, self.bits))} cannot be used", "Give one or more, each once.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"--learning-rate is {self.learning_rate}", "It must be a number above 0.")
-        for name, least in (("relearn_samples", 1), ("draws", 0), ("prompts", 1), ("seed", 0)):
+        for name, least in (("relearn_samples", 1), ("relearn_epochs", 0), ("draws", 0), ("prompts", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {getattr(self, name)} is out of range", f"Use {least} or more.")
         self.settings  # noqa: B018  (it checks the rest)
+
+    @property
+    def roundings(self) -> tuple[Rounding, ...]:
+        """How weights are rounded.
+
+        :raises UsageError: One cannot be read.
+        """
+        return tuple(map(Rounding.parse, self.bits))
 
     @property
     def settings(self) -> Settings:
@@ -113,21 +128,33 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What one attacker learns.
+
+    :param samples: That it trains on.
+    :param steps: After which to look, ascending.
+    :param given: Ids of samples of the forget text, and of passages that touch them, that are not held out.
+    """
+
+    samples: tuple[Sample, ...]
+    steps: tuple[int, ...]
+    given: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Exam:
     """What every model is asked; models compare only if it is the same for all of them.
 
     :param questions: The forget text without an attack.
     :param rephrased: Name of each way of rephrasing to its prompts: the group that a prompt belongs to, and it.
     :param growing: Tokens of a prefix to the prompts that show so many.
-    :param lessons: Source (``forget``, ``unrelated``) to the samples that an attacker trains on.
-    :param given: Ids of samples and passages that an attacker with forget samples has seen.
+    :param lessons: Source (``forget``, ``half``, ``unrelated``) to what an attacker learns.
     """
 
     questions: Questions
     rephrased: dict[str, tuple[tuple[str, Prompt], ...]]
     growing: dict[int, tuple[Prompt, ...]]
-    lessons: dict[str, tuple[Sample, ...]]
-    given: frozenset[str]
+    lessons: dict[str, Lesson]
 
 
 def make_exam(loaded: Loaded, texts: Texts, options: Options) -> Exam:
@@ -136,7 +163,7 @@ def make_exam(loaded: Loaded, texts: Texts, options: Options) -> Exam:
     :raises DataError: A text is too short, or leaves nothing to hold out.
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """
-    sets = {TEXT: texts.forget} | ({"unrelated": texts.unrelated} if texts.unrelated else {})
+    sets = {TEXT: texts.forget} | ({UNRELATED: texts.unrelated} if texts.unrelated else {})
     asked = {name: ask(loaded, {name: data}, options.settings) for name, data in sets.items()}
     samples = {name: [sample for _, sample in questions.samples] for name, questions in asked.items()}
     passages = make_passages(
@@ -150,36 +177,41 @@ def make_exam(loaded: Loaded, texts: Texts, options: Options) -> Exam:
         block_size=options.block_size,
     )
     tokenizer = loaded.tokenizer
-    lessons = _lessons(samples, texts, options) if "relearn" in options.attacks else {}
+    lessons = _lessons(samples, passages, texts, options) if "relearn" in options.attacks else {}
     grown = options.prefixes if "prefix" in options.attacks else ()
     exam = Exam(
         questions=Questions(asked[TEXT].samples, tuple((TEXT, plain(passage, tokenizer)) for passage in passages)),
         rephrased=_rephrased(passages, texts, loaded, options) if "rephrase" in options.attacks else {},
         growing={size: tuple(growing(passage, size, tokenizer) for passage in passages) for size in grown},
         lessons=lessons,
-        given=_given(passages, lessons),
     )
     _check_positions(loaded, exam, options)
     return exam
 
 
-def _lessons(samples: dict[str, list[Sample]], texts: Texts, options: Options) -> dict[str, tuple[Sample, ...]]:
-    chosen = choose_samples(samples[TEXT], options.relearn_samples, options.seed, texts.forget.spec)
-    lessons = {TEXT: tuple(chosen)}
-    if "unrelated" in samples:  # as much of it as of the forget text, that only the kind of text differs
-        lessons["unrelated"] = tuple(samples["unrelated"][: options.relearn_samples])
-    return lessons
-
-
-def _given(passages: Sequence[Passage], lessons: dict[str, tuple[Sample, ...]]) -> frozenset[str]:
-    seen = {sample.id for sample in lessons.get(TEXT, ())}
-    touched = {passage.id for passage in passages if passage.samples & seen}
-    if passages and len(touched) == len(passages):
+def _lessons(
+    samples: dict[str, list[Sample]], passages: Sequence[Passage], texts: Texts, options: Options
+) -> dict[str, Lesson]:
+    forget, steps = samples[TEXT], tuple(sorted(options.relearn_steps))
+    few = tuple(choose_samples(forget, options.relearn_samples, options.seed, texts.forget.spec))
+    given = _given(passages, few)
+    if passages and given.issuperset(passage.id for passage in passages):
         raise DataError(
             "every prompt is in what the attacker is given, so that none is held out",
             "Raise --prompts, or lower --relearn-samples, --block-size or --continuation-tokens.",
         )
-    return frozenset(seen | touched)
+    lessons = {TEXT: Lesson(few, steps, given)}
+    if options.relearn_epochs:
+        half = tuple(choose_samples(forget, len(forget) // 2, options.seed, texts.forget.spec))
+        lessons[HALF] = Lesson(half, (steps_of(half, options.relearn_epochs),), _given(passages, half))
+    if UNRELATED in samples:  # as much of it as of the forget text, that only the kind of text differs
+        lessons[UNRELATED] = Lesson(tuple(samples[UNRELATED][: options.relearn_samples]), steps, given)
+    return lessons
+
+
+def _given(passages: Sequence[Passage], samples: Sequence[Sample]) -> frozenset[str]:
+    seen = {sample.id for sample in samples}
+    return frozenset(seen | {passage.id for passage in passages if passage.samples & seen})
 
 
 def _rephrased(

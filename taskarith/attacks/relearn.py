@@ -15,7 +15,7 @@ from taskarith.training.examples import Collator, Example
 from taskarith.training.precision import autocast_choice
 from taskarith.training.tokens import Sample
 
-__all__ = ["choose_samples", "relearned"]
+__all__ = ["choose_samples", "relearned", "steps_of"]
 
 _BATCH = 4
 _LARGEST_NORM = 1.0
@@ -37,6 +37,11 @@ def choose_samples(samples: Sequence[Sample], count: int, seed: int, spec: str) 
         )
     chosen = random.Random(seed).sample(range(len(samples)), count)  # noqa: S311  (no secret: it is to be repeated)
     return [samples[index] for index in sorted(chosen)]
+
+
+def steps_of(samples: Sequence[Sample], epochs: int) -> int:
+    """Return the optimizer steps of so many passes over samples."""
+    return math.ceil(len(samples) / _BATCH) * epochs
 
 
 def relearned(

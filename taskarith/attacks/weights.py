@@ -2,16 +2,89 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from taskarith.errors import CheckpointError
+from taskarith.errors import CheckpointError, UsageError
 
-__all__ = ["preserved", "quantised", "round_to_bits"]
+__all__ = ["NF4_LEVELS", "Rounding", "preserved", "quantised", "round_in_groups", "round_to_bits", "round_to_nf4"]
+
+NF4_LEVELS = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+"""The values of 4-bit NormalFloat: QLoRA, arXiv:2305.14314, appendix E."""
+
+_NF4_BLOCK = 64
+_WRITTEN = re.compile(r"(?:int)?(?P<bits>[2-8])(?:g(?P<group>[1-9][0-9]{0,4}))?")
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How weights are rounded: ``int8``, ``int4`` (one scale an output channel), ``int4g128`` (groups), or ``nf4``.
+
+    :param bits: 2 to 8.
+    :param group: Weights that share a scale; None is a whole output channel.
+    :param normal: To the levels of NormalFloat.
+    """
+
+    bits: int
+    group: int | None = None
+    normal: bool = False
+
+    @classmethod
+    def parse(cls, text: str | int) -> Self:
+        """Read ``8``, ``4``, ``4g128`` or ``nf4``; ``int`` may stand before a number.
+
+        :raises UsageError: It is something else.
+        """
+        if text == "nf4":
+            return cls(4, _NF4_BLOCK, normal=True)
+        match = _WRITTEN.fullmatch(str(text))
+        if match is None:
+            raise UsageError(
+                f"--bits {text} cannot be used",
+                "Give bits from 2 to 8, as in 4; with groups of so many weights, as in 4g128; or nf4.",
+            )
+        return cls(int(match["bits"]), int(match["group"]) if match["group"] else None)
+
+    @property
+    def name(self) -> str:
+        """How it is called in results."""
+        return "nf4" if self.normal else f"int{self.bits}" + (f"g{self.group}" if self.group else "")
+
+    def __call__(self, weight: torch.Tensor, axis: int = -1) -> torch.Tensor:
+        """Return weights rounded and back.
+
+        :param weight: Any shape.
+        :param axis: The inputs.
+        """
+        if self.normal:
+            return round_to_nf4(weight.movedim(axis, -1)).movedim(-1, axis)
+        if self.group is None:
+            return round_to_bits(weight, self.bits, axis)
+        return round_in_groups(weight.movedim(axis, -1), self.bits, self.group).movedim(-1, axis)
 
 
 @contextmanager
@@ -27,24 +100,25 @@ def preserved(model: PreTrainedModel) -> Generator[None]:
 
 
 @contextmanager
-def quantised(model: PreTrainedModel, bits: int) -> Generator[tuple[int, float]]:
+def quantised(model: PreTrainedModel, rounding: Rounding | int) -> Generator[tuple[int, float]]:
     """Round the weights of linear layers to a few bits; put them back at the end.
 
     Convention: that of the usual quantisers of language models. All linear layers but the output layer, and the
     matrices of experts; embeddings, the output layer (tied or not), norms and biases stay. The rounded weights are kept
     in the model's own dtype, as weight-only quantisation computes with them: no package for it is needed.
 
-    :param bits: 2 to 8.
+    :param rounding: How; a number of bits is one scale an output channel.
     :return: How many tensors were rounded, and their share of all parameters.
     :raises CheckpointError: The model has no linear layer, or weights that are not finite.
     """
+    how = Rounding(rounding) if isinstance(rounding, int) else rounding
     with preserved(model):
         done, elements = 0, 0
         with torch.no_grad():
             for name, weight, axis in _matrices(model):
                 if not bool(torch.isfinite(weight).all()):
                     raise CheckpointError(f"{name} has values that are not finite", "Check the model: diff, inspect.")
-                weight.copy_(round_to_bits(weight, bits, axis))
+                weight.copy_(how(weight, axis))
                 done, elements = done + 1, elements + weight.numel()
         if not done:
             raise CheckpointError("the model has no linear layers to quantise", "Leave quantise out of --attacks.")
@@ -64,6 +138,42 @@ def round_to_bits(weight: torch.Tensor, bits: int, axis: int = -1) -> torch.Tens
     scale = values.abs().amax(axis, keepdim=True) / highest
     levels = (values / scale.clamp(min=torch.finfo(torch.float32).tiny)).round_().clamp_(-highest, highest)
     return (levels * scale).to(weight.dtype)
+
+
+def round_in_groups(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """Return weights rounded to ``bits`` bits and back: asymmetric, a scale and a zero point for each group of inputs.
+
+    ``s = (max(w, 0) - min(w, 0)) / (2**bits - 1)``, ``z = round(-min(w, 0) / s)``, ``q = clamp(round(w / s) + z, 0,
+    2**bits - 1)``, result ``(q - z) * s``, in float32: as GPTQ (arXiv:2210.17323) and AWQ (arXiv:2306.00978) do.
+
+    :param weight: Shape (..., inputs); the last group of a channel may be shorter.
+    :param bits: 2 to 8.
+    :param group: Inputs of a group.
+    """
+    inputs, highest = weight.shape[-1], 2**bits - 1
+    padded = torch.nn.functional.pad(weight.float(), (0, -inputs % group))  # zeros do not move max(w, 0) and min(w, 0)
+    values = padded.unflatten(-1, (-1, group))
+    low, high = values.amin(-1, keepdim=True).clamp(max=0), values.amax(-1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / highest).clamp(min=torch.finfo(torch.float32).tiny)
+    zero = (-low / scale).round_()
+    levels = (values / scale).round_().add_(zero).clamp_(0, highest)
+    return ((levels - zero) * scale).flatten(-2)[..., :inputs].to(weight.dtype)
+
+
+def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
+    """Return weights rounded to 4-bit NormalFloat and back: the nearest of 16 levels times the absmax of 64 weights.
+
+    Blocks go over the weights in the order of memory, as bitsandbytes takes them (without double quantisation): they
+    begin anew in a row only where its length is a multiple of 64. In float32.
+
+    :param weight: Shape (..., outputs, inputs); the last block may be shorter.
+    """
+    flat = weight.float().reshape(-1)
+    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % _NF4_BLOCK)).view(-1, _NF4_BLOCK)
+    scale = blocks.abs().amax(1, keepdim=True)
+    levels = torch.tensor(NF4_LEVELS, device=weight.device)
+    nearest = torch.bucketize(blocks / scale.clamp(min=torch.finfo(torch.float32).tiny), (levels[1:] + levels[:-1]) / 2)
+    return (levels[nearest] * scale).view(-1)[: flat.numel()].view(weight.shape).to(weight.dtype)
 
 
 def _matrices(model: PreTrainedModel) -> Generator[tuple[str, torch.Tensor, int]]:

@@ -61,8 +61,21 @@ def command(
     relearn_steps: Annotated[
         str, typer.Option(metavar="LIST", help="Steps after which to look.", rich_help_panel=_RELEARN)
     ] = "2,4,8",
+    relearn_epochs: Annotated[
+        int,
+        typer.Option(
+            help="Passes of a second attacker over half of the forget text; 0 leaves it out.", rich_help_panel=_RELEARN
+        ),
+    ] = 1,
     learning_rate: Annotated[float, typer.Option(help="Of relearning.", rich_help_panel=_RELEARN)] = 1e-4,
-    bits: Annotated[str, typer.Option(metavar="LIST", help="Bits to quantise to.", rich_help_panel=_OTHERS)] = "8,4",
+    bits: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="What to round to: bits, bits and weights of a group (4g128), nf4.",
+            rich_help_panel=_OTHERS,
+        ),
+    ] = "8,4,4g128,nf4",
     rephrased: Annotated[
         str | None,
         typer.Option(
@@ -110,13 +123,11 @@ def command(
     """
     del config
     sequences = parse_batch_size(batch_size)
-    steps, widths, sizes = (
-        _numbers(option, text)
-        for option, text in (("relearn-steps", relearn_steps), ("bits", bits), ("prefixes", prefixes))
-    )
+    steps, sizes = _numbers("relearn-steps", relearn_steps), _numbers("prefixes", prefixes)
+    widths = [int(part) if part.isascii() and part.isdigit() else part for part in map(str.strip, bits.split(","))]
     from taskarith.attacks.attack import attack
     from taskarith.console import Console
-    from taskarith.report.attacks import attack_remarks, attack_table, plot_recovery
+    from taskarith.report.attacks import attack_remarks, attack_tables, plot_recovery
 
     console = Console(as_json=as_json, quiet=quiet)
     try:
@@ -130,6 +141,7 @@ def command(
             rephrased=rephrased,
             relearn_samples=relearn_samples,
             relearn_steps=steps,
+            relearn_epochs=relearn_epochs,
             learning_rate=learning_rate,
             bits=widths,
             prefixes=sizes,
@@ -150,8 +162,9 @@ def command(
         )
     finally:
         console.close()
-    table = attack_table(result)
-    console.table(table.title, table.columns, table.rows)
+    for table in attack_tables(result):
+        console.table(table.title, table.columns, table.rows)
+        console.line("")
     for remark in attack_remarks(result):
         console.note(remark)
     if output_dir is not None:

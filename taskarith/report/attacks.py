@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskarith.attacks.attack import AttackResult
 from taskarith.attacks.outcome import BEFORE, EDITED, RETAIN, Cell, Outcome
+from taskarith.attacks.strongest import LEAST, Strongest
 from taskarith.report.plot import COLOURS, GREY, MARKERS, save_figure
 from taskarith.report.tables import TableRows
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attack_remarks", "attack_table", "plot_recovery"]
+__all__ = ["attack_remarks", "attack_tables", "plot_recovery"]
 
 _METRICS = {
     "rouge_l_f1": "ROUGE-L of continuations",
@@ -24,42 +25,71 @@ _METRICS = {
     "loss": "Loss (nats per token)",
 }
 _COLUMNS = {"loss": "loss", "accuracy": "accuracy", "rouge_l_f1": "ROUGE-L"}
+_OF_SAMPLES = ("loss", "accuracy")
+"""Metrics of samples; the others are of prompts."""
 _NONE = "-"
 
 
-def attack_table(result: AttackResult) -> TableRows:
-    """Return one row for each state and attack.
+def attack_tables(result: AttackResult) -> list[TableRows]:
+    """Return a table for each metric, with one row for each state and attack.
 
-    Of each metric the value, as ``never`` that of the model that never knew under the same attack, as ``back`` what the
-    attack recovers of the gap between the edited model and the one before the edit, and as ``beyond`` what of it the
-    same attack does not give to the model that never knew.
+    Beside the value the samples or prompts that it rests on; as ``never`` that of the model that never knew under the
+    same attack; as ``back`` what the attack recovers of the gap between the edited model and the one before the edit,
+    and as ``beyond`` what of it the same attack does not give to the model that never knew, both with 95% intervals.
     """
-    known = RETAIN in result.models
-    columns = ["attack"]
-    for title in _COLUMNS.values():
-        columns += [title, "never", "back", "beyond"] if known else [title, "back"]
-    rows = []
-    if BEFORE in result.untouched:
-        cells = {name: Cell(value, None, None, None) for name, value in result.untouched[BEFORE].items()}
-        rows.append(("before the edit", *_cells(cells, known)))
-    rows += [(_title(found), *_cells(found.cells, known)) for found in _shown(result.outcomes)]
-    prompts = max((found.prompts for found in result.outcomes), default=0)
-    return TableRows(f"{result.models[EDITED]} under attack: {prompts} prompts", tuple(columns), tuple(rows))
+    shown = _shown(result.outcomes)
+    tables = []
+    for metric, title in _COLUMNS.items():
+        rows = [(found, found.cells[metric]) for found in shown if metric in found.cells]
+        if rows:
+            tables.append(_table(result, metric, title, rows))
+    return tables
+
+
+def _table(result: AttackResult, metric: str, title: str, rows: Sequence[tuple[Outcome, Cell]]) -> TableRows:
+    known, scaled = RETAIN in result.models, BEFORE in result.models
+    unit = "samples" if metric in _OF_SAMPLES else "prompts"
+    columns = ["attack", unit, title, *["never"] * known]
+    columns += ["back", "95%", *["beyond", "95%"] * known] if scaled else []
+    lines = [(_title(found), *_cells(cell, known=known, scaled=scaled)) for found, cell in rows]
+    if metric in result.untouched.get(BEFORE, {}):
+        value = f"{result.untouched[BEFORE][metric]:.3f}"
+        lines.insert(0, ("before the edit", str(rows[0][1].n), value, *[_NONE] * (len(columns) - 3)))
+    return TableRows(f"{result.models[EDITED]} under attack, by {title}", tuple(columns), tuple(lines))
 
 
 def attack_remarks(result: AttackResult) -> list[str]:
     """Return a sentence for the strongest attack by each metric, and one for each number that is missing."""
     remarks = []
-    attacks = [found for found in _shown(result.outcomes) if found.attack != "none" and not _is_given(found)]
+    chosen = {one.metric: one for one in result.strongest}
     for metric, title in _COLUMNS.items():
-        cells = [(found, found.cells[metric]) for found in attacks if metric in found.cells]
-        if cells and BEFORE in result.models and all(cell.recovered is None for _, cell in cells):
-            remarks.append(f"no shares by {title}: before the edit the model knows the text no better than after it")
-        beyond = [(found, cell.beyond) for found, cell in cells if cell.beyond is not None]
-        if beyond:
-            found, share = max(beyond, key=lambda pair: pair[1])
-            remarks.append(f"by {title} the strongest attack is {_title(found)}: {_share(share)} beyond never knowing")
+        cells = [found.cells[metric] for found in _shown(result.outcomes) if metric in found.cells]
+        reasons = [cell.lacking for cell in cells if cell.lacking]
+        if reasons and len(reasons) == len(cells):
+            remarks.append(f"no shares by {title}: {reasons[0]}")
+        elif metric in chosen:
+            remarks.append(_sentence(chosen[metric], title))
     return [*remarks, *result.missing]
+
+
+def _sentence(found: Strongest, title: str) -> str:
+    """Say which attack is the strongest, and what that is worth."""
+    unit = "samples" if found.metric in _OF_SAMPLES else "prompts"
+    few = f"; {found.few} more rest on fewer than {LEAST} {unit}" if found.few else ""
+    if not found.attacks:
+        return f"by {title} no attack is called the strongest: at most {found.most} {unit} count, {LEAST} are needed"
+    if found.outcome is None or found.interval is None:
+        return (
+            f"by {title} no attack is called the strongest: for {found.attacks} at once, {found.most} {unit} do not "
+            f"tell what the edit took from nothing{few}"
+        )
+    low, high = (_percent(end) for end in found.interval)
+    what = (
+        f"{_title(found.outcome)}: {_share(found.beyond)} beyond never knowing ({low} to {high}, 95% for all at once)"
+    )
+    if found.is_apart:
+        return f"by {title} the strongest of {found.attacks} attacks is {what}{few}"
+    return f"by {title} none of {found.attacks} attacks is shown to bring anything back; the nearest is {what}{few}"
 
 
 def plot_recovery(result: AttackResult, folder: Path) -> tuple[Path, Path] | None:
@@ -84,17 +114,12 @@ class _Curve:
 
 def _shown(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Leave out of the table: relearning nothing, and all of the text but at the last step."""
-    last = max((found.steps for found in outcomes), default=0)
+    last = {found.name: found.steps for found in sorted(outcomes, key=lambda found: found.steps)}
     return [
         found
         for found in outcomes
-        if found.attack != "relearn" or found.steps == last or (found.steps and found.view == "held out")
+        if found.attack != "relearn" or (found.steps and (found.steps == last[found.name] or found.view == "held out"))
     ]
-
-
-def _is_given(found: Outcome) -> bool:
-    """Whether samples count that the attacker was given: nothing is hidden in what is learned from them."""
-    return found.attack == "relearn" and found.view == "all"
 
 
 def _title(found: Outcome) -> str:
@@ -102,26 +127,31 @@ def _title(found: Outcome) -> str:
         return found.name
     if found.attack != "relearn":
         return f"{found.attack}: {found.name}"
-    what = "relearn" if found.name == "forget text" else found.name
-    return f"{what}: {found.steps} steps, {found.view}"
+    what = {"forget text": "relearn", "half of the forget text": "relearn half"}.get(found.name, found.name)
+    return f"{what}: {found.steps} step{'s' * (found.steps > 1)}, {found.view}"
 
 
-def _cells(cells: dict[str, Cell], known: bool) -> list[str]:
-    texts: list[str] = []
-    for metric in _COLUMNS:
-        cell = cells.get(metric)
-        if cell is None:
-            texts += [_NONE] * (4 if known else 2)
-            continue
-        texts.append(f"{cell.value:.3f}")
-        texts += [_NONE if cell.retain is None else f"{cell.retain:.3f}"] if known else []
-        texts.append(_share(cell.recovered))
-        texts += [_share(cell.beyond)] if known else []
+def _cells(cell: Cell, *, known: bool, scaled: bool) -> list[str]:
+    texts = [str(cell.n), f"{cell.value:.3f}"]
+    if known:
+        texts.append(_NONE if cell.retain is None else f"{cell.retain:.3f}")
+    if scaled:
+        texts += [_share(cell.recovered), _ends(cell.recovered_interval)]
+    if scaled and known:
+        texts += [_share(cell.beyond), _ends(cell.beyond_interval)]
     return texts
 
 
 def _share(share: float | None) -> str:
-    return _NONE if share is None else f"{round(share, 2) + 0.0:.0%}"  # without -0%
+    return _NONE if share is None else _percent(share)
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return _NONE if interval is None else " to ".join(map(_percent, interval))
+
+
+def _percent(share: float) -> str:
+    return f"{round(share, 2) + 0.0:.0%}"  # without -0%
 
 
 def _curves(outcomes: Sequence[Outcome]) -> list[_Curve]:

@@ -23,6 +23,7 @@ from taskarith.errors import DataError
 
 __all__ = [
     "RATE",
+    "TAIL",
     "Bounds",
     "Estimate",
     "Floats",
@@ -40,7 +41,8 @@ Floats = NDArray[np.float64]
 Bounds = tuple[float, float]
 RATE: Bounds = (0.0, 1.0)
 
-_TAIL = 0.025
+TAIL = 0.025
+"""What lies beyond either end of a 95% interval."""
 _GROUPS = 200
 """Larger samples are left out of the jackknife in so many groups instead of one by one."""
 _ROUNDING = 1e-13
@@ -198,19 +200,20 @@ def _rate_interval(rate: float, size: int) -> tuple[float, float]:
     from scipy.special import betaincinv  # late: it takes longer to import than everything else here
 
     hits = min(max(rate, 0.0), 1.0) * size
-    low = float(betaincinv(hits, size - hits + 1, _TAIL)) if hits > 0 else 0.0
-    high = float(betaincinv(hits + 1, size - hits, 1 - _TAIL)) if hits < size else 1.0
+    low = float(betaincinv(hits, size - hits + 1, TAIL)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, size - hits, 1 - TAIL)) if hits < size else 1.0
     return low, high
 
 
-def student(freedom: float) -> float:
-    """Return the quantile of Student's distribution for 95% on both sides.
+def student(freedom: float, tail: float = TAIL) -> float:
+    """Return the quantile of Student's distribution that leaves ``tail`` above it.
 
     :param freedom: Degrees of freedom, positive, not necessarily whole.
+    :param tail: 0.025 for 95% on both sides.
     """
     from scipy.special import stdtrit  # late: see above
 
-    return float(stdtrit(freedom, 1 - _TAIL))
+    return float(stdtrit(freedom, 1 - tail))
 
 
 def over_seeds(values: Sequence[float]) -> Spread:
