@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import tiny
 import torch
+from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 from taskarith.errors import DataError, TaskarithError, UsageError
@@ -18,6 +19,9 @@ from taskarith.evaluation.benchmarks import fingerprint_parts, load_benchmark
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 from taskarith.spec import BenchmarkRef, parse_benchmark
+from taskarith.training.documents import ANSWER_ALONE, RowForm
+
+CHAT = RowForm(apply_chat_template=True)
 
 
 def load(text, limit=None):
@@ -51,7 +55,7 @@ def test_tofu_in_its_own_layout(tofu):
     assert list(parts) == ["forget", "retain", "real_authors", "world_facts"]
     rows = [json.loads(line) for line in (tofu / "forget10_perturbed.json").read_text().splitlines()]
     first = parts["forget"].items[0]
-    assert first.prompt == f"Question: {rows[0]['question']}\nAnswer:"
+    assert (first.prompt, first.tag) == (f"Question: {rows[0]['question']}\n", "Answer: ")
     assert (first.id, first.text, first.paraphrased) == ("0", rows[0]["answer"], rows[0]["paraphrased_answer"])
     assert first.perturbed == tuple(rows[0]["perturbed_answer"])
     assert [part.new_tokens for part in parts.values()] == [200] * 4
@@ -195,8 +199,8 @@ def own_loss(model, prompt, text):
         return float(model(input_ids=ids, labels=labels).loss)
 
 
-def records_of(model, part, *, chat=False):
-    asked = ask_part(part, tiny.tokenizer(), positions=256, chat=chat)
+def records_of(model, part, form=ANSWER_ALONE):
+    asked = ask_part(part, tiny.tokenizer(), positions=256, form=form)
     rest = [sample for answers in asked.answers for sample in answers.samples]
     scores = score_samples(model, [*asked.samples, *rest], 8, shrink=False, on_tokens=lambda _: None)
     losses = [score.nll / score.tokens for score in scores]
@@ -210,12 +214,12 @@ def test_losses_of_answers_are_those_of_transformers(model, tofu):
     assert [record["sample"] for record in records] == ["0", "1", "2", "3"]
     for item, record in zip(part.items, records, strict=True):
         assert (record["kind"], record["model"], record["text"]) == ("answer", "m", "forget")
-        assert record["loss"] == pytest.approx(own_loss(model, item.prompt, f" {item.text}"), abs=1e-5)
+        assert record["loss"] == pytest.approx(own_loss(model, item.prompt, f"Answer: {item.text}"), abs=1e-5)
         assert record["paraphrased_loss"] == pytest.approx(
-            own_loss(model, item.prompt, f" {item.paraphrased}"), abs=1e-5
+            own_loss(model, item.prompt, f"Answer: {item.paraphrased}"), abs=1e-5
         )
         assert record["perturbed_losses"] == pytest.approx(
-            [own_loss(model, item.prompt, f" {text}") for text in item.perturbed], abs=1e-5
+            [own_loss(model, item.prompt, f"Answer: {text}") for text in item.perturbed], abs=1e-5
         )
 
 
@@ -227,7 +231,7 @@ def test_without_a_paraphrase_the_right_answer_stands_for_it(model, tofu):
 
 def test_a_chat_template_is_put_around_the_question(model, tofu):
     part = load(f"tofu={tofu}")["forget"]
-    record, item = records_of(model, part, chat=True)[0], part.items[0]
+    record, item = records_of(model, part, CHAT)[0], part.items[0]
     tokenizer = tiny.tokenizer()
     prompt = f"<|user|>{item.question}<|end|><|assistant|>"
     ids = tokenizer(prompt + item.text + "<|end|>", add_special_tokens=False).input_ids
@@ -239,12 +243,12 @@ def test_a_chat_template_is_put_around_the_question(model, tofu):
     bare = tiny.tokenizer()
     bare.chat_template = None
     with pytest.raises(DataError, match="no chat template"):
-        ask_part(part, bare, positions=None, chat=True)
+        ask_part(part, bare, positions=None, form=CHAT)
 
 
 def test_the_generated_answer_follows_the_same_prompt(tofu):
     part = load(f"tofu={tofu}")["retain"]
-    asked = ask_part(part, tiny.tokenizer(), positions=1000, chat=False)
+    asked = ask_part(part, tiny.tokenizer(), positions=1000)
     for item, prompt in zip(part.items, asked.prompts, strict=True):
         assert prompt.text == item.prompt
         assert (prompt.reference, prompt.new_tokens, prompt.ends) == (item.text, 200, ())
@@ -254,7 +258,7 @@ def test_a_long_true_continuation_is_cut_to_what_is_generated(muse):
     long = " " + tiny.text(60, 4).strip()
     path = muse / "verbmem/forget.json"
     path.write_text(json.dumps([{"prompt": "The river", "gt": long}]), encoding="utf-8")
-    prompt = ask_part(load(f"muse-books={muse}")["verbmem"], tiny.tokenizer(), positions=None, chat=True).prompts[0]
+    prompt = ask_part(load(f"muse-books={muse}")["verbmem"], tiny.tokenizer(), positions=None, form=CHAT).prompts[0]
     assert prompt.text == "The river"
     assert long.startswith(prompt.reference)
     assert len(tiny.tokenizer()(prompt.reference).input_ids) == 128
@@ -262,23 +266,56 @@ def test_a_long_true_continuation_is_cut_to_what_is_generated(muse):
 
 def test_whole_texts_are_scored_whole_and_have_no_end_token(muse):
     part = load(f"muse-books={muse}")["holdout"]
-    asked = ask_part(part, tiny.tokenizer(), positions=256, chat=False)
+    asked = ask_part(part, tiny.tokenizer(), positions=256)
     assert [sample.id for sample in asked.samples] == ["0", "1", "2"]
     assert [tiny.tokenizer().decode(sample.input_ids) for sample in asked.samples] == [i.text for i in part.items]
     assert not asked.prompts
     assert not asked.answers
 
 
-def test_what_is_longer_than_the_context_is_refused_by_name(tofu, muse):
+def test_what_is_longer_than_the_context_is_refused_by_name(tofu):
     with pytest.raises(DataError, match=r"4 samples of retain are longer than the 200 positions .* \d: 2\d\d tokens"):
-        ask_part(load(f"tofu={tofu}")["retain"], tiny.tokenizer(), positions=200, chat=False)
-    with pytest.raises(DataError, match="3 samples of holdout are longer than the 5 positions"):
-        ask_part(load(f"muse-books={muse}")["holdout"], tiny.tokenizer(), positions=5, chat=False)
+        ask_part(load(f"tofu={tofu}")["retain"], tiny.tokenizer(), positions=200)
+
+
+class Notes:
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_what_of_muse_is_longer_than_the_context_is_cut(muse, bos):
+    tokenizer, listener = tiny.tokenizer(), Notes()
+    if bos:
+        tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+        named = [("<|begin|>", tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<|begin|> $A", None, named)
+    for name, positions in (("holdout", 7), ("knowmem_retain", 52), ("verbmem", 132)):
+        part = load(f"muse-books={muse}")[name]
+        whole, cut = (ask_part(part, tokenizer, positions=limit, listener=listener) for limit in (None, positions))
+        assert [sample.input_ids for sample in cut.samples] == [sample.input_ids[:7] for sample in whole.samples]
+        room = positions - part.new_tokens
+        for long, short in zip(whole.prompts, cut.prompts, strict=True):
+            assert len(long.input_ids) > room
+            assert short.input_ids == (*long.input_ids[:bos], *long.input_ids[bos - room :])
+            assert short.text == tokenizer.decode(short.input_ids)
+            assert (short.reference, short.ends) == (long.reference, long.ends)
+    assert listener.notes[0] == (
+        "holdout: 3 of 3 texts are longer than the 7 positions of the model; the first 7 tokens are taken"
+    )
+    assert listener.notes[1].endswith("longer than the 52 positions of the model; the last tokens, up to 20, are shown")
+    ask_part(load(f"muse-books={muse}")["holdout"], tokenizer, positions=500, listener=listener)
+    assert len(listener.notes) == 3
+    with pytest.raises(DataError, match="samples of verbmem are longer than the 128 positions"):
+        ask_part(load(f"muse-books={muse}")["verbmem"], tokenizer, positions=128)
 
 
 def test_a_continuation_ends_where_its_prompt_says(model, muse):
     part = load(f"muse-books={muse}")["knowmem_forget"]
-    prompts = list(ask_part(part, tiny.tokenizer(), positions=256, chat=False).prompts)
+    prompts = list(ask_part(part, tiny.tokenizer(), positions=256).prompts)
     assert {prompt.ends for prompt in prompts} == {("\n\n", "\nQuestion", "Question:")}
 
     def run(ends):

@@ -20,7 +20,8 @@ from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.models import free_memory, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import data_paths, load_data
+from taskarith.training.data import check_form, data_paths, load_data
+from taskarith.training.documents import RowForm
 from taskarith.training.precision import choose_device
 
 __all__ = ["AttackResult", "attack"]
@@ -91,6 +92,8 @@ def attack(
     continuation_tokens: int = 32,
     block_size: int = 256,
     batch_size: int | Literal["auto"] = "auto",
+    apply_chat_template: bool = False,
+    system_prompt: str = "",
     dtype: str = "float32",
     device: str = "auto",
     seed: int = 42,
@@ -124,6 +127,8 @@ def attack(
     :param continuation_tokens: Tokens to generate at most, and of the reference.
     :param block_size: Tokens of the blocks in which losses are measured, and which the attacker learns.
     :param batch_size: Sequences at a time in measuring; ``auto`` begins large and halves it when memory is short.
+    :param apply_chat_template: Ask the questions of rows through the tokenizer's chat template.
+    :param system_prompt: The first message of every chat; empty for none.
     :param dtype: Of the weights in memory; relearning needs float32.
     :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
     :param seed: Of what the attacker gets, of the order of learning, and of sampling.
@@ -160,7 +165,11 @@ def attack(
     inputs = [*models.values(), *data_paths([forget, unrelated, rephrased])]
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
-    texts = Texts(load_data(forget), *(load_data(spec) if spec else None for spec in (unrelated, rephrased)))
+    form = RowForm(apply_chat_template, system_prompt)
+    texts = Texts(
+        load_data(forget, form), *(load_data(spec, form) if spec else None for spec in (unrelated, rephrased))
+    )
+    check_form(form, [texts.forget])
     records: list[Record] = []
     origins: dict[str, Any] = {}
     exam: Exam | None = None

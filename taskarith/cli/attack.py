@@ -9,12 +9,14 @@ import typer
 
 from taskarith.cli.common import (
     BatchSizeOption,
+    ChatTemplateFlag,
     ConfigFile,
     DeviceOption,
     JsonFlag,
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    SystemPromptOption,
     TrustFlag,
     parse_batch_size,
 )
@@ -101,6 +103,8 @@ def command(
         int, typer.Option(help="Tokens of the blocks that are measured and relearned.", rich_help_panel=_MEASURE)
     ] = 256,
     batch_size: BatchSizeOption = "auto",
+    apply_chat_template: ChatTemplateFlag = False,
+    system_prompt: SystemPromptOption = None,
     dtype: Annotated[
         str,
         typer.Option(metavar="DTYPE", help="Of the weights; relearning needs float32.", rich_help_panel=_RUN),
@@ -151,6 +155,8 @@ def command(
             continuation_tokens=continuation_tokens,
             block_size=block_size,
             batch_size=sequences,
+            apply_chat_template=apply_chat_template,
+            system_prompt=system_prompt or "",
             dtype=dtype,
             device=device,
             seed=seed,

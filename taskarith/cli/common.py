@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchSizeOption",
+    "ChatTemplateFlag",
     "ConfigFile",
     "DeviceOption",
     "DtypeOption",
@@ -31,6 +32,7 @@ __all__ = [
     "OverwriteFlag",
     "QuietFlag",
     "SeedOption",
+    "SystemPromptOption",
     "TopOption",
     "TrustFlag",
     "config_option",
@@ -126,6 +128,14 @@ DtypeOption = Annotated[
         metavar="DTYPE",
         help="auto, float32, bfloat16 or float16; auto is the files' own, on a CPU float32.",
     ),
+]
+ChatTemplateFlag = Annotated[
+    bool,
+    typer.Option("--apply-chat-template", help="Write rows of question and answer through the chat template."),
+]
+SystemPromptOption = Annotated[
+    str | None,
+    typer.Option("--system-prompt", metavar="TEXT", help="The first message of every chat.", show_default="none"),
 ]
 TrustFlag = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N] or mps.", metavar="DEVICE")]

@@ -16,6 +16,7 @@ from taskarith.cli.common import (
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    SystemPromptOption,
     TrustFlag,
     load_config,
     parse_batch_size,
@@ -97,8 +98,8 @@ def command(
         bool,
         typer.Option(
             "--apply-chat-template",
-            help="Ask TOFU's questions and tasks through the chat template.",
-            rich_help_panel=_PUBLIC,
+            help="Ask questions of rows and of TOFU, and tasks, through the chat template.",
+            rich_help_panel=_MEASURE,
         ),
     ] = False,
     add: Annotated[
@@ -150,6 +151,7 @@ def command(
         int, typer.Option(help="Tokens of the blocks in which losses are measured.", rich_help_panel=_MEASURE)
     ] = 256,
     batch_size: BatchSizeOption = "auto",
+    system_prompt: SystemPromptOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     seed: SeedOption = 42,
@@ -205,6 +207,7 @@ def command(
             prompt_tokens=prompt_tokens,
             continuation_tokens=continuation_tokens,
             batch_size=sequences,
+            system_prompt=system_prompt or "",
             dtype=dtype,
             device=device,
             seed=seed,

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption, TrustFlag
+from taskarith.cli.common import (
+    ChatTemplateFlag,
+    ConfigFile,
+    DeviceOption,
+    JsonFlag,
+    OverwriteFlag,
+    QuietFlag,
+    SeedOption,
+    SystemPromptOption,
+    TrustFlag,
+)
 
 __all__ = ["command"]
 
@@ -45,6 +55,8 @@ def command(
     block_size: Annotated[
         int, typer.Option(help="Tokens of a block of plain text, and the most of a row.", rich_help_panel=_DATA)
     ] = 256,
+    apply_chat_template: ChatTemplateFlag = False,
+    system_prompt: SystemPromptOption = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train a LoRA adapter instead of all weights.", rich_help_panel=_LORA)
     ] = False,
@@ -169,6 +181,8 @@ def command(
             lora_alpha=lora_alpha,
             lora_target=lora_target or (),
             block_size=block_size,
+            apply_chat_template=apply_chat_template,
+            system_prompt=system_prompt or "",
             learning_rate=learning_rate,
             num_train_epochs=num_train_epochs,
             max_steps=max_steps,

@@ -9,6 +9,7 @@ import typer
 
 from taskarith.cli.common import (
     BatchSizeOption,
+    ChatTemplateFlag,
     ConfigFile,
     DeviceOption,
     DtypeOption,
@@ -16,6 +17,7 @@ from taskarith.cli.common import (
     OverwriteFlag,
     QuietFlag,
     SeedOption,
+    SystemPromptOption,
     TrustFlag,
     parse_batch_size,
     show_scores,
@@ -158,6 +160,8 @@ def command(
         int, typer.Option(help="Tokens of the blocks in which losses are measured.", rich_help_panel=_MEASURE)
     ] = 256,
     batch_size: BatchSizeOption = "auto",
+    apply_chat_template: ChatTemplateFlag = False,
+    system_prompt: SystemPromptOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     seed: SeedOption = 42,
@@ -207,6 +211,8 @@ def command(
             prompt_tokens=prompt_tokens,
             continuation_tokens=continuation_tokens,
             batch_size=sequences,
+            apply_chat_template=apply_chat_template,
+            system_prompt=system_prompt or "",
             dtype=dtype,
             device=device,
             seed=seed,

@@ -32,7 +32,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.rows import editable, evaluate_rows, row_name, write_results
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_scales, plain_scales
-from taskarith.training.data import data_paths, load_data
+from taskarith.training.data import check_form, data_paths, load_data
 from taskarith.training.precision import choose_device
 
 __all__ = ["ALPHAS", "RECIPE", "Sweep", "sweep"]
@@ -66,6 +66,8 @@ def sweep(
     prompt_tokens: int = 32,
     continuation_tokens: int = 64,
     batch_size: int | Literal["auto"] = "auto",
+    apply_chat_template: bool = False,
+    system_prompt: str = "",
     dtype: str = "auto",
     device: str = "auto",
     seed: int = 42,
@@ -107,7 +109,15 @@ def sweep(
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A vector does not fit the model.
     """
-    settings = Settings(block_size, prompts, prompt_tokens, continuation_tokens, batch_size)
+    settings = Settings(
+        block_size,
+        prompts,
+        prompt_tokens,
+        continuation_tokens,
+        batch_size,
+        apply_chat_template=apply_chat_template,
+        system_prompt=system_prompt,
+    )
     aim = _aim(data, target, budget)
     hunt = _Hunt(search, gradient, tuple(by), tuple(alphas), kl, storage, seed)
     _check(model, data, aim, reference)
@@ -129,7 +139,8 @@ def sweep(
         inputs += check_edit(find_model(model, listener)[1].path, edit, listener)
         if output_dir is not None:
             check_apart(Path(output_dir), inputs)
-    texts = {name: load_data(spec) for name, spec in data.items()}
+    texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
+    check_form(settings.form, texts.values())
     torch.manual_seed(seed)
     how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
     prints = {name: text.fingerprint for name, text in texts.items()}
@@ -160,7 +171,7 @@ def sweep(
             "search": asdict(hunt),
             "aim": {"reference": reference, "target": target, "budget": budget},
             "data": {name: text.record() for name, text in texts.items()},
-            "arguments": {**asdict(settings), "dtype": dtype, "device": str(place), "seed": seed},
+            "arguments": {**settings.record(), "dtype": dtype, "device": str(place), "seed": seed},
         }
         with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
             write_results(folder, found.to_json(), found.records)
@@ -245,7 +256,7 @@ class _Work:
             self.listener.progress(f"searching | best {best:.3f}", number, hunt.trials or hunt.steps)
 
         if hunt.trials:
-            problem: list[Any] = [self.prints, asdict(self.settings), str(loaded.model.dtype), memory.fingerprint()]
+            problem: list[Any] = [self.prints, self.settings.record(), str(loaded.model.dtype), memory.fingerprint()]
             problem += [space.names, space.low, space.high, repr(aim), hunt.kl]
             name = fingerprint_bytes(json.dumps(problem).encode())
             self.trials = try_coefficients(

@@ -1,8 +1,7 @@
 """Benchmarks as one model sees them: sequences to score, prompts to continue, and the records of its answers.
 
-A question is asked as TOFU asks Phi, ``Question: ...``, a line end, ``Answer: ...``, or through the chat template.
-Losses are of the answer and its end token given all before it, as in open-unlearning; TOFU's own code also counts the
-tokens of ``Answer:`` where its models have such a tag.
+A question of TOFU is asked as its own code asks Phi, see ``benchmarks``, or through the chat template, as
+open-unlearning asks chat models. Losses are of the answer and its end token given all before it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from taskarith.errors import DataError
 from taskarith.evaluation.benchmarks import Item, Part
 from taskarith.evaluation.generation import Prompt
 from taskarith.evaluation.records import Record, answer_record
+from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
-from taskarith.training.documents import Document
+from taskarith.training.documents import ANSWER_ALONE, Document, RowForm, chat_of
 from taskarith.training.tokens import Sample, text_prefix, tokenize
 
 __all__ = ["Answers", "Asked", "answer_records", "ask_part"]
@@ -55,26 +55,36 @@ class Asked:
     prompts: tuple[Prompt, ...]
 
 
-def ask_part(part: Part, tokenizer: PreTrainedTokenizerBase, *, positions: int | None, chat: bool) -> Asked:
+def ask_part(
+    part: Part,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    positions: int | None,
+    form: RowForm = ANSWER_ALONE,
+    listener: Listener = SILENT,
+) -> Asked:
     """Tokenise a text of a benchmark.
 
     :param part: From ``load_benchmark``.
     :param positions: The longest sequence that the model can take; None where there is no limit.
-    :param chat: Put questions into the tokenizer's chat template.
-    :raises DataError: Samples are longer than the model takes, or there is no chat template.
+    :param form: Whether questions are put into the tokenizer's chat template, and after which system prompt.
+    :param listener: Told what is cut.
+    :raises DataError: Samples are longer than the model takes and may not be cut, or there is no chat template.
     """
     items = {item.id: item for item in part.items}
     samples, answers = [], []
     if part.is_scored:
         samples = [
-            replace(sample, id=id_) for id_, sample in zip(items, _samples(part, items, tokenizer, chat), strict=True)
+            replace(sample, id=id_) for id_, sample in zip(items, _samples(part, items, tokenizer, form), strict=True)
         ]
-        answers = _answers(part, tokenizer, chat)
+        answers = _answers(part, tokenizer, form)
     prompts = []
     if part.new_tokens:
         prefixes = [sample.input_ids[: sample.prompt_length] for sample in samples] or _prefixes(part, tokenizer)
         prompts = [_prompt(part, item, prefix, tokenizer) for item, prefix in zip(part.items, prefixes, strict=True)]
     asked = Asked(tuple(samples), tuple(answers), tuple(prompts))
+    if part.is_cut and positions is not None:
+        asked = _cut(part, asked, tokenizer, positions, listener)
     _refuse_long(part, asked, positions)
     return asked
 
@@ -97,23 +107,22 @@ def answer_records(
     return records
 
 
-def _samples(part: Part, texts: dict[str, Item], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Sample]:
+def _samples(part: Part, texts: dict[str, Item], tokenizer: PreTrainedTokenizerBase, form: RowForm) -> list[Sample]:
     """Return one sample for each answer, or whole text, by the id that it has in errors."""
-    documents = tuple(_document(id_, item, chat) for id_, item in texts.items())
+    documents = tuple(_document(id_, item, form) for id_, item in texts.items())
     samples = tokenize(DataSet(part.name, "", documents), tokenizer, _UNLIMITED)
     if len(samples) < len(documents):
         raise DataError(f"{part.name} has a text of fewer than two tokens", "Download the data set again.")
     return samples
 
 
-def _document(id_: str, item: Item, chat: bool) -> Document:
-    if chat and item.question:
-        asked = {"role": "user", "content": item.question}
-        return Document(id_, item.text, messages=(asked, {"role": "assistant", "content": item.text}))
-    return Document(id_, f" {item.text}", prompt=item.prompt) if item.prompt else Document(id_, item.text)
+def _document(id_: str, item: Item, form: RowForm) -> Document:
+    if form.apply_chat_template and item.question:
+        return chat_of(id_, item.question, item.text, form)
+    return Document(id_, item.tag + item.text, prompt=item.prompt or None)
 
 
-def _answers(part: Part, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Answers]:
+def _answers(part: Part, tokenizer: PreTrainedTokenizerBase, form: RowForm) -> list[Answers]:
     others = {
         f"{item.id} of {part.name}, {what}": replace(item, text=text)
         for item in part.items
@@ -122,7 +131,7 @@ def _answers(part: Part, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list
     }
     if not others:
         return []
-    found = iter(_samples(part, others, tokenizer, chat))
+    found = iter(_samples(part, others, tokenizer, form))
     return [
         Answers(
             part.name,
@@ -154,6 +163,34 @@ def _prompt(part: Part, item: Item, ids: tuple[int, ...], tokenizer: PreTrainedT
         answer = _encode(tokenizer, item.text)
         reference = _decode(tokenizer, answer[:room], skip=True) if len(answer) > room else item.text
     return Prompt(item.id, ids, _decode(tokenizer, ids, skip=False), reference, part.new_tokens, part.ends)
+
+
+def _cut(part: Part, asked: Asked, tokenizer: PreTrainedTokenizerBase, positions: int, listener: Listener) -> Asked:
+    """Cut samples to their first tokens, and prompts to those that the tokenizer puts before all texts and their last.
+
+    What cannot be cut so far that something is left of it stays as it is.
+    """
+    start, room = text_prefix(tokenizer), positions - part.new_tokens
+    samples = tuple(replace(sample, input_ids=sample.input_ids[:positions]) for sample in asked.samples)
+    prompts = asked.prompts
+    if room > len(start):
+        prompts = tuple(_shortened(prompt, start, room, tokenizer) for prompt in prompts)
+    cut = Asked(samples, asked.answers, prompts)
+    before, after = ((*each.samples, *each.prompts) for each in (asked, cut))
+    if changed := sum(old != new for old, new in zip(before, after, strict=True)):
+        what = f"the first {positions} tokens are taken" if samples else f"the last tokens, up to {room}, are shown"
+        listener.note(
+            f"{part.name}: {changed} of {len(before)} {'texts' if samples else 'prompts'} are longer than the "
+            f"{positions} positions of the model; {what}"
+        )
+    return cut
+
+
+def _shortened(prompt: Prompt, start: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    if len(prompt.input_ids) <= room:
+        return prompt
+    ids = (*start, *prompt.input_ids[len(start) - room :])
+    return replace(prompt, input_ids=ids, text=_decode(tokenizer, ids, skip=False))
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip: bool) -> str:

@@ -2,14 +2,18 @@
 
 TOFU (arXiv:2401.06121, locuslab/TOFU): the questions of ``SPLIT_perturbed``, ``retain_perturbed``,
 ``real_authors_perturbed`` and ``world_facts_perturbed``. Of the first two the paraphrased answer is the one that truth
-ratios compare with, of the others the right answer itself. 200 new tokens at most, as in open-unlearning; TOFU's own
-code stops when prompt and answer have 200 together. ``holdoutNN``, later added to the data set for membership
-inference, is read where it is there.
+ratios compare with, of the others the right answer itself. Without a chat template a question is put as TOFU's own code
+puts it to Phi: the line ``Question: ...`` is all that a model is shown before it goes on, and the losses are of the tag
+``Answer:``, too. (open-unlearning shows Phi the tag and a blank, and so leaves the first token of most answers out of
+the losses.) 200 new tokens at most, as in open-unlearning; TOFU's own code stops when prompt and answer have 200
+together. ``holdoutNN``, later added to the data set for membership inference, is read where it is there.
 
 MUSE (arXiv:2407.06460, muse-bench/MUSE-Books and MUSE-News), as in its authors' code: VerbMem continues a prompt by 128
 tokens, and the true continuation counts as far (its BOS token, if the tokenizer puts one, among them); KnowMem asks
 after ten solved questions, takes 32 tokens, ends them where the next question would begin, and compares them with the
-whole true answer; PrivLeak compares losses of whole texts that were to be forgotten with holdout.
+whole true answer; PrivLeak compares losses of whole texts that were to be forgotten with holdout. Of texts longer than
+the model's positions the first tokens are taken, as open-unlearning takes the first 2048, and of such prompts the last,
+so that the question stays; MUSE's own code cuts nothing, and runs past the positions or fails.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ class Item:
     :param id: Its number in its file, from 0 as in TOFU's logs.
     :param text: The right answer, the true continuation, or the whole text.
     :param prompt: What precedes it; empty for a whole text.
+    :param tag: What stands before each answer and counts as a part of it, but for ROUGE.
     :param question: The bare question, where a chat template may be put around it.
     :param paraphrased: The right answer in other words; empty where there is none.
     :param perturbed: Wrong answers; none where nothing is compared.
@@ -49,6 +54,7 @@ class Item:
     id: str
     text: str
     prompt: str = ""
+    tag: str = ""
     question: str = ""
     paraphrased: str = ""
     perturbed: tuple[str, ...] = ()
@@ -65,6 +71,7 @@ class Part:
     :param new_tokens: Tokens to generate at most; 0 generates nothing.
     :param cuts_truth: Take of the true continuation no more tokens than are generated.
     :param ends: Strings before which what is generated ends.
+    :param is_cut: Cut what is longer than the model's positions; otherwise it is refused.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Part:
     new_tokens: int = 0
     cuts_truth: bool = False
     ends: tuple[str, ...] = ()
+    is_cut: bool = False
 
 
 def load_benchmark(reference: BenchmarkRef, limit: int | None = None) -> list[Part]:
@@ -89,7 +97,7 @@ def load_benchmark(reference: BenchmarkRef, limit: int | None = None) -> list[Pa
     if reference.folder is not None and not reference.folder.is_dir():
         raise DataError(f"there is no folder {reference.folder}", f"Put the files of {reference.name} there.")
     read = _tofu if reference.name == "tofu" else _muse
-    return [replace(part, items=part.items[:limit]) for part in read(reference)]
+    return [replace(part, items=part.items[:limit], is_cut=read is _muse) for part in read(reference)]
 
 
 def fingerprint_parts(parts: list[Part]) -> dict[str, str]:
@@ -150,7 +158,7 @@ def _question(row: Row, id_: str, where: str) -> Item:
     if "perturbed_answer" in row and not (wrong and all(isinstance(text, str) and text.strip() for text in wrong)):
         raise DataError(f"perturbed_answer of {where} is no list of texts", "Download the data set again.")
     paraphrased = _filled(row, "paraphrased_answer", where) if "paraphrased_answer" in row else ""
-    return Item(id_, answer, f"Question: {question}\nAnswer:", question, paraphrased, tuple(wrong))
+    return Item(id_, answer, f"Question: {question}\n", "Answer: ", question, paraphrased, tuple(wrong))
 
 
 def _passage(row: Row, id_: str, where: str) -> Item:

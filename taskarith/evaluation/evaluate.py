@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.rows import Evaluation, editable, evaluate_rows, row_name, write_results
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_benchmark, parse_scales, plain_scales
-from taskarith.training.data import data_paths, load_data
+from taskarith.training.data import check_form, data_paths, load_data
 from taskarith.training.precision import choose_device
 
 __all__ = ["evaluate"]
@@ -42,6 +41,7 @@ def evaluate(
     task_folder: str | Path | None = None,
     limit: int | None = None,
     apply_chat_template: bool = False,
+    system_prompt: str = "",
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     alphas: Sequence[float] = (1.0,),
@@ -77,7 +77,8 @@ def evaluate(
     :param tasks: Names of tasks of lm-eval, which is then needed.
     :param task_folder: With task files (YAML) of lm-eval.
     :param limit: Take the first so many samples of each text of the benchmark, and of each task.
-    :param apply_chat_template: Ask the questions of TOFU, and of tasks, through the tokenizer's chat template.
+    :param apply_chat_template: Ask the questions of TOFU, of rows and of tasks through the tokenizer's chat template.
+    :param system_prompt: The first message of every chat; empty for none.
     :param add: Vectors to add in memory, as for ``apply``.
     :param negate: Vectors to subtract.
     :param alphas: What multiplies them.
@@ -102,7 +103,16 @@ def evaluate(
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
     """
-    settings = Settings(block_size, prompts, prompt_tokens, continuation_tokens, batch_size, limit, apply_chat_template)
+    settings = Settings(
+        block_size,
+        prompts,
+        prompt_tokens,
+        continuation_tokens,
+        batch_size,
+        limit,
+        apply_chat_template,
+        system_prompt,
+    )
     scales = plain_scales(parse_scales(scale))
     if scales and not (add or negate):
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
@@ -132,7 +142,8 @@ def evaluate(
         inputs += check_edit(find_model(models[0], listener)[1].path, edit, listener)
         if output_dir is not None:
             check_apart(Path(output_dir), inputs)
-    texts = {name: load_data(spec) for name, spec in data.items()}
+    texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
+    check_form(settings.form, texts.values(), beside=bool(tasks) or (benchmark or "").startswith("tofu"))
     parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
     torch.manual_seed(seed)
     evaluation, origins = evaluate_rows(
@@ -161,7 +172,7 @@ def evaluate(
             "data": {name: text.record() for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
             "arguments": {
-                **asdict(settings),
+                **settings.record(),
                 "tasks": list(tasks),
                 "task_folder": str(task_folder) if task_folder else None,
                 "retain": retain,
@@ -220,11 +231,8 @@ def _check_questions(
         raise UsageError("no data is given", "Name one or more texts, as in --data forget=forget.txt, or a benchmark.")
     if task_folder is not None and not tasks:
         raise UsageError("a task folder is given without tasks", "Name them, as in --tasks mine, or leave it out.")
-    for option, value in (("limit", settings.limit), ("apply-chat-template", settings.apply_chat_template)):
-        if value and not benchmark and not tasks:
-            raise UsageError(
-                f"--{option} is given without a benchmark or tasks", "It changes nothing else: leave it out."
-            )
+    if settings.limit and not benchmark and not tasks:
+        raise UsageError("--limit is given without a benchmark or tasks", "It changes nothing else: leave it out.")
 
 
 def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], listener: Listener) -> list[Part]:

@@ -68,7 +68,7 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: 
     """Run tasks on a model as it is now; return a record of every sample, and of every number that is no mean of them.
 
     :param row: Name of the row that the records belong to.
-    :param settings: Of them the batch size, the limit and the chat template.
+    :param settings: Of them the batch size, the limit, the chat template and the system prompt.
     :param seed: Of few-shot examples and whatever else lm-eval draws.
     :raises DataError: A task's data cannot be read, or lm-eval fails otherwise.
     """
@@ -88,6 +88,7 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: 
                 task_manager=tasks.manager,
                 limit=settings.limit,
                 apply_chat_template=settings.apply_chat_template,
+                system_instruction=settings.system_prompt or None,
                 random_seed=seed,
                 numpy_random_seed=seed,
                 torch_random_seed=seed,

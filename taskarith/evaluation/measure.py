@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
+from taskarith.training.documents import RowForm
 from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
 
 __all__ = ["Questions", "Reference", "Settings", "ask", "measure"]
@@ -40,6 +41,16 @@ class Settings:
     batch_size: int | Literal["auto"]
     limit: int | None = None
     apply_chat_template: bool = False
+    system_prompt: str = ""
+
+    @property
+    def form(self) -> RowForm:
+        """How questions and chats are written."""
+        return RowForm(self.apply_chat_template, self.system_prompt)
+
+    def record(self) -> dict[str, Any]:
+        """Return all as plain values; a system prompt only where there is one, as in records before there was any."""
+        return {name: value for name, value in asdict(self).items() if name != "system_prompt" or value}
 
     def __post_init__(self) -> None:
         least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1}
@@ -127,7 +138,7 @@ def ask(
     _refuse_long_prompts(prompts, loaded, settings.continuation_tokens)
     answers: list[Answers] = []
     for part in benchmark:
-        asked = ask_part(part, loaded.tokenizer, positions=limit, chat=settings.apply_chat_template)
+        asked = ask_part(part, loaded.tokenizer, positions=limit, form=settings.form, listener=listener)
         samples.extend((part.name, sample) for sample in asked.samples)
         prompts.extend((part.name, prompt) for prompt in asked.prompts)
         answers.extend(asked.answers)

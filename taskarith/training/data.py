@@ -11,10 +11,10 @@ from typing import Any
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import DataError, UsageError
 from taskarith.spec import DataRef, parse_data
-from taskarith.training.documents import CHAT_DAY, Document, Row, from_rows
+from taskarith.training.documents import ANSWER_ALONE, CHAT_DAY, Document, Row, RowForm, from_rows
 from taskarith.training.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
 
-__all__ = ["DataSet", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
+__all__ = ["DataSet", "check_form", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
 
 
 @dataclass(frozen=True)
@@ -24,47 +24,72 @@ class DataSet:
     :param spec: As the user named it.
     :param fingerprint: Over prompts, texts and messages in their order, whatever the file format; 32 hex digits.
     :param documents: At least one, none of them empty.
+    :param form: How its questions and chats are written.
     """
 
     spec: str
     fingerprint: str
     documents: tuple[Document, ...]
+    form: RowForm = ANSWER_ALONE
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether a chat template writes it."""
+        return any(document.messages is not None for document in self.documents)
 
     def record(self) -> dict[str, Any]:
-        """Return where it is from and its fingerprint; of chats also the day that templates are told it is."""
-        has_chats = any(document.messages is not None for document in self.documents)
-        day = {"chat_day": CHAT_DAY.isoformat()} if has_chats else {}
-        return {"spec": self.spec, "fingerprint": self.fingerprint, **day}
+        """Return where it is from and its fingerprint; of chats also how and on which day they are said to be held."""
+        record = {"spec": self.spec, "fingerprint": self.fingerprint}
+        if not self.has_chats:
+            return record
+        prompt = {"system_prompt": self.form.system_prompt} if self.form.system_prompt else {}
+        return {**record, "chat_day": CHAT_DAY.isoformat(), **prompt}
 
 
-def load_data(spec: str) -> DataSet:
+def check_form(form: RowForm, sets: Iterable[DataSet], *, beside: bool = False) -> None:
+    """Make sure that what is said of questions and chats changes something.
+
+    :param sets: Data sets of that form.
+    :param beside: Whether something else is asked in that form.
+    :raises UsageError: Nothing is a question or a chat.
+    """
+    option = "--apply-chat-template" if form.apply_chat_template else "--system-prompt" if form.system_prompt else None
+    if option and not beside and not any(data.has_chats for data in sets):
+        raise UsageError(
+            f"{option} is given, but nothing is written by a chat template",
+            "Give rows of messages, or of question and answer with --apply-chat-template; or leave it out.",
+        )
+
+
+def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
     """Read a data set.
 
     A file with the suffix jsonl, ndjson, json, csv, tsv or parquet has rows; any other file is one text, in UTF-8. A
     folder is one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist here is an id on the hub,
     of which the split is ``train`` if none is named. What rows hold is told by their columns: ``messages`` (a chat),
-    ``prompt`` and ``completion`` (joined as they are, or two lists of messages), ``question`` and ``answer`` (written
-    as TOFU does for Phi: one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations`` (a chat, in
-    ShareGPT's form too), or the one column that the user names. Plain rows without text are skipped.
+    ``prompt`` and ``completion`` (joined as they are, or two lists of messages), ``question`` and ``answer`` (a chat,
+    or as TOFU writes them for Phi: one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations``
+    (a chat, in ShareGPT's form too), or the one column that the user names. Plain rows without text are skipped.
 
     :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
+    :param form: How questions and chats are written.
     :raises DataError: It is missing, empty, unreadable, not UTF-8, or its columns or values are of no known kind.
     :raises UsageError: ``spec`` cannot be read.
     """
     reference = parse_data(spec)
     path = Path(reference.name)
     if not path.exists():
-        documents = from_rows(read_hub(reference), reference)
+        documents = from_rows(read_hub(reference), reference, form)
     elif path.is_dir():
-        documents = from_rows(_read_folder(path), reference)
+        documents = from_rows(_read_folder(path), reference, form)
     elif path.suffix.lower() in ROW_FILES:
-        documents = from_rows(read_rows(path), reference)
+        documents = from_rows(read_rows(path), reference, form)
     else:
         documents = _from_text(path, reference)
     found = tuple(documents)
     if not found:
         raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
-    return DataSet(spec, fingerprint_documents(found), found)
+    return DataSet(spec, fingerprint_documents(found), found, form)
 
 
 def data_paths(specs: Iterable[str | None]) -> list[str]:

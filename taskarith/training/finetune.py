@@ -15,7 +15,8 @@ from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.checkpoints.team import check_launch
 from taskarith.errors import UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import data_paths, load_data
+from taskarith.training.data import check_form, data_paths, load_data
+from taskarith.training.documents import RowForm
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
 from taskarith.training.language import names_outside
@@ -43,6 +44,8 @@ def finetune(
     lora_alpha: float | None = None,
     lora_target: Sequence[str] = (),
     block_size: int = 256,
+    apply_chat_template: bool = False,
+    system_prompt: str = "",
     learning_rate: float | None = None,
     num_train_epochs: float | None = None,
     max_steps: int | None = None,
@@ -80,6 +83,8 @@ def finetune(
     :param lora_alpha: The adapter is scaled by alpha / r; None is 2 r.
     :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
     :param block_size: Tokens of a block of plain text, and the most that a row may have.
+    :param apply_chat_template: Write questions and answers as chats; otherwise they are written as TOFU does for Phi.
+    :param system_prompt: The first message of every chat; empty for none.
     :param learning_rate: Peak learning rate; None is 5e-5, or 5e-4 for LoRA.
     :param num_train_epochs: Passes over the data; None is 3, or 30 with ``until_loss``.
     :param max_steps: Optimizer steps; wins over ``num_train_epochs``.
@@ -146,7 +151,9 @@ def finetune(
     place = choose_device(device)
     autocast, why = autocast_choice(place, bf16)
     arguments = make_arguments(settings, working_folder(target), place, bf16=autocast)
-    learned, retained = [load_data(spec) for spec in data], [load_data(spec) for spec in retain]
+    form = RowForm(apply_chat_template, system_prompt, learns_tag=True)
+    learned, retained = [load_data(spec, form) for spec in data], [load_data(spec, form) for spec in retain]
+    check_form(form, [*learned, *retained])
     with arguments.main_process_first(local=False, desc="finding the model"):
         base = open_base(model, trust_remote_code=trust_remote_code, listener=listener)
         check_apart(target, [base.origin.path])

@@ -19,7 +19,7 @@ from taskarith.training.written import LeftOutError, Message, Written, as_object
 
 __all__ = ["Rendering", "common_length", "remark_on_day", "render_chat"]
 
-_NOW = "strftime_now"
+_NOW, _TODAY = "strftime_now", "date_string"
 _CALL = re.compile(rf"""\b{_NOW}\s*\(\s*(?:format\s*=\s*)?(?P<quote>["'])(?P<format>[^"'\\]*)(?P=quote)\s*\)""")
 
 Render: TypeAlias = Callable[..., str]
@@ -118,7 +118,7 @@ def _renderer(document: Document, tokenizer: PreTrainedTokenizerBase) -> Render:
         if not messages:
             return ""
         try:
-            how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": ask, **variables}
+            how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": ask, **_today(tokenizer), **variables}
             if _NOW in str(tokenizer.chat_template):
                 how["chat_template"] = _with_day(tokenizer.get_chat_template(tools=variables.get("tools")))
             return str(tokenizer.apply_chat_template(messages, **how))
@@ -139,11 +139,16 @@ def _reserved(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 def remark_on_day(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Say what a chat template that writes the day is told; None of others."""
     template = str(tokenizer.chat_template)
-    if _NOW not in template:
+    if _NOW not in template and not _today(tokenizer):
         return None
     if _NOW in _with_day(template).replace(f"{_NOW} is defined", ""):
         return "the chat template asks for the day in a form that cannot be fixed: another day may give other tokens"
     return f"the chat template writes the day, which is always {CHAT_DAY:%d %b %Y} here"
+
+
+def _today(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return the day as the variable that templates of Llama 3 have for it, where a template reads it."""
+    return {_TODAY: f"{CHAT_DAY:%d %b %Y}"} if _TODAY in str(tokenizer.chat_template) else {}
 
 
 def _with_day(template: str) -> str:

@@ -14,7 +14,7 @@ from taskarith.errors import DataError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
 from taskarith.training.documents import Document
-from taskarith.training.templates import common_length, remark_on_day, render_chat
+from taskarith.training.templates import Rendering, common_length, remark_on_day, render_chat
 
 __all__ = ["Sample", "fingerprint_samples", "text_prefix", "tokenize"]
 
@@ -45,8 +45,9 @@ def tokenize(
     A plain text is cut in consecutive blocks; each starts with the tokens that this tokenizer puts before a text (its
     BOS token, if it has that habit), which count towards the block. A remainder shorter than two tokens is left out.
     A prompt with a completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with
-    it. A chat is what the tokenizer's
-    chat template makes of it, see ``render_chat``, and only the last answer is learned. Prompt and completion are
+    it. A chat is what the tokenizer's chat template makes of it, see ``render_chat``, and only the last answer is
+    learned; a question written as one gets EOS, too, unless it ends with it, and that token alone counts as its end, as
+    in open-unlearning. Prompt and completion are
     tokenised as one text; the prompt's part is what it has in common with the prompt tokenised alone, so a token across
     the border is learned.
 
@@ -71,7 +72,7 @@ def tokenize(
         if document.messages is not None:
             rendering = render_chat(document, tokenizer)
             thoughtless += [document.id] if rendering.drops_reasoning else []
-            made = [_with_end(_split(document.id, rendering.prompt, rendering.whole, tokenizer), special, tokenizer)]
+            made = [_chat_sample(document, rendering, special, tokenizer)]
             text, learned = rendering.learned, made[0].input_ids[made[0].prompt_length :]
         elif document.prompt is not None:
             made = [_with_end(_completion_sample(document, document.prompt, tokenizer, prefix), special, tokenizer)]
@@ -86,7 +87,7 @@ def tokenize(
     _refuse_long(samples, block_size, data.spec)
     _refuse_idle(samples)
     _report(data, thoughtless, lossy, listener)
-    if any(document.messages is not None for document in data.documents) and (remark := remark_on_day(tokenizer)):
+    if data.has_chats and (remark := remark_on_day(tokenizer)):
         listener.note(f"{data.spec}: {remark}")
     return samples
 
@@ -116,6 +117,16 @@ def _blocks(id_: str, ids: tuple[int, ...], block_size: int, prefix: list[int]) 
         block = (*prefix, *ids[start : start + room])
         if len(block) >= 2:
             yield Sample(f"{id_}#{number}", block, len(prefix))
+
+
+def _chat_sample(
+    document: Document, rendering: Rendering, special: Collection[int], tokenizer: PreTrainedTokenizerBase
+) -> Sample:
+    sample = _split(document.id, rendering.prompt, rendering.whole, tokenizer)
+    if not document.ends_with_eos or tokenizer.eos_token_id is None:
+        return _with_end(sample, special, tokenizer)
+    end = [] if sample.input_ids[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+    return replace(sample, input_ids=(*sample.input_ids, *end), end_tokens=1)
 
 
 def _completion_sample(
