@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from taskarith.attacks.shares import difference, level, share
 from taskarith.evaluation.metrics.intervals import RATE, estimate, mean, ratio
+from taskarith.evaluation.metrics.low_fpr import tpr_with_interval
 from taskarith.evaluation.metrics.membership import auc_with_interval, privleak_with_interval
 from taskarith.evaluation.metrics.qa import harmonic_mean
 
@@ -70,6 +71,15 @@ def test_aucs_cover(truth, spread, m, n):
     shift = math.hypot(1, spread) * norm.ppf(truth)
     share = coverage(lambda rng: auc_with_interval(rng.normal(shift, spread, m), rng.normal(0, 1, n)), truth, 150)
     assert share >= 0.93 - SLACK * math.sqrt(RUNS / 150)
+
+
+@pytest.mark.parametrize(("rate", "m", "n"), [(0.05, 17, 20), (0.05, 200, 200), (0.01, 60, 150)])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_true_positive_rates_cover(shift, rate, m, n):
+    """At least: both ends allow for the threshold and for the members beyond it."""
+    truth = norm.sf(norm.isf(rate) - shift)
+    share = coverage(lambda rng: tpr_with_interval(rng.normal(shift, 1, m), rng.normal(0, 1, n), rate), truth, 100)
+    assert share >= 0.95 - SLACK * 2
 
 
 def test_privleak_covers():

@@ -172,11 +172,11 @@ def test_a_number_that_cannot_be_calculated_is_a_named_gap(tmp_path):
     result = run(edited, "--retain", retain, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    assert found["missing"]["e"].keys() == {"privleak"}
+    assert found["missing"]["e"].keys() == {"tpr", "privleak"}
     assert found["missing"]["e"]["privleak"].startswith("cannot be calculated: the retrained model tells every sample")
     assert "PrivLeak (MUSE): cannot be calculated: the retrained model" in " ".join(result.stderr.split())
     zero = write(tmp_path / "z.jsonl", losses("z", "forget", [[0.0]] * 3) + losses("z", "holdout", [[0.0]] * 3))
-    assert score([edited], retain=zero).missing["e"].keys() == {"auc_reference"}
+    assert score([edited], retain=zero).missing["e"].keys() == {"tpr", "auc_reference"}
 
 
 @pytest.mark.parametrize("lacking", ["hits", "end_tokens"])
@@ -247,7 +247,24 @@ def test_membership_and_memorisation_by_hand(tmp_path):
         assert overall[name].value == pytest.approx(7 / 9)
     assert overall["auc_reference"].value == auc([-2.75 / 9, -1.5 / 9, -6 / 3.5], [-1, -1, -1])
     assert overall["privleak"].value == pytest.approx(privleak(7 / 9, 1 / 2))
-    assert scores.missing == {"e": {}}
+    few = "needs more samples of holdout than 3: 1,000 for 0.1%, 100 for 1%, 20 for 5%"
+    assert scores.missing == {"e": {"tpr": few}}
+
+
+def test_true_positive_rates_are_given_where_the_holdout_set_can_tell_them(tmp_path):
+    members, nonmembers = [[n / 10, n / 10] for n in range(10)], [[1 - n / 20] * 2 for n in range(20)]
+    records = losses("e", "forget", members) + losses("e", "holdout", nonmembers)
+    records.append(continuation_record("e", "forget", "s0", "so", "one two", "one one one two"))
+    found = score([write(tmp_path / "r.jsonl", records)])
+    rates = {name: number for name, number in found.overall["e"].items() if name.startswith("tpr_at_")}
+    attacks = ("loss", "zlib", "min_20", "min_40", "min_20_plus", "min_40_plus")
+    assert set(rates) == {f"tpr_at_5_{attack}" for attack in attacks}
+    assert rates["tpr_at_5_loss"].value == 0.1  # below the second least loss of nonmembers, 0.1, there is one member
+    assert found.missing["e"]["tpr"] == "needs more samples of holdout than 20: 1,000 for 0.1%, 100 for 1%"
+    assert found.by_text["e"]["forget"]["fluency"].value == pytest.approx((2 / 3 * (math.log2(3) - 2 / 3) + 4 / 3) / 2)
+    shown = run(tmp_path / "r.jsonl").stdout
+    assert "TPR at 5% FPR of Min-40%++" in shown
+    assert "fluency" in shown
 
 
 def test_what_membership_lacks_is_named(tmp_path):
@@ -394,7 +411,7 @@ def test_seeds_compare_each_with_its_own_rows(tmp_path):
     found = score(paths, seeds=True)
     assert found.models == ("seed0/base", "seed0/edited")
     assert found.by_text["seed0/edited"]["forget"]["kl from seed0/base"].value == 1.0  # 1/2 and 3/2
-    assert found.missing["seed0/edited"].keys() == {"auc_reference", "privleak"}
+    assert found.missing["seed0/edited"].keys() == {"tpr", "auc_reference", "privleak"}
 
 
 def test_the_retain_model_may_be_among_the_records(tmp_path):
@@ -441,7 +458,7 @@ def test_json_names_the_conventions_of_its_numbers_only(tmp_path):
     assert found["scores"]["e"]["forget"]["loss"]["n"] == 3
     assert set(found["conventions"]) == {
         *("loss", "perplexity", "accuracy", "exact_memorisation", "extraction_strength", "probability", "truth_ratio"),
-        *("kl", "agreement", "auc", "auc_loss", "auc_zlib", "auc_min", "intervals", "seeds"),
+        *("truth_probability", "kl", "agreement", "auc", "auc_loss", "auc_zlib", "auc_min", "intervals", "seeds"),
     }
 
 

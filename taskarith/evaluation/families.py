@@ -12,6 +12,7 @@ from taskarith.errors import DataError, name_some
 from taskarith.evaluation.gaps import Found, Missing, Numbers
 from taskarith.evaluation.leakage import FORGET, NEEDS_RETAIN, membership_numbers
 from taskarith.evaluation.metrics import qa
+from taskarith.evaluation.metrics.fluency import ngram_entropy
 from taskarith.evaluation.metrics.intervals import RATE, Estimate, Floats, estimate, mean, ratio
 from taskarith.evaluation.metrics.text import exact_memorisation, extraction_strength, perplexity, verbmem
 from taskarith.evaluation.records import Record, column, text_tokens
@@ -44,6 +45,7 @@ def of_text(sheet: Sheet, text: str) -> tuple[Numbers, Missing]:
         found.add("probability", lambda: mean(_probabilities(answers, text), RATE))
         kind = qa.forget_truth if text == FORGET else qa.utility_truth
         found.add("truth_ratio", lambda: mean(kind(_truth_ratios(answers)), RATE))
+        found.add("truth_probability", lambda: mean(qa.truth_probability(_truth_ratios(answers)), RATE))
     _task_numbers(found, sheet.of("task", text), sheet.of("task_score", text))
     _divergence_numbers(found, sheet.of("divergence", text))
     return found.numbers, {f"{name} of {text}": why for name, why in found.missing.items()}
@@ -103,6 +105,7 @@ def _continuation_numbers(found: Found, records: Mapping[str, Record]) -> None:
     }
     for name, values in columns.items():
         found.add(name, lambda values=values: mean(values, RATE))
+    found.add("fluency", lambda: mean([ngram_entropy(guess) for _, guess in pairs], _POSITIVE))
 
 
 def _task_numbers(found: Found, samples: Mapping[str, Record], scores: Mapping[str, Record]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from taskarith.errors import DataError, MismatchError
 from taskarith.evaluation.metrics.intervals import Estimate
 
 __all__ = ["Found", "Missing", "Numbers"]
+
+_Value = TypeVar("_Value")
 
 Numbers = dict[str, Estimate]
 Missing = dict[str, str]
@@ -28,8 +31,14 @@ class Found:
 
     def add(self, name: str, calculate: Callable[[], Estimate]) -> Estimate | None:
         """Calculate a number, or say why it is missing; return it where it could be calculated."""
+        if (number := self.attempt(name, calculate)) is not None:
+            self.numbers[name] = number
+        return number
+
+    def attempt(self, name: str, calculate: Callable[[], _Value]) -> _Value | None:
+        """Return what a number is to be made from, or say why it is missing."""
         try:
-            self.numbers[name] = calculate()
+            return calculate()
         except (DataError, MismatchError) as error:
             self.missing[name] = f"cannot be calculated: {error.message}"
-        return self.numbers.get(name)
+            return None

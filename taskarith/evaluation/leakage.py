@@ -8,7 +8,7 @@ import numpy as np
 
 from taskarith.errors import name_some
 from taskarith.evaluation.gaps import Found
-from taskarith.evaluation.metrics import membership
+from taskarith.evaluation.metrics import low_fpr, membership
 from taskarith.evaluation.metrics.intervals import Estimate, Floats
 from taskarith.evaluation.records import Record, text_tokens
 from taskarith.evaluation.stored import Sheet, check_same_samples
@@ -21,11 +21,14 @@ NEEDS_RETAIN = "needs a model that never saw the forget set: --retain"
 _SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE
 _MUSE_SHARE = 0.4
 
+_RATES = (0.001, 0.01, 0.05)  # LiRA's paper; Min-K%'s
+
 _Score = Callable[[Record], float]
+_Sides = tuple[list[float], list[float]]
 
 
 def membership_numbers(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
-    """Add the AUC of every attack, and PrivLeak.
+    """Add the AUC of every attack and its true positive rates at low false positive rates, and PrivLeak.
 
     :param sheet: Records of the model that is attacked; without losses of a text named ``forget`` nothing is added.
     :param retain: Records of a model that never saw the forget set.
@@ -38,9 +41,13 @@ def membership_numbers(found: Found, sheet: Sheet, retain: Sheet | None) -> None
         return
     for name, (keys, score) in _attacks().items():
         if lacking := _lacking(sheet, keys):
-            found.missing[name] = lacking
+            found.missing[f"auc_{name}"] = lacking
         else:
-            found.add(name, lambda score=score: membership.auc_with_interval(*_sides(sheet, score)))
+            _add_attack(found, name, lambda score=score: _sides(sheet, score))
+    nonmembers = len(sheet.of("loss", HOLDOUT))
+    needed = {_percent(rate): low_fpr.needed_nonmembers(rate) for rate in _RATES}
+    if lacking := [f"{least:,} for {rate}%" for rate, least in needed.items() if nonmembers < least]:
+        found.missing["tpr"] = f"needs more samples of {HOLDOUT} than {nonmembers:,}: {', '.join(lacking)}"
     _beside_retain(found, sheet, retain)
 
 
@@ -57,11 +64,22 @@ def _attacks() -> dict[str, tuple[Sequence[str], _Score]]:
         return lambda record: membership.min_k_plus_score(_exact(record, "z_scores"), share)
 
     return {
-        "auc_loss": ((), lambda record: -record["nll"] / record["tokens"]),
-        "auc_zlib": (("zlib_bytes",), lambda r: membership.zlib_score([r["nll"] / r["tokens"]], r["zlib_bytes"])),
-        **{f"auc_min_{_percent(share)}": (("token_losses", "end_tokens"), min_k(share)) for share in _SHARES},
-        **{f"auc_min_{_percent(share)}_plus": (("z_scores", "end_tokens"), min_k_plus(share)) for share in _SHARES},
+        "loss": ((), lambda record: -record["nll"] / record["tokens"]),
+        "zlib": (("zlib_bytes",), lambda r: membership.zlib_score([r["nll"] / r["tokens"]], r["zlib_bytes"])),
+        **{f"min_{_percent(share)}": (("token_losses", "end_tokens"), min_k(share)) for share in _SHARES},
+        **{f"min_{_percent(share)}_plus": (("z_scores", "end_tokens"), min_k_plus(share)) for share in _SHARES},
     }
+
+
+def _add_attack(found: Found, name: str, sides: Callable[[], _Sides]) -> None:
+    """Add the numbers of one attack: false positive rates that few nonmembers cannot tell are left out."""
+    scores = found.attempt(f"auc_{name}", sides)
+    if scores is None:
+        return
+    found.add(f"auc_{name}", lambda: membership.auc_with_interval(*scores))
+    for rate in _RATES:
+        if len(scores[1]) >= low_fpr.needed_nonmembers(rate):
+            found.add(f"tpr_at_{_percent(rate)}_{name}", lambda rate=rate: low_fpr.tpr_with_interval(*scores, rate))
 
 
 def _beside_retain(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
@@ -78,16 +96,16 @@ def _beside_retain(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
         other = retain.of("loss", record["text"])[record["sample"]]
         return membership.reference_score([record["nll"] / record["tokens"]], [other["nll"] / other["tokens"]])
 
-    def reference() -> Estimate:
+    def reference() -> _Sides:
         _check_same(sheet, retain)
-        return membership.auc_with_interval(*_sides(sheet, against))
+        return _sides(sheet, against)
 
     def privleak() -> Estimate:
         _check_same(sheet, retain)
         return membership.privleak_with_interval(_sides(sheet, score), _sides(retain, score))
 
-    found.add("auc_reference", reference)
-    keys, score = _attacks()[f"auc_min_{_percent(_MUSE_SHARE)}"]
+    _add_attack(found, "reference", reference)
+    keys, score = _attacks()[f"min_{_percent(_MUSE_SHARE)}"]
     if lacking := next((what for each in (sheet, retain) if (what := _lacking(each, keys))), None):
         found.missing["privleak"] = lacking
     else:
@@ -108,14 +126,14 @@ def _lacking(sheet: Sheet, keys: Sequence[str]) -> str | None:
     return f"needs {' and '.join(absent)} in every loss record of {FORGET} and {HOLDOUT} in {sheet.where}"
 
 
-def _sides(sheet: Sheet, score: _Score) -> tuple[list[float], list[float]]:
+def _sides(sheet: Sheet, score: _Score) -> _Sides:
     """Return the scores of members and nonmembers."""
     members, nonmembers = ([score(record) for record in sheet.of("loss", text).values()] for text in (FORGET, HOLDOUT))
     return members, nonmembers
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
+    return f"{100 * share:g}"
 
 
 def _exact(record: Record, key: str) -> Floats:

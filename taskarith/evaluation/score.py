@@ -33,6 +33,10 @@ CONVENTIONS = {
     "answers (TOFU, arXiv:2401.06121)",
     "truth_ratio": "R: geometric mean of the wrong answers' probabilities over the paraphrased right one's; mean of "
     "max(0, 1 - R), of the text forget mean of min(R, 1/R) (TOFU)",
+    "truth_probability": "p / (p + p_wrong): the paraphrased right answer's probability against the geometric mean of "
+    "the wrong ones', as open-unlearning's truth ratio with prob_mean (arXiv:2506.12618); mean over questions",
+    "fluency": "n-gram entropy of greedy continuations in bits, (2/3 of bigrams' + 4/3 of trigrams') / 2, as in "
+    "ROME (arXiv:2202.05262); NLTK's words without its splitter of sentences; it grows with length; mean over prompts",
     "kl": "KL(reference || model) of next-token distributions in nats, mean over tokens, teacher-forced",
     "agreement": "share of tokens at which both models have the same first choice, teacher-forced",
     "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "
@@ -48,6 +52,8 @@ CONVENTIONS = {
     "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens, end tokens left out; plus: "
     "of their z-scores, of which the variance is at least 1e-6",
     "auc_reference": "score: minus mean token loss over that of the --retain model",
+    "tpr_at": "true positive rate of the attack of that name: share of forget above the threshold above which at most "
+    "0.1%, 1% or 5% of holdout are (arXiv:2112.03570); not below 1,000, 100 or 20 samples of holdout",
     "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
     "still known, 0: as retrained; its interval draws each sample for both models",
     "tasks": "all other names: metrics of lm-eval's tasks; what is no mean over samples has an interval of 1.96 of "
@@ -58,8 +64,8 @@ CONVENTIONS = {
 _INTERVALS = {
     "intervals": "95%, samples taken as independent: of means and ratios Student's t on the jackknife's standard "
     "error, of shares of which few differ at least Clopper-Pearson; of AUCs DeLong on the logit and Newcombe's score "
-    "interval; of PrivLeak percentile bootstrap (2000 resamples, seed 42). Nominal: of strongly skewed losses 87% at "
-    "4 samples, 92% at 16",
+    "interval; of TPRs Clopper-Pearson at both ends of the threshold's order statistics; of PrivLeak percentile "
+    "bootstrap (2000 resamples, seed 42). Nominal: of strongly skewed losses 87% at 4 samples, 92% at 16",
     "seeds": "mean and standard deviation (n - 1) over seeds",
 }
 

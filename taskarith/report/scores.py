@@ -15,6 +15,16 @@ __all__ = ["score_remarks", "score_tables"]
 
 _NONE = "-"
 
+_ATTACKS = {
+    "loss": "loss",
+    "zlib": "loss / zlib",
+    "min_20": "Min-20%",
+    "min_40": "Min-40%",
+    "min_20_plus": "Min-20%++",
+    "min_40_plus": "Min-40%++",
+    "reference": "loss / retain model's",
+}
+
 _TITLES = {
     "loss": "loss",
     "perplexity": "perplexity",
@@ -28,6 +38,8 @@ _TITLES = {
     "verbatim": "verbatim",
     "probability": "probability",
     "truth_ratio": "truth ratio",
+    "truth_probability": "p / (p + p wrong)",
+    "fluency": "fluency",
     "model_utility": "model utility (TOFU)",
     "forget_quality": "forget quality (TOFU, KS p)",
     "forget_distance": "forget distance (TOFU, KS D)",
@@ -35,13 +47,13 @@ _TITLES = {
     "knowmem_forget": "KnowMem on forget (MUSE)",
     "knowmem_retain": "KnowMem on retain (MUSE)",
     "membership": "membership inference",
-    "auc_loss": "AUC of loss",
-    "auc_zlib": "AUC of loss / zlib",
-    "auc_min_20": "AUC of Min-20%",
-    "auc_min_40": "AUC of Min-40%",
-    "auc_min_20_plus": "AUC of Min-20%++",
-    "auc_min_40_plus": "AUC of Min-40%++",
-    "auc_reference": "AUC of loss / retain model's",
+    **{f"auc_{name}": f"AUC of {title}" for name, title in _ATTACKS.items()},
+    **{
+        f"tpr_at_{rate}_{name}": f"TPR at {rate}% FPR of {title}"
+        for rate in ("0.1", "1", "5")
+        for name, title in _ATTACKS.items()
+    },
+    "tpr": "TPR at low FPR",
     "privleak": "PrivLeak (MUSE)",
 }
 _PLACES = {

@@ -32,6 +32,7 @@ __all__ = [
     "finite",
     "mean",
     "over_seeds",
+    "rate_interval",
     "ratio",
     "student",
 ]
@@ -186,7 +187,7 @@ def _widened(found: Estimate, values: Floats, bounds: Bounds) -> Estimate:
     differing = len(values) - int(np.unique(values, return_counts=True)[1].max())
     if math.isinf(width) or len(values) < 2 or differing >= _TELLING:
         return found
-    least, most = (low + width * end for end in _rate_interval((found.value - low) / width, len(values)))
+    least, most = (low + width * end for end in rate_interval((found.value - low) / width, len(values)))
     return Estimate(
         found.value,
         least if found.low is None else min(found.low, least),
@@ -195,13 +196,16 @@ def _widened(found: Estimate, values: Floats, bounds: Bounds) -> Estimate:
     )
 
 
-def _rate_interval(rate: float, size: int) -> tuple[float, float]:
-    """Return Clopper's and Pearson's interval; a rate that is not a whole number of successes is taken between them."""
+def rate_interval(rate: float, size: int, tail: float = TAIL) -> tuple[float, float]:
+    """Return Clopper's and Pearson's interval; a rate that is not a whole number of successes is taken between them.
+
+    :param tail: What it leaves out on each side.
+    """
     from scipy.special import betaincinv  # late: it takes longer to import than everything else here
 
     hits = min(max(rate, 0.0), 1.0) * size
-    low = float(betaincinv(hits, size - hits + 1, TAIL)) if hits > 0 else 0.0
-    high = float(betaincinv(hits + 1, size - hits, 1 - TAIL)) if hits < size else 1.0
+    low = float(betaincinv(hits, size - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, size - hits, 1 - tail)) if hits < size else 1.0
     return low, high
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "knowmem",
     "normalised_probability",
     "probability",
+    "truth_probability",
     "truth_ratio",
     "utility_truth",
 ]
@@ -80,6 +81,18 @@ def forget_truth(ratios: ArrayLike) -> Floats:
     array = np.asarray(ratios, dtype=np.float64)
     with np.errstate(divide="ignore"):
         return np.minimum(array, 1 / array)
+
+
+def truth_probability(ratios: ArrayLike) -> Floats:
+    """Return p / (p + p_wrong) = 1 / (1 + R), the share of the right answer against a typical wrong one. Any shape.
+
+    Convention: open-unlearning's truth ratio with the aggregator ``prob_mean``, the extent of knowledge of its paper
+    (arXiv:2506.12618): p of the paraphrased right answer, p_wrong the geometric mean of the wrong ones; without its
+    1e-10 in the denominator.
+
+    :param ratios: R, see ``truth_ratio``; 0 where it is infinite.
+    """
+    return 1 / (1 + np.asarray(ratios, dtype=np.float64))
 
 
 def harmonic_mean(values: ArrayLike) -> Floats:
