@@ -66,7 +66,7 @@ _PLACES = {
 }
 
 
-_COMPACT = ("loss", "perplexity", "accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim")
+_COMPACT = ("loss", "perplexity", "accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim", "fluency")
 _WITH_INTERVAL = {"loss", "rouge_l_f1"}
 """Those of the compact numbers that show their interval: the others' are in the JSON."""
 
