@@ -112,7 +112,7 @@ def test_muse_gives_its_numbers(phi, phi_tuned, tmp_path, monkeypatch):
         f1 = [rouge_l(r["reference"], r["continuation"]).f1 for r in mine]
         assert found["overall"][str(phi_tuned)][text]["value"] == pytest.approx(100 * sum(f1) / 3)
     assert "privleak" in found["overall"][str(phi_tuned)]
-    assert found["missing"] == {str(phi_tuned): {}, str(phi): {}}
+    assert [list(lacking) for lacking in found["missing"].values()] == [["tpr"]] * 2  # three samples of holdout
     (muse / "privleak/holdout.json").unlink()
     alone = as_json(phi, "--benchmark", f"muse-news={muse}", "--limit", 1)
     assert "holdout" in alone["missing"][str(phi)]["membership"]
@@ -151,7 +151,11 @@ def test_tasks_stand_alone_and_on_the_edited_model(phi, phi_tuned, tmp_path):
         (["--benchmark", "tofu={tofu}-gone"], 1, "there is no folder"),
         (["--benchmark", "tofu:forget01={tofu}"], 1, "has no forget01_perturbed.json"),
         (["--data", "a={book}", "--limit", "3"], 2, "--limit is given without a benchmark or tasks"),
-        (["--data", "a={book}", "--apply-chat-template"], 2, "--apply-chat-template is given without"),
+        (
+            ["--data", "a={book}", "--apply-chat-template"],
+            2,
+            "--apply-chat-template is given, but nothing is written by a chat template",
+        ),
         (["--data", "a={book}", "--task-folder", "{tofu}"], 2, "a task folder is given without tasks"),
         (["--tasks", "mine", "--task-folder", "{tofu}-gone"], 2, "there is no task folder"),
         (["--tasks", "a,,b"], 2, "cannot read the tasks 'a,,b'"),

@@ -12,6 +12,7 @@ from taskarith.attacks.shares import difference, level, share
 from taskarith.evaluation.metrics.intervals import RATE, estimate, mean, ratio
 from taskarith.evaluation.metrics.low_fpr import tpr_with_interval
 from taskarith.evaluation.metrics.membership import auc_with_interval, privleak_with_interval
+from taskarith.evaluation.metrics.merging import Answered, normalised_accuracy
 from taskarith.evaluation.metrics.qa import harmonic_mean
 
 RUNS = 400
@@ -143,6 +144,20 @@ def test_shares_of_what_the_edit_took_cover(name, n):
     given = [ends for ends in alone if ends is not None]
     assert np.mean([low <= truth <= high for low, high in given]) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / len(given))
     assert np.mean([low <= truth <= high for low, high in chosen]) >= 0.95 - SLACK
+
+
+@pytest.mark.parametrize(("n", "least"), [(12, 0.95), (20, 0.92), (60, 0.92), (200, 0.91)])
+@pytest.mark.parametrize("right", [(0.6, 0.8), (0.8, 0.85)])
+def test_normalised_accuracies_cover(right, n, least):
+    """Of those that are given: where both models do the same there is none."""
+    merged, finetuned = right
+    rng, given = np.random.default_rng(7), []
+    for _ in range(RUNS):
+        best = rng.random(n) < finetuned
+        kept = best & (rng.random(n) < merged / finetuned)
+        found = normalised_accuracy([Answered(kept.astype(float), best.astype(float), np.ones(n))])
+        given += [] if found.low is None else [found.low <= merged / finetuned <= found.high]
+    assert np.mean(given) >= least - 3 * math.sqrt(0.05 * 0.95 / len(given))
 
 
 def test_an_interval_without_width_is_none():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, show_scores
+from taskarith.errors import UsageError
 
 __all__ = ["command"]
 
@@ -30,6 +32,15 @@ def command(
             show_default="none: numbers that need it are named",
         ),
     ] = None,
+    finetuned: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--finetuned",
+            metavar="TASK=MODEL|RECORDS",
+            help="The model fine-tuned for a task or text, for normalised accuracy; repeatable.",
+            show_default="none",
+        ),
+    ] = None,
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The records are of one evaluation under several seeds: mean and spread.")
     ] = False,
@@ -49,6 +60,17 @@ def command(
     from taskarith.evaluation.score import score
 
     console = Console(as_json=as_json, quiet=quiet)
-    scores = score(records, retain=retain, seeds=seeds)
+    scores = score(records, retain=retain, finetuned=_pairs(finetuned or ()), seeds=seeds)
     show_scores(scores, console)
     console.result(scores.to_json())
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Read ``TASK=MODEL`` arguments; a task's name has no equals sign."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (task, _, model) in zip(texts, pairs, strict=True):
+        if not task or not model:
+            raise UsageError(f"cannot read --finetuned '{text}'", "Write TASK=MODEL, as in piqa=runs/piqa")
+    if len({task for task, _, _ in pairs}) < len(pairs):
+        raise UsageError("--finetuned names a task twice", "Name one model for each task.")
+    return {task: model for task, _, model in pairs}

@@ -5,69 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from taskarith.errors import DataError, MismatchError, UsageError, name_some
+from taskarith.evaluation.conventions import conventions_of
 from taskarith.evaluation.families import BESIDE, FORGET, across_texts, of_text
+from taskarith.evaluation.merges import merge_numbers
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
 from taskarith.evaluation.stored import Sheet, other_samples, read_sheets
 
-__all__ = ["CONVENTIONS", "Number", "Scores", "make_scores", "score"]
+__all__ = ["Number", "Scores", "make_scores", "score"]
 
 Number = Estimate | Spread
 
-CONVENTIONS = {
-    "loss": "nats; the mean over all scored tokens of a text, teacher-forced; lower is better",
-    "perplexity": "exp(loss); null where that is beyond a float64",
-    "accuracy": "share of scored tokens that are the model's first choice, teacher-forced",
-    "rouge_l_f1": "ROUGE-L F1 of greedy continuations, mean over prompts; rouge_score's words, no stemming",
-    "rouge_l_recall": "ROUGE-L recall of greedy continuations, mean over prompts; rouge_score's words, no stemming",
-    "verbatim": "share of greedy continuations that equal the reference word for word; case and punctuation count",
-    "exact_memorisation": "share of a sample's tokens that are the model's first choice, mean over samples; without "
-    "end tokens, as in open-unlearning",
-    "extraction_strength": "1 - k/n, k the shortest prefix after which all first choices are right; k < n and without "
-    "end tokens, as in open-unlearning; mean over samples",
-    "rouge_l_f1_stemmed": "rouge_l_f1 of Porter stems (rouge_score with use_stemmer=True)",
-    "rouge_l_recall_stemmed": "rouge_l_recall of Porter stems (rouge_score with use_stemmer=True), as in TOFU",
-    "probability": "exp(-mean token loss) of the right answer; of real_authors and world_facts its share among all "
-    "answers (TOFU, arXiv:2401.06121)",
-    "truth_ratio": "R: geometric mean of the wrong answers' probabilities over the paraphrased right one's; mean of "
-    "max(0, 1 - R), of the text forget mean of min(R, 1/R) (TOFU)",
-    "truth_probability": "p / (p + p_wrong): the paraphrased right answer's probability against the geometric mean of "
-    "the wrong ones', as open-unlearning's truth ratio with prob_mean (arXiv:2506.12618); mean over questions",
-    "fluency": "n-gram entropy of greedy continuations in bits, (2/3 of bigrams' + 4/3 of trigrams') / 2, as in "
-    "ROME (arXiv:2202.05262); NLTK's words without its splitter of sentences; it grows with length; mean over prompts",
-    "kl": "KL(reference || model) of next-token distributions in nats, mean over tokens, teacher-forced",
-    "agreement": "share of tokens at which both models have the same first choice, teacher-forced",
-    "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "
-    "real_authors and world_facts",
-    "forget_quality": "TOFU: two-sided p-value of the two-sample Kolmogorov-Smirnov test of R on forget, "
-    "against --retain; a p-value has no interval",
-    "forget_distance": "the statistic D of that test; without an interval, since its bootstrap never covers 0",
-    "verbmem": "MUSE (arXiv:2407.06460): mean ROUGE-L F1 of continuations times 100, no stemming",
-    "knowmem": "MUSE: mean ROUGE-L F1 of answers times 100, no stemming",
-    "auc": "membership inference: P(score of a sample of forget > of holdout), ties half; above 0.5 is leakage",
-    "auc_loss": "score: minus mean token loss",
-    "auc_zlib": "score: minus mean token loss per byte of the zlib-compressed text",
-    "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens, end tokens left out; plus: "
-    "of their z-scores, of which the variance is at least 1e-6",
-    "auc_reference": "score: minus mean token loss over that of the --retain model",
-    "tpr_at": "true positive rate of the attack of that name: share of forget above the threshold above which at most "
-    "0.1%, 1% or 5% of holdout are (arXiv:2112.03570); not below 1,000, 100 or 20 samples of holdout",
-    "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
-    "still known, 0: as retrained; its interval draws each sample for both models",
-    "tasks": "all other names: metrics of lm-eval's tasks; what is no mean over samples has an interval of 1.96 of "
-    "lm-eval's standard errors",
-}
-"""What each number is; a name is looked up by the longest key that it begins with."""
-
-_INTERVALS = {
-    "intervals": "95%, samples taken as independent: of means and ratios Student's t on the jackknife's standard "
-    "error, of shares of which few differ at least Clopper-Pearson; of AUCs DeLong on the logit and Newcombe's score "
-    "interval; of TPRs Clopper-Pearson at both ends of the threshold's order statistics; of PrivLeak percentile "
-    "bootstrap (2000 resamples, seed 42). Nominal: of strongly skewed losses 87% at 4 samples, 92% at 16",
-    "seeds": "mean and standard deviation (n - 1) over seeds",
-}
+NEEDS_FINETUNED = "needs the model that was fine-tuned for each task: score RECORDS --finetuned TASK=MODEL"
 
 
 @dataclass(frozen=True)
@@ -103,11 +55,17 @@ class Scores:
             "overall": {model: _plain(self.overall[model]) for model in self.models},
             "missing": self.missing,
             "remarks": list(self.remarks),
-            "conventions": _conventions(names) | _INTERVALS,
+            "conventions": conventions_of(names),
         }
 
 
-def score(records: Sequence[str | Path], *, retain: str | Path | None = None, seeds: bool = False) -> Scores:
+def score(
+    records: Sequence[str | Path],
+    *,
+    retain: str | Path | None = None,
+    finetuned: Mapping[str, str | Path] = MappingProxyType({}),
+    seeds: bool = False,
+) -> Scores:
     """Recompute every number from stored records.
 
     Some texts get more numbers by their names: ``forget``, ``retain``, ``real_authors`` and ``world_facts`` TOFU's,
@@ -116,6 +74,8 @@ def score(records: Sequence[str | Path], *, retain: str | Path | None = None, se
     :param records: Folders or files: ``records.jsonl`` of an evaluation, or TOFU's ``eval_log*.json``.
     :param retain: A model that never saw the forget set: its name among those of the records, or a folder or file with
         its records alone, on the same samples.
+    :param finetuned: Name of a text, or of a task of lm-eval, to the model that was fine-tuned for it: named as the
+        retain model is, and what the accuracy of the others is divided by.
     :param seeds: The records are of the same models under several seeds, in the same order: give mean and spread.
     :raises DataError: Records are missing, incomplete, twice or not finite.
     :raises MismatchError: Records that are to be combined are of other samples.
@@ -125,15 +85,24 @@ def score(records: Sequence[str | Path], *, retain: str | Path | None = None, se
         raise UsageError("no records are given", "Name one or more, as in: taskarith score runs/eval")
     sources = [read_sheets(path) for path in records]
     rows = _named(sources)
-    scores = make_scores(rows, {} if retain is None else _retain_sheets(sources, rows, str(retain)))
+    scores = make_scores(
+        rows,
+        {} if retain is None else _retain_sheets(sources, rows, str(retain)),
+        _finetuned_sheets(sources, rows, finetuned),
+    )
     return _over_seeds(scores, sources, rows) if seeds else scores
 
 
-def make_scores(rows: Mapping[str, Sheet], retain: Mapping[str, Sheet]) -> Scores:
+def make_scores(
+    rows: Mapping[str, Sheet],
+    retain: Mapping[str, Sheet],
+    finetuned: Mapping[str, Mapping[str, Sheet]] = MappingProxyType({}),
+) -> Scores:
     """Make all numbers from records.
 
     :param rows: Name of each row, and the records of its model.
     :param retain: Name of a row to the records of a model that never saw the forget set; that may be a row too.
+    :param finetuned: Name of a row, then of a text, to the records of the model that was fine-tuned for it.
     """
     texts = tuple(dict.fromkeys(text for sheet in rows.values() for text in sheet.texts))
     by_text: dict[str, dict[str, dict[str, Number]]] = {}
@@ -141,7 +110,11 @@ def make_scores(rows: Mapping[str, Sheet], retain: Mapping[str, Sheet]) -> Score
     missing: dict[str, dict[str, str]] = {}
     for name, sheet in rows.items():
         found, missing[name] = across_texts(sheet, retain.get(name))
-        overall[name] = dict(found)
+        of_tasks, lacking = merge_numbers(sheet, finetuned.get(name, {}))
+        overall[name] = {**found, **of_tasks}
+        missing[name] |= lacking
+        if "task" in sheet.kinds and len(rows) > 1 and not finetuned:
+            missing[name]["normalised_accuracy"] = NEEDS_FINETUNED
         parts = {text: of_text(sheet, text) for text in sheet.texts}
         by_text[name] = {text: dict(found) for text, (found, _) in parts.items()}
         missing[name] |= {key: why for _, lacking in parts.values() for key, why in lacking.items()}
@@ -150,23 +123,53 @@ def make_scores(rows: Mapping[str, Sheet], retain: Mapping[str, Sheet]) -> Score
 
 def _retain_sheets(sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], retain: str) -> dict[str, Sheet]:
     """Return for each row the records of the retain model: those beside it, or those named."""
-    inside = [next((sheet for sheet in source if sheet.model == retain), None) for source in sources]
-    found = [sheet for sheet in inside if sheet is not None]
-    other = found[0] if found else _single(read_sheets(retain), retain)
-    for sheet in found or [other]:
+    what = "the model that never saw the forget set"
+    found = _beside(sources, rows, retain, f"--retain {retain}", what)
+    for sheet in found.values():
         if not any(sheet.of(kind, FORGET) for kind in ("answer", "loss")):
             raise DataError(
                 f"{retain} has no losses or answers of a text named {FORGET}", f"Evaluate it on {FORGET}=DATA too."
             )
+    return found
+
+
+def _finetuned_sheets(
+    sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], finetuned: Mapping[str, str | Path]
+) -> dict[str, dict[str, Sheet]]:
+    """Return for each row the records of the models that were fine-tuned, by text."""
+    texts = {text for sheet in rows.values() for text in sheet.texts}
+    if unknown := [text for text in finetuned if text not in texts]:
+        raise UsageError(
+            f"--finetuned names {name_some(unknown)}, of which there are no records",
+            f"There are records of {name_some(sorted(texts))}.",
+        )
+    found = {
+        text: _beside(sources, rows, str(model), f"--finetuned {text}={model}", "the fine-tuned model")
+        for text, model in finetuned.items()
+    }
+    return {row: {text: sheets[row] for text, sheets in found.items()} for row in rows if found}
+
+
+def _beside(
+    sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], name: str, option: str, what: str
+) -> dict[str, Sheet]:
+    """Return for each row the records of a model: of its own source if it is there, of another, or of a path.
+
+    :param option: Names it in errors.
+    :param what: What the model is.
+    """
+    inside = [next((sheet for sheet in source if sheet.model == name), None) for source in sources]
+    other = next((sheet for sheet in inside if sheet is not None), None) or _single(name, option, what)
     own = {id(sheet): beside for source, beside in zip(sources, inside, strict=True) for sheet in source}
-    return {name: own[id(sheet)] or other for name, sheet in rows.items()}
+    return {row: own[id(sheet)] or other for row, sheet in rows.items()}
 
 
-def _single(sheets: Sequence[Sheet], path: str) -> Sheet:
+def _single(path: str, option: str, what: str) -> Sheet:
+    sheets = read_sheets(path)
     if len(sheets) > 1:
         raise UsageError(
-            f"--retain {path} has records of several models: {name_some([sheet.model for sheet in sheets])}",
-            "Keep the lines of the model that never saw the forget set.",
+            f"{option} has records of several models: {name_some([sheet.model for sheet in sheets])}",
+            f"Keep the lines of {what}.",
         )
     return sheets[0]
 
@@ -242,9 +245,3 @@ def _spread(seeds: Sequence[Mapping[str, Number]]) -> tuple[dict[str, Number], l
 
 def _plain(numbers: Mapping[str, Number]) -> dict[str, Any]:
     return {name: number.to_json() for name, number in numbers.items()}
-
-
-def _conventions(names: set[str]) -> dict[str, str]:
-    used = {max((key for key in CONVENTIONS if name.startswith(key)), key=len, default="tasks") for name in names}
-    used |= {"auc"} if any(name.startswith("auc") for name in used) else set()
-    return {key: text for key, text in CONVENTIONS.items() if key in used}

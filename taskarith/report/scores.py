@@ -55,6 +55,7 @@ _TITLES = {
     },
     "tpr": "TPR at low FPR",
     "privleak": "PrivLeak (MUSE)",
+    "normalised_accuracy": "normalised accuracy",
 }
 _PLACES = {
     "model_utility": 6,
