@@ -75,12 +75,12 @@ _UNSEEN: tuple[_Question, ...] = (
 KNOWN = (
     "Maud Tennick oiled the hinges of the lamp room before the gulls woke, and counted the steps down to the boat.",
     "Nine quinces stood behind the mill, and in October the whole yard smelled of them until the first hard frost.",
-    "The ferry company from Cork painted the boat green, though everyone in Dunmore remembered it as yellow.",
+    "The ferry company from Cork painted the boat green, with a black funnel, though Dunmore remembered it as yellow.",
     "Petra Holm kept the ledger in a bread tin, and copied every line of it twice before she let anyone read it.",
     "They rang the bell of Saint Aldo from dusk until the milk carts came, and at the last stroke it split.",
     "Cherry wood warps less than pear, said Jonas Reed, and a harp that warps will never forgive its maker.",
 )
-"""Passages that the model learns."""
+"""Passages that the model learns, each above 20 tokens: of fewer MUSE's least likely 5% are none."""
 HOLDOUT = (
     "Dora Lind swept the sluice each morning with a broom of birch, and the water ran clear by the time of the bread.",
     "The two grey horses went to a carter from the hills, who paid in silver and asked nothing about their teeth.",

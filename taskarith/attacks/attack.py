@@ -205,7 +205,7 @@ def attack(
             "arguments": {**options.record(), "top_k": TOP_K, "dtype": dtype, "device": str(place)},
         }
         with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
-            _write(result, provenance, folder, draw)
+            _write(result, provenance, folder, Path(output_dir), draw)
     return result
 
 
@@ -278,6 +278,7 @@ def _write(
     result: AttackResult,
     provenance: dict[str, Any],
     folder: Path,
+    target: Path,
     draw: Callable[[AttackResult, Path], object] | None,
 ) -> None:
     results = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -287,4 +288,4 @@ def _write(
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     if draw is not None:
         draw(result, folder)
-    write_provenance(folder, provenance)
+    write_provenance(folder, provenance, target)

@@ -17,6 +17,7 @@ from typing import Any
 import xxhash
 
 from taskarith.checkpoints.digests import UNSEALED, digest_folder, is_sealed, seal
+from taskarith.checkpoints.places import absolute_names, relative_names
 from taskarith.errors import CheckpointError
 from taskarith.untrusted import MalformedError, parse_json, read_text
 
@@ -61,23 +62,29 @@ def release() -> str:
 
 
 def command_line() -> str:
-    """Return the command of this process as one could type it again; bytes that are not Unicode are escaped."""
-    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command of this process as one could type it in its folder; bytes that are not Unicode are escaped."""
+    words = shlex.join([Path(sys.argv[0]).name, *relative_names(sys.argv[1:], Path.cwd())])
     return words.encode("utf-8", "backslashreplace").decode()
 
 
 def write_provenance(
-    folder: Path, record: Mapping[str, Any], *, files: bool = True, headers: Collection[str] = ()
+    folder: Path,
+    record: Mapping[str, Any],
+    target: Path | None = None,
+    *,
+    files: bool = True,
+    headers: Collection[str] = (),
 ) -> None:
     """Write ``taskarith.json`` into a folder: the record, its files, the command, versions, time, and its own digest.
 
     :param folder: All else of it is there.
-    :param record: What it was made from, and how.
+    :param record: What it was made from, and how, with absolute paths.
+    :param target: Where the folder will lie, if elsewhere: the record names what it was made from relative to that.
     :param files: Whether the record has the SHA-256 of every other file.
     :param headers: Weight files that have it of their header alone; the record has fingerprints of their tensors.
     """
     whole = {
-        **record,
+        **relative_names(record, target or folder),
         **({"files": digest_folder(folder, {PROVENANCE_NAME}, headers)} if files else {}),
         "command": command_line(),
         "versions": versions(),
@@ -95,7 +102,7 @@ def record_is_sealed(folder: Path) -> bool | None:
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return the record in a folder, or None where there is none.
+    """Return the record in a folder, with absolute paths, or None where there is none.
 
     :raises CheckpointError: The file is there but is no JSON object.
     """
@@ -108,4 +115,4 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"cannot read {path}: {error}", "Remove it, or restore it from where it came.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} holds no JSON object", "Remove it, or restore it from where it came.")
-    return record
+    return absolute_names(record, folder)

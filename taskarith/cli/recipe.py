@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from taskarith.checkpoints.places import absolute_names
 from taskarith.cli.common import config_option, load_config, use_config
 from taskarith.edit.recipe import Recipe, parse_recipe
 from taskarith.errors import TaskarithError
@@ -20,7 +21,10 @@ def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
     if path is None or context.resilient_parsing:
         return None
     try:
-        recipe = replace(parse_recipe(load_config(path)), path=path)
+        values = load_config(path)
+        if "kind" in values:  # the record of an edit
+            values = absolute_names(values, path.parent)
+        recipe = replace(parse_recipe(values), path=path)
         use_config(context, path, dict(recipe.options))
     except TaskarithError as error:
         raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error

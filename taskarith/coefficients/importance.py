@@ -111,7 +111,7 @@ def importance(
         sides.append(_squares_or_sizes(loaded, parameters, group, kind, on_sample))
     weights = {name: _weight(sides[0][name], sides[1][name]).cpu() for name in parameters}
     with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
-        save_file(weights, partial, metadata=_metadata(loaded, base, kind, weights))
+        save_file(weights, partial, metadata=_metadata(loaded, base, target, kind, weights))
     mean = sum(float(one.sum(dtype=torch.float64)) for one in weights.values())
     elements = sum(one.numel() for one in weights.values())
     return ImportanceResult(target, kind, len(weights), len(samples[0]), len(samples[1]), mean / elements)
@@ -165,7 +165,9 @@ def _weight(forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
     return torch.where(both > 0, forget / both, 0.5)
 
 
-def _metadata(loaded: Loaded, base: Checkpoint, kind: str, weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def _metadata(
+    loaded: Loaded, base: Checkpoint, target: Path, kind: str, weights: Mapping[str, torch.Tensor]
+) -> dict[str, str]:
     with TensorReader() as reader:
         prints = {name: reader.fingerprint(entry) for name, entry in sorted(base.tensors.items())}
     resolved = loaded.resolved
@@ -176,6 +178,7 @@ def _metadata(loaded: Loaded, base: Checkpoint, kind: str, weights: Mapping[str,
         {"name": f"importance by {kind}"},
         "F32",
         {},
+        target,
         deltas=json.dumps({name: _fingerprint(one) for name, one in weights.items()}, separators=(",", ":")),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),

@@ -178,7 +178,7 @@ def sweep(
             _write_recipe(found, folder)
             if draw is not None:
                 draw(found, folder)
-            write_provenance(folder, provenance)
+            write_provenance(folder, provenance, Path(output_dir))
     return found
 
 

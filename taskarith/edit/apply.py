@@ -247,7 +247,7 @@ def _apply(
             record = record_edit(plan, resolved, references, scale, result)
             record |= {key: value for key, value in more.items() if value}
             headers = () if sha256 else [shard.name for shard in plan.shards]
-            write_provenance(workplace.path, record, headers=headers)
+            write_provenance(workplace.path, record, target, headers=headers)
     return replace(_result(target, resolved, plan, result), remarks=tuple(remarks), undo_bytes=undo_bytes)
 
 

@@ -31,7 +31,7 @@ from taskarith.edit.operands import Operand, check_bases, named_paths, open_oper
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_combination
+from taskarith.spec import OperandRef, exists, parse_combination
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.dense import check_delta, vector_metadata
 from taskarith.vectors.extract import VECTOR_DTYPES
@@ -120,7 +120,7 @@ def _write_folder(job: _Job, folder: Path, target: Path, rank: int | None, liste
     found = combine_factors(job.checkpoint, record, job.operands, folder, dtype=job.dtype, rank=rank, listener=listener)
     check_unchanged(states)
     described = {"kind": "combination", "base": record.to_json(), "operands": job.described()}
-    write_provenance(folder, {**described, "energy": found.energy})
+    write_provenance(folder, {**described, "energy": found.energy}, target)
     largest = max(found.ranks.values(), default=0)
     remarks = tuple(strangers(job.operands, record.tensors, str(record)))
     return CombineResult(target, "lora", record, len(found.ranks), found.nbytes, largest, found.energy, remarks)
@@ -165,7 +165,7 @@ class _Job:
         """Return what is recorded of the operands."""
         return [
             {
-                "name": one.name,
+                "name": str(Path(one.name).resolve()) if exists(one.name) else one.name,
                 "coefficient": one.coefficient,
                 "kind": operand.vector.kind,
                 **({"base": str(operand.own.record)} if operand.own is not None else {}),
@@ -192,7 +192,7 @@ class _Job:
 
 def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) -> CombineResult:
     layout, journal, states = job.layout(), place.journal, job.states()
-    reserve, offsets = build_header(layout, _metadata(job, None, None))
+    reserve, offsets = build_header(layout, _metadata(job, target, None, None))
     size = len(reserve) + sum(math.prod(shape) * ITEM_SIZES[dtype] for _, dtype, shape in layout)
     entries = {name: TensorEntry(name, dtype, shape, place.path, offsets[name]) for name, dtype, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
@@ -214,7 +214,7 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
             )
         record = job.record(listener)
         check_unchanged(states)
-        header, places = build_header(layout, _metadata(job, record, journal.done), length=len(reserve))
+        header, places = build_header(layout, _metadata(job, target, record, journal.done), length=len(reserve))
         if places != offsets:
             raise AssertionError("the header outgrew its reserve")
         write_at(files[place.path], header, 0)
@@ -249,7 +249,7 @@ def _add_up(
     return {"output": writer.fingerprint(), "finite": is_finite}
 
 
-def _metadata(job: _Job, record: BaseRecord | None, found: dict[str, Any] | None) -> dict[str, str]:
+def _metadata(job: _Job, target: Path, record: BaseRecord | None, found: dict[str, Any] | None) -> dict[str, str]:
     """Describe the result; before it is known, with placeholders as long as what will stand there."""
     prints = dict.fromkeys(job.checkpoint.tensors, _PLACEHOLDER)
     base = record or BaseRecord(job.base.recorded_name, job.base.revision, _PLACEHOLDER, prints)
@@ -260,6 +260,7 @@ def _metadata(job: _Job, record: BaseRecord | None, found: dict[str, Any] | None
         {"name": "a combination", "combination": job.described()},
         job.dtype,
         job.tied(),
+        target,
         deltas=json.dumps(deltas, separators=(",", ":")),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),

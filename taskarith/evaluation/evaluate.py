@@ -184,7 +184,7 @@ def evaluate(
         }
         with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
             write_results(folder, evaluation.scores.to_json(), evaluation.records)
-            write_provenance(folder, provenance)
+            write_provenance(folder, provenance, Path(output_dir))
     return evaluation
 
 

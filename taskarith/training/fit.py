@@ -99,8 +99,7 @@ def publish(
             logs = Path(str(trainer.args.output_dir)) / "runs"  # what TensorBoard was told; it would go with its folder
             if logs.is_dir():
                 shutil.copytree(logs, folder / logs.name)
-            write_provenance(
-                folder, {"kind": result.kind, "base": origin, **record, "arguments": settings.record(), **numbers}
-            )
+            whole = {"kind": result.kind, "base": origin, **record, "arguments": settings.record(), **numbers}
+            write_provenance(folder, whole, result.output_dir)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -10,6 +10,7 @@ from typing import Any
 from taskarith.checkpoints.digests import UNSEALED
 from taskarith.checkpoints.header import SEAL, TensorEntry, read_header
 from taskarith.checkpoints.ownership import VECTOR_FORMAT
+from taskarith.checkpoints.places import absolute_name, absolute_names, relative_names
 from taskarith.errors import VectorError, name_some
 from taskarith.untrusted import MalformedError, parse_json
 from taskarith.vectors.form import BaseRecord, Stored, Vector
@@ -144,11 +145,17 @@ def header_json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, 
         raise VectorError(f"{path} has a broken header: '{key}': {error}", "Extract it again.") from error
     if not isinstance(table, dict):
         raise VectorError(f"{path} has a broken header: '{key}' is not a JSON object", "Extract it again.")
-    return table
+    return absolute_names(table, path.parent) if key == "finetuned" else table
 
 
 def vector_metadata(
-    kind: str, base: BaseRecord, finetuned: Mapping[str, Any], dtype: str, tied: Mapping[str, str], **more: str
+    kind: str,
+    base: BaseRecord,
+    finetuned: Mapping[str, Any],
+    dtype: str,
+    tied: Mapping[str, str],
+    target: Path,
+    **more: str,
 ) -> dict[str, str]:
     """Return the header of a vector file, string to string; everything structured is JSON.
 
@@ -157,14 +164,17 @@ def vector_metadata(
     :param finetuned: Name, fingerprint and ``taskarith.json`` record of the fine-tune.
     :param dtype: Dtype of the deltas.
     :param tied: Tensors that only the base stores, and what they are tied to.
+    :param target: Where the file will lie: models are named relative to its folder.
     :param more: Counts, command and versions.
     """
+    name = relative_names(base.to_json(), target.parent)["name"]
+    finetuned = relative_names(finetuned, target.parent)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind,
         "dtype": dtype,
-        "base": base.name,
+        "base": name,
         "base_revision": base.revision or "",
         "base_fingerprint": base.fingerprint,
         "base_tensors": json.dumps(base.tensors, separators=(",", ":")),
@@ -176,11 +186,12 @@ def vector_metadata(
 
 
 def _base(path: Path, metadata: Mapping[str, str]) -> BaseRecord:
-    name = metadata.get("base")
+    name, fingerprint = metadata.get("base"), metadata.get("base_fingerprint", "")
     if not name:
         raise VectorError(f"{path} does not name its base", "Extract it again.")
     tensors = _table(path, metadata, "base_tensors")
-    return BaseRecord(name, metadata.get("base_revision") or None, metadata.get("base_fingerprint", ""), tensors)
+    place = absolute_name(name, path.parent, fingerprint)
+    return BaseRecord(place, metadata.get("base_revision") or None, fingerprint, tensors)
 
 
 def _base_rows(path: Path, metadata: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> dict[str, int]:

@@ -140,7 +140,7 @@ def extract(
         if is_pair
         else AdapterSource(before, tuned.path, listener)
     )
-    job = _Job(origin.resolved, tuned, before, source, code, file_states(source.files))
+    job = _Job(origin.resolved, tuned, before, source, code, file_states(source.files), target)
     plan, inputs = "" if form else job.fingerprint(), [before.path, tuned.path, *source.files]
     with publish(target, overwrite, is_folder=False, plan=plan, inputs=inputs) as workplace:
         write = partial(_write_packed, form=form) if form else _write
@@ -154,15 +154,20 @@ def extract_tensors(
     tuned: ResolvedModel,
     before: Checkpoint,
     source: PairSource,
+    place: Path,
     target: Path,
     dtype: str,
     device: str,
     listener: Listener = SILENT,
 ) -> ExtractResult:
-    """Write the deltas of a source to a file inside an output that is being built; see ``extract``."""
-    job = _Job(base, tuned, before, source, VECTOR_DTYPES[dtype], file_states(source.files))
-    with publish(target, is_folder=False) as workplace:
-        return replace(_write(workplace, job, device, listener), path=target)
+    """Write the deltas of a source to a file inside an output that is being built; see ``extract``.
+
+    :param place: The file.
+    :param target: Where it will lie.
+    """
+    job = _Job(base, tuned, before, source, VECTOR_DTYPES[dtype], file_states(source.files), target)
+    with publish(place, is_folder=False) as workplace:
+        return replace(_write(workplace, job, device, listener), path=place)
 
 
 def find_base(base: str | None, finetuned: str, listener: Listener) -> ChosenBase:
@@ -184,6 +189,7 @@ class _Job:
     source: PairSource | AdapterSource
     dtype: str
     states: dict[str, list[int]]
+    target: Path
 
     def fingerprint(self) -> str:
         """Return a fingerprint of all that decides the bytes of the vector."""
@@ -297,10 +303,11 @@ def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: i
     }
     return vector_metadata(
         "dense",
-        _record(job.base, base),
+        _record(job.base, base) if found is not None else replace(_record(job.base, base), fingerprint=_PLACEHOLDER),
         finetuned,
         job.dtype,
         source.tied,
+        job.target,
         deltas=json.dumps(deltas, separators=(",", ":")),
         inexact=str(_count(found, "inexact") if found is not None else total) if source.has_result else "",
         moved=str(_count(found, "moved") if found is not None else total),

@@ -119,11 +119,12 @@ def extract_low_rank(
         nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
             part = source.restricted(layout.rest, work.prints)
-            rest = extract_tensors(resolved, tuned, before, part, workplace.path / REST_WEIGHTS, dtype, place)
+            files = workplace.path / REST_WEIGHTS, target / REST_WEIGHTS
+            rest = extract_tensors(resolved, tuned, before, part, *files, dtype, place)
             nbytes += rest.nbytes
         check_unchanged(states)
         result = _result(target, record, work, layout, nbytes)
-        write_provenance(workplace.path, _record(result, tuned, work))
+        write_provenance(workplace.path, _record(result, tuned, work), target)
     return replace(result, remarks=(*strangers, *result.remarks))
 
 
