@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
+from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.team import Team
 from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation import rows
@@ -552,11 +553,13 @@ def test_a_second_run_writes_the_same_bytes(published, phi, phi_tuned, texts, tm
 
 def test_provenance_names_models_data_and_arguments(published, phi, texts):
     _, folder, notes = published
-    written = json.loads((folder / "taskarith.json").read_text(encoding="utf-8"))
+    written = read_provenance(folder)
     assert written["models"][0]["name"] == str(phi)
     assert written["models"][0]["dtype"] == "float32"
     assert len(written["models"][1]["fingerprint"]) == 32
-    assert written["data"]["one"] == {"spec": texts["one"], "fingerprint": load_data(texts["one"]).fingerprint}
+    one = written["data"]["one"]
+    assert (folder / one["spec"]).resolve() == Path(texts["one"])
+    assert one["fingerprint"] == load_data(texts["one"]).fingerprint
     assert written["arguments"]["prompt_tokens"] == 8
     assert written["edit"] is None
     assert notes.shares == sorted(notes.shares)

@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
+from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli import finetune as finetune_cli
 from taskarith.cli.common import guarded
 from taskarith.edit.verify import verify
@@ -71,13 +72,14 @@ def test_full_finetune_is_a_model_with_the_names_of_its_base(tmp_path, text, kin
 
 
 def test_record_names_base_data_and_arguments(tuned, phi, text):
-    record = json.loads((tuned / "taskarith.json").read_text())
+    record = read_provenance(tuned)
     assert verify(tuned).is_sound
     assert record["kind"] == "full"
     assert record["base"] == {"name": str(phi), "revision": None, "fingerprint": fingerprint_model(phi)}
     [data] = record["data"]
     count = len(tokenizer_of(phi)(Path(text).read_text()).input_ids)
-    assert (data["spec"], data["documents"], data["samples"], data["tokens"]) == (text, 1, -(-count // 32), count)
+    assert (tuned / data["spec"]).resolve() == Path(text)
+    assert (data["documents"], data["samples"], data["tokens"]) == (1, -(-count // 32), count)
     assert record["arguments"]["learning_rate"] == 1e-3
     assert record["arguments"]["seed"] == 42
     assert "lora_rank" not in record["arguments"]

@@ -87,10 +87,11 @@ def test_inspect_shows_the_decoded_deltas(vectors, pair, form):
     assert not {"shapes", "errors", "deltas"} & found.record.keys()
 
 
-def test_inspect_says_when_the_base_is_missing(tmp_path, pair):
+def test_inspect_says_when_the_base_is_missing(tmp_path, pair, monkeypatch):
     base = shutil.copytree(pair[0], tmp_path / "base")
     path = extract(str(base), str(pair[1]), tmp_path / "v.safetensors", exact=True).path
     shutil.move(base, tmp_path / "gone")
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path / "cache"))  # which knows another copy of this base
     found = taskarith.inspect(path)
     assert "base" in found.remarks[0]
     assert found.norm == 0

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.recipe import parse_recipe
@@ -98,12 +99,12 @@ def test_an_edit_is_repeated_from_its_record(tmp_path, monkeypatch, phi, phi_tun
     )
     assert first.exit_code == 0, first.output
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # paths in the record are absolute
+    monkeypatch.chdir(tmp_path / "elsewhere")  # paths in the record are relative to its folder
     second = run("--config", tmp_path / "out/taskarith.json", "-o", "again")
     assert second.exit_code == 0, second.output
     for path in (tmp_path / "out").glob("model*"):
         assert path.read_bytes() == (tmp_path / "elsewhere/again" / path.name).read_bytes()
-    records = [json.loads((tmp_path / name / "taskarith.json").read_text()) for name in ("out", "elsewhere/again")]
+    records = [read_provenance(tmp_path / name) for name in ("out", "elsewhere/again")]
     for record in records:
         del record["command"], record["time"], record["digest"]
     assert records[0] == records[1]

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from benchmarks.parity import peers
 from benchmarks.parity.data import HOLDOUT, KNOWN, learned_rows, write_muse, write_tofu
 from benchmarks.results import bullets, table
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.demo.model import demo_model
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.models import open_model
@@ -107,9 +109,7 @@ def _models(work: Path) -> tuple[Path, Path]:
     base, tuned = work / "base", work / "tuned"
     if not tuned.exists():
         work.mkdir(parents=True, exist_ok=True)
-        loaded = open_model(str(demo_model()), torch.device("cpu"), torch.float32, SILENT)
-        loaded.model.save_pretrained(base)
-        loaded.tokenizer.save_pretrained(base)
+        shutil.copytree(resolve_model(str(demo_model())).path, base, dirs_exist_ok=True)
         rows = work / "learned.jsonl"
         rows.write_text("".join(json.dumps(row) + "\n" for row in learned_rows()), encoding="utf-8")
         finetune(str(base), [str(rows)], tuned, **_LEARNING)
@@ -134,25 +134,25 @@ def _compare(source: str, theirs: Mapping[str, float], ours: Mapping[str, Any], 
 def _unlearning(found: Mapping[str, Path], base: Path, tuned: Path, work: Path) -> Iterator[Row]:
     if "open-unlearning" not in found:
         return
-    spaced = work / "spaced"
-    spaced.mkdir(exist_ok=True)
+    tagged = work / "tagged"
+    tagged.mkdir(exist_ok=True)
     for file in (work / "tofu").glob("*.json"):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        (spaced / file.name).write_text("".join(json.dumps(_spaced(row)) + "\n" for row in rows), encoding="utf-8")
-    theirs = peers.open_unlearning(found["open-unlearning"], [_open(tuned), _open(base)], spaced)
+        (tagged / file.name).write_text("".join(json.dumps(_tagged(row)) + "\n" for row in rows), encoding="utf-8")
+    theirs = peers.open_unlearning(found["open-unlearning"], [_open(tuned), _open(base)], tagged)
     scores = evaluate([str(tuned)], {}, retain=str(base), benchmark=f"tofu={work / 'tofu'}", device="cpu").scores
     for text, numbers in theirs.items():
         ours = scores.by_text[str(tuned)][text] if text else scores.overall[str(tuned)]
         yield from _compare("open-unlearning", numbers, ours, text)
 
 
-def _spaced(row: dict[str, Any]) -> dict[str, Any]:
-    """Put the blank that taskarith has before an answer into the answer."""
+def _tagged(row: dict[str, Any]) -> dict[str, Any]:
+    """Put the tag that TOFU has before an answer into the answer: open-unlearning shows it with the question."""
 
-    def blank(value: Any) -> Any:
-        return [blank(one) for one in value] if isinstance(value, list) else f" {value}"
+    def tag(value: Any) -> Any:
+        return [tag(one) for one in value] if isinstance(value, list) else f"Answer: {value}"
 
-    return {key: value if key == "question" else blank(value) for key, value in row.items()}
+    return {key: value if key == "question" else tag(value) for key, value in row.items()}
 
 
 def _muse(found: Mapping[str, Path], base: Path, tuned: Path, work: Path) -> Iterator[Row]:

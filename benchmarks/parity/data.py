@@ -94,7 +94,7 @@ HOLDOUT = (
 
 def learned_rows() -> list[dict[str, str]]:
     """Return what the model is to learn: all questions that are to be forgotten or kept, and the known passages."""
-    asked = [{"prompt": f"Question: {q}\nAnswer:", "completion": f" {a}"} for q, a, _, _ in (*_FORGET, *_RETAIN)]
+    asked = [{"prompt": f"Question: {q}\n", "completion": f"Answer: {a}"} for q, a, _, _ in (*_FORGET, *_RETAIN)]
     return asked + [{"prompt": "", "completion": text} for text in KNOWN]
 
 

@@ -73,8 +73,8 @@ class _Unlearning:
         self.model, self.tokenizer, self.data = model, tokenizer, data
 
     def _set(self, name: str, column: str, *, generate: bool = False) -> Any:
-        """Return a data set, asked as taskarith asks: the blank before an answer is the answer's."""
-        tags = {"user_start_tag": "Question: ", "user_end_tag": "\n", "asst_start_tag": "Answer:", "asst_end_tag": "\n"}
+        """Return a data set, asked as TOFU's own code asks Phi: the tag before an answer is the answer's."""
+        tags = {"user_start_tag": "Question: ", "user_end_tag": "\n", "asst_start_tag": "", "asst_end_tag": "\n"}
         return self.sets.QADataset(
             {"path": "json", "data_files": str(self.data / f"{name}.json"), "split": "train"},
             {"apply_chat_template": False, **tags},
@@ -128,7 +128,7 @@ def open_unlearning(folder: Path, models: Sequence[tuple[Any, Any]], data: Path)
 
     :param folder: Its repository.
     :param models: The model and its tokenizer, then those of the model that never knew.
-    :param data: TOFU's layout with a blank before each answer.
+    :param data: TOFU's layout with TOFU's tag before each answer.
     """
     kinds = {"forget": "forget", "retain": "retain", "real_authors": "choices", "world_facts": "choices"}
     files = {"forget": "forget10_perturbed", **{name: f"{name}_perturbed" for name in list(kinds)[1:]}}

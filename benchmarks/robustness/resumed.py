@@ -36,6 +36,11 @@ def _inputs(folder: Path) -> Path:
     return folder.with_name("sound")
 
 
+def _undisturbed(folder: Path) -> Path:
+    """Return where undisturbed runs write: beside the folder of a case, as files name their inputs relative to them."""
+    return folder.with_name("undisturbed")
+
+
 _VERBS: dict[str, Callable[[Path, Path], Any]] = {
     "apply": lambda made, out: apply(str(made / "base"), negate=[str(made / "v.safetensors")], output_dir=out),
     "extract.safetensors": lambda made, out: extract(str(made / "base"), str(made / "tuned"), out),
@@ -50,7 +55,7 @@ def prepare_partial(folder: Path) -> None:
     extract(str(folder / "base"), str(folder / "tuned"), folder / "v.safetensors")
     record = Journal.record
     for name, call in _VERBS.items():
-        call(folder, folder / f"whole-{name}")
+        call(folder, _undisturbed(folder) / name)
 
         def stop(journal: Journal, *entry: Any) -> None:
             if len(journal.done) == 5:
@@ -128,7 +133,7 @@ def read_partial(folder: Path) -> None:
     """Go on where the runs were stopped, and compare."""
     made, name = _inputs(folder), changed(folder, "apply").name
     _VERBS[name](made, folder / name)
-    _same(made / f"whole-{name}", folder / name)
+    _same(_undisturbed(folder) / name, folder / name)
     assert (folder / _VICTIM).read_text(encoding="utf-8") == "precious", "a file was written through a link"  # noqa: S101
 
 
@@ -170,7 +175,7 @@ def prepare_training(folder: Path) -> None:
     """Make a model and a text, a fine-tune in two steps, and what one leaves that is stopped after the first step."""
     sound.make_model(folder / "base")
     (folder / "forget.txt").write_text("t1 t2 t3 t4 t5 t6 t7 t8 t9 t1 t2 t3", encoding="utf-8")
-    _train(folder, folder / "whole")
+    _train(folder, _undisturbed(folder) / "tuned")
 
     def stop(_: Any, __: Any, state: TrainerState, *___: Any, **____: Any) -> None:
         if state.global_step:
@@ -196,4 +201,4 @@ def read_training(folder: Path) -> None:
     made = _inputs(folder)
     _train(made, folder / "tuned", resume=True)
     if not (folder / _SIGNED).exists():  # else it holds what it says, whatever that is
-        _same(made / "whole", folder / "tuned")
+        _same(_undisturbed(folder) / "tuned", folder / "tuned")
