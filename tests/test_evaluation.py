@@ -7,6 +7,7 @@ import random
 import threading
 import warnings
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
