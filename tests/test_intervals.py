@@ -112,6 +112,20 @@ def test_harmonic_means_cover(n):
     assert coverage(draw, truth, 100) >= 0.93 - SLACK * 2
 
 
+@pytest.mark.parametrize("sizes", [(4, 17), (17, 17), (4, 4)])
+def test_the_correlation_of_two_test_sets_covers(sizes):
+    """Means of correlations of the inputs of each, of two sets that differ in size, mean and spread."""
+    truth = np.tanh(np.array([0.6, 0.1]) + np.random.default_rng(1).normal(0, 1, (100000, 1)) * [0.25, 0.4]).mean()
+
+    def draw(rng):
+        sets = [
+            np.tanh(rng.normal(mean, spread, n)) for mean, spread, n in zip((0.6, 0.1), (0.25, 0.4), sizes, strict=True)
+        ]
+        return estimate(lambda i, j: (sets[0][i].mean() + sets[1][j].mean()) / 2, *sizes, bounds=(-1.0, 1.0))
+
+    assert coverage(draw, truth) >= 0.95 - SLACK
+
+
 def _level(values):
     return level([str(place) for place in range(len(values))], values.tolist(), [1.0] * len(values))
 

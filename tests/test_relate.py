@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ from taskarith.cli.main import app
 from taskarith.coefficients import weights as weights_module
 from taskarith.coefficients.kinds import kinds_of
 from taskarith.coefficients.relate import relate
-from taskarith.coefficients.verdict import judge
+from taskarith.coefficients.verdict import Evidence, judge
 from taskarith.errors import MismatchError, UsageError, VectorError
 from taskarith.evaluation.metrics.intervals import Estimate
+from taskarith.training.finetune import finetune
 from taskarith.vectors.extract import extract
 from taskarith.vectors.inspect import inspect
 
@@ -218,16 +220,51 @@ def test_outputs_of_a_vector_and_itself(room, texts):
     assert found.outputs.inputs == (6, 6)
     for measure, values in found.outputs.correlations.items():
         assert values[0, 1].value == pytest.approx(1, abs=1e-5), measure
-    verdict = found.verdicts[0]
-    assert verdict.regime == "aligned"
-    assert "coefficient of 0.00 or more" in verdict.addition.text
+    (verdict,) = found.verdicts
+    assert (verdict.regime, verdict.reason) == (
+        "undecided",
+        "the test set of one is not recorded as what its vector was trained on",
+    )
     assert (found.outputs.losses[1] == found.outputs.losses[2]).all()
     assert (found.outputs.losses[0] != found.outputs.losses[1]).all()
     small = relate([f"{a}:0.05", f"{a}:-0.05"], data=texts, block_size=16, inputs=6)
     assert small.outputs.correlations["loss changes"][0, 1].value < -0.98
     assert small.outputs.correlations["output changes"][0, 1].value < -0.98
     assert small.outputs.correlations["outputs"][0, 1].value > 0.98
-    assert small.verdicts[0].regime == "contradictory"
+    assert small.verdicts[0].regime == "undecided"
+
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory, phi, texts):
+    """Vectors of what a model learned of each text, one of them an adapter."""
+    room = tmp_path_factory.mktemp("lessons")
+    how = {"block_size": 16, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    for name, lora in (("one", False), ("two", True)):
+        finetune(str(phi), [texts[name]], room / name, lora=lora, learning_rate=5e-3, **how)
+    extract(str(phi), str(room / "one"), room / "one.safetensors")
+    return {"one": str(room / "one.safetensors"), "two": str(room / "two")}
+
+
+def test_a_verdict_is_given_on_what_the_vectors_were_trained_on(lessons, texts, tmp_path):
+    one, two = lessons.values()
+    same = relate([one, f"{one}:0.5"], data={"a": texts["one"], "b": texts["one"]}, block_size=16, inputs=6)
+    (verdict,) = same.verdicts
+    assert (verdict.regime, verdict.reason) == ("aligned", "")
+    assert same.outputs.learned == (True, True)
+    (first, second), _ = same.outputs.changes
+    assert first.value == second.value == pytest.approx(same.outputs.losses[1, 0] - same.outputs.losses[0, 0])
+    least = float(re.search(r"at ([0-9.]+) both losses fall: a (-[0-9.]+) nats", verdict.addition.text)[1])
+    assert least == pytest.approx(1 - verdict.alpha.value, abs=0.005)
+    for file in (tmp_path / "new.txt", tmp_path / "copy.txt"):
+        file.write_text(Path(texts["two"]).read_text(encoding="utf-8") + "!" * (file.stem == "new"), encoding="utf-8")
+    data = {"a": texts["one"], "b": str(tmp_path / "copy.txt")}
+    assert relate([one, two], data=data, block_size=16, inputs=4).outputs.learned == (True, True)
+    (verdict,) = relate([one, two], data=data | {"b": str(tmp_path / "new.txt")}, block_size=16, inputs=4).verdicts
+    assert verdict.regime == "undecided"
+    assert verdict.reason == "the test set of b is not what its vector was trained on"
+    assert verdict.addition.text == verdict.negation.text == "nothing: the regime is not decided"
+    with pytest.raises(UsageError, match=r"2\.txt is given as a, but it is what vector 2 was trained on"):
+        relate([one, two], data={"a": texts["two"], "b": texts["one"]})
 
 
 def test_the_forecast_is_the_loss_of_that_model(room, phi, texts):
@@ -259,30 +296,73 @@ def _mean_loss(phi, tensors, path):
         return np.mean([float(model(ids, labels=ids).loss) for ids in inputs])
 
 
+def change(value, half=0.05):
+    return Estimate(value, value - half, value + half, 9)
+
+
+LOWER = Evidence((change(-1), change(-1)), (change(-0.5), change(-0.5)), (True, True))
+HIGHER = Evidence((change(-1), change(-1)), (change(0.5), change(0.5)), (True, True))
+NEITHER = Evidence((change(-1), change(-1)), (change(0), change(0)), (True, True))
+
+
 @pytest.mark.parametrize(
-    ("value", "low", "high", "regime"),
+    ("value", "low", "high", "evidence", "regime", "reason"),
     [
-        (0.5, 0.3, 0.6, "aligned"),
-        (-0.5, -0.6, -0.3, "contradictory"),
-        (0.05, -0.1, 0.2, "irrelevant"),
-        (0.5, -0.1, 0.9, "undecided"),
-        (0.1, -0.5, 0.7, "undecided"),
-        (0.3, None, None, "undecided"),
+        (0.5, 0.3, 0.6, LOWER, "aligned", ""),
+        (0.5, 0.3, 0.6, NEITHER, "aligned", ""),
+        (
+            0.5,
+            0.3,
+            0.6,
+            HIGHER,
+            "undecided",
+            "the vector of a raises the loss of b, however alike its tokens (",
+        ),
+        (0.5, 0.1, 0.9, LOWER, "undecided", "its interval reaches over 0.2"),
+        (-0.5, -0.6, -0.3, HIGHER, "contradictory", ""),
+        (-0.5, -0.6, -0.3, LOWER, "undecided", "the vector of a lowers the loss of b, however unlike its tokens"),
+        (0.05, -0.1, 0.2, NEITHER, "irrelevant", ""),
+        (0.1, 0.02, 0.18, LOWER, "irrelevant", ""),  # apart from 0, and within the bounds of equivalence
+        (0.15, 0.05, 0.25, NEITHER, "undecided", "its interval reaches over 0.2"),
+        (0.3, None, None, LOWER, "undecided", "the correlation has no interval"),
+        (0.5, 0.3, 0.6, replace(LOWER, learned=(True, False)), "undecided", "the test set of b is not what its vector"),
+        (
+            0.0,
+            -0.1,
+            0.1,
+            replace(LOWER, learned=(None, True)),
+            "undecided",
+            "the test set of a is not recorded",
+        ),
+        (
+            0.5,
+            0.3,
+            0.6,
+            replace(LOWER, own=(change(-1), change(0))),
+            "undecided",
+            "the vector of b is not shown",
+        ),
     ],
 )
-def test_the_verdict_needs_the_interval(value, low, high, regime):
-    assert judge("a", "b", Estimate(value, low, high, 9), 0.0).regime == regime
-    assert judge("a", "b", None, 0.0).regime == "undecided"
+def test_the_verdict_needs_the_interval_and_the_losses(value, low, high, evidence, regime, reason):
+    verdict = judge("a", "b", Estimate(value, low, high, 9), 0.0, evidence)
+    assert (verdict.regime, verdict.reason.startswith(reason)) == (regime, True), verdict.reason
+    assert bool(verdict.reason) == (regime == "undecided")
+    assert judge("a", "b", None, 0.0, evidence).regime == "undecided"
 
 
 def test_what_the_theorems_say():
-    aligned = judge("a", "b", Estimate(0.6, 0.4, 0.7, 9), 0.05)
-    assert "b with a coefficient of 0.45 or more (0.65 at the lower end" in aligned.addition.text
+    served, not_served = (replace(LOWER, together=(change(-0.7), change(by))) for by in (-0.9, -0.02))
+    aligned = judge("a", "b", Estimate(0.6, 0.4, 0.7, 9), 0.05, served)
+    assert "b is to have a coefficient of 0.45 or more (0.65 at the lower end" in aligned.addition.text
+    assert "at 0.45 both losses fall: a -0.70 nats, -0.75 to -0.65; b -0.90 nats" in aligned.addition.text
     assert "takes the other with it" in aligned.negation.text
-    against = judge("a", "b", Estimate(-0.5, -0.6, -0.4, 9), 0.0)
+    unserved = judge("a", "b", Estimate(0.6, 0.4, 0.7, 9), 0.05, not_served)
+    assert "at 0.45 not both losses are shown to fall" in unserved.addition.text
+    against = judge("a", "b", Estimate(-0.5, -0.6, -0.4, 9), 0.0, HIGHER)
     assert "no coefficient serves both" in against.addition.text
     assert "down to about -4.00" in against.negation.text
-    apart = judge("a", "b", Estimate(0.0, -0.1, 0.1, 9), 0.0)
+    apart = judge("a", "b", Estimate(0.0, -0.1, 0.1, 9), 0.0, NEITHER)
     assert "coefficient of 1.00 or more" in apart.addition.text
     assert "any negative coefficient" in apart.negation.text
     assert any("hinge" in one for one in apart.negation.assumptions)
@@ -357,7 +437,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["relate", *map(str, arguments)])
 
 
-def test_the_command(room, texts, tmp_path):
+def test_the_command(room, texts, lessons, tmp_path):
     a, b = room / "a.safetensors", room / "b.safetensors"
     data = [part for name, path in texts.items() for part in ("--data", f"{name}={path}")]
     done = run(a, b, *data, "--block-size", 16, "--inputs", 4, "--rank", 2, "--plot", tmp_path / "map.svg")
@@ -367,7 +447,10 @@ def test_the_command(room, texts, tmp_path):
     assert f"{cosine:+.3f}" in row
     for words in ("one and two: ", "loss changes (decides)", "expected rise", "shared energy"):
         assert words in done.stdout, words
-    assert "This rests on: " in run(a, a, *data, "--block-size", 16, "--inputs", 4).stdout
+    assert "undecided, alpha" in done.stdout
+    assert "because the test set of one is not recorded" in done.stdout
+    twice = [part for name in "ab" for part in ("--data", f"{name}={texts['one']}")]
+    assert "This rests on: " in run(lessons["one"], lessons["one"], *twice, "--block-size", 16, "--inputs", 4).stdout
     assert (tmp_path / "map.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert run(a, b, "--plot", tmp_path / "map.pdf").exit_code == 1
     bare = run(a, b, "--json", "--quiet", "--plot", tmp_path / "map.png")

@@ -16,7 +16,7 @@ import numpy as np
 
 from taskarith.evaluation.metrics.intervals import Estimate
 
-__all__ = ["DECISIVE", "MEASURES", "OutputRelations", "Removal"]
+__all__ = ["DECISIVE", "MEASURES", "MULTIPLES", "OutputRelations", "Removal"]
 
 MEASURES = {
     "loss changes": "correlation over an input's tokens of what the two vectors take from the true tokens' losses",
@@ -31,6 +31,9 @@ MEASURES = {
 
 DECISIVE = "loss changes"
 """The measure that the verdict is taken from."""
+
+MULTIPLES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+"""Times a task's vector that are tried to stand in for a model that knows the task."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class OutputRelations:
         a vector that changes nothing.
     :param losses: Mean loss (nats) on each task's inputs (columns), of the base (row 0) and of each vector's model.
     :param entropies: Mean entropy (nats) of the outputs, likewise.
+    :param changes: Change of the mean loss on each task's inputs (columns) by each vector (rows), with its interval.
+    :param learned: Whether each test set is recorded as what its vector was trained on; None where nothing is recorded.
+    :param together: By pair, changes of the mean losses of both tasks by the first vector and as much of the second as
+        theorem 1 asks for; None where that is not known.
     :param removals: Forecast of taking the first vector away.
     """
 
@@ -71,6 +78,9 @@ class OutputRelations:
     correlations: dict[str, dict[tuple[int, int], Estimate | None]]
     losses: np.ndarray = field(repr=False)
     entropies: np.ndarray = field(repr=False)
+    changes: tuple[tuple[Estimate, ...], ...]
+    learned: tuple[bool | None, ...]
+    together: dict[tuple[int, int], tuple[Estimate, Estimate] | None]
     removals: tuple[Removal, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -86,6 +96,9 @@ class OutputRelations:
             "models": ["base", *self.names],
             "losses": self.losses.tolist(),
             "entropies": self.entropies.tolist(),
+            "changes": [[one.to_json() for one in row] for row in self.changes],
+            "trained on": list(self.learned),
+            "together": [found and [one.to_json() for one in found] for found in self.together.values()],
             "removals": [
                 {"task": one.task, "alpha": one.alpha, "known": one.known, "rise": one.rise.to_json()}
                 for one in self.removals

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskarith.coefficients.answers import Answer, Lab, alone, open_lab, test_inputs
-from taskarith.coefficients.correlations import MEASURES, OutputRelations, Removal
+from taskarith.coefficients.correlations import DECISIVE, MEASURES, MULTIPLES, OutputRelations, Removal
 from taskarith.coefficients.operands import Related
+from taskarith.coefficients.verdict import coefficient_of
 from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.progress import Listener
 from taskarith.training.tokens import Sample
@@ -17,7 +18,6 @@ from taskarith.training.tokens import Sample
 __all__ = ["Setup", "relate_outputs"]
 
 _REMOVED = (0.25, 0.5, 0.75, 1.0)
-_MULTIPLES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Setup:
     """How outputs are measured.
 
     :param data: For each vector, in their order, a test set of its task.
+    :param learned: Whether each is what its vector was trained on.
+    :param beta: Of theorem 1, assumed.
     :param block_size: Tokens of an input.
     :param inputs: Of each test set, at most.
     :param dtype: As for ``evaluate``.
@@ -33,6 +35,8 @@ class Setup:
     """
 
     data: Mapping[str, str]
+    learned: tuple[bool | None, ...]
+    beta: float = 0.0
     block_size: int = 64
     inputs: int = 32
     dtype: str = "auto"
@@ -56,14 +60,38 @@ def relate_outputs(related: Related, setup: Setup, listener: Listener) -> Output
     removals = _removals(lab, tasks)
     pairs = [(i, j) for j in range(len(tasks)) for i in range(j)]
     measured = {pair: _compare(answers, *pair) for pair in pairs}
+    judged = {pair: all(setup.learned[index] for index in pair) for pair in pairs}
+    alphas = {pair: coefficient_of(measured[pair][DECISIVE], setup.beta) if judged[pair] else None for pair in pairs}
     return OutputRelations(
         related.names,
         tuple(len(task) for task in tasks),
         {measure: {pair: measured[pair][measure] for pair in pairs} for measure in MEASURES},
         np.array([[np.mean([one.losses.mean() for one in task]) for task in model] for model in answers]),
         np.array([[np.mean([one.entropy for one in task]) for task in model] for model in answers]),
+        tuple(tuple(map(_change, answers[0], model)) for model in answers[1:]),
+        setup.learned,
+        {
+            pair: None if least is None else _together(lab, tasks, answers[0], pair, least)
+            for pair, least in alphas.items()
+        },
         removals,
     )
+
+
+def _change(base: Sequence[Answer], model: Sequence[Answer]) -> Estimate:
+    """Return the change of the mean loss of an input, in nats."""
+    return mean([new.losses.mean() - old.losses.mean() for old, new in zip(base, model, strict=True)])
+
+
+def _together(
+    lab: Lab, tasks: Sequence[Sequence[Sample]], base: Sequence[Sequence[Answer]], pair: tuple[int, int], least: float
+) -> tuple[Estimate, Estimate]:
+    """Measure the sum of a pair: the first vector, and so much of the second."""
+    weights = [0.0] * len(tasks)
+    weights[pair[0]], weights[pair[1]] = 1.0, least
+    what = f"{lab.related.names[pair[0]]} and {least:.2f} {lab.related.names[pair[1]]}"
+    first, second = lab.ask(weights, [tasks[index] for index in pair], what)
+    return _change(base[pair[0]], first), _change(base[pair[1]], second)
 
 
 def _compare(answers: Sequence[Sequence[Sequence[Answer]]], i: int, j: int) -> dict[str, Estimate | None]:
@@ -126,7 +154,7 @@ def _removals(lab: Lab, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...
 def _stand_in(lab: Lab, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
     """Return the multiple of a task's vector that gives its inputs the least loss, and their losses with it."""
     best: tuple[float, np.ndarray] | None = None
-    for known in _MULTIPLES:
+    for known in MULTIPLES:
         weights = [known * one for one in alone(task, len(lab.related.names))]
         losses = lab.losses(weights, inputs, f"{known:g} {lab.related.names[task]}")
         if best is not None and losses.mean() >= best[1].mean():

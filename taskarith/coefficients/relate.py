@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from taskarith.coefficients.correlations import DECISIVE, OutputRelations
-from taskarith.coefficients.operands import open_related
-from taskarith.coefficients.verdict import Verdict, judge
+from taskarith.coefficients.correlations import DECISIVE, MULTIPLES, OutputRelations
+from taskarith.coefficients.operands import Related, open_related
+from taskarith.coefficients.verdict import Evidence, Verdict, judge
 from taskarith.coefficients.weights import TOP_SHARES, Group, WeightRelations, relate_weights
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
@@ -92,7 +92,8 @@ def relate(
     :param device: Where it runs, as for ``evaluate``.
     :param trust_remote_code: Run the code that comes with the model.
     :param listener: Told about progress.
-    :raises UsageError: There are less than two vectors, no base is known, or there is not one test set for each.
+    :raises UsageError: There are less than two vectors, no base is known, or there is not one test set for each, or it
+        is another vector's.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or has values that are not finite.
     :raises DataError: A test set is missing or too short.
@@ -107,6 +108,7 @@ def relate(
     if not 0 <= beta < 1:
         raise UsageError(f"beta is {beta}", "It is small: give a number from 0 to below 1.")
     related = open_related(vectors, model, listener, list(data) if data else None)
+    learned = _learned(related, data) if data else ()
     weights = relate_weights(related, listener)
     subspaces = outputs = None
     if rank is not None:
@@ -117,12 +119,26 @@ def relate(
     if data:
         from taskarith.coefficients.outputs import Setup, relate_outputs
 
-        setup = Setup(data, block_size, inputs, dtype, device, trust_remote_code)
+        setup = Setup(data, learned, beta, block_size, inputs, dtype, device, trust_remote_code)
         outputs = relate_outputs(related, setup, listener)
-        measured = outputs.correlations[DECISIVE].items()
-        verdicts = tuple(judge(related.names[i], related.names[j], alpha, beta) for (i, j), alpha in measured)
+        verdicts = tuple(_verdict(outputs, pair, beta) for pair in outputs.correlations[DECISIVE])
     remarks = (*related.remarks, *_preflight(weights, outputs))
     return Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
+
+
+def _learned(related: Related, data: Mapping[str, str]) -> tuple[bool | None, ...]:
+    from taskarith.coefficients.learned import learned_from
+
+    return learned_from(related, data)
+
+
+def _verdict(outputs: OutputRelations, pair: tuple[int, int], beta: float) -> Verdict:
+    i, j = pair
+    changes, learned = outputs.changes, outputs.learned
+    evidence = Evidence(
+        (changes[i][i], changes[j][j]), (changes[i][j], changes[j][i]), (learned[i], learned[j]), outputs.together[pair]
+    )
+    return judge(outputs.names[i], outputs.names[j], outputs.correlations[DECISIVE][pair], beta, evidence)
 
 
 def _preflight(weights: WeightRelations, outputs: OutputRelations | None) -> list[str]:
@@ -144,6 +160,11 @@ def _preflight(weights: WeightRelations, outputs: OutputRelations | None) -> lis
             f"the model of {name} is unsure on its own task: entropy {entropy:.2f} nats, of the surest {sure:.2f}"
             for name, entropy in own.items()
             if entropy > _UNEVEN * sure
+        ]
+        remarks += [
+            f"the forecast for {name} rests on {known:g} times its vector, the most that is tried: its loss may fall on"
+            for name, known in {one.task: one.known for one in outputs.removals}.items()
+            if known == MULTIPLES[-1]
         ]
     return remarks
 

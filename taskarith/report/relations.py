@@ -17,7 +17,7 @@ def relation_tables(found: Relation) -> list[TableRows]:
     """Return tables of norms, of every measure by pair, and of the forecast."""
     tables = [_norms(found), _weights(found)]
     if found.outputs is not None:
-        tables += [_outputs(found), _removals(found)]
+        tables += [_outputs(found), _changes(found), _removals(found)]
     return tables
 
 
@@ -26,6 +26,7 @@ def verdict_lines(found: Relation) -> list[str]:
     lines, rests = [], {}
     for verdict in found.verdicts:
         lines.append(f"{verdict.first} and {verdict.second}: {verdict.regime}, alpha {_estimate(verdict.alpha)}")
+        lines += [f"  because {verdict.reason}"] if verdict.reason else []
         lines += [f"  addition: {verdict.addition.text}", f"  negation: {verdict.negation.text}"]
         rests |= dict.fromkeys((*verdict.addition.assumptions, *verdict.negation.assumptions))
     if rests:
@@ -72,6 +73,17 @@ def _outputs(found: Relation) -> TableRows:
     ]
     inputs = "/".join(str(count) for count in found.outputs.inputs)
     return TableRows(f"by what the models answer on {inputs} inputs", ("", *_titles(found)), tuple(rows))
+
+
+def _changes(found: Relation) -> TableRows:
+    assert found.outputs is not None  # noqa: S101
+    known = {True: "trained on", False: "not what it was trained on", None: "not recorded"}
+    rows = [
+        (f"vector of {name}", *map(_estimate, row))
+        for name, row in zip(found.names, found.outputs.changes, strict=True)
+    ]
+    rows.append(("test set of its own vector", *(known[one] for one in found.outputs.learned)))
+    return TableRows("change of the loss (nats) on each test set", ("", *found.names), tuple(rows))
 
 
 def _removals(found: Relation) -> TableRows:
