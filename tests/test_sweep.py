@@ -21,6 +21,7 @@ from taskarith.coefficients.choice import Aim, Mark, Point, find_cliff, pareto_f
 from taskarith.coefficients.gradient import Slope, project
 from taskarith.coefficients.halves import deal, mean_loss, point_of
 from taskarith.coefficients.outcome import Edit, conclude
+from taskarith.coefficients.remaining import measure_remaining
 from taskarith.coefficients.search import load_optuna, open_study
 from taskarith.coefficients.space import Space, find_parts
 from taskarith.coefficients.sweep import sweep
@@ -192,6 +193,90 @@ def test_a_budget_recommends_no_edit_that_forgets_nothing(rises, chosen):
     assert (found.recipe is None) == (chosen is None)
     if chosen is None:
         assert found.reason.startswith("nothing is recommended: within the budget of 1 nats no edit forgets beyond")
+
+
+def rows_of(name, losses, rouges, text="forget"):
+    """Return records of a row: nats a token of blocks, and ROUGE-L of prompts; and of a text that is kept."""
+    found = [loss_record(name, text, f"b{n}", 10 * one, 10, 1) for n, one in enumerate(losses)]
+    prompts = [{"kind": "continuation", "model": name, "text": text, "sample": f"p{n}"} for n in range(len(rouges))]
+    found += [one | {"rouge_l_f1": rouge} for one, rouge in zip(prompts, rouges, strict=True)]
+    return found + [loss_record(name, "keep", f"k{n}", 20.0, 10, 1) for n in range(4)]
+
+
+KNEW, NEVER = ([0.2, 0.3, 0.4, 0.3], [0.6, 0.5, 0.7, 0.6]), ([3.9, 4.1, 4.0, 3.8], [0.1, 0.2, 0.1, 0.15])
+
+
+@pytest.mark.parametrize(
+    ("edited", "loss", "rouge", "is_forgotten"),
+    [
+        (KNEW, 1.0, 1.0, False),
+        (NEVER, 0.0, 0.0, True),
+        (([4.0, 4.1, 4.2, 3.7], [0.2, 0.1, 0.1, 0.2]), -0.01, 0.03, True),
+        (([0.9, 1.0, 1.1, 0.985], [0.1, 0.2, 0.1, 0.15]), 0.81, 0.0, False),  # one measure is not enough
+        (([3.9, 4.1, 4.0, 3.8], [0.5, 0.2, 0.1, 0.15]), 0.0, 0.22, False),  # a prompt that still tells all
+        (([3.9, 4.1, 4.0, 3.8], []), 0.0, None, True),
+    ],
+)
+def test_what_is_left_of_a_text_has_an_interval_that_decides(edited, loss, rouge, is_forgotten):
+    unedited, never = KNEW, NEVER
+    if not edited[1]:
+        unedited, never = (unedited[0], []), (never[0], [])
+    rows = [rows_of(name, *values) for name, values in (("e", edited), ("u", unedited), ("n", never))]
+    left = measure_remaining(*rows)["forget"]
+    assert left.loss.value == pytest.approx(loss, abs=0.01)
+    assert (left.rouge and left.rouge.value) == (rouge if rouge is None else pytest.approx(rouge, abs=0.01))
+    assert left.is_forgotten is is_forgotten
+    of_target = measure_remaining(*rows[:2], {"forget": Mark(3.95)})["forget"]
+    assert of_target.loss.value == pytest.approx(loss, abs=0.02)
+    assert of_target.rouge is None
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_few_samples_show_nothing(size):
+    rows = [
+        rows_of(name, values[0][:size], values[1][:size])
+        for name, values in zip("eun", (NEVER, KNEW, NEVER), strict=True)
+    ]
+    rows[0][0]["nll"] += 12.0  # blocks that do not agree
+    left = measure_remaining(*rows)["forget"]
+    assert not left.is_forgotten
+    assert (left.loss is None) is (size == 1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen", "words"),
+    [
+        ([4.0, 4.1, 4.2, 3.9], 1, "the least alpha that reaches the level of n (left, 95% intervals: of forget -"),
+        ([3.0, 3.1, 3.2, 2.9], None, "no edit reaches the level of n; nearest is alpha 1 (left, 95% intervals: of fo"),
+        ([3.0, 3.1, 3.2, 2.9], None, "1 is the last alpha that was tried: go further, as in --alpha 1:4:0.5"),
+        ([14.0, 0.5, 14.0, 4.9], None, "by its means alpha 1 reaches the level of n, but the samples do not show that"),
+    ],
+)
+def test_a_level_that_is_not_shown_to_be_reached_is_not_recommended(losses, chosen, words):
+    names = ("m alpha=0", "m alpha=1", "n")
+    records = [
+        one for name, of in zip(names, (KNEW[0], losses, NEVER[0]), strict=True) for one in rows_of(name, of, [])
+    ]
+    edits = {f"m alpha={alpha}": Edit(alpha, ()) for alpha in (0, 1)}
+    scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
+    found = conclude(Evaluation(scores, records), edits, Aim(), "n", {"model": "m"})
+    assert found.chosen == chosen
+    assert words in found.reason
+    assert (found.recipe is None) == (chosen is None)
+
+
+@pytest.mark.parametrize(("rise", "words"), [(0.0, "--alpha 1:4:0.5"), (0.4, "rises by at most 0.5 nats")])
+def test_a_budget_that_allows_more_than_was_tried_says_so(rise, words):
+    def row(name, forget, keep):
+        found = [loss_record(name, "forget", f"f{n}", 10 * forget + n, 10, 1) for n in range(8)]
+        return found + [loss_record(name, "keep", f"k{n}", 10 * keep, 10, 1) for n in range(4)]
+
+    alphas = {0: (1, 2), 0.5: (2, 2 + rise / 2), 1: (3, 2 + 3 * rise)}
+    records = [one for alpha, losses in alphas.items() for one in row(f"m alpha={alpha}", *losses)]
+    scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
+    edits = {f"m alpha={alpha}": Edit(alpha, ()) for alpha in alphas}
+    found = conclude(Evaluation(scores, records), edits, Aim(budget=0.5), None, {"model": "m"})
+    assert found.reason.endswith(words)
 
 
 # coefficients
@@ -502,8 +587,8 @@ def test_gradient_descent_keeps_more_than_plain_negation_at_equal_forgetting(lab
     plain = sweep(lab["tuned"], lab["data"], negate=[lab["forget"]], alphas=grid, **options)
     both = {"negate": [lab["forget"]], "add": [lab["retain"]]}
     found = sweep(lab["tuned"], lab["data"], **both, gradient=20, **options)
-    assert found.chosen is not None
-    best, other = (one.rows[one.chosen].choosing for one in (found, plain))
+    assert plain.chosen is not None
+    best, other = found.rows[1].choosing, plain.rows[plain.chosen].choosing
     assert best.keep_loss < other.keep_loss
     assert found.aim.is_met(best, found.rows[0].choosing)
     assert found.trials[0].values == (0.0, 1.0)  # vectors in the order of apply: those that are added first

@@ -27,7 +27,7 @@ def command(
         typer.Option("--model", help="Folder, hub id or GGUF.", show_default="SmolLM2-135M-Instruct from its wheel"),
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Learn with adapters instead of full fine-tuning.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The same path on less text, in about a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same path on less text, in about two minutes.")] = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 42,
     overwrite: OverwriteFlag = False,
@@ -82,14 +82,13 @@ def _show(result: DemoResult, console: Console) -> None:
     lost = ", ".join(f"{text} {share:.0%}" for text, share in result.lost.items())
     console.line(f"Of what training gained in loss over the base, alpha 1 took away: {lost}.")
     if result.recommended is None:
-        console.line("No alpha up to 1 brings the forgotten text's ROUGE-L to the base's level.")
+        console.line("No alpha is recommended: forgetting is not reached, or not shown.")
     elif result.recommended == 0:
-        console.line("The tuned model continues the forgotten text no better than the base: nothing to forget.")
+        console.line("The tuned model knows the forgotten text no better than the base: nothing to forget.")
     else:
-        console.line(
-            f"Recommended alpha: {result.recommended:g}, the least with the forgotten text's ROUGE-L at the base's "
-            f"level; written to {result.output_dir / 'edited'}."
-        )
+        console.line(f"Recommended alpha: {result.recommended:g}, written to {result.output_dir / 'edited'}.")
+    for remark in result.remarks:
+        console.line(f"  {remark}")
     console.line(
         f"Plot: {result.output_dir / 'alpha.png'}. It took {result.seconds / 60:.1f} minutes. The same by hand:"
     )

@@ -64,8 +64,9 @@ class Aim:
     """What is wanted of an edit: one of two rules.
 
     ``reference``: the least alpha at which each text to be forgotten has at least the loss of its level, and at most
-    its ROUGE-L + 0.03; of equal alphas the one with the least loss of what is kept. ``budget``: the most loss of what
-    is to be forgotten while the mean loss of what is kept rises by at most the budget.
+    its ROUGE-L + 0.03; of equal alphas the one with the least loss of what is kept. Whether the samples are enough to
+    show that most is forgotten is asked beside it: see ``remaining``. ``budget``: the most loss of what is to be
+    forgotten while the mean loss of what is kept rises by at most the budget.
 
     :param level: By text; of a model that never knew them. None: the rule is ``budget``, or there is none.
     :param budget: In nats.

@@ -19,8 +19,8 @@ _LOSS, _CONTINUATION = "loss", "continuation"
 
 
 def is_forgotten(text: str) -> bool:
-    """Tell by the name of a text whether it is to be forgotten."""
-    return text.startswith("forget")
+    """Tell by the name of a text whether it is to be forgotten: it begins with forget, or forgotten."""
+    return text.startswith(("forget", "forgotten"))
 
 
 @dataclass(frozen=True)

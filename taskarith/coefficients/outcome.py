@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.coefficients.bench import Trial
-from taskarith.coefficients.choice import Aim, Point, find_cliff, pareto_front
+from taskarith.coefficients.choice import Aim, Mark, Point, find_cliff, pareto_front
 from taskarith.coefficients.halves import Halves, deal, mean_loss, point_of
+from taskarith.coefficients.reasons import explain, lacking_effect
+from taskarith.coefficients.remaining import Remaining, measure_remaining
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.rows import Evaluation
@@ -44,6 +46,7 @@ class SweepRow:
     :param forget: Mean loss of the texts to be forgotten, on all samples.
     :param keep: Mean loss of the texts to keep.
     :param rise: Of that loss since the unedited model, sample by sample.
+    :param remaining: By text to be forgotten, how much of it is left, on all samples; empty without a level.
     """
 
     name: str
@@ -53,6 +56,12 @@ class SweepRow:
     forget: Estimate
     keep: Estimate
     rise: Estimate
+    remaining: Mapping[str, Remaining] = field(default_factory=dict)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the samples show of each text that most of it is forgotten; true of the unedited model."""
+        return self.alpha == 0 or all(one.is_forgotten for one in self.remaining.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values of JSON."""
@@ -62,6 +71,7 @@ class SweepRow:
             "alpha": self.alpha,
             "operands": [_operand(one) for one in self.operands if not one.role],
             **{name: number.to_json() for name, number in estimates.items()},
+            "remaining": {text: left.to_json() for text, left in self.remaining.items()},
         }
 
 
@@ -151,12 +161,13 @@ def conclude(
         by_row.setdefault(record["model"], []).append(record)
     unedited = by_row[next(iter(edits))]
     halves = row_halves(unedited)
-    rows = tuple(_row(name, edit, by_row[name], unedited, halves) for name, edit in edits.items())
     known = None if reference is None else by_row[reference]
+    level = aim.level if known is None else known
+    rows = tuple(_row(name, edit, by_row[name], unedited, level, halves) for name, edit in edits.items())
     whole = leveled(aim, known, halves.choosing)
-    chosen = whole.choose([row.choosing for row in rows], rows[0].choosing)
-    lacking = _lacking_effect(whole, rows, chosen, [by_row[row.name] for row in rows])
-    chosen = None if lacking else chosen
+    reached = whole.choose([row.choosing for row in rows], rows[0].choosing)
+    lacking = lacking_effect(whole, rows, reached, [by_row[row.name] for row in rows])
+    chosen = None if lacking else _shown(whole, rows)
     holds = None
     if chosen is not None:
         there = [point_of(rows[i].alpha, halves.reporting(by_row[rows[i].name])) for i in (chosen, 0)]
@@ -168,7 +179,7 @@ def conclude(
         rows=rows,
         aim=whole,
         chosen=chosen,
-        reason=lacking or _reason(whole, chosen is not None, reference, bool(trials)),
+        reason=lacking or explain(whole, rows, chosen, reached, reference, search=bool(trials)),
         heldout=make_scores({sheet.model: sheet for sheet in arrange(kept, "the held-out half")}, {}),
         holds=holds,
         cliff=None if trials else _cliff(rows, by_row),
@@ -179,25 +190,6 @@ def conclude(
         names=tuple(names),
         trials=tuple(trials),
         records=evaluation.records,
-    )
-
-
-def _lacking_effect(
-    aim: Aim, rows: Sequence[SweepRow], chosen: int | None, records: Sequence[Sequence[Record]]
-) -> str | None:
-    """Say where the most forgetting within a budget is none beyond its uncertainty, by all samples.
-
-    :param records: Of each row; the first row is unedited.
-    """
-    if aim.budget is None or chosen is None:
-        return None
-    gain = mean_loss(records[chosen], records[0], forgotten=True)
-    if gain.value > 0 and (gain.low is None or gain.low > 0):
-        return None
-    interval = "" if gain.low is None else f", 95% interval {gain.low:.3f} to {gain.high:.3f}"
-    return (
-        f"nothing is recommended: within the budget of {aim.budget:g} nats no edit forgets beyond its uncertainty "
-        f"(the most is {gain.value:.3f} nats at alpha {rows[chosen].alpha:g}{interval})"
     )
 
 
@@ -212,7 +204,21 @@ def leveled(aim: Aim, reference: Sequence[Record] | None, half: Callable[[Sequen
     return aim if reference is None else replace(aim, level=point_of(0.0, half(reference)).forget)
 
 
-def _row(name: str, edit: Edit, records: Sequence[Record], unedited: Sequence[Record], halves: Halves) -> SweepRow:
+def _shown(aim: Aim, rows: Sequence[SweepRow]) -> int | None:
+    """Return the number of the row that the rule chooses; a level has to be shown to be reached, by all samples."""
+    able = [number for number, row in enumerate(rows) if aim.budget is not None or row.is_shown]
+    chosen = aim.choose([rows[number].choosing for number in able], rows[0].choosing)
+    return None if chosen is None else able[chosen]
+
+
+def _row(
+    name: str,
+    edit: Edit,
+    records: Sequence[Record],
+    unedited: Sequence[Record],
+    level: Sequence[Record] | Mapping[str, Mark] | None,
+    halves: Halves,
+) -> SweepRow:
     return SweepRow(
         name,
         edit.alpha,
@@ -221,6 +227,7 @@ def _row(name: str, edit: Edit, records: Sequence[Record], unedited: Sequence[Re
         mean_loss(records, forgotten=True),
         mean_loss(records, forgotten=False),
         mean_loss(records, unedited, forgotten=False),
+        {} if level is None else measure_remaining(records, unedited, level),
     )
 
 
@@ -234,18 +241,6 @@ def _cliff(rows: Sequence[SweepRow], by_row: Mapping[str, Sequence[Record]]) -> 
     ]
     found = find_cliff([rows[i].alpha for i in order], [rows[i].keep.value for i in order], steps)
     return None if found is None else order[found]
-
-
-def _reason(aim: Aim, is_found: bool, reference: str | None, is_search: bool) -> str:
-    """Say by what rule a row was chosen, or why none was."""
-    if aim.rule is None:
-        return "nothing is recommended without an aim: name a --reference MODEL, a --target or a --budget"
-    level = f"the level of {reference}" if reference else "the target"
-    if aim.rule == "budget":
-        what = f"the most forgetting while the mean loss of what is kept rises by at most {aim.budget:g} nats"
-        return what if is_found else f"not found: {what}"
-    what = f"the least loss of what is kept at {level}" if is_search else f"the least alpha that reaches {level}"
-    return what if is_found else f"no edit reaches {level}"
 
 
 def _operand(one: OperandRef) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,10 +12,7 @@ from safetensors.torch import save_file
 from taskarith.checkpoints.publish import publish_file
 from taskarith.evaluation.score import Number
 
-__all__ = ["LEVEL", "at_base_level", "random_vector", "recommend", "share_lost"]
-
-LEVEL = 0.03
-"""A text is at the base's level when its ROUGE-L F1 is at most this much above the base's."""
+__all__ = ["random_vector", "share_lost"]
 
 
 def random_vector(like: Path, output: Path, seed: int) -> None:
@@ -39,26 +36,6 @@ def random_vector(like: Path, output: Path, seed: int) -> None:
     metadata["finetuned"] = '{"name":"random noise with the norms of another vector"}'
     with publish_file(output, overwrite=True) as partial:
         save_file(tensors, partial, metadata=metadata)
-
-
-def at_base_level(score: Mapping[str, Number], base: Mapping[str, Number]) -> bool:
-    """Tell whether the continuations of a model share no more with a text than the base's do, within ``LEVEL``."""
-    if "rouge_l_f1" not in score or "rouge_l_f1" not in base:
-        return False
-    return score["rouge_l_f1"].value <= base["rouge_l_f1"].value + LEVEL
-
-
-def recommend(
-    alphas: Sequence[float], scores: Sequence[Mapping[str, Number]], base: Mapping[str, Number]
-) -> float | None:
-    """Return the least alpha at which the forgotten text is at the base's level, or None.
-
-    :param alphas: In any order.
-    :param scores: Of the forgotten text, one for each alpha.
-    :param base: Of the forgotten text under the base.
-    """
-    found = [alpha for alpha, score in zip(alphas, scores, strict=True) if at_base_level(score, base)]
-    return min(found, default=None)
 
 
 def share_lost(
