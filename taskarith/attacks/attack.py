@@ -87,7 +87,7 @@ def attack(
     bits: Sequence[int | str] = (8, 4, "4g128", "nf4"),
     prefixes: Sequence[int] = (8, 16, 32, 64),
     draws: int = 4,
-    prompts: int = 8,
+    prompts: int = 16,
     prompt_tokens: int = 32,
     continuation_tokens: int = 32,
     block_size: int = 256,

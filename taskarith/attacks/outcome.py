@@ -34,7 +34,8 @@ CONVENTIONS = {
     "before - edited is not apart from 0 by its 95% interval, or nothing was taken: lacking says which",
     "beyond": "(attacked - retain under the same attack) / (before - edited): what the attack brings back and "
     "does not give to a model that never knew; null likewise",
-    "recovered_interval": "95%, Fieller's, samples or prompts paired between models; beyond_interval likewise",
+    "recovered_interval": "95%, Fieller's, samples or prompts paired between models; null where fewer than 3 "
+    "differ; beyond_interval likewise",
     "n": "samples (of loss and accuracy) or prompts that the number rests on",
     "strongest": "of all attacks with a beyond from enough samples or prompts, but what was given to the attacker; its "
     "interval holds for all of them at once (Bonferroni), and so for the one that is chosen",

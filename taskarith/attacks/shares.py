@@ -9,12 +9,16 @@ several models are paired by what they are of. ``tests/test_intervals.py`` simul
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from taskarith.evaluation.metrics.intervals import TAIL, student
 
 __all__ = ["Level", "Share", "difference", "interval_of", "level", "share"]
+
+_TELLING = 3
+"""So many samples must differ from what most of them bring back for their spread to be known."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,13 @@ class Level:
 
     :param value: The number.
     :param influences: Of each sample, by its name: what it adds to the deviation of the value; they sum to 0.
+    :param sums: What each sample has of what is summed up; of a difference, the difference.
     :param n: Samples; of a difference, of the side with fewer.
     """
 
     value: float
     influences: Mapping[str, float]
+    sums: Mapping[str, float]
     n: int
 
 
@@ -39,12 +45,14 @@ class Share:
     :param below: What there was to bring back.
     :param variances: Of ``above``, of both together (covariance), and of ``below``.
     :param n: Samples of the side with fewest.
+    :param differing: Samples of which what came back differs from what came back most often, as nothing does.
     """
 
     above: float
     below: float
     variances: tuple[float, float, float]
     n: int
+    differing: int
 
     @property
     def value(self) -> float:
@@ -52,17 +60,17 @@ class Share:
         return self.above / self.below + 0.0
 
     def interval(self, tail: float = TAIL) -> tuple[float, float] | None:
-        """Return Fieller's interval; None where it is not bounded, and of samples that do not differ.
+        """Return Fieller's interval; None where it is not bounded, and where hardly any sample differs.
 
         :param tail: What may lie on either side: 0.025 for 95%.
         """
-        if self.n < 2:
+        if self.n < 2 or self.differing < _TELLING:
             return None
         t2 = student(self.n - 1, tail) ** 2
         above, both, below = self.variances
         square, line = self.below**2 - t2 * below, self.above * self.below - t2 * both
         root = line**2 - square * (self.above**2 - t2 * above)
-        if square <= 0 or root <= 0:
+        if square <= 0 or root < 0:
             return None
         return (line - math.sqrt(root)) / square, (line + math.sqrt(root)) / square
 
@@ -79,15 +87,23 @@ def level(names: Sequence[str], sums: Sequence[float], counts: Sequence[float]) 
     return Level(
         value,
         {name: (one - value * count) / total for name, one, count in zip(names, sums, counts, strict=True)},
+        dict(zip(names, sums, strict=True)),
         len(names),
     )
 
 
 def difference(one: Level, other: Level) -> Level:
     """Return one - other; what a sample does to both is paired."""
-    names = dict.fromkeys([*one.influences, *other.influences])
-    influences = {name: one.influences.get(name, 0.0) - other.influences.get(name, 0.0) for name in names}
-    return Level(one.value - other.value, influences, min(one.n, other.n))
+    return Level(
+        one.value - other.value,
+        _less(one.influences, other.influences),
+        _less(one.sums, other.sums),
+        min(one.n, other.n),
+    )
+
+
+def _less(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) - other.get(name, 0.0) for name in dict.fromkeys([*one, *other])}
 
 
 def share(above: Level, below: Level) -> Share:
@@ -97,7 +113,8 @@ def share(above: Level, below: Level) -> Share:
     pairs = [(above.influences.get(name, 0.0), below.influences.get(name, 0.0)) for name in names]
     scale = n / max(n - 1, 1)
     a, b, c = (math.fsum(products) * scale for products in zip(*((x * x, x * y, y * y) for x, y in pairs), strict=True))
-    return Share(above.value, below.value, (a, b, c), n)
+    differing = len(above.sums) - max(Counter(above.sums.values()).values())
+    return Share(above.value, below.value, (a, b, c), n, differing)
 
 
 def interval_of(one: Level, tail: float = TAIL) -> tuple[float, float] | None:

@@ -94,7 +94,7 @@ def command(
     draws: Annotated[
         int, typer.Option(help="Sampled continuations of each prefix; 0 for none.", rich_help_panel=_OTHERS)
     ] = 4,
-    prompts: Annotated[int, typer.Option(help="Continuations in each state.", rich_help_panel=_MEASURE)] = 8,
+    prompts: Annotated[int, typer.Option(help="Continuations in each state.", rich_help_panel=_MEASURE)] = 16,
     prompt_tokens: Annotated[
         int, typer.Option(help="Tokens of a prompt from plain text.", rich_help_panel=_MEASURE)
     ] = 32,
