@@ -58,12 +58,12 @@ def test_tofu_gives_its_numbers_from_answers_that_can_be_scored_again(phi, phi_t
     expected = ks_2samp(ratios(phi_tuned, "forget"), ratios(phi, "forget"))
     assert overall["forget_quality"]["value"] == pytest.approx(expected.pvalue)
     assert "model_utility" in overall
-    assert list(found["missing"][str(phi_tuned)]) == ["membership"]
+    assert list(found["missing"][str(phi_tuned)]) == ["membership", "leak_at_k of forget"]
     assert "holdout" in found["missing"][str(phi_tuned)]["membership"]
     again = as_json(tmp_path / "out", "--retain", phi, command="score")
     assert (again["scores"], again["overall"]) == (found["scores"], found["overall"])
     provenance = json.loads((tmp_path / "out/taskarith.json").read_text(encoding="utf-8"))
-    assert provenance["benchmark"]["spec"] == f"tofu={tofu}"
+    assert provenance["benchmark"]["spec"] == f"tofu=../{tofu.name}"  # as seen from the record
     assert provenance["arguments"]["limit"] == 3
 
 
@@ -112,7 +112,9 @@ def test_muse_gives_its_numbers(phi, phi_tuned, tmp_path, monkeypatch):
         f1 = [rouge_l(r["reference"], r["continuation"]).f1 for r in mine]
         assert found["overall"][str(phi_tuned)][text]["value"] == pytest.approx(100 * sum(f1) / 3)
     assert "privleak" in found["overall"][str(phi_tuned)]
-    assert [list(lacking) for lacking in found["missing"].values()] == [["tpr"]] * 2  # three samples of holdout
+    assert [list(lacking) for lacking in found["missing"].values()] == [
+        ["auc_gradient", "tpr"]
+    ] * 2  # three samples of holdout
     (muse / "privleak/holdout.json").unlink()
     alone = as_json(phi, "--benchmark", f"muse-news={muse}", "--limit", 1)
     assert "holdout" in alone["missing"][str(phi)]["membership"]

@@ -172,11 +172,11 @@ def test_a_number_that_cannot_be_calculated_is_a_named_gap(tmp_path):
     result = run(edited, "--retain", retain, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    assert found["missing"]["e"].keys() == {"tpr", "privleak"}
+    assert found["missing"]["e"].keys() == {"auc_gradient", "tpr", "privleak"}
     assert found["missing"]["e"]["privleak"].startswith("cannot be calculated: the retrained model tells every sample")
     assert "PrivLeak (MUSE): cannot be calculated: the retrained model" in " ".join(result.stderr.split())
     zero = write(tmp_path / "z.jsonl", losses("z", "forget", [[0.0]] * 3) + losses("z", "holdout", [[0.0]] * 3))
-    assert score([edited], retain=zero).missing["e"].keys() == {"tpr", "auc_reference"}
+    assert score([edited], retain=zero).missing["e"].keys() == {"auc_gradient", "tpr", "auc_reference"}
 
 
 @pytest.mark.parametrize("lacking", ["hits", "end_tokens"])
@@ -248,7 +248,8 @@ def test_membership_and_memorisation_by_hand(tmp_path):
     assert overall["auc_reference"].value == auc([-2.75 / 9, -1.5 / 9, -6 / 3.5], [-1, -1, -1])
     assert overall["privleak"].value == pytest.approx(privleak(7 / 9, 1 / 2))
     few = "needs more samples of holdout than 3: 1,000 for 0.1%, 100 for 1%, 20 for 5%"
-    assert scores.missing == {"e": {"tpr": few}}
+    needs = {"auc_gradient": "needs gradients of forget and holdout: eval --gradient-norms", "tpr": few}
+    assert scores.missing == {"e": needs}
 
 
 def test_true_positive_rates_are_given_where_the_holdout_set_can_tell_them(tmp_path):
@@ -411,7 +412,7 @@ def test_seeds_compare_each_with_its_own_rows(tmp_path):
     found = score(paths, seeds=True)
     assert found.models == ("seed0/base", "seed0/edited")
     assert found.by_text["seed0/edited"]["forget"]["kl from seed0/base"].value == 1.0  # 1/2 and 3/2
-    assert found.missing["seed0/edited"].keys() == {"tpr", "auc_reference", "privleak"}
+    assert found.missing["seed0/edited"].keys() == {"auc_gradient", "tpr", "auc_reference", "privleak"}
 
 
 def test_the_retain_model_may_be_among_the_records(tmp_path):

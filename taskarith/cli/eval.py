@@ -147,6 +147,18 @@ def command(
         int, typer.Option(help="Tokens of a prompt from plain text.", rich_help_panel=_MEASURE)
     ] = 32,
     continuation_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", rich_help_panel=_MEASURE)] = 64,
+    draws: Annotated[
+        int,
+        typer.Option(help="Continuations of each prompt to draw besides, for leak@k.", rich_help_panel=_MEASURE),
+    ] = 0,
+    gradient_norms: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-norms",
+            help="Take the gradient of each sample of forget and holdout, for membership inference.",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = False,
     block_size: Annotated[
         int, typer.Option(help="Tokens of the blocks in which losses are measured.", rich_help_panel=_MEASURE)
     ] = 256,
@@ -206,6 +218,8 @@ def command(
             prompts=prompts,
             prompt_tokens=prompt_tokens,
             continuation_tokens=continuation_tokens,
+            draws=draws,
+            gradient_norms=gradient_norms,
             batch_size=sequences,
             system_prompt=system_prompt or "",
             dtype=dtype,

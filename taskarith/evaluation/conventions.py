@@ -25,6 +25,8 @@ CONVENTIONS = {
     "the wrong ones', as open-unlearning's truth ratio with prob_mean (arXiv:2506.12618); mean over questions",
     "fluency": "n-gram entropy of greedy continuations in bits, (2/3 of bigrams' + 4/3 of trigrams') / 2, as in "
     "ROME (arXiv:2202.05262); NLTK's words without its splitter of sentences; it grows with length; mean over prompts",
+    "leak_at": "what the best of k continuations scores, drawn at temperature 1 from all tokens: ROUGE-L recall of "
+    "Porter stems; unbiased, from all draws (arXiv:2511.04934); mean over prompts",
     "kl": "KL(reference || model) of next-token distributions in nats, mean over tokens, teacher-forced",
     "agreement": "share of tokens at which both models have the same first choice, teacher-forced",
     "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "
@@ -40,6 +42,8 @@ CONVENTIONS = {
     "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens, end tokens left out; plus: "
     "of their z-scores, of which the variance is at least 1e-6",
     "auc_reference": "score: minus mean token loss over that of the --retain model",
+    "auc_gradient": "score: minus the mean over weight tensors of the norm of the loss's gradient, as GradNorm in "
+    "open-unlearning (arXiv:2402.17012), but without dropout",
     "tpr_at": "true positive rate of the attack of that name: share of forget above the threshold above which at most "
     "0.1%, 1% or 5% of holdout are (arXiv:2112.03570); not below 1,000, 100 or 20 samples of holdout",
     "normalised_accuracy": "accuracy (of tasks acc or exact_match, of texts top-1) over that of the model fine-tuned "

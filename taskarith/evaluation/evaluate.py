@@ -19,6 +19,7 @@ from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
 from taskarith.evaluation.general import find_tasks
+from taskarith.evaluation.leakage import FORGET, HOLDOUT
 from taskarith.evaluation.measure import Questions, Settings
 from taskarith.evaluation.models import Loaded, find_model, parse_dtype
 from taskarith.evaluation.records import Record
@@ -51,6 +52,8 @@ def evaluate(
     prompts: int = 16,
     prompt_tokens: int = 32,
     continuation_tokens: int = 64,
+    draws: int = 0,
+    gradient_norms: bool = False,
     batch_size: int | Literal["auto"] = "auto",
     dtype: str = "auto",
     device: str = "auto",
@@ -88,10 +91,12 @@ def evaluate(
     :param prompts: Prompts per text; 0 measures losses only.
     :param prompt_tokens: Tokens of a prompt taken from a plain text.
     :param continuation_tokens: Tokens to generate at most, and of the reference.
+    :param draws: Continuations of each prompt to draw besides, for leak@k; 0 draws none.
+    :param gradient_norms: Take the gradient of each sample of ``forget`` and ``holdout``, for membership inference.
     :param batch_size: Sequences at a time; ``auto`` begins large and halves it when memory is short.
     :param dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the files' own, on a CPU float32.
     :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
-    :param seed: Of torch's generators; greedy decoding draws nothing.
+    :param seed: Of torch's generators, and of what is drawn; greedy decoding draws nothing.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
     :param trust_remote_code: Run the code that comes with a model.
@@ -112,6 +117,9 @@ def evaluate(
         limit,
         apply_chat_template,
         system_prompt,
+        draws,
+        gradient_norms,
+        seed,
     )
     scales = plain_scales(parse_scales(scale))
     if scales and not (add or negate):
@@ -233,6 +241,13 @@ def _check_questions(
         raise UsageError("a task folder is given without tasks", "Name them, as in --tasks mine, or leave it out.")
     if settings.limit and not benchmark and not tasks:
         raise UsageError("--limit is given without a benchmark or tasks", "It changes nothing else: leave it out.")
+    if settings.draws and not benchmark and not (data and settings.prompts):
+        raise UsageError("--draws is given, but nothing is prompted", "Give texts, and --prompts above 0.")
+    if settings.gradient_norms and not benchmark and not {FORGET, HOLDOUT} <= data.keys():
+        raise UsageError(
+            "--gradient-norms is given without texts to tell apart",
+            f"Give --data {FORGET}=FILE and --data {HOLDOUT}=FILE.",
+        )
 
 
 def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], listener: Listener) -> list[Part]:

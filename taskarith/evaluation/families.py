@@ -14,6 +14,7 @@ from taskarith.evaluation.leakage import FORGET, NEEDS_RETAIN, membership_number
 from taskarith.evaluation.metrics import qa
 from taskarith.evaluation.metrics.fluency import ngram_entropy
 from taskarith.evaluation.metrics.intervals import RATE, Estimate, Floats, estimate, mean, ratio
+from taskarith.evaluation.metrics.sampling import budgets, leak_at_k
 from taskarith.evaluation.metrics.text import exact_memorisation, extraction_strength, perplexity, verbmem
 from taskarith.evaluation.records import Record, column, text_tokens
 from taskarith.evaluation.rouge import rouge_l
@@ -32,6 +33,8 @@ KNOWMEM = ("knowmem_forget", "knowmem_retain")
 _MUSE = {"verbmem": verbmem, **dict.fromkeys(KNOWMEM, qa.knowmem)}
 """MUSE's texts, and what each of their continuations counts."""
 
+NEEDS_DRAWS = "needs continuations that were drawn: eval --draws N"
+
 _POSITIVE = (0.0, math.inf)
 _NORMAL = 1.959963984540054  # standard errors on either side of a 95% interval
 
@@ -41,6 +44,7 @@ def of_text(sheet: Sheet, text: str) -> tuple[Numbers, Missing]:
     found = Found()
     _loss_numbers(found, sheet.of("loss", text))
     _continuation_numbers(found, sheet.of("continuation", text))
+    _sampled_numbers(found, sheet, text)
     if answers := sheet.of("answer", text):
         found.add("probability", lambda: mean(_probabilities(answers, text), RATE))
         kind = qa.forget_truth if text == FORGET else qa.utility_truth
@@ -106,6 +110,21 @@ def _continuation_numbers(found: Found, records: Mapping[str, Record]) -> None:
     for name, values in columns.items():
         found.add(name, lambda values=values: mean(values, RATE))
     found.add("fluency", lambda: mean([ngram_entropy(guess) for _, guess in pairs], _POSITIVE))
+
+
+def _sampled_numbers(found: Found, sheet: Sheet, text: str) -> None:
+    """Add what the best of k drawn continuations scores; of the forget set it is named where eval has drawn none."""
+    samples = sheet.of("sampled", text)
+    if not samples:
+        if text == FORGET and sheet.of("continuation", text) and sheet.of("loss", text):
+            found.missing["leak_at_k"] = NEEDS_DRAWS
+        return
+    scores = [
+        [rouge_l(record["reference"], drawn, stem=True).recall for drawn in record["continuations"]]
+        for record in samples.values()
+    ]
+    for k in budgets(min(map(len, scores))):
+        found.add(f"leak_at_{k}", lambda k=k: mean([leak_at_k(some, k) for some in scores], RATE))
 
 
 def _task_numbers(found: Found, samples: Mapping[str, Record], scores: Mapping[str, Record]) -> None:

@@ -17,6 +17,7 @@ __all__ = ["FORGET", "HOLDOUT", "NEEDS_RETAIN", "membership_numbers"]
 
 FORGET, HOLDOUT = "forget", "holdout"
 NEEDS_RETAIN = "needs a model that never saw the forget set: --retain"
+NEEDS_GRADIENTS = "needs gradients of forget and holdout: eval --gradient-norms"
 
 _SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE
 _MUSE_SHARE = 0.4
@@ -44,6 +45,10 @@ def membership_numbers(found: Found, sheet: Sheet, retain: Sheet | None) -> None
             found.missing[f"auc_{name}"] = lacking
         else:
             _add_attack(found, name, lambda score=score: _sides(sheet, score))
+    if all(sheet.of("gradient", text) for text in (FORGET, HOLDOUT)):
+        _add_attack(found, "gradient", lambda: _sides(sheet, lambda record: -record["norm"], "gradient"))
+    else:
+        found.missing["auc_gradient"] = NEEDS_GRADIENTS
     nonmembers = len(sheet.of("loss", HOLDOUT))
     needed = {_percent(rate): low_fpr.needed_nonmembers(rate) for rate in _RATES}
     if lacking := [f"{least:,} for {rate}%" for rate, least in needed.items() if nonmembers < least]:
@@ -126,9 +131,9 @@ def _lacking(sheet: Sheet, keys: Sequence[str]) -> str | None:
     return f"needs {' and '.join(absent)} in every loss record of {FORGET} and {HOLDOUT} in {sheet.where}"
 
 
-def _sides(sheet: Sheet, score: _Score) -> _Sides:
+def _sides(sheet: Sheet, score: _Score, kind: str = "loss") -> _Sides:
     """Return the scores of members and nonmembers."""
-    members, nonmembers = ([score(record) for record in sheet.of("loss", text).values()] for text in (FORGET, HOLDOUT))
+    members, nonmembers = ([score(record) for record in sheet.of(kind, text).values()] for text in (FORGET, HOLDOUT))
     return members, nonmembers
 
 

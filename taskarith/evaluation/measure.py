@@ -13,6 +13,7 @@ from taskarith.errors import UsageError
 from taskarith.evaluation.answers import Answers, answer_records, ask_part
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.benchmarks import Part
+from taskarith.evaluation.extras import extra_records
 from taskarith.evaluation.families import KNOWMEM
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
 from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
@@ -42,6 +43,9 @@ class Settings:
     limit: int | None = None
     apply_chat_template: bool = False
     system_prompt: str = ""
+    draws: int = 0
+    gradient_norms: bool = False
+    seed: int = 42
 
     @property
     def form(self) -> RowForm:
@@ -49,11 +53,13 @@ class Settings:
         return RowForm(self.apply_chat_template, self.system_prompt)
 
     def record(self) -> dict[str, Any]:
-        """Return all as plain values; a system prompt only where there is one, as in records before there was any."""
-        return {name: value for name, value in asdict(self).items() if name != "system_prompt" or value}
+        """Return all as plain values; what came later only where it is used, as in records before there was any."""
+        later = {"system_prompt": self.system_prompt, "draws": self.draws, "gradient_norms": self.gradient_norms}
+        later["seed"] = self.draws
+        return {name: value for name, value in asdict(self).items() if later.get(name, True)}
 
     def __post_init__(self) -> None:
-        least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1}
+        least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
         if self.batch_size != "auto":
             least["batch_size"] = 1
         if self.limit is not None:
@@ -214,7 +220,8 @@ def measure(
     if reference is not None and reference.mismatch(loaded, questions):
         reference = None
     records, kept = run.losses(reference, keep=keep)
-    return records + run.answers(records) + run.continuations(), kept
+    more = run.answers(records) + run.continuations() + extra_records(loaded, questions, settings, row, team)
+    return records + more, kept
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ __all__ = [
     "column",
     "continuation_record",
     "divergence_record",
+    "gradient_record",
     "loss_record",
+    "sampled_record",
     "task_record",
     "task_score_record",
     "text_tokens",
@@ -40,6 +42,10 @@ data set) and ``sample`` (an id that occurs once for each model, text and kind).
 ``divergence``, next-token distributions beside those of another model, named in ``reference``
     ``kl`` (sum over tokens of KL(reference || model) in nats), ``agreed`` (tokens with the same first choice),
     ``tokens``. Ids occur once for each reference.
+``sampled``, continuations that were drawn
+    ``reference`` and ``continuations``, a list.
+``gradient``, of the loss of one sample
+    ``norm``, see ``extras.gradient_norm``.
 ``task``, a sample of a task of lm-eval, which is the ``text``
     ``values``, a map of metrics to what the sample adds to their means.
 ``task_score``, a number of lm-eval that is no mean over samples, the ``sample``
@@ -151,6 +157,23 @@ def divergence_record(
         "agreed": agreed,
         "tokens": tokens,
     }
+
+
+def sampled_record(model: str, text: str, sample: str, reference: str, continuations: Sequence[str]) -> Record:
+    """Record what was drawn for one prompt."""
+    return {
+        "kind": "sampled",
+        "model": model,
+        "text": text,
+        "sample": sample,
+        "reference": reference,
+        "continuations": list(continuations),
+    }
+
+
+def gradient_record(model: str, text: str, sample: str, norm: float) -> Record:
+    """Record how large the gradient of the loss of one sample is."""
+    return {"kind": "gradient", "model": model, "text": text, "sample": sample, "norm": norm}
 
 
 def task_record(model: str, text: str, sample: str, values: Mapping[str, float]) -> Record:

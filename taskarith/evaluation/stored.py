@@ -187,6 +187,17 @@ def _divergence_fault(record: Mapping[str, Any]) -> str | None:
     return None if _is_count(tokens, 1) and _is_count(agreed, 0) and agreed <= tokens else "has no count of tokens"
 
 
+def _sampled_fault(record: Mapping[str, Any]) -> str | None:
+    drawn = record.get("continuations")
+    fine = isinstance(drawn, list) and drawn and all(isinstance(text, str) for text in drawn)
+    return None if fine and isinstance(record.get("reference"), str) else "lacks reference or continuations"
+
+
+def _gradient_fault(record: Mapping[str, Any]) -> str | None:
+    norm = record.get("norm", -1)
+    return None if _is_number(norm) and norm >= 0 else "has no finite norm"
+
+
 def _task_fault(record: Mapping[str, Any]) -> str | None:
     values = record.get("values")
     fine = isinstance(values, dict) and values and all(map(_is_number, values.values()))
@@ -205,6 +216,8 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "continuation": _continuation_fault,
     "answer": _answer_fault,
     "divergence": _divergence_fault,
+    "sampled": _sampled_fault,
+    "gradient": _gradient_fault,
     "task": _task_fault,
     "task_score": _task_score_fault,
 }

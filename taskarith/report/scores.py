@@ -23,6 +23,7 @@ _ATTACKS = {
     "min_20_plus": "Min-20%++",
     "min_40_plus": "Min-40%++",
     "reference": "loss / retain model's",
+    "gradient": "gradient norm",
 }
 
 _TITLES = {
@@ -157,6 +158,8 @@ def _title(name: str) -> str:
         if name.startswith(start):
             model = name.removeprefix(start)
             return start.replace("kl", "KL") + (Path(model).name or model)
+    if name.startswith("leak_at_"):
+        return f"leak@{name.removeprefix('leak_at_')}"
     number, of, text = name.partition(" of ")
     return _title(number) + of + text if of else name
 

@@ -1,0 +1,115 @@
+"""What is measured only when it is asked for, since it costs much: sampled continuations and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from taskarith.checkpoints.team import ALONE, Team
+from taskarith.errors import CheckpointError
+from taskarith.evaluation.batches import batch_start
+from taskarith.evaluation.generation import continue_sampled
+from taskarith.evaluation.leakage import FORGET, HOLDOUT
+from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.records import Record, gradient_record, sampled_record
+from taskarith.training.tokens import Sample
+
+if TYPE_CHECKING:
+    from taskarith.evaluation.measure import Questions, Settings
+
+__all__ = ["extra_records", "gradient_norm"]
+
+
+def extra_records(
+    loaded: Loaded, questions: Questions, settings: Settings, row: str, team: Team = ALONE
+) -> list[Record]:
+    """Return the records of what the settings ask for beside losses and greedy continuations.
+
+    :param row: Name of the row that they belong to.
+    :param team: The processes that make this call; the first one does the work, and all get the records.
+    :raises CheckpointError: A gradient is not finite.
+    """
+    if not settings.draws and not settings.gradient_norms:
+        return []
+    found, failure = [], None
+    if team.is_first:
+        try:
+            found = _sampled(loaded, questions, settings, row) if settings.draws else []
+            found += _gradients(loaded, questions.samples, row) if settings.gradient_norms else []
+        except CheckpointError as error:
+            failure = error
+    found, failure = team.gather((found, failure))[0]
+    if failure is not None:
+        raise failure
+    return found
+
+
+def gradient_norm(model: PreTrainedModel, sample: Sample) -> float:
+    """Return the mean over all weights of the 2-norm of the gradient of a sample's mean token loss.
+
+    Source: Wang et al. (arXiv:2402.17012). Convention: open-unlearning's, one norm for each tensor and the mean of
+    these, of the loss without end tokens; but in evaluation mode, where nothing is dropped out.
+
+    :param model: Its weights are left as they are, and hold no gradients afterwards.
+    :param sample: Of which tokens after the prompt count.
+    """
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    needed = [weight.requires_grad for weight in weights]
+    ids = torch.tensor([sample.input_ids], device=model.device)
+    start = max(sample.prompt_length, 1)
+    end = max(len(sample.input_ids) - sample.end_tokens, start + 1)
+    try:
+        for weight in weights:  # those of an adapter's base are frozen
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            forward: Any = model
+            logits = forward(input_ids=ids, use_cache=False).logits[0, start - 1 : end - 1]
+            loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, start:end])
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    finally:
+        for weight, before in zip(weights, needed, strict=True):
+            weight.requires_grad_(before)
+    norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
+    return float(torch.stack(norms).mean())
+
+
+def _gradients(loaded: Loaded, samples: Sequence[tuple[str, Sample]], row: str) -> list[Record]:
+    found = []
+    for text, sample in samples:
+        if text in {FORGET, HOLDOUT}:
+            norm = gradient_norm(loaded.model, sample)
+            if not norm < float("inf"):
+                raise CheckpointError(
+                    f"the gradient of {row} on sample {sample.id} of {text} is not finite",
+                    "Check the weights, use --dtype float32, or leave --gradient-norms out.",
+                )
+            found.append(gradient_record(row, text, sample.id, norm))
+    return found
+
+
+def _sampled(loaded: Loaded, questions: Questions, settings: Settings, row: str) -> list[Record]:
+    records = []
+    for tokens, prompts in questions.prompts_by_length(settings.continuation_tokens).items():
+        longest = max(len(prompt.input_ids) for _, prompt in prompts) + tokens
+        size = batch_start(loaded.model, longest, cached=True) if settings.batch_size == "auto" else settings.batch_size
+        drawn = continue_sampled(
+            loaded.model,
+            loaded.tokenizer,
+            [prompt for _, prompt in prompts],
+            draws=settings.draws,
+            top_k=0,
+            seed=settings.seed,
+            max_new_tokens=tokens,
+            end_ids=loaded.end_ids,
+            batch_size=size,
+            shrink=settings.batch_size == "auto",
+            on_tokens=lambda _: None,
+        )
+        records += [
+            sampled_record(row, text, prompt.id, prompt.reference, texts)
+            for (text, prompt), texts in zip(prompts, drawn, strict=True)
+        ]
+    return records
