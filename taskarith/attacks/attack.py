@@ -83,7 +83,7 @@ def attack(
     relearn_samples: int = 1,
     relearn_steps: Sequence[int] = (2, 4, 8),
     relearn_epochs: int = 1,
-    learning_rate: float = 1e-4,
+    learning_rate: float = 3e-5,
     bits: Sequence[int | str] = (8, 4, "4g128", "nf4"),
     prefixes: Sequence[int] = (8, 16, 32, 64),
     draws: int = 4,

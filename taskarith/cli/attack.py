@@ -69,7 +69,7 @@ def command(
             help="Passes of a second attacker over half of the forget text; 0 leaves it out.", rich_help_panel=_RELEARN
         ),
     ] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Of relearning.", rich_help_panel=_RELEARN)] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(help="Of relearning.", rich_help_panel=_RELEARN)] = 3e-5,
     bits: Annotated[
         str,
         typer.Option(
