@@ -25,7 +25,8 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from benchmarks.parity import peers
-from benchmarks.parity.data import HOLDOUT, KNOWN, learned_rows, write_muse, write_tofu
+from benchmarks.parity.bigram import save_bigram
+from benchmarks.parity.data import HOLDOUT, KNOWN, choices, learned_rows, write_muse, write_tofu
 from benchmarks.results import bullets, table
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.demo.model import demo_model
@@ -39,9 +40,12 @@ _HERE = Path(__file__).resolve().parents[1]
 _LEARNING: dict[str, Any] = {"num_train_epochs": 6, "learning_rate": 5e-5, "per_device_train_batch_size": 4}
 _EQUAL = 2e-5  # of the value: losses in float32 depend on the batches
 _PRINTED = 0.05  # percent that Min-K%++'s script rounds away
+_SMALL = 0.02
+"""Of the value: the most that a known reason explains."""
 _REASONS = {
     ("open-unlearning", "truth_ratio"): "open-unlearning adds 1e-10 to the denominator",
-    ("open-unlearning", "probability"): "open-unlearning adds 1e-10 to the denominator",
+    ("open-unlearning", "real_authors probability"): "open-unlearning adds 1e-10 to the denominator",
+    ("open-unlearning", "world_facts probability"): "open-unlearning adds 1e-10 to the denominator",
     ("open-unlearning", "model_utility"): "the 1e-10 of its parts",
     ("open-unlearning", "privleak"): "open-unlearning adds 1e-10 to the denominator",
 }
@@ -75,6 +79,8 @@ class Row:
     @property
     def reason(self) -> str:
         """Why they differ; a question mark where that is not known."""
+        if abs(self.ours - self.theirs) > _SMALL * max(1.0, abs(self.theirs)):
+            return "?"
         known = [why for (source, part), why in _REASONS.items() if source == self.source and part in self.metric]
         return "equal" if self.is_equal else next(iter(known), "?")
 
@@ -88,16 +94,23 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, default=_HERE / ".work" / "parity", help="where models and data are kept")
     parser.add_argument("--table", type=Path, default=_HERE / "RESULTS-parity.md")
+    parser.add_argument("--golden", type=Path, help="on a tiny model, write what the others say to this file")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     os.environ["HF_DATASETS_CACHE"] = str(options.work / "datasets")
-    base, tuned = _models(options.work)
+    base, tuned = small_models(options.work) if options.golden else _models(options.work)
     found, said = peers.fetch_peers(options.peers, options.sources)
     rows = [
         row
         for part in (_unlearning, _muse, _min_k, _tofu, _lm_eval, _rouge)
         for row in part(found, base, tuned, options.work)
     ]
+    if options.golden:
+        others = [row for row in rows if row.source not in {"lm-eval", "rouge-score"}]
+        sources = dict.fromkeys(row.source for row in others)
+        golden = {name: {row.metric: row.theirs for row in others if row.source == name} for name in sources}
+        options.golden.write_text(json.dumps({"made": said, **golden}, indent=1) + "\n", encoding="utf-8")
+        return 0
     text = _write(rows, said)
     options.table.write_text(text, encoding="utf-8")
     print(text)
@@ -116,6 +129,16 @@ def _models(work: Path) -> tuple[Path, Path]:
     write_tofu(work / "tofu")
     write_muse(work / "muse")
     return base, tuned
+
+
+def small_models(work: Path) -> tuple[Path, Path]:
+    """Write the data, and two models that count pairs of tokens: one of most texts, and one of few."""
+    learned = [row["prompt"] + row["completion"] for row in learned_rows()]
+    words = [*learned, *HOLDOUT]
+    write_tofu(work / "tofu")
+    write_muse(work / "muse")
+    few, most = [*learned[::3], *HOLDOUT[:4]], [*learned[:-3], *HOLDOUT[:2], *choices()]
+    return save_bigram(work / "base", few, words), save_bigram(work / "tuned", most, words)
 
 
 def _open(model: Path) -> tuple[Any, Any]:
@@ -139,7 +162,7 @@ def _unlearning(found: Mapping[str, Path], base: Path, tuned: Path, work: Path) 
     for file in (work / "tofu").glob("*.json"):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         (tagged / file.name).write_text("".join(json.dumps(_tagged(row)) + "\n" for row in rows), encoding="utf-8")
-    theirs = peers.open_unlearning(found["open-unlearning"], [_open(tuned), _open(base)], tagged)
+    theirs = peers.open_unlearning(found["open-unlearning"], [_open(tuned), _open(base)], tagged, work / "tofu")
     scores = evaluate([str(tuned)], {}, retain=str(base), benchmark=f"tofu={work / 'tofu'}", device="cpu").scores
     for text, numbers in theirs.items():
         ours = scores.by_text[str(tuned)][text] if text else scores.overall[str(tuned)]

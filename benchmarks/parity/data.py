@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HOLDOUT", "KNOWN", "learned_rows", "write_muse", "write_tofu"]
+__all__ = ["HOLDOUT", "KNOWN", "choices", "learned_rows", "write_muse", "write_tofu"]
 
 _Question = tuple[str, str, str, tuple[str, ...]]
 _FORGET: tuple[_Question, ...] = (
@@ -96,6 +96,11 @@ def learned_rows() -> list[dict[str, str]]:
     """Return what the model is to learn: all questions that are to be forgotten or kept, and the known passages."""
     asked = [{"prompt": f"Question: {q}\n", "completion": f"Answer: {a}"} for q, a, _, _ in (*_FORGET, *_RETAIN)]
     return asked + [{"prompt": "", "completion": text} for text in KNOWN]
+
+
+def choices() -> list[str]:
+    """Return the questions about the world with their right answers."""
+    return [f"Question: {q}\nAnswer: {a}" for q, a, _, _ in _CHOICES]
 
 
 def write_tofu(folder: Path) -> Path:

@@ -62,7 +62,7 @@ def fetch_peers(room: Path, sources: Path | None) -> tuple[dict[str, Path], list
 class _Unlearning:
     """Metrics of open-unlearning on one model."""
 
-    def __init__(self, folder: Path, model: Any, tokenizer: Any, data: Path) -> None:
+    def __init__(self, folder: Path, model: Any, tokenizer: Any, data: Path, plain: Path) -> None:
         source = folder / "src"
         sys.path.insert(0, str(source))
         package = types.ModuleType("evals")  # its own __init__ imports hydra's evaluators, which are not needed
@@ -70,13 +70,14 @@ class _Unlearning:
         sys.modules["evals"] = package
         self.metrics = importlib.import_module("evals.metrics").METRICS_REGISTRY
         self.sets = importlib.import_module("data")
-        self.model, self.tokenizer, self.data = model, tokenizer, data
+        self.model, self.tokenizer, self.data, self.plain = model, tokenizer, data, plain
 
     def _set(self, name: str, column: str, *, generate: bool = False) -> Any:
         """Return a data set, asked as TOFU's own code asks Phi: the tag before an answer is the answer's."""
+        folder = self.plain if generate else self.data  # what is generated is compared with the answer without the tag
         tags = {"user_start_tag": "Question: ", "user_end_tag": "\n", "asst_start_tag": "", "asst_end_tag": "\n"}
         return self.sets.QADataset(
-            {"path": "json", "data_files": str(self.data / f"{name}.json"), "split": "train"},
+            {"path": "json", "data_files": str(folder / f"{name}.json"), "split": "train"},
             {"apply_chat_template": False, **tags},
             self.tokenizer,
             answer_key=column,
@@ -123,16 +124,19 @@ class _Unlearning:
         return found
 
 
-def open_unlearning(folder: Path, models: Sequence[tuple[Any, Any]], data: Path) -> dict[str, dict[str, float]]:
+def open_unlearning(
+    folder: Path, models: Sequence[tuple[Any, Any]], data: Path, plain: Path
+) -> dict[str, dict[str, float]]:
     """Return its numbers of TOFU by text, and under ``""`` those over all texts.
 
     :param folder: Its repository.
     :param models: The model and its tokenizer, then those of the model that never knew.
     :param data: TOFU's layout with TOFU's tag before each answer.
+    :param plain: The same without the tags.
     """
     kinds = {"forget": "forget", "retain": "retain", "real_authors": "choices", "world_facts": "choices"}
     files = {"forget": "forget10_perturbed", **{name: f"{name}_perturbed" for name in list(kinds)[1:]}}
-    here, never = (_Unlearning(folder, model, tokenizer, data) for model, tokenizer in models)
+    here, never = (_Unlearning(folder, model, tokenizer, data, plain) for model, tokenizer in models)
     found = {name: here.text(files[name], kind=kind) for name, kind in kinds.items()}
     other = never.text(files["forget"], kind="forget")["truth ratios"]
     utilities = {
