@@ -145,5 +145,6 @@ def test_an_evaluation_asks_by_the_template_and_says_so(tmp_path, phi, rows):
     prompt = next(record["prompt"] for record in records if record["kind"] == "continuation")
     assert prompt == f"<|system|>{HELPER}<|end|><|user|>{ROWS[0]['question']}<|end|><|assistant|>"
     record = json.loads((tmp_path / "out/taskarith.json").read_text())
-    assert record["data"]["forget"]["system_prompt"] == HELPER
+    said = {"apply_chat_template": True, "system_prompt": HELPER, "chat_day": "2025-04-10"}
+    assert record["data"]["forget"].items() >= said.items()
     assert record["arguments"]["apply_chat_template"] is True

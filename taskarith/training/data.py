@@ -42,8 +42,8 @@ class DataSet:
         record = {"spec": self.spec, "fingerprint": self.fingerprint}
         if not self.has_chats:
             return record
-        prompt = {"system_prompt": self.form.system_prompt} if self.form.system_prompt else {}
-        return {**record, "chat_day": CHAT_DAY.isoformat(), **prompt}
+        said = {"apply_chat_template": self.form.apply_chat_template, "system_prompt": self.form.system_prompt}
+        return {**record, "chat_day": CHAT_DAY.isoformat(), **{name: value for name, value in said.items() if value}}
 
 
 def check_form(form: RowForm, sets: Iterable[DataSet], *, beside: bool = False) -> None:
