@@ -29,8 +29,9 @@ from benchmarks.measure import warm_up
 from benchmarks.results import bullets, machine, table
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
-from taskarith.evaluation.measure import Questions, Settings, ask, measure
+from taskarith.evaluation.measure import measure
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
+from taskarith.evaluation.questions import Questions, Settings, ask
 from taskarith.evaluation.score import make_scores
 from taskarith.evaluation.stored import arrange
 from taskarith.progress import SILENT

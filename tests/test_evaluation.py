@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.team import Team
-from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
-from taskarith.evaluation import rows
+from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError
+from taskarith.evaluation import models
 from taskarith.evaluation.batches import batch_start, in_batches
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
@@ -601,12 +601,12 @@ def test_each_model_is_freed_before_the_next_is_loaded(phi, phi_tuned, texts, mo
     def watch(*args, **kwargs):
         gc.collect()
         assert all(reference() is None for reference in loaded)
-        opened = open_model(*args, **kwargs)
-        loaded.append(weakref.ref(opened.model))
-        return opened
+        model = load_model(*args, **kwargs)
+        loaded.append(weakref.ref(model))
+        return model
 
-    open_model = rows.open_model
-    monkeypatch.setattr(rows, "open_model", watch)
+    load_model = models.load_model
+    monkeypatch.setattr(models, "load_model", watch)
     evaluate([str(phi), str(phi_tuned)], texts, **SMALL)
     assert len(loaded) == 2
 
@@ -768,13 +768,19 @@ def test_distributions_that_do_not_compare_are_said_to_be_missing(phi, sides, tm
     assert notes_of(phi, wide) == [f"KL and agreement of {wide} are missing: {why}"]
 
 
-def test_a_retain_model_that_cuts_texts_otherwise_is_refused(phi, texts, tmp_path):
-    other = tiny.save_model(tmp_path / "other")
+@pytest.mark.parametrize("words", [["ver", "ter", "ne", "op"], ["keeper"]])  # other numbers of blocks, and the same
+def test_a_retain_model_that_cuts_texts_otherwise_is_a_named_gap(phi, texts, tmp_path, words):
+    other, notes = tiny.save_model(tmp_path / "other"), Notes()
     tokenizer = AutoTokenizer.from_pretrained(other)
-    tokenizer.add_tokens(["ver", "ter", "ne", "op"])
+    tokenizer.add_tokens(words)
     tokenizer.save_pretrained(other)
-    with pytest.raises(MismatchError, match=f"{other} cuts these texts into other samples than {phi}"):
-        evaluate([str(phi)], texts, **SMALL, retain=str(other))
+    named = {"forget": texts["one"], "holdout": texts["two"]}
+    found = evaluate([str(phi)], named, **SMALL, retain=str(other), listener=notes)
+    assert f"{phi} tokenises these texts otherwise than {other}: losses per token do not compare" in notes.notes
+    assert "cannot be calculated" in found.scores.missing[str(phi)]["privleak"]
+    assert "other" in found.scores.missing[str(phi)]["auc_reference"]
+    assert {"auc_loss", "auc_min_40"} <= found.scores.overall[str(phi)].keys()
+    assert found.scores.models == (str(phi), str(other))
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

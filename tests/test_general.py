@@ -19,7 +19,7 @@ from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.families import of_text
 from taskarith.evaluation.general import find_tasks, run_tasks
 from taskarith.evaluation.grouping import takes_padding
-from taskarith.evaluation.measure import Settings
+from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.records import task_score_record
 from taskarith.evaluation.stored import arrange
 

@@ -194,7 +194,7 @@ def test_damaged_files_of_a_tokenizer_are_refused_or_passed_over(tmp_path, name,
         with contextlib.suppress(TaskarithError):
             apply(base, add=[f"{tuned}@@{base}"], output_dir=tmp_path / str(number), **taken)
     with contextlib.suppress(TaskarithError):
-        open_model(tuned, torch.device("cpu"), None, SILENT)
+        assert open_model(tuned, torch.device("cpu"), None, SILENT).model
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -27,11 +27,11 @@ from taskarith.coefficients.space import Space, find_parts
 from taskarith.coefficients.sweep import sweep
 from taskarith.edit.memory import InMemoryEdit
 from taskarith.errors import OutputError, UsageError
-from taskarith.evaluation import rows
+from taskarith.evaluation import models
 from taskarith.evaluation.evaluate import evaluate
-from taskarith.evaluation.measure import Settings, ask
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.models import open_model
+from taskarith.evaluation.questions import Settings, ask
 from taskarith.evaluation.records import continuation_record, loss_record
 from taskarith.evaluation.rows import Evaluation
 from taskarith.evaluation.score import make_scores
@@ -428,12 +428,12 @@ def test_the_model_is_as_it_was_bit_for_bit(lab, monkeypatch):
     seen = []
 
     def spy(*arguments, **options):
-        loaded = open_model(*arguments, **options)
-        seen.append((loaded.model, {name: one.clone() for name, one in loaded.model.state_dict().items()}))
-        return loaded
+        model = load_model(*arguments, **options)
+        seen.append((model, {name: one.clone() for name, one in model.state_dict().items()}))
+        return model
 
-    open_model = rows.open_model
-    monkeypatch.setattr(rows, "open_model", spy)
+    load_model = models.load_model
+    monkeypatch.setattr(models, "load_model", spy)
     edit = {"negate": [lab["forget"]], "add": [lab["retain"]], "target": 5.0}
     sweep(lab["tuned"], lab["data"], **edit, alphas=[0.3, 1.7], **LOSSES)
     sweep(lab["tuned"], lab["data"], **edit, gradient=2, kl=0.5, **LOSSES)

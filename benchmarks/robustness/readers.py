@@ -130,7 +130,7 @@ def _prepare_loaded(folder: Path) -> None:
 
 def _read_loaded(folder: Path) -> None:
     """Load a model as ``eval`` does."""
-    open_model(str(changed(folder, _LOADED[0]).parent), torch.device("cpu"), None, SILENT)
+    open_model(str(changed(folder, _LOADED[0]).parent), torch.device("cpu"), None, SILENT).model  # noqa: B018  (it is loaded)
 
 
 def _read_gguf(folder: Path) -> None:

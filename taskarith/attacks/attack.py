@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,12 @@ from taskarith.attacks.outcome import BEFORE, CONVENTIONS, EDITED, METRICS, RETA
 from taskarith.attacks.plan import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options, Texts, make_exam
 from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.checkpoints.provenance import write_provenance
-from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.publish import check_target
+from taskarith.checkpoints.team import ALONE
 from taskarith.errors import MismatchError, UsageError
-from taskarith.evaluation.models import free_memory, model_record, open_model, parse_dtype
+from taskarith.evaluation.models import Loaded, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
+from taskarith.evaluation.results import kept_results, write_results
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import check_form, data_paths, load_data
 from taskarith.training.documents import RowForm
@@ -170,42 +171,51 @@ def attack(
         load_data(forget, form), *(load_data(spec, form) if spec else None for spec in (unrelated, rephrased))
     )
     check_form(form, [texts.forget])
-    records: list[Record] = []
-    origins: dict[str, Any] = {}
-    exam: Exam | None = None
+    opened: dict[str, Loaded] = {}
+    exams: list[Exam] = []
     for role, name in models.items():
-        loaded = open_model(name, place, precision, listener, trust_remote_code=trust_remote_code)
-        if loaded.adapter is not None:
+        opened[role] = open_model(name, place, precision, listener, trust_remote_code=trust_remote_code)
+        if opened[role].adapter is not None:
             raise UsageError(
                 f"{name} is an adapter, and its base's weights would be attacked without it",
                 f"Write the model, and attack that: taskarith apply --add {name} -o merged",
             )
-        asked = make_exam(loaded, texts, options)
-        if exam is not None and asked != exam:
+        exams.append(make_exam(opened[role], texts, options))
+        if exams[-1] != exams[0]:
             raise MismatchError(
                 f"{name} tokenises these texts otherwise than {edited}", "Compare models with the same tokenizer."
             )
-        exam = asked
-        examination = Examination(loaded, role, exam, options, listener)
-        examination.as_it_is()
-        if role != BEFORE:
-            examination.attacked()
-        records += examination.records
-        if output_dir is not None:
-            origins[role] = model_record(loaded)
-        del loaded, examination
-        free_memory()
-    assert exam is not None  # noqa: S101  (the edited model is always there)
-    result = _result(models, exam, options, records)
-    if output_dir is not None:
-        provenance = {
+
+    def record() -> dict[str, Any]:
+        return {
             "kind": "attack",
-            "models": origins,
+            "models": {
+                role: {**model_record(loaded), "token_fingerprints": exams[0].questions.fingerprints()}
+                for role, loaded in opened.items()
+            },
             "data": texts.record(),
             "arguments": {**options.record(), "top_k": TOP_K, "dtype": dtype, "device": str(place)},
         }
-        with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
-            _write(result, provenance, folder, Path(output_dir), draw)
+
+    records: list[Record] = []
+    with kept_results(output_dir, overwrite, record, inputs=inputs, team=ALONE, listener=listener) as (
+        folder,
+        units,
+        provenance,
+    ):
+        for role, loaded in opened.items():
+            examination = Examination(loaded, role, exams[0], options, listener, units.within(role))
+            examination.as_it_is()
+            if role != BEFORE:
+                examination.attacked()
+            records += examination.records
+            loaded.unload()
+        result = _result(models, exams[0], options, records)
+        if folder is not None and output_dir is not None:
+            write_results(folder, result.to_json(), result.records)
+            if draw is not None:
+                draw(result, folder)
+            write_provenance(folder, provenance, Path(output_dir))
     return result
 
 
@@ -272,20 +282,3 @@ def _outcomes(exam: Exam, options: Options, records: list[Record]) -> list[Outco
             name = f"{size} best of {options.draws}"
             found.append(outcome(records, attack="prefix", name=name, texts=[f"prefix {size} sampled"]))
     return found
-
-
-def _write(
-    result: AttackResult,
-    provenance: dict[str, Any],
-    folder: Path,
-    target: Path,
-    draw: Callable[[AttackResult, Path], object] | None,
-) -> None:
-    results = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "results.json").write_text(results + "\n", encoding="utf-8")
-    with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for record in result.records:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-    if draw is not None:
-        draw(result, folder)
-    write_provenance(folder, provenance, target)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from taskarith.attacks.plan import Exam, Options
 from taskarith.attacks.relearn import relearned
-from taskarith.attacks.weights import quantised
+from taskarith.attacks.weights import Rounding, quantised
+from taskarith.checkpoints.units import Units
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
 from taskarith.evaluation.measure import measure
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, continuation_record
+from taskarith.evaluation.stored import read_rows
 from taskarith.progress import Listener
 
 __all__ = ["TOP_K", "Examination"]
@@ -35,6 +38,7 @@ class Examination:
     :param exam: What it is asked.
     :param options: How.
     :param listener: Told about every state and how long it took.
+    :param units: What of it is finished, and where to keep more.
     :param records: What was found so far.
     """
 
@@ -43,11 +47,12 @@ class Examination:
     exam: Exam
     options: Options
     listener: Listener
+    units: Units
     records: list[Record] = field(default_factory=list)
 
     def as_it_is(self) -> None:
         """Measure the model without an attack."""
-        self._measure(self.role)
+        self._take(self.role, partial(self._measure, self.role))
 
     def attacked(self) -> None:
         """Measure the model under every attack.
@@ -56,61 +61,83 @@ class Examination:
         :raises TaskarithError: Relearning diverged.
         """
         if "quantise" in self.options.attacks:
-            self._quantise()
+            for rounding in self.options.roundings:
+                self._take(f"{self.role} {rounding.name}", partial(self._quantised, rounding))
         if self.exam.rephrased:
-            self._rephrase()
+            self._take(self.role, self._rephrased, "rephrased")
         if self.exam.growing:
-            self._extract()
+            self._take(self.role, self._extracted, "prefixes")
+            if self.options.draws:
+                self._take(self.role, self._drawn, "prefixes, sampled")
         for source in self.exam.lessons:
             self._relearn(source)
 
-    def _measure(self, row: str) -> None:
-        start = time.perf_counter()
+    def _take(self, row: str, act: Callable[[], list[Record]], stage: str = "") -> None:
+        """Add the records of one row or stage, which are made where they are not there already."""
+        name, start = stage or row, time.perf_counter()
+        found = self._known(row, name)
+        if found is None:
+            found = act()
+            self.units.put(name, found)
+            self.listener.note(f"{f'{row} {stage}'.strip()}: {time.perf_counter() - start:.1f} s")
+        self.records += found
 
+    def _known(self, row: str, name: str) -> list[Record] | None:
+        return self.units.get(name, partial(read_rows, row))
+
+    def _measure(self, row: str) -> list[Record]:
         def on_share(share: float) -> None:
             self.listener.progress(f"measuring {row}", share, 1.0)
 
+        units = self.units.within(row)
         try:
-            found, _ = measure(self.loaded, self.exam.questions, self.options.settings, row, on_share)
+            return measure(self.loaded, self.exam.questions, self.options.settings, row, on_share, units=units)[0]
         except CheckpointError as error:
             raise CheckpointError(f"{row} ({self.loaded.name}): {error.message}", error.hint) from error
-        self.records += found
-        self._tell(row, start)
 
-    def _quantise(self) -> None:
-        for rounding in self.options.roundings:
-            with quantised(self.loaded.model, rounding) as (count, share):
-                self.listener.note(f"{self.role}: {rounding.name} of {count} tensors, {share:.0%} of the parameters")
-                self._measure(f"{self.role} {rounding.name}")
+    def _quantised(self, rounding: Rounding) -> list[Record]:
+        with quantised(self.loaded.model, rounding) as (count, share):
+            self.listener.note(f"{self.role}: {rounding.name} of {count} tensors, {share:.0%} of the parameters")
+            return self._measure(f"{self.role} {rounding.name}")
 
     def _relearn(self, source: str) -> None:
+        """Train once for all numbers of steps, unless all are measured."""
         lesson, rate, seed = self.exam.lessons[source], self.options.learning_rate, self.options.seed
+        rows = [f"{self.role} {source} {step}" for step in lesson.steps]
+        if all(self._known(row, row) is not None for row in rows):
+            for row in rows:
+                self._take(row, list)
+            return
         with closing(relearned(self.loaded, lesson.samples, lesson.steps, rate, seed)) as training:
-            for step in training:
-                self._measure(f"{self.role} {source} {step}")
+            for row, _ in zip(rows, training, strict=True):
+                self._take(row, partial(self._measure, row))
 
-    def _rephrase(self) -> None:
-        start = time.perf_counter()
+    def _rephrased(self) -> list[Record]:
         named = [(rule, *pair) for rule, pairs in self.exam.rephrased.items() for pair in pairs]
-        found = self._greedy([prompt for _, _, prompt in named])
-        for (rule, group, prompt), continuation in zip(named, found, strict=True):
+        found = self._greedy([prompt for _, _, prompt in named], "rephrased")
+        return [
             self._record(f"rephrase {rule}", prompt, continuation, prompt.id, group)
-        self._tell(f"{self.role} rephrased", start)
+            for (rule, group, prompt), continuation in zip(named, found, strict=True)
+        ]
 
-    def _extract(self) -> None:
-        start = time.perf_counter()
+    def _extracted(self) -> list[Record]:
         named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
-        prompts = [prompt for _, prompt in named]
-        for (size, prompt), continuation in zip(named, self._greedy(prompts), strict=True):
+        found = self._greedy([prompt for _, prompt in named], "prefixes")
+        return [
             self._record(f"prefix {size}", prompt, continuation, prompt.id, prompt.id)
-        if self.options.draws:
-            for (size, prompt), draws in zip(named, self._sampled(prompts), strict=True):
-                for number, continuation in enumerate(draws, 1):
-                    name = f"{prompt.id} draw {number}"
-                    self._record(f"prefix {size} sampled", prompt, continuation, name, prompt.id)
-        self._tell(f"{self.role} prefixes", start)
+            for (size, prompt), continuation in zip(named, found, strict=True)
+        ]
 
-    def _greedy(self, prompts: Sequence[Prompt]) -> list[str]:
+    def _drawn(self) -> list[Record]:
+        named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
+        found = self._sampled([prompt for _, prompt in named])
+        return [
+            self._record(f"prefix {size} sampled", prompt, continuation, f"{prompt.id} draw {number}", prompt.id)
+            for (size, prompt), draws in zip(named, found, strict=True)
+            for number, continuation in enumerate(draws, 1)
+        ]
+
+    def _greedy(self, prompts: Sequence[Prompt], stage: str) -> list[str]:
         size, shrink = self._batch_size(prompts)
         return continue_greedily(
             self.loaded.model,
@@ -121,6 +148,7 @@ class Examination:
             batch_size=size,
             shrink=shrink,
             on_tokens=_count_nothing,
+            units=self.units.within(stage),
         )
 
     def _sampled(self, prompts: Sequence[Prompt]) -> list[list[str]]:
@@ -145,14 +173,11 @@ class Examination:
         longest = max(len(prompt.input_ids) for prompt in prompts) + self.options.continuation_tokens
         return batch_start(self.loaded.model, longest, cached=True), True
 
-    def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> None:
+    def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> Record:
         """Record a try; ``group`` names what several tries have in common, of which the best counts."""
         record = continuation_record(self.role, text, sample, prompt.text, prompt.reference, continuation)
         exact = _exact_share(prompt.reference, continuation, self.loaded.tokenizer)
-        self.records.append(record | {"group": group, "exact_tokens": exact})
-
-    def _tell(self, row: str, start: float) -> None:
-        self.listener.note(f"{row}: {time.perf_counter() - start:.1f} s")
+        return record | {"group": group, "exact_tokens": exact}
 
 
 def _exact_share(reference: str, continuation: str, tokenizer: PreTrainedTokenizerBase) -> float:

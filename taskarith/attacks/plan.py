@@ -20,8 +20,8 @@ from taskarith.attacks.relearn import choose_samples, steps_of
 from taskarith.attacks.weights import Rounding
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.generation import Prompt
-from taskarith.evaluation.measure import Questions, Settings, ask
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.questions import Questions, Settings, ask
 from taskarith.training.data import DataSet
 from taskarith.training.tokens import Sample
 

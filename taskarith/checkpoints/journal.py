@@ -12,7 +12,9 @@ import re
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.progress import Listener
 
-__all__ = ["Journal", "are_fingerprints", "is_own_file", "remove"]
+__all__ = ["Journal", "are_fingerprints", "count_pieces", "is_own_file", "other_run", "remove"]
 
 _LONGEST = 1 << 28
 """Bytes of a journal that are read: some 200 a tensor."""
@@ -35,11 +37,13 @@ class Journal:
 
     :param path: The file.
     :param plan: Fingerprint of everything that decides the output; another plan's journal counts as none.
+    :param run: What the plan is the fingerprint of, where that is to be looked up: see ``other_run``. Such journals
+        may be of any length.
     """
 
-    def __init__(self, path: Path, plan: str) -> None:
-        self._lock = threading.Lock()
-        found = _read(path, plan)
+    def __init__(self, path: Path, plan: str, run: Mapping[str, Any] | None = None) -> None:
+        self._lock, self._synced = threading.Lock(), 0.0
+        found = _read(path, plan, _LONGEST if run is None else None)
         self.goes_on = found is not None
         self.done: dict[str, dict[str, Any]] = found or {}
         self._plan, self._path = plan, path
@@ -49,8 +53,14 @@ class Journal:
             how = os.O_CREAT | os.O_EXCL
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how, 0o666)
         self._file = os.fdopen(descriptor, "w", encoding="utf-8")
-        self._file.write("\n" if self.goes_on else json.dumps({"plan": plan}) + "\n")
-        self._file.flush()
+        first = {"plan": plan} | ({} if run is None else {"run": run})
+        try:
+            self._file.write("\n" if self.goes_on else json.dumps(first) + "\n")
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):  # what could not be written, once more
+                self._file.close()
+            raise
 
     def record(self, name: str, entry: dict[str, Any]) -> None:
         """Append one finished piece."""
@@ -61,7 +71,7 @@ class Journal:
 
     def adopt(self, path: Path) -> None:
         """Take over what another process has written into a journal of the same plan."""
-        for name, entry in (_read(path, self._plan) or {}).items():
+        for name, entry in (_read(path, self._plan, _LONGEST) or {}).items():
             self.record(name, entry)
 
     def intact(
@@ -86,10 +96,13 @@ class Journal:
         self.done = found
         return set(found)
 
-    def sync(self) -> None:
-        """Put on disk what is noted, for other machines to see."""
+    def sync(self, after: float = 0.0) -> None:
+        """Put on disk what is noted, for other machines to see; not where it was done less than some seconds ago."""
+        if time.monotonic() - self._synced < after:
+            return
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def discard(self) -> None:
         """Close and remove the journal, on disk: the next run starts anew."""
@@ -133,12 +146,29 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read(path: Path, plan: str) -> dict[str, dict[str, Any]] | None:
+def count_pieces(path: Path) -> int:
+    """Return how many finished pieces a journal names, whosever they are."""
+    return max(0, path.read_bytes().count(b"}\n") - 1) if is_own_file(path) else 0
+
+
+def other_run(path: Path, plan: str) -> dict[str, Any] | None:
+    """Return what run a journal is of, as it says itself, if that is another one than the plan's; empty if unknown."""
+    if not is_own_file(path):
+        return None
+    with path.open("rb") as file:
+        first = _parse(file.readline(_LONGEST))
+    if first.get("plan") == plan:
+        return None
+    run = first.get("run")
+    return run if isinstance(run, dict) else {}
+
+
+def _read(path: Path, plan: str, longest: int | None) -> dict[str, dict[str, Any]] | None:
     """Return the finished pieces of a journal, or None if there is none of this plan."""
-    if not plan or not is_own_file(path) or path.stat().st_size > _LONGEST:
+    if not plan or not is_own_file(path) or (longest is not None and path.stat().st_size > longest):
         return None
     lines = path.read_bytes().split(b"\n")
-    if _parse(lines[0]) != {"plan": plan}:
+    if _parse(lines[0]).get("plan") != plan:
         return None
     found = {}
     for entry in map(_parse, lines[1:]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from taskarith.checkpoints.journal import is_own_file, remove
+from taskarith.checkpoints.journal import count_pieces, is_own_file, remove
 from taskarith.errors import OutputError, ReadError, TaskarithError
 
 __all__ = ["clean_output", "has_work", "is_verdict", "other_journals"]
@@ -40,8 +40,7 @@ def is_verdict(error: BaseException) -> bool:
 
 def has_work(room: Path) -> bool:
     """Tell whether the journals of a room name anything beside their plan."""
-    journals = [room / "journal.jsonl", *other_journals(room)]
-    return any(path.read_bytes().count(b"\n{") for path in journals if is_own_file(path))
+    return any(map(count_pieces, [room / "journal.jsonl", *other_journals(room)]))
 
 
 def other_journals(room: Path) -> list[Path]:

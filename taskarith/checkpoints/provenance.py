@@ -52,11 +52,14 @@ def versions() -> Mapping[str, str]:
 
 
 @functools.cache
-def release() -> str:
-    """Return a fingerprint of what calculates: taskarith's sources for that, and the versions of what it builds on."""
+def release(*more: str) -> str:
+    """Return a fingerprint of what calculates: taskarith's sources for that, and the versions of what it builds on.
+
+    :param more: Further parts of taskarith that decide a result.
+    """
     state = xxhash.xxh3_128(json.dumps(versions()).encode())
     folder = Path(__file__).parents[1]
-    for path in sorted(path for package in _CALCULATING for path in (folder / package).rglob("*.py")):
+    for path in sorted(path for package in (*_CALCULATING, *more) for path in (folder / package).rglob("*.py")):
         state.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
     return state.hexdigest()
 

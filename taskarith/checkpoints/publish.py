@@ -9,10 +9,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal, remove
@@ -70,6 +71,7 @@ def publish(
     *,
     is_folder: bool,
     plan: str = "",
+    run: Mapping[str, Any] | None = None,
     parts: Collection[str] = (),
     team: Team = ALONE,
     inputs: Iterable[str | Path] = (),
@@ -84,6 +86,7 @@ def publish(
     :param overwrite: Replace an output of taskarith that is there.
     :param is_folder: Whether the output is a folder or a file.
     :param plan: Fingerprint of all that decides the output; empty if it cannot go on after an interruption.
+    :param run: What that is the fingerprint of, where work takes so long that it is kept whatever ends the run.
     :param parts: The files of an output folder that the next run goes on with; what else lies there is removed.
     :param team: The processes that build it together; only the first one locks, cleans and moves.
     :param inputs: What is read; see ``check_target``, which is asked now and once more at the end.
@@ -104,7 +107,7 @@ def publish(
         try:
             _recover(room, target)
             check_target(target, overwrite, is_folder=is_folder)
-            with closing(Journal(room / "journal.jsonl", plan)) as journal:
+            with closing(Journal(room / "journal.jsonl", plan, run)) as journal:
                 for path in other_journals(room):
                     journal.adopt(path)
                 output = clean_output(room, parts if is_folder else None, journal.goes_on)
@@ -119,8 +122,9 @@ def publish(
                     journal.discard()  # from here on nothing in the room may be taken for work in progress
                     _move(output, target, room)
         except BaseException as error:
-            is_early = not begun or isinstance(error, OSError)  # such as a disk that is too small
-            keep = plan != "" and not ends and not is_verdict(error) and (has_work(room) or not is_early)
+            is_early = not begun or run is not None or isinstance(error, OSError)  # such as a disk that is too small
+            is_over = ends or (run is None and is_verdict(error))
+            keep = plan != "" and not is_over and (has_work(room) or not is_early)
             if keep:
                 error.add_note(KEPT)
             raise

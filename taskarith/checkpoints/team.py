@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from taskarith.errors import OutputError, UsageError
+from taskarith.errors import OutputError, TaskarithError, UsageError
 
 __all__ = ["ALONE", "Team", "check_launch", "launched_team"]
 
@@ -46,6 +46,25 @@ class Team:
     def share(self, tasks: Sequence[_Task]) -> Sequence[_Task]:
         """Return this process's part of tasks that are sorted by size."""
         return tasks[self.rank :: self.size]
+
+    def by_first(self, act: Callable[[], _Task]) -> _Task:
+        """Let the first process do something, and all others return what it returns, or raise what it raises.
+
+        :param act: What it returns can be pickled.
+        :raises TaskarithError: ``act`` raised it.
+        """
+        if self.size == 1:
+            return act()
+        found, failure = None, None
+        if self.is_first:
+            try:
+                found = act()
+            except TaskarithError as error:
+                failure = error
+        found, failure = self.gather((found, failure))[0]
+        if failure is not None:
+            raise failure
+        return found
 
 
 ALONE = Team()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from taskarith.checkpoints.units import Units
 from taskarith.coefficients.choice import Aim, Mark, Point
 from taskarith.coefficients.halves import is_forgotten
 from taskarith.coefficients.space import Space
 from taskarith.edit.memory import InMemoryEdit
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.loss import Kept, TokenScore, keep_states, score_samples, split_model
-from taskarith.evaluation.measure import Settings
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.questions import Settings
 from taskarith.training.tokens import Sample
 
 __all__ = ["Bench", "Trial"]
@@ -45,8 +47,8 @@ def pack(point: Point) -> dict[str, Any]:
 
 def unpack(values: Mapping[str, Any]) -> Point:
     """Return the point of such values."""
-    forget, keep = ({text: Mark(loss) for text, loss in values[side].items()} for side in ("forget", "keep"))
-    return Point(1.0, forget, keep, values["kl"])
+    forget, keep = ({text: Mark(float(loss)) for text, loss in values[side].items()} for side in ("forget", "keep"))
+    return Point(1.0, forget, keep, float(values["kl"]))
 
 
 class Bench:
@@ -59,6 +61,7 @@ class Bench:
     :param space: What can be set.
     :param aim: What is wanted.
     :param kl: Weight of the KL divergence on what is kept; 0 does not measure it.
+    :param units: Where what was tried is kept.
     """
 
     def __init__(
@@ -70,7 +73,10 @@ class Bench:
         space: Space,
         aim: Aim,
         kl: float,
+        units: Units | None = None,
     ) -> None:
+        self.units = units or Units()
+        self._values: tuple[float, ...] | None = None
         self.model, self.memory, self.space, self.samples = loaded.model, memory, space, samples
         self.aim, self._kl = aim, kl
         self._halves = split_model(loaded.model, samples[0][1])
@@ -84,12 +90,29 @@ class Bench:
         self.kept: Kept | None = keep_states(self._halves, states, self._size) if kl else None
 
     def attempt(self, values: Sequence[float]) -> Trial:
-        """Edit the model and measure it; it stays edited.
+        """Edit the model and measure it, where that is not done already.
 
         :raises CheckpointError: A loss is not finite.
         """
-        self.memory.set(1.0, self.space.operands(values))
-        return Trial(tuple(values), self._point(self._score(reference=self.kept)))
+        name = f"trial {json.dumps(list(values))}"
+        point = self.units.get(name, self._unpack)
+        if point is None:
+            self.edit(values)
+            point = self._point(self._score(reference=self.kept))
+            self.units.put(name, pack(point))
+        return Trial(tuple(values), point)
+
+    def edit(self, values: Sequence[float]) -> None:
+        """Give the model the edit of such values; it stays so."""
+        if self._values != tuple(values):
+            self.memory.set(1.0, self.space.operands(values))
+            self._values = tuple(values)
+
+    def _unpack(self, values: Any) -> Point:
+        point = unpack(values)
+        if point.forget.keys() != self.unedited.forget.keys() or point.keep.keys() != self.unedited.keep.keys():
+            raise ValueError("it is of other texts")
+        return point
 
     def objective(self, point: Point) -> float:
         """Return what is to become small."""

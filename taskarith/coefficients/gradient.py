@@ -7,8 +7,10 @@ those of gradient projection (Rosen, 1960): down along the surface on which the 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -52,7 +54,8 @@ def descend(
         if step + 1 < steps:
             goal, limit, lacking = _sides(bench, trial.point)
             length = _STEP * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-            move = project(values, slope.at(goal, kl), slope.at(limit), lacking, length, (space.low, space.high))
+            slopes = [_slope(bench, slope, trial, *one) for one in ((goal, kl), (limit, 0.0))]
+            move = project(values, *slopes, lacking, length, (space.low, space.high))
             values = (values + move).clamp(space.low, space.high)
     return trials
 
@@ -88,6 +91,24 @@ def project(
             break
         free = free & ~outwards
     return step
+
+
+def _slope(bench: Bench, slope: Slope, trial: Trial, weights: Mapping[str, float], kl: float) -> torch.Tensor:
+    """Return the derivative at what was tried, where it is not known already; see ``Slope.at``."""
+    name = f"slope {json.dumps([trial.values, sorted(weights.items()), kl])}"
+    known = bench.units.get(name, lambda value: _read_slope(value, len(trial.values)))
+    if known is None:
+        bench.edit(trial.values)
+        known = slope.at(weights, kl)
+        bench.units.put(name, known.tolist())
+    return known
+
+
+def _read_slope(value: Any, size: int) -> torch.Tensor:
+    found = torch.tensor(value, dtype=torch.float64)
+    if found.shape != (size,):
+        raise ValueError(f"it does not have {size} derivatives")
+    return found
 
 
 def _sides(bench: Bench, point: Point) -> tuple[dict[str, float], dict[str, float], float]:

@@ -149,7 +149,7 @@ def conclude(
 ) -> Sweep:
     """Choose among the edits that were measured.
 
-    :param edits: Name of each row to its edit, the unedited model first.
+    :param edits: Name of each row to its edit, the unedited model first; those that could not be measured are left out.
     :param aim: The rule, without the level of the reference.
     :param reference: Name of its row.
     :param recipe: Model, and what all edits have in common.
@@ -163,7 +163,8 @@ def conclude(
     halves = row_halves(unedited)
     known = None if reference is None else by_row[reference]
     level = aim.level if known is None else known
-    rows = tuple(_row(name, edit, by_row[name], unedited, level, halves) for name, edit in edits.items())
+    measured = {name: edit for name, edit in edits.items() if name in by_row}
+    rows = tuple(_row(name, edit, by_row[name], unedited, level, halves) for name, edit in measured.items())
     whole = leveled(aim, known, halves.choosing)
     reached = whole.choose([row.choosing for row in rows], rows[0].choosing)
     lacking = lacking_effect(whole, rows, reached, [by_row[row.name] for row in rows])

@@ -6,7 +6,8 @@ Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from taskarith.untrusted import open_regular
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["finished_trials", "load_optuna", "open_study", "try_coefficients"]
+__all__ = ["check_storage", "finished_trials", "load_optuna", "open_study", "try_coefficients"]
 
 _JOURNAL = b'{"op_code":'
 """How the journals of optuna begin."""
@@ -106,6 +107,38 @@ def _check_journal(path: Path) -> None:
         raise ValueError("there is a file that optuna did not write, which is kept as it is")
 
 
+def check_storage(storage: str | None) -> None:
+    """See that optuna can keep trials in a storage, before anything is measured.
+
+    :raises OutputError: The storage cannot be used.
+    """
+    optuna = load_optuna()
+    with _storage_errors(storage):
+        _open_storage(optuna, storage)
+
+
+def _open_storage(optuna: Any, storage: str | None) -> Any:
+    """Return what optuna keeps trials in."""
+    if storage is None or "://" in storage:
+        return storage if storage is None else optuna.storages.get_storage(storage)
+    if os.path.lexists(storage):
+        _check_journal(Path(storage))
+    Path(storage).parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+
+
+@contextmanager
+def _storage_errors(storage: str | None) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:  # of as many kinds as there are databases
+        what = str(error).strip().partition(chr(10))[0] or type(error).__name__
+        raise OutputError(
+            f"cannot keep trials in {storage}: {what}",
+            "Name a file, or a database as in --storage sqlite:///trials.db",
+        ) from error
+
+
 def open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
     """Open a study, or begin it.
 
@@ -113,19 +146,8 @@ def open_study(optuna: Any, storage: str | None, name: str) -> optuna.Study:
     :param name: Of the study.
     :raises OutputError: The storage cannot be used.
     """
-    try:
-        kept = storage
-        if storage is not None and "://" not in storage:
-            if os.path.lexists(storage):
-                _check_journal(Path(storage))
-            Path(storage).parent.mkdir(parents=True, exist_ok=True)
-            kept = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+    with _storage_errors(storage):
+        kept = _open_storage(optuna, storage)
         study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
         study.get_trials()  # all that others may have written is read here, whatever optuna raises over it
         return study
-    except Exception as error:  # of as many kinds as there are databases
-        what = str(error).strip().partition(chr(10))[0] or type(error).__name__
-        raise OutputError(
-            f"cannot keep trials in {storage}: {what}",
-            "Name a file, or a database as in --storage sqlite:///trials.db",
-        ) from error

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.provenance import write_provenance
-from taskarith.checkpoints.publish import check_target, publish_folder
-from taskarith.checkpoints.reader import fingerprint_bytes
+from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
-from taskarith.coefficients.bench import Bench, Trial
 from taskarith.coefficients.choice import Aim, Mark
-from taskarith.coefficients.gradient import descend
 from taskarith.coefficients.halves import is_forgotten
-from taskarith.coefficients.outcome import Edit, Sweep, conclude, leveled, row_halves
-from taskarith.coefficients.search import load_optuna, try_coefficients
-from taskarith.coefficients.space import Space, find_parts
-from taskarith.edit.memory import InMemoryEdit, check_edit, named_inputs
+from taskarith.coefficients.outcome import Sweep, conclude
+from taskarith.coefficients.search import check_storage
+from taskarith.coefficients.search_options import SearchOptions
+from taskarith.coefficients.space import find_parts
+from taskarith.coefficients.sweep_rows import FINALISTS, SweepRows
+from taskarith.edit.memory import check_edit, named_inputs
 from taskarith.edit.method import LINEAR, Method
-from taskarith.errors import UsageError
-from taskarith.evaluation.measure import Questions, Settings
-from taskarith.evaluation.models import Loaded, find_model, parse_dtype
-from taskarith.evaluation.records import Record
-from taskarith.evaluation.rows import editable, evaluate_rows, row_name, write_results
+from taskarith.errors import MismatchError, UsageError
+from taskarith.evaluation.edited import editable
+from taskarith.evaluation.models import parse_dtype
+from taskarith.evaluation.questions import Settings
+from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.rows import Asked, ask_models, measure_rows
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_scales, plain_scales
+from taskarith.spec import parse_scales, plain_scales
 from taskarith.training.data import check_form, data_paths, load_data
 from taskarith.training.precision import choose_device
 
@@ -39,7 +39,6 @@ __all__ = ["ALPHAS", "RECIPE", "Sweep", "sweep"]
 
 ALPHAS = tuple(round(0.2 * step, 1) for step in range(11))
 RECIPE = "recipe.yaml"
-_FINALISTS = 3  # of a search, whose trials are measured by losses only: these are measured in full
 
 
 def sweep(
@@ -119,155 +118,85 @@ def sweep(
         system_prompt=system_prompt,
     )
     aim = _aim(data, target, budget)
-    hunt = _Hunt(search, gradient, tuple(by), tuple(alphas), kl, storage, seed)
+    tried = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, seed)
     _check(model, data, aim, reference)
-    _check_hunt(hunt, method, has_aim=aim.rule is not None or reference is not None)
     edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
-    inputs = [model, reference or "", *data_paths(data.values()), *named_inputs(edit)]
-    if storage is not None and "://" not in storage.removeprefix("sqlite:///"):
-        inputs.append(str(Path(storage.removeprefix("sqlite:///")).absolute()))
+    inputs = [model, reference or "", *data_paths(data.values()), *named_inputs(edit), tried.storage_file]
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
+    tried.check(method, has_aim=aim.rule is not None or reference is not None)
     team = launched_team() if launched else ALONE
-    if team.size > 1 and hunt.is_on:
+    if team.size > 1 and tried.is_search:
         raise UsageError(
             "several processes cannot share the samples of a search",
             "Start the command itself several times, with one --storage.",
         )
     place, precision = choose_device(device), parse_dtype(dtype)
-    if team.size == 1:  # several processes find out when they edit
-        inputs += check_edit(find_model(model, listener)[1].path, edit, listener)
-        if output_dir is not None:
-            check_apart(Path(output_dir), inputs)
     texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
     check_form(settings.form, texts.values())
-    torch.manual_seed(seed)
-    how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
-    prints = {name: text.fingerprint for name, text in texts.items()}
-    work = _Work(edit, settings, reference, aim, hunt, prints, listener)
-    evaluation, origins = evaluate_rows(
-        [model],
+    asked = ask_models(
+        [*([reference] if reference else []), model],
         texts,
         settings,
-        work.rows,
-        (1 + _FINALISTS if hunt.is_on else len({0.0, *alphas})) + bool(reference),
-        retain=reference,
-        edited=True,
         device=place,
         dtype=precision,
-        described=output_dir is not None,
         trust_remote_code=trust_remote_code,
         team=team,
         listener=listener,
     )
-    recipe = {"model": model, "method": None if method.is_linear else method.record(), **how}
-    recipe = {key: value for key, value in recipe.items() if value}
-    found = conclude(evaluation, work.edits, aim, reference, recipe, work.names, work.trials)
-    if output_dir is not None and team.is_first:
-        provenance = {
+    _check_samples(asked)
+    base = Path(editable(asked[-1].loaded))
+    read = team.by_first(lambda: check_edit(base, edit, listener))
+    find_parts({name: len(entry.shape) for name, entry in open_checkpoint(base).tensors.items()}, tried.by)
+    if output_dir is not None:
+        check_apart(Path(output_dir), inputs := [*inputs, *read])
+    if tried.trials:
+        check_storage(tried.storage)
+    how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
+
+    def record() -> dict[str, Any]:
+        return {
             "kind": "sweep",
-            "models": origins,
+            "models": [one.record() for one in asked],
             "edit": {"add": list(add), "negate": list(negate), "method": method.record(), **how},
-            "search": asdict(hunt),
+            "search": asdict(tried),
             "aim": {"reference": reference, "target": target, "budget": budget},
             "data": {name: text.record() for name, text in texts.items()},
             "arguments": {**settings.record(), "dtype": dtype, "device": str(place), "seed": seed},
         }
-        with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
+
+    others = [path for path in read if Path(path).parent != base]
+    with kept_results(output_dir, overwrite, record, inputs=inputs, read=others, team=team, listener=listener) as (
+        folder,
+        units,
+        provenance,
+    ):
+        torch.manual_seed(seed)
+        prints = {name: text.fingerprint for name, text in texts.items()}
+        rows = SweepRows(edit, settings, reference, aim, tried, prints, listener)
+        count = (1 + FINALISTS if tried.is_search else len({0.0, *alphas})) + bool(reference)
+        evaluation = measure_rows(
+            asked,
+            settings,
+            rows,
+            count,
+            retain=reference,
+            needs_retain=True,
+            edited=True,
+            team=team,
+            units=units,
+            listener=listener,
+        )
+        recipe = {"model": model, "method": None if method.is_linear else method.record(), **how}
+        recipe = {key: value for key, value in recipe.items() if value}
+        found = conclude(evaluation, rows.edits, aim, reference, recipe, rows.names, rows.trials)
+        if folder is not None and output_dir is not None:
             write_results(folder, found.to_json(), found.records)
             _write_recipe(found, folder)
             if draw is not None:
                 draw(found, folder)
             write_provenance(folder, provenance, Path(output_dir))
     return found
-
-
-@dataclass(frozen=True)
-class _Hunt:
-    """What is tried: the alphas, or coefficients of each vector between the least and the greatest of them."""
-
-    trials: int
-    steps: int
-    by: tuple[str, ...]
-    alphas: tuple[float, ...]
-    kl: float
-    storage: str | None
-    seed: int
-
-    @property
-    def is_on(self) -> bool:
-        """Whether coefficients are searched for."""
-        return bool(self.trials or self.steps)
-
-
-@dataclass
-class _Work:
-    """A sweep under way.
-
-    :param edit: What ``InMemoryEdit`` takes.
-    :param prints: Fingerprint of each text.
-    :param edits: Name of each row to its edit.
-    :param names: Of the coefficients that a search sets.
-    :param trials: What it tried.
-    """
-
-    edit: Mapping[str, Any]
-    settings: Settings
-    reference: str | None
-    aim: Aim
-    hunt: _Hunt
-    prints: Mapping[str, str]
-    listener: Listener
-    edits: dict[str, Edit] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
-    trials: list[Trial] = field(default_factory=list)
-
-    def rows(self, loaded: Loaded, questions: Questions, done: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-        """Give the model at each alpha, 0 first; or after 0 the best that a search finds."""
-        alphas = () if self.hunt.is_on else sorted(set(self.hunt.alphas) - {0.0})
-        with InMemoryEdit(loaded.model, editable(loaded), **self.edit) as memory:
-            for remark in memory.remarks:
-                self.listener.note(remark)
-            for alpha in (0.0, *alphas):
-                memory.set(alpha)
-                yield self._named(row_name(loaded.name, alpha), alpha, memory.references)
-            if self.hunt.is_on:
-                for number, operands in self._found(loaded, questions, done, memory):
-                    memory.set(1.0, operands)
-                    yield self._named(f"{loaded.name} trial {number}", 1.0, operands)
-
-    def _named(self, name: str, alpha: float, operands: Sequence[OperandRef]) -> str:
-        self.edits[name] = Edit(alpha, tuple(operands))
-        return name
-
-    def _found(
-        self, loaded: Loaded, questions: Questions, done: Mapping[str, Sequence[Record]], memory: InMemoryEdit
-    ) -> Iterator[tuple[int, list[OperandRef]]]:
-        """Search on the validation half, and give number and vectors of the best trials."""
-        hunt, halves = self.hunt, row_halves(next(iter(done.values())))
-        aim = leveled(self.aim, None if self.reference is None else done[self.reference], halves.choosing)
-        parts = find_parts(memory.dimensions, hunt.by)
-        space = Space(tuple(memory.references), parts, min(hunt.alphas), max(hunt.alphas))
-        samples = [(text, one) for text, one in questions.samples if ("loss", text, one.id) in halves.validation]
-        bench = Bench(loaded, samples, self.settings, memory, space, aim, hunt.kl)
-        self.names = space.names
-
-        def on_trial(number: int, best: float) -> None:
-            self.listener.progress(f"searching | best {best:.3f}", number, hunt.trials or hunt.steps)
-
-        if hunt.trials:
-            problem: list[Any] = [self.prints, self.settings.record(), str(loaded.model.dtype), memory.fingerprint()]
-            problem += [space.names, space.low, space.high, repr(aim), hunt.kl]
-            name = fingerprint_bytes(json.dumps(problem).encode())
-            self.trials = try_coefficients(
-                bench, hunt.trials, seed=hunt.seed, storage=hunt.storage, name=name, on_trial=on_trial
-            )
-        else:
-            self.trials = descend(bench, hunt.steps, kl=hunt.kl, on_trial=on_trial, note=self.listener.note)
-        first = {trial.values: number for number, trial in reversed(list(enumerate(self.trials)))}
-        best = sorted(first.values(), key=lambda number: bench.objective(self.trials[number].point))
-        for number in best[:_FINALISTS]:
-            yield number, space.operands(self.trials[number].values)
 
 
 def _aim(data: Mapping[str, str], target: float | None, budget: float | None) -> Aim:
@@ -295,26 +224,16 @@ def _check(model: str, data: Mapping[str, str], aim: Aim, reference: str | None)
         raise UsageError("a reference and a target are two levels", "Give one of --reference and --target.")
 
 
-def _check_hunt(hunt: _Hunt, method: Method, *, has_aim: bool) -> None:
-    alphas = hunt.alphas
-    if not alphas or not all(map(math.isfinite, alphas)) or len(set(alphas)) < len(alphas):
-        raise UsageError(f"cannot sweep alphas {list(alphas)}", "Give different finite numbers, as in 0,0.5,1")
-    if min(hunt.trials, hunt.steps) < 0 or (hunt.trials and hunt.steps):
-        raise UsageError("a search is by trials or by gradient", "Give one of --search N and --gradient N.")
-    if not math.isfinite(hunt.kl) or hunt.kl < 0:
-        raise UsageError(f"kl is {hunt.kl}", "Give a weight of 0 or more.")
-    if not hunt.is_on:
-        if hunt.by or hunt.kl or hunt.storage:
-            raise UsageError("--by, --kl and --storage belong to a search", "Add --search N, or leave them out.")
-        return
-    if not has_aim:
-        raise UsageError("a search needs an aim", "Name a --reference MODEL, a --target or a --budget.")
-    if len(alphas) < 2:
-        raise UsageError("a search needs two bounds", "Give them as --alpha 0,2")
-    if hunt.steps and (hunt.storage or not method.is_linear):
-        raise UsageError("--gradient has no --storage and no --method", "Leave them out, or use --search N.")
-    if hunt.trials:
-        load_optuna()
+def _check_samples(asked: Sequence[Asked]) -> None:
+    """Refuse a reference whose losses per token cannot be a level: it cuts the texts otherwise."""
+    first, *others = asked
+    for one in others:
+        if one.questions.ids != first.questions.ids:
+            raise MismatchError(
+                f"{first.loaded.name} cuts these texts into other samples than {one.loaded.name}: their tokenizers "
+                "differ, and its losses are no level for the other",
+                "Name a reference of the same tokenizer, or a --target or --budget instead.",
+            )
 
 
 def _write_recipe(found: Sweep, folder: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
 from taskarith.arithmetic.recipe import Calculator
 from taskarith.arithmetic.tensors import TORCH_DTYPES
-from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.loaded import (
@@ -37,15 +37,16 @@ from taskarith.errors import MismatchError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_scales
 
-__all__ = ["InMemoryEdit", "check_edit"]
+__all__ = ["InMemoryEdit", "check_edit", "edit_references", "named_inputs"]
 
 
 def named_inputs(edit: Mapping[str, Any]) -> list[str]:
     """Return what the arguments of ``InMemoryEdit`` name: vectors, and bases that are given with them."""
-    return named_paths(_references(edit))
+    return named_paths(edit_references(edit))
 
 
-def _references(edit: Mapping[str, Any]) -> list[OperandRef]:
+def edit_references(edit: Mapping[str, Any]) -> list[OperandRef]:
+    """Return the vectors that the arguments of ``InMemoryEdit`` name, those that are only looked at last."""
     given = (edit.get(key, ()) for key in ("add", "negate", "operands"))
     return parse_operands(*given, protect=edit.get("protect", ()), weights=edit.get("weights"))
 
@@ -61,7 +62,8 @@ def check_edit(base: Path, edit: Mapping[str, Any], listener: Listener = SILENT)
     :raises TaskarithError: As ``InMemoryEdit`` does.
     """
     checkpoint = open_checkpoint(base)
-    operands = open_operands(_references(edit), checkpoint, listener, parse_scales(edit.get("scale", ())))
+    _check_scales(checkpoint, str(base))
+    operands = open_operands(edit_references(edit), checkpoint, listener, parse_scales(edit.get("scale", ())))
     read_bases(operands, checkpoint, listener)
     return [*plan_edit(checkpoint, operands, 1.0, method=edit.get("method", LINEAR)).states]
 
@@ -105,11 +107,7 @@ class InMemoryEdit:
     ) -> None:
         self._model, self._method = model, method
         self._checkpoint = open_checkpoint(resolve_model(base).path)
-        if self._checkpoint.scalings:
-            raise MismatchError(
-                f"{base} is stored as float8 with scales, which are not edited in memory",
-                "Write the edit with taskarith apply, and load that.",
-            )
+        _check_scales(self._checkpoint, base)
         self.references = parse_operands(add, negate, operands, protect=protect, weights=weights)
         self._scale = parse_scales(scale)
         self._operands = open_operands(self.references, self._checkpoint, scale=self._scale)
@@ -211,6 +209,14 @@ class InMemoryEdit:
                     state[name].copy_(values)
                     loaded |= {name: values} if name in shared else {}
         check_shared(state, loaded)
+
+
+def _check_scales(checkpoint: Checkpoint, base: str) -> None:
+    if checkpoint.scalings:
+        raise MismatchError(
+            f"{base} is stored as float8 with scales, which are not edited in memory",
+            "Write the edit with taskarith apply, and load that.",
+        )
 
 
 def _calculate(

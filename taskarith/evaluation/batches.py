@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from taskarith.checkpoints.team import ALONE, Team
+from taskarith.checkpoints.units import Batches
 from taskarith.errors import TaskarithError
 
 __all__ = ["Grouping", "batch_start", "in_batches", "pad"]
 
 _Result = TypeVar("_Result")
+_Item = TypeVar("_Item")
 
 _CPU_TOKENS = 1024  # a forward pass of more is no faster there, and leaves the caches
 _CPU_SEQUENCES = 64
@@ -65,6 +68,7 @@ def in_batches(
     shrink: bool,
     grouping: Grouping = Grouping.PADDED,
     team: Team = ALONE,
+    kept: Batches | None = None,
 ) -> list[_Result]:
     """Run over items in batches of like length, longest first; return the results in the order of the items.
 
@@ -78,6 +82,7 @@ def in_batches(
     :param shrink: Halve the size and go on where the device runs out of memory.
     :param grouping: Which items may share a batch; where processes disagree, the safest.
     :param team: The processes that make this call.
+    :param kept: Where finished batches are kept; those that are there are not run. The first process reads and writes.
     :raises TaskarithError: ``run`` raised it in one of the processes, or ran out of memory and may not, or can no
         longer, shrink.
     """
@@ -85,43 +90,73 @@ def in_batches(
     agreed = max(team.gather(grouping))
     together = [order] if agreed == Grouping.PADDED else [list(same) for _, same in groupby(order, lengths.__getitem__)]
     batches = [batch for each in together for batch in _cut(each, 1 if agreed == Grouping.ALONE else size)]
+    work = _Work(run, shrink, team.by_first(kept.finished) if kept else {})
+    results: dict[int, _Result] = {}
+    for wave in _cut(batches, team.size):
+        for told in _share(work, wave, team):
+            for batch, found in told.items():
+                results.update(zip(batch, found, strict=True))
+                if kept is not None and team.is_first and batch not in work.finished:
+                    kept.add(list(batch), found)
+    return [results[index] for index in range(len(order))]
+
+
+def _share(work: _Work[_Result], wave: list[list[int]], team: Team) -> list[dict[tuple[int, ...], list[_Result]]]:
+    """Let each process run one batch, and return what all of them found."""
+    if all(tuple(batch) in work.finished for batch in wave):
+        return [{tuple(batch): work.finished[tuple(batch)] for batch in wave}]
     mine, failure = {}, None
     try:
-        mine = _run_all(team.share(batches), run, shrink=shrink)
+        mine = {piece: found for batch in team.share(wave) for piece, found in work.through(batch)}
     except TaskarithError as error:
         failure = error  # the others learn of it instead of waiting
     told = team.gather((mine, failure))
     for failed in (error for _, error in told if error is not None):
         raise failed
-    results = {index: result for found, _ in told for index, result in found.items()}
-    return [results[index] for index in range(len(order))]
+    return [found for found, _ in told]
 
 
-def _run_all(
-    batches: Sequence[list[int]], run: Callable[[list[int]], Sequence[_Result]], *, shrink: bool
-) -> dict[int, _Result]:
-    results: dict[int, _Result] = {}
-    waiting = list(batches)
-    while waiting:
-        batch = waiting[0]
+@dataclass
+class _Work(Generic[_Result]):
+    """What one process does with its batches.
+
+    :param finished: Results of batches that are not to be run.
+    :param most: Items that the device has held, once it has run out of memory.
+    """
+
+    run: Callable[[list[int]], Sequence[_Result]]
+    shrink: bool
+    finished: dict[tuple[int, ...], list[_Result]]
+    most: int | None = None
+
+    def through(self, batch: list[int]) -> Iterator[tuple[tuple[int, ...], list[_Result]]]:
+        """Run a batch, in pieces where memory is short, and give each piece with its results."""
+        waiting = _cut(batch, self.most or len(batch))
+        while waiting:
+            piece = waiting[0]
+            found = self.finished.get(tuple(piece)) or self._run(piece)
+            if found is None:
+                clear_device_cache(garbage_collection=True)  # not while the error was handled: it held the tensors
+                self.most = max(1, len(piece) // 2)
+                waiting = [part for each in waiting for part in _cut(each, self.most)]
+            else:
+                yield tuple(piece), found
+                del waiting[0]
+
+    def _run(self, piece: list[int]) -> list[_Result] | None:
+        """Return the results of a piece, or None if there was not enough memory for it."""
         try:
-            found = run(batch)
+            return list(self.run(piece))
         except RuntimeError as error:
             if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                 raise
-            failure = _out_of_memory(len(batch), str(error))
-            if not shrink or len(batch) == 1:
+            failure = _out_of_memory(len(piece), str(error))
+            if not self.shrink or len(piece) == 1:
                 raise failure from error
-        else:
-            results.update(zip(batch, found, strict=True))
-            del waiting[0]
-            continue
-        clear_device_cache(garbage_collection=True)  # after the except block: its traceback held the tensors
-        waiting = [piece for each in waiting for piece in _cut(each, max(1, len(batch) // 2))]
-    return results
+            return None
 
 
-def _cut(items: list[int], size: int) -> list[list[int]]:
+def _cut(items: list[_Item], size: int) -> list[list[_Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 

@@ -11,19 +11,22 @@ from typing import Any, Literal
 import torch
 
 from taskarith.checkpoints.provenance import write_provenance
-from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
-from taskarith.edit.memory import InMemoryEdit, check_edit, named_inputs
+from taskarith.checkpoints.units import Units
+from taskarith.edit.memory import check_edit, named_inputs
 from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
+from taskarith.evaluation.edited import LazyEdit, editable
 from taskarith.evaluation.general import find_tasks
 from taskarith.evaluation.leakage import FORGET, HOLDOUT
-from taskarith.evaluation.measure import Questions, Settings
-from taskarith.evaluation.models import Loaded, find_model, parse_dtype
+from taskarith.evaluation.models import parse_dtype
+from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.records import Record
-from taskarith.evaluation.rows import Evaluation, editable, evaluate_rows, row_name, write_results
+from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.rows import Asked, Evaluation, Row, ask_models, measure_rows, row_name
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_benchmark, parse_scales, plain_scales
 from taskarith.training.data import check_form, data_paths, load_data
@@ -146,36 +149,28 @@ def evaluate(
     team = launched_team() if launched else ALONE
     place, precision = choose_device(device), parse_dtype(dtype)
     general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
-    if edit and team.size == 1:  # several processes find out when they edit
-        inputs += check_edit(find_model(models[0], listener)[1].path, edit, listener)
-        if output_dir is not None:
-            check_apart(Path(output_dir), inputs)
     texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
     check_form(settings.form, texts.values(), beside=bool(tasks) or (benchmark or "").startswith("tofu"))
     parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
-    torch.manual_seed(seed)
-    evaluation, origins = evaluate_rows(
-        models,
+    asked = ask_models(
+        [*([retain] if retain else []), *models],
         texts,
         settings,
-        functools.partial(_rows, edit=edit, listener=listener),
-        len(models if edit is None else alphas) + bool(retain),
         benchmark=parts,
-        tasks=general,
-        seed=seed,
-        retain=retain,
-        edited=edit is not None,
         device=place,
         dtype=precision,
-        described=output_dir is not None,
         trust_remote_code=trust_remote_code,
         team=team,
         listener=listener,
     )
-    if output_dir is not None and team.is_first:
-        provenance = {
+    read = team.by_first(lambda: check_edit(Path(editable(asked[-1].loaded)), edit, listener)) if edit else []
+    if output_dir is not None:
+        check_apart(Path(output_dir), inputs := [*inputs, *read])
+
+    def record() -> dict[str, Any]:
+        return {
             "kind": "evaluation",
-            "models": origins,
+            "models": [one.record() for one in asked],
             "edit": edit and _plain(edit),
             "data": {name: text.record() for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
@@ -190,7 +185,28 @@ def evaluate(
                 "seed": seed,
             },
         }
-        with publish_folder(Path(output_dir), overwrite, inputs=inputs) as folder:
+
+    others = [path for path in read if Path(path).parent != asked[-1].loaded.resolved.path]
+    with kept_results(output_dir, overwrite, record, inputs=inputs, read=others, team=team, listener=listener) as (
+        folder,
+        units,
+        provenance,
+    ):
+        torch.manual_seed(seed)
+        evaluation = measure_rows(
+            asked,
+            settings,
+            functools.partial(_rows, edit=edit, listener=listener),
+            len(models if edit is None else alphas) + bool(retain),
+            tasks=general,
+            seed=seed,
+            retain=retain,
+            edited=edit is not None,
+            team=team,
+            units=units,
+            listener=listener,
+        )
+        if folder is not None and output_dir is not None:
             write_results(folder, evaluation.scores.to_json(), evaluation.records)
             write_provenance(folder, provenance, Path(output_dir))
     return evaluation
@@ -265,21 +281,19 @@ def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], liste
 
 
 def _rows(
-    loaded: Loaded,
-    questions: Questions,
+    asked: Asked,
     done: Mapping[str, Sequence[Record]],
+    units: Units,
     *,
     edit: Mapping[str, Any] | None,
     listener: Listener,
-) -> Iterator[str]:
-    del questions, done
+) -> Iterator[Row]:
+    del done, units
+    loaded = asked.loaded
     if edit is None:
-        yield loaded.name
+        yield Row(loaded.name, lambda: loaded.model)
         return
     how = {key: value for key, value in edit.items() if key != "alphas"}
-    with InMemoryEdit(loaded.model, editable(loaded), **how) as memory:
-        for remark in memory.remarks:
-            listener.note(remark)
+    with LazyEdit(loaded, how, listener) as lazy:
         for alpha in edit["alphas"]:
-            memory.set(alpha)
-            yield row_name(loaded.name, alpha)
+            yield Row(row_name(loaded.name, alpha), functools.partial(lazy.set, alpha))

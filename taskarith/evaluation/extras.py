@@ -18,7 +18,7 @@ from taskarith.evaluation.records import Record, gradient_record, sampled_record
 from taskarith.training.tokens import Sample
 
 if TYPE_CHECKING:
-    from taskarith.evaluation.measure import Questions, Settings
+    from taskarith.evaluation.questions import Questions, Settings
 
 __all__ = ["extra_records", "gradient_norm"]
 

@@ -17,8 +17,8 @@ from typing import Any, TypeGuard
 
 from taskarith.errors import DataError, UsageError, name_some
 from taskarith.evaluation.grouping import takes_padding
-from taskarith.evaluation.measure import Settings
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.records import Record, task_record, task_score_record
 
 __all__ = ["Tasks", "find_tasks", "run_tasks"]

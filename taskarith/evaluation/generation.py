@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from taskarith.checkpoints.team import ALONE, Team
+from taskarith.checkpoints.units import Batches, Units
 from taskarith.errors import DataError
 from taskarith.evaluation.batches import Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_generation, runs_with_cache
@@ -126,6 +127,7 @@ def continue_greedily(
     shrink: bool,
     on_tokens: Callable[[int], None],
     team: Team = ALONE,
+    units: Units | None = None,
 ) -> list[str]:
     """Continue prompts with the likeliest token at each step, and nothing else: no penalties, no sampling.
 
@@ -140,9 +142,11 @@ def continue_greedily(
     :param shrink: Halve it where memory is short.
     :param on_tokens: Told the number of tokens after each step.
     :param team: The processes that make this call and share the batches.
+    :param units: Where finished batches are kept.
     """
     config = _generation(model, max_new_tokens, end_ids, do_sample=False)
-    found = _continue(model, tokenizer, prompts, config, batch_size, shrink, on_tokens, team)
+    kept = None if units is None else Batches(units, list, _unpack)
+    found = _continue(model, tokenizer, prompts, config, batch_size, shrink, on_tokens, team, kept)
     return [greedy for (greedy,) in found]
 
 
@@ -204,6 +208,7 @@ def _continue(
     shrink: bool,
     on_tokens: Callable[[int], None],
     team: Team,
+    kept: Batches | None = None,
 ) -> list[list[str]]:
     """Return for each prompt the continuations that the configuration asks for."""
     copies, limit = int(config.num_return_sequences or 1), int(config.max_new_tokens or 0)
@@ -232,7 +237,15 @@ def _continue(
             config.num_return_sequences = 1
         run = one_by_one if grouping == Grouping.ALONE else generate
         lengths = [len(row) for row in rows]
-        return in_batches(lengths, run, batch_size, shrink=shrink, grouping=grouping, team=team)
+        return in_batches(lengths, run, batch_size, shrink=shrink, grouping=grouping, team=team, kept=kept)
+
+
+def _unpack(_: int, values: Any) -> list[str]:
+    """Return the one continuation of a prompt as ``Batches`` has kept it."""
+    (continuation,) = values
+    if not isinstance(continuation, str):
+        raise TypeError("a continuation is not a text")
+    return [continuation]
 
 
 class _Steps(StoppingCriteria):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from taskarith.checkpoints.team import ALONE, Team
+from taskarith.checkpoints.units import Batches, Units
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
@@ -65,6 +69,25 @@ class TokenScore:
         """Tokens that are the model's first choice."""
         return int(self.hits.sum())
 
+    def pack(self) -> list[Any]:
+        """Return plain values of JSON, from which ``unpack`` makes the same."""
+        return [self.losses.tolist(), self.hits.tolist(), self.z_scores.tolist(), self.kl, self.agreed]
+
+    @classmethod
+    def unpack(cls, values: Any, sample: Sample, *, is_compared: bool) -> TokenScore:
+        """Return the scores that were packed.
+
+        :param sample: What they are of.
+        :param is_compared: Whether there was a reference.
+        :raises ValueError, TypeError: They are not of that sample.
+        """
+        losses, hits, z_scores, kl, agreed = values
+        tokens = len(sample.input_ids) - max(sample.prompt_length, 1)
+        if not len(losses) == len(hits) == len(z_scores) == tokens or not {True, False}.issuperset(hits):
+            raise ValueError(f"{sample.id} has {tokens} scored tokens")
+        beside = (float(kl), operator.index(agreed)) if is_compared else (None, None)
+        return cls(np.array(losses, np.float32), np.array(hits, np.bool_), np.array(z_scores, np.float32), *beside)
+
 
 @dataclass(frozen=True)
 class Halves:
@@ -106,6 +129,7 @@ def score_samples(
     keep: dict[int, torch.Tensor] | None = None,
     reference: Kept | None = None,
     team: Team = ALONE,
+    units: Units | None = None,
 ) -> list[TokenScore]:
     """Score samples by forward passes over batches of like length, one for all numbers.
 
@@ -121,8 +145,13 @@ def score_samples(
     :param keep: Takes the hidden states of this process's samples, to be ``Kept``.
     :param reference: What is kept of another model of the same vocabulary on the same samples.
     :param team: The processes that make this call and share the batches.
+    :param units: Where finished batches are kept; not with ``keep``, which needs all of them to be run.
     :raises CheckpointError: A loss is not finite.
     """
+    kept = None
+    if units is not None and keep is None:
+        unpack = partial(_unpack, samples, reference is not None)
+        kept = Batches(units, TokenScore.pack, unpack)
     parts = halves or split_model(model, samples[0])
 
     def run(batch: list[int]) -> list[TokenScore]:
@@ -139,7 +168,8 @@ def score_samples(
         rows = [sample.input_ids for sample in samples]
         is_alone = min(batch_size, len(rows)) == 1
         grouping = Grouping.ALONE if is_alone else grouping_of_scoring(model, rows)
-        scores = in_batches(list(map(len, rows)), run, batch_size, shrink=shrink, grouping=grouping, team=team)
+        lengths = [len(row) for row in rows]
+        scores = in_batches(lengths, run, batch_size, shrink=shrink, grouping=grouping, team=team, kept=kept)
     broken = [(sample, score) for sample, score in zip(samples, scores, strict=True) if not math.isfinite(score.nll)]
     for sample, score in broken:
         raise CheckpointError(
@@ -147,6 +177,10 @@ def score_samples(
             "Weights are broken or overflow: check the model, use --dtype float32, or a smaller alpha.",
         )
     return scores
+
+
+def _unpack(samples: Sequence[Sample], is_compared: bool, item: int, values: Any) -> TokenScore:
+    return TokenScore.unpack(values, samples[item], is_compared=is_compared)
 
 
 def keep_states(halves: Halves, states: Mapping[int, torch.Tensor], batch_size: int) -> Kept:

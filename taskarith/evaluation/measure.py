@@ -1,167 +1,29 @@
-"""One model on all texts: what it is asked, in one stream over the texts, and the records of what it answers."""
+"""One model on all texts, in one stream over them, and the records of what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from taskarith.checkpoints.team import ALONE, Team
-from taskarith.errors import UsageError
-from taskarith.evaluation.answers import Answers, answer_records, ask_part
+from taskarith.checkpoints.units import Units
+from taskarith.evaluation.answers import answer_records
 from taskarith.evaluation.batches import batch_start
-from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.extras import extra_records
-from taskarith.evaluation.families import KNOWMEM
-from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
+from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.questions import Questions, Settings
 from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
-from taskarith.progress import SILENT, Listener
-from taskarith.training.data import DataSet
-from taskarith.training.documents import RowForm
-from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
+from taskarith.evaluation.stored import read_rows
+from taskarith.training.tokens import Sample
 
-__all__ = ["Questions", "Reference", "Settings", "ask", "measure"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure; see ``evaluate`` for each.
-
-    :raises UsageError: A value is out of range.
-    """
-
-    block_size: int
-    prompts: int
-    prompt_tokens: int
-    continuation_tokens: int
-    batch_size: int | Literal["auto"]
-    limit: int | None = None
-    apply_chat_template: bool = False
-    system_prompt: str = ""
-    draws: int = 0
-    gradient_norms: bool = False
-    seed: int = 42
-
-    @property
-    def form(self) -> RowForm:
-        """How questions and chats are written."""
-        return RowForm(self.apply_chat_template, self.system_prompt)
-
-    def record(self) -> dict[str, Any]:
-        """Return all as plain values; what came later only where it is used, as in records before there was any."""
-        later = {"system_prompt": self.system_prompt, "draws": self.draws, "gradient_norms": self.gradient_norms}
-        later["seed"] = self.draws
-        return {name: value for name, value in asdict(self).items() if later.get(name, True)}
-
-    def __post_init__(self) -> None:
-        least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
-        if self.batch_size != "auto":
-            least["batch_size"] = 1
-        if self.limit is not None:
-            least["limit"] = 1
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value} is out of range", f"Use {smallest} or more.")
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Samples, prompts and other answers of all texts, with the names of their texts."""
-
-    samples: tuple[tuple[str, Sample], ...]
-    prompts: tuple[tuple[str, Prompt], ...]
-    answers: tuple[Answers, ...] = ()
-
-    def prompts_by_length(self, continuation_tokens: int) -> dict[int, list[tuple[str, Prompt]]]:
-        """Return the prompts by the tokens to generate: their own number of them, or the one given."""
-        found: dict[int, list[tuple[str, Prompt]]] = {}
-        for text, prompt in self.prompts:
-            found.setdefault(prompt.new_tokens or continuation_tokens, []).append((text, prompt))
-        return found
-
-    @property
-    def ids(self) -> tuple[tuple[str, str], ...]:
-        """Text and id of every sample."""
-        return tuple((text, sample.id) for text, sample in self.samples)
-
-    def fingerprints(self) -> dict[str, str]:
-        """Return by text a fingerprint over the tokens of its samples, its other answers and its prompts."""
-        found: dict[str, list[Sample]] = {}
-        for text, sample in self.samples:
-            found.setdefault(text, []).append(sample)
-        for answers in self.answers:
-            found.setdefault(answers.text, []).extend(answers.samples)
-        for text, prompt in self.prompts:
-            found.setdefault(text, []).append(Sample(prompt.id, prompt.input_ids, len(prompt.input_ids)))
-        return {text: fingerprint_samples(samples) for text, samples in found.items()}
-
-    def cost(self, continuation_tokens: int) -> int:
-        """Tokens to read for the losses, and to write."""
-        samples = [*(sample for _, sample in self.samples), *(s for answers in self.answers for s in answers.samples)]
-        written = sum(prompt.new_tokens or continuation_tokens for _, prompt in self.prompts)
-        return sum(len(sample.input_ids) for sample in samples) + written
-
-
-def ask(
-    loaded: Loaded,
-    texts: Mapping[str, DataSet],
-    settings: Settings,
-    benchmark: Sequence[Part] = (),
-    listener: Listener = SILENT,
-) -> Questions:
-    """Tokenise all texts for a model.
-
-    :param benchmark: More texts, from ``load_benchmark``.
-    :param listener: Told what of the texts cannot be measured.
-    :raises DataError: A text is too short, or its rows are too long.
-    :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
-    """
-    limit = loaded.positions
-    if texts:
-        loaded.check_block(settings.block_size)
-    samples: list[tuple[str, Sample]] = []
-    prompts: list[tuple[str, Prompt]] = []
-    for name, data in texts.items():
-        found = tokenize(data, loaded.tokenizer, settings.block_size, listener)
-        made = make_prompts(
-            data,
-            found,
-            loaded.tokenizer,
-            prompts=settings.prompts,
-            prompt_tokens=settings.prompt_tokens,
-            continuation_tokens=settings.continuation_tokens,
-            whole_truth=name in KNOWMEM,
-        )
-        samples.extend((name, sample) for sample in found)
-        prompts.extend((name, prompt) for prompt in made)
-    _refuse_long_prompts(prompts, loaded, settings.continuation_tokens)
-    answers: list[Answers] = []
-    for part in benchmark:
-        asked = ask_part(part, loaded.tokenizer, positions=limit, form=settings.form, listener=listener)
-        samples.extend((part.name, sample) for sample in asked.samples)
-        prompts.extend((part.name, prompt) for prompt in asked.prompts)
-        answers.extend(asked.answers)
-    return Questions(tuple(samples), tuple(prompts), tuple(answers))
-
-
-def _refuse_long_prompts(prompts: Sequence[tuple[str, Prompt]], loaded: Loaded, continuation_tokens: int) -> None:
-    limit = loaded.positions
-    long = [p for _, p in prompts if limit is not None and len(p.input_ids) + continuation_tokens > limit]
-    if long:
-        worst = max(long, key=lambda prompt: len(prompt.input_ids))
-        longest = len(worst.input_ids) + continuation_tokens
-        raise UsageError(
-            f"{len(long)} of {len(prompts)} prompts with their continuation take more than the {limit} positions of "
-            f"{loaded.name} (the longest is {worst.id}: {longest} tokens)",
-            "Lower --prompt-tokens or --continuation-tokens, or shorten the prompts.",
-        )
+__all__ = ["Reference", "keep_reference", "measure"]
 
 
 @dataclass(frozen=True)
@@ -198,16 +60,45 @@ def measure(
     reference: Reference | None = None,
     keep: bool = False,
     team: Team = ALONE,
+    units: Units | None = None,
 ) -> tuple[list[Record], Reference | None]:
     """Run a model over all samples, other answers and prompts, and record every one.
 
     :param row: Name of the row of scores that the records belong to.
     :param on_share: Told how much of the work is done, from 0 to 1.
-    :param reference: Another row that this one is to be compared with, where they compare.
+    :param reference: Another row that this one is to be compared with; the two compare.
     :param keep: Return what later rows can be compared with.
     :param team: The processes that make this call and share the batches; all get all records.
+    :param units: Where finished batches of the row are kept.
     :raises CheckpointError: A loss is not finite.
     """
+    run = _run(loaded, questions, settings, row, on_share, team, units)
+    records, kept = run.losses(reference, keep=keep)
+    more = run.answers(records) + run.continuations() + run.extras()
+    return records + more, kept
+
+
+def keep_reference(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    row: str,
+    on_share: Callable[[float], None],
+    team: Team = ALONE,
+) -> Reference | None:
+    """Return what later rows can be compared with, of a row whose records are there already; see ``measure``."""
+    return _run(loaded, questions, settings, row, on_share, team, None).losses(None, keep=True)[1]
+
+
+def _run(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    row: str,
+    on_share: Callable[[float], None],
+    team: Team,
+    units: Units | None,
+) -> _Run:
     done, cost = 0, questions.cost(settings.continuation_tokens)
 
     def on_tokens(count: int) -> None:
@@ -216,12 +107,7 @@ def measure(
         on_share(done / cost)
 
     on_share(0.0)
-    run = _Run(loaded, questions, settings, row, on_tokens, team)
-    if reference is not None and reference.mismatch(loaded, questions):
-        reference = None
-    records, kept = run.losses(reference, keep=keep)
-    more = run.answers(records) + run.continuations() + extra_records(loaded, questions, settings, row, team)
-    return records + more, kept
+    return _Run(loaded, questions, settings, row, on_tokens, team, units or Units())
 
 
 @dataclass(frozen=True)
@@ -234,13 +120,14 @@ class _Run:
     row: str
     on_tokens: Callable[[int], None]
     team: Team
+    units: Units
 
     def losses(self, reference: Reference | None, *, keep: bool) -> tuple[list[Record], Reference | None]:
         samples = [sample for _, sample in self.questions.samples]
         if not samples:
             return [], None
         halves = split_model(self.loaded.model, samples[0])
-        size, shrink = self._batch_size(max(len(sample.input_ids) for sample in samples), cached=False)
+        size, shrink = self._batch_size("losses", max(len(sample.input_ids) for sample in samples), cached=False)
         beside = reference.kept if reference else None
         states: dict[int, torch.Tensor] = {}
         scores = score_samples(
@@ -253,6 +140,7 @@ class _Run:
             keep=states if keep and halves.is_split else None,
             reference=beside,
             team=self.team,
+            units=self.units.within("losses"),
         )
         records = [
             loss_record(
@@ -285,9 +173,15 @@ class _Run:
         samples = [sample for answers in self.questions.answers for sample in answers.samples]
         if not samples:
             return []
-        size, shrink = self._batch_size(max(len(sample.input_ids) for sample in samples), cached=False)
+        size, shrink = self._batch_size("answers", max(len(sample.input_ids) for sample in samples), cached=False)
         scores = score_samples(
-            self.loaded.model, samples, size, shrink=shrink, on_tokens=self.on_tokens, team=self.team
+            self.loaded.model,
+            samples,
+            size,
+            shrink=shrink,
+            on_tokens=self.on_tokens,
+            team=self.team,
+            units=self.units.within("answers"),
         )
         rights = {(r["text"], r["sample"]): r["nll"] / r["tokens"] for r in losses if r["kind"] == "loss"}
         others = [score.nll / score.tokens for score in scores]
@@ -297,7 +191,8 @@ class _Run:
         records = []
         for tokens, prompts in self.questions.prompts_by_length(self.settings.continuation_tokens).items():
             longest = max(len(prompt.input_ids) for _, prompt in prompts) + tokens
-            size, shrink = self._batch_size(longest, cached=True)
+            stage = f"continuations of {tokens} tokens"
+            size, shrink = self._batch_size(stage, longest, cached=True)
             found = continue_greedily(
                 self.loaded.model,
                 self.loaded.tokenizer,
@@ -308,6 +203,7 @@ class _Run:
                 shrink=shrink,
                 on_tokens=self.on_tokens,
                 team=self.team,
+                units=self.units.within(stage),
             )
             records += [
                 continuation_record(self.row, text, prompt.id, prompt.text, prompt.reference, continuation)
@@ -315,11 +211,29 @@ class _Run:
             ]
         return records
 
-    def _batch_size(self, longest: int, *, cached: bool) -> tuple[int, bool]:
-        """Return the samples of a batch, the same in all processes, and whether it may shrink."""
+    def extras(self) -> list[Record]:
+        """Make the records that options ask for, all of them at once."""
+        known = self.team.by_first(lambda: self.units.get("extras", partial(read_rows, self.row)))
+        if known is None:
+            known = extra_records(self.loaded, self.questions, self.settings, self.row, self.team)
+            if known:
+                self.units.put("extras", known)
+        return known
+
+    def _batch_size(self, stage: str, longest: int, *, cached: bool) -> tuple[int, bool]:
+        """Return the samples of a batch, the same in all processes and after an interruption; whether it may shrink."""
         if self.settings.batch_size != "auto":
             return self.settings.batch_size, False
-        return min(self.team.gather(batch_start(self.loaded.model, longest, cached=cached))), True
+        name, size = f"{stage}, items of a batch", batch_start(self.loaded.model, longest, cached=cached)
+        size = self.team.by_first(lambda: self.units.get(name, _read_size)) or min(self.team.gather(size))
+        self.units.put(name, size)
+        return size, True
+
+
+def _read_size(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError("it is not a number of items")
+    return value
 
 
 def _learned_text(loaded: Loaded, sample: Sample) -> str:

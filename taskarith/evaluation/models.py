@@ -1,4 +1,4 @@
-"""Models to evaluate: a folder, a hub id or an adapter on its base, loaded on a device in a dtype."""
+"""Models to evaluate: a folder, a hub id or an adapter on its base; opened first, and loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import gc
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftConfig, PeftModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from taskarith.checkpoints.checkpoint import (
     Checkpoint,
@@ -22,17 +23,18 @@ from taskarith.checkpoints.checkpoint import (
     open_checkpoint,
     read_json,
 )
+from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.lora import MISLEADING_REMARKS
-from taskarith.training.model import load_model, load_tokenizer
+from taskarith.training.model import load_config, load_model, load_tokenizer
 from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.open import recorded_base
 
-__all__ = ["DTYPES", "Loaded", "find_model", "free_memory", "model_record", "open_model", "parse_dtype"]
+__all__ = ["DTYPES", "Loaded", "find_model", "model_record", "open_model", "parse_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,29 +44,52 @@ _SLOW_ON_CPU = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, in evaluation mode, with what belongs to it.
+    """A model with all that belongs to it; the weights are loaded when they are first looked at.
 
     :param name: As the user named it.
-    :param model: With the adapter's layers in place, if it is one.
-    :param tokenizer: The adapter's, where it has one, or the model's.
     :param resolved: The model's files; of an adapter, its base's.
     :param adapter: The adapter's folder, if it is one.
+    :param config: Of the model, as transformers reads it.
+    :param tokenizer: The adapter's, where it has one, or the model's.
     :param end_ids: Tokens that end a text.
     :param stored_dtype: Of most of the weights in the files.
+    :param dtype: Of the weights in memory.
+    :param device: Where they are.
+    :param trust_remote_code: Whether the code that comes with the model may run.
     """
 
     name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     resolved: ResolvedModel
     adapter: Path | None
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
     end_ids: frozenset[int]
     stored_dtype: torch.dtype
+    dtype: torch.dtype
+    device: torch.device
+    trust_remote_code: bool
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model in memory, in evaluation mode, with the adapter's layers in place, if it is one.
+
+        :raises CheckpointError: Weights are missing, or the adapter does not fit.
+        """
+        model = load_model(self.resolved.path, self.dtype, trust_remote_code=self.trust_remote_code)
+        if self.adapter:
+            model = _with_adapter(model, self.adapter)
+        return model.to(self.device).eval()
+
+    def unload(self) -> None:
+        """Give back the memory that the weights take; nobody else may refer to them."""
+        self.__dict__.pop("model", None)
+        gc.collect()
+        clear_device_cache()
 
     @property
     def positions(self) -> int | None:
         """The longest sequence that the model can take; None where there is no limit."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return None if found is None or found < 1 else found  # XLNet says -1: as many as there are
 
     def check_block(self, block_size: int) -> None:
@@ -102,7 +127,7 @@ def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedMode
 def open_model(
     name: str, device: torch.device, dtype: torch.dtype | None, listener: Listener, *, trust_remote_code: bool = False
 ) -> Loaded:
-    """Load a model, or an adapter folder on the base that it names.
+    """Open a model, or an adapter folder on the base that it names; all is read and checked but the weights.
 
     Without a dtype a model keeps that of its files, except that on a CPU half precision becomes float32: few CPUs
     calculate faster in it, and the numbers then do not depend on which.
@@ -116,27 +141,23 @@ def open_model(
     """
     adapter, resolved = find_model(name, listener)
     checkpoint = open_checkpoint(resolved.path)
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     stored = _stored_dtype(checkpoint)
-    chosen = dtype or (torch.float32 if device.type == "cpu" and stored in _SLOW_ON_CPU else stored)
     tokenizer = load_tokenizer(_tokenizer_folder(adapter, resolved.path), trust_remote_code=trust_remote_code)
-    model = load_model(resolved.path, chosen, trust_remote_code=trust_remote_code)
     if adapter:
-        model = _with_adapter(model, adapter)
+        _check_adapter(adapter)
     return Loaded(
         name,
-        model.to(device).eval(),
-        tokenizer,
         resolved,
         adapter,
+        config,
+        tokenizer,
         _end_ids(checkpoint, tokenizer),
         stored,
+        dtype or (torch.float32 if device.type == "cpu" and stored in _SLOW_ON_CPU else stored),
+        device,
+        trust_remote_code,
     )
-
-
-def free_memory() -> None:
-    """Give back what a model that nobody refers to any more took on its device."""
-    gc.collect()
-    clear_device_cache()
 
 
 def model_record(loaded: Loaded) -> dict[str, Any]:
@@ -145,7 +166,7 @@ def model_record(loaded: Loaded) -> dict[str, Any]:
         "name": loaded.resolved.recorded_name,
         "revision": loaded.resolved.revision,
         "fingerprint": fingerprint_model(loaded.resolved.path),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
     }
     if loaded.adapter is None:
         return record
@@ -185,6 +206,20 @@ def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
     return chosen.resolved
 
 
+def _check_adapter(adapter: Path) -> None:
+    """Refuse an adapter that cannot be read, or does not change weights, before its base is loaded."""
+    read_header(adapter / ADAPTER_WEIGHTS)
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+    except Exception as error:  # of as many kinds as there are adapters
+        raise _misfit(adapter, error) from error
+    if config.is_prompt_learning:
+        raise CheckpointError(
+            f"{adapter} is a {config.peft_type.value} adapter: it puts tokens before the text",
+            "Evaluate adapters that change weights, such as LoRA.",
+        )
+
+
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """Put an adapter's layers into a model; nothing is merged."""
     try:
@@ -194,18 +229,17 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             warnings.filterwarnings("ignore", message=MISLEADING_REMARKS)
             adapted = PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:  # of as many kinds as there are adapters
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"the adapter {adapter} does not fit its base: {reason}", "Check that it names the base it was trained on."
-        ) from error
-    if adapted.active_peft_config.is_prompt_learning:
-        raise CheckpointError(
-            f"{adapter} is a {adapted.active_peft_config.peft_type.value} adapter: it puts tokens before the text",
-            "Evaluate adapters that change weights, such as LoRA.",
-        )
+        raise _misfit(adapter, error) from error
     inner = adapted.get_base_model()
     assert isinstance(inner, PreTrainedModel)  # noqa: S101  (it is the model given, with layers put in)
     return inner
+
+
+def _misfit(adapter: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return CheckpointError(
+        f"the adapter {adapter} does not fit its base: {reason}", "Check that it names the base it was trained on."
+    )
 
 
 def _tokenizer_folder(adapter: Path | None, base: Path) -> Path:

@@ -1,30 +1,34 @@
-"""Models measured row by row: each loaded once, as it is or edited in memory, beside a reference; then all numbers."""
+"""Models measured row by row: each as it is or edited in memory, beside a reference; then all numbers."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from taskarith.checkpoints.team import ALONE, Team
-from taskarith.errors import MismatchError, TaskarithError, UsageError
+from taskarith.checkpoints.units import Units
+from taskarith.errors import CheckpointError, DataError, MismatchError, ReadError, TaskarithError
 from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.general import Tasks, run_tasks
-from taskarith.evaluation.measure import Questions, Reference, Settings, ask, measure
-from taskarith.evaluation.models import Loaded, find_model, free_memory, model_record, open_model
+from taskarith.evaluation.measure import Reference, keep_reference, measure
+from taskarith.evaluation.models import Loaded, find_model, model_record, open_model
+from taskarith.evaluation.questions import Questions, Settings, ask
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores
-from taskarith.evaluation.stored import arrange
+from taskarith.evaluation.stored import arrange, read_rows
 from taskarith.progress import SILENT, Listener
 from taskarith.training.data import DataSet
 
-__all__ = ["Evaluation", "Rows", "editable", "evaluate_rows", "row_name", "write_results"]
+__all__ = ["Asked", "Evaluation", "Row", "Rows", "ask_models", "measure_rows", "row_name"]
+
+_ALL = "all"
+"""Names the records of a row among its units."""
 
 
 @dataclass(frozen=True)
@@ -40,59 +44,100 @@ class Evaluation:
     records: list[Record] = field(repr=False)
 
 
-Rows = Callable[[Loaded, Questions, Mapping[str, Sequence[Record]]], Iterator[str]]
-"""Gives the names of a model's rows one after another; while one is looked at, the model is as it says.
+@dataclass(frozen=True)
+class Asked:
+    """A model that is opened but not yet loaded, and what it will be asked."""
 
-It is told what the model will be asked, and the records of the rows that are measured already.
-"""
+    loaded: Loaded
+    questions: Questions
+
+    def record(self) -> dict[str, Any]:
+        """Return where the model is from, and fingerprints of its weights and of what it is asked."""
+        return {**model_record(self.loaded), "token_fingerprints": self.questions.fingerprints()}
 
 
-def evaluate_rows(
+@dataclass(frozen=True)
+class Row:
+    """One row of the scores, to be measured.
+
+    :param name: Of the row.
+    :param ready: Makes the model as the row says; called where it is not measured already.
+    :param more: What tells it from other rows that may have had its name in an earlier run.
+    :param is_needed: Whether nothing can be said without it.
+    """
+
+    name: str
+    ready: Callable[[], object]
+    more: str = ""
+    is_needed: bool = False
+
+
+Rows = Callable[[Asked, Mapping[str, Sequence[Record]], Units], Iterator[Row]]
+"""Gives the rows of a model one after another; it is told the records of the rows before, and where to keep more."""
+
+
+def ask_models(
     models: Sequence[str],
     texts: Mapping[str, DataSet],
+    settings: Settings,
+    *,
+    benchmark: Sequence[Part] = (),
+    device: torch.device,
+    dtype: torch.dtype | None,
+    trust_remote_code: bool = False,
+    team: Team = ALONE,
+    listener: Listener = SILENT,
+) -> list[Asked]:
+    """Open models and tokenise all texts for each: what can be wrong with them is found before one is loaded.
+
+    :param models: Their names, the one that others are compared with first.
+    :raises TaskarithError: As ``open_model`` and ``ask`` do.
+    """
+    found: list[Asked] = []
+    for name in models:
+        if team.size > 1:  # one of them downloads or dequantises it
+            team.by_first(lambda name=name: bool(find_model(name, listener)))
+        loaded = open_model(name, _own_device(device, team), dtype, listener, trust_remote_code=trust_remote_code)
+        questions = ask(loaded, texts, settings, benchmark, listener)
+        same = next((one.questions for one in found if one.questions == questions), questions)
+        found.append(Asked(loaded, same))
+        if same.samples != found[0].questions.samples or same.prompts != found[0].questions.prompts:
+            listener.note(f"{name} tokenises these texts otherwise than {models[0]}: losses per token do not compare")
+    return found
+
+
+def measure_rows(
+    asked: Sequence[Asked],
     settings: Settings,
     rows: Rows,
     count: int,
     *,
-    benchmark: Sequence[Part] = (),
     tasks: Tasks | None = None,
     seed: int = 42,
     retain: str | None = None,
+    needs_retain: bool = False,
     edited: bool = False,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    described: bool = False,
-    trust_remote_code: bool = False,
     team: Team = ALONE,
+    units: Units | None = None,
     listener: Listener = SILENT,
-) -> tuple[Evaluation, list[dict[str, Any]]]:
+) -> Evaluation:
     """Load each model once and measure all its rows; see ``evaluate``.
 
-    :param rows: Of each model but the retain model, which is measured first, as it is.
+    A row that cannot be measured is left out, and named in the remarks of the scores.
+
+    :param asked: From ``ask_models``; the retain model, if there is one, first.
+    :param rows: Of each model but the retain model, which is measured as it is.
     :param count: How many rows there will be at most.
+    :param needs_retain: Whether nothing can be said without the retain model.
     :param edited: Whether ``rows`` edits the models, for what is said of dtypes.
-    :param described: Return a record of each model's origin too.
+    :param units: What of it is finished, and where to keep more.
+    :raises CheckpointError, MismatchError: No row can be measured.
     """
-    work = _Work(texts, benchmark, tasks, settings, seed, retain, rows, edited, listener, team, count)
-    place, origins = _own_device(device, team), []
-    for name in ([retain] if retain else []) + list(models):
-        _find_once(name, team, listener)
-        loaded = open_model(name, place, dtype, listener, trust_remote_code=trust_remote_code)
-        questions = work.measure_model(loaded)
-        if described and team.is_first:
-            origins.append({**model_record(loaded), "token_fingerprints": questions.fingerprints()})
-        del loaded
-        free_memory()
-    return work.evaluation(), origins
-
-
-def write_results(folder: Path, results: Mapping[str, Any], records: Sequence[Record]) -> None:
-    """Write ``results.json`` and ``records.jsonl`` into a folder."""
-    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    work = _Work(tasks, settings, seed, retain, needs_retain, rows, edited, listener, team, count, units or Units())
+    for one in asked:
+        work.measure_model(one)
+        one.loaded.unload()
+    return work.evaluation()
 
 
 def row_name(model: str, alpha: float) -> str:
@@ -101,111 +146,142 @@ def row_name(model: str, alpha: float) -> str:
     return f"{model} alpha={short if float(short) == alpha else repr(alpha)}"
 
 
-def editable(loaded: Loaded) -> str:
-    """Return the folder of a model that is to be edited in memory.
-
-    :raises UsageError: It is an adapter.
-    """
-    if loaded.adapter is not None:
-        raise UsageError(
-            f"{loaded.name} is an adapter, which cannot be edited in memory",
-            f"Name its base as the model and add the adapter: --add {loaded.name}",
-        )
-    return str(loaded.resolved.path)
-
-
 @dataclass
 class _Work:
     """An evaluation under way: what all rows share, and what the rows so far have given.
 
     :param count: Rows that there will be.
     :param reference: What later rows are compared with: the retain model's row, or else the first one.
+    :param failed: Why rows could not be measured.
+    :param gaps: Row, then task of lm-eval, to why it could not be run.
     """
 
-    texts: Mapping[str, DataSet]
-    benchmark: Sequence[Part]
     tasks: Tasks | None
     settings: Settings
     seed: int
     retain: str | None
+    needs_retain: bool
     of_model: Rows
     edited: bool
     listener: Listener
     team: Team
     count: int
+    units: Units
     rows: dict[str, list[Record]] = field(default_factory=dict)
     reference: Reference | None = None
+    failed: dict[str, TaskarithError] = field(default_factory=dict)
+    gaps: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def measure_model(self, loaded: Loaded) -> Questions:
-        """Measure every row of a model, the retain model being the first one; return what it was asked."""
-        questions = ask(loaded, self.texts, self.settings, self.benchmark, self.listener)
-        is_retain = loaded.name == self.retain
-        _remark(loaded, self.edited and not is_retain, self.listener)
-        if self.reference is not None:
-            self._compare(loaded, questions, self.reference)
-        for row in [loaded.name] if is_retain else self.of_model(loaded, questions, self.rows):
-            self._measure_row(loaded, questions, row)
-        return questions
+    def measure_model(self, asked: Asked) -> None:
+        """Measure every row of a model, the retain model being the first one."""
+        is_retain = asked.loaded.name == self.retain
+        _remark(asked.loaded, self.edited and not is_retain, self.listener)
+        as_it_is = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.needs_retain)]
+        for row in as_it_is if is_retain else self.of_model(asked, self.rows, self.units):
+            try:
+                self._measure_row(asked, row)
+            except (CheckpointError, MismatchError) as error:  # it is about this row: the others are not lost with it
+                if row.is_needed or isinstance(error, ReadError):
+                    raise
+                self.failed[row.name] = error
+                self.listener.note(f"{row.name} is left out: {error.message}")
 
     def evaluation(self) -> Evaluation:
         """Return all rows, the retain model's last."""
+        if not self.rows:
+            raise next(iter(self.failed.values()))
         last = {self.retain: self.rows.pop(self.retain)} if self.retain in self.rows else {}
         records = [record for found in (self.rows | last).values() for record in found]
         sheets = {sheet.model: sheet for sheet in arrange(records, "the evaluation")}
-        return Evaluation(make_scores(sheets, {row: sheets[self.retain] for row in sheets if self.retain}), records)
+        scores = make_scores(sheets, {row: sheets[self.retain] for row in sheets if self.retain in sheets})
+        missing = {row: why | self.gaps.get(row, {}) for row, why in scores.missing.items()}
+        left_out = [f"{row} is left out: {error.message}" for row, error in self.failed.items()]
+        return Evaluation(replace(scores, missing=missing, remarks=(*scores.remarks, *left_out)), records)
 
-    def _compare(self, loaded: Loaded, questions: Questions, reference: Reference) -> None:
-        """Say, or refuse, what does not compare with the reference."""
-        if questions != reference.questions:
-            self.listener.note(
-                f"{loaded.name} tokenises these texts otherwise than {reference.name}: losses per token do not compare"
-            )
-        if self.retain is not None and questions.ids != reference.questions.ids:
-            raise MismatchError(
-                f"{self.retain} cuts these texts into other samples than {loaded.name}: their tokenizers differ",
-                "Give rows (jsonl) instead of plain text: each is one sample; or leave --retain out.",
-            )
-        if why := reference.mismatch(loaded, questions):
-            self.listener.note(f"KL and agreement of {loaded.name} are missing: {why}")
-
-    def _measure_row(self, loaded: Loaded, questions: Questions, row: str) -> None:
-        start, number = time.perf_counter(), len(self.rows)
+    def _measure_row(self, asked: Asked, row: Row) -> None:
+        number, units = len(self.rows) + len(self.failed), self.units.within(f"{row.name}{row.more}")
 
         def on_share(share: float) -> None:
-            self.listener.progress(f"evaluating | {row}", number + share, self.count)
+            self.listener.progress(f"evaluating | {row.name}", number + share, self.count)
 
-        keep = self.reference is None and self.count > 1
+        done = self.team.by_first(lambda: units.get(_ALL, partial(read_rows, row.name)))
+        is_reference = self.reference is None and self.count > 1 and self._is_unfinished()
+        if done is None or is_reference:
+            self._together(row.ready)
+        if done is None:
+            done = self._measure(asked, row.name, units, on_share, keep=is_reference)
+        elif is_reference:
+            about = asked.loaded, asked.questions, self.settings, row.name
+            self.reference = keep_reference(*about, on_share, self.team)
+        self.rows[row.name] = done
+        on_share(1.0)
+
+    def _measure(
+        self, asked: Asked, row: str, units: Units, on_share: Callable[[float], None], *, keep: bool
+    ) -> list[Record]:
+        start, reference = time.perf_counter(), self.reference
+        if reference and (why := reference.mismatch(asked.loaded, asked.questions)):
+            self.listener.note(f"KL and agreement of {row} are missing: {why}")
+            reference = None
         records, kept = measure(
-            loaded,
-            questions,
+            asked.loaded,
+            asked.questions,
             self.settings,
             row,
             on_share,
-            reference=self.reference,
+            reference=reference,
             keep=keep,
             team=self.team,
+            units=units,
         )
-        self.rows[row], self.reference = records, self.reference or kept
-        on_share(1.0)
-        seconds, tokens = time.perf_counter() - start, questions.cost(self.settings.continuation_tokens)
+        self.reference = self.reference or kept
+        seconds, tokens = time.perf_counter() - start, asked.questions.cost(self.settings.continuation_tokens)
         if tokens:
             self.listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
         if self.tasks is not None:
-            self.rows[row] = records + self._run_tasks(loaded, row, self.tasks)
+            for task in self.tasks.names:
+                alone = replace(self.tasks, names=(task,))
+                records += _others(self._run_task(asked.loaded, row, alone, units), records)
+        if row not in self.gaps:
+            units.put(_ALL, records)
+        return records
 
-    def _run_tasks(self, loaded: Loaded, row: str, tasks: Tasks) -> list[Record]:
-        """Run lm-eval's tasks in the first process, for all of them."""
-        records, failure, start = [], None, time.perf_counter()
-        if self.team.is_first:
-            try:
-                records = run_tasks(loaded, tasks, row, self.settings, self.seed)
-            except TaskarithError as error:
-                failure = error
-        told, failure = self.team.gather((records, failure))[0]
-        if failure is not None:
-            raise failure
-        self.listener.note(f"{row}: {', '.join(tasks.names)} by lm-eval in {time.perf_counter() - start:.1f} s")
-        return told
+    def _run_task(self, loaded: Loaded, row: str, task: Tasks, units: Units) -> list[Record]:
+        """Run a task of lm-eval in the first process, for all of them; one that cannot be run is a gap."""
+        start, (name,) = time.perf_counter(), task.names
+        known = self.team.by_first(lambda: units.get(f"task {name}", partial(read_rows, row)))
+        if known is not None:
+            return known
+        try:
+            records = self.team.by_first(lambda: run_tasks(loaded, task, row, self.settings, self.seed))
+        except DataError as error:
+            self.gaps.setdefault(row, {})[name] = error.message
+            self.listener.note(f"{name} is left out: {error.message}")
+            return []
+        self.listener.note(f"{row}: {name} by lm-eval in {time.perf_counter() - start:.1f} s")
+        units.put(f"task {name}", records)
+        return records
+
+    def _is_unfinished(self) -> bool:
+        """Tell whether rows are still to be measured."""
+        return self.team.by_first(lambda: sum(name.endswith(f" | {_ALL}") for name in self.units.names()) < self.count)
+
+    def _together(self, act: Callable[[], object]) -> None:
+        """Do in every process what may fail in one: then it fails in all, and none waits for another."""
+        failure = None
+        try:
+            act()
+        except TaskarithError as error:
+            failure = error
+        if failed := next((one for one in self.team.gather(failure) if one is not None), None):
+            raise failed
+
+
+def _others(found: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """Leave out records that are there: a task may be one of a group that was run before it."""
+    keys = ("kind", "text", "sample")
+    there = {tuple(record[key] for key in keys) for record in records}
+    return [record for record in found if tuple(record[key] for key in keys) not in there]
 
 
 def _own_device(device: torch.device, team: Team) -> torch.device:
@@ -215,24 +291,11 @@ def _own_device(device: torch.device, team: Team) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def _find_once(name: str, team: Team, listener: Listener) -> None:
-    """Let the first process download or dequantise a model before the others look for it."""
-    if team.size > 1:
-        failure = None
-        if team.is_first:
-            try:
-                find_model(name, listener)
-            except TaskarithError as error:
-                failure = error
-        if failure := next((each for each in team.gather(failure) if each is not None), None):
-            raise failure
-
-
 def _remark(loaded: Loaded, edited: bool, listener: Listener) -> None:
     """Say where the model is evaluated, and in which dtype if it is not that of its files."""
-    used, stored = (str(dtype).removeprefix("torch.") for dtype in (loaded.model.dtype, loaded.stored_dtype))
+    used, stored = (str(dtype).removeprefix("torch.") for dtype in (loaded.dtype, loaded.stored_dtype))
     if used == stored:
-        listener.note(f"{loaded.name}: on {loaded.model.device} in {used}")
+        listener.note(f"{loaded.name}: on {loaded.device} in {used}")
         return
     rounding = f"; an edit written by apply is rounded to {stored}" if edited else ""
-    listener.note(f"{loaded.name}: on {loaded.model.device} in {used}, though its files are {stored}{rounding}")
+    listener.note(f"{loaded.name}: on {loaded.device} in {used}, though its files are {stored}{rounding}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.tofu_logs import AGGREGATED, LOG_FILES, read_tofu_logs
 from taskarith.untrusted import MalformedError, open_regular, parse_json
 
-__all__ = ["Sheet", "arrange", "check_same_samples", "other_samples", "read_records", "read_sheets"]
+__all__ = ["Sheet", "arrange", "check_same_samples", "other_samples", "read_records", "read_rows", "read_sheets"]
 
 _RECORDS = "records.jsonl"
 
@@ -103,6 +104,22 @@ def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
     return list(sheets.values())
 
 
+def read_rows(row: str, records: Any) -> list[Record]:
+    """Return the records of one row of scores as a run has kept them, checked like those of a file.
+
+    :raises ValueError, TypeError: They are not such records.
+    """
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise TypeError("records are maps")
+    try:
+        sheets = arrange(records, "a journal") if records else []
+    except DataError as error:
+        raise ValueError(error.message) from error
+    if any(sheet.model != row for sheet in sheets):
+        raise ValueError(f"records of another row than {row}")
+    return records
+
+
 def check_same_samples(first: Sheet, second: Sheet, kind: str, text: str) -> None:
     """Make sure that two models answered the same questions, because their records are to be combined.
 
@@ -116,15 +133,23 @@ def check_same_samples(first: Sheet, second: Sheet, kind: str, text: str) -> Non
 
 
 def other_samples(first: Sheet, second: Sheet, kind: str, text: str) -> str | None:
-    """Say what two models were asked differently: other ids, or other true texts for the same ids; None is nothing."""
+    """Say what two models were asked differently: other ids, or other texts for the same ids; None is nothing."""
     one, two = first.of(kind, text), second.of(kind, text)
     if other := sorted(one.keys() ^ two.keys()):
         return f"other samples of {text}: {name_some(other)}"
+    if other := [sample for sample in one if _is_other_block(one[sample], two[sample])]:
+        return f"other blocks of {text} for the same ids, since their tokenizers differ: {name_some(other)}"
     truths, others = first.of("continuation", text), second.of("continuation", text)
     shared = sorted(truths.keys() & others.keys())
     if other := [sample for sample in shared if truths[sample]["reference"] != others[sample]["reference"]]:
         return f"other true texts for the same ids of {text}: {name_some(other)}"
     return None
+
+
+def _is_other_block(one: Record, two: Record) -> bool:
+    """Tell whether blocks of plain text with the same id hold other text; rows are the same however they are cut."""
+    sizes = one.get("zlib_bytes"), two.get("zlib_bytes")
+    return re.search(r"#\d+$", one["sample"]) is not None and None not in sizes and sizes[0] != sizes[1]
 
 
 def _read_lines(path: Path) -> list[Record]:

@@ -31,7 +31,7 @@ from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_s
 from taskarith.progress import Listener
 from taskarith.training.language import prepare_for_text
 
-__all__ = ["Base", "load_model", "load_tokenizer", "open_base", "without_bars"]
+__all__ = ["Base", "load_config", "load_model", "load_tokenizer", "open_base", "without_bars"]
 
 
 @contextlib.contextmanager
@@ -90,6 +90,21 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrained
     return tokenizer
 
 
+def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Load the configuration of a model, and see that it can be that of a causal language model.
+
+    :param checkpoint: The model's files.
+    :param trust_remote_code: Run the code that comes with the model.
+    :raises UsageError: The model brings its own code, which is not trusted.
+    :raises CheckpointError: It is not a causal language model, or has more layers than its files.
+    """
+    with _load_errors(checkpoint.path):
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        check_layers(config, checkpoint)
+        _auto_classes(checkpoint.path, config)
+    return config
+
+
 def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Load a causal language model with every weight taken from its files, and with the default generation config.
 
@@ -101,9 +116,8 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     :raises UsageError: The model brings its own code, which is not trusted.
     :raises CheckpointError: It is not a causal language model, or its files lack weights, which would be random.
     """
+    config = load_config(open_checkpoint(path), trust_remote_code=trust_remote_code)
     with _load_errors(path), without_bars():
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        check_layers(config, open_checkpoint(path))
         lacking = []
         for auto in _auto_classes(path, config):
             model, loading = auto.from_pretrained(

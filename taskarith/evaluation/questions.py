@@ -1,0 +1,156 @@
+"""What a model is asked: how all texts are cut into samples and prompts for its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from taskarith.errors import UsageError
+from taskarith.evaluation.answers import Answers, ask_part
+from taskarith.evaluation.benchmarks import Part
+from taskarith.evaluation.families import KNOWMEM
+from taskarith.evaluation.generation import Prompt, make_prompts
+from taskarith.evaluation.models import Loaded
+from taskarith.progress import SILENT, Listener
+from taskarith.training.data import DataSet
+from taskarith.training.documents import RowForm
+from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
+
+__all__ = ["Questions", "Settings", "ask"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure; see ``evaluate`` for each.
+
+    :raises UsageError: A value is out of range.
+    """
+
+    block_size: int
+    prompts: int
+    prompt_tokens: int
+    continuation_tokens: int
+    batch_size: int | Literal["auto"]
+    limit: int | None = None
+    apply_chat_template: bool = False
+    system_prompt: str = ""
+    draws: int = 0
+    gradient_norms: bool = False
+    seed: int = 42
+
+    @property
+    def form(self) -> RowForm:
+        """How questions and chats are written."""
+        return RowForm(self.apply_chat_template, self.system_prompt)
+
+    def record(self) -> dict[str, Any]:
+        """Return all as plain values; what came later only where it is used, as in records before there was any."""
+        later = {"system_prompt": self.system_prompt, "draws": self.draws, "gradient_norms": self.gradient_norms}
+        later["seed"] = self.draws
+        return {name: value for name, value in asdict(self).items() if later.get(name, True)}
+
+    def __post_init__(self) -> None:
+        least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
+        if self.batch_size != "auto":
+            least["batch_size"] = 1
+        if self.limit is not None:
+            least["limit"] = 1
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < smallest:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value} is out of range", f"Use {smallest} or more.")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Samples, prompts and other answers of all texts, with the names of their texts."""
+
+    samples: tuple[tuple[str, Sample], ...]
+    prompts: tuple[tuple[str, Prompt], ...]
+    answers: tuple[Answers, ...] = ()
+
+    def prompts_by_length(self, continuation_tokens: int) -> dict[int, list[tuple[str, Prompt]]]:
+        """Return the prompts by the tokens to generate: their own number of them, or the one given."""
+        found: dict[int, list[tuple[str, Prompt]]] = {}
+        for text, prompt in self.prompts:
+            found.setdefault(prompt.new_tokens or continuation_tokens, []).append((text, prompt))
+        return found
+
+    @property
+    def ids(self) -> tuple[tuple[str, str], ...]:
+        """Text and id of every sample."""
+        return tuple((text, sample.id) for text, sample in self.samples)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return by text a fingerprint over the tokens of its samples, its other answers and its prompts."""
+        found: dict[str, list[Sample]] = {}
+        for text, sample in self.samples:
+            found.setdefault(text, []).append(sample)
+        for answers in self.answers:
+            found.setdefault(answers.text, []).extend(answers.samples)
+        for text, prompt in self.prompts:
+            found.setdefault(text, []).append(Sample(prompt.id, prompt.input_ids, len(prompt.input_ids)))
+        return {text: fingerprint_samples(samples) for text, samples in found.items()}
+
+    def cost(self, continuation_tokens: int) -> int:
+        """Tokens to read for the losses, and to write."""
+        samples = [*(sample for _, sample in self.samples), *(s for answers in self.answers for s in answers.samples)]
+        written = sum(prompt.new_tokens or continuation_tokens for _, prompt in self.prompts)
+        return sum(len(sample.input_ids) for sample in samples) + written
+
+
+def ask(
+    loaded: Loaded,
+    texts: Mapping[str, DataSet],
+    settings: Settings,
+    benchmark: Sequence[Part] = (),
+    listener: Listener = SILENT,
+) -> Questions:
+    """Tokenise all texts for a model.
+
+    :param benchmark: More texts, from ``load_benchmark``.
+    :param listener: Told what of the texts cannot be measured.
+    :raises DataError: A text is too short, or its rows are too long.
+    :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
+    """
+    limit = loaded.positions
+    if texts:
+        loaded.check_block(settings.block_size)
+    samples: list[tuple[str, Sample]] = []
+    prompts: list[tuple[str, Prompt]] = []
+    for name, data in texts.items():
+        found = tokenize(data, loaded.tokenizer, settings.block_size, listener)
+        made = make_prompts(
+            data,
+            found,
+            loaded.tokenizer,
+            prompts=settings.prompts,
+            prompt_tokens=settings.prompt_tokens,
+            continuation_tokens=settings.continuation_tokens,
+            whole_truth=name in KNOWMEM,
+        )
+        samples.extend((name, sample) for sample in found)
+        prompts.extend((name, prompt) for prompt in made)
+    _refuse_long_prompts(prompts, loaded, settings.continuation_tokens)
+    answers: list[Answers] = []
+    for part in benchmark:
+        asked = ask_part(part, loaded.tokenizer, positions=limit, form=settings.form, listener=listener)
+        samples.extend((part.name, sample) for sample in asked.samples)
+        prompts.extend((part.name, prompt) for prompt in asked.prompts)
+        answers.extend(asked.answers)
+    return Questions(tuple(samples), tuple(prompts), tuple(answers))
+
+
+def _refuse_long_prompts(prompts: Sequence[tuple[str, Prompt]], loaded: Loaded, continuation_tokens: int) -> None:
+    limit = loaded.positions
+    long = [p for _, p in prompts if limit is not None and len(p.input_ids) + continuation_tokens > limit]
+    if long:
+        worst = max(long, key=lambda prompt: len(prompt.input_ids))
+        longest = len(worst.input_ids) + continuation_tokens
+        raise UsageError(
+            f"{len(long)} of {len(prompts)} prompts with their continuation take more than the {limit} positions of "
+            f"{loaded.name} (the longest is {worst.id}: {longest} tokens)",
+            "Lower --prompt-tokens or --continuation-tokens, or shorten the prompts.",
+        )
