@@ -224,9 +224,13 @@ class _Run:
         """Return the samples of a batch, the same in all processes and after an interruption; whether it may shrink."""
         if self.settings.batch_size != "auto":
             return self.settings.batch_size, False
-        name, size = f"{stage}, items of a batch", batch_start(self.loaded.model, longest, cached=cached)
-        size = self.team.by_first(lambda: self.units.get(name, _read_size)) or min(self.team.gather(size))
-        self.units.put(name, size)
+        size = min(self.team.gather(batch_start(self.loaded.model, longest, cached=cached)))
+        if self.loaded.device.type == "cuda":  # where it depends on the memory that is free now
+            name = f"{stage}, items of a batch"
+            known = self.team.by_first(lambda: self.units.get(name, _read_size))
+            if known is None:
+                self.units.put(name, size)
+            size = known or size
         return size, True
 
 
