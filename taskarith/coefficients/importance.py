@@ -95,11 +95,13 @@ def importance(
     check_target(target, overwrite, is_folder=False, inputs=inputs)
     texts = load_data(forget), load_data(retain)
     loaded = open_model(model, choose_device(device), torch.float32, listener, trust_remote_code=trust_remote_code)
+    if loaded.adapter is not None:
+        raise UsageError(f"{loaded.name} is an adapter", "Merge it first: taskarith apply BASE --add ADAPTER")
     loaded.check_block(block_size)
+    samples = [tokenize(text, loaded.tokenizer, block_size) for text in texts]
     base = open_checkpoint(loaded.resolved.path)
     parameters = _parameters(loaded, base)
     check_space(target, 4 * sum(one.numel() for one in parameters.values()))
-    samples = [tokenize(text, loaded.tokenizer, block_size) for text in texts]
     total = sum(map(len, samples))
     sides = []
     for number, group in enumerate(samples):
@@ -122,8 +124,6 @@ def _parameters(loaded: Loaded, base: Checkpoint) -> dict[str, torch.nn.Paramete
 
     :raises CheckpointError: Modules and files have other names.
     """
-    if loaded.adapter is not None:
-        raise UsageError(f"{loaded.name} is an adapter", "Merge it first: taskarith apply BASE --add ADAPTER")
     found = dict(loaded.model.named_parameters())
     if strange := [name for name in found if name not in base.tensors]:
         raise CheckpointError(

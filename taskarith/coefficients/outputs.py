@@ -15,7 +15,7 @@ from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.progress import Listener
 from taskarith.training.tokens import Sample
 
-__all__ = ["Setup", "relate_outputs"]
+__all__ = ["Setup", "open_tasks", "relate_outputs"]
 
 _REMOVED = (0.25, 0.5, 0.75, 1.0)
 
@@ -44,17 +44,27 @@ class Setup:
     trust_remote_code: bool = False
 
 
-def relate_outputs(related: Related, setup: Setup, listener: Listener) -> OutputRelations:
+def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Lab, list[list[Sample]]]:
+    """Open the base, and cut the test inputs of all tasks; nothing is loaded yet.
+
+    :raises UsageError: A number is out of range, or the model is an adapter.
+    :raises DataError: A test set is missing or too short.
+    """
+    lab = open_lab(related, setup.dtype, setup.device, listener, trust_remote_code=setup.trust_remote_code)
+    return lab, list(test_inputs(lab.loaded, setup.data, setup.block_size, setup.inputs).values())
+
+
+def relate_outputs(setup: Setup, lab: Lab, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:
     """Run the base and each vector's model over the test inputs of all tasks, and compare what they say.
 
     The model is loaded once and edited in memory.
 
-    :raises UsageError: A number is out of range, or the model is an adapter.
-    :raises DataError: A test set is missing or too short.
+    :param setup: How outputs are measured.
+    :param lab: The base.
+    :param tasks: Inputs of the task of each vector; see ``open_tasks``.
     :raises CheckpointError: A loss is not finite.
     """
-    lab = open_lab(related, setup.dtype, setup.device, listener, trust_remote_code=setup.trust_remote_code)
-    tasks = list(test_inputs(lab.loaded, setup.data, setup.block_size, setup.inputs).values())
+    related = lab.related
     answers = [lab.ask([0.0] * len(tasks), tasks, "the base")]
     answers += [lab.ask(alone(index, len(tasks)), tasks, name) for index, name in enumerate(related.names)]
     removals = _removals(lab, tasks)

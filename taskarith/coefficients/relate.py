@@ -107,8 +107,16 @@ def relate(
         )
     if not 0 <= beta < 1:
         raise UsageError(f"beta is {beta}", "It is small: give a number from 0 to below 1.")
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
     related = open_related(vectors, model, listener, list(data) if data else None)
     learned = _learned(related, data) if data else ()
+    asked = None
+    if data:
+        from taskarith.coefficients.outputs import Setup, open_tasks
+
+        setup = Setup(data, learned, beta, block_size, inputs, dtype, device, trust_remote_code)
+        asked = setup, *open_tasks(related, setup, listener)  # what is wrong with them is said at once
     weights = relate_weights(related, listener)
     subspaces = outputs = None
     if rank is not None:
@@ -116,11 +124,10 @@ def relate(
 
         subspaces = relate_subspaces(related, rank, listener)
     verdicts: tuple[Verdict, ...] = ()
-    if data:
-        from taskarith.coefficients.outputs import Setup, relate_outputs
+    if asked is not None:
+        from taskarith.coefficients.outputs import relate_outputs
 
-        setup = Setup(data, learned, beta, block_size, inputs, dtype, device, trust_remote_code)
-        outputs = relate_outputs(related, setup, listener)
+        outputs = relate_outputs(*asked)
         verdicts = tuple(_verdict(outputs, pair, beta) for pair in outputs.correlations[DECISIVE])
     remarks = (*related.remarks, *_preflight(weights, outputs))
     return Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
