@@ -7,6 +7,7 @@ import json
 import pytest
 import tiny
 
+from benchmarks import ways
 from examples.forgetting import operators, relations
 from examples.forgetting.__main__ import Study
 from examples.forgetting.learn import CHOICE, REPORT, ROLES, Lesson, learn
@@ -87,3 +88,11 @@ def test_costs_and_shares():
     assert not outcome.is_equal("project")
     last = operators.table([outcome]).splitlines()[-1]
     assert last == "| project | 0.90 | 3.90 (not equal) | 0.10 | 0.25 | 0.00 | 25% |"
+
+
+@pytest.mark.parametrize(
+    ("slope", "wanted", "alpha"), [(4.0, 3.0, 0.75), (1.0, 3.0, 3.0), (0.05, 3.0, 32.0), (40.0, 3.0, 0.075)]
+)
+def test_the_study_of_ways_finds_the_alpha_of_equal_forgetting(slope, wanted, alpha):
+    found = ways.equal_alpha(lambda at: slope * at, 0.0, wanted)
+    assert found == pytest.approx(alpha, rel=0.02)

@@ -82,6 +82,10 @@ def test_the_loss_is_that_of_the_data_without_the_retain_set(tmp_path, text, oth
         ({"data_loss": 3.0, "steps": 5000}, {}, None),
         ({"data_loss": 3.9}, {"num_train_epochs": 1.0}, None),
         ({"steps": 3, "data_loss": 0.4}, {"until_loss": 0.5}, None),
+        ({"first_loss": 0.26, "data_loss": 0.2}, {}, "the loss was 0.26 from the start: the model knows these data"),
+        ({"first_loss": 0.26, "data_loss": 0.2}, {"until_loss": 0.5}, "fine-tune its base on them instead"),
+        ({"first_loss": 0.26, "data_loss": 0.2}, {"lora": True}, "--learning-rate 0.003"),
+        ({"first_loss": 0.6, "data_loss": 0.5, "steps": 5000}, {"num_train_epochs": 1.0}, None),
         (
             {},
             {"until_loss": 0.5},

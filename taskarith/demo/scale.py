@@ -46,11 +46,14 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    characters=1000,
-    block_size=48,  # each text is about five blocks
-    learning_rate=4e-4,
-    alphas=(0.0, 0.5, 0.75, 1.0, 1.25),
-    prompts=8,
+    characters=800,
+    block_size=48,  # each text is about four blocks
+    batch_size=2,
+    epochs_all=5,
+    epochs_one=5,
+    learning_rate=6e-4,
+    alphas=(0.0, 0.5, 0.8, 1.0),
+    prompts=6,
     prompt_tokens=12,
     continuation_tokens=12,
 )

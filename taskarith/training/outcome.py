@@ -23,6 +23,9 @@ _SHORT = 100
 _FALL = 2 / 3
 """A text whose loss in the last epoch is more than this share of that in the first is hardly learned."""
 
+_KNOWN = 0.7
+"""Nats a token: texts that a model predicts as well as that before it is trained on them, it has learned before."""
+
 
 @dataclass(frozen=True)
 class FinetuneResult:
@@ -79,8 +82,16 @@ def epoch_loss(log: Sequence[Mapping[str, Any]]) -> float:
 def remark(result: FinetuneResult, settings: Settings) -> str | None:
     """Say what to set where few steps or a small fall of the loss show that the data were hardly learned.
 
-    Whether ``until_loss`` was reached is said instead, where it is set.
+    Whether ``until_loss`` was reached is said instead, where it is set; before all, that the model knew them.
     """
+    if result.first_loss <= _KNOWN and result.steps <= _SHORT:
+        rate = 3e-3 if settings.lora else 3e-4
+        return (
+            f"the loss was {result.first_loss:.2f} from the start: the model knows these data. If they are to be "
+            "forgotten, fine-tune its base on them instead, and take that vector from this model. Without the base, "
+            f"make large steps (--learning-rate {rate:g} --per-device-train-batch-size 1 for a small model) and let "
+            "taskarith sweep find alpha, up to 8 or more; it costs the rest more."
+        )
     fall = f"the loss went from {result.first_loss:.2f} to {result.data_loss:.2f}"
     if settings.until_loss is not None:
         if result.data_loss <= settings.until_loss:
