@@ -38,7 +38,7 @@ class Scale:
     epochs_all: int = 4
     epochs_one: int = 4
     learning_rate: float = 3e-4
-    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.875, 1.0, 1.25)
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.875, 1.0)
     prompts: int = 16
     prompt_tokens: int = 32
     continuation_tokens: int = 32
