@@ -16,6 +16,7 @@ import layouts
 import pytest
 import tiny
 import typer
+from preloaded import preloaded_command
 
 from taskarith.cli.main import app
 
@@ -63,7 +64,7 @@ def test_every_option_the_readme_names_exists():
 
 
 @pytest.fixture
-def stranger(tmp_path, phi):
+def stranger(tmp_path, phi, tmp_path_factory):
     """A folder with three texts and a copy of TOFU, and a hub cache in which the reference model is a tiny Phi."""
     commit = "f" * 40
     repository = tmp_path / "hub" / "models--microsoft--phi-1_5"
@@ -75,8 +76,10 @@ def stranger(tmp_path, phi):
     for name, seed in (("forget", 1), ("retain", 2), ("holdout", 3)):
         (work / f"{name}.txt").write_text(tiny.text(60, seed), encoding="utf-8")
     layouts.write_tofu(work / "TOFU")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return work, os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": path, "COLUMNS": "200"}
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "COLUMNS": "200"}
+    with preloaded_command(tmp_path_factory.mktemp("command"), environment) as commands:
+        path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
+        yield work, environment | {"PATH": path}
 
 
 def test_every_block_of_the_readme_runs(stranger):
