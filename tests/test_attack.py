@@ -361,6 +361,14 @@ def test_a_gap_that_is_not_apart_from_nothing_gives_no_share():
     assert cell.lacking.endswith("which is not apart from 0")
 
 
+@pytest.mark.parametrize(("prompts", "is_known"), [(2, False), (4, False), (12, True)])
+def test_prompts_that_all_lost_the_same_need_to_be_some(prompts, is_known):
+    records = [said("before", "forget", f"p{n}", "one two three four") for n in range(prompts)]
+    records += [said(model, "forget", f"p{n}", "nothing") for n in range(prompts) for model in ("edited", "edited x")]
+    cell = outcome(records, attack="quantise", name="x", state="x").cells["verbatim"]
+    assert (cell.recovered, cell.lacking is None) == ((0.0, True) if is_known else (None, False))
+
+
 def test_prompts_that_one_state_lacks_are_paired_with_none():
     """A rule leaves a prompt out, and prompts of a file have other names: the edited model's are then apart."""
     words = {"before": "one two three four", "edited": "nothing", "edited half": "one two"}
@@ -371,11 +379,11 @@ def test_prompts_that_one_state_lacks_are_paired_with_none():
             said(model, text, id_, flawed.get(id_, words[model if text == "forget" else "edited half"])) for id_ in ids
         ]
 
-    plain = [made(model, "forget", [f"p{n}" for n in range(6)]) for model in ("before", "edited")]
+    plain = [made(model, "forget", [f"p{n}" for n in range(12)]) for model in ("before", "edited")]
     for ids in (["p0", "p2", "p3"], ["other 1", "other 2", "other 3"]):
         records = [*plain[0], *plain[1], *made("edited", "rephrase half", ids)]
         cell = outcome(records, attack="rephrase", name="half", texts=["rephrase half"]).cells["rouge_l_recall"]
-        edited, before = 0.25 / 6, (5 + 0.75) / 6
+        edited, before = 0.25 / 12, (11 + 0.75) / 12
         assert cell.recovered == pytest.approx((0.5 - edited) / (before - edited))
         assert cell.n == 3
         assert cell.recovered_interval[0] < cell.recovered < cell.recovered_interval[1]

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from taskarith.attacks.shares import Level, Share, difference, interval_of, level, share
+from taskarith.attacks.shares import TELLING, Level, Share, difference, interval_of, level, share
 from taskarith.errors import DataError
-from taskarith.evaluation.metrics.intervals import RATE, Bounds, Estimate, ratio
+from taskarith.evaluation.metrics.intervals import RATE, Bounds, Estimate, mean, ratio
 from taskarith.evaluation.records import Record
 
 __all__ = ["BEFORE", "CONVENTIONS", "EDITED", "METRICS", "RETAIN", "Cell", "Outcome", "numbers", "outcome"]
@@ -235,6 +235,8 @@ def _lacking(metric: str, gap: Level) -> str | None:
     if gap.value >= 0 if metric == "loss" else gap.value <= 0:
         return "before the edit the model knows the text no better than after it"
     interval = interval_of(gap)
+    if interval is not None and gap.differing < TELLING and metric not in METRICS[:2]:
+        interval = _interval(mean(list(gap.sums.values()), (-1.0, 1.0)))  # equal scores of a few prompts tell little
     if interval is None:
         return "from a single sample it is not known whether the edit took anything"
     if interval[0] <= 0 <= interval[1]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from taskarith.evaluation.metrics.intervals import TAIL, student
 
-__all__ = ["Level", "Share", "difference", "interval_of", "level", "share"]
+__all__ = ["TELLING", "Level", "Share", "difference", "interval_of", "level", "share"]
 
-_TELLING = 3
+TELLING = 3
 """So many samples must differ from what most of them bring back for their spread to be known."""
 
 
@@ -35,6 +35,11 @@ class Level:
     influences: Mapping[str, float]
     sums: Mapping[str, float]
     n: int
+
+    @property
+    def differing(self) -> int:
+        """Samples of which the sum differs from the most frequent one."""
+        return len(self.sums) - max(Counter(self.sums.values()).values())
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Share:
 
         :param tail: What may lie on either side: 0.025 for 95%.
         """
-        if self.n < 2 or self.differing < _TELLING:
+        if self.n < 2 or self.differing < TELLING:
             return None
         t2 = student(self.n - 1, tail) ** 2
         above, both, below = self.variances
@@ -113,8 +118,7 @@ def share(above: Level, below: Level) -> Share:
     pairs = [(above.influences.get(name, 0.0), below.influences.get(name, 0.0)) for name in names]
     scale = n / max(n - 1, 1)
     a, b, c = (math.fsum(products) * scale for products in zip(*((x * x, x * y, y * y) for x, y in pairs), strict=True))
-    differing = len(above.sums) - max(Counter(above.sums.values()).values())
-    return Share(above.value, below.value, (a, b, c), n, differing)
+    return Share(above.value, below.value, (a, b, c), n, above.differing)
 
 
 def interval_of(one: Level, tail: float = TAIL) -> tuple[float, float] | None:
