@@ -16,6 +16,7 @@ from taskarith.arithmetic.parallel import chunks, usable_cores
 from taskarith.arithmetic.wide import decode
 from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
+from taskarith.checkpoints.places import absolute_names
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.reader import PrintedTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
@@ -96,6 +97,8 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
         header = read_header(path)
         kind = "vector" if header.metadata.get("format") == FORMAT else "file"
         found = Contents(path, kind, {entry.name: entry for entry in header.tensors}, _parsed(header.metadata))
+        if kind == "vector":
+            found = replace(found, record=absolute_names(found.record, path.parent))
         return found if kind == "file" or header.metadata.get("kind") == "dense" else _decoded(found, listener)
     path = resolve_model(name, listener).path
     record = read_provenance(path) or {}
