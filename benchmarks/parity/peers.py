@@ -90,10 +90,8 @@ class _Unlearning:
         call = self.metrics[name]._metric_fn
         return call(self.model, data=data, collators=collator, batch_size=2, tokenizer=self.tokenizer, **more)
 
-    def text(self, name: str, *, kind: str) -> dict[str, Any]:
-        """Return the numbers of one text: of ``forget``, ``retain`` or ``choices``."""
-        from omegaconf import OmegaConf
-
+    def text(self, name: str, *, kind: str, only_ratios: bool = False) -> dict[str, Any]:
+        """Return the numbers of one text, of ``forget``, ``retain`` or ``choices``, or those of its losses alone."""
         right = self.run("probability", self._set(name, "answer"))
         correct = right if kind == "choices" else self.run("probability", self._set(name, "paraphrased_answer"))
         wrong = self.run("probability", self._set(name, "perturbed_answer"))
@@ -104,13 +102,19 @@ class _Unlearning:
             found["probability"] = self.metrics["probability_w_options"]._metric_fn(None, pre_compute=both)["agg_value"]
         ratio = self.metrics["truth_ratio"]._metric_fn
         ratios = ratio(None, aggregator=aggregator, pre_compute={"correct": correct, "wrong": wrong})
+        found |= {"truth_ratio": ratios["agg_value"], "truth ratios": ratios}
+        return found if only_ratios else found | self._text_more(name)
+
+    def _text_more(self, name: str) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+
         how = OmegaConf.create({"do_sample": False, "max_new_tokens": 200, "use_cache": True})
         asked = self._set(name, "answer", generate=True)
         rouge = self.run("rouge", asked, rouge_type="rougeL_recall", generation_args=how)
-        found |= {"truth_ratio": ratios["agg_value"], "rouge_l_recall_stemmed": rouge["agg_value"]}
+        found = {"rouge_l_recall_stemmed": rouge["agg_value"]}
         found["extraction_strength"] = self.run("extraction_strength", self._set(name, "answer"))["agg_value"]
         found["exact_memorisation"] = self.run("exact_memorization", self._set(name, "answer"))["agg_value"]
-        return {**found, "truth ratios": ratios}
+        return found
 
     def membership(self) -> dict[str, float]:
         sides = {"forget": self._set("forget10_perturbed", "answer"), "holdout": self._set("holdout10", "answer")}
@@ -138,7 +142,7 @@ def open_unlearning(
     files = {"forget": "forget10_perturbed", **{name: f"{name}_perturbed" for name in list(kinds)[1:]}}
     here, never = (_Unlearning(folder, model, tokenizer, data, plain) for model, tokenizer in models)
     found = {name: here.text(files[name], kind=kind) for name, kind in kinds.items()}
-    other = never.text(files["forget"], kind="forget")["truth ratios"]
+    other = never.text(files["forget"], kind="forget", only_ratios=True)["truth ratios"]
     utilities = {
         f"{name} {metric}": {"agg_value": found[name][metric]}
         for name in list(kinds)[1:]
