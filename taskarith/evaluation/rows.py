@@ -219,7 +219,7 @@ class _Work:
     def _measure(
         self, asked: Asked, row: str, units: Units, on_share: Callable[[float], None], *, keep: bool
     ) -> list[Record]:
-        start, reference = time.perf_counter(), self.reference
+        start, reference, begun = time.perf_counter(), self.reference, bool(units.names())
         if reference and (why := reference.mismatch(asked.loaded, asked.questions)):
             self.listener.note(f"KL and agreement of {row} are missing: {why}")
             reference = None
@@ -236,7 +236,9 @@ class _Work:
         )
         self.reference = self.reference or kept
         seconds, tokens = time.perf_counter() - start, asked.questions.cost(self.settings.continuation_tokens)
-        if tokens:
+        if begun:
+            self.listener.note(f"{row}: {tokens:,} tokens, in part by an earlier run")
+        elif tokens:
             self.listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
         if self.tasks is not None:
             for task in self.tasks.names:
