@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -47,6 +48,12 @@ def build(name: str, seed: int = 0) -> PreTrainedModel:
     return cls(_small(kind, ({"is_decoder": True} if is_like_bert else {}) | OVERRIDES.get(name, {})))
 
 
+def _fields(cls: type[PreTrainedConfig]) -> list[str]:
+    if is_dataclass(cls):
+        return [field.name for field in fields(cls)]
+    return [name for name in signature(cls).parameters if name != "kwargs"]  # of transformers 5.0
+
+
 def _small(cls: type[PreTrainedConfig], overrides: Mapping[str, Any]) -> PreTrainedConfig:
     """Return a configuration of a class with every size small.
 
@@ -55,7 +62,7 @@ def _small(cls: type[PreTrainedConfig], overrides: Mapping[str, Any]) -> PreTrai
         name another ``model_type``.
     """
     default = cls()
-    own = {field.name: default.__dict__.get(cls.attribute_map.get(field.name, field.name)) for field in fields(cls)}
+    own = {name: default.__dict__.get(cls.attribute_map.get(name, name)) for name in _fields(cls)}
     values: dict[str, Any] = {}
     for name, value in own.items():
         if isinstance(value, PreTrainedConfig):
