@@ -122,6 +122,19 @@ def test_a_command_is_recorded_as_typed_in_its_folder(room, monkeypatch):
     assert command_line() == "taskarith apply ./base --add=./v:0.5 --data=forget=./text.txt -o ./new"
 
 
+def test_a_command_is_recorded_although_its_folder_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr("sys.argv", ["taskarith", "apply", str(tmp_path)])
+    assert command_line() == f"taskarith apply {tmp_path}"
+
+
+def test_texts_in_records_keep_what_looks_like_a_path(tmp_path):
+    record = {"chat_template": f"{{{{ x }}}}:{tmp_path}", "arguments": {"system_prompt": str(tmp_path)}}
+    assert relative_names(record, tmp_path / "out") == record
+
+
 def test_without_a_home_names_are_still_written(tmp_path, monkeypatch):
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -19,7 +19,8 @@ __all__ = ["absolute_name", "absolute_names", "relative_names"]
 
 _NAMES = frozenset({"name", "base", "tokenizer"})
 """Keys of a record whose values name a model, an adapter or a vector."""
-_AS_THEY_ARE = frozenset({"tensors", "files"})
+_AS_THEY_ARE = frozenset({"tensors", "files", "chat_template", "system_prompt"})
+"""Keys of what is long, or a text, in which what looks like a path is none."""
 _RELATIVE = re.compile(r"(\.{1,2}|~)(/|$)")
 _PATHS = re.compile(r"(?:^|(?<=[=:,@]))/[^=:,@]+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")

@@ -10,6 +10,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def release(*more: str) -> str:
 
 def command_line() -> str:
     """Return the command of this process as one could type it in its folder; bytes that are not Unicode are escaped."""
-    words = shlex.join([Path(sys.argv[0]).name, *relative_names(sys.argv[1:], Path.cwd())])
-    return words.encode("utf-8", "backslashreplace").decode()
+    words = sys.argv[1:]
+    with suppress(OSError):  # the folder that it was called in is gone
+        words = relative_names(words, Path.cwd())
+    return shlex.join([Path(sys.argv[0]).name, *words]).encode("utf-8", "backslashreplace").decode()
 
 
 def write_provenance(

@@ -242,7 +242,11 @@ def _apply(
             if template:
                 write_chat_template(workplace.path, template)
             remarks += strangers(operands, result.base, str(base.path)) + rounding(result)
-            more = {"max_shard_size": max_shard_size, "vocab": vocab, "tokenizer": str(taken or "")}
+            more = {
+                "max_shard_size": max_shard_size,
+                "vocab": vocab,
+                "tokenizer": str(taken.resolve()) if taken else "",
+            }
             more |= {"ignore_buffers": ignore_buffers, "chat_template": template}
             record = record_edit(plan, resolved, references, scale, result)
             record |= {key: value for key, value in more.items() if value}
