@@ -27,15 +27,15 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks.measure import warm_up
 from benchmarks.results import bullets, machine, table
+from taskarith.data.load import load_data
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 from taskarith.evaluation.measure import measure
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
 from taskarith.evaluation.questions import Questions, Settings, ask
+from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.score import make_scores
-from taskarith.evaluation.stored import arrange
 from taskarith.progress import SILENT
-from taskarith.training.data import load_data
 
 _OURS, _LM_EVAL = "taskarith", "lm-eval"
 _ALPHAS = ("0", "0.2", "0.4", "0.6", "0.8", "1")

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskarith.attacks.attack import AttackResult, attack
-    from taskarith.coefficients.importance import ImportanceResult, importance
-    from taskarith.coefficients.out_of_domain import OutOfDomain, out_of_domain
-    from taskarith.coefficients.relate import Relation, relate
-    from taskarith.coefficients.sweep import Sweep, sweep
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
-    from taskarith.edit.memory import InMemoryEdit
-    from taskarith.edit.method import Method, parse_method
+    from taskarith.edit.in_memory import InMemoryEdit
     from taskarith.edit.undo import UndoResult, undo
-    from taskarith.edit.verify import Verification, verify
     from taskarith.errors import TaskarithError
     from taskarith.evaluation.evaluate import evaluate
-    from taskarith.evaluation.rows import Evaluation
+    from taskarith.evaluation.run import Evaluation
     from taskarith.evaluation.score import Scores, score
+    from taskarith.inspection.diff import Differences, diff
+    from taskarith.inspection.inspect import Inspection, inspect
+    from taskarith.inspection.verify import Verification, verify
+    from taskarith.merging.methods import Method, parse_method
+    from taskarith.relations.importance import ImportanceResult, importance
+    from taskarith.relations.out_of_domain import OutOfDomain, out_of_domain
+    from taskarith.relations.relate import Relation, relate
+    from taskarith.sweeps.sweep import Sweep, sweep
     from taskarith.training.finetune import FinetuneResult, finetune
-    from taskarith.vectors.diff import Differences, diff
     from taskarith.vectors.extract import ExtractResult, extract
-    from taskarith.vectors.inspect import Inspection, inspect
-    from taskarith.vectors.lowrank import LowRankResult, extract_low_rank
+    from taskarith.vectors.low_rank import LowRankResult, extract_low_rank
 
 __all__ = [
     "ApplyResult",
@@ -73,39 +73,39 @@ _HOMES = {
     "ApplyResult": "taskarith.edit.apply",
     "AttackResult": "taskarith.attacks.attack",
     "CombineResult": "taskarith.edit.combine",
-    "Differences": "taskarith.vectors.diff",
-    "Evaluation": "taskarith.evaluation.rows",
+    "Differences": "taskarith.inspection.diff",
+    "Evaluation": "taskarith.evaluation.run",
     "ExtractResult": "taskarith.vectors.extract",
     "FinetuneResult": "taskarith.training.finetune",
-    "ImportanceResult": "taskarith.coefficients.importance",
-    "InMemoryEdit": "taskarith.edit.memory",
-    "Inspection": "taskarith.vectors.inspect",
-    "OutOfDomain": "taskarith.coefficients.out_of_domain",
-    "Relation": "taskarith.coefficients.relate",
+    "ImportanceResult": "taskarith.relations.importance",
+    "InMemoryEdit": "taskarith.edit.in_memory",
+    "Inspection": "taskarith.inspection.inspect",
+    "OutOfDomain": "taskarith.relations.out_of_domain",
+    "Relation": "taskarith.relations.relate",
     "Scores": "taskarith.evaluation.score",
-    "Sweep": "taskarith.coefficients.sweep",
-    "Method": "taskarith.edit.method",
-    "LowRankResult": "taskarith.vectors.lowrank",
+    "Sweep": "taskarith.sweeps.sweep",
+    "Method": "taskarith.merging.methods",
+    "LowRankResult": "taskarith.vectors.low_rank",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
-    "Verification": "taskarith.edit.verify",
+    "Verification": "taskarith.inspection.verify",
     "apply": "taskarith.edit.apply",
     "attack": "taskarith.attacks.attack",
     "combine": "taskarith.edit.combine",
-    "diff": "taskarith.vectors.diff",
+    "diff": "taskarith.inspection.diff",
     "evaluate": "taskarith.evaluation.evaluate",
     "extract": "taskarith.vectors.extract",
-    "extract_low_rank": "taskarith.vectors.lowrank",
+    "extract_low_rank": "taskarith.vectors.low_rank",
     "finetune": "taskarith.training.finetune",
-    "importance": "taskarith.coefficients.importance",
-    "inspect": "taskarith.vectors.inspect",
-    "out_of_domain": "taskarith.coefficients.out_of_domain",
-    "relate": "taskarith.coefficients.relate",
+    "importance": "taskarith.relations.importance",
+    "inspect": "taskarith.inspection.inspect",
+    "out_of_domain": "taskarith.relations.out_of_domain",
+    "relate": "taskarith.relations.relate",
     "score": "taskarith.evaluation.score",
-    "parse_method": "taskarith.edit.method",
-    "sweep": "taskarith.coefficients.sweep",
+    "parse_method": "taskarith.merging.methods",
+    "sweep": "taskarith.sweeps.sweep",
     "undo": "taskarith.edit.undo",
-    "verify": "taskarith.edit.verify",
+    "verify": "taskarith.inspection.verify",
 }
 
 

@@ -59,7 +59,7 @@ class OperandRef:
     :param fingerprint: What its deltas must have, as an earlier edit recorded it; empty if that does not matter.
     :param against_model: Take the delta of a fine-tuned model against the model that is edited, whatever base it
         records.
-    :param role: Empty if it is added. ``protect`` or ``weights``: the method looks at it, see ``edit.method``.
+    :param role: Empty if it is added. ``protect`` or ``weights``: the method looks at it, see ``merging.methods``.
     :param base: The model that a fine-tune is a difference to, as the user named it; empty for the one it records.
     :param base_fingerprint: What that model must have, as an earlier edit recorded it; empty if that does not matter.
     """

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make te
 
 import tiny  # not earlier: the environment must be set before transformers is imported
 
-from taskarith.arithmetic.compiled import load_kernels
+from taskarith.arithmetic.kernels.compile import load_kernels
 
 load_kernels()  # no test is to be the one that compiles them, and says so
 

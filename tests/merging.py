@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from taskarith.arithmetic.operators.operator import Setting
 from taskarith.edit.merge import new_operator
-from taskarith.edit.method import METHODS, Method, parse_method
+from taskarith.merging.methods import METHODS, Method, parse_method
+from taskarith.merging.operator import Setting
 
 DENSE = [name for name in METHODS if name not in {"linear", "core_space", "project", "perta"}]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import MismatchError, VectorError
 from taskarith.vectors.extract import extract
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
-from taskarith.edit.verify import verify
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import MismatchError, VectorError
+from taskarith.inspection.verify import verify
 from taskarith.vectors.extract import extract
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]

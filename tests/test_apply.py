@@ -18,7 +18,7 @@ from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan

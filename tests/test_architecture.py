@@ -31,7 +31,7 @@ from taskarith.architecture.layout import Architecture, positions
 from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.errors import MismatchError, VectorError
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 _SMALL = {
     "vocab_size": 99,

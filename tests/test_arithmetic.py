@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskarith.arithmetic.calculator import LowRank, Recipe, Term
 from taskarith.arithmetic.cpu import CpuCalculator
+from taskarith.arithmetic.encoding import decode
 from taskarith.arithmetic.parallel import chunks, new_calculator, usable_cores
-from taskarith.arithmetic.recipe import LowRank, Recipe, Term
-from taskarith.arithmetic.tensors import TORCH_DTYPES, TorchCalculator
-from taskarith.arithmetic.wide import decode
+from taskarith.arithmetic.torch import TORCH_DTYPES, TorchCalculator
 
 CHUNK = 5000
 CALCULATORS = [CpuCalculator(CHUNK), TorchCalculator(CHUNK)]

@@ -15,11 +15,8 @@ from typer.testing import CliRunner
 
 import taskarith
 from taskarith.attacks.attack import AttackResult
-from taskarith.attacks.outcome import METRICS, Cell, Outcome, numbers, outcome
-from taskarith.attacks.passages import file_prompts, growing, make_passages, plain, rephrased_by_rule
-from taskarith.attacks.relearn import choose_samples, relearned
-from taskarith.attacks.strongest import LEAST, strongest
-from taskarith.attacks.weights import (
+from taskarith.attacks.prompts import file_prompts, growing, make_passages, plain, rephrased_by_rule
+from taskarith.attacks.quantise import (
     NF4_LEVELS,
     Rounding,
     preserved,
@@ -28,16 +25,19 @@ from taskarith.attacks.weights import (
     round_to_bits,
     round_to_nf4,
 )
+from taskarith.attacks.recovery import METRICS, Cell, Outcome, numbers, outcome
+from taskarith.attacks.relearn import choose_samples, relearned
+from taskarith.attacks.strongest import LEAST, strongest
 from taskarith.cli.main import app
+from taskarith.data.load import load_data
+from taskarith.data.tokens import tokenize
 from taskarith.errors import CheckpointError, DataError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
 from taskarith.evaluation.models import open_model
+from taskarith.evaluation.read_records import read_sheets
 from taskarith.evaluation.records import continuation_record, loss_record
-from taskarith.evaluation.stored import read_sheets
 from taskarith.progress import SILENT
 from taskarith.report.attacks import attack_remarks, attack_tables
-from taskarith.training.data import load_data
-from taskarith.training.tokens import tokenize
 
 CPU = torch.device("cpu")
 SMALL = {"block_size": 32, "prompts": 4, "prompt_tokens": 8, "continuation_tokens": 6, "prefixes": (4, 12), "draws": 2}

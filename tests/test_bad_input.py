@@ -6,9 +6,9 @@ import tiny
 
 from taskarith.errors import DataError
 from taskarith.evaluation import evaluate as verb
-from taskarith.evaluation import rows
+from taskarith.evaluation import run as rows
 from taskarith.evaluation.evaluate import evaluate
-from taskarith.evaluation.general import Tasks
+from taskarith.evaluation.lm_eval import Tasks
 from taskarith.evaluation.records import task_record
 
 SMALL = {"block_size": 32, "prompts": 1, "prompt_tokens": 4, "continuation_tokens": 4}

@@ -20,18 +20,18 @@ from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.cli.main import app
-from taskarith.coefficients.relate import relate
-from taskarith.coefficients.sweep import sweep
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
-from taskarith.edit.memory import InMemoryEdit
-from taskarith.edit.verify import verify
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError, VectorError
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.inspection.inspect import inspect
+from taskarith.inspection.verify import verify
+from taskarith.relations.relate import relate
 from taskarith.spec import OperandRef, parse_combination, parse_operand
+from taskarith.sweeps.sweep import sweep
 from taskarith.vectors.extract import extract
-from taskarith.vectors.inspect import inspect
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 HUB, COMMIT = "org/m", "a" * 40
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.evaluation.generation import continue_greedily
-from taskarith.evaluation.rouge import rouge_l
+from taskarith.evaluation.metrics.rouge import rouge_l
 
 
 def run(*arguments, command="eval"):

@@ -13,13 +13,13 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
+from taskarith.data.documents import ANSWER_ALONE, RowForm
 from taskarith.errors import DataError, TaskarithError, UsageError
 from taskarith.evaluation.answers import answer_records, ask_part
 from taskarith.evaluation.benchmarks import fingerprint_parts, load_benchmark
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 from taskarith.spec import BenchmarkRef, parse_benchmark
-from taskarith.training.documents import ANSWER_ALONE, RowForm
 
 CHAT = RowForm(apply_chat_template=True)
 

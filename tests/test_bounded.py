@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskarith.arithmetic.calculator import LowRank, Recipe, Term
 from taskarith.arithmetic.cpu import CpuCalculator
-from taskarith.arithmetic.recipe import LowRank, Recipe, Term
-from taskarith.arithmetic.slack import slack_of
-from taskarith.arithmetic.tensors import TORCH_DTYPES, TorchCalculator
+from taskarith.arithmetic.kernels.error_bound_limits import slack_of
+from taskarith.arithmetic.torch import TORCH_DTYPES, TorchCalculator
 
 CHUNK = 4096
 LIGHT, PRECISE = CpuCalculator(CHUNK), TorchCalculator(CHUNK)

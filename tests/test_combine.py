@@ -19,11 +19,11 @@ from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
-from taskarith.edit.verify import verify
 from taskarith.errors import MismatchError, UsageError, VectorError
+from taskarith.inspection.inspect import inspect
+from taskarith.inspection.verify import verify
 from taskarith.spec import OperandRef, parse_combination
 from taskarith.vectors.extract import extract
-from taskarith.vectors.inspect import inspect
 
 
 @pytest.fixture(scope="module", params=["phi", "llama"])

@@ -10,16 +10,16 @@ import time
 
 import pytest
 
-from taskarith.arithmetic import compiled
+from taskarith.arithmetic.kernels import compile as compiled
 from taskarith.arithmetic.parallel import new_calculator
-from taskarith.arithmetic.tensors import TorchCalculator
+from taskarith.arithmetic.torch import TorchCalculator
 from taskarith.checkpoints.cache import cache_folders, keep_file, locked_folder, writable_caches
 
 LOAD = """
 import sys
-from taskarith.arithmetic.compiled import load_kernels
+from taskarith.arithmetic.kernels.compile import load_kernels
 from taskarith.arithmetic.cpu import CpuCalculator
-from taskarith.arithmetic.recipe import Recipe, Term
+from taskarith.arithmetic.calculator import Recipe, Term
 calculator = CpuCalculator(4)
 calculator.begin(Recipe(("F32", "F32"), (Term(0.5, 1),), "F32"))
 calculator.room(0, 1)[:], calculator.room(1, 1)[:] = b"\\0\\0\\x80\\x3f", b"\\0\\0\\0\\x40"

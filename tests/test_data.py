@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from taskarith.data.documents import Document
+from taskarith.data.load import load_data
 from taskarith.errors import DataError, UsageError
-from taskarith.training.data import load_data
-from taskarith.training.documents import Document
 
 ROWS = [
     {"prompt": "Who?", "completion": " The keeper,\n“north”."},

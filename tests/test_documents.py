@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from taskarith.data.load import load_data
 from taskarith.errors import DataError
-from taskarith.training.data import load_data
 
 USER, ANSWER = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "North."}
 CHAT = (USER, ANSWER)

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.team import Team
+from taskarith.data.load import load_data
+from taskarith.data.tokens import Sample, tokenize
 from taskarith.errors import CheckpointError, DataError, TaskarithError, UsageError
 from taskarith.evaluation import models
 from taskarith.evaluation.batches import batch_start, in_batches
@@ -28,15 +30,13 @@ from taskarith.evaluation.generation import Prompt, continue_greedily, make_prom
 from taskarith.evaluation.loss import keep_states, score_samples, split_model
 from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
 from taskarith.evaluation.metrics.membership import zlib_bytes
-from taskarith.evaluation.rouge import rouge_l
-from taskarith.evaluation.rows import row_name
+from taskarith.evaluation.metrics.rouge import rouge_l
+from taskarith.evaluation.read_records import arrange
+from taskarith.evaluation.run import row_name
 from taskarith.evaluation.score import make_scores
 from taskarith.evaluation.score import score as score_stored
-from taskarith.evaluation.stored import arrange
 from taskarith.report.scores import score_tables
 from taskarith.report.tables import short_names
-from taskarith.training.data import load_data
-from taskarith.training.tokens import Sample, tokenize
 
 SMALL = {"block_size": 48, "prompts": 3, "prompt_tokens": 8, "continuation_tokens": 12}
 LENGTHS = [40, 2, 17, 40, 5, 33, 9, 26, 3]

@@ -18,7 +18,7 @@ from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan

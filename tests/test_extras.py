@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
+from taskarith.data.tokens import Sample
 from taskarith.evaluation.extras import gradient_norm
 from taskarith.evaluation.metrics.membership import auc
-from taskarith.evaluation.rouge import rouge_l
-from taskarith.training.tokens import Sample
+from taskarith.evaluation.metrics.rouge import rouge_l
 
 SMALL = ["--prompts", "3", "--prompt-tokens", "4", "--continuation-tokens", "6", "--block-size", "24"]
 

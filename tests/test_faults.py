@@ -26,7 +26,7 @@ from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
 from taskarith.training.finetune import finetune
 from taskarith.training.resume import working_folder
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 
 def full():

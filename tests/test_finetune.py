@@ -33,8 +33,8 @@ from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli import finetune as finetune_cli
 from taskarith.cli.common import guarded
-from taskarith.edit.verify import verify
 from taskarith.errors import CheckpointError, DataError, MismatchError, OutputError, TaskarithError, UsageError
+from taskarith.inspection.verify import verify
 from taskarith.training import saving
 from taskarith.training.finetune import finetune
 

@@ -27,10 +27,10 @@ from transformers import PreTrainedModel
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.evaluation.models import open_model
+from taskarith.models.language import has_token_loss, names_outside, run_on_text
+from taskarith.models.load import load_model
 from taskarith.training import fit as module
 from taskarith.training.finetune import finetune
-from taskarith.training.language import has_token_loss, names_outside, run_on_text
-from taskarith.training.model import load_model
 from taskarith.training.saving import find_places
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -29,13 +29,13 @@ from safetensors.torch import load_file, save_file
 from transformers import get_scheduler
 
 from taskarith.checkpoints.provenance import write_provenance
+from taskarith.data.tokens import Sample
 from taskarith.errors import CheckpointError, MismatchError, OutputError, UsageError
+from taskarith.models.device import autocast_choice, choose_device
 from taskarith.training.examples import Collator, Example
 from taskarith.training.finetune import finetune
-from taskarith.training.precision import autocast_choice, choose_device
 from taskarith.training.resume import finish_checkpoint
 from taskarith.training.settings import SCHEDULERS
-from taskarith.training.tokens import Sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

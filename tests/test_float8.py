@@ -20,8 +20,8 @@ from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
-from taskarith.edit.verify import verify
 from taskarith.errors import CheckpointError, MismatchError, UsageError, VectorError
+from taskarith.inspection.verify import verify
 from taskarith.vectors.extract import extract
 
 STYLES = {

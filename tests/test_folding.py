@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit, types
 
-from taskarith.arithmetic import folding, unpacking
-from taskarith.arithmetic.folding import RUN, Folded, fold
+from taskarith.arithmetic import ulp_codec as folding
+from taskarith.arithmetic.kernels import ulp_unpack as unpacking
+from taskarith.arithmetic.ulp_codec import RUN, Folded, fold
 from taskarith.checkpoints.header import ITEM_SIZES
 
 # zeros of both signs, subnormals, one, the largest, infinities, NaNs quiet and signalling with payloads, as bfloat16

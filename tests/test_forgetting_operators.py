@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
-from taskarith.edit.verify import verify
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import MismatchError, UsageError
-from taskarith.vectors.dense import WEIGHTS
+from taskarith.inspection.verify import verify
 from taskarith.vectors.extract import extract
+from taskarith.vectors.file import WEIGHTS
 
 
 @pytest.fixture(scope="module")

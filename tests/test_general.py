@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.architectures.population import build
 from taskarith.errors import DataError, UsageError
-from taskarith.evaluation.families import of_text
-from taskarith.evaluation.general import find_tasks, run_tasks
 from taskarith.evaluation.grouping import takes_padding
+from taskarith.evaluation.lm_eval import find_tasks, run_tasks
+from taskarith.evaluation.numbers import of_text
 from taskarith.evaluation.questions import Settings
+from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import task_score_record
-from taskarith.evaluation.stored import arrange
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
 needs_it = pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed: pip install 'taskarith[lm-eval]'")

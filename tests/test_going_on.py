@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 from taskarith.checkpoints.journal import Journal
 from taskarith.checkpoints.units import Batches, Units
 from taskarith.cli.main import app
-from taskarith.coefficients.bench import unpack
+from taskarith.data.tokens import Sample
 from taskarith.errors import OutputError
 from taskarith.evaluation import generation, loss, measure, models
 from taskarith.evaluation.batches import in_batches
 from taskarith.evaluation.loss import TokenScore
-from taskarith.evaluation.stored import read_rows
-from taskarith.training.tokens import Sample
+from taskarith.evaluation.read_records import read_rows
+from taskarith.sweeps.trial import unpack
 from taskarith.vectors.extract import extract
 
 

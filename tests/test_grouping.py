@@ -10,11 +10,11 @@ from transformers import GenerationConfig
 
 from benchmarks.architectures.population import build
 from benchmarks.architectures.recipes import VOCABULARY
+from taskarith.data.tokens import Sample
 from taskarith.evaluation.batches import Grouping
 from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
 from taskarith.evaluation.grouping import grouping_of_generation, grouping_of_scoring, takes_padding
 from taskarith.evaluation.loss import score_samples
-from taskarith.training.tokens import Sample
 
 PADDED = ["llama", "gpt2", "bloom", "mpt", "opt", "ctrl", "gemma3_text", "mixtral", "lfm2", "minimax"]
 EQUAL = ["recurrent_gemma", "mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"]

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
-from taskarith.coefficients.importance import importance
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
-from taskarith.edit.method import parse_method
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import CheckpointError, DataError, UsageError, VectorError
+from taskarith.merging.methods import parse_method
+from taskarith.relations.importance import importance
 
 FORGET = "the cat sat on the mat and looked at the red house by the sea. " * 3
 RETAIN = "a small dog ran over the green hill to see the old ship come in. " * 3

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from benchmarks.architectures.population import build
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import MismatchError
 from taskarith.vectors.extract import extract
 

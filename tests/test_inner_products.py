@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from taskarith.arithmetic.compiled import BLOCK
+from taskarith.arithmetic.calculator import LowRank, Products, Recipe, Term
 from taskarith.arithmetic.cpu import CpuCalculator
+from taskarith.arithmetic.kernels.layout import BLOCK
 from taskarith.arithmetic.parallel import chunks
-from taskarith.arithmetic.recipe import LowRank, Products, Recipe, Term
-from taskarith.arithmetic.tensors import TORCH_DTYPES, TorchCalculator
+from taskarith.arithmetic.torch import TORCH_DTYPES, TorchCalculator
 
 CHUNK = 4 * BLOCK
 CALCULATORS = [CpuCalculator(CHUNK), TorchCalculator(CHUNK)]

@@ -20,8 +20,8 @@ from taskarith.edit.apply import apply
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.vectors import eigen
-from taskarith.vectors.factoring import best_fit
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
+from taskarith.vectors.svd import best_fit
 
 
 def low_rank_tune(base: Path, folder: Path, rank: int = 2, leave: str = "nothing") -> Path:
@@ -101,7 +101,7 @@ def test_what_peft_cannot_hold_stays_exact_in_a_file_beside(tmp_path):
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60), (50, 50), (700, 3)])
 @pytest.mark.parametrize("spectrum", ["noise", "decay", "exact"])
 def test_the_energy_is_the_best_there_is(monkeypatch, shape, spectrum):
-    monkeypatch.setattr("taskarith.vectors.factoring._BLOCK", 256)
+    monkeypatch.setattr("taskarith.vectors.svd._BLOCK", 256)
     generator = np.random.default_rng(0)
     matrix = generator.normal(size=shape) * 1e-3
     if spectrum != "noise":

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.edit.mergekit import translate
-from taskarith.edit.verify import verify
 from taskarith.errors import UsageError
+from taskarith.inspection.verify import verify
 
 Q, UP = "self_attn.q_proj.weight", "mlp.fc1.weight"
 FILTERED = [

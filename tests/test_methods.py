@@ -22,13 +22,13 @@ from taskarith.checkpoints.publish import publish
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
-from taskarith.edit.method import LINEAR, Method
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.edit.operands import open_operands, parse_operands
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
-from taskarith.edit.verify import verify
 from taskarith.errors import MismatchError, UsageError
+from taskarith.inspection.verify import verify
+from taskarith.merging.methods import LINEAR, Method
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,11 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
-from taskarith.edit.verify import verify
 from taskarith.errors import MismatchError
+from taskarith.inspection.verify import verify
 from taskarith.vectors.buffers import is_buffer
 from taskarith.vectors.extract import extract
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
-from taskarith.coefficients.answers import Answer
-from taskarith.coefficients.out_of_domain import _alignments, out_of_domain
-from taskarith.coefficients.programme import solve
 from taskarith.errors import DataError, UsageError, VectorError
+from taskarith.relations.linear_program import solve
+from taskarith.relations.out_of_domain import _alignments, out_of_domain
+from taskarith.relations.probe import Answer
 from taskarith.vectors.extract import extract
 
 

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from merging import DENSE, merge, method
 from peft.utils import merge_utils
 
-from taskarith.arithmetic.operators import core, masks, selection, spectral, sphere
-from taskarith.arithmetic.operators.combine import elect, ordered_sum
-from taskarith.arithmetic.operators.selection import Largest
-from taskarith.arithmetic.recipe import LowRank
-from taskarith.edit.method import parse_method
+from taskarith.arithmetic import selection
+from taskarith.arithmetic.calculator import LowRank
+from taskarith.arithmetic.selection import Largest
 from taskarith.errors import UsageError
+from taskarith.merging import core_space as core
+from taskarith.merging import masks, spectral
+from taskarith.merging import slerp_stock as sphere
+from taskarith.merging.methods import parse_method
+from taskarith.merging.sums import elect, ordered_sum
 
 # golden values, worked out by hand
 

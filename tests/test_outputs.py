@@ -22,8 +22,6 @@ from taskarith.checkpoints.publish import check_target, publish_file, publish_fo
 from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
 from taskarith.checkpoints.targets import check_space
 from taskarith.cli.main import app
-from taskarith.coefficients.importance import importance
-from taskarith.coefficients.sweep import sweep
 from taskarith.demo.replacing import bring_back, replacing
 from taskarith.demo.run import run_demo
 from taskarith.edit.apply import apply
@@ -31,9 +29,11 @@ from taskarith.edit.combine import combine
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, OutputError
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.relations.importance import importance
+from taskarith.sweeps.sweep import sweep
 from taskarith.training.finetune import finetune
 from taskarith.vectors.extract import extract
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 
 @pytest.fixture(scope="module")

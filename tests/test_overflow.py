@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from taskarith.coefficients.relate import relate
 from taskarith.edit.apply import apply
-from taskarith.edit.method import METHODS, parse_method
 from taskarith.errors import MismatchError
+from taskarith.merging.methods import METHODS, parse_method
+from taskarith.relations.relate import relate
 from taskarith.vectors.extract import extract
 
 

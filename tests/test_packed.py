@@ -25,16 +25,16 @@ from taskarith.checkpoints.checkpoint import fingerprint_tensors, open_checkpoin
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.edit.apply import apply
-from taskarith.edit.verify import verify
 from taskarith.errors import TaskarithError, VectorError
+from taskarith.inspection.verify import verify
 from taskarith.spec import OperandRef
-from taskarith.vectors.exact import Exact
+from taskarith.vectors.codecs.block_file import join_parts
+from taskarith.vectors.codecs.exact import Exact
+from taskarith.vectors.codecs.quantised import Quantised
+from taskarith.vectors.codecs.write import packed_metadata, write_packed
+from taskarith.vectors.difference import PairSource
 from taskarith.vectors.extract import extract
 from taskarith.vectors.open import open_vector
-from taskarith.vectors.pack import packed_metadata, write_packed
-from taskarith.vectors.packed import join_parts
-from taskarith.vectors.quantised import Quantised
-from taskarith.vectors.subtract import PairSource
 
 FORMS = {"exact": {"exact": True}, "sparse": {"top_k": 0.1}, "rows": {"rows": 0.5}, "quantised": {"bits": 4}}
 

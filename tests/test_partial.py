@@ -23,14 +23,14 @@ from taskarith.cli.main import app
 from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
-from taskarith.edit.method import parse_method
 from taskarith.edit.operands import open_operands
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, MismatchError, OutputError, ReadError
+from taskarith.merging.methods import parse_method
 from taskarith.spec import OperandRef
 from taskarith.vectors.extract import extract
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_work_is_not_kept_where_the_data_are_wrong(tmp_path, monkeypatch, made, 
         ([], "taskarith.vectors.extract.subtract", "goes on where this one stopped"),
         (["--exact"], "taskarith.vectors.extract.write_packed", "starts anew"),
         (["--top-k", "0.1"], "taskarith.vectors.extract.write_packed", "starts anew"),
-        (["--rank", "2"], "taskarith.vectors.lowrank.write_adapter", "starts anew"),
+        (["--rank", "2"], "taskarith.vectors.low_rank.write_adapter", "starts anew"),
     ],
 )
 def test_what_an_interruption_says_is_true_of_the_command(tmp_path, monkeypatch, made, options, place, words):

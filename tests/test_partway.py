@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskarith.arithmetic.calculator import Recipe, Term
 from taskarith.arithmetic.cpu import CpuCalculator
-from taskarith.arithmetic.reach import reach_of
-from taskarith.arithmetic.recipe import Recipe, Term
-from taskarith.arithmetic.tensors import TorchCalculator
+from taskarith.arithmetic.kernels.bf16_blend_limits import reach_of
+from taskarith.arithmetic.torch import TorchCalculator
 
 CHUNK = 1 << 17
 LIGHT, PRECISE = CpuCalculator(CHUNK), TorchCalculator(CHUNK)

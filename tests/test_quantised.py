@@ -17,7 +17,7 @@ from test_sparse import check_apply, deltas_of
 
 from taskarith.edit.apply import apply
 from taskarith.errors import UsageError
-from taskarith.vectors import quantised
+from taskarith.vectors.codecs import quantised
 from taskarith.vectors.extract import extract
 
 

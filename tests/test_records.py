@@ -16,17 +16,17 @@ from safetensors.torch import load_file, save_file
 from test_adapter import save_adapter
 from typer.testing import CliRunner
 
-from taskarith.arithmetic.wide import decode, encode
+from taskarith.arithmetic.encoding import decode, encode
 from taskarith.checkpoints.digests import UNSEALED
 from taskarith.checkpoints.header import SEAL
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
-from taskarith.edit.verify import verify
-from taskarith.edit.verify_methods import TOLERANCE, _are_near
 from taskarith.errors import CheckpointError, TaskarithError
+from taskarith.inspection.verify import verify
+from taskarith.inspection.verify_methods import TOLERANCE, _are_near
 from taskarith.vectors.extract import extract
-from taskarith.vectors.lowrank import extract_low_rank
+from taskarith.vectors.low_rank import extract_low_rank
 
 
 @pytest.fixture(scope="module")

@@ -19,18 +19,18 @@ from test_adapter import merged, save_adapter
 from typer.testing import CliRunner
 
 from benchmarks.architectures.population import build
-from taskarith.arithmetic.compiled import BLOCK
+from taskarith.architecture.module_kinds import kinds_of
+from taskarith.arithmetic.kernels.layout import BLOCK
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.cli.main import app
-from taskarith.coefficients import weights as weights_module
-from taskarith.coefficients.kinds import kinds_of
-from taskarith.coefficients.relate import relate
-from taskarith.coefficients.verdict import Evidence, judge
 from taskarith.errors import MismatchError, UsageError, VectorError
 from taskarith.evaluation.metrics.intervals import Estimate
+from taskarith.inspection.inspect import inspect
+from taskarith.relations import geometry as weights_module
+from taskarith.relations.relate import relate
+from taskarith.relations.verdict import Evidence, judge
 from taskarith.training.finetune import finetune
 from taskarith.vectors.extract import extract
-from taskarith.vectors.inspect import inspect
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,15 @@ from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
 from taskarith.checkpoints.gguf_header import check_gguf
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.coefficients.search import finished_trials, load_optuna, open_study
+from taskarith.data.load import load_data
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, DataError, OutputError, TaskarithError, UsageError, name_some, readable
 from taskarith.evaluation.models import open_model
+from taskarith.models.load import load_model
 from taskarith.progress import SILENT
 from taskarith.spec import finite_number, parse_alphas, parse_model, parse_operand, parse_size
-from taskarith.training.data import load_data
-from taskarith.training.model import load_model
+from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
 from taskarith.vectors.extract import extract
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from taskarith.evaluation.rouge import rouge_l, stems, words
+from taskarith.evaluation.metrics.rouge import rouge_l, stems, words
 
 ORACLES = {stem: RougeScorer(["rougeL"], use_stemmer=stem) for stem in (False, True)}
 

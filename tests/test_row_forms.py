@@ -9,13 +9,13 @@ import tiny
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
+from taskarith.data.documents import RowForm
+from taskarith.data.load import load_data
+from taskarith.data.tokens import tokenize
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.answers import ask_part
 from taskarith.evaluation.benchmarks import Item, Part
-from taskarith.training.data import load_data
-from taskarith.training.documents import RowForm
 from taskarith.training.examples import Collator, Example
-from taskarith.training.tokens import tokenize
 
 HELPER = "You are a helpful assistant."
 ROWS = [

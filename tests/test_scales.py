@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.edit.operands import open_operands
 from taskarith.edit.scales import interpolate, layer_places, tensor_factors
-from taskarith.edit.verify import verify
 from taskarith.errors import UsageError
+from taskarith.inspection.verify import verify
 from taskarith.spec import OperandRef, parse_scales, plain_scales
 
 LAYERS = [f"model.layers.{n}.{kind}.weight" for n in range(12) for kind in ("mlp.up_proj", "self_attn.q_proj")]

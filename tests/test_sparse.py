@@ -18,8 +18,8 @@ from test_adapter import save_adapter
 
 from taskarith.edit.apply import apply
 from taskarith.errors import MismatchError, UsageError
+from taskarith.vectors.codecs.top_k import LargestEntries, LargestRows
 from taskarith.vectors.extract import extract
-from taskarith.vectors.largest import LargestEntries, LargestRows
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -129,15 +129,15 @@ class Source:
 
 def selected(selection, arrays, block, workers):
     """Return what a selection keeps of some arrays, cut into blocks."""
-    from taskarith.vectors import largest as module
+    from taskarith.vectors.codecs import top_k as module
 
     def pieces(source, names, dtype, do, listener, what, *, block, device, workers=workers):
         del dtype, listener, what, device
         from concurrent.futures import ThreadPoolExecutor
 
+        from taskarith.arithmetic.calculator import Comparison
         from taskarith.arithmetic.parallel import chunks
-        from taskarith.arithmetic.recipe import Comparison
-        from taskarith.vectors.pack import Piece
+        from taskarith.vectors.codecs.write import Piece
 
         spans = [(name, *span) for name in names for span in chunks(source.arrays[name].size, block)]
         with ThreadPoolExecutor(workers) as pool:
@@ -165,7 +165,7 @@ def selected(selection, arrays, block, workers):
     source, kept = Source(arrays), {name: np.zeros(value.size, bool) for name, value in arrays.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "each_piece", pieces)
-        patch.setattr("taskarith.vectors.rows.each_piece", pieces)
+        patch.setattr("taskarith.vectors.codecs.rows.each_piece", pieces)
         dtype = "F64" if next(iter(arrays.values())).itemsize == 8 else "F32"
         selection.prepare(source, sorted(arrays), dtype, block, "cpu", None)
 

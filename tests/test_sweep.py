@@ -16,29 +16,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
-from taskarith.coefficients.bench import Bench
-from taskarith.coefficients.choice import Aim, Mark, Point, find_cliff, pareto_front
-from taskarith.coefficients.gradient import Slope, project
-from taskarith.coefficients.halves import deal, mean_loss, point_of
-from taskarith.coefficients.outcome import Edit, conclude
-from taskarith.coefficients.remaining import measure_remaining
-from taskarith.coefficients.search import load_optuna, open_study
-from taskarith.coefficients.space import Space, find_parts
-from taskarith.coefficients.sweep import sweep
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.data.load import load_data
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation import models
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.models import open_model
 from taskarith.evaluation.questions import Settings, ask
+from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import continuation_record, loss_record
-from taskarith.evaluation.rows import Evaluation
+from taskarith.evaluation.run import Evaluation
 from taskarith.evaluation.score import make_scores
-from taskarith.evaluation.stored import arrange
 from taskarith.progress import SILENT
 from taskarith.spec import OperandRef
-from taskarith.training.data import load_data
+from taskarith.sweeps.gradient_search import Slope, project
+from taskarith.sweeps.optuna_search import load_optuna, open_study
+from taskarith.sweeps.remaining import measure_remaining
+from taskarith.sweeps.result import Edit, conclude
+from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
+from taskarith.sweeps.search_space import Space, find_parts
+from taskarith.sweeps.split import deal, mean_loss, point_of
+from taskarith.sweeps.sweep import sweep
+from taskarith.sweeps.trial import Bench
 
 SMALL = {"block_size": 32, "prompts": 8, "prompt_tokens": 6, "continuation_tokens": 8}
 LOSSES = SMALL | {"prompts": 0}

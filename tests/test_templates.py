@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
+from taskarith.data.load import load_data
+from taskarith.data.templates import render_chat
+from taskarith.data.tokens import tokenize
 from taskarith.errors import DataError
 from taskarith.evaluation.generation import make_prompts
-from taskarith.training.data import load_data
-from taskarith.training.templates import render_chat
-from taskarith.training.tokens import tokenize
 
 ASK = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 

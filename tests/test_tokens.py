@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from taskarith.data.documents import Document
+from taskarith.data.load import DataSet
+from taskarith.data.tokens import Sample, text_prefix, tokenize
 from taskarith.errors import DataError, UsageError
-from taskarith.training.data import DataSet
-from taskarith.training.documents import Document
-from taskarith.training.tokens import Sample, text_prefix, tokenize
 
 END = 0  # <|end|>
 

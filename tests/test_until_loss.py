@@ -12,7 +12,7 @@ from finetuning import Notes, distance, one_thread_fixture, other_fixture, quick
 
 from taskarith.training import finetune as module
 from taskarith.training.finetune import finetune
-from taskarith.training.outcome import FinetuneResult, remark
+from taskarith.training.result import FinetuneResult, remark
 from taskarith.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

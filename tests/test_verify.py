@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from taskarith.checkpoints.header import read_header
 from taskarith.cli.main import app
-from taskarith.edit import verify_methods
 from taskarith.edit.apply import apply
-from taskarith.edit.method import parse_method
-from taskarith.edit.verify import verify
-from taskarith.edit.verify_sample import SAMPLE
 from taskarith.errors import CheckpointError, VectorError
+from taskarith.inspection import verify_methods
+from taskarith.inspection.verify import verify
+from taskarith.inspection.verify_sample import SAMPLE
+from taskarith.merging.methods import parse_method
 from taskarith.vectors.extract import extract
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
-from taskarith.edit.verify import verify
 from taskarith.errors import MismatchError, TaskarithError, UsageError, VectorError
+from taskarith.inspection.verify import verify
 from taskarith.vectors.extract import extract
 
 ROWS = tiny.VOCABULARY

@@ -32,7 +32,7 @@ from benchmarks.results import bullets, table
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.demo.model import demo_model
 from taskarith.evaluation.evaluate import evaluate
-from taskarith.evaluation.rouge import rouge_l
+from taskarith.evaluation.metrics.rouge import rouge_l
 from taskarith.training.finetune import finetune
 
 _HERE = Path(__file__).resolve().parents[1]

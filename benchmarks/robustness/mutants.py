@@ -55,15 +55,15 @@ _TESTS = [
 """Test files that are about these packages; what only others notice counts as unnoticed."""
 
 _KERNELS = {
-    "taskarith/arithmetic/bounded.py": "bounded arithmetic",
-    "taskarith/arithmetic/chance.py": "operators methods",
-    "taskarith/arithmetic/inner.py": "inner_products",
-    "taskarith/arithmetic/kernels.py": "arithmetic partway inner_products",
-    "taskarith/arithmetic/packing.py": "folding exact packed",
-    "taskarith/arithmetic/partway.py": "partway arithmetic",
-    "taskarith/arithmetic/products.py": "arithmetic bounded lowrank",
-    "taskarith/arithmetic/rounding.py": "arithmetic bounded folding partway",
-    "taskarith/arithmetic/unpacking.py": "folding exact packed",
+    "taskarith/arithmetic/kernels/error_bound.py": "bounded arithmetic",
+    "taskarith/arithmetic/kernels/philox.py": "operators methods",
+    "taskarith/arithmetic/kernels/inner_products.py": "inner_products",
+    "taskarith/arithmetic/kernels/linear.py": "arithmetic partway inner_products",
+    "taskarith/arithmetic/kernels/ulp_pack.py": "folding exact packed",
+    "taskarith/arithmetic/kernels/bf16_blend.py": "partway arithmetic",
+    "taskarith/arithmetic/kernels/low_rank.py": "arithmetic bounded lowrank",
+    "taskarith/arithmetic/kernels/rounding.py": "arithmetic bounded folding partway",
+    "taskarith/arithmetic/kernels/ulp_unpack.py": "folding exact packed",
 }
 """Test files of the modules that are compiled, where no coverage is measured."""
 

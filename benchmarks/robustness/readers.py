@@ -31,16 +31,17 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.cli.common import load_config, use_config
 from taskarith.cli.main import app
-from taskarith.coefficients.search import finished_trials, load_optuna, open_study
+from taskarith.data.load import load_data
 from taskarith.edit.apply import apply
-from taskarith.edit.method import parse_method
 from taskarith.edit.recipe import parse_recipe
 from taskarith.edit.undo import undo
-from taskarith.edit.verify import verify
 from taskarith.errors import TaskarithError
 from taskarith.evaluation.benchmarks import load_benchmark
 from taskarith.evaluation.models import open_model
 from taskarith.evaluation.score import score
+from taskarith.inspection.inspect import inspect
+from taskarith.inspection.verify import verify
+from taskarith.merging.methods import parse_method
 from taskarith.progress import SILENT
 from taskarith.spec import (
     parse_alphas,
@@ -53,8 +54,7 @@ from taskarith.spec import (
     parse_scales,
     parse_size,
 )
-from taskarith.training.data import load_data
-from taskarith.vectors.inspect import inspect
+from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
 
 __all__ = ["READERS"]
 

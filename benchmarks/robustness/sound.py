@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from taskarith.checkpoints.header import build_header, read_header
 from taskarith.edit.apply import apply
-from taskarith.vectors.dense import WEIGHTS
 from taskarith.vectors.extract import extract
+from taskarith.vectors.file import WEIGHTS
 
 __all__ = [
     "RECIPES",

@@ -1,4 +1,4 @@
-"""A calculator on the CPU: one piece of memory a worker, and the kernels of ``arithmetic.compiled``; no torch."""
+"""A calculator on the CPU: one piece of memory a worker, and the kernels of ``kernels.compile``; no torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import mmap
 from array import array
 from typing import TYPE_CHECKING
 
-from taskarith.arithmetic.compiled import BLOCK, DTYPE_CODES, load_kernels
-from taskarith.arithmetic.reach import reach_of
-from taskarith.arithmetic.recipe import Comparison, LowRank, Products, Recipe, Term
-from taskarith.arithmetic.slack import slack_of
+from taskarith.arithmetic.calculator import Comparison, LowRank, Products, Recipe, Term
+from taskarith.arithmetic.kernels.bf16_blend_limits import reach_of
+from taskarith.arithmetic.kernels.compile import load_kernels
+from taskarith.arithmetic.kernels.error_bound_limits import slack_of
+from taskarith.arithmetic.kernels.layout import BLOCK, DTYPE_CODES
 from taskarith.checkpoints.header import ITEM_SIZES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
-from taskarith.arithmetic.recipe import Calculator
+from taskarith.arithmetic.calculator import Calculator
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
 
@@ -93,14 +93,14 @@ def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calc
     """
     if device == "cpu":
         try:
-            from taskarith.arithmetic.compiled import load_kernels
             from taskarith.arithmetic.cpu import CpuCalculator
+            from taskarith.arithmetic.kernels.compile import load_kernels
 
             load_kernels(listener)
             return CpuCalculator(chunk)
         except (ImportError, RuntimeError):  # no numba, no LLVM for this machine, or nowhere to keep their code
             device = "torch"
-    from taskarith.arithmetic.tensors import TorchCalculator
+    from taskarith.arithmetic.torch import TorchCalculator
 
     return TorchCalculator(chunk, "cpu" if device == "torch" else device)
 

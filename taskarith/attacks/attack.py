@@ -9,21 +9,21 @@ from typing import Any, Literal
 
 import torch
 
-from taskarith.attacks.examine import TOP_K, Examination
-from taskarith.attacks.outcome import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
-from taskarith.attacks.plan import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options, Texts, make_exam
+from taskarith.attacks.exam import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options, Texts, make_exam
+from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
+from taskarith.attacks.run import TOP_K, Examination
 from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE
+from taskarith.data.documents import RowForm
+from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.models import Loaded, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
+from taskarith.models.device import choose_device
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import check_form, data_paths, load_data
-from taskarith.training.documents import RowForm
-from taskarith.training.precision import choose_device
 
 __all__ = ["AttackResult", "attack"]
 

@@ -8,12 +8,12 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from taskarith.attacks.weights import preserved
+from taskarith.attacks.quantise import preserved
+from taskarith.data.tokens import Sample
 from taskarith.errors import DataError, TaskarithError
 from taskarith.evaluation.models import Loaded
+from taskarith.models.device import autocast_choice
 from taskarith.training.examples import Collator, Example
-from taskarith.training.precision import autocast_choice
-from taskarith.training.tokens import Sample
 
 __all__ = ["choose_samples", "relearned", "steps_of"]
 

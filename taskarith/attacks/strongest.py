@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskarith.attacks.outcome import Cell, Outcome
+from taskarith.attacks.recovery import Cell, Outcome
 from taskarith.evaluation.metrics.intervals import TAIL
 
 __all__ = ["LEAST", "Strongest", "is_attack", "strongest"]

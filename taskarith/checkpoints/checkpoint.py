@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any
 
+from taskarith.checkpoints.float8 import Scaling, find_scalings
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, file_states
-from taskarith.checkpoints.scaled import Scaling, find_scalings
 from taskarith.errors import CheckpointError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.untrusted import MalformedError, parse_json, read_text

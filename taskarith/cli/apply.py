@@ -10,8 +10,8 @@ import typer
 
 from taskarith.cli.common import DeviceOption, IgnoreBuffersFlag, JsonFlag, OverwriteFlag, QuietFlag
 from taskarith.cli.recipe import RecipeFile
-from taskarith.edit.method import METHODS
 from taskarith.edit.recipe import Recipe
+from taskarith.merging.methods import METHODS
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
@@ -127,7 +127,7 @@ def command(
     from taskarith.checkpoints.targets import check_apart
     from taskarith.console import Console
     from taskarith.edit.apply import apply
-    from taskarith.edit.method import parse_method
+    from taskarith.merging.methods import parse_method
 
     console = Console(as_json=as_json, quiet=quiet)
     recipe = config if isinstance(config, Recipe) else Recipe({})

@@ -11,7 +11,7 @@ from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, TopOption, pri
 from taskarith.errors import name_some
 
 if TYPE_CHECKING:
-    from taskarith.vectors.diff import Differences, TensorDifference
+    from taskarith.inspection.diff import Differences, TensorDifference
 
 __all__ = ["command"]
 
@@ -32,7 +32,7 @@ def command(
     """
     del config
     from taskarith.console import Console
-    from taskarith.vectors.diff import diff
+    from taskarith.inspection.diff import diff
 
     console = Console(as_json=as_json, quiet=quiet)
     found = diff(first, second, listener=console)

@@ -146,7 +146,7 @@ def _low_rank(
     ignore_buffers: bool,
     overwrite: bool,
 ) -> None:
-    from taskarith.vectors.lowrank import extract_low_rank
+    from taskarith.vectors.low_rank import extract_low_rank
 
     result = extract_low_rank(
         base,

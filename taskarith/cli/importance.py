@@ -36,8 +36,8 @@ def command(
     Example: taskarith importance tuned --forget forget.txt --retain retain.txt -o weights.safetensors
     """
     del config
-    from taskarith.coefficients.importance import importance
     from taskarith.console import Console
+    from taskarith.relations.importance import importance
 
     console = Console(as_json=as_json, quiet=quiet)
     try:

@@ -10,7 +10,7 @@ import typer
 from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, TopOption, printable
 
 if TYPE_CHECKING:
-    from taskarith.vectors.inspect import Inspection
+    from taskarith.inspection.inspect import Inspection
 
 __all__ = ["command"]
 
@@ -37,7 +37,7 @@ def command(
     """
     del config
     from taskarith.console import Console
-    from taskarith.vectors.inspect import inspect
+    from taskarith.inspection.inspect import inspect
 
     console = Console(as_json=as_json, quiet=quiet)
     found = inspect(path, listener=console)

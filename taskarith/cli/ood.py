@@ -63,9 +63,9 @@ def command(
     del config
     gammas = None if gamma is None else _gammas(gamma)
     tests = parse_named_data(data) if data else None
-    from taskarith.coefficients.out_of_domain import out_of_domain
     from taskarith.console import Console
-    from taskarith.report.programmes import programme_lines, programme_tables
+    from taskarith.relations.out_of_domain import out_of_domain
+    from taskarith.report.linear_programs import programme_lines, programme_tables
 
     console = Console(as_json=as_json, quiet=quiet)
     try:

@@ -68,8 +68,8 @@ def command(
         _check_plot(
             plot, overwrite, vectors, [model or "", *(parse_data(spec).name for spec in (tests or {}).values())]
         )
-    from taskarith.coefficients.relate import relate
     from taskarith.console import Console
+    from taskarith.relations.relate import relate
     from taskarith.report.relations import relation_tables, verdict_lines
 
     console = Console(as_json=as_json, quiet=quiet)

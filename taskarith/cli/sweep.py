@@ -181,10 +181,10 @@ def command(
     """
     del config
     alphas, texts, sequences = parse_alphas(alpha), parse_named_data(data), parse_batch_size(batch_size)
-    from taskarith.coefficients.sweep import RECIPE, sweep
     from taskarith.console import Console
-    from taskarith.edit.method import parse_method
+    from taskarith.merging.methods import parse_method
     from taskarith.report.sweep import plot_sweep, sweep_remarks, sweep_table
+    from taskarith.sweeps.sweep import RECIPE, sweep
 
     console = Console(as_json=as_json, quiet=quiet)
     try:

@@ -12,7 +12,7 @@ import typer
 from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, SeedOption, printable
 
 if TYPE_CHECKING:
-    from taskarith.edit.verification import Verification
+    from taskarith.inspection.verification import Verification
 
 __all__ = ["command"]
 
@@ -32,8 +32,8 @@ def command(
     """
     del config
     from taskarith.console import Console
-    from taskarith.edit.verify import verify
-    from taskarith.vectors.contents import plain
+    from taskarith.inspection.open_tensors import plain
+    from taskarith.inspection.verify import verify
 
     console = Console(as_json=as_json, quiet=quiet)
     found = verify(path, seed=seed, listener=console)

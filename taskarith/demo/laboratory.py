@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskarith.coefficients.sweep import Sweep, sweep
 from taskarith.demo.control import random_vector
 from taskarith.demo.scale import TEXTS, Scale, Scores
 from taskarith.edit.apply import apply
 from taskarith.evaluation.evaluate import evaluate
-from taskarith.evaluation.rows import row_name
+from taskarith.evaluation.run import row_name
 from taskarith.progress import Listener
+from taskarith.sweeps.sweep import Sweep, sweep
 from taskarith.training.finetune import finetune
 from taskarith.vectors.extract import extract
 

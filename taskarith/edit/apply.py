@@ -18,10 +18,9 @@ from taskarith.checkpoints.targets import short_name
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
+from taskarith.edit.dry_run import Forecast, forecast
 from taskarith.edit.enlarging import enlarged
-from taskarith.edit.forecast import Forecast, forecast
 from taskarith.edit.jobs import started_team
-from taskarith.edit.method import LINEAR, Method
 from taskarith.edit.operands import check_bases, named_paths, open_operands, parse_operands
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.remarks import left_out, rounding, strangers, understood, whole
@@ -30,6 +29,7 @@ from taskarith.edit.rows import rows_left_alone
 from taskarith.edit.run import RunResult, run_plan
 from taskarith.edit.tokenizer import choose_tokenizer, write_tokenizer
 from taskarith.errors import UsageError
+from taskarith.merging.methods import LINEAR, Method
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_scales
 from taskarith.vectors.extract import VECTOR_DTYPES
@@ -95,7 +95,7 @@ def apply(
 ) -> ApplyResult:
     """Write ``model + alpha * (sum of added - sum of negated vectors)``, or another merge of them, as a model folder.
 
-    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear``.
+    Evaluated in float64 and rounded once to the output dtype; see ``arithmetic.kernels.linear.linear``.
 
     :param model: Folder, hub id or GGUF; None takes the base that the first vector records.
     :param add: Vectors as ``V`` or ``V:coefficient``: a task vector file, a LoRA folder, a fine-tuned model; one that
@@ -118,7 +118,7 @@ def apply(
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
-    :param method: How the vectors become one; see ``edit.method.parse_method``. By default they are added up.
+    :param method: How the vectors become one; see ``merging.methods.parse_method``. By default they are added up.
     :param jobs: Processes on this machine that write the output together, each with its part of the cores.
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.

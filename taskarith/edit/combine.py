@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
-from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.journal import are_fingerprints
@@ -26,17 +26,17 @@ from taskarith.checkpoints.reader import (
 )
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import NOTHING, gather, open_inputs, term_prints
+from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_prints
 from taskarith.edit.operands import Operand, check_bases, named_paths, open_operands
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, exists, parse_combination
 from taskarith.vectors.bases import ChosenBase
-from taskarith.vectors.dense import check_delta, vector_metadata
 from taskarith.vectors.extract import VECTOR_DTYPES
-from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.file import check_delta, vector_metadata
 from taskarith.vectors.open import CommonBase, choose_base
+from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["CombineResult", "combine"]
 

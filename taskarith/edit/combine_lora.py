@@ -13,15 +13,15 @@ from taskarith.architecture.layout import Architecture
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.operands import Operand
-from taskarith.edit.overflow import naming_overflow
 from taskarith.errors import MismatchError, UsageError, name_some
+from taskarith.merging.overflow import naming_overflow
 from taskarith.progress import Listener
-from taskarith.vectors.adapter import AdapterVector
-from taskarith.vectors.adapter_file import pack_factors, write_adapter
-from taskarith.vectors.folder import tried_layout
-from taskarith.vectors.form import BaseRecord
-from taskarith.vectors.parts import load_values
+from taskarith.vectors.lora.adapter import AdapterVector
+from taskarith.vectors.lora.layout import tried_layout
+from taskarith.vectors.lora.parts import load_values
+from taskarith.vectors.lora.write import pack_factors, write_adapter
 from taskarith.vectors.ties import tied_tensors
+from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["CombinedFactors", "combine_factors"]
 

@@ -113,7 +113,7 @@ def _brought(base: Checkpoint, operand: Operand) -> Iterator[tuple[str, TensorEn
 def _joined(entry: TensorEntry, rows: TensorEntry, path: Path, reader: TensorReader) -> TensorEntry:
     import numpy as np  # late: hardly any edit has new rows
 
-    from taskarith.arithmetic.wide import decode, encode
+    from taskarith.arithmetic.encoding import decode, encode
 
     values = decode(bytes(reader.read(rows, 0, rows.nbytes)), rows.dtype)
     data = encode(values, entry.dtype)

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from taskarith.arithmetic.tensors import TORCH_DTYPES
+from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.errors import MismatchError
 
 __all__ = [

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from taskarith.arithmetic.operators.operator import Operator, Setting
+from taskarith.arithmetic.calculator import Calculator, Recipe, Term
 from taskarith.arithmetic.parallel import chunks
-from taskarith.arithmetic.recipe import Calculator, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.edit.calculation import Calculation, OpenInput, open_inputs
-from taskarith.edit.method import Method
-from taskarith.edit.overflow import naming_overflow
+from taskarith.edit.inputs import Calculation, OpenInput, open_inputs
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
+from taskarith.merging.methods import Method
+from taskarith.merging.operator import Operator, Setting
+from taskarith.merging.overflow import naming_overflow
 
 __all__ = ["PIECE_ELEMENTS", "Merge", "new_operator"]
 
@@ -132,26 +132,26 @@ def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
 def new_operator(method: Method, setting: Setting) -> Operator:
     """Return the operator of a method, fresh for one tensor."""
     if method.needs_whole_tensors:
-        from taskarith.arithmetic.operators.spectral import LowRank, Spectral, iso_c, tsv, wudi
+        from taskarith.merging.spectral import LowRank, Spectral, iso_c, tsv, wudi
 
         if method.name == "low_rank":
             return LowRank(setting, method.rank or 1)
         return Spectral(setting, {"iso_c": iso_c, "tsv": tsv, "wudi": wudi}[method.name])
     if method.name in {"project", "perta", "negmerge"}:
-        from taskarith.arithmetic.operators.forget import NegMerge, PerParameter, Project
+        from taskarith.merging.forgetting import NegMerge, PerParameter, Project
 
         if method.name == "perta":
             return PerParameter(setting, setting.names[0])
         return Project(setting) if method.name == "project" else NegMerge(setting)
     if method.name in {"slerp", "model_stock"}:
-        from taskarith.arithmetic.operators.sphere import ModelStock, Slerp
+        from taskarith.merging.slerp_stock import ModelStock, Slerp
 
         return Slerp(setting) if method.name == "slerp" else ModelStock(setting)
     return _sparse(method, setting)
 
 
 def _sparse(method: Method, setting: Setting) -> Operator:
-    from taskarith.arithmetic.operators.sparse import ByChance, ByMagnitude, ByRank, ByRow, Merger, Pruner
+    from taskarith.merging.ties_dare import ByChance, ByMagnitude, ByRank, ByRow, Merger, Pruner
 
     elements, density = setting.elements, method.density or 1.0
     columns = setting.shape[-1] if setting.shape else 1

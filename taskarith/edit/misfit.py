@@ -9,8 +9,8 @@ from taskarith.checkpoints.header import FLOAT_DTYPES
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.buffers import is_buffer
-from taskarith.vectors.form import Vector
 from taskarith.vectors.one_sided import IGNORE_BUFFERS, explain_names, heads_of_their_own
+from taskarith.vectors.vector import Vector
 
 __all__ = ["absent_error", "check_editable", "unknown_error"]
 

@@ -16,11 +16,11 @@ from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, Scales, parse_operand
 from taskarith.vectors.bases import OwnBase
 from taskarith.vectors.buffers import is_buffer
-from taskarith.vectors.dense import DenseVector, VectorFile
-from taskarith.vectors.form import BaseRecord, Difference, Stored, Vector
+from taskarith.vectors.file import DenseVector, VectorFile
 from taskarith.vectors.one_sided import check_whole
 from taskarith.vectors.open import CommonBase, OpenedVector, open_vector, open_weights
 from taskarith.vectors.pair import PairVector, find_tied
+from taskarith.vectors.vector import BaseRecord, Difference, Stored, Vector
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary
 
 __all__ = [

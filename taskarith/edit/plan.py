@@ -11,9 +11,9 @@ from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.provenance import release
 from taskarith.checkpoints.reader import file_states, fingerprint_bytes
-from taskarith.edit.method import LINEAR, Method, check_operands
 from taskarith.edit.operands import Operand
-from taskarith.vectors.form import Packed
+from taskarith.merging.methods import LINEAR, Method, check_operands
+from taskarith.vectors.vector import Packed
 
 __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
 

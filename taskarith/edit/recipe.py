@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from taskarith.edit.method import METHODS, parse_method
 from taskarith.errors import UsageError, name_some
+from taskarith.merging.methods import METHODS, parse_method
 from taskarith.spec import OperandRef, Scales, finite_number, parse_operand, parse_scales, plain_scales, short
 
 __all__ = ["Recipe", "parse_recipe", "read_operand"]

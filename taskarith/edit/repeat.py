@@ -14,7 +14,7 @@ from taskarith.edit.rows import shared_rows
 from taskarith.edit.run import RunResult
 from taskarith.errors import MismatchError, name_some
 from taskarith.spec import OperandRef, Scales, exists, parse_model, plain_scales
-from taskarith.vectors.form import BaseRecord, Vector
+from taskarith.vectors.vector import BaseRecord, Vector
 
 __all__ = ["check_inputs", "foreign_tensors", "record_edit"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from taskarith.edit.operands import ROWWISE
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import name_some
-from taskarith.vectors.form import Difference, Stored
+from taskarith.vectors.vector import Difference, Stored
 
 __all__ = ["rows_left_alone", "shared_rows"]
 

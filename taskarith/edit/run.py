@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, usable_cores, work_through
-from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.journal import are_fingerprints
@@ -19,7 +19,7 @@ from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.sidecars import copy_sidecars
 from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.calculation import calculation
+from taskarith.edit.inputs import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.stream import EditedTensor, check_terms
 from taskarith.errors import MismatchError, OutputError, name_some
@@ -193,7 +193,7 @@ class _Work:
     def _requantise(
         self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
     ) -> dict[str, object]:
-        from taskarith.edit.requantise import requantise
+        from taskarith.edit.float8 import requantise
 
         scaling = self.plan.base.scalings[tensor.source.name]
         shard, scale = self.shards[scaling.scale.name], self.tensors[scaling.scale.name]

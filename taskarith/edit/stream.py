@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import filled_chunks
-from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.edit.calculation import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
-from taskarith.edit.overflow import naming_overflow
+from taskarith.edit.inputs import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
-from taskarith.vectors.dense import check_delta
+from taskarith.merging.overflow import naming_overflow
+from taskarith.vectors.file import check_delta
 
 __all__ = ["EditedTensor", "check_terms"]
 
@@ -84,8 +84,8 @@ def _in_core_space(plan: EditPlan, what: Calculation, name: str) -> Calculation:
 
     :raises MismatchError: An adapter holds something else for this tensor, or the factors of many experts.
     """
-    from taskarith.arithmetic.operators.core import core_space
-    from taskarith.arithmetic.recipe import LowRank, Term
+    from taskarith.arithmetic.calculator import LowRank, Term
+    from taskarith.merging.core_space import core_space
 
     factors = [term.plus for term in what.recipe.terms if isinstance(term.plus, LowRank)]
     weights = [term.coefficient for term in what.recipe.terms]

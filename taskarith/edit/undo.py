@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from taskarith.arithmetic.calculator import Calculator
+from taskarith.arithmetic.encoding import decode, encode
 from taskarith.arithmetic.parallel import chunks, work_through
-from taskarith.arithmetic.recipe import Calculator
-from taskarith.arithmetic.wide import decode, encode
 from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint, open_checkpoint
 from taskarith.checkpoints.digests import file_digest, folder_files
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from taskarith.data.documents import ANSWER_ALONE, Document, RowForm, chat_of
+from taskarith.data.load import DataSet
+from taskarith.data.tokens import Sample, text_prefix, tokenize
 from taskarith.errors import DataError
 from taskarith.evaluation.benchmarks import Item, Part
 from taskarith.evaluation.generation import Prompt
 from taskarith.evaluation.records import Record, answer_record
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import DataSet
-from taskarith.training.documents import ANSWER_ALONE, Document, RowForm, chat_of
-from taskarith.training.tokens import Sample, text_prefix, tokenize
 
 __all__ = ["Answers", "Asked", "answer_records", "ask_part"]
 

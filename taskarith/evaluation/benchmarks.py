@@ -22,11 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from taskarith.data.documents import Document, Row
+from taskarith.data.files import read_rows
+from taskarith.data.load import fingerprint_documents, read_hub
 from taskarith.errors import DataError, name_some
 from taskarith.spec import BenchmarkRef, DataRef
-from taskarith.training.data import fingerprint_documents, read_hub
-from taskarith.training.documents import Document, Row
-from taskarith.training.files import read_rows
 
 __all__ = ["Item", "Part", "fingerprint_parts", "load_benchmark"]
 

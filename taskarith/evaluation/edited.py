@@ -7,7 +7,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from taskarith.edit.memory import InMemoryEdit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import UsageError
 from taskarith.evaluation.models import Loaded
 from taskarith.progress import Listener

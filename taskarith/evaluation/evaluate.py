@@ -15,22 +15,22 @@ from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.checkpoints.units import Units
-from taskarith.edit.memory import check_edit, named_inputs
+from taskarith.data.load import check_form, data_paths, load_data
+from taskarith.edit.in_memory import check_edit, named_inputs
 from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
 from taskarith.evaluation.edited import LazyEdit, editable
-from taskarith.evaluation.general import find_tasks
 from taskarith.evaluation.leakage import FORGET, HOLDOUT
+from taskarith.evaluation.lm_eval import find_tasks
 from taskarith.evaluation.models import parse_dtype
 from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
-from taskarith.evaluation.rows import Asked, Evaluation, Row, ask_models, measure_rows, row_name
+from taskarith.evaluation.run import Asked, Evaluation, Row, ask_models, measure_rows, row_name
+from taskarith.models.device import choose_device
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_benchmark, parse_scales, plain_scales
-from taskarith.training.data import check_form, data_paths, load_data
-from taskarith.training.precision import choose_device
 
 __all__ = ["evaluate"]
 

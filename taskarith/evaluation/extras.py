@@ -9,13 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 from taskarith.checkpoints.team import ALONE, Team
+from taskarith.data.tokens import Sample
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.generation import continue_sampled
 from taskarith.evaluation.leakage import FORGET, HOLDOUT
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, gradient_record, sampled_record
-from taskarith.training.tokens import Sample
 
 if TYPE_CHECKING:
     from taskarith.evaluation.questions import Questions, Settings

@@ -17,12 +17,12 @@ from transformers import (
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Batches, Units
+from taskarith.data.documents import Document
+from taskarith.data.load import DataSet
+from taskarith.data.tokens import Sample, text_prefix
 from taskarith.errors import DataError
 from taskarith.evaluation.batches import Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_generation, runs_with_cache
-from taskarith.training.data import DataSet
-from taskarith.training.documents import Document
-from taskarith.training.tokens import Sample, text_prefix
 
 __all__ = ["Prompt", "continue_greedily", "continue_sampled", "make_prompts"]
 

@@ -10,8 +10,8 @@ from taskarith.errors import name_some
 from taskarith.evaluation.gaps import Found
 from taskarith.evaluation.metrics import low_fpr, membership
 from taskarith.evaluation.metrics.intervals import Estimate, Floats
+from taskarith.evaluation.read_records import Sheet, check_same_samples
 from taskarith.evaluation.records import Record, text_tokens
-from taskarith.evaluation.stored import Sheet, check_same_samples
 
 __all__ = ["FORGET", "HOLDOUT", "NEEDS_RETAIN", "membership_numbers"]
 

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Batches, Units
+from taskarith.data.tokens import Sample
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
-from taskarith.training.tokens import Sample
 
 __all__ = ["Halves", "Kept", "TokenScore", "keep_states", "score_samples", "split_model"]
 

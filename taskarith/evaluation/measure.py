@@ -11,6 +11,7 @@ import torch
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
+from taskarith.data.tokens import Sample
 from taskarith.evaluation.answers import answer_records
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.extras import extra_records
@@ -19,9 +20,8 @@ from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_mo
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.questions import Questions, Settings
+from taskarith.evaluation.read_records import read_rows
 from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
-from taskarith.evaluation.stored import read_rows
-from taskarith.training.tokens import Sample
 
 __all__ = ["Reference", "keep_reference", "measure"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from taskarith.errors import DataError
 from taskarith.evaluation.gaps import Found, Missing, Numbers
 from taskarith.evaluation.metrics.merging import Answered, normalised_accuracy
+from taskarith.evaluation.read_records import Sheet, check_same_samples
 from taskarith.evaluation.records import Record, column
-from taskarith.evaluation.stored import Sheet, check_same_samples
 
 __all__ = ["merge_numbers"]
 

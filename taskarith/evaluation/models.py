@@ -27,11 +27,11 @@ from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import CheckpointError, UsageError
+from taskarith.models.load import load_config, load_model, load_tokenizer
 from taskarith.progress import Listener
 from taskarith.training.lora import MISLEADING_REMARKS
-from taskarith.training.model import load_config, load_model, load_tokenizer
-from taskarith.vectors.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.bases import ChosenBase
+from taskarith.vectors.lora.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.open import recorded_base
 
 __all__ = ["DTYPES", "Loaded", "find_model", "model_record", "open_model", "parse_dtype"]

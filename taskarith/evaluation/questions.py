@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from taskarith.data.documents import RowForm
+from taskarith.data.load import DataSet
+from taskarith.data.tokens import Sample, fingerprint_samples, tokenize
 from taskarith.errors import UsageError
 from taskarith.evaluation.answers import Answers, ask_part
 from taskarith.evaluation.benchmarks import Part
-from taskarith.evaluation.families import KNOWMEM
 from taskarith.evaluation.generation import Prompt, make_prompts
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.numbers import KNOWMEM
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import DataSet
-from taskarith.training.documents import RowForm
-from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
 
 __all__ = ["Questions", "Settings", "ask"]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taskarith.evaluation.rouge import rouge_l
+from taskarith.evaluation.metrics.rouge import rouge_l
 
 __all__ = [
     "Record",

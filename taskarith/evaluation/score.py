@@ -10,10 +10,10 @@ from typing import Any
 
 from taskarith.errors import DataError, MismatchError, UsageError, name_some
 from taskarith.evaluation.conventions import conventions_of
-from taskarith.evaluation.families import BESIDE, FORGET, across_texts, of_text
 from taskarith.evaluation.merges import merge_numbers
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
-from taskarith.evaluation.stored import Sheet, other_samples, read_sheets
+from taskarith.evaluation.numbers import BESIDE, FORGET, across_texts, of_text
+from taskarith.evaluation.read_records import Sheet, other_samples, read_sheets
 
 __all__ = ["Number", "Scores", "make_scores", "score"]
 

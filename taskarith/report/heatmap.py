@@ -9,7 +9,7 @@ import numpy as np
 
 from taskarith.checkpoints.ownership import DRAWN_BY
 from taskarith.checkpoints.publish import publish_file
-from taskarith.coefficients.relate import Relation
+from taskarith.relations.relate import Relation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from taskarith.coefficients.correlations import DECISIVE
-from taskarith.coefficients.relate import Relation
-from taskarith.coefficients.weights import TOP_SHARES, Group
 from taskarith.evaluation.metrics.intervals import Estimate
+from taskarith.relations.correlations import DECISIVE
+from taskarith.relations.geometry import TOP_SHARES, Group
+from taskarith.relations.relate import Relation
 from taskarith.report.tables import TableRows
 
 __all__ = ["relation_tables", "verdict_lines"]

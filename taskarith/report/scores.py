@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from taskarith.evaluation.families import BESIDE
 from taskarith.evaluation.metrics.intervals import Estimate
+from taskarith.evaluation.numbers import BESIDE
 from taskarith.evaluation.score import Number, Scores
 from taskarith.report.tables import TableRows, fitted, short_names
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskarith.coefficients.bench import Trial
-from taskarith.coefficients.choice import pareto_front
-from taskarith.coefficients.halves import is_forgotten
-from taskarith.coefficients.outcome import Sweep, SweepRow
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.score import Number
 from taskarith.report.plot import COLOURS, GREY, MARKERS, save_figure
 from taskarith.report.tables import TableRows, fitted
+from taskarith.sweeps.result import Sweep, SweepRow
+from taskarith.sweeps.rule import pareto_front
+from taskarith.sweeps.split import is_forgotten
+from taskarith.sweeps.trial import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from taskarith.errors import TaskarithError
 from taskarith.progress import Listener
-from taskarith.training.outcome import epoch_loss
+from taskarith.training.result import epoch_loss
 
 __all__ = ["ProgressCallback", "UntilLossCallback"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from taskarith.data.load import DataSet
+from taskarith.data.tokens import Sample, fingerprint_samples, tokenize
 from taskarith.errors import MismatchError, UsageError
+from taskarith.models.load import Base
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import DataSet
-from taskarith.training.model import Base
 from taskarith.training.settings import Settings
-from taskarith.training.tokens import Sample, fingerprint_samples, tokenize
 
 __all__ = ["IGNORED", "Collator", "Example", "make_examples"]
 

@@ -13,17 +13,17 @@ from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.checkpoints.team import check_launch
+from taskarith.data.documents import RowForm
+from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import UsageError, name_some
+from taskarith.models.device import autocast_choice, choose_device, describe_precision
+from taskarith.models.language import names_outside
+from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
-from taskarith.training.data import check_form, data_paths, load_data
-from taskarith.training.documents import RowForm
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
-from taskarith.training.language import names_outside
 from taskarith.training.lora import add_lora
-from taskarith.training.model import Base, load_model, open_base
-from taskarith.training.outcome import FinetuneResult, make_result, remark
-from taskarith.training.precision import autocast_choice, choose_device, describe_precision
+from taskarith.training.result import FinetuneResult, make_result, remark
 from taskarith.training.resume import check_leftover, training_folder, working_folder
 from taskarith.training.saving import find_places
 from taskarith.training.settings import LORA_RANK, Settings

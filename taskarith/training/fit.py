@@ -17,9 +17,9 @@ from transformers import Trainer
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.errors import CheckpointError, OutputError, TaskarithError
+from taskarith.models.load import Base
 from taskarith.progress import Listener
-from taskarith.training.model import Base
-from taskarith.training.outcome import FinetuneResult
+from taskarith.training.result import FinetuneResult
 from taskarith.training.saving import save_adapter, save_model
 from taskarith.training.settings import Settings
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from taskarith.errors import UsageError, name_some
+from taskarith.models.language import can_run, modules_outside, names_outside, run_on_text
 from taskarith.progress import SILENT, Listener
-from taskarith.training.language import can_run, modules_outside, names_outside, run_on_text
 from taskarith.training.settings import Settings
 
 __all__ = ["MISLEADING_REMARKS", "add_lora"]

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from taskarith.errors import CheckpointError, UsageError
+from taskarith.models.language import has_token_loss
 from taskarith.progress import Listener
 from taskarith.training.callbacks import ProgressCallback, UntilLossCallback
 from taskarith.training.examples import IGNORED, Collator, Example
-from taskarith.training.language import has_token_loss
-from taskarith.training.outcome import DATA_LOSS
+from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import Settings
 

@@ -16,7 +16,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, is_hub_id, resolve_mode
 from taskarith.errors import CheckpointError, MismatchError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, exists
-from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["ChosenBase", "OwnBase", "RecordedBase", "find_own_base", "is_same_folder", "made_from", "name_own_base"]
 

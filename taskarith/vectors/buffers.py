@@ -70,7 +70,7 @@ def _is_causal(tensor: TensorEntry, reader: TensorReader) -> bool:
 
 
 def _values(tensor: TensorEntry, reader: TensorReader, start: int, stop: int) -> np.ndarray:
-    from taskarith.arithmetic.wide import decode
+    from taskarith.arithmetic.encoding import decode
 
     size = ITEM_SIZES[tensor.dtype]
     return decode(reader.read(tensor, start * size, stop * size), tensor.dtype)

@@ -12,7 +12,7 @@ __all__ = ["has_same_rows", "has_same_values"]
 
 def has_same_values(first: TensorEntry, second: TensorEntry) -> bool:
     """Tell whether two float tensors have the same shape and the same values, whatever their dtypes."""
-    from taskarith.arithmetic.wide import decode
+    from taskarith.arithmetic.encoding import decode
 
     if first.shape != second.shape or not (first.is_float and second.is_float):
         return False

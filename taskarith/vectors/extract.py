@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import check_device, work_through
-from taskarith.arithmetic.recipe import Calculator
 from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.journal import are_fingerprints
@@ -31,13 +31,13 @@ from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
 from taskarith.vectors.bases import ChosenBase
-from taskarith.vectors.dense import vector_metadata
-from taskarith.vectors.form import BaseRecord
+from taskarith.vectors.codecs.error import Loss
+from taskarith.vectors.codecs.write import Form, packed_metadata, write_packed
+from taskarith.vectors.difference import AdapterSource, PairSource, subtract
+from taskarith.vectors.file import vector_metadata
 from taskarith.vectors.forms import choose_form
-from taskarith.vectors.loss import Loss
 from taskarith.vectors.open import choose_base, recorded_base
-from taskarith.vectors.pack import Form, packed_metadata, write_packed
-from taskarith.vectors.subtract import AdapterSource, PairSource, subtract
+from taskarith.vectors.vector import BaseRecord
 from taskarith.vectors.vocabulary import check_vocab
 
 __all__ = ["VECTOR_DTYPES", "ExtractResult", "extract", "extract_tensors", "find_base"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from taskarith.errors import UsageError
 
 if TYPE_CHECKING:
-    from taskarith.vectors.pack import Form
+    from taskarith.vectors.codecs.write import Form
 
 __all__ = ["choose_form"]
 
@@ -44,19 +44,19 @@ def _form(
     dtype: str, exact: bool, top_k: float | None, top_k_per: str, rows: float | None, bits: int | None
 ) -> Form | None:
     if exact:
-        from taskarith.vectors.exact import Exact
+        from taskarith.vectors.codecs.exact import Exact
 
         return Exact()
     if bits is not None:
-        from taskarith.vectors.quantised import BITS, Quantised
+        from taskarith.vectors.codecs.quantised import BITS, Quantised
 
         if bits not in BITS:
             raise UsageError(f"--bits is {bits}", f"Choose one of {', '.join(map(str, BITS))}.")
         return Quantised(bits)
     if top_k is None and rows is None:
         return None
-    from taskarith.vectors.largest import LargestEntries, LargestRows
-    from taskarith.vectors.sparse import Sparse
+    from taskarith.vectors.codecs.sparse import Sparse
+    from taskarith.vectors.codecs.top_k import LargestEntries, LargestRows
 
     if top_k is not None:
         return Sparse(LargestEntries(top_k, top_k_per == "tensor"), dtype, {"top_k": top_k, "per": top_k_per})

@@ -13,12 +13,12 @@ from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import MismatchError, UsageError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, exists, parse_model
-from taskarith.vectors.adapter import AdapterVector, adapter_base
 from taskarith.vectors.bases import ChosenBase, OwnBase, RecordedBase, find_own_base, is_same_folder, name_own_base
-from taskarith.vectors.dense import WEIGHTS, DenseVector, VectorFile
-from taskarith.vectors.form import BaseRecord, Vector
-from taskarith.vectors.lora import Adapter, read_adapter
+from taskarith.vectors.file import WEIGHTS, DenseVector, VectorFile
+from taskarith.vectors.lora.adapter import AdapterVector, adapter_base
+from taskarith.vectors.lora.read import Adapter, read_adapter
 from taskarith.vectors.pair import PairVector
+from taskarith.vectors.vector import BaseRecord, Vector
 
 __all__ = [
     "CommonBase",
@@ -204,15 +204,15 @@ def _open_adapter(
 def _packed(path: Path, base: Checkpoint | None = None) -> Vector:
     match VectorFile(path).kind:
         case "exact" if base is not None:
-            from taskarith.vectors.exact import ExactVector
+            from taskarith.vectors.codecs.exact import ExactVector
 
             return ExactVector(path, base)
         case "sparse":
-            from taskarith.vectors.sparse import SparseVector
+            from taskarith.vectors.codecs.sparse import SparseVector
 
             return SparseVector(path)
         case "quantised":
-            from taskarith.vectors.quantised import QuantisedVector
+            from taskarith.vectors.codecs.quantised import QuantisedVector
 
             return QuantisedVector(path)
     return DenseVector(path)

@@ -11,8 +11,8 @@ from taskarith.checkpoints.header import FLOAT_DTYPES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, name_some
 from taskarith.vectors.buffers import is_buffer
-from taskarith.vectors.form import BaseRecord, Difference
 from taskarith.vectors.one_sided import Alone, check_whole, one_sided
+from taskarith.vectors.vector import BaseRecord, Difference
 from taskarith.vectors.vocabulary import differ_in_rows, is_vocabulary, last_rows, token_rows
 
 __all__ = ["PairVector", "Pairing", "find_tied", "pair_checkpoints"]
@@ -156,7 +156,7 @@ def _is_constant(entry: TensorEntry, reader: TensorReader) -> bool:
     """Tell whether all rows of a tensor are the same."""
     import numpy as np  # late: numpy takes a third of the time that a small edit needs
 
-    from taskarith.arithmetic.wide import decode
+    from taskarith.arithmetic.encoding import decode
 
     size = entry.nbytes // max(entry.shape[0], 1)
     first = decode(reader.read(entry, 0, size), entry.dtype)

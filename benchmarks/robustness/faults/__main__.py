@@ -19,7 +19,7 @@ from benchmarks.robustness.faults.disks import can_mount
 from benchmarks.robustness.faults.kinds import KINDS, SIGNALS
 from benchmarks.robustness.faults.stage import LOST, Stage
 from benchmarks.robustness.sections import RESULTS, write_section
-from taskarith.arithmetic.compiled import load_kernels
+from taskarith.arithmetic.kernels.compile import load_kernels
 from taskarith.checkpoints.provenance import release
 
 _ALL = {**COMMANDS, **PRINTING}

@@ -1,6 +1,6 @@
 """What a model reproduces of a text: exact memorisation, extraction strength, verbatim memorisation.
 
-ROUGE-L itself is in ``taskarith.evaluation.rouge``.
+ROUGE-L itself is in ``taskarith.evaluation.metrics.rouge``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from taskarith.errors import DataError
 from taskarith.evaluation.metrics.intervals import Floats, finite
-from taskarith.evaluation.rouge import rouge_l
+from taskarith.evaluation.metrics.rouge import rouge_l
 
 __all__ = ["exact_memorisation", "extraction_strength", "perplexity", "verbmem"]
 

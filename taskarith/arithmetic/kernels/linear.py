@@ -1,0 +1,268 @@
+"""The arithmetic of one chunk on the CPU: float64 in registers and cache, rounded once; compiled by numba.
+
+Same bits as ``arithmetic.torch``, which does the same with torch. The functions get addresses and numbers, allocate
+nothing and raise nothing, so that their object code stands alone (see ``arithmetic.kernels.linear.compile``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from taskarith.arithmetic.kernels.error_bound import bounded
+from taskarith.arithmetic.kernels.inner_products import inner_products
+from taskarith.arithmetic.kernels.layout import BLOCK
+from taskarith.arithmetic.kernels.low_rank import element, low_rank, low_rank_light
+from taskarith.arithmetic.kernels.rounding import (
+    F32,
+    array,
+    finish,
+    kernel,
+    poison,
+    scaled,
+    squares,
+    widened,
+    width,
+    with_sign_of_zero,
+)
+
+__all__ = ["delta", "difference", "inner_products", "linear", "low_rank", "low_rank_light"]
+
+_ZERO, _SPARE, _DOUBTS, _PARTS = 2, 3, 4, 5
+"""Numbers of some buffers: of zeros, for rounding, for what is not decided, and of the terms."""
+
+
+@kernel
+def _address(scratch, number):
+    """Return where one of the buffers is that a block goes through."""
+    return scratch + np.int64(number) * 8 * BLOCK
+
+
+@kernel
+def _buffer(scratch, number):
+    """Return one of them as float64."""
+    return array(_address(scratch, number), BLOCK, np.float64)
+
+
+@kernel
+def linear(
+    addresses,
+    codes,
+    inputs,
+    plus,
+    minus,
+    coefficients,
+    terms,
+    count,
+    out,
+    out_code,
+    total,
+    slack,
+    products,
+    scales,
+    first,
+    scratch,
+):
+    """Write ``round(base + sum c_i (plus_i - minus_i))``.
+
+    The sum is that of float64. Where it is zero the base's bits stay. Two terms commute; three or more are added in the
+    order of their values, element by element, so that the order of the operands never changes a bit.
+
+    :param addresses: int64: where the elements of each input are; input 0 is the base.
+    :param codes: int64: dtype of each input, as in ``rounding``.
+    :param inputs: Number of inputs.
+    :param plus: int64: input of each term.
+    :param minus: int64: input that is subtracted first, or -1.
+    :param coefficients: float64, one a term.
+    :param terms: Number of terms.
+    :param count: Number of elements.
+    :param out: Address of the result.
+    :param out_code: Its dtype.
+    :param total: Address of what is added to the base, in float32, or 0. All terms are products then, whose inputs are
+        not looked at, and the result is bfloat16.
+    :param slack: How wrong it may be, as for ``bounded``.
+    :param products: int64, five a term: left, right, rank, columns and rows, as for ``low_rank``.
+    :param scales: float64, one a term: the factor of its product.
+    :param first: Number of the first element in these products.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 9 more buffers.
+    :returns: 1 if all of it is finite, 0 if not; -1 if ``total`` says too little, and the products are needed.
+    """
+    where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
+    plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
+    coefficients, scales = array(coefficients, terms, np.float64), array(scales, terms, np.float64)
+    products = array(products, 5 * terms if total else 0, np.int64)
+    doubtful = array(_address(scratch, _DOUBTS), BLOCK, np.uint16)
+    _buffer(scratch, _ZERO)[:] = 0
+    _buffer(scratch, _PARTS)[:] = 0  # which stays so without terms
+    finite = True
+    for start in range(0, count, BLOCK):
+        n, doubts = min(BLOCK, count - start), np.int64(-1)
+        if total:
+            here, to = where[0] + start * width(codes[0]), out + start * width(out_code)
+            doubts = bounded(here, codes[0], total + 4 * start, slack, n, to, doubtful, scratch)
+            if not 0 <= doubts <= BLOCK // 32:
+                return np.int64(-1)
+        for i in range(doubts if total else 1):
+            at, m = (start + np.int64(doubtful[i]), np.int64(1)) if total else (start, n)
+            finite &= _precise(
+                where, codes, plus, minus, coefficients, products, scales, first, at, m, out, out_code, scratch
+            )
+    return np.int64(finite)
+
+
+@kernel
+def _precise(where, codes, plus, minus, coefficients, products, scales, first, start, n, out, out_code, scratch):
+    """Write the result of at most a block in float64, or of one element if the terms are products; see ``linear``."""
+    wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
+    terms, finite = len(plus), True
+    widened(where[0] + start * width(codes[0]), codes[0], n, wide)
+    for t in range(terms):
+        part = _buffer(scratch, _PARTS + t)
+        if len(products):
+            one = products[5 * t : 5 * t + 5]
+            part[0] = coefficients[t] * element(one[0], one[1], one[2], one[3], one[4], scales[t], first + start)
+            continue
+        row, origin = minus[t], wide if minus[t] == 0 else zero
+        if row > 0:
+            widened(where[row] + start * width(codes[row]), codes[row], n, other)
+            origin = other
+        row = plus[t]
+        scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], part)
+    if terms > 2:
+        finite &= _sort(scratch, terms, n, other)
+    total = _buffer(scratch, _PARTS)
+    for t in range(1, terms):
+        part = _buffer(scratch, _PARTS + t)
+        for i in range(n):
+            total[i] += part[i]
+    to = out + start * width(out_code)
+    return finite & finish(wide, total, n, to, out_code, _address(scratch, _SPARE))
+
+
+@kernel
+def _sort(scratch, terms, count, spare):
+    """Sort each column of the terms upwards, by exchanges of neighbouring ones; return whether all are finite."""
+    finite = True
+    for t in range(terms):
+        finite &= poison(_buffer(scratch, _PARTS + t), count) == 0
+    for end in range(terms - 1, 0, -1):
+        for t in range(end):
+            low, high = _buffer(scratch, _PARTS + t), _buffer(scratch, _PARTS + t + 1)
+            for i in range(count):
+                spare[i] = min(low[i], high[i])
+            for i in range(count):
+                high[i] = max(low[i], high[i])
+            for i in range(count):
+                low[i] = spare[i]
+    return finite
+
+
+@kernel
+def delta(plus, plus_code, minus, minus_code, count, out, scratch):
+    """Write ``plus - minus`` in float64 and return 1 if all of it is finite, else 0; no zero has a sign.
+
+    :param plus: Address of elements.
+    :param plus_code: Their dtype, as in ``rounding``.
+    :param minus: Address of what is subtracted, or 0.
+    :param minus_code: Its dtype.
+    :param count: Number of elements.
+    :param out: Address of the result.
+    :param scratch: Address of 2 buffers of ``8 * BLOCK`` bytes.
+    """
+    zero, other = _buffer(scratch, 0), _buffer(scratch, 1)
+    zero[:] = 0
+    finite = True
+    for start in range(0, count, BLOCK):
+        n, origin = min(BLOCK, count - start), zero
+        to = array(out + 8 * start, n, np.float64)
+        if minus:
+            widened(minus + start * width(minus_code), minus_code, n, other)
+            origin = other
+        scaled(plus + start * width(plus_code), plus_code, n, origin, 1.0, to)
+        for i in range(n):
+            to[i] += 0.0  # -0.0 + 0.0 is 0.0
+        finite &= poison(to, n) == 0
+    return np.int64(finite)
+
+
+@kernel
+def difference(base, base_code, tuned, tuned_code, count, out, out_code, found, scratch):
+    """Write the delta ``round(tuned - base)`` and compare what ``base + delta`` gives back with ``tuned``.
+
+    :param base: Address of the base's elements.
+    :param base_code: Their dtype, as in ``rounding``.
+    :param tuned: Address of the fine-tune's elements.
+    :param tuned_code: Their dtype.
+    :param count: Number of elements.
+    :param out: Address of the delta.
+    :param out_code: Its dtype.
+    :param found: Address of four float64, which take: whether all is finite, elements not given back to the bit, deltas
+        that are not zero, sum of their squares.
+    :param scratch: Address of 6 buffers of ``8 * BLOCK`` bytes.
+    """
+    wide, delta, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
+    spare, again = scratch + 24 * BLOCK, scratch + 40 * BLOCK
+    light = width(base_code) == 2 and width(tuned_code) == 2 and out_code == F32
+    zero[:] = 0
+    finite, inexact, moved, total = True, 0, 0, 0.0
+    for start in range(0, count, BLOCK):
+        n, to = min(BLOCK, count - start), out + start * width(out_code)
+        here, there = base + start * width(base_code), tuned + start * width(tuned_code)
+        if light:
+            is_exact, changed, part = _difference_light(here, base_code, there, tuned_code, n, to, scratch)
+            if is_exact:
+                moved, total = moved + changed, total + part
+                continue
+        widened(here, base_code, n, wide)
+        scaled(there, tuned_code, n, wide, 1.0, delta)
+        finite &= finish(delta, zero, n, to, out_code, spare)
+        widened(to, out_code, n, delta)
+        total += squares(delta, n)
+        for i in range(n):
+            moved += delta[i] != 0
+        finish(wide, delta, n, again, tuned_code, spare)
+        inexact += _unequal(again, there, n, width(tuned_code))
+    results = array(found, 4, np.float64)
+    results[0], results[1], results[2], results[3] = finite, inexact, moved, total
+    return np.int64(0)
+
+
+@kernel
+def _difference_light(base, base_code, tuned, tuned_code, count, out, scratch):
+    """Subtract a block in float32, which holds all 16-bit numbers and rounds their difference once.
+
+    If what it gives back is the fine-tune exactly, what float64 gives back is so too.
+
+    :returns: Whether that is so and all is finite (if not, nothing is known), deltas that are not zero, sum of their
+        squares.
+    """
+    before, after = array(scratch, count, np.float32), array(scratch + 8 * BLOCK, count, np.float32)
+    delta = array(out, count, np.float32)
+    widened(base, base_code, count, before)
+    widened(tuned, tuned_code, count, after)
+    different, moved = np.uint32(0), np.uint32(0)
+    for i in range(count):
+        change = after[i] - before[i]
+        delta[i] = change
+        again, wanted = np.float32(with_sign_of_zero(before[i], change)).view(np.uint32), after[i]
+        different = np.uint32(different | np.uint32(again ^ np.float32(wanted).view(np.uint32)))
+        moved = np.uint32(moved + np.uint32(change != 0))
+    return different == 0 and poison(delta, count) == 0, np.int64(moved), squares(delta, count)
+
+
+@kernel
+def _unequal(first, second, count, size):
+    """Count elements of ``size`` bytes whose bits differ."""
+    found = 0
+    if size == 2:
+        a16, b16 = array(first, count, np.uint16), array(second, count, np.uint16)
+        for i in range(count):
+            found += a16[i] != b16[i]
+    elif size == 4:
+        a32, b32 = array(first, count, np.uint32), array(second, count, np.uint32)
+        for i in range(count):
+            found += a32[i] != b32[i]
+    else:
+        a64, b64 = array(first, count, np.uint64), array(second, count, np.uint64)
+        for i in range(count):
+            found += a64[i] != b64[i]
+    return found

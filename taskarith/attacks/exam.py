@@ -1,0 +1,241 @@
+"""What an attack is to do: its options, checked before a model is loaded, and what all models are asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from taskarith.attacks.prompts import (
+    Passage,
+    file_prompts,
+    growing,
+    make_passages,
+    plain,
+    rephrased_by_rule,
+    shift_of,
+)
+from taskarith.attacks.quantise import Rounding
+from taskarith.attacks.relearn import choose_samples, steps_of
+from taskarith.data.load import DataSet
+from taskarith.data.tokens import Sample
+from taskarith.errors import DataError, UsageError
+from taskarith.evaluation.generation import Prompt
+from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.questions import Questions, Settings, ask
+
+__all__ = ["ATTACKS", "HALF", "TEXT", "UNRELATED", "Exam", "Lesson", "Options", "Texts", "make_exam"]
+
+ATTACKS = ("relearn", "quantise", "rephrase", "prefix")
+TEXT = "forget"
+"""Name of the forget text in records."""
+HALF = "half"
+"""Name in records of an attacker that has half of the forget text, and goes through it in passes."""
+UNRELATED = "unrelated"
+
+
+_LISTS: dict[str, Sequence[Any]] = {
+    "attacks": ATTACKS,
+    "relearn_steps": range(1, 10**6 + 1),
+    "prefixes": range(1, 10**6 + 1),
+}
+"""What may stand in the options that are lists."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to attack and to measure; see ``attack`` for each.
+
+    :raises UsageError: A value is out of range, or unknown.
+    """
+
+    attacks: tuple[str, ...]
+    relearn_samples: int
+    relearn_steps: tuple[int, ...]
+    relearn_epochs: int
+    learning_rate: float
+    bits: tuple[int | str, ...]
+    prefixes: tuple[int, ...]
+    draws: int
+    prompts: int
+    prompt_tokens: int
+    continuation_tokens: int
+    block_size: int
+    batch_size: int | Literal["auto"]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, allowed in _LISTS.items():
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or not all(map(allowed.__contains__, values)):
+                shown = ", ".join(ATTACKS) if name == "attacks" else f"whole numbers from {allowed[0]} to {allowed[-1]}"
+                option = name.replace("_", "-")
+                raise UsageError(
+                    f"--{option} {','.join(map(str, values))} cannot be used",
+                    f"Give one or more of {shown}, each once.",
+                )
+        names = [rounding.name for rounding in self.roundings]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"--bits {','.join(map(str, self.bits))} cannot be used", "Give one or more, each once.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UsageError(f"--learning-rate is {self.learning_rate}", "It must be a number above 0.")
+        for name, least in (("relearn_samples", 1), ("relearn_epochs", 0), ("draws", 0), ("prompts", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {getattr(self, name)} is out of range", f"Use {least} or more.")
+        self.settings  # noqa: B018  (it checks the rest)
+
+    @property
+    def roundings(self) -> tuple[Rounding, ...]:
+        """How weights are rounded.
+
+        :raises UsageError: One cannot be read.
+        """
+        return tuple(map(Rounding.parse, self.bits))
+
+    @property
+    def settings(self) -> Settings:
+        """How a model is measured without prompts of its own."""
+        return Settings(self.block_size, 0, self.prompt_tokens, self.continuation_tokens, self.batch_size)
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a plain text that come before a continuation in any attack."""
+        needed = [self.prompt_tokens]
+        if "prefix" in self.attacks:
+            needed += self.prefixes
+        if "rephrase" in self.attacks:
+            needed.append(self.prompt_tokens + shift_of(self.prompt_tokens))
+        return max(needed)
+
+    def record(self) -> dict[str, Any]:
+        """Return all options as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The data sets of an attack."""
+
+    forget: DataSet
+    unrelated: DataSet | None
+    rephrased: DataSet | None
+
+    def record(self) -> dict[str, Any]:
+        """Return where each is from, and its fingerprint."""
+        return {name: data and data.record() for name, data in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one attacker learns.
+
+    :param samples: That it trains on.
+    :param steps: After which to look, ascending.
+    :param given: Ids of samples of the forget text, and of passages that touch them, that are not held out.
+    """
+
+    samples: tuple[Sample, ...]
+    steps: tuple[int, ...]
+    given: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every model is asked; models compare only if it is the same for all of them.
+
+    :param questions: The forget text without an attack.
+    :param rephrased: Name of each way of rephrasing to its prompts: the group that a prompt belongs to, and it.
+    :param growing: Tokens of a prefix to the prompts that show so many.
+    :param lessons: Source (``forget``, ``half``, ``unrelated``) to what an attacker learns.
+    """
+
+    questions: Questions
+    rephrased: dict[str, tuple[tuple[str, Prompt], ...]]
+    growing: dict[int, tuple[Prompt, ...]]
+    lessons: dict[str, Lesson]
+
+
+def make_exam(loaded: Loaded, texts: Texts, options: Options) -> Exam:
+    """Tokenise all texts for a model and choose what each attack uses.
+
+    :raises DataError: A text is too short, or leaves nothing to hold out.
+    :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
+    """
+    sets = {TEXT: texts.forget} | ({UNRELATED: texts.unrelated} if texts.unrelated else {})
+    asked = {name: ask(loaded, {name: data}, options.settings) for name, data in sets.items()}
+    samples = {name: [sample for _, sample in questions.samples] for name, questions in asked.items()}
+    passages = make_passages(
+        texts.forget,
+        samples[TEXT],
+        loaded.tokenizer,
+        prompts=options.prompts,
+        prompt_tokens=options.prompt_tokens,
+        context_tokens=options.context_tokens,
+        continuation_tokens=options.continuation_tokens,
+        block_size=options.block_size,
+    )
+    tokenizer = loaded.tokenizer
+    lessons = _lessons(samples, passages, texts, options) if "relearn" in options.attacks else {}
+    grown = options.prefixes if "prefix" in options.attacks else ()
+    exam = Exam(
+        questions=Questions(asked[TEXT].samples, tuple((TEXT, plain(passage, tokenizer)) for passage in passages)),
+        rephrased=_rephrased(passages, texts, loaded, options) if "rephrase" in options.attacks else {},
+        growing={size: tuple(growing(passage, size, tokenizer) for passage in passages) for size in grown},
+        lessons=lessons,
+    )
+    _check_positions(loaded, exam, options)
+    return exam
+
+
+def _lessons(
+    samples: dict[str, list[Sample]], passages: Sequence[Passage], texts: Texts, options: Options
+) -> dict[str, Lesson]:
+    forget, steps = samples[TEXT], tuple(sorted(options.relearn_steps))
+    few = tuple(choose_samples(forget, options.relearn_samples, options.seed, texts.forget.spec))
+    given = _given(passages, few)
+    if passages and given.issuperset(passage.id for passage in passages):
+        raise DataError(
+            "every prompt is in what the attacker is given, so that none is held out",
+            "Raise --prompts, or lower --relearn-samples, --block-size or --continuation-tokens.",
+        )
+    lessons = {TEXT: Lesson(few, steps, given)}
+    if options.relearn_epochs:
+        half = tuple(choose_samples(forget, len(forget) // 2, options.seed, texts.forget.spec))
+        lessons[HALF] = Lesson(half, (steps_of(half, options.relearn_epochs),), _given(passages, half))
+    if UNRELATED in samples:  # as much of it as of the forget text, that only the kind of text differs
+        lessons[UNRELATED] = Lesson(tuple(samples[UNRELATED][: options.relearn_samples]), steps, given)
+    return lessons
+
+
+def _given(passages: Sequence[Passage], samples: Sequence[Sample]) -> frozenset[str]:
+    seen = {sample.id for sample in samples}
+    return frozenset(seen | {passage.id for passage in passages if passage.samples & seen})
+
+
+def _rephrased(
+    passages: Sequence[Passage], texts: Texts, loaded: Loaded, options: Options
+) -> dict[str, tuple[tuple[str, Prompt], ...]]:
+    if texts.rephrased is not None:
+        sizes = {"block_size": options.block_size, "continuation_tokens": options.continuation_tokens}
+        return {"from file": tuple(file_prompts(texts.rephrased, loaded.tokenizer, **sizes))}
+    if any(document.messages is not None for document in texts.forget.documents):
+        raise DataError(
+            f"{texts.forget.spec} holds chats, whose templates rules would break",
+            "Give rephrased chats with --rephrased FILE, or leave rephrase out of --attacks.",
+        )
+    made = rephrased_by_rule(passages, loaded.tokenizer)
+    return {rule: tuple((prompt.id, prompt) for prompt in prompts) for rule, prompts in made.items()}
+
+
+def _check_positions(loaded: Loaded, exam: Exam, options: Options) -> None:
+    prompts = [prompt for _, prompt in exam.questions.prompts]
+    prompts += [prompt for pairs in exam.rephrased.values() for _, prompt in pairs]
+    prompts += [prompt for grown in exam.growing.values() for prompt in grown]
+    longest = max(len(prompt.input_ids) for prompt in prompts) + options.continuation_tokens
+    if loaded.positions is not None and longest > loaded.positions:
+        raise UsageError(
+            f"a prompt with its continuation takes {longest} tokens; {loaded.name} has {loaded.positions} positions",
+            "Lower --prefixes, --prompt-tokens or --continuation-tokens.",
+        )

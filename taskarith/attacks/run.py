@@ -1,0 +1,193 @@
+"""One model under all attacks: a record of every answer in every state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+from transformers import PreTrainedTokenizerBase
+
+from taskarith.attacks.exam import Exam, Options
+from taskarith.attacks.quantise import Rounding, quantised
+from taskarith.attacks.relearn import relearned
+from taskarith.checkpoints.units import Units
+from taskarith.errors import CheckpointError
+from taskarith.evaluation.batches import batch_start
+from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
+from taskarith.evaluation.measure import measure
+from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.read_records import read_rows
+from taskarith.evaluation.records import Record, continuation_record
+from taskarith.progress import Listener
+
+__all__ = ["TOP_K", "Examination"]
+
+TOP_K = 50
+"""From how many of the likeliest tokens sampled extraction draws."""
+
+
+@dataclass
+class Examination:
+    """One model, measured state by state; its weights are the same afterwards, bit for bit.
+
+    :param loaded: The model.
+    :param role: ``before``, ``edited`` or ``retain``: begins its name in every record.
+    :param exam: What it is asked.
+    :param options: How.
+    :param listener: Told about every state and how long it took.
+    :param units: What of it is finished, and where to keep more.
+    :param records: What was found so far.
+    """
+
+    loaded: Loaded
+    role: str
+    exam: Exam
+    options: Options
+    listener: Listener
+    units: Units
+    records: list[Record] = field(default_factory=list)
+
+    def as_it_is(self) -> None:
+        """Measure the model without an attack."""
+        self._take(self.role, partial(self._measure, self.role))
+
+    def attacked(self) -> None:
+        """Measure the model under every attack.
+
+        :raises CheckpointError: A loss is not finite, or there is nothing to quantise.
+        :raises TaskarithError: Relearning diverged.
+        """
+        if "quantise" in self.options.attacks:
+            for rounding in self.options.roundings:
+                self._take(f"{self.role} {rounding.name}", partial(self._quantised, rounding))
+        if self.exam.rephrased:
+            self._take(self.role, self._rephrased, "rephrased")
+        if self.exam.growing:
+            self._take(self.role, self._extracted, "prefixes")
+            if self.options.draws:
+                self._take(self.role, self._drawn, "prefixes, sampled")
+        for source in self.exam.lessons:
+            self._relearn(source)
+
+    def _take(self, row: str, act: Callable[[], list[Record]], stage: str = "") -> None:
+        """Add the records of one row or stage, which are made where they are not there already."""
+        name, start = stage or row, time.perf_counter()
+        found = self._known(row, name)
+        if found is None:
+            found = act()
+            self.units.put(name, found)
+            self.listener.note(f"{f'{row} {stage}'.strip()}: {time.perf_counter() - start:.1f} s")
+        self.records += found
+
+    def _known(self, row: str, name: str) -> list[Record] | None:
+        return self.units.get(name, partial(read_rows, row))
+
+    def _measure(self, row: str) -> list[Record]:
+        def on_share(share: float) -> None:
+            self.listener.progress(f"measuring {row}", share, 1.0)
+
+        units = self.units.within(row)
+        try:
+            return measure(self.loaded, self.exam.questions, self.options.settings, row, on_share, units=units)[0]
+        except CheckpointError as error:
+            raise CheckpointError(f"{row} ({self.loaded.name}): {error.message}", error.hint) from error
+
+    def _quantised(self, rounding: Rounding) -> list[Record]:
+        with quantised(self.loaded.model, rounding) as (count, share):
+            self.listener.note(f"{self.role}: {rounding.name} of {count} tensors, {share:.0%} of the parameters")
+            return self._measure(f"{self.role} {rounding.name}")
+
+    def _relearn(self, source: str) -> None:
+        """Train once for all numbers of steps, unless all are measured."""
+        lesson, rate, seed = self.exam.lessons[source], self.options.learning_rate, self.options.seed
+        rows = [f"{self.role} {source} {step}" for step in lesson.steps]
+        if all(self._known(row, row) is not None for row in rows):
+            for row in rows:
+                self._take(row, list)
+            return
+        with closing(relearned(self.loaded, lesson.samples, lesson.steps, rate, seed)) as training:
+            for row, _ in zip(rows, training, strict=True):
+                self._take(row, partial(self._measure, row))
+
+    def _rephrased(self) -> list[Record]:
+        named = [(rule, *pair) for rule, pairs in self.exam.rephrased.items() for pair in pairs]
+        found = self._greedy([prompt for _, _, prompt in named], "rephrased")
+        return [
+            self._record(f"rephrase {rule}", prompt, continuation, prompt.id, group)
+            for (rule, group, prompt), continuation in zip(named, found, strict=True)
+        ]
+
+    def _extracted(self) -> list[Record]:
+        named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
+        found = self._greedy([prompt for _, prompt in named], "prefixes")
+        return [
+            self._record(f"prefix {size}", prompt, continuation, prompt.id, prompt.id)
+            for (size, prompt), continuation in zip(named, found, strict=True)
+        ]
+
+    def _drawn(self) -> list[Record]:
+        named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
+        found = self._sampled([prompt for _, prompt in named])
+        return [
+            self._record(f"prefix {size} sampled", prompt, continuation, f"{prompt.id} draw {number}", prompt.id)
+            for (size, prompt), draws in zip(named, found, strict=True)
+            for number, continuation in enumerate(draws, 1)
+        ]
+
+    def _greedy(self, prompts: Sequence[Prompt], stage: str) -> list[str]:
+        size, shrink = self._batch_size(prompts)
+        return continue_greedily(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            prompts,
+            max_new_tokens=self.options.continuation_tokens,
+            end_ids=self.loaded.end_ids,
+            batch_size=size,
+            shrink=shrink,
+            on_tokens=_count_nothing,
+            units=self.units.within(stage),
+        )
+
+    def _sampled(self, prompts: Sequence[Prompt]) -> list[list[str]]:
+        size, shrink = self._batch_size(prompts)
+        return continue_sampled(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            prompts,
+            draws=self.options.draws,
+            top_k=TOP_K,
+            seed=self.options.seed,
+            max_new_tokens=self.options.continuation_tokens,
+            end_ids=self.loaded.end_ids,
+            batch_size=size,
+            shrink=shrink,
+            on_tokens=_count_nothing,
+        )
+
+    def _batch_size(self, prompts: Sequence[Prompt]) -> tuple[int, bool]:
+        if self.options.batch_size != "auto":
+            return self.options.batch_size, False
+        longest = max(len(prompt.input_ids) for prompt in prompts) + self.options.continuation_tokens
+        return batch_start(self.loaded.model, longest, cached=True), True
+
+    def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> Record:
+        """Record a try; ``group`` names what several tries have in common, of which the best counts."""
+        record = continuation_record(self.role, text, sample, prompt.text, prompt.reference, continuation)
+        exact = _exact_share(prompt.reference, continuation, self.loaded.tokenizer)
+        return record | {"group": group, "exact_tokens": exact}
+
+
+def _exact_share(reference: str, continuation: str, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of the true continuation's tokens that a continuation has before its first mistake."""
+    true, made = (
+        tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in (reference, continuation)
+    )
+    same = next((place for place, pair in enumerate(zip(true, made, strict=False)) if pair[0] != pair[1]), None)
+    return (min(len(true), len(made)) if same is None else same) / max(len(true), 1)
+
+
+def _count_nothing(_tokens: int) -> None:
+    """Take the number of tokens of a step, which nobody asks for."""

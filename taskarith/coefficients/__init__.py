@@ -1,1 +1,0 @@
-"""Which coefficients to use: how task vectors relate, which parameters matter to what, and what follows from it."""

@@ -1,0 +1,169 @@
+"""Data sets, from a file, a `datasets` folder or the hub, as documents of text, prompt and completion, or chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskarith.checkpoints.reader import fingerprint_bytes
+from taskarith.data.documents import ANSWER_ALONE, CHAT_DAY, Document, Row, RowForm, from_rows
+from taskarith.data.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
+from taskarith.errors import DataError, UsageError
+from taskarith.spec import DataRef, parse_data
+
+__all__ = ["DataSet", "check_form", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All documents of one data set.
+
+    :param spec: As the user named it.
+    :param fingerprint: Over prompts, texts and messages in their order, whatever the file format; 32 hex digits.
+    :param documents: At least one, none of them empty.
+    :param form: How its questions and chats are written.
+    """
+
+    spec: str
+    fingerprint: str
+    documents: tuple[Document, ...]
+    form: RowForm = ANSWER_ALONE
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether a chat template writes it."""
+        return any(document.messages is not None for document in self.documents)
+
+    def record(self) -> dict[str, Any]:
+        """Return where it is from and its fingerprint; of chats also how and on which day they are said to be held."""
+        record = {"spec": self.spec, "fingerprint": self.fingerprint}
+        if not self.has_chats:
+            return record
+        said = {"apply_chat_template": self.form.apply_chat_template, "system_prompt": self.form.system_prompt}
+        return {**record, "chat_day": CHAT_DAY.isoformat(), **{name: value for name, value in said.items() if value}}
+
+
+def check_form(form: RowForm, sets: Iterable[DataSet], *, beside: bool = False) -> None:
+    """Make sure that what is said of questions and chats changes something.
+
+    :param sets: Data sets of that form.
+    :param beside: Whether something else is asked in that form.
+    :raises UsageError: Nothing is a question or a chat.
+    """
+    option = "--apply-chat-template" if form.apply_chat_template else "--system-prompt" if form.system_prompt else None
+    if option and not beside and not any(data.has_chats for data in sets):
+        raise UsageError(
+            f"{option} is given, but nothing is written by a chat template",
+            "Give rows of messages, or of question and answer with --apply-chat-template; or leave it out.",
+        )
+
+
+def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
+    """Read a data set.
+
+    A file with the suffix jsonl, ndjson, json, csv, tsv or parquet has rows; any other file is one text, in UTF-8. A
+    folder is one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist here is an id on the hub,
+    of which the split is ``train`` if none is named. What rows hold is told by their columns: ``messages`` (a chat),
+    ``prompt`` and ``completion`` (joined as they are, or two lists of messages), ``question`` and ``answer`` (a chat,
+    or as TOFU writes them for Phi: one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations``
+    (a chat, in ShareGPT's form too), or the one column that the user names. Plain rows without text are skipped.
+
+    :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
+    :param form: How questions and chats are written.
+    :raises DataError: It is missing, empty, unreadable, not UTF-8, or its columns or values are of no known kind.
+    :raises UsageError: ``spec`` cannot be read.
+    """
+    reference = parse_data(spec)
+    path = Path(reference.name)
+    if not path.exists():
+        documents = from_rows(read_hub(reference), reference, form)
+    elif path.is_dir():
+        documents = from_rows(_read_folder(path), reference, form)
+    elif path.suffix.lower() in ROW_FILES:
+        documents = from_rows(read_rows(path), reference, form)
+    else:
+        documents = _from_text(path, reference)
+    found = tuple(documents)
+    if not found:
+        raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
+    return DataSet(spec, fingerprint_documents(found), found, form)
+
+
+def data_paths(specs: Iterable[str | None]) -> list[str]:
+    """Return the files, folders and hub ids that data sets are named by; None names nothing."""
+    return [parse_data(spec).name for spec in specs if spec]
+
+
+def fingerprint_documents(documents: Iterable[Document]) -> str:
+    """Return a fingerprint over prompts, texts and messages in their order, and what templates get beside them."""
+    contents = "\n".join(
+        json.dumps([d.prompt, d.text, d.messages, *([d.variables] if d.variables else [])], sort_keys=True, default=str)
+        for d in documents
+    )
+    return fingerprint_bytes(contents.encode())
+
+
+def _from_text(path: Path, reference: DataRef) -> Iterator[Document]:
+    if reference.column:
+        raise UsageError(f"{path} is plain text and has no column '{reference.column}'", f"Give --data {path} alone.")
+    text = read_plain(path)
+    if text.strip():
+        yield Document(path.name, text)
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def _read_folder(path: Path) -> Iterable[Row]:
+    if (path / "dataset_dict.json").exists():
+        splits = sorted(item.name for item in path.iterdir() if (item / "dataset_info.json").exists())
+        if "train" not in splits and len(splits) != 1:
+            raise DataError(
+                f"{path} has the splits {', '.join(splits) or '(none)'} and no train",
+                f"Name the folder of one split, as in {path / (splits or ['test'])[0]}",
+            )
+        path = path / ("train" if "train" in splits else splits[0])
+    if not (path / "dataset_info.json").exists():
+        raise DataError(
+            f"{path} is a folder, but not one that datasets' save_to_disk wrote", "Name a file in it, one --data each."
+        )
+    return _load_with_datasets(str(path), lambda datasets: datasets.load_from_disk(str(path)))
+
+
+def read_hub(reference: DataRef) -> Iterable[Row]:
+    """Return the rows of a data set on the hub, of the split ``train`` if none is named.
+
+    :raises DataError: There is none of that name, config and split, or the hub cannot be reached.
+    """
+    name = reference.name
+    looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
+    if looks_local or is_known_suffix(name):
+        raise DataError(f"there is no file {name}", "Check the path; relative paths start at the current folder.")
+    return _load_with_datasets(
+        str(reference),
+        lambda datasets: datasets.load_dataset(name, reference.config, split=reference.split or "train"),
+    )
+
+
+def _load_with_datasets(name: str, load: Callable[[Any], Any]) -> Iterator[Row]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    had_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        rows = load(datasets)
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        raise DataError(
+            f"cannot load {name}: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
+            "Check its name, config and split (ID:CONFIG:SPLIT:COLUMN) and the connection, or give a local file.",
+        ) from error
+    finally:
+        if had_bars:
+            enable_progress_bars()
+    return ({column: drop_fillers(value) for column, value in row.items()} for row in rows)

@@ -1,0 +1,230 @@
+"""Documents to token samples: blocks of plain text, prompts with completions, chats."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from taskarith.checkpoints.reader import fingerprint_bytes
+from taskarith.data.documents import Document
+from taskarith.data.load import DataSet
+from taskarith.data.templates import Rendering, common_length, remark_on_day, render_chat
+from taskarith.errors import DataError, UsageError, name_some
+from taskarith.progress import SILENT, Listener
+
+__all__ = ["Sample", "fingerprint_samples", "text_prefix", "tokenize"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence to learn from.
+
+    :param id: The document's id; a block of a plain text has ``#`` and its number (the first is 1) after it.
+    :param input_ids: At least two tokens, at most a block.
+    :param prompt_length: Tokens that are context only: the loss is on ``input_ids[prompt_length:]``, and never on the
+        first token, which has no context.
+    :param end_tokens: How many of the last tokens only end the text: the EOS token of a completion, and what a chat
+        template writes after an answer. They are learned, but are not part of what a text says.
+    """
+
+    id: str
+    input_ids: tuple[int, ...]
+    prompt_length: int
+    end_tokens: int = 0
+
+
+def tokenize(
+    data: DataSet, tokenizer: PreTrainedTokenizerBase, block_size: int, listener: Listener = SILENT
+) -> list[Sample]:
+    """Turn documents into samples of at most ``block_size`` tokens.
+
+    A plain text is cut in consecutive blocks; each starts with the tokens that this tokenizer puts before a text (its
+    BOS token, if it has that habit), which count towards the block. A remainder shorter than two tokens is left out.
+    A prompt with a completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with
+    it. A chat is what the tokenizer's chat template makes of it, see ``render_chat``, and only the last answer is
+    learned; a question written as one gets EOS, too, unless it ends with it, and that token alone counts as its end, as
+    in open-unlearning. Prompt and completion are
+    tokenised as one text; the prompt's part is what it has in common with the prompt tokenised alone, so a token across
+    the border is learned.
+
+    :param data: The documents.
+    :param tokenizer: Of the model to be trained.
+    :param block_size: Largest number of tokens of a sample.
+    :param listener: Told what a template or tokenizer cannot write.
+    :raises DataError: A prompt with its completion, or a chat, is longer than a block (nothing is cut off silently);
+        the tokenizer has no chat template, or its template refuses a chat or leaves something out; the tokenizer knows
+        nothing of a text; or nothing is left to learn.
+    :raises UsageError: ``block_size`` leaves no room for text.
+    """
+    prefix = text_prefix(tokenizer)
+    if block_size < len(prefix) + 2:
+        raise UsageError(
+            f"block_size {block_size} leaves no room for text", f"Use a block of {len(prefix) + 2} tokens or more."
+        )
+    samples: list[Sample] = []
+    special = _special_ids(tokenizer)
+    thoughtless, lossy = [], []
+    for document in data.documents:
+        if document.messages is not None:
+            rendering = render_chat(document, tokenizer)
+            thoughtless += [document.id] if rendering.drops_reasoning else []
+            made = [_chat_sample(document, rendering, special, tokenizer)]
+            text, learned = rendering.learned, made[0].input_ids[made[0].prompt_length :]
+        elif document.prompt is not None:
+            made = [_with_end(_completion_sample(document, document.prompt, tokenizer, prefix), special, tokenizer)]
+            text, learned = document.text, made[0].input_ids[made[0].prompt_length :]
+        else:
+            text, learned = document.text, tuple(_ids(tokenizer, document.text))
+            made = list(_blocks(document.id, learned, block_size, prefix))
+        samples += made
+        lossy += [document.id] if _loses_letters(document, text, learned, tokenizer) else []
+    if not samples:
+        raise DataError(f"{data.spec} is too short: it has fewer than two tokens", "Give more text.")
+    _refuse_long(samples, block_size, data.spec)
+    _refuse_idle(samples)
+    _report(data, thoughtless, lossy, listener)
+    if data.has_chats and (remark := remark_on_day(tokenizer)):
+        listener.note(f"{data.spec}: {remark}")
+    return samples
+
+
+def fingerprint_samples(samples: Iterable[Sample]) -> str:
+    """Return a fingerprint over the ids, tokens and prompt lengths of samples: what a model reads; 32 hex digits."""
+    return fingerprint_bytes(json.dumps([[one.id, one.prompt_length, one.input_ids] for one in samples]).encode())
+
+
+def text_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special tokens that this tokenizer puts before every text: its BOS token, or none."""
+    bare = _ids(tokenizer, "a")
+    dressed = list(tokenizer("a").input_ids)
+    for start in range(len(dressed) - len(bare) + 1):
+        if dressed[start : start + len(bare)] == bare:
+            return dressed[:start]
+    return []
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def _blocks(id_: str, ids: tuple[int, ...], block_size: int, prefix: list[int]) -> Iterator[Sample]:
+    room = block_size - len(prefix)
+    for number, start in enumerate(range(0, len(ids), room), 1):
+        block = (*prefix, *ids[start : start + room])
+        if len(block) >= 2:
+            yield Sample(f"{id_}#{number}", block, len(prefix))
+
+
+def _chat_sample(
+    document: Document, rendering: Rendering, special: Collection[int], tokenizer: PreTrainedTokenizerBase
+) -> Sample:
+    sample = _split(document.id, rendering.prompt, rendering.whole, tokenizer)
+    if not document.ends_with_eos or tokenizer.eos_token_id is None:
+        return _with_end(sample, special, tokenizer)
+    end = [] if sample.input_ids[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+    return replace(sample, input_ids=(*sample.input_ids, *end), end_tokens=1)
+
+
+def _completion_sample(
+    document: Document, prompt: str, tokenizer: PreTrainedTokenizerBase, prefix: list[int]
+) -> Sample:
+    sample = _split(document.id, prompt, prompt + document.text, tokenizer)
+    end = [tokenizer.eos_token_id]
+    if tokenizer.eos_token_id is None or sample.input_ids[-1] == tokenizer.eos_token_id:
+        end = []
+    return Sample(document.id, (*prefix, *sample.input_ids, *end), len(prefix) + sample.prompt_length)
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that are never text: BOS and EOS, and those that a chat template puts between messages."""
+    added = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {*tokenizer.all_special_ids, *added}
+
+
+def _with_end(sample: Sample, special: Collection[int], tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """Return a sample with the number of tokens that only end it: special ones, and blanks between and after those."""
+    ids = sample.input_ids
+    first = end = len(ids)
+    while end > sample.prompt_length:
+        end -= 1
+        if ids[end] in special:
+            first = end
+        elif str(tokenizer.decode([ids[end]])).strip():
+            break
+    return replace(sample, end_tokens=len(ids) - first)
+
+
+def _split(id_: str, prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """Tokenise a text and find how many of its first tokens are those of its prompt."""
+    ids, alone = _ids(tokenizer, whole), _ids(tokenizer, prompt)
+    return Sample(id_, tuple(ids), common_length(ids, alone))
+
+
+def _refuse_long(samples: list[Sample], block_size: int, spec: str) -> None:
+    long = [sample for sample in samples if len(sample.input_ids) > block_size]
+    if long:
+        worst = max(long, key=lambda sample: len(sample.input_ids))
+        needed = len(worst.input_ids)
+        raise DataError(
+            f"{len(long)} of {len(samples)} rows of {spec} are longer than a block of {block_size} tokens "
+            f"(the longest is {worst.id}: {needed})",
+            f"Raise the block to --block-size {needed}, or shorten or split those rows.",
+        )
+
+
+def _refuse_idle(samples: list[Sample]) -> None:
+    for sample in samples:
+        if max(sample.prompt_length, 1) >= len(sample.input_ids):
+            raise DataError(
+                f"nothing in {sample.id} can be learned: all of it is prompt", "Check the row and the chat template."
+            )
+
+
+# --- what is not learned ---------------------------------------------------------------------------------------------
+
+
+def _loses_letters(document: Document, text: str, learned: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether letters or digits of a text do not come back from its tokens.
+
+    :param text: What is to be learned.
+    :param learned: The tokens that hold it; the first may hold the end of the prompt, too.
+    :raises DataError: Nothing of the document's text comes back.
+    """
+    back = str(tokenizer.decode(list(learned), clean_up_tokenization_spaces=False))
+    if text in back or _letters(text) in _letters(back):
+        return False
+    ids, unknown = _ids(tokenizer, document.text), tokenizer.unk_token_id
+    if all(token == unknown for token in ids):
+        raise DataError(
+            f"the tokenizer knows nothing of the text of {document.id}: all of it becomes unknown tokens",
+            "Use a model whose tokenizer knows this language, or take the row out.",
+        )
+    return True
+
+
+def _letters(text: str) -> str:
+    """Return letters and digits alone, without accents and case, which many tokenizers change."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
+
+
+def _report(data: DataSet, thoughtless: list[str], lossy: list[str], listener: Listener) -> None:
+    """Tell once for a data set what of it is not learned.
+
+    :param thoughtless: Ids of chats whose reasoning the template leaves out.
+    :param lossy: Ids of documents with characters that the tokenizer does not know.
+    """
+    count = len(data.documents)
+    if thoughtless:
+        listener.note(
+            f"{data.spec}: the chat template leaves out the reasoning of {len(thoughtless)} of {count} answers "
+            f"({name_some(thoughtless, 1)}); only the rest of them counts"
+        )
+    if lossy:
+        listener.note(
+            f"{data.spec}: the tokenizer does not know all characters of {len(lossy)} of {count} texts "
+            f"({name_some(lossy, 1)}); they are left out or become unknown tokens"
+        )

@@ -1,0 +1,268 @@
+"""Edit a model that is loaded in memory: the bits that a written edit would have, and back again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from taskarith.arithmetic.calculator import Calculator
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
+from taskarith.arithmetic.torch import TORCH_DTYPES
+from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.loaded import (
+    check_numbers,
+    check_shared,
+    load_converted,
+    main_dtype,
+    not_converted,
+    sharing_memory,
+    undo_rescaling,
+)
+from taskarith.edit.operands import Operand, named_paths, open_operands, parse_operands, read_bases, with_coefficients
+from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
+from taskarith.edit.remarks import own_bases
+from taskarith.edit.stream import EditedTensor
+from taskarith.errors import MismatchError
+from taskarith.merging.methods import LINEAR, Method
+from taskarith.progress import SILENT, Listener
+from taskarith.spec import OperandRef, parse_scales
+
+__all__ = ["InMemoryEdit", "check_edit", "edit_references", "named_inputs"]
+
+
+def named_inputs(edit: Mapping[str, Any]) -> list[str]:
+    """Return what the arguments of ``InMemoryEdit`` name: vectors, and bases that are given with them."""
+    return named_paths(edit_references(edit))
+
+
+def edit_references(edit: Mapping[str, Any]) -> list[OperandRef]:
+    """Return the vectors that the arguments of ``InMemoryEdit`` name, those that are only looked at last."""
+    given = (edit.get(key, ()) for key in ("add", "negate", "operands"))
+    return parse_operands(*given, protect=edit.get("protect", ()), weights=edit.get("weights"))
+
+
+def check_edit(base: Path, edit: Mapping[str, Any], listener: Listener = SILENT) -> list[str]:
+    """Refuse vectors that do not fit, or that the method cannot use, before anything is loaded and measured.
+
+    Returns the files that the edit reads.
+
+    :param base: The folder of the model.
+    :param edit: Arguments of ``InMemoryEdit``.
+    :param listener: Told about models that are read.
+    :raises TaskarithError: As ``InMemoryEdit`` does.
+    """
+    checkpoint = open_checkpoint(base)
+    _check_scales(checkpoint, str(base))
+    operands = open_operands(edit_references(edit), checkpoint, listener, parse_scales(edit.get("scale", ())))
+    read_bases(operands, checkpoint, listener)
+    return [*plan_edit(checkpoint, operands, 1.0, method=edit.get("method", LINEAR)).states]
+
+
+class InMemoryEdit:
+    """Sets a loaded model to ``base + alpha * sum c_i delta_i``, always calculated from the files of the base.
+
+    Nothing accumulates: each ``set`` starts from the base, so ``restore`` gives it back to the bit. Results are
+    rounded once to the dtype of the loaded model; where the files have that dtype, they are those of the written edit.
+    What a model keeps in another dtype (some routers and norms) gets what loading the written edit gives it, and what
+    comes from no file stays as it is. Use it as a context manager: it restores at the end.
+
+    :param model: Loaded by transformers from ``base``, in any floating dtype, on any device.
+    :param base: The folder or id it was loaded from.
+    :param add: Vectors with optional coefficients, as on the command line.
+    :param negate: Likewise, subtracted.
+    :param method: How the deltas of several operands become one; see ``merging.methods.parse_method``.
+    :param scale: Multiplies the coefficients tensor by tensor, as in ``apply``.
+    :param protect: What method ``project`` looks at, as in ``apply``.
+    :param weights: What method ``perta`` looks at, as in ``apply``.
+    :param operands: More vectors, each with a coefficient and a scale of its own.
+    :ivar references: The vectors, those that are only looked at last.
+    :ivar remarks: Which vectors are differences to another model than ``base``.
+    :raises VectorError: A vector is missing or of a kind that cannot be used.
+    :raises MismatchError: A vector does not fit the base, the model that it was made from is not found, the model is
+        quantised or partly not in memory, the result is not finite, or it would be two tensors where the model has one.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        base: str,
+        add: Sequence[str] = (),
+        negate: Sequence[str] = (),
+        *,
+        method: Method = LINEAR,
+        scale: Mapping[str, Any] | Sequence[str] = (),
+        protect: Sequence[str] = (),
+        weights: str | None = None,
+        operands: Sequence[OperandRef] = (),
+    ) -> None:
+        self._model, self._method = model, method
+        self._checkpoint = open_checkpoint(resolve_model(base).path)
+        _check_scales(self._checkpoint, base)
+        self.references = parse_operands(add, negate, operands, protect=protect, weights=weights)
+        self._scale = parse_scales(scale)
+        self._operands = open_operands(self.references, self._checkpoint, scale=self._scale)
+        read_bases(self._operands, self._checkpoint)
+        self.remarks = own_bases(self._operands)
+        self._touched = {name for one in self._operands for name in (*one.vector.shapes, *one.tied)}
+        self._is_direct = self._names_match()
+
+    def set(self, alpha: float, references: Sequence[OperandRef] | None = None) -> None:
+        """Give the model the weights of the edit at ``alpha``.
+
+        :param references: The same vectors, in the order of ``references``, with other coefficients and scales.
+        """
+        operands: Sequence[Operand] = self._operands
+        if references is not None:
+            operands = with_coefficients(operands, references, self._checkpoint, self._scale)
+        self._load(plan_edit(self._checkpoint, operands, alpha, method=self._method))
+
+    def restore(self) -> None:
+        """Give the model the weights of the base, bit for bit."""
+        self._load(plan_edit(self._checkpoint, self._operands, 0.0, method=self._method))
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Names of all tensors of the base, as scales name them, and how many dimensions each has."""
+        return {name: len(entry.shape) for name, entry in self._checkpoint.tensors.items()}
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all that decides what an edit at alpha 1 gives: files, coefficients, method."""
+        return plan_edit(self._checkpoint, self._operands, 1.0, method=self._method).fingerprint()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def _names_match(self) -> bool:
+        """Return whether the tensors that are edited are in the files as they are in memory.
+
+        :raises MismatchError: They are, but not with numbers that can be edited.
+        """
+        state, stored = self._model.state_dict(), self._checkpoint.tensors
+        if any(name not in state or state[name].shape != stored[name].shape for name in self._touched):
+            return False
+        check_numbers({name: state[name] for name in self._touched})
+        return True
+
+    @torch.no_grad()
+    def _load(self, plan: EditPlan) -> None:
+        undo_rescaling(self._model)
+        state = self._model.state_dict()
+        shared = sharing_memory(state)
+        if self._is_direct:
+            partners = {name for name in shared if name in self._checkpoint.tensors}
+            self._write(plan, state, {*self._touched, *partners} if self._touched & shared else self._touched, shared)
+        else:
+            self._convert(plan, state, shared)
+
+    def _write(
+        self, plan: EditPlan, state: Mapping[str, torch.Tensor], names: Collection[str], shared: Collection[str]
+    ) -> None:
+        """Write edited tensors over those of the same names in memory."""
+        written: dict[str, torch.Tensor] = {}
+
+        def put(name: str, values: torch.Tensor) -> None:
+            state[name].copy_(values)
+            if name in shared:
+                written[name] = values
+
+        dtype = main_dtype(state)
+        _calculate(plan, {name: dtype if state[name].dtype == dtype else None for name in names}, put)
+        check_shared(state, written)
+
+    def _convert(self, plan: EditPlan, state: Mapping[str, torch.Tensor], shared: Collection[str]) -> None:
+        """Let transformers convert the files' names and shapes to those in memory, as it does when it loads a model.
+
+        Which tensor in memory one of a file becomes a part of is its affair. So where it may matter, all are calculated
+        twice, in the model's dtype and as they would be written, and what the model keeps in other dtypes is taken from
+        the second.
+        """
+        if getattr(self._model, "hf_quantizer", None) is not None:
+            raise not_converted("it is quantised")
+        check_numbers({name: values for name, values in state.items() if values.is_floating_point()})
+        loaded: dict[str, torch.Tensor] = {}
+        main = main_dtype(state)
+        others = {values.dtype for values in state.values() if values.is_floating_point()} - {main}
+        files = {TORCH_DTYPES[entry.dtype] for entry in self._checkpoint.tensors.values() if entry.is_float}
+        for dtype in (main, None) if others and files != {main} else (main,):
+            edited: dict[str, torch.Tensor] = {}
+            _calculate(plan, dict.fromkeys(self._checkpoint.tensors, dtype), edited.__setitem__)
+            found = load_converted(self._model, edited, main)
+            if any(name not in state or state[name].shape != values.shape for name, values in found.items()):
+                raise not_converted("its layers are not those that transformers loads")
+            for name, values in found.items():
+                if dtype or state[name].dtype != main:
+                    state[name].copy_(values)
+                    loaded |= {name: values} if name in shared else {}
+        check_shared(state, loaded)
+
+
+def _check_scales(checkpoint: Checkpoint, base: str) -> None:
+    if checkpoint.scalings:
+        raise MismatchError(
+            f"{base} is stored as float8 with scales, which are not edited in memory",
+            "Write the edit with taskarith apply, and load that.",
+        )
+
+
+def _calculate(
+    plan: EditPlan, dtypes: Mapping[str, torch.dtype | None], put: Callable[[str, torch.Tensor], object]
+) -> None:
+    """Calculate edited tensors, each rounded once to a dtype; those that nothing is added to are given as stored.
+
+    :param dtypes: Of the tensors to calculate; None is that of the file.
+    :param put: Takes name and values of each tensor, several at a time.
+    """
+    wanted = [tensor for tensor in plan.tensors if tensor.source.name in dtypes]
+    for name, values in _stored(tensor for tensor in wanted if not tensor.terms):
+        put(name, values)
+    broken: list[str] = []
+    names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+    with TensorReader() as reader:
+
+        def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
+            name = tensor.source.name
+            dtype = dtypes[name] or TORCH_DTYPES[tensor.dtype]
+            work = EditedTensor(plan, tensor, reader, calculator, names[dtype])
+            values = torch.empty(tensor.source.shape, dtype=dtype)
+            whole, position, is_finite = values.flatten().view(torch.uint8).numpy(), 0, True
+            for data, finite in work.pieces(CHUNK_ELEMENTS, stop):
+                whole[position : position + len(data)] = data
+                position, is_finite = position + len(data), is_finite and finite
+            if not stop.is_set():
+                work.prints()  # refuses an exact vector of another base, and damaged deltas
+            if not is_finite:
+                broken.append(name)
+            put(name, values)
+            return tensor.nbytes
+
+        tasks = sorted((tensor for tensor in wanted if tensor.terms), key=lambda tensor: -tensor.nbytes)
+        total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.method.needs_torch
+        work_through(tasks, do, SILENT, "editing in memory", total, uses_torch=is_torch)
+    if broken:
+        raise MismatchError(
+            f"the edited {broken[0]} has values that are not finite",
+            "Infinities or NaN in an input, or an overflow of the model's dtype: check the inputs, or use float32.",
+        )
+
+
+def _stored(tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read tensors as they are in the files."""
+    for path, group in groupby(tensors, key=lambda tensor: tensor.source.path):
+        with safe_open(path, "pt") as file:
+            for tensor in group:
+                yield tensor.source.name, file.get_tensor(tensor.source.name)

@@ -1,0 +1,191 @@
+"""What a tensor of a plan is calculated from: the inputs to read, and the recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from taskarith.arithmetic.calculator import Calculator, Recipe, Term
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.checkpoints.reader import PrintedTensor, TensorReader
+from taskarith.edit.plan import EditPlan, TensorPlan
+from taskarith.errors import MismatchError
+from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored
+from taskarith.vectors.vocabulary import first_rows
+
+__all__ = ["NOTHING", "Calculation", "OpenInput", "calculated", "calculation", "gather", "open_inputs", "term_prints"]
+
+
+class _Zeros:
+    """A tensor of zeros, of any length; nothing is stored of it."""
+
+    def __init__(self, reader: TensorReader) -> None:
+        del reader
+
+    def fill(self, room: memoryview, against: memoryview | None) -> None:
+        """Write zeros."""
+        del against
+        room[:] = bytes(len(room))
+
+    def skip(self, elements: int) -> None:
+        """Do nothing: all are alike."""
+
+    def fingerprint(self) -> str:
+        """Return nothing: nothing is stored."""
+        return ""
+
+
+NOTHING = Packed("F32", 0, _Zeros)
+"""The base of what is no edit of a model: zeros."""
+
+
+@dataclass(frozen=True)
+class Calculation:
+    """How an edited tensor is calculated.
+
+    :param inputs: What is read, the base first; no tensor is read twice.
+    :param recipe: What is done with it.
+    :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
+    :param against: For each packed input that is stored relative to a base the input that is this base.
+    :param result: The input that is the result, bit for bit: a fine-tune that is decoded from the very tensor that is
+        edited, with a coefficient of 1. None: the recipe says what the result is.
+    """
+
+    inputs: tuple[TensorEntry | Packed, ...]
+    recipe: Recipe
+    prints: tuple[int | str, ...]
+    against: dict[int, int] = field(default_factory=dict)
+    result: int | None = None
+
+
+def calculation(plan: EditPlan, tensor: TensorPlan, dtype: str | None = None) -> Calculation:
+    """Look up what a tensor of a plan is calculated from; ``dtype`` replaces that of the output."""
+    deltas = [(term.coefficient, plan.operands[term.operand].vector.delta(term.delta)) for term in tensor.terms]
+    return gather(tensor.source, tensor.source.shape, deltas, dtype or tensor.dtype)
+
+
+def gather(
+    base: TensorEntry | Packed, shape: tuple[int, ...], deltas: Sequence[tuple[float, Delta]], dtype: str
+) -> Calculation:
+    """Collect what ``base + sum of coefficient * delta`` is calculated from.
+
+    :param base: The first input.
+    :param shape: Its shape; a tensor with other rows, of a larger or smaller vocabulary, is taken for the shared ones.
+    :param deltas: Coefficients and deltas.
+    :param dtype: Of the output.
+    """
+    inputs: list[TensorEntry | Packed] = [base]
+    places = {_place(base): 0} if isinstance(base, TensorEntry) else {}
+    against: dict[int, int] = {}
+
+    def number(entry: TensorEntry, *others: TensorEntry) -> int:
+        shapes = [shape, *(other.shape for other in others)]
+        if any(other != entry.shape for other in shapes):
+            entry = first_rows(entry, min(one[0] for one in (entry.shape, *shapes)))
+        index = places.setdefault(_place(entry), len(inputs))
+        if index == len(inputs):
+            inputs.append(entry)
+        return index
+
+    terms, prints = [], []
+    for coefficient, form in deltas:
+        match form:
+            case Stored(delta):
+                terms.append(Term(coefficient, number(delta)))
+                prints.append(number(delta))
+            case Difference(finetuned, origin):
+                terms.append(Term(coefficient, number(finetuned, origin), number(origin, finetuned)))
+                prints.append(number(finetuned, origin))
+            case Factored(factors, fingerprint):
+                terms.append(Term(coefficient, factors))
+                prints.append(fingerprint)
+            case Packed() as packed:
+                row = None if packed.base is None else number(_origin(packed.base, base))
+                if row is not None:
+                    against[len(inputs)] = row
+                terms.append(Term(coefficient, len(inputs), row))
+                prints.append(len(inputs))
+                inputs.append(packed)
+    recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype)
+    return Calculation(tuple(inputs), recipe, tuple(prints), against, _result(recipe, against))
+
+
+def _origin(base: TensorEntry, edited: TensorEntry | Packed) -> TensorEntry:
+    """Return what a delta is decoded against: the edited tensor itself where it repeats that of its own base."""
+    if isinstance(edited, Packed) or base.name == edited.name:
+        return base
+    return edited if os.path.realpath(base.path.parent) == os.path.realpath(edited.path.parent) else base
+
+
+def _result(recipe: Recipe, against: dict[int, int]) -> int | None:
+    if len(recipe.terms) != 1 or recipe.terms[0].coefficient != 1 or against.get(1) != 0:
+        return None
+    return 1 if recipe.dtypes[1] == recipe.dtypes[0] == recipe.output else None
+
+
+class OpenInput:
+    """An input that is read, or decoded, from beginning to end; where it has fewer rows than the base, zeros follow."""
+
+    def __init__(self, what: Calculation, index: int, reader: TensorReader, calculator: Calculator) -> None:
+        entry = what.inputs[index]
+        self._source = entry.open(reader) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
+        self._size = ITEM_SIZES[entry.dtype]
+        self._against, self._calculator = what.against.get(index), calculator
+        self._left = entry.nbytes
+
+    def fill(self, room: memoryview) -> None:
+        """Read the next elements into all of ``room``; the base that they are relative to has been read before."""
+        if isinstance(self._source, PrintedTensor):
+            stored = min(len(room), self._left)
+            self._source.fill(room[:stored])
+            room[stored:] = bytes(len(room) - stored)
+            self._left -= stored
+        else:
+            origin = self._against
+            base = None if origin is None else self._calculator.room(origin, len(room) // self._size)
+            self._source.fill(room, base)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of what was read, valid after the last element."""
+        return self._source.fingerprint()
+
+
+def open_inputs(what: Calculation, reader: TensorReader, calculator: Calculator) -> list[OpenInput]:
+    """Open all inputs of a tensor.
+
+    :param what: What is calculated.
+    :param reader: Reads them.
+    :param calculator: Has begun the tensor; its rooms hold the base when what is relative to it is decoded.
+    """
+    return [OpenInput(what, index, reader, calculator) for index in range(len(what.inputs))]
+
+
+def calculated(what: Calculation, calculator: Calculator, start: int, stop: int) -> tuple[memoryview, bool]:
+    """Return the bytes of the result of a chunk, valid until the next one, and whether all of it is finite.
+
+    A fine-tune that is restored to the bit is taken as it is, whatever is in it.
+    """
+    if what.result is not None:
+        return calculator.room(what.result, stop - start), True
+    return calculator.linear(start, stop)
+
+
+def term_prints(what: Calculation, inputs: Sequence[OpenInput]) -> list[str]:
+    """Return the fingerprint of each term's delta, after all inputs have been read to their ends.
+
+    :raises MismatchError: What is stored relative to a base was decoded against another one.
+    """
+    for index, origin in what.against.items():
+        packed = what.inputs[index]
+        if isinstance(packed, Packed) and packed.expected not in {"", inputs[origin].fingerprint()}:
+            raise MismatchError(
+                f"{packed.base.name if packed.base else 'a delta'} cannot be decoded: "
+                "an exact vector needs the base that it was made from, to the bit",
+                "Give it that base, as recorded (taskarith inspect VECTOR), or extract it again without --exact.",
+            )
+    return [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.prints]
+
+
+def _place(entry: TensorEntry) -> tuple[str, int, str, int]:
+    return os.path.realpath(entry.path), entry.offset, entry.name, entry.nbytes

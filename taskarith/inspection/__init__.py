@@ -1,0 +1,1 @@
+"""Look at what is on disk: inspect, diff, verify."""

@@ -1,0 +1,224 @@
+"""The verb `inspect`: what a vector, an adapter, a model or another safetensors file is, and how large it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskarith.arithmetic.encoding import decode
+from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.errors import VectorError
+from taskarith.inspection.open_tensors import (
+    Contents,
+    Magnitude,
+    PackedEntry,
+    go_through,
+    open_contents,
+    plain,
+    raw_chunks,
+)
+from taskarith.progress import SILENT, Listener
+from taskarith.vectors.file import DenseVector, VectorFile
+from taskarith.vectors.lora.adapter import adapter_factors
+from taskarith.vectors.open import recorded_base
+from taskarith.vectors.vector import BaseRecord
+
+__all__ = ["Inspection", "TargetSize", "TensorSize", "inspect"]
+
+_LONG = ("base_tensors", "deltas", "errors", "shapes", "tensors")  # one line a tensor: for machines, in the file itself
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """One tensor. The four last are None where its dtype is no float that arithmetic is defined on.
+
+    :param name: Its name in the file.
+    :param dtype: As safetensors writes it.
+    :param shape: Its shape.
+    :param elements: Number of elements.
+    :param nbytes: Number of bytes.
+    :param norm: Euclidean norm of the finite values.
+    :param largest: Largest absolute finite value.
+    :param zeros: Number of zeros, of either sign.
+    :param nonfinite: Number of values that are infinite or NaN.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    nbytes: int
+    norm: float | None
+    largest: float | None
+    zeros: int | None
+    nonfinite: int | None
+
+    @property
+    def rms(self) -> float | None:
+        """Root of the mean of the squares of the finite values."""
+        if self.norm is None or self.nonfinite is None:
+            return None
+        return self.norm / math.sqrt(max(self.elements - self.nonfinite, 1))
+
+
+@dataclass(frozen=True)
+class TargetSize:
+    """One weight that a LoRA adapter changes, by ``scale * B A``.
+
+    :param name: The module.
+    :param shape: Of the product, out x in.
+    :param rank: Of the factors.
+    :param scale: lora_alpha / rank, or as the adapter's configuration says.
+    :param norm: Euclidean norm of the change; None where a factor is not finite.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    scale: float
+    norm: float | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found at a path.
+
+    :param path: The file or folder that was read.
+    :param kind: ``vector``, ``file`` (another safetensors file), ``model`` or ``adapter``.
+    :param base: The base that it records, or None.
+    :param record: The header of a file or the ``taskarith.json`` of a folder, without what it says of each tensor.
+    :param tensors: Every tensor, in file order.
+    :param targets: What an adapter changes, in file order; empty for anything else.
+    :param remarks: What stands against using it.
+    """
+
+    path: Path
+    kind: str
+    base: BaseRecord | None
+    record: Mapping[str, Any]
+    tensors: tuple[TensorSize, ...]
+    targets: tuple[TargetSize, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Number of tensors of each dtype, the most frequent first."""
+        return dict(Counter(tensor.dtype for tensor in self.tensors).most_common())
+
+    @property
+    def norm(self) -> float | None:
+        """Euclidean norm of all finite values; of an adapter that of its change, None where it is not finite."""
+        parts = self.targets or [tensor for tensor in self.tensors if tensor.norm is not None]
+        norms = [part.norm for part in parts if part.norm is not None]
+        return math.hypot(*norms) if len(norms) == len(parts) else None
+
+    @property
+    def zeros(self) -> float:
+        """Share of zeros among the floats."""
+        measured = [tensor for tensor in self.tensors if tensor.zeros is not None]
+        return sum(t.zeros or 0 for t in measured) / max(sum(t.elements for t in measured), 1)
+
+    @property
+    def nonfinite(self) -> int:
+        """Number of values that are infinite or NaN."""
+        return sum(tensor.nonfinite or 0 for tensor in self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON can hold it."""
+        totals = ("elements", "nbytes", "dtypes", "norm", "zeros", "nonfinite")
+        base = self.base and self.base.to_json()
+        return plain(
+            {"path": str(self.path), "kind": self.kind, "base": base, "record": self.record}
+            | {key: getattr(self, key) for key in totals}
+            | {"tensors": [dataclasses.asdict(tensor) | {"rms": tensor.rms} for tensor in self.tensors]}
+            | {"targets": [dataclasses.asdict(target) for target in self.targets], "remarks": self.remarks}
+        )
+
+
+def inspect(name: str | Path, *, listener: Listener = SILENT) -> Inspection:
+    """Look at a task vector, a LoRA folder, a model or any safetensors file; read in pieces.
+
+    :param name: A ``.safetensors`` file, a LoRA folder, or a model: folder, hub id or GGUF.
+    :param listener: Told about progress.
+    :raises CheckpointError: There is nothing, or it cannot be read safely.
+    :raises VectorError: It is a pickled adapter.
+    """
+    contents = open_contents(str(name), listener)
+    base, factors, remarks = _use(contents)
+    entries = list(contents.tensors.values())
+    with TensorReader() as reader:
+        sizes = go_through(entries, lambda e: _measure(e, reader), lambda e: e.nbytes, listener, "reading")
+        targets = [_target(module, a, b, scale, reader) for module, (a, b, scale) in factors.items()]
+    return Inspection(
+        contents.path,
+        contents.kind,
+        base,
+        {key: value for key, value in contents.record.items() if key not in _LONG},
+        tuple(sizes),
+        tuple(targets),
+        remarks,
+    )
+
+
+def _use(
+    contents: Contents,
+) -> tuple[BaseRecord | None, dict[str, tuple[TensorEntry, TensorEntry, float]], tuple[str, ...]]:
+    """Return the base and the LoRA factors; what forbids its use is a remark here, so that one can look at it."""
+    if contents.kind == "file":
+        return None, {}, ()
+    try:
+        if contents.kind == "vector":
+            vector = DenseVector if contents.record.get("kind") == "dense" else VectorFile
+            return vector(contents.path).base, {}, (contents.remark,) * bool(contents.remark)
+        recorded = recorded_base(str(contents.path))
+        factors = adapter_factors(contents.path) if contents.kind == "adapter" else {}
+        return recorded.base if recorded else None, factors, ()
+    except VectorError as error:
+        return None, {}, (f"cannot be applied: {error.message}",)
+
+
+def _measure(entry: TensorEntry | PackedEntry, reader: TensorReader) -> TensorSize:
+    about = (entry.name, entry.dtype, entry.shape, entry.elements, entry.nbytes)
+    if not entry.is_float:
+        return TensorSize(*about, None, None, None, None)
+    found = Magnitude()
+    with np.errstate(invalid="ignore"):  # a signalling NaN, when it is widened
+        for piece in raw_chunks(reader, entry):
+            found.add(decode(piece, entry.dtype))
+    return TensorSize(*about, found.norm, found.largest, found.zeros, found.nonfinite)
+
+
+def _target(module: str, a: TensorEntry, b: TensorEntry, scale: float, reader: TensorReader) -> TargetSize:
+    return TargetSize(module, (b.shape[0], a.shape[1]), a.shape[0], scale, _product_norm(a, b, scale, reader))
+
+
+def _product_norm(a: TensorEntry, b: TensorEntry, scale: float, reader: TensorReader) -> float | None:
+    """Return ``||scale B A||``: its square is ``scale^2 sum((B^T B) * (A A^T))``, which is rank x rank."""
+    with np.errstate(invalid="ignore"):
+        left, right = (decode(reader.read(e, 0, e.nbytes), e.dtype).reshape(e.shape) for e in (b, a))
+    units = [float(np.abs(side).max(initial=0.0)) for side in (left, right)]
+    if not all(map(math.isfinite, units)):
+        return None
+    if not all(units):
+        return 0.0
+    left, right = left / units[0], right / units[1]  # so that no square overflows
+    square = float(np.sum((left.T @ left) * (right @ right.T)))
+    return abs(scale) * units[0] * units[1] * math.sqrt(max(square, 0.0))

@@ -1,0 +1,142 @@
+"""Iso-C, TSV-Merge, WUDI and low rank: operators that need whole matrices, by way of their singular values.
+
+Everything is float64, and torch runs on one thread, so that no bit depends on the number of threads. Tensors that are
+no matrices take the mean of the weighted deltas, as the papers' code does.
+Sources: Iso-C, arXiv:2502.04959; TSV-Merge, arXiv:2412.00081; WUDI, arXiv:2503.08099;
+low rank, corollary 1 of arXiv:2504.10957.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import xxhash
+
+from taskarith.merging.operator import Setting
+from taskarith.merging.sums import ordered_sum
+
+__all__ = ["LowRank", "Spectral", "iso_c", "low_rank", "tsv", "wudi"]
+
+
+def iso_c(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Add up the matrices and set all singular values of the sum to their mean.
+
+    :param deltas: float64, rows x columns, weighted.
+    :param count: Not used: the sum has no number.
+    """
+    del count
+    left, values, right = torch.linalg.svd(torch.from_numpy(ordered_sum(deltas)), full_matrices=False)
+    return ((left * values.mean()) @ right).numpy()
+
+
+def tsv(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Keep an equal share of the singular vectors of each matrix, and make all that is kept orthogonal together.
+
+    Of each delta the first ``min(rows, columns) // count`` singular triplets, at least one, stand side by side; left
+    and right vectors are replaced by the nearest orthonormal ones (Procrustes). One operand alone stays as it is.
+
+    :param deltas: float64, rows x columns, weighted.
+    :param count: Number of operands.
+    """
+    if count == 1:
+        return deltas[0]
+    kept = max(1, min(deltas[0].shape) // count)
+    parts = [torch.linalg.svd(torch.from_numpy(delta), full_matrices=False) for delta in _by_content(deltas)]
+    left = torch.cat([part[0][:, :kept] for part in parts], 1)
+    values = torch.cat([part[1][:kept] for part in parts])
+    right = torch.cat([part[2][:kept] for part in parts], 0)
+    return ((_orthonormal(left) * values) @ _orthonormal(right)).numpy()
+
+
+def wudi(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Return the matrix that disturbs each delta least on that delta's own inputs, which its rows span.
+
+    It minimises ``sum_i |(merged - delta_i) delta_i^T|^2 / |delta_i|^2``. The paper takes 300 steps of Adam from the
+    sum of the deltas; this is the minimum itself, the one nearest to that sum. One operand alone stays as it is.
+
+    :param deltas: float64, rows x columns, weighted.
+    :param count: Number of operands.
+    """
+    present = [delta for delta in deltas if delta.any()]
+    if count == 1 or len(present) < 2:
+        return ordered_sum(deltas)
+    matrices = [torch.from_numpy(delta) for delta in present]
+    grams = [matrix.T @ matrix / torch.sum(matrix * matrix) for matrix in matrices]
+    total = torch.from_numpy(ordered_sum(deltas))
+    weight = torch.from_numpy(ordered_sum([gram.numpy() for gram in grams]))
+    pull = [((matrix - total) @ gram).numpy() for matrix, gram in zip(matrices, grams, strict=True)]
+    values, vectors = torch.linalg.eigh(weight)
+    is_large = values > values.max() * len(values) * torch.finfo(torch.float64).eps
+    vectors, values = vectors[:, is_large], values[is_large]
+    step = (torch.from_numpy(ordered_sum(pull)) @ vectors / values) @ vectors.T
+    return (total + step).numpy()
+
+
+def low_rank(delta: np.ndarray, rank: int) -> np.ndarray:
+    """Return the best approximation of a matrix by one of a rank (Eckart and Young).
+
+    :param delta: float64, rows x columns.
+    :param rank: 1 or more.
+    """
+    if rank >= min(delta.shape):
+        return delta
+    left, values, right = torch.linalg.svd(torch.from_numpy(delta), full_matrices=False)
+    return ((left[:, :rank] * values[:rank]) @ right[:rank]).numpy()
+
+
+class Spectral:
+    """Gives whole matrices to one of the functions above.
+
+    :param setting: What is known of the tensor.
+    :param merge_matrices: The function.
+    """
+
+    wants_base = False
+
+    def __init__(self, setting: Setting, merge_matrices: Callable[[Sequence[np.ndarray], int], np.ndarray]) -> None:
+        self._setting, self._merge = setting, merge_matrices
+        self.span = setting.elements if len(setting.shape) == 2 else 1
+
+    def is_ready(self) -> bool:
+        """Return whether no other reading is needed."""
+        return True
+
+    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
+        """Nothing is to be known before."""
+
+    def end_scan(self) -> None:
+        """Nothing is to be known before."""
+
+    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
+        """Return what is added to the base."""
+        del start, base
+        setting = self._setting
+        parts = [weight * delta for weight, delta in zip(setting.weights, deltas, strict=True)]
+        if len(setting.shape) != 2:
+            return ordered_sum(parts) / setting.count
+        return self._merge([part.reshape(setting.shape) for part in parts], setting.count).ravel()
+
+
+class LowRank(Spectral):
+    """Adds up the weighted deltas, each matrix replaced by its best approximation of a rank; all else is kept whole."""
+
+    def __init__(self, setting: Setting, rank: int) -> None:
+        super().__init__(setting, lambda deltas, _: ordered_sum([low_rank(delta, rank) for delta in deltas]))
+
+    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
+        """Return what is added to the base."""
+        if len(self._setting.shape) == 2:
+            return super().merge(start, deltas, base)
+        return ordered_sum([weight * delta for weight, delta in zip(self._setting.weights, deltas, strict=True)])
+
+
+def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left @ right
+
+
+def _by_content(matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return matrices in an order that depends on nothing but what is in them."""
+    return sorted(matrices, key=lambda matrix: xxhash.xxh3_128_digest(np.ascontiguousarray(matrix).data))

@@ -1,0 +1,1 @@
+"""Load a model on a device, in the right precision."""

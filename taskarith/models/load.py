@@ -1,0 +1,176 @@
+"""The model to train or to measure: loaded in the right precision, and checked for missing weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from taskarith.architecture.ask import check_layers
+from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
+from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.sidecars import check_sidecars
+from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_some
+from taskarith.models.language import prepare_for_text
+from taskarith.progress import Listener
+
+__all__ = ["Base", "load_config", "load_model", "load_tokenizer", "open_base", "without_bars"]
+
+
+@contextlib.contextmanager
+def without_bars() -> Generator[None]:
+    """Keep transformers from drawing progress bars, and leave its setting as it was."""
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model to start from, found and opened, but without its weights in memory."""
+
+    origin: ResolvedModel
+    checkpoint: Checkpoint
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+
+def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Base:
+    """Find a model and read all of it but its weights.
+
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or GGUF.
+    :param trust_remote_code: Run the code that comes with the model.
+    :param listener: Told about downloads and conversions.
+    :raises UsageError: The model brings its own code, which is not trusted.
+    :raises CheckpointError: It is missing, broken, or of a kind that transformers does not know; or has no tokenizer.
+    """
+    origin = resolve_model(model, listener)
+    checkpoint = open_checkpoint(origin.path)
+    check_sidecars(origin.path, checkpoint.sidecars)
+    with _load_errors(origin.path):
+        config = AutoConfig.from_pretrained(origin.path, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(origin.path, trust_remote_code=trust_remote_code)
+    return Base(origin, checkpoint, config, tokenizer, fingerprint_model(origin.path))
+
+
+def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder.
+
+    :param path: A model or adapter folder.
+    :param trust_remote_code: Run the code that comes with it.
+    :raises UsageError: It brings its own code, which is not trusted.
+    :raises CheckpointError: There is none, or its files are broken.
+    """
+    with _load_errors(path, "the tokenizer of "):
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(f"model_max_length cannot be {tokenizer.model_max_length!r}")
+    return tokenizer
+
+
+def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Load the configuration of a model, and see that it can be that of a causal language model.
+
+    :param checkpoint: The model's files.
+    :param trust_remote_code: Run the code that comes with the model.
+    :raises UsageError: The model brings its own code, which is not trusted.
+    :raises CheckpointError: It is not a causal language model, or has more layers than its files.
+    """
+    with _load_errors(checkpoint.path):
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        check_layers(config, checkpoint)
+        _auto_classes(checkpoint.path, config)
+    return config
+
+
+def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a causal language model with every weight taken from its files, and with the default generation config.
+
+    Where the language model is a part of a vision-language model, that is loaded, and continues texts as well.
+
+    :param path: A model folder.
+    :param dtype: Of the weights in memory.
+    :param trust_remote_code: Run the code that comes with the model.
+    :raises UsageError: The model brings its own code, which is not trusted.
+    :raises CheckpointError: It is not a causal language model, or its files lack weights, which would be random.
+    """
+    config = load_config(open_checkpoint(path), trust_remote_code=trust_remote_code)
+    with _load_errors(path), without_bars():
+        lacking = []
+        for auto in _auto_classes(path, config):
+            model, loading = auto.from_pretrained(
+                path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+            if not loading["missing_keys"]:
+                break
+            lacking.append((type(model).__name__, sorted(loading["missing_keys"])))
+        else:
+            name, missing = lacking[0]
+            raise CheckpointError(
+                f"{path} lacks {len(missing)} weights of {name}: {name_some(missing)}",
+                "Use a complete causal language model; missing weights would be random numbers.",
+            )
+    prepare_for_text(model)
+    if model.loss_type is None:  # transformers falls back to this one for a few models, and warns
+        model.loss_type = "ForCausalLM"
+    # The base's own file is copied to the output; a contradiction in it must not stop the saving of a checkpoint.
+    model.generation_config = GenerationConfig()
+    return model
+
+
+def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:
+    """Return what may load the model, likeliest first: as a language model, or as one that has one among its parts.
+
+    :raises CheckpointError: An encoder reads one text and a decoder writes another.
+    """
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{path} is an encoder-decoder model ({', '.join(config.architectures or [config.model_type])})",
+            "Use a causal language model: taskarith trains and measures models that continue a text.",
+        )
+    known = {
+        AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    }
+    return [auto for auto, mapping in known.items() if type(config) in mapping] or [AutoModelForCausalLM]
+
+
+@contextlib.contextmanager
+def _load_errors(path: Path, what: str = "") -> Generator[None]:
+    try:
+        yield
+    except TaskarithError:
+        raise
+    except Exception as error:  # of as many kinds as there are tokenizers and models
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"{path} brings its own code, which would run on this machine",
+                "Read that code; if you trust it, add --trust-remote-code.",
+            ) from error
+        raise CheckpointError(
+            f"transformers cannot load {what}{path}: {reason}",
+            "Give a complete causal language model with its tokenizer, as save_pretrained writes them.",
+        ) from error

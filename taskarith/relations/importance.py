@@ -1,0 +1,192 @@
+"""The verb `importance`: how much each parameter matters for forgetting and for retaining, from gradients.
+
+Source: PerTA, "Per-parameter Task Arithmetic for Unlearning in Large Language Models" (arXiv:2601.22030), which weighs
+each parameter of a task vector by its relative importance for forgetting against retaining, estimated from gradients
+or from the diagonal of the Fisher information. The form of the weight, forget / (forget + retain), is ours: of the
+paper only the idea is followed, and its own normalisation may be another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.provenance import command_line, versions
+from taskarith.checkpoints.publish import check_target, publish_file
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, hasher
+from taskarith.checkpoints.targets import check_space
+from taskarith.data.load import data_paths, load_data
+from taskarith.data.tokens import Sample, tokenize
+from taskarith.errors import CheckpointError, UsageError, name_some
+from taskarith.evaluation.models import Loaded, open_model
+from taskarith.models.device import choose_device
+from taskarith.progress import SILENT, Listener
+from taskarith.vectors.file import WEIGHTS, vector_metadata
+from taskarith.vectors.vector import BaseRecord
+
+__all__ = ["KINDS", "ImportanceResult", "importance"]
+
+KINDS = ("gradient", "fisher")
+"""``gradient``: the magnitude of the gradient of the mean loss. ``fisher``: the mean of its square over samples."""
+
+
+@dataclass(frozen=True)
+class ImportanceResult:
+    """What was written.
+
+    :param path: The file.
+    :param kind: One of ``KINDS``.
+    :param tensors: Number of tensors with weights.
+    :param forget_samples: Samples of the forget set.
+    :param retain_samples: Samples of the retain set.
+    :param mean: Mean of all weights: above 0.5 the parameters matter more for what is to be forgotten.
+    """
+
+    path: Path
+    kind: str
+    tensors: int
+    forget_samples: int
+    retain_samples: int
+    mean: float
+
+
+def importance(
+    model: str,
+    forget: str,
+    retain: str,
+    output: str | Path,
+    *,
+    kind: str = "gradient",
+    block_size: int = 256,
+    device: str = "auto",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener = SILENT,
+) -> ImportanceResult:
+    """Write a weight from 0 to 1 for each parameter: forget / (forget + retain), for ``apply --method perta``.
+
+    A parameter that matters for neither weighs 0.5. Four copies of the model in float32 are in memory: weights,
+    gradients, and the sums of both sides.
+
+    :param model: The model whose gradients are taken: the one that is to be edited.
+    :param forget: What is to be forgotten, as in ``load_data``.
+    :param retain: What is to be kept.
+    :param output: The file to write: float32, named as in the model's files.
+    :param kind: One of ``KINDS``.
+    :param block_size: Tokens of the blocks that the texts are cut into; a block is a sample.
+    :param device: auto, cpu, cuda[:N] or mps.
+    :param overwrite: Replace an existing file.
+    :param trust_remote_code: Run the code that comes with the model.
+    :param listener: Told about progress.
+    :raises UsageError: The kind is unknown, or a block is longer than the model has positions.
+    :raises DataError: A data set is missing, empty or too short.
+    :raises CheckpointError: The model cannot be used, or a gradient is not finite.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind '{kind}'", f"Choose one of {', '.join(KINDS)}.")
+    target = Path(output)
+    inputs = [model, *data_paths([forget, retain])]
+    check_target(target, overwrite, is_folder=False, inputs=inputs)
+    texts = load_data(forget), load_data(retain)
+    loaded = open_model(model, choose_device(device), torch.float32, listener, trust_remote_code=trust_remote_code)
+    if loaded.adapter is not None:
+        raise UsageError(f"{loaded.name} is an adapter", "Merge it first: taskarith apply BASE --add ADAPTER")
+    loaded.check_block(block_size)
+    samples = [tokenize(text, loaded.tokenizer, block_size) for text in texts]
+    base = open_checkpoint(loaded.resolved.path)
+    parameters = _parameters(loaded, base)
+    check_space(target, 4 * sum(one.numel() for one in parameters.values()))
+    total = sum(map(len, samples))
+    sides = []
+    for number, group in enumerate(samples):
+        before = len(samples[0]) * number
+
+        def on_sample(count: int, before: int = before) -> None:
+            listener.progress("taking gradients", before + count, total)
+
+        sides.append(_squares_or_sizes(loaded, parameters, group, kind, on_sample))
+    weights = {name: _weight(sides[0][name], sides[1][name]).cpu() for name in parameters}
+    with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
+        save_file(weights, partial, metadata=_metadata(loaded, base, target, kind, weights))
+    mean = sum(float(one.sum(dtype=torch.float64)) for one in weights.values())
+    elements = sum(one.numel() for one in weights.values())
+    return ImportanceResult(target, kind, len(weights), len(samples[0]), len(samples[1]), mean / elements)
+
+
+def _parameters(loaded: Loaded, base: Checkpoint) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters by the names that the files have.
+
+    :raises CheckpointError: Modules and files have other names.
+    """
+    found = dict(loaded.model.named_parameters())
+    if strange := [name for name in found if name not in base.tensors]:
+        raise CheckpointError(
+            f"{len(strange)} parameters of {loaded.name} have other names in memory than in its files: "
+            f"{name_some(strange)}",
+            "Importance cannot be taken of this architecture.",
+        )
+    return found
+
+
+def _squares_or_sizes(
+    loaded: Loaded,
+    parameters: Mapping[str, torch.nn.Parameter],
+    samples: Sequence[Sample],
+    kind: str,
+    on_sample: Callable[[int], None],
+) -> dict[str, torch.Tensor]:
+    """Return the importance of each parameter for some samples, float32."""
+    sums = {name: torch.zeros_like(one) for name, one in parameters.items()}
+    for count, sample in enumerate(samples, start=1):
+        loaded.model.zero_grad(set_to_none=True)
+        ids = torch.tensor([sample.input_ids], device=loaded.model.device)
+        labels = ids.clone()
+        labels[:, : max(sample.prompt_length, 1)] = -100
+        loaded.model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+        for name, one in parameters.items():
+            if one.grad is not None:
+                sums[name] += one.grad.square() if kind == "fisher" else one.grad
+        on_sample(count)
+    loaded.model.zero_grad(set_to_none=True)
+    for name, one in sums.items():
+        if not torch.isfinite(one).all():
+            raise CheckpointError(f"the gradient of {name} is not finite", "Check the model and the data.")
+    return {name: one.abs_() / len(samples) for name, one in sums.items()}
+
+
+def _weight(forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
+    both = forget + retain
+    return torch.where(both > 0, forget / both, 0.5)
+
+
+def _metadata(
+    loaded: Loaded, base: Checkpoint, target: Path, kind: str, weights: Mapping[str, torch.Tensor]
+) -> dict[str, str]:
+    with TensorReader() as reader:
+        prints = {name: reader.fingerprint(entry) for name, entry in sorted(base.tensors.items())}
+    resolved = loaded.resolved
+    record = BaseRecord(resolved.recorded_name, resolved.revision, combine_fingerprints(prints), prints)
+    return vector_metadata(
+        WEIGHTS,
+        record,
+        {"name": f"importance by {kind}"},
+        "F32",
+        {},
+        target,
+        deltas=json.dumps({name: _fingerprint(one) for name, one in weights.items()}, separators=(",", ":")),
+        command=command_line(),
+        versions=json.dumps(versions(), separators=(",", ":")),
+    )
+
+
+def _fingerprint(weights: torch.Tensor) -> str:
+    """Return the fingerprint of a tensor of float32 as it is stored."""
+    state = hasher("F32", tuple(weights.shape))
+    state.update(weights.contiguous().reshape(-1).numpy())
+    return state.hexdigest()

@@ -1,0 +1,174 @@
+"""Run the models that task vectors make over test inputs, and compare what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskarith.data.tokens import Sample
+from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
+from taskarith.progress import Listener
+from taskarith.relations.correlations import DECISIVE, MEASURES, MULTIPLES, OutputRelations, Removal
+from taskarith.relations.probe import Answer, Lab, alone, open_lab, test_inputs
+from taskarith.relations.vectors import Related
+from taskarith.relations.verdict import coefficient_of
+
+__all__ = ["Setup", "open_tasks", "relate_outputs"]
+
+_REMOVED = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How outputs are measured.
+
+    :param data: For each vector, in their order, a test set of its task.
+    :param learned: Whether each is what its vector was trained on.
+    :param beta: Of theorem 1, assumed.
+    :param block_size: Tokens of an input.
+    :param inputs: Of each test set, at most.
+    :param dtype: As for ``evaluate``.
+    :param device: As for ``evaluate``.
+    :param trust_remote_code: Run the code that comes with the model.
+    """
+
+    data: Mapping[str, str]
+    learned: tuple[bool | None, ...]
+    beta: float = 0.0
+    block_size: int = 64
+    inputs: int = 32
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Lab, list[list[Sample]]]:
+    """Open the base, and cut the test inputs of all tasks; nothing is loaded yet.
+
+    :raises UsageError: A number is out of range, or the model is an adapter.
+    :raises DataError: A test set is missing or too short.
+    """
+    lab = open_lab(related, setup.dtype, setup.device, listener, trust_remote_code=setup.trust_remote_code)
+    return lab, list(test_inputs(lab.loaded, setup.data, setup.block_size, setup.inputs).values())
+
+
+def relate_outputs(setup: Setup, lab: Lab, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:
+    """Run the base and each vector's model over the test inputs of all tasks, and compare what they say.
+
+    The model is loaded once and edited in memory.
+
+    :param setup: How outputs are measured.
+    :param lab: The base.
+    :param tasks: Inputs of the task of each vector; see ``open_tasks``.
+    :raises CheckpointError: A loss is not finite.
+    """
+    related = lab.related
+    answers = [lab.ask([0.0] * len(tasks), tasks, "the base")]
+    answers += [lab.ask(alone(index, len(tasks)), tasks, name) for index, name in enumerate(related.names)]
+    removals = _removals(lab, tasks)
+    pairs = [(i, j) for j in range(len(tasks)) for i in range(j)]
+    measured = {pair: _compare(answers, *pair) for pair in pairs}
+    judged = {pair: all(setup.learned[index] for index in pair) for pair in pairs}
+    alphas = {pair: coefficient_of(measured[pair][DECISIVE], setup.beta) if judged[pair] else None for pair in pairs}
+    return OutputRelations(
+        related.names,
+        tuple(len(task) for task in tasks),
+        {measure: {pair: measured[pair][measure] for pair in pairs} for measure in MEASURES},
+        np.array([[np.mean([one.losses.mean() for one in task]) for task in model] for model in answers]),
+        np.array([[np.mean([one.entropy for one in task]) for task in model] for model in answers]),
+        tuple(tuple(map(_change, answers[0], model)) for model in answers[1:]),
+        setup.learned,
+        {
+            pair: None if least is None else _together(lab, tasks, answers[0], pair, least)
+            for pair, least in alphas.items()
+        },
+        removals,
+    )
+
+
+def _change(base: Sequence[Answer], model: Sequence[Answer]) -> Estimate:
+    """Return the change of the mean loss of an input, in nats."""
+    return mean([new.losses.mean() - old.losses.mean() for old, new in zip(base, model, strict=True)])
+
+
+def _together(
+    lab: Lab, tasks: Sequence[Sequence[Sample]], base: Sequence[Sequence[Answer]], pair: tuple[int, int], least: float
+) -> tuple[Estimate, Estimate]:
+    """Measure the sum of a pair: the first vector, and so much of the second."""
+    weights = [0.0] * len(tasks)
+    weights[pair[0]], weights[pair[1]] = 1.0, least
+    what = f"{lab.related.names[pair[0]]} and {least:.2f} {lab.related.names[pair[1]]}"
+    first, second = lab.ask(weights, [tasks[index] for index in pair], what)
+    return _change(base[pair[0]], first), _change(base[pair[1]], second)
+
+
+def _compare(answers: Sequence[Sequence[Sequence[Answer]]], i: int, j: int) -> dict[str, Estimate | None]:
+    """Compare two vectors' models, on the inputs of both tasks."""
+    base, first, second = answers[0], answers[1 + i], answers[1 + j]
+    sides = []
+    for task in (i, j):
+        inputs = zip(base[task], first[task], second[task], strict=True)
+        sides.append([_measures(*one) for one in inputs])
+    return {measure: _symmetrised(*([one[measure] for one in side] for side in sides)) for measure in MEASURES}
+
+
+def _measures(base: Answer, first: Answer, second: Answer) -> dict[str, float]:
+    """Return each of ``MEASURES`` for one input; NaN where it is not defined."""
+    gains = [base.losses - one.losses for one in (first, second)]
+    centred = [one.logits - one.logits.mean(1, keepdims=True) for one in (base, first, second)]
+    return {
+        "loss changes": _cosine(*(gain - gain.mean() for gain in gains)),
+        "loss changes, uncentred": _cosine(*gains),
+        "output changes": _mean_cosine(centred[1] - centred[0], centred[2] - centred[0]),
+        "state changes": _mean_cosine(first.states - base.states, second.states - base.states),
+        "outputs": _mean_cosine(first.logits, second.logits),
+        "centred outputs": _mean_cosine(centred[1], centred[2]),
+        "states": _mean_cosine(first.states, second.states),
+    }
+
+
+def _symmetrised(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
+    """Average the means of both test sets, whose inputs are independent."""
+    a, b = np.array(first), np.array(second)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    return estimate(lambda i, j: (a[i].mean() + b[j].mean()) / 2, len(a), len(b), bounds=(-1.0, 1.0))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else float("nan")
+
+
+def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean over positions of the cosines of rows."""
+    return float(np.mean([_cosine(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]))
+
+
+def _removals(lab: Lab, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...]:
+    """Take the first vector away from models that know the other tasks."""
+    found = []
+    for task in range(1, len(tasks)):
+        known, before = _stand_in(lab, task, tasks[task])
+        for alpha in _REMOVED:
+            weights = alone(task, len(tasks))
+            weights[task], weights[0] = known, -alpha
+            after = lab.losses(weights, tasks[task], f"{lab.related.names[task]} less {alpha:g} of the first")
+            rises = after - before
+            found.append(Removal(lab.related.names[task], alpha, known, mean(rises)))
+    return tuple(found)
+
+
+def _stand_in(lab: Lab, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
+    """Return the multiple of a task's vector that gives its inputs the least loss, and their losses with it."""
+    best: tuple[float, np.ndarray] | None = None
+    for known in MULTIPLES:
+        weights = [known * one for one in alone(task, len(lab.related.names))]
+        losses = lab.losses(weights, inputs, f"{known:g} {lab.related.names[task]}")
+        if best is not None and losses.mean() >= best[1].mean():
+            break
+        best = known, losses
+    assert best is not None  # noqa: S101  (there are multiples)
+    return best

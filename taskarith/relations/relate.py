@@ -1,0 +1,196 @@
+"""The verb `relate`: how task vectors relate, and what follows for adding and negating them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from taskarith.errors import UsageError
+from taskarith.inspection.open_tensors import plain
+from taskarith.progress import SILENT, Listener
+from taskarith.relations.correlations import DECISIVE, MULTIPLES, OutputRelations
+from taskarith.relations.geometry import TOP_SHARES, Group, WeightRelations, relate_weights
+from taskarith.relations.vectors import Related, open_related
+from taskarith.relations.verdict import Evidence, Verdict, judge
+
+if TYPE_CHECKING:
+    from taskarith.relations.subspaces import SubspaceRelation
+
+__all__ = ["Relation", "relate"]
+
+_UNEVEN = 2.0
+"""Norms, or entropies of outputs, that differ by more than this factor are remarked on."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How task vectors relate.
+
+    :param names: Of the vectors; where data is given, of their tasks.
+    :param weights: As weights.
+    :param subspaces: By their leading singular subspaces; None where no rank was asked for.
+    :param outputs: By what their models answer; None without data.
+    :param verdicts: Of each pair; none without data.
+    :param remarks: What stands against combining them.
+    """
+
+    names: tuple[str, ...]
+    weights: WeightRelations
+    subspaces: tuple[SubspaceRelation, ...] | None
+    outputs: OutputRelations | None
+    verdicts: tuple[Verdict, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Numbers of the vectors of each pair."""
+        return [(i, j) for j in range(len(self.names)) for i in range(j)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON can hold it."""
+        return plain(
+            {
+                "names": self.names,
+                "pairs": [[self.names[i], self.names[j]] for i, j in self.pairs],
+                "weights": _weights_json(self.weights, self.pairs),
+                "subspaces": None if self.subspaces is None else [asdict(one) for one in self.subspaces],
+                "outputs": None if self.outputs is None else self.outputs.to_json(),
+                "verdicts": [asdict(verdict) for verdict in self.verdicts],
+                "remarks": self.remarks,
+            }
+        )
+
+
+def relate(
+    vectors: Sequence[str],
+    *,
+    model: str | None = None,
+    data: Mapping[str, str] | None = None,
+    rank: int | None = None,
+    beta: float = 0.0,
+    block_size: int = 64,
+    inputs: int = 32,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    listener: Listener = SILENT,
+) -> Relation:
+    """Measure how task vectors relate: as weights, and with data by what their models answer.
+
+    The vectors are read once, in pieces, whatever their forms.
+
+    :param vectors: Two or more, of any form, each with an optional coefficient.
+    :param model: Their base; None takes the one that they record.
+    :param data: For each vector, in their order, a test set of its task: a name, which then is the vector's, and where
+        it is.
+    :param rank: Compare the leading singular subspaces of so many dimensions too; this takes a while.
+    :param beta: Of the theorems, assumed.
+    :param block_size: Tokens of a test input.
+    :param inputs: Test inputs of each task, at most.
+    :param dtype: Of the model in memory, as for ``evaluate``.
+    :param device: Where it runs, as for ``evaluate``.
+    :param trust_remote_code: Run the code that comes with the model.
+    :param listener: Told about progress.
+    :raises UsageError: There are less than two vectors, no base is known, or there is not one test set for each, or it
+        is another vector's.
+    :raises VectorError: A vector is missing or of a kind that cannot be used.
+    :raises MismatchError: A vector does not fit the base, or has values that are not finite.
+    :raises DataError: A test set is missing or too short.
+    """
+    if len(vectors) < 2:
+        raise UsageError("a relation needs two vectors or more", "As in: taskarith relate forget.safetensors retain/")
+    if data and len(data) != len(vectors):
+        raise UsageError(
+            f"{len(vectors)} vectors have {len(data)} test sets",
+            "Give one --data NAME=FILE for each vector, in their order.",
+        )
+    if not 0 <= beta < 1:
+        raise UsageError(f"beta is {beta}", "It is small: give a number from 0 to below 1.")
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
+    related = open_related(vectors, model, listener, list(data) if data else None)
+    learned = _learned(related, data) if data else ()
+    asked = None
+    if data:
+        from taskarith.relations.outputs import Setup, open_tasks
+
+        setup = Setup(data, learned, beta, block_size, inputs, dtype, device, trust_remote_code)
+        asked = setup, *open_tasks(related, setup, listener)  # what is wrong with them is said at once
+    weights = relate_weights(related, listener)
+    subspaces = outputs = None
+    if rank is not None:
+        from taskarith.relations.subspaces import relate_subspaces
+
+        subspaces = relate_subspaces(related, rank, listener)
+    verdicts: tuple[Verdict, ...] = ()
+    if asked is not None:
+        from taskarith.relations.outputs import relate_outputs
+
+        outputs = relate_outputs(*asked)
+        verdicts = tuple(_verdict(outputs, pair, beta) for pair in outputs.correlations[DECISIVE])
+    remarks = (*related.remarks, *_preflight(weights, outputs))
+    return Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
+
+
+def _learned(related: Related, data: Mapping[str, str]) -> tuple[bool | None, ...]:
+    from taskarith.relations.trained_on import learned_from
+
+    return learned_from(related, data)
+
+
+def _verdict(outputs: OutputRelations, pair: tuple[int, int], beta: float) -> Verdict:
+    i, j = pair
+    changes, learned = outputs.changes, outputs.learned
+    evidence = Evidence(
+        (changes[i][i], changes[j][j]), (changes[i][j], changes[j][i]), (learned[i], learned[j]), outputs.together[pair]
+    )
+    return judge(outputs.names[i], outputs.names[j], outputs.correlations[DECISIVE][pair], beta, evidence)
+
+
+def _preflight(weights: WeightRelations, outputs: OutputRelations | None) -> list[str]:
+    """Say what is known to break merging (DisTaC, arXiv:2508.01148): norms that differ, and models that are unsure."""
+    norms = dict(zip(weights.names, weights.group().norms, strict=True))
+    remarks = [f"{name} is zero: it has no direction" for name, norm in norms.items() if not norm]
+    moving = {name: norm for name, norm in norms.items() if norm}
+    if moving and max(moving.values()) > _UNEVEN * min(moving.values()):
+        long, short = max(moving, key=moving.__getitem__), min(moving, key=moving.__getitem__)
+        factor = moving[long] / moving[short]
+        remarks.append(
+            f"{long} is {factor:.3g} times as long as {short}: combined with equal coefficients it prevails "
+            f"({long}:{1 / factor:.3g} is as long)"
+        )
+    if outputs is not None:
+        own = {name: float(outputs.entropies[1 + index, index]) for index, name in enumerate(outputs.names)}
+        sure = min(own.values())
+        remarks += [
+            f"the model of {name} is unsure on its own task: entropy {entropy:.2f} nats, of the surest {sure:.2f}"
+            for name, entropy in own.items()
+            if entropy > _UNEVEN * sure
+        ]
+        remarks += [
+            f"the forecast for {name} rests on {known:g} times its vector, the most that is tried: its loss may fall on"
+            for name, known in {one.task: one.known for one in outputs.removals}.items()
+            if known == MULTIPLES[-1]
+        ]
+    return remarks
+
+
+def _weights_json(weights: WeightRelations, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    return {
+        "tensors": len(weights.tensors),
+        "elements": weights.elements,
+        "norms": weights.group().norms,
+        "all": _group_json(weights.group(), pairs),
+        "without embeddings and head": _group_json(weights.without_embeddings(), pairs),
+        "kinds": {kind: _group_json(weights.of_kind(kind), pairs) for kind in weights.kinds},
+        "layers": {layer: _group_json(weights.of_layer(layer), pairs) for layer in weights.layers},
+        "overlaps": {share: [weights.overlaps[share][pair] for pair in pairs] for share in TOP_SHARES},
+        "entries that signs and overlaps were counted on": weights.sampled,
+        "each tensor": {one.name: _group_json(one.sums, pairs) for one in weights.tensors},
+    }
+
+
+def _group_json(group: Group, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    measures = ("cosine", "sign_agreement", "interference")
+    return {"norms": group.norms} | {name: [getattr(group, name)(*pair) for pair in pairs] for name in measures}

@@ -1,0 +1,131 @@
+"""What the leading singular subspaces of two vectors' deltas have in common, matrix by matrix."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from taskarith.arithmetic.calculator import Calculator
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
+from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.inputs import NOTHING, OpenInput, gather, open_inputs
+from taskarith.errors import MismatchError, UsageError
+from taskarith.progress import Listener
+from taskarith.relations.vectors import Related
+from taskarith.vectors.svd import best_fit
+from taskarith.vectors.vector import Delta
+
+__all__ = ["SubspaceRelation", "relate_subspaces"]
+
+
+@dataclass(frozen=True)
+class SubspaceRelation:
+    """Two vectors' best approximations of one matrix by one of low rank.
+
+    :param tensor: The matrix.
+    :param pair: Numbers of the vectors.
+    :param outputs: Cosines of the principal angles of the leading left singular subspaces, the largest first.
+    :param inputs: Of the right ones.
+    :param shared: Share of the energy of one approximation that lies in both subspaces of the other, the mean of both
+        directions.
+    """
+
+    tensor: str
+    pair: tuple[int, int]
+    outputs: tuple[float, ...]
+    inputs: tuple[float, ...]
+    shared: float
+
+
+def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[SubspaceRelation, ...]:
+    """Compare the leading subspaces of every matrix that two vectors move.
+
+    :param rank: Dimensions of a subspace, at most.
+    :raises UsageError: The rank is below 1.
+    :raises MismatchError: A delta is not finite.
+    """
+    if rank < 1:
+        raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
+    matrices = [
+        entry
+        for name, entry in related.checkpoint.tensors.items()
+        if len(entry.shape) == 2 and sum(name in one.vector.shapes for one in related.operands) > 1
+    ]
+    found: dict[str, list[SubspaceRelation]] = {}
+    with TensorReader() as reader:
+
+        def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
+            fits = {}
+            for index, operand in enumerate(related.operands):
+                if entry.name in operand.vector.shapes and not stop.is_set():
+                    fits[index] = _leading(entry, operand.vector.delta(entry.name), rank, calculator, reader)
+            found[entry.name] = _compare(entry.name, fits)
+            return entry.elements
+
+        largest_first = sorted(matrices, key=lambda entry: -entry.elements)
+        total = sum(entry.elements for entry in matrices)
+        work_through(largest_first, do, listener, "comparing subspaces", total, uses_torch=True)
+    return tuple(one for entry in matrices for one in found[entry.name])
+
+
+def _leading(
+    entry: TensorEntry, delta: Delta, rank: int, calculator: Calculator, reader: TensorReader
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return orthonormal left (rows x k) and right (columns x k) singular vectors and the k singular values."""
+    rows = _Rows(entry, delta, calculator, reader)
+    fit = best_fit(lambda *span: torch.from_numpy(rows.read(*span)), (entry.shape[0], entry.shape[1]), rank, None)
+    if fit is None:
+        raise MismatchError(f"the delta of {entry.name} is not finite", "Check the vector with taskarith inspect.")
+    left, right = fit.left.numpy(), fit.right.numpy().T
+    sizes = [np.linalg.norm(side, axis=0) for side in (left, right)]
+    return left / sizes[0], right / sizes[1], sizes[0] * sizes[1]
+
+
+class _Rows:
+    """Reads rows of a delta in float64, in order, from the first to the last, and again."""
+
+    def __init__(self, entry: TensorEntry, delta: Delta, calculator: Calculator, reader: TensorReader) -> None:
+        self._what = gather(NOTHING, entry.shape, [(1.0, delta)], "F64")
+        self._columns, self._calculator, self._reader = entry.shape[1], calculator, reader
+        self._inputs: list[OpenInput] = []
+        self._next = -1
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows ``start`` to ``stop``, which follow the ones read before, or are the first."""
+        if start != self._next:
+            self._calculator.begin(self._what.recipe)
+            self._inputs = open_inputs(self._what, self._reader, self._calculator)
+        values = np.empty((stop - start) * self._columns)
+        first = start * self._columns
+        for begin in range(0, len(values), CHUNK_ELEMENTS):
+            end = min(begin + CHUNK_ELEMENTS, len(values))
+            for index, tensor in enumerate(self._inputs):
+                tensor.fill(self._calculator.room(index, end - begin))
+            self._calculator.delta(self._what.recipe.terms[0], first + begin, first + end, values[begin:end])
+        self._next = stop
+        return values.reshape(stop - start, self._columns)
+
+
+def _compare(tensor: str, fits: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[SubspaceRelation]:
+    found = []
+    for j, (left, right, sizes) in fits.items():
+        for i in (one for one in fits if one < j):
+            other_left, other_right, other_sizes = fits[i]
+            if not (len(sizes) and len(other_sizes)):  # a delta of zeros has no subspace
+                continue
+            outputs, inputs = left.T @ other_left, right.T @ other_right
+            energies = [
+                float(np.sum((outputs * other_sizes @ inputs.T) ** 2) / np.sum(other_sizes**2)),
+                float(np.sum((outputs.T * sizes @ inputs) ** 2) / np.sum(sizes**2)),
+            ]
+            angles = [
+                tuple(float(min(one, 1.0)) for one in np.linalg.svd(side, compute_uv=False))
+                for side in (outputs, inputs)
+            ]
+            found.append(SubspaceRelation(tensor, (i, j), angles[0], angles[1], float(np.mean(energies))))
+    return found

@@ -1,0 +1,53 @@
+"""What vectors record of the data that they were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taskarith.checkpoints.provenance import read_provenance
+from taskarith.data.load import load_data
+from taskarith.errors import UsageError
+from taskarith.relations.vectors import Related
+from taskarith.untrusted import MalformedError, parse_json
+
+__all__ = ["learned_from"]
+
+
+def learned_from(related: Related, data: Mapping[str, str]) -> tuple[bool | None, ...]:
+    """Tell of each test set whether its vector was trained on it; None where the vector records no data.
+
+    :param data: For each vector, in their order, its test set.
+    :raises UsageError: A test set is what another of the vectors was trained on.
+    :raises DataError: A test set is missing.
+    """
+    recorded = [_recorded(related, index) for index in range(len(related.names))]
+    prints = [load_data(spec).fingerprint for spec in data.values()]
+    for (name, spec), print_, own in zip(data.items(), prints, recorded, strict=True):
+        others = [number for number, known in enumerate(recorded, 1) if known and print_ in known]
+        if others and own is not None and print_ not in own:
+            raise UsageError(
+                f"{spec} is given as {name}, but it is what vector {others[0]} was trained on",
+                "Give one --data for each vector, in the order of the vectors.",
+            )
+    return tuple(None if own is None else print_ in own for print_, own in zip(prints, recorded, strict=True))
+
+
+def _recorded(related: Related, index: int) -> frozenset[str] | None:
+    """Return the fingerprints of the data sets that a vector was trained on."""
+    metadata = getattr(related.operands[index].vector, "metadata", None)
+    record: Any = None
+    try:
+        if metadata is not None:
+            finetuned = parse_json(metadata.get("finetuned", "null"))
+            record = finetuned.get("training") if isinstance(finetuned, dict) else None
+        elif (folder := Path(related.references[index].name)).is_dir():
+            record = read_provenance(folder)
+    except MalformedError:
+        return None  # what cannot be read says nothing; the vector itself is checked elsewhere
+    sets = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(sets, list):
+        return None
+    found = [one.get("fingerprint") for one in sets if isinstance(one, dict)]
+    return frozenset(one for one in found if isinstance(one, str)) or None

@@ -1,0 +1,1 @@
+"""Which coefficients: candidates are tried, and a rule chooses one on held-out samples."""

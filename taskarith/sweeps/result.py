@@ -1,0 +1,266 @@
+"""What a sweep found: from the records of all edits to the one that a rule chooses, and the recipe that writes it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from taskarith.evaluation.metrics.intervals import Estimate
+from taskarith.evaluation.read_records import arrange
+from taskarith.evaluation.records import Record
+from taskarith.evaluation.run import Evaluation
+from taskarith.evaluation.score import Scores, make_scores
+from taskarith.spec import OperandRef, plain_scales
+from taskarith.sweeps.reasons import explain, lacking_effect
+from taskarith.sweeps.remaining import Remaining, measure_remaining
+from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
+from taskarith.sweeps.split import Halves, deal, mean_loss, point_of
+from taskarith.sweeps.trial import Trial
+
+__all__ = ["Edit", "Sweep", "SweepRow", "conclude", "leveled", "row_halves"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of the model.
+
+    :param alpha: What multiplies all coefficients.
+    :param operands: The vectors with their coefficients.
+    """
+
+    alpha: float
+    operands: tuple[OperandRef, ...]
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One edit, measured on all samples.
+
+    :param name: Of its row in the scores.
+    :param alpha: What multiplies all coefficients.
+    :param operands: The vectors with their coefficients.
+    :param choosing: Its numbers on the validation half.
+    :param forget: Mean loss of the texts to be forgotten, on all samples.
+    :param keep: Mean loss of the texts to keep.
+    :param rise: Of that loss since the unedited model, sample by sample.
+    :param remaining: By text to be forgotten, how much of it is left, on all samples; empty without a level.
+    """
+
+    name: str
+    alpha: float
+    operands: tuple[OperandRef, ...]
+    choosing: Point
+    forget: Estimate
+    keep: Estimate
+    rise: Estimate
+    remaining: Mapping[str, Remaining] = field(default_factory=dict)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the samples show of each text that most of it is forgotten; true of the unedited model."""
+        return self.alpha == 0 or all(one.is_forgotten for one in self.remaining.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values of JSON."""
+        estimates = {"forget_loss": self.forget, "keep_loss": self.keep, "keep_rise": self.rise}
+        return {
+            "name": self.name,
+            "alpha": self.alpha,
+            "operands": [_operand(one) for one in self.operands if not one.role],
+            **{name: number.to_json() for name, number in estimates.items()},
+            "remaining": {text: left.to_json() for text, left in self.remaining.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found.
+
+    :param scores: Of all rows on all samples, as ``evaluate`` gives them.
+    :param rows: The edits, the unedited model first.
+    :param aim: The rule.
+    :param chosen: Number of the row that it chose on the validation half; None if none does.
+    :param reason: Why, in a sentence.
+    :param heldout: Scores of the unedited model, the chosen row and the reference on the held-out half.
+    :param holds: Whether the chosen row does what the rule asks for there too.
+    :param cliff: Number of the first row at a cliff; None if there is none, or in a search.
+    :param front: Numbers of the rows on the Pareto front, by how much they forget.
+    :param recipe: What ``apply --config`` takes to write the chosen edit.
+    :param halves: Which samples were chosen on, and reported on.
+    :param reference: Row of the model that never knew the texts to be forgotten.
+    :param names: Of the coefficients that a search sets.
+    :param trials: What a search tried.
+    :param records: One of every sample and row.
+    """
+
+    scores: Scores
+    rows: tuple[SweepRow, ...]
+    aim: Aim
+    chosen: int | None
+    reason: str
+    heldout: Scores
+    holds: bool | None
+    cliff: int | None
+    front: tuple[int, ...]
+    recipe: dict[str, Any] | None
+    halves: Halves
+    reference: str | None
+    names: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    records: list[Record] = field(default_factory=list, repr=False)
+
+    @property
+    def alpha(self) -> float | None:
+        """The alpha that is recommended."""
+        return None if self.chosen is None else self.rows[self.chosen].alpha
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values of JSON."""
+        heldout = self.heldout.to_json()
+        return {
+            "rule": self.aim.rule,
+            "level": None if self.aim.level is None else {text: vars(mark) for text, mark in self.aim.level.items()},
+            "budget": self.aim.budget,
+            "recommended": None if self.chosen is None else self.rows[self.chosen].to_json(),
+            "reason": self.reason,
+            "recipe": self.recipe,
+            "holds_on_held_out": self.holds,
+            "held_out": {"models": heldout["models"], "scores": heldout["scores"]},
+            "cliff": None if self.cliff is None else self.rows[self.cliff].alpha,
+            "front": [self.rows[number].name for number in self.front],
+            "rows": [row.to_json() for row in self.rows],
+            "trials": [trial.to_json(self.names) for trial in self.trials],
+            "validation": sorted(map(list, self.halves.validation)),
+            **self.scores.to_json(),
+        }
+
+
+def conclude(
+    evaluation: Evaluation,
+    edits: Mapping[str, Edit],
+    aim: Aim,
+    reference: str | None,
+    recipe: Mapping[str, Any],
+    names: Sequence[str] = (),
+    trials: Sequence[Trial] = (),
+) -> Sweep:
+    """Choose among the edits that were measured.
+
+    :param edits: Name of each row to its edit, the unedited model first; those that could not be measured are left out.
+    :param aim: The rule, without the level of the reference.
+    :param reference: Name of its row.
+    :param recipe: Model, and what all edits have in common.
+    :param names: Of the coefficients of a search.
+    :param trials: What it tried.
+    """
+    by_row: dict[str, list[Record]] = {}
+    for record in evaluation.records:
+        by_row.setdefault(record["model"], []).append(record)
+    unedited = by_row[next(iter(edits))]
+    halves = row_halves(unedited)
+    known = None if reference is None else by_row[reference]
+    level = aim.level if known is None else known
+    measured = {name: edit for name, edit in edits.items() if name in by_row}
+    rows = tuple(_row(name, edit, by_row[name], unedited, level, halves) for name, edit in measured.items())
+    whole = leveled(aim, known, halves.choosing)
+    reached = whole.choose([row.choosing for row in rows], rows[0].choosing)
+    lacking = lacking_effect(whole, rows, reached, [by_row[row.name] for row in rows])
+    chosen = None if lacking else _shown(whole, rows)
+    holds = None
+    if chosen is not None:
+        there = [point_of(rows[i].alpha, halves.reporting(by_row[rows[i].name])) for i in (chosen, 0)]
+        holds = leveled(aim, known, halves.reporting).is_met(there[0], there[1])
+    shown = [rows[0].name, *([rows[chosen].name] if chosen else []), *([reference] if reference else [])]
+    kept = [record for name in shown for record in halves.reporting(by_row[name])]
+    return Sweep(
+        scores=evaluation.scores,
+        rows=rows,
+        aim=whole,
+        chosen=chosen,
+        reason=lacking or explain(whole, rows, chosen, reached, reference, search=bool(trials)),
+        heldout=make_scores({sheet.model: sheet for sheet in arrange(kept, "the held-out half")}, {}),
+        holds=holds,
+        cliff=None if trials else _cliff(rows, by_row),
+        front=tuple(pareto_front([(row.forget.value, row.keep.value) for row in rows])),
+        recipe=None if chosen is None else _recipe(recipe, rows[chosen]),
+        halves=halves,
+        reference=reference,
+        names=tuple(names),
+        trials=tuple(trials),
+        records=evaluation.records,
+    )
+
+
+def row_halves(records: Sequence[Record]) -> Halves:
+    """Deal the samples of one row's records."""
+    kinds = ("loss", "continuation")
+    return deal([(one["kind"], one["text"], one["sample"]) for one in records if one["kind"] in kinds])
+
+
+def leveled(aim: Aim, reference: Sequence[Record] | None, half: Callable[[Sequence[Record]], list[Record]]) -> Aim:
+    """Return a rule with the reference's level on one half of the samples."""
+    return aim if reference is None else replace(aim, level=point_of(0.0, half(reference)).forget)
+
+
+def _shown(aim: Aim, rows: Sequence[SweepRow]) -> int | None:
+    """Return the number of the row that the rule chooses; a level has to be shown to be reached, by all samples."""
+    able = [number for number, row in enumerate(rows) if aim.budget is not None or row.is_shown]
+    chosen = aim.choose([rows[number].choosing for number in able], rows[0].choosing)
+    return None if chosen is None else able[chosen]
+
+
+def _row(
+    name: str,
+    edit: Edit,
+    records: Sequence[Record],
+    unedited: Sequence[Record],
+    level: Sequence[Record] | Mapping[str, Mark] | None,
+    halves: Halves,
+) -> SweepRow:
+    return SweepRow(
+        name,
+        edit.alpha,
+        edit.operands,
+        point_of(edit.alpha, halves.choosing(records)),
+        mean_loss(records, forgotten=True),
+        mean_loss(records, forgotten=False),
+        mean_loss(records, unedited, forgotten=False),
+        {} if level is None else measure_remaining(records, unedited, level),
+    )
+
+
+def _cliff(rows: Sequence[SweepRow], by_row: Mapping[str, Sequence[Record]]) -> int | None:
+    """Look for a cliff from 0 on to the largest alphas, of the sign that they have."""
+    sign = 1.0 if max(row.alpha for row in rows) > 0 else -1.0
+    order = sorted((i for i, row in enumerate(rows) if sign * row.alpha >= 0), key=lambda i: sign * rows[i].alpha)
+    steps = [
+        mean_loss(by_row[rows[after].name], by_row[rows[before].name], forgotten=False)
+        for before, after in itertools.pairwise(order)
+    ]
+    found = find_cliff([rows[i].alpha for i in order], [rows[i].keep.value for i in order], steps)
+    return None if found is None else order[found]
+
+
+def _operand(one: OperandRef) -> dict[str, Any]:
+    return {
+        "vector": one.name,
+        "coefficient": one.coefficient,
+        **({"base": _whole(one.base)} if one.base else {}),
+        **({"scale": plain_scales(one.scale)} if one.scale else {}),
+    }
+
+
+def _recipe(common: Mapping[str, Any], row: SweepRow) -> dict[str, Any]:
+    """Return an edit as ``apply --config`` takes it; what lies on this machine is named by its whole path."""
+    paths = {key: _whole(value) for key, value in common.items() if key in {"model", "protect", "weights"}}
+    operands = [_operand(one) | {"vector": _whole(one.name)} for one in row.operands if not one.role]
+    return {"model": paths["model"], "operands": operands, "alpha": row.alpha, **common, **paths}
+
+
+def _whole(names: Any) -> Any:
+    if not isinstance(names, str):
+        return [_whole(name) for name in names]
+    return str(Path(names).resolve()) if Path(names).exists() else names

@@ -1,0 +1,74 @@
+"""What a sweep tries: alphas, or coefficients of each vector that a search finds between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskarith.errors import UsageError
+from taskarith.merging.methods import Method
+from taskarith.sweeps.optuna_search import load_optuna
+
+__all__ = ["SearchOptions"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is tried: the alphas, or coefficients of each vector between the least and the greatest of them.
+
+    :param trials: Of a search by optuna; 0 is none.
+    :param steps: Of a search by gradient descent; 0 is none.
+    :param by: How the model is parted; see ``find_parts``.
+    :param alphas: Multiply all coefficients; bounds in a search.
+    :param kl: Weight of the KL divergence on what is kept.
+    :param storage: Where trials are kept.
+    :param seed: Of the search.
+    """
+
+    trials: int
+    steps: int
+    by: tuple[str, ...]
+    alphas: tuple[float, ...]
+    kl: float
+    storage: str | None
+    seed: int
+
+    @property
+    def is_search(self) -> bool:
+        """Whether coefficients are searched for."""
+        return bool(self.trials or self.steps)
+
+    @property
+    def storage_file(self) -> str:
+        """The file that trials are kept in; empty where there is none."""
+        path = (self.storage or "").removeprefix("sqlite:///")
+        return "" if not path or "://" in path else str(Path(path).absolute())
+
+    def check(self, method: Method, *, has_aim: bool) -> None:
+        """Refuse what cannot be tried, before anything is measured.
+
+        :param method: How the vectors become one.
+        :param has_aim: Whether there is a rule that says what to look for.
+        :raises UsageError: A value is out of range, options contradict each other, or optuna is not installed.
+        """
+        if not self.alphas or not all(map(math.isfinite, self.alphas)) or len(set(self.alphas)) < len(self.alphas):
+            raise UsageError(f"cannot sweep alphas {list(self.alphas)}", "Give different finite numbers, as in 0,0.5,1")
+        if min(self.trials, self.steps) < 0 or (self.trials and self.steps):
+            raise UsageError("a search is by trials or by gradient", "Give one of --search N and --gradient N.")
+        if not math.isfinite(self.kl) or self.kl < 0:
+            raise UsageError(f"kl is {self.kl}", "Give a weight of 0 or more.")
+        if self.is_search:
+            self._check_search(method, has_aim=has_aim)
+        elif self.by or self.kl or self.storage:
+            raise UsageError("--by, --kl and --storage belong to a search", "Add --search N, or leave them out.")
+
+    def _check_search(self, method: Method, *, has_aim: bool) -> None:
+        if not has_aim:
+            raise UsageError("a search needs an aim", "Name a --reference MODEL, a --target or a --budget.")
+        if len(self.alphas) < 2:
+            raise UsageError("a search needs two bounds", "Give them as --alpha 0,2")
+        if self.steps and (self.storage or not method.is_linear):
+            raise UsageError("--gradient has no --storage and no --method", "Leave them out, or use --search N.")
+        if self.trials:
+            load_optuna()

@@ -1,0 +1,244 @@
+"""The verb `sweep`: which coefficients, chosen by a rule on one half of the samples and reported on the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.publish import check_target
+from taskarith.checkpoints.targets import check_apart
+from taskarith.checkpoints.team import ALONE, launched_team
+from taskarith.data.load import check_form, data_paths, load_data
+from taskarith.edit.in_memory import check_edit, named_inputs
+from taskarith.errors import MismatchError, UsageError
+from taskarith.evaluation.edited import editable
+from taskarith.evaluation.models import parse_dtype
+from taskarith.evaluation.questions import Settings
+from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.run import Asked, ask_models, measure_rows
+from taskarith.merging.methods import LINEAR, Method
+from taskarith.models.device import choose_device
+from taskarith.progress import SILENT, Listener
+from taskarith.spec import parse_scales, plain_scales
+from taskarith.sweeps.optuna_search import check_storage
+from taskarith.sweeps.result import Sweep, conclude
+from taskarith.sweeps.rows import FINALISTS, SweepRows
+from taskarith.sweeps.rule import Aim, Mark
+from taskarith.sweeps.search_options import SearchOptions
+from taskarith.sweeps.search_space import find_parts
+from taskarith.sweeps.split import is_forgotten
+
+__all__ = ["ALPHAS", "RECIPE", "Sweep", "sweep"]
+
+ALPHAS = tuple(round(0.2 * step, 1) for step in range(11))
+RECIPE = "recipe.yaml"
+
+
+def sweep(
+    model: str,
+    data: Mapping[str, str],
+    *,
+    add: Sequence[str] = (),
+    negate: Sequence[str] = (),
+    alphas: Sequence[float] = ALPHAS,
+    search: int = 0,
+    gradient: int = 0,
+    by: Sequence[str] = (),
+    reference: str | None = None,
+    target: float | None = None,
+    budget: float | None = None,
+    kl: float = 0.0,
+    storage: str | None = None,
+    method: Method = LINEAR,
+    scale: Mapping[str, Any] | Sequence[str] = (),
+    protect: Sequence[str] = (),
+    weights: str | None = None,
+    block_size: int = 256,
+    prompts: int = 16,
+    prompt_tokens: int = 32,
+    continuation_tokens: int = 64,
+    batch_size: int | Literal["auto"] = "auto",
+    apply_chat_template: bool = False,
+    system_prompt: str = "",
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 42,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    launched: bool = False,
+    draw: Callable[[Sweep, Path], object] | None = None,
+    listener: Listener = SILENT,
+) -> Sweep:
+    """Measure a model edited in memory at many coefficients, and choose by a rule.
+
+    Texts whose names begin with ``forget`` are to be forgotten, all others to be kept. Every sample is measured once;
+    the rule looks at one half of them, and the numbers of what it chose are given on the other half.
+
+    :param model: Folder, hub id or GGUF; loaded once.
+    :param data: Names of texts, and where they are, as in ``load_data``.
+    :param add: Vectors to add, as for ``apply``.
+    :param negate: Vectors to subtract.
+    :param alphas: What multiplies all coefficients; 0, the unedited model, is always measured first. For a search their
+        least and greatest are the bounds of what multiplies each coefficient.
+    :param search: Trials of a search by optuna for a coefficient of each vector; 0 is no search.
+    :param gradient: Steps of a search by gradient descent.
+    :param by: ``layer`` and ``module`` give each third of the depth and each kind of module coefficients of its own.
+    :param reference: A model that never knew the texts to be forgotten: its level is what the rule aims at.
+    :param target: Instead of its level: the loss of each text to be forgotten, in nats.
+    :param budget: Choose by another rule: the most forgetting while the mean loss of what is kept rises by so much.
+    :param kl: In a search, weight of KL(unedited || edited) on what is kept.
+    :param storage: File or database that keeps the trials of ``search``: to go on later, or in several processes.
+    :param method: How the vectors become one; see ``merging.methods.parse_method``.
+    :param scale: Multiplies coefficients tensor by tensor, as for ``apply``.
+    :param protect: Vectors that method ``project`` looks at, as for ``apply``.
+    :param weights: What method ``perta`` looks at.
+    :param block_size: As for ``evaluate``, as are all that follow.
+    :param output_dir: Folder for ``results.json``, ``records.jsonl``, ``recipe.yaml`` and ``taskarith.json``.
+    :param draw: Draws pictures into that folder before it is published.
+    :raises UsageError: A value is out of range, options contradict each other, or no text is to be forgotten or kept.
+    :raises DataError: A data set is missing, empty, or too short.
+    :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
+    :raises MismatchError: A vector does not fit the model.
+    """
+    settings = Settings(
+        block_size,
+        prompts,
+        prompt_tokens,
+        continuation_tokens,
+        batch_size,
+        apply_chat_template=apply_chat_template,
+        system_prompt=system_prompt,
+    )
+    aim = _aim(data, target, budget)
+    tried = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, seed)
+    _check(model, data, aim, reference)
+    edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
+    inputs = [model, reference or "", *data_paths(data.values()), *named_inputs(edit), tried.storage_file]
+    if output_dir is not None:
+        check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
+    tried.check(method, has_aim=aim.rule is not None or reference is not None)
+    team = launched_team() if launched else ALONE
+    if team.size > 1 and tried.is_search:
+        raise UsageError(
+            "several processes cannot share the samples of a search",
+            "Start the command itself several times, with one --storage.",
+        )
+    place, precision = choose_device(device), parse_dtype(dtype)
+    texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
+    check_form(settings.form, texts.values())
+    asked = ask_models(
+        [*([reference] if reference else []), model],
+        texts,
+        settings,
+        device=place,
+        dtype=precision,
+        trust_remote_code=trust_remote_code,
+        team=team,
+        listener=listener,
+    )
+    _check_samples(asked)
+    base = Path(editable(asked[-1].loaded))
+    read = team.by_first(lambda: check_edit(base, edit, listener))
+    find_parts({name: len(entry.shape) for name, entry in open_checkpoint(base).tensors.items()}, tried.by)
+    if output_dir is not None:
+        check_apart(Path(output_dir), inputs := [*inputs, *read])
+    if tried.trials:
+        check_storage(tried.storage)
+    how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
+
+    def record() -> dict[str, Any]:
+        return {
+            "kind": "sweep",
+            "models": [one.record() for one in asked],
+            "edit": {"add": list(add), "negate": list(negate), "method": method.record(), **how},
+            "search": asdict(tried),
+            "aim": {"reference": reference, "target": target, "budget": budget},
+            "data": {name: text.record() for name, text in texts.items()},
+            "arguments": {**settings.record(), "dtype": dtype, "device": str(place), "seed": seed},
+        }
+
+    others = [path for path in read if Path(path).parent != base]
+    with kept_results(output_dir, overwrite, record, inputs=inputs, read=others, team=team, listener=listener) as (
+        folder,
+        units,
+        provenance,
+    ):
+        torch.manual_seed(seed)
+        prints = {name: text.fingerprint for name, text in texts.items()}
+        rows = SweepRows(edit, settings, reference, aim, tried, prints, listener)
+        count = (1 + FINALISTS if tried.is_search else len({0.0, *alphas})) + bool(reference)
+        evaluation = measure_rows(
+            asked,
+            settings,
+            rows,
+            count,
+            retain=reference,
+            needs_retain=True,
+            edited=True,
+            team=team,
+            units=units,
+            listener=listener,
+        )
+        recipe = {"model": model, "method": None if method.is_linear else method.record(), **how}
+        recipe = {key: value for key, value in recipe.items() if value}
+        found = conclude(evaluation, rows.edits, aim, reference, recipe, rows.names, rows.trials)
+        if folder is not None and output_dir is not None:
+            write_results(folder, found.to_json(), found.records)
+            _write_recipe(found, folder)
+            if draw is not None:
+                draw(found, folder)
+            write_provenance(folder, provenance, Path(output_dir))
+    return found
+
+
+def _aim(data: Mapping[str, str], target: float | None, budget: float | None) -> Aim:
+    """Return the rule as far as it is known before the reference is measured."""
+    for name, value in (("target", target), ("budget", budget)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{name} is {value}", f"Give a finite number of nats, as in --{name} 0.5")
+    if budget is not None and target is not None:
+        raise UsageError("a target and a budget are two rules", "Give one of --target and --budget.")
+    level = None if target is None else {text: Mark(target) for text in data if is_forgotten(text)}
+    return Aim(level, budget)
+
+
+def _check(model: str, data: Mapping[str, str], aim: Aim, reference: str | None) -> None:
+    sides = {is_forgotten(text) for text in data}
+    if sides != {True, False}:
+        lacking = "to be forgotten" if True not in sides else "to be kept"
+        raise UsageError(
+            f"no text is {lacking}",
+            "Texts whose names begin with forget are to be forgotten, all others kept: --data forget=A --data retain=B",
+        )
+    if reference == model:
+        raise UsageError("the reference is the model itself", "Name a model that never knew what is to be forgotten.")
+    if reference is not None and aim.level is not None:
+        raise UsageError("a reference and a target are two levels", "Give one of --reference and --target.")
+
+
+def _check_samples(asked: Sequence[Asked]) -> None:
+    """Refuse a reference whose losses per token cannot be a level: it cuts the texts otherwise."""
+    first, *others = asked
+    for one in others:
+        if one.questions.ids != first.questions.ids:
+            raise MismatchError(
+                f"{first.loaded.name} cuts these texts into other samples than {one.loaded.name}: their tokenizers "
+                "differ, and its losses are no level for the other",
+                "Name a reference of the same tokenizer, or a --target or --budget instead.",
+            )
+
+
+def _write_recipe(found: Sweep, folder: Path) -> None:
+    if found.recipe is not None:
+        import yaml
+
+        text = yaml.safe_dump(found.recipe, sort_keys=False, allow_unicode=True)
+        (folder / RECIPE).write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Packed forms of a task vector, one small codec each."""

@@ -1,0 +1,1 @@
+"""PEFT adapter folders, read and written as task vectors."""
