@@ -39,31 +39,38 @@ _ROOT = Path(__file__).parents[2]
 _WORK = _ROOT / "benchmarks/.work/mutants"
 _REASONS = Path(__file__).with_name("survivors.yaml")
 PACKAGES = {
-    "arithmetic": "taskarith/arithmetic/*.py",
-    "operators": "taskarith/arithmetic/operators/*.py",
-    "vectors": "taskarith/vectors/*.py",
+    "arithmetic": "taskarith/arithmetic/**/*.py",
+    "merging": "taskarith/merging/*.py",
+    "vectors": "taskarith/vectors/**/*.py",
     "edit": "taskarith/edit/*.py",
+    "inspection": "taskarith/inspection/*.py",
     "checkpoints": "taskarith/checkpoints/*.py",
     "metrics": "taskarith/evaluation/metrics/*.py",
 }
+_TESTED = ("arithmetic", "merging", "vectors", "edit", "inspection", "checkpoints", "evaluation/metrics")
 _TESTS = [
-    "adapter", "adapter_kinds", "apply", "arithmetic", "bases", "bounded", "checkpoints", "combine", "compiled", "diff",
-    "exact", "extract", "float8", "folding", "forgetting_operators", "in_memory", "inner_products", "inspect", "laws",
-    "lowrank", "mergekit", "methods", "metrics", "one_sided", "operators", "outputs", "packed", "partial", "partway",
-    "publish", "quantised", "recipe", "records", "rouge", "scales", "score", "sparse", "undo", "verify", "vocabulary",
-]  # fmt: skip
-"""Test files that are about these packages; what only others notice counts as unnoticed."""
+    str(path.relative_to(_ROOT / "tests").with_suffix(""))
+    for path in (
+        *(path for folder in _TESTED for path in sorted((_ROOT / "tests" / folder).rglob("test_*.py"))),
+        *(
+            _ROOT / "tests" / name
+            for name in ("evaluation/test_records.py", "evaluation/test_score.py", "relations/test_outputs.py")
+        ),
+    )
+    if path.stem != "test_team"
+]
+"""Test files that are about these packages (of several processes none); what only others notice counts as unnoticed."""
 
 _KERNELS = {
-    "taskarith/arithmetic/kernels/error_bound.py": "bounded arithmetic",
-    "taskarith/arithmetic/kernels/philox.py": "operators methods",
-    "taskarith/arithmetic/kernels/inner_products.py": "inner_products",
-    "taskarith/arithmetic/kernels/linear.py": "arithmetic partway inner_products",
-    "taskarith/arithmetic/kernels/ulp_pack.py": "folding exact packed",
-    "taskarith/arithmetic/kernels/bf16_blend.py": "partway arithmetic",
-    "taskarith/arithmetic/kernels/low_rank.py": "arithmetic bounded lowrank",
-    "taskarith/arithmetic/kernels/rounding.py": "arithmetic bounded folding partway",
-    "taskarith/arithmetic/kernels/ulp_unpack.py": "folding exact packed",
+    "taskarith/arithmetic/kernels/error_bound.py": "arithmetic/kernels/test_error_bound arithmetic/test_calculator",
+    "taskarith/arithmetic/kernels/philox.py": "merging/test_operator merging/test_methods",
+    "taskarith/arithmetic/kernels/inner_products.py": "arithmetic/kernels/test_inner_products",
+    "taskarith/arithmetic/kernels/linear.py": "arithmetic/test_calculator arithmetic/kernels/test_bf16_blend arithmetic/kernels/test_inner_products",
+    "taskarith/arithmetic/kernels/ulp_pack.py": "arithmetic/test_ulp_codec vectors/codecs/test_exact vectors/codecs/test_block_file",
+    "taskarith/arithmetic/kernels/bf16_blend.py": "arithmetic/kernels/test_bf16_blend arithmetic/test_calculator",
+    "taskarith/arithmetic/kernels/low_rank.py": "arithmetic/test_calculator arithmetic/kernels/test_error_bound vectors/test_low_rank",
+    "taskarith/arithmetic/kernels/rounding.py": "arithmetic/test_calculator arithmetic/kernels/test_error_bound arithmetic/test_ulp_codec arithmetic/kernels/test_bf16_blend",
+    "taskarith/arithmetic/kernels/ulp_unpack.py": "arithmetic/test_ulp_codec vectors/codecs/test_exact vectors/codecs/test_block_file",
 }
 """Test files of the modules that are compiled, where no coverage is measured."""
 
@@ -114,7 +121,7 @@ class Bench:
 
     :param root: Of the sources.
     :param work: Where the copy and the coverage are kept.
-    :param tests: Names of the test files, which lie in ``tests``.
+    :param tests: The test files, as paths in ``tests`` without suffix.
     """
 
     def __init__(self, root: Path, work: Path, tests: list[str]) -> None:
@@ -128,13 +135,13 @@ class Bench:
     def measure(self) -> None:
         """Run the test files that are new or have changed."""
         for test, known in self._coverage.items():
-            if known.test != self.digest(f"tests/test_{test}.py"):
+            if known.test != self.digest(f"tests/{test}.py"):
                 self._preload()
-                self.fork(lambda test=test: _measure(self, test, self._maps / f"{test}.json"), 3600.0)
+                self.fork(lambda test=test: _measure(self, test, self._maps / f"{test.replace('/', '.')}.json"), 3600.0)
                 self._coverage[test] = self._load(test)
-                if self._coverage[test].test != self.digest(f"tests/test_{test}.py"):
-                    raise RuntimeError(f"test_{test}.py cannot be run: see {self.log}")
-                print(f"test_{test}.py: {len(self._coverage[test].seconds)} tests", flush=True)
+                if self._coverage[test].test != self.digest(f"tests/{test}.py"):
+                    raise RuntimeError(f"{test}.py cannot be run: see {self.log}")
+                print(f"{test}.py: {len(self._coverage[test].seconds)} tests", flush=True)
         self._preload()
         self._kernels = {*self._cache.rglob("*.o")}
 
@@ -195,7 +202,7 @@ class Bench:
         return xxhash.xxh3_128_hexdigest(path.read_bytes()) if path.exists() else ""
 
     def _load(self, test: str) -> Coverage:
-        path = self._maps / f"{test}.json"
+        path = self._maps / f"{test.replace('/', '.')}.json"
         return Coverage(**json.loads(path.read_text())) if path.exists() else Coverage()
 
     def _preload(self) -> None:
@@ -245,7 +252,7 @@ def _measure(bench: Bench, test: str, path: Path) -> int:
     measured = coverage.Coverage(
         data_file=None, config_file=False, source=[str(bench.tree)], omit=["*/tests/*"], messages=False
     )
-    known, failed = Coverage(bench.digest(f"tests/test_{test}.py")), set()
+    known, failed = Coverage(bench.digest(f"tests/{test}.py")), set()
 
     class Watcher:
         def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -257,7 +264,7 @@ def _measure(bench: Bench, test: str, path: Path) -> int:
                 failed.add(report.nodeid)
 
     measured.start()
-    _pytest([f"tests/test_{test}.py"], Watcher())
+    _pytest([f"tests/{test}.py"], Watcher())
     measured.stop()
     data = measured.get_data()
     for file in data.measured_files():

@@ -1,6 +1,6 @@
 """A share of the way from a bfloat16 base to its bfloat16 fine-tune: a kernel that gets by with float32.
 
-Both are numbers of few bits, so that a coefficient meets few different changes. ``bf16_blend_limits`` tries them all and
+Both are numbers of few bits, so that a coefficient meets few different changes. ``bf16_blend_limits`` tries all and
 says how large they may be for float32 to round to what float64 does; the few larger ones are left to float64.
 """
 

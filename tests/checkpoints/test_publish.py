@@ -1,0 +1,364 @@
+"""Publish or nothing: interruptions, full disks and occupied places leave the old state."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import oracle
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+from taskarith.checkpoints import publish
+from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.publish import publish_file, publish_folder
+from taskarith.errors import OutputError
+
+
+def fill(folder, text="new"):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.txt").write_text(text)
+    write_provenance(folder, {"kind": "evaluation"})
+
+
+def test_a_folder_appears_whole(tmp_path):
+    target = tmp_path / "deep" / "out"
+    with publish_folder(target) as partial:
+        fill(partial)
+        assert not target.exists()
+        assert partial.parent.parent == target.parent
+    assert (target / "sub/a.txt").read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("place", ["new", "replaced", "current folder", "file"])
+def test_what_is_published_is_on_the_disk_before_it_has_its_name_and_then_its_name(tmp_path, monkeypatch, place):
+    target, begun = tmp_path / "out", []
+    if place == "current folder":  # which stays: what is in the room is moved into it
+        target.mkdir()
+        monkeypatch.chdir(target)
+    elif place == "replaced":
+        with publish_folder(target) as partial:
+            fill(partial, "old")
+    synced, fsync, move = set(), os.fsync, publish._move
+
+    def note(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def start(*arguments):
+        begun.extend(synced)
+        synced.clear()
+        move(*arguments)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(publish, "_move", start)
+    with publish_file(target) if place == "file" else publish_folder(target, overwrite=True) as partial:
+        partial.write_text("new") if place == "file" else fill(partial)
+    written = [target] if place == "file" else [target / name for name in ("sub", "sub/a.txt", "taskarith.json")]
+    assert {path.stat().st_ino for path in written} <= set(begun)
+    assert (target if place == "current folder" else tmp_path).stat().st_ino in synced
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_an_exception_leaves_the_old_state(tmp_path, error):
+    target = tmp_path / "out"
+    with publish_folder(target) as partial:
+        fill(partial, "old")
+
+    def fail(folder):
+        fill(folder)
+        raise error
+
+    with pytest.raises(error), publish_folder(target, overwrite=True) as partial:
+        fail(partial)
+    assert (target / "sub/a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    for name in ("lock", "journal.jsonl"):
+        (tmp_path / ".out.partial" / name).touch()
+    (tmp_path / ".out.partial" / "output" / "sub").mkdir(parents=True)
+    with publish_folder(tmp_path / "out") as partial:
+        assert list(partial.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with publish_folder(tmp_path / "empty") as partial:
+        fill(partial)
+    (tmp_path / "file").touch()
+    for overwrite, words in ((False, "already exists"), (True, "no folder")):
+        with pytest.raises(OutputError, match=words), publish_folder(tmp_path / "file", overwrite):
+            pass
+    with pytest.raises(OutputError, match="is a folder"), publish_file(tmp_path / "empty", overwrite=True):
+        pass
+
+
+def test_a_place_where_no_folder_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "sub" / "out", Path("/proc/absent/out")):
+        with pytest.raises(OutputError, match="cannot"), publish_folder(place):
+            pass
+        with pytest.raises(OutputError, match="cannot"), publish_file(place):
+            pass
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "no space"), (errno.EROFS, "cannot write")])
+def test_a_disk_that_is_full_or_read_only(tmp_path, number, words):
+    def fail(path):
+        (path / "half" if path.is_dir() else path).touch()
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputError, match=words), publish_folder(tmp_path / "out") as partial:
+        fail(partial)
+    with pytest.raises(OutputError, match=words), publish_file(tmp_path / "v.safetensors") as partial:
+        fail(partial)
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "taskarith", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_a_file_size_limit_is_reported_and_leaves_nothing(tmp_path, phi, phi_tuned):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    for arguments in (
+        ["extract", phi, phi_tuned, "-o", tmp_path / "v.safetensors"],
+        ["apply", phi, "--add", phi_tuned, "-o", tmp_path / "out"],
+    ):
+        done = run(*arguments, preexec_fn=limit)
+        assert done.returncode == 1
+        assert "no space left" in done.stderr
+        assert "hint:" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def start_slowly(*arguments):
+    """Start a command that waits 0.1 s after each piece that it has written, and return when it has written one."""
+    code = (
+        "import os, signal, sys, time; from taskarith.cli.main import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
+        "from taskarith.checkpoints.writer import PrintedWriter\n"
+        "quick = PrintedWriter.append\n"
+        "def slow(*arguments):\n    quick(*arguments); os.write(1, b'#'); time.sleep(0.1)\n"
+        "PrintedWriter.append = slow\n"
+        f"sys.argv = ['taskarith', *{[str(item) for item in arguments]!r}]\n"
+        "main()\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.read(3) == "###"
+    return process
+
+
+TENSORS = 33
+"""Of the tiny Phi, each one piece."""
+
+
+@pytest.fixture
+def pair(tmp_path):
+    base = tiny.save_model(tmp_path / "in" / "base")
+    return base, tiny.save_model(tmp_path / "in" / "tuned", nudge_of=base, seed=1)
+
+
+def finished(room):
+    return [json.loads(line)["name"] for line in (room / "journal.jsonl").read_text().splitlines()[1:] if line]
+
+
+@pytest.mark.parametrize(
+    ("verb", "ending"),
+    [
+        ("apply", signal.SIGINT),
+        ("apply", signal.SIGKILL),
+        ("extract", signal.SIGINT),
+        ("extract", signal.SIGTERM),
+    ],
+)
+def test_an_interrupted_run_leaves_no_output_and_the_next_one_goes_on(tmp_path, pair, verb, ending):
+    base, tuned = pair
+    out = tmp_path / "out.safetensors"
+    arguments = ["apply", base, "--add", tuned, "-o", out] if verb == "apply" else ["extract", base, tuned, "-o", out]
+    process = start_slowly(*arguments)
+    process.send_signal(ending)
+    _, words = process.communicate(timeout=60)
+    assert "Traceback" not in words
+    if ending == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in words
+        assert "goes on" in words
+    room = tmp_path / ".out.safetensors.partial"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", room.name}
+    done = finished(room)
+    assert len(done) >= 2
+    again = start_slowly(*arguments)
+    dots, _ = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert 3 + dots.count("#") <= TENSORS - len(done)  # what was finished is not done again
+    assert {path.name for path in tmp_path.iterdir()} == {"in", out.name}
+    whole = tmp_path / "whole.safetensors"
+    arguments[-1] = whole
+    assert run(*arguments).returncode == 0
+    if verb == "apply":
+        assert fingerprint_model(out) == fingerprint_model(whole) == fingerprint_model(tuned)
+    else:
+        one, other = (load_file(path) for path in (out, whole))
+        assert oracle.differing(one, other) == []
+
+
+def test_what_a_journal_claims_is_not_believed_without_looking(tmp_path, pair):
+    base, tuned = pair
+    out, room = tmp_path / "out", tmp_path / ".out.partial"
+    process = start_slowly("apply", base, "--add", tuned, "-o", out)
+    process.kill()
+    process.communicate()
+    shard = room / "output" / "model.safetensors"
+    size = shard.stat().st_size
+    with shard.open("r+b") as file:  # as after a power failure: the journal is on disk, the data is not
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+    with (room / "journal.jsonl").open("a") as file:
+        file.write('{"name": "cut o')
+    assert run("apply", base, "--add", tuned, "-o", out).returncode == 0
+    assert fingerprint_model(out) == fingerprint_model(tuned)
+
+
+def test_another_edit_does_not_go_on_with_what_an_interrupted_one_left(tmp_path, pair):
+    base, tuned = pair
+    process = start_slowly("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    process.kill()
+    process.communicate()
+    assert run("apply", base, "--add", tuned, "--alpha", "0", "-o", tmp_path / "out").returncode == 0
+    assert fingerprint_model(tmp_path / "out") == fingerprint_model(base)
+
+
+def test_a_second_run_into_one_output_is_refused(tmp_path, pair):
+    base, tuned = pair
+    with publish_folder(tmp_path / "out") as first:
+        fill(first)
+        second = run("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    assert second.returncode == 1
+    assert "another run is writing" in second.stderr
+    assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "new"
+
+
+def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, pair):
+    base, tuned = pair
+    process = start_slowly("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    weights = tuned / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "changed while it was read" in words
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_an_output_is_replaced_in_one_step_or_brought_back(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    for text in ("old", "new"):
+        with publish_folder(target, overwrite=True) as partial:
+            fill(partial, text)
+    assert (target / "sub/a.txt").read_text() == "new"
+    monkeypatch.setattr("taskarith.checkpoints.publish._exchange", lambda *_: False)
+    with publish_folder(target, overwrite=True) as partial:
+        fill(partial, "newer")
+    assert (target / "sub/a.txt").read_text() == "newer"
+    room = tmp_path / ".out.partial"
+    room.mkdir()
+    (room / "lock").touch()
+    target.rename(room / "old")  # as if the run had been killed between its two renames
+    with pytest.raises(OutputError, match="already exists"), publish_folder(target):
+        pass
+    assert (target / "sub/a.txt").read_text() == "newer"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_kills_at_random_moments_break_nothing(tmp_path):
+    """`python tests/kill_often.py FOLDER 200` does this two hundred times."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parents[1] / "kill_often.py", tmp_path / "work", "12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("killed, ") >= 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 100 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(small_disk, tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
+    assert (base / "model.safetensors").stat().st_size > 100_000
+    dry = run("apply", base, "--add", tuned, "-o", small_disk / "out", "--dry-run")
+    assert dry.returncode == 0
+    assert "it would fail" in dry.stderr
+    for arguments in (
+        ["apply", base, "--add", tuned, "-o", small_disk / "out"],
+        ["extract", base, tuned, "-o", small_disk / "v.safetensors"],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "no space left" in done.stderr
+        assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"), [(OSError(errno.EIO, "broken"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
+def test_an_output_that_cannot_be_put_in_its_place_does_not_take_the_old_one_with_it(
+    tmp_path, monkeypatch, error, seen
+):
+    target = tmp_path / "out"
+    with publish_folder(target) as partial:
+        fill(partial, "old")
+    rename = Path.rename
+
+    def fail(self, other):
+        if self.name == "output":
+            raise error
+        return rename(self, other)
+
+    monkeypatch.setattr("taskarith.checkpoints.publish._exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(seen), publish_folder(target, overwrite=True) as partial:
+        fill(partial, "new")
+    assert (target / "sub/a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,214 @@
+"""Commands as a user types them: help, exit codes, the two streams, configuration."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+import yaml
+from commands import invoke, run
+
+import taskarith
+from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.cli.main import app
+
+COMMANDS = [
+    "finetune",
+    "extract",
+    "combine",
+    "importance",
+    "apply",
+    "undo",
+    "verify",
+    "inspect",
+    "diff",
+    "eval",
+    "score",
+    "attack",
+    "relate",
+    "ood",
+    "sweep",
+    "demo",
+]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom taskarith.cli.main import app\nfrom typer.testing import CliRunner\n"
+        "for command in ([], *[[c] for c in sys.argv[1:]]):\n"
+        "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *COMMANDS], check=True)
+
+
+def test_the_arithmetic_imports_neither_torch_nor_transformers(tmp_path, phi, phi_tuned):
+    calls = [
+        ["extract", phi, phi_tuned, "-o", "v.safetensors"],
+        ["apply", phi, "--add", "v.safetensors", "-o", "out", "--keep-undo"],
+        ["verify", "out"],
+        ["undo", "out", "-o", "back"],
+        ["inspect", "out"],
+        ["diff", "back", phi],
+        ["ood", "v.safetensors", phi_tuned, "--model", phi, "--gamma", "0.8,-0.6"],
+    ]
+    code = (
+        "import sys; from typer.testing import CliRunner; from taskarith.cli.main import app\n"
+        f"for call in {[[str(word) for word in call] for call in calls]!r}:\n"
+        "    done = CliRunner().invoke(app, call)\n"
+        "    assert done.exit_code == 0, done.output\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'accelerate', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["taskarith.edit.apply", "taskarith.vectors.extract"])
+def test_the_verbs_that_stream_files_import_no_numpy_before_they_need_it(module):
+    code = f"import sys, {module}; assert not {{'numpy', 'torch', 'numba'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_import_taskarith_is_light_and_exports_the_verbs():
+    code = "import sys, taskarith; assert 'torch' not in sys.modules; print(taskarith.__all__)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(taskarith.__all__)
+    for name in taskarith.__all__:
+        value = getattr(taskarith, name)
+        assert isinstance(value, str) or inspect.getdoc(value), name
+    assert set(taskarith.__all__) <= set(dir(taskarith))
+    with pytest.raises(AttributeError, match="nonsense"):
+        taskarith.nonsense  # noqa: B018
+
+
+def test_every_command_says_what_it_does():
+    whole = invoke("--help").stdout
+    for command in COMMANDS:
+        assert command in whole
+        text = invoke(command, "--help").stdout
+        assert f"taskarith {command}" in text  # the example
+
+
+def test_every_option_is_documented_in_kebab_case():
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        assert name in COMMANDS
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert parameter.help, f"{name}: {parameter.name} has no help"
+                assert all(re.fullmatch(r"--?[a-z0-9]+(-[a-z0-9]+)*", text) for text in parameter.opts), parameter.opts
+
+
+def test_the_whole_job_by_its_four_commands(tmp_path, phi, book):
+    tuned = run(
+        "finetune", phi, "--data", book, "-o", "runs/forget", "--block-size", 32, "--max-steps", 2, cwd=tmp_path
+    )
+    assert tuned.returncode == 0, tuned.stderr
+    assert tuned.stdout.splitlines()[-1] == "runs/forget"
+    extracted = run("extract", phi, "runs/forget", "-o", "forget.safetensors", cwd=tmp_path)
+    assert extracted.returncode == 0, extracted.stderr
+    assert extracted.stdout == "forget.safetensors\n"
+    assert "elements" in extracted.stderr
+    applied = run("apply", "--negate", "forget.safetensors", "--alpha", "1.0", cwd=tmp_path)
+    assert applied.returncode == 0, applied.stderr
+    assert applied.stdout == "base-minus-forget-alpha1\n"
+    assert "33 edited" in applied.stderr
+    data = [
+        "--data",
+        f"forget={book}",
+        "--block-size",
+        64,
+        "--prompts",
+        2,
+        "--prompt-tokens",
+        8,
+        "--continuation-tokens",
+        8,
+    ]
+    evaluated = run("eval", phi, "base-minus-forget-alpha1", *data, "-o", "results", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "forget" in evaluated.stdout
+    assert "base-min…et-alpha1" in evaluated.stdout  # long names are shortened in tables
+    assert {"records.jsonl", "results.json", "taskarith.json"} <= {
+        path.name for path in (tmp_path / "results").iterdir()
+    }
+
+
+def test_json_is_the_only_thing_on_stdout(tmp_path, phi, phi_tuned):
+    done = run("extract", phi, phi_tuned, "-o", tmp_path / "v.safetensors", "--json")
+    assert json.loads(done.stdout)["tensors"] == 33
+    done = run("apply", "--add", tmp_path / "v.safetensors", "-o", tmp_path / "out", "--json")
+    record = json.loads(done.stdout)
+    assert record["actions"] == {"edited": 33}
+    assert record["fingerprint"] == fingerprint_model(phi_tuned)
+    done = run("apply", "--add", tmp_path / "v.safetensors", "-o", tmp_path / "quiet", "--quiet")
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'quiet'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["apply"], 2, "no vector is given"),
+        (["apply", "--negate", "absent.safetensors"], 1, "there is no vector absent.safetensors"),
+        (["apply", "absent", "--negate", "absent.safetensors"], 1, "there is no model folder absent"),
+        (["apply", "--negate", "v", "--alpha", "one"], 2, "--alpha"),
+        (["extract", "-o", "v.safetensors"], 2, "FINETUNED"),
+        (["extract", "a", "b", "c", "-o", "v.safetensors"], 2, "BASE and FINETUNED"),
+        (["extract", "absent", "gone", "-o", "v.safetensors"], 1, "there is no model folder absent"),
+        (["finetune", "absent", "--data", "gone.txt", "-o", "out"], 1, "gone.txt"),
+        (["eval", "absent", "--data", "forget=gone.txt"], 1, "gone.txt"),
+        (["demo", "--model", "absent", "-o", "/proc/absent/demo"], 1, "/proc/absent"),
+        (["paint"], 2, "No such command"),
+    ],
+)
+def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    result = invoke(*arguments)
+    assert result.exit_code == code, result.output
+    assert words in result.output
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_is_two_lines_on_stderr(tmp_path):
+    done = run("apply", tmp_path, "--negate", "v.safetensors")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert second.startswith("hint:  ")
+
+
+def test_flag_over_environment_over_file_over_default(tmp_path, phi, phi_tuned):
+    config = tmp_path / "apply.yaml"
+    config.write_text(yaml.safe_dump({"add": [str(phi_tuned)], "alpha": 0.25, "dry-run": True, "json": True}))
+
+    def alpha(*arguments, **environment):
+        done = run("apply", phi, "--config", config, *arguments, cwd=tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["path"].rpartition("alpha")[2]
+
+    assert alpha() == "0.25"
+    assert alpha(TASKARITH_APPLY_ALPHA="0.5") == "0.5"
+    assert alpha("--alpha", 0.75, TASKARITH_APPLY_ALPHA="0.5") == "0.75"
+
+
+@pytest.mark.parametrize(("text", "words"), [("alhpa: 1", "alhpa"), ("- a", "must map"), ("a: [", "cannot read")])
+def test_a_wrong_configuration_is_refused(tmp_path, monkeypatch, text, words):
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "c.yaml").write_text(text)
+    result = invoke("apply", "--config", tmp_path / "c.yaml", "--negate", "v")
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_version():
+    assert re.fullmatch(r"taskarith \d+\.\d+\.\d+\n", invoke("--version").stdout)

@@ -1,0 +1,268 @@
+"""Methods that merge several vectors otherwise than by adding: laws of whole edits, refusals, the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import oracle
+import pytest
+import tiny
+import torch
+from adapters import save_adapter
+from merging import DENSE, merge, method
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.publish import publish
+from taskarith.checkpoints.reader import TensorReader
+from taskarith.cli.main import app
+from taskarith.edit.apply import apply
+from taskarith.edit.in_memory import InMemoryEdit
+from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.plan import plan_edit
+from taskarith.edit.run import run_plan
+from taskarith.errors import MismatchError, UsageError
+from taskarith.inspection.verify import verify
+from taskarith.merging.methods import LINEAR, Method
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, phi):
+    folder = tmp_path_factory.mktemp("tuned")
+    return [str(tiny.save_model(folder / f"t{seed}", nudge_of=phi, seed=seed)) for seed in (21, 22, 23)]
+
+
+@pytest.mark.parametrize("name", [name for name in DENSE if name not in {"slerp", "model_stock", "iso_c"}])
+def test_one_vector_whole_is_linear_to_the_bit(tmp_path, phi, tuned, name):
+    operands = {"add": [f"{tuned[0]}:0.7"], "alpha": -0.9, "dtype": "float64"}
+    expected = apply(str(phi), **operands, output_dir=tmp_path / "linear").fingerprint
+    assert apply(str(phi), **operands, output_dir=tmp_path / "other", method=method(name, 1.0)).fingerprint == expected
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "della_linear", "breadcrumbs"])
+def test_several_vectors_whole_are_linear_to_the_bit(tmp_path, phi, tuned, name):
+    operands = {"add": [f"{tuned[0]}:0.7", tuned[1]], "negate": [f"{tuned[2]}:0.3"], "alpha": 1.1, "dtype": "float64"}
+    expected = apply(str(phi), **operands, output_dir=tmp_path / "linear").fingerprint
+    assert apply(str(phi), **operands, output_dir=tmp_path / "other", method=method(name, 1.0)).fingerprint == expected
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
+    base, how = open_checkpoint(phi), method(name)
+    names = [f"{tuned[0]}:0.5", f"{tuned[1]}:1.25", f"{tuned[2]}:0.8"][: 2 if name == "slerp" else 3]
+
+    def run(names, **how_to):
+        size = how_to.pop("size", None)
+        plan = plan_edit(base, open_operands(parse_operands(names, []), base), 0.7, None, size, how)
+        with publish(tmp_path / "out", overwrite=True, is_folder=True) as place:
+            run_plan(plan, place, **how_to)
+            write_provenance(place.path, {"kind": "edit"})
+        return fingerprint_model(tmp_path / "out")
+
+    expected = run(names)
+    assert expected not in {fingerprint_model(phi), run_linear(phi, names, tmp_path)}
+    assert run(names[::-1], chunk=777, workers=1, size=30_000) == expected
+    assert run([*names[1:], names[0]], chunk=50_000, workers=3) == expected
+    for device in ["torch"] + ["cuda"] * torch.cuda.is_available():
+        assert run(names, device=device, chunk=5_000) == expected
+    if name != "slerp":
+        assert run([*names, f"{tuned[2]}:0"]) == expected  # drops out
+    result = apply(str(phi), add=names, alpha=0.7, output_dir=tmp_path / "jobs", method=how, jobs=2)
+    assert result.fingerprint == expected
+
+
+def run_linear(phi, names, folder):
+    return apply(str(phi), add=names, alpha=0.7, output_dir=folder / "linear", method=LINEAR).fingerprint
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "model_stock"])
+def test_an_edit_is_what_the_operator_says_of_each_tensor(tmp_path, phi, tuned, name):
+    apply(str(phi), add=[f"{tuned[0]}:0.5", tuned[1]], alpha=0.9, output_dir=tmp_path / "out", method=method(name))
+    base, got = oracle.load(phi), oracle.load(tmp_path / "out")
+    sources = [oracle.load(one) for one in map(type(phi), tuned[:2])]
+    expected = {}
+    for key, values in base.items():
+        deltas = [(source[key].double() - values.double()).numpy() for source in sources]
+        merged = merge(method(name), deltas, [0.5, 1.0], 0.9, values.shape, names=[key, key])
+        expected[key] = oracle.edit(values, [torch.from_numpy(merged).reshape(values.shape)], [1.0], values.dtype)
+    assert oracle.differing(got, expected) == []
+
+
+def test_a_tied_head_gets_the_mask_of_its_embedding(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "llama")
+    tuned = tiny.save_model(tmp_path / "tuned", "llama", nudge_of=base, seed=1)
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    apply(str(base), add=[f"{tuned}@@{base}"], output_dir=tmp_path / "out", method=method("dare_linear"))
+    got = oracle.load(tmp_path / "out")
+    assert torch.equal(got["lm_head.weight"], got["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_linear", "tsv"])
+def test_an_edit_in_memory_has_the_bits_of_one_on_disk(tmp_path, phi, tuned, name):
+    how = method(name)
+    apply(str(phi), add=tuned[:2], alpha=0.8, output_dir=tmp_path / "out", method=how)
+    model = AutoModelForCausalLM.from_pretrained(phi)
+    with InMemoryEdit(model, str(phi), tuned[:2], method=how) as edit:
+        edit.set(0.8)
+        assert oracle.differing(model.state_dict(), oracle.load(tmp_path / "out")) == []
+    assert oracle.differing(model.state_dict(), oracle.load(phi)) == []
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "model_stock", "wudi"])
+def test_adapters_and_finetunes_are_merged_as_the_dense_vectors_that_they_are(tmp_path, phi, tuned, name):
+    adapter = save_adapter(phi, tmp_path / "adapter")
+    dense = apply(str(phi), add=[str(adapter)], dtype="float64", output_dir=tmp_path / "dense").path
+    runs = [
+        apply(
+            str(phi),
+            add=[operand, tuned[0]],
+            output_dir=tmp_path / f"out{index}",
+            dtype="float64",
+            device=device,
+            method=method(name, 0.9, **({"rescale": False} if "dare" in name else {})),
+        ).path
+        for index, (operand, device) in enumerate([(str(adapter), "cpu"), (str(dense), "cpu")])
+    ]
+    one, two = (oracle.load(path) for path in runs)
+    for key in one if name != "dare_ties" else ():  # another content, another mask
+        assert torch.allclose(one[key], two[key], rtol=1e-9, atol=1e-9)
+    assert oracle.differing(one, {key: values.double() for key, values in oracle.load(phi).items()})
+
+
+def test_tensors_without_elements_and_scalars(tmp_path, phi, tuned):
+    folders = []
+    for name, value in (("base", 1.0), ("one", 2.0), ("two", 4.0)):
+        folder = tmp_path / name
+        shutil.copytree(phi, folder)
+        tensors = {"empty": torch.zeros(3, 0), "scalar": torch.tensor(value), "matrix": torch.eye(3) * value}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        folders.append(str(folder))
+    for name in DENSE:
+        result = apply(
+            folders[0],
+            add=[f"{one}@@{folders[0]}" for one in folders[1:]],
+            output_dir=tmp_path / "out",
+            overwrite=True,
+            method=method(name, 1.0),
+        )
+        assert sum(result.actions.values()) == 3
+
+
+def test_core_space_of_adapters(tmp_path, phi, phi_tuned):
+    adapters = [str(save_adapter(phi, tmp_path / f"a{seed}", seed=seed)) for seed in (1, 2)]
+    how = method("core_space", 1.0)
+    one = {"add": [f"{adapters[0]}:0.6"], "dtype": "float64"}
+    expected = apply(str(phi), **one, output_dir=tmp_path / "linear").fingerprint
+    assert apply(str(phi), **one, output_dir=tmp_path / "core", method=how).fingerprint == expected
+    both = {"dtype": "float64", "method": method("core_space", 0.5)}
+    first = apply(str(phi), add=adapters, output_dir=tmp_path / "ab", **both).fingerprint
+    assert apply(str(phi), add=adapters[::-1], output_dir=tmp_path / "ba", **both).fingerprint == first != expected
+    with pytest.raises(UsageError, match="LoRA"):
+        apply(str(phi), add=[adapters[0], str(phi_tuned)], output_dir=tmp_path / "no", method=how)
+
+
+def test_core_space_leaves_nothing_of_an_adapter_out(tmp_path, phi):
+    plain = save_adapter(phi, tmp_path / "plain", target_modules=["q_proj"])
+    more = save_adapter(phi, tmp_path / "more", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(MismatchError, match=r"something else for lm_head\.weight"):
+        apply(str(phi), add=[str(plain), str(more)], output_dir=tmp_path / "no", method=method("core_space", 0.5))
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_record_the_name_the_way_back_and_the_check(tmp_path, monkeypatch, phi, tuned):
+    monkeypatch.chdir(tmp_path)
+    call = ["apply", str(phi), "--add", tuned[0], "--add", tuned[1], "--method", "dare_ties", "--density", "0.3"]
+    assert run_cli([*call, "--seed", "7", "--no-rescale", "--normalize", "--keep-undo"]) == 0
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert folder.name == "base-plus-t21-plus-t22-dare_ties-alpha1"
+    record = json.loads((folder / "taskarith.json").read_text())["method"]
+    assert record == {"name": "dare_ties", "density": 0.3, "normalize": True, "rescale": False, "seed": 7}
+    checked = verify(folder)
+    assert checked.is_sound
+    assert checked.tensors == 33
+    assert checked.sampled > 10_000
+    assert not checked.unsampled
+    _forge(folder)
+    assert verify(folder).wrong == ("model.final_layernorm.bias",)
+    _forge(folder)
+    assert run_cli(["undo", str(folder), "-o", "back"]) == 0
+    assert fingerprint_model(tmp_path / "back") == fingerprint_model(phi)
+
+
+def _forge(folder) -> None:
+    """Change a bit of one tensor, or change it back, and make the record agree."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.final_layernorm.bias"].view(torch.int32)[0] ^= 1
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        save_file(tensors, folder / "model.safetensors", file.metadata())
+    record = json.loads((folder / "taskarith.json").read_text())
+    with TensorReader() as reader:
+        for name, entry in open_checkpoint(folder).tensors.items():
+            record["tensors"][name]["fingerprint"] = reader.fingerprint(entry)
+    (folder / "taskarith.json").write_text(json.dumps(record))
+
+
+def run_cli(arguments) -> int:
+    return CliRunner().invoke(app, arguments).exit_code
+
+
+def test_a_dry_run_names_the_matrices_that_are_held_whole(tmp_path, phi, tuned):
+    result = apply(str(phi), add=tuned, output_dir=tmp_path / "out", method=method("tsv"), dry_run=True)
+    assert "tsv holds" in result.remarks[0]
+    assert "model.embed_tokens.weight" in result.remarks[0]
+    light = apply(str(phi), add=tuned, output_dir=tmp_path / "out", method=method("iso_c"), dry_run=True)
+    assert light.forecast.memory_bytes > 80_000_000
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_resumed_run_must_have_the_same_method(phi, tuned):
+    base = open_checkpoint(phi)
+    operands = open_operands(parse_operands(tuned[:2], []), base)
+    hows: list[Method] = [
+        LINEAR,
+        method("ties", 0.2),
+        method("ties", 0.3),
+        method("dare_ties", 0.3),
+        method("dare_ties", 0.3, seed=1),
+    ]
+    assert len({plan_edit(base, operands, 1.0, method=how).fingerprint() for how in hows}) == len(hows)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_values_that_are_not_finite_are_refused(tmp_path, phi, tuned, name):
+    broken = tmp_path / "broken"
+    shutil.copytree(tuned[0], broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.embed_tokens.weight"][3, 4] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MismatchError, match="finite"):
+        apply(str(phi), add=[str(broken), tuned[1]], output_dir=tmp_path / "out", method=method(name))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "add", "negate", "words"),
+    [
+        ("slerp", {}, 3, 0, "between two models"),
+        ("slerp", {}, 1, 0, "between two models"),
+        ("slerp", {}, 1, 1, "not negative"),
+        ("model_stock", {}, 1, 0, "two fine-tunes"),
+        ("ties", {"normalize": True}, 1, 1, "no sum to divide by"),
+    ],
+)
+def test_operands_that_do_not_fit(tmp_path, phi, tuned, name, options, add, negate, words):
+    with pytest.raises(UsageError, match=words):
+        apply(
+            str(phi),
+            add=tuned[:add],
+            negate=tuned[add : add + negate],
+            output_dir=tmp_path / "out",
+            method=method(name, **options),
+        )

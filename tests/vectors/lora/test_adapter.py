@@ -1,0 +1,146 @@
+"""LoRA folders as operands: PEFT's own merge is the oracle, and what is not plain LoRA is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import oracle
+import pytest
+import tiny
+import torch
+from adapters import TARGETS, merged, save_adapter
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from taskarith.edit.apply import apply
+from taskarith.edit.in_memory import InMemoryEdit
+from taskarith.errors import MismatchError, VectorError
+from taskarith.vectors.extract import extract
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_rslora": True}, {"rank_pattern": {r"0\..*": 2}, "alpha_pattern": {r"1\..*": 5}}],
+    ids=["plain", "rslora", "patterns"],
+)
+def test_apply_equals_merge_and_unload(tmp_path, kind, options):
+    base = tiny.save_model(tmp_path / "base", kind)
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=TARGETS[kind], **options)
+    result = apply(add=[str(adapter)], output_dir=tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    expected = merged(base, adapter)
+    before = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    assert result.actions["edited"] == sum(
+        name.count("lora_A") for name in load_file(adapter / "adapter_model.safetensors")
+    )
+    assert loaded.keys() == expected.keys()
+    moved = 0
+    for name, tensor in expected.items():
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-6, atol=1e-6)
+        moved += not torch.equal(tensor, before[name])
+        assert torch.equal(loaded[name], before[name]) == torch.equal(tensor, before[name]), name
+    assert moved >= result.actions["edited"]
+
+
+def test_the_delta_is_exact_in_float64(tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["fc1"])
+    factors = load_file(adapter / "adapter_model.safetensors")
+    apply(str(base), add=[f"{adapter}:0.3"], output_dir=tmp_path / "out", dtype="float64")
+    before, after = oracle.load(base), oracle.load(tmp_path / "out")
+    stem = "base_model.model.model.layers.1.mlp.fc1"
+    b, a = (factors[f"{stem}.lora_{x}.weight"].double() for x in "BA")
+    expected = before["model.layers.1.mlp.fc1.weight"].double() + 0.3 * 2.0 * (b @ a)
+    torch.testing.assert_close(after["model.layers.1.mlp.fc1.weight"], expected, rtol=1e-15, atol=1e-16)
+
+
+def test_extracting_an_adapter_gives_its_merged_deltas(tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "fc2"])
+    result = extract(None, str(adapter), tmp_path / "v.safetensors", dtype="float64")
+    assert result.tensors == 4
+    assert result.inexact is None
+    apply(str(base), negate=[str(adapter)], output_dir=tmp_path / "factored", dtype="float64")
+    applied = apply(str(base), negate=[str(tmp_path / "v.safetensors")], output_dir=tmp_path / "dense", dtype="float64")
+    assert applied.actions == {"converted": 29, "edited": 4}
+    assert oracle.differing(oracle.load(tmp_path / "factored"), oracle.load(tmp_path / "dense")) == []
+
+
+def test_an_adapter_edits_in_memory_too(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "gpt2")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["c_attn", "c_fc"])
+    apply(str(base), negate=[str(adapter)], alpha=0.5, output_dir=tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with InMemoryEdit(model, str(base), negate=[str(adapter)]) as edit:
+        edit.set(0.5)
+        expected = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+        assert oracle.differing(model.state_dict(), expected) == []
+
+
+def test_an_adapter_finds_tensors_that_are_stored_without_the_prefix_of_the_model(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "gpt2")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["c_attn", "c_fc"])
+    apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in oracle.load(base).items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})  # as GPT-2 lies on the hub
+    result = apply(str(base), add=[str(adapter)], output_dir=tmp_path / "hub")
+    assert result.actions == {"copied": 24, "edited": 4}
+    edited = {f"transformer.{name}": tensor for name, tensor in oracle.load(tmp_path / "hub").items()}
+    assert oracle.differing(edited, oracle.load(tmp_path / "out")) == []
+
+
+def change_config(adapter: Path, **values) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"peft_type": "LOKR"}, "LOKR"),
+        ({"use_dora": True}, "DoRA"),
+        ({"r": 5}, "says rank 5"),
+        ({"lora_alpha": None}, "alpha None"),
+        ({"lora_alpha": float("inf")}, "alpha inf"),
+        ({"rank_pattern": {"(": 4}}, "no regular expression"),
+    ],
+)
+def test_adapters_that_are_no_plain_lora_are_refused(tmp_path, values, words):
+    base = tiny.save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["fc1"])
+    change_config(adapter, **values)
+    with pytest.raises(VectorError, match=words):
+        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_factors_are_refused(tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["fc1"])
+    weights = adapter / "adapter_model.safetensors"
+    good = load_file(weights)
+    stem = "base_model.model.model.layers.0.mlp.fc1.lora_"
+
+    def refused(error, words, **changes):
+        tensors = {name: tensor for name, tensor in good.items() if name not in changes.get("drop", ())}
+        save_file(tensors | changes.get("put", {}), weights)
+        with pytest.raises(error, match=words):
+            apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+
+    refused(VectorError, r"lora_A\.weight \(alone\)", drop=[f"{stem}B.weight"])
+    refused(VectorError, "no LoRA factors", put={f"{stem}A.weight": torch.zeros(4, 32, 1, 1)})
+    kernel = {f"{stem}A.weight": torch.zeros(4, 32, 3, 3), f"{stem}B.weight": torch.zeros(64, 4, 1, 1)}
+    refused(VectorError, "are the factors of a convolution", put=kernel)
+    head = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
+    refused(MismatchError, r"another shape in .*: lm_head\.weight \[2, 2\] against \[384, 32\]", put=head)
+    refused(VectorError, "differ in rank", put={f"{stem}B.weight": torch.zeros(64, 3)})
+    refused(VectorError, "not finite", put={f"{stem}A.weight": torch.full((4, 32), torch.nan)})
+    refused(MismatchError, r"fc1\.weight \[63, 32\] against \[64, 32\]", put={f"{stem}B.weight": torch.zeros(63, 4)})
+    ghost = {f"base_model.model.ghost.lora_{x}.weight": torch.zeros(s) for x, s in (("A", (4, 32)), ("B", (64, 4)))}
+    refused(MismatchError, "1 targets of adapter .* are not in .*: ghost", put=ghost)
+    weights.unlink()
+    (adapter / "adapter_model.bin").touch()
+    with pytest.raises(VectorError, match="pickled"):
+        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
