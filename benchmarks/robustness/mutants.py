@@ -50,27 +50,27 @@ PACKAGES = {
 _TESTED = ("arithmetic", "merging", "vectors", "edit", "inspection", "checkpoints", "evaluation/metrics")
 _TESTS = [
     str(path.relative_to(_ROOT / "tests").with_suffix(""))
-    for path in (
-        *(path for folder in _TESTED for path in sorted((_ROOT / "tests" / folder).rglob("test_*.py"))),
-        *(
-            _ROOT / "tests" / name
-            for name in ("evaluation/test_records.py", "evaluation/test_score.py", "relations/test_outputs.py")
-        ),
-    )
+    for folder in (*_TESTED, "evaluation/test_records.py", "evaluation/test_score.py", "relations/test_outputs.py")
+    for path in sorted((_ROOT / "tests").glob(folder if folder.endswith(".py") else f"{folder}/**/test_*.py"))
     if path.stem != "test_team"
 ]
 """Test files that are about these packages (of several processes none); what only others notice counts as unnoticed."""
 
 _KERNELS = {
-    "taskarith/arithmetic/kernels/error_bound.py": "arithmetic/kernels/test_error_bound arithmetic/test_calculator",
-    "taskarith/arithmetic/kernels/philox.py": "merging/test_operator merging/test_methods",
-    "taskarith/arithmetic/kernels/inner_products.py": "arithmetic/kernels/test_inner_products",
-    "taskarith/arithmetic/kernels/linear.py": "arithmetic/test_calculator arithmetic/kernels/test_bf16_blend arithmetic/kernels/test_inner_products",
-    "taskarith/arithmetic/kernels/ulp_pack.py": "arithmetic/test_ulp_codec vectors/codecs/test_exact vectors/codecs/test_block_file",
-    "taskarith/arithmetic/kernels/bf16_blend.py": "arithmetic/kernels/test_bf16_blend arithmetic/test_calculator",
-    "taskarith/arithmetic/kernels/low_rank.py": "arithmetic/test_calculator arithmetic/kernels/test_error_bound vectors/test_low_rank",
-    "taskarith/arithmetic/kernels/rounding.py": "arithmetic/test_calculator arithmetic/kernels/test_error_bound arithmetic/test_ulp_codec arithmetic/kernels/test_bf16_blend",
-    "taskarith/arithmetic/kernels/ulp_unpack.py": "arithmetic/test_ulp_codec vectors/codecs/test_exact vectors/codecs/test_block_file",
+    f"taskarith/arithmetic/kernels/{kernel}.py": [
+        next(test for test in _TESTS if test.endswith(f"/test_{name}")) for name in tests.split()
+    ]
+    for kernel, tests in {
+        "error_bound": "error_bound calculator",
+        "philox": "operator methods",
+        "inner_products": "inner_products",
+        "linear": "calculator bf16_blend inner_products",
+        "ulp_pack": "ulp_codec exact block_file",
+        "bf16_blend": "bf16_blend calculator",
+        "low_rank": "calculator error_bound low_rank",
+        "rounding": "calculator error_bound ulp_codec bf16_blend",
+        "ulp_unpack": "ulp_codec exact block_file",
+    }.items()
 }
 """Test files of the modules that are compiled, where no coverage is measured."""
 
@@ -163,12 +163,13 @@ class Bench:
 
     def _choose(self, mutant: Mutant) -> list[dict[str, float]]:
         """Return the tests of a mutant with their seconds: first those of its own test file, then the others."""
-        stem, digest, found = Path(mutant.path).stem, self.digest(mutant.path), {}
-        own = _KERNELS.get(mutant.path, "").split()
+        path, digest, found = Path(mutant.path), self.digest(mutant.path), {}
+        mirror = "/".join([*path.parts[1:-1], f"test_{path.stem}"])
+        own = _KERNELS.get(mutant.path, [])
         for test, known in self._coverage.items():
             names = known.seconds if test in own else known.tests_of(mutant, digest)
             found[test] = {name: known.seconds[name] for name in sorted(names, key=known.seconds.__getitem__)}
-        first = max(found, key=lambda test: (test == stem, test in own[:1], len(found[test])))
+        first = max(found, key=lambda test: (test == mirror, test in own[:1], len(found[test])))
         others = {name: seconds for test in found if test != first for name, seconds in found[test].items()}
         batches = [found[first], dict(sorted(others.items(), key=lambda item: item[1]))]
         return [some for some in map(_cut, batches) if some]
