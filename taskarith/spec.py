@@ -210,7 +210,7 @@ def parse_scales(given: Mapping[str, Any] | Iterable[str]) -> dict[str, tuple[fl
     evenly over the layers, from the first to the last, and interpolated linearly in between. Where several
     selectors name a tensor, the last of them counts.
 
-    :raises UsageError: A selector is empty, or a factor is no finite number.
+    :raises UsageError: A selector is empty, or a factor is not a finite number.
     """
     if isinstance(given, Mapping):
         return {str(selector): _factors(str(selector), value) for selector, value in given.items()}

@@ -115,7 +115,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         not agree.
     """
     if not path.is_dir():
-        raise CheckpointError(f"{path} is no model folder", "Give a folder with config.json and *.safetensors files.")
+        raise CheckpointError(
+            f"{path} is not a model folder", "Give a folder with config.json and *.safetensors files."
+        )
     if is_adapter(path):
         raise CheckpointError(
             f"{path} is an adapter, no model", "Name its base model here, and the adapter as a vector."
@@ -208,7 +210,7 @@ def _open_index(path: Path, weight_map: object) -> tuple[Shard, ...]:
         plain = isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
         if not plain or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{path / INDEX_NAME} points to '{name}', which is no safetensors file of its folder",
+                f"{path / INDEX_NAME} points to '{name}', which is not a safetensors file of its folder",
                 "Do not use this model: its index reaches outside.",
             )
     shards = tuple(_shard(path / name) for name in sorted(set(weight_map.values())))

@@ -24,13 +24,13 @@ _CACHE = "gguf"
 def find_gguf(path: Path) -> Path | None:
     """Return the GGUF file that a path means: itself, or the only one in a folder without safetensors.
 
-    :raises CheckpointError: A folder has several, or a file is no GGUF file.
+    :raises CheckpointError: A folder has several, or a file is not a GGUF file.
     """
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise CheckpointError(
-                    f"{path} is no model folder and no GGUF file", "Give the folder that holds the model."
+                    f"{path} is neither a model folder nor a GGUF file", "Give the folder that holds the model."
                 )
         return path
     if any(path.glob("*.safetensors")):

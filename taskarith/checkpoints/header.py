@@ -127,7 +127,7 @@ def _parse(raw: bytes, path: Path, size: int | None, state: tuple[int, ...] = ()
     try:
         table = parse_json(raw, _unique)
         if not isinstance(table, dict):
-            raise ValueError("the header is no JSON object")
+            raise ValueError("the header is not a JSON object")
         metadata = table.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not a map from strings to strings")
@@ -236,6 +236,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _broken(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is no sound safetensors file: {reason}",
+        f"{path} is not a sound safetensors file: {reason}",
         "Download or save it again; taskarith reads nothing through a header it cannot trust.",
     )

@@ -110,7 +110,7 @@ def record_is_sealed(folder: Path) -> bool | None:
 def read_provenance(folder: Path) -> dict[str, Any] | None:
     """Return the record in a folder, with absolute paths, or None where there is none.
 
-    :raises CheckpointError: The file is there but is no JSON object.
+    :raises CheckpointError: The file is there but is not a JSON object.
     """
     path = folder / PROVENANCE_NAME
     if not os.path.lexists(path):

@@ -254,7 +254,7 @@ def _check_foreign(target: Path, place: Path) -> None:
 
 def _check_kind(target: Path, place: Path, is_folder: bool | None) -> None:
     if is_folder and (place.is_file() or place.is_symlink()):
-        raise OutputError(f"{target} is no folder", "Name another output folder.")
+        raise OutputError(f"{target} is not a folder", "Name another output folder.")
     if is_folder is False and place.is_dir():
         raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
     if is_folder is False and place.exists() and _is_mounted(place):

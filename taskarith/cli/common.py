@@ -60,7 +60,7 @@ _AGAIN = {
 def load_config(path: Path) -> dict[str, Any]:
     """Read a configuration file: a map of keys, with dashes, to values.
 
-    :raises typer.BadParameter: It is no YAML, or no map.
+    :raises typer.BadParameter: It is not YAML, or not a map.
     """
     try:
         # the record of an edit may have a line for each of many tensors, for which a reader of YAML takes minutes
@@ -75,7 +75,7 @@ def load_config(path: Path) -> dict[str, Any]:
 def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> None:
     """Let values of options be the defaults of a command.
 
-    :raises typer.BadParameter: A key is no option, or a value is neither plain nor a list of plain ones.
+    :raises typer.BadParameter: A key is not an option, or a value is neither plain nor a list of plain ones.
     """
     known = {_key(parameter): parameter for parameter in context.command.params}
     values = {key.replace("_", "-"): value for key, value in given.items()}
@@ -153,7 +153,7 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text} is no positive number", "Give a number, or auto.")
+        raise UsageError(f"--batch-size {text} is not a positive number", "Give a number, or auto.")
     return int(text)
 
 

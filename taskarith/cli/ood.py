@@ -100,4 +100,4 @@ def _gammas(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"--gamma {text} is no list of numbers", "As in --gamma 0.8,-0.6") from error
+        raise UsageError(f"--gamma {text} is not a list of numbers", "As in --gamma 0.8,-0.6") from error

@@ -28,7 +28,7 @@ def read_chat_template(source: str, listener: Listener = SILENT) -> str:
 
     :param source: A ``.jinja`` file, or a model or adapter folder or hub id that has one; or the template itself.
     :raises UsageError: There is none.
-    :raises CheckpointError: There is no such model, or the file is no text.
+    :raises CheckpointError: There is no such model, or the file is not text.
     """
     if "{%" in source or "{{" in source:
         return source

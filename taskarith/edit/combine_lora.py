@@ -64,7 +64,7 @@ def combine_factors(
     :param dtype: Of the factors, as safetensors names it.
     :param rank: The most that a tensor gets; None keeps the sum of the ranks.
     :param listener: Told about progress.
-    :raises UsageError: An operand is no adapter, or moves something that has no factors.
+    :raises UsageError: An operand is not an adapter, or moves something that has no factors.
     :raises MismatchError: A factor is not finite.
     """
     architecture = _architecture(base, operands)

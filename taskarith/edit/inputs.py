@@ -37,7 +37,7 @@ class _Zeros:
 
 
 NOTHING = Packed("F32", 0, _Zeros)
-"""The base of what is no edit of a model: zeros."""
+"""The base of what is not an edit of a model: zeros."""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _read(values: Mapping[str, Any], method: str) -> _Merge:
         listed, common = slices[0].get("sources"), [_parameters(slices[0], method), *common]
         base = _name(slices[0]["base_model"]) if slices[0].get("base_model") is not None else base
     if not isinstance(listed, list) or not listed or not all(isinstance(one, Mapping) for one in listed):
-        raise UsageError("the models of the configuration are no list", "Write each on a line: - model: NAME")
+        raise UsageError("the models of the configuration are not a list", "Write each on a line: - model: NAME")
     for one in listed:
         _check_keys(one, {"model", "parameters", "layer_range"}, "a model")
         ranges += [(one.get("model"), one.get("layer_range"))] if values.get("slices") or "layer_range" in one else []
@@ -285,7 +285,7 @@ def _remarks(merge: _Merge, dtype: Any) -> tuple[str, ...]:
 def _parameters(values: Mapping[str, Any], method: str) -> Mapping[str, Any]:
     parameters = values.get("parameters") or {}
     if not isinstance(parameters, Mapping):
-        raise UsageError(f"the parameters {short(parameters)} are no map", "Write parameters: {weight: 0.5}")
+        raise UsageError(f"the parameters {short(parameters)} are not a map", "Write parameters: {weight: 0.5}")
     _check_keys(parameters, _KNOWN[method], f"{method} of mergekit")
     return parameters
 

@@ -44,7 +44,7 @@ def number(parameter: str, value: Any) -> float:
     found = finite_number(value)
     if found is None:
         raise UsageError(
-            f"the {parameter} {short(value)} is no finite number", f"Write a number, as in {parameter}: 0.5"
+            f"the {parameter} {short(value)} is not a finite number", f"Write a number, as in {parameter}: 0.5"
         )
     return found
 

@@ -105,7 +105,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     options = {key: value for key, value in values.items() if key not in {"operands", "method", "scale"}}
     operands = values.get("operands") or []
     if not isinstance(operands, list):
-        raise UsageError(f"the operands {short(operands)} are no list", "Write each on a line: - vector: FILE")
+        raise UsageError(f"the operands {short(operands)} are not a list", "Write each on a line: - vector: FILE")
     if operands and {"add", "negate"} & options.keys():
         raise UsageError("the recipe has operands beside add or negate", "Name all vectors under operands.")
     return Recipe(options | _method(values) | _scale(values), tuple(_operand(one) for one in operands))
@@ -205,7 +205,7 @@ def _operand(value: Any) -> OperandRef:
     coefficient = finite_number(value.get("coefficient", 1.0))
     if coefficient is None:
         raise UsageError(
-            f"coefficient {short(value['coefficient'])} of {value['vector']} is no finite number",
+            f"coefficient {short(value['coefficient'])} of {value['vector']} is not a finite number",
             "Give a number, as in coefficient: 0.3",
         )
     fingerprint, against_model = value.get("fingerprint") or "", value.get("against_model") or False

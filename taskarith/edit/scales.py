@@ -41,7 +41,7 @@ def tensor_factors(scales: Scales, names: Sequence[str]) -> dict[str, float]:
 def layer_places(names: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Return for each tensor of a layer the number of the layer and how many there are in its stack.
 
-    The first part of a name that is a number is the layer: an expert of a layer is no layer.
+    The first part of a name that is a number is the layer: an expert of a layer is not a layer.
     """
     matches = {name: match for name in names if (match := _LAYER.match(name))}
     counts: dict[str | None, int] = {}

@@ -156,7 +156,7 @@ def _question(row: Row, id_: str, where: str) -> Item:
     perturbed = row.get("perturbed_answer", ())
     wrong = [perturbed] if isinstance(perturbed, str) else list(perturbed or ())
     if "perturbed_answer" in row and not (wrong and all(isinstance(text, str) and text.strip() for text in wrong)):
-        raise DataError(f"perturbed_answer of {where} is no list of texts", "Download the data set again.")
+        raise DataError(f"perturbed_answer of {where} is not a list of texts", "Download the data set again.")
     paraphrased = _filled(row, "paraphrased_answer", where) if "paraphrased_answer" in row else ""
     return Item(id_, answer, f"Question: {question}\n", "Answer: ", question, paraphrased, tuple(wrong))
 

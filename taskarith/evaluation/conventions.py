@@ -50,7 +50,7 @@ CONVENTIONS = {
     "for the task, and the mean over tasks (arXiv:2212.04089); a sample counts for both models at once",
     "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
     "still known, 0: as retrained; its interval draws each sample for both models",
-    "tasks": "all other names: metrics of lm-eval's tasks; what is no mean over samples has an interval of 1.96 of "
+    "tasks": "all other names: metrics of lm-eval's tasks; what is not a mean over samples has an interval of 1.96 of "
     "lm-eval's standard errors",
 }
 """What each number is; a name is looked up by the longest key that it begins with."""

@@ -160,11 +160,13 @@ def _read_lines(path: Path) -> list[Record]:
                 if line.strip():
                     record = parse_json(line)
                     if not isinstance(record, dict):
-                        raise DataError(f"line {number} of {path} is no record", "Give a records.jsonl of taskarith.")
+                        raise DataError(
+                            f"line {number} of {path} is not a record", "Give a records.jsonl of taskarith."
+                        )
                     records.append(record)
         except ValueError as error:  # a killed writer, or no JSON lines at all
             raise DataError(
-                f"{path} is no file of JSON lines: {error}", "Give a records.jsonl of taskarith."
+                f"{path} is not a file of JSON lines: {error}", "Give a records.jsonl of taskarith."
             ) from error
     return records
 

@@ -48,7 +48,7 @@ data set) and ``sample`` (an id that occurs once for each model, text and kind).
     ``norm``, see ``extras.gradient_norm``.
 ``task``, a sample of a task of lm-eval, which is the ``text``
     ``values``, a map of metrics to what the sample adds to their means.
-``task_score``, a number of lm-eval that is no mean over samples, the ``sample``
+``task_score``, a number of lm-eval that is not a mean over samples, the ``sample``
     ``value``, ``stderr`` (or null) and ``samples`` (or null).
 """
 
@@ -188,7 +188,7 @@ def task_record(model: str, text: str, sample: str, values: Mapping[str, float])
 def task_score_record(
     model: str, text: str, metric: str, value: float, stderr: float | None, samples: int | None
 ) -> Record:
-    """Record a number of lm-eval that is no mean over samples, as it gives it.
+    """Record a number of lm-eval that is not a mean over samples, as it gives it.
 
     :param text: Name of the task, or of a group of them.
     :param metric: Name of the number; it takes the place of a sample's id.

@@ -37,7 +37,7 @@ def read_tofu_logs(path: Path) -> list[Record]:
     ROUGE is not taken from the logs but from their texts, and truth ratios from their losses.
 
     :param path: A folder, an aggregated file, or the file of one data set.
-    :raises DataError: It is no such log, an id occurs twice, or a sample lacks a number.
+    :raises DataError: It is not such a log, an id occurs twice, or a sample lacks a number.
     """
     folder = path if path.is_dir() else path.parent
     model = folder.resolve().name
@@ -79,7 +79,7 @@ def _load(file: Path) -> Any:
     try:
         return parse_json(read_text(file), once)
     except MalformedError as error:
-        raise DataError(f"{file} is no JSON: {error}", "Give a log file that is complete.") from error
+        raise DataError(f"{file} is not JSON: {error}", "Give a log file that is complete.") from error
 
 
 def _records(log: Any, model: str, text: str, where: str) -> Iterator[Record]:

@@ -38,7 +38,7 @@ _LONG = ("base_tensors", "deltas", "errors", "shapes", "tensors")  # one line a 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """One tensor. The four last are None where its dtype is no float that arithmetic is defined on.
+    """One tensor. The four last are None where its dtype is not a float that arithmetic is defined on.
 
     :param name: Its name in the file.
     :param dtype: As safetensors writes it.

@@ -33,7 +33,7 @@ FORMAT_VERSION = "1"
 KINDS = ("dense", "exact", "sparse", "quantised")
 """The kinds of task vector files."""
 WEIGHTS = "weights"
-"""The kind of a file that has a weight for each parameter, which is no task vector."""
+"""The kind of a file that has a weight for each parameter, which is not a task vector."""
 
 
 class VectorFile:
@@ -43,8 +43,8 @@ class VectorFile:
 
     :param path: A ``.safetensors`` file written by ``taskarith extract``.
     :param kind: The kind that is expected; None for any.
-    :raises VectorError: It is no task vector, or of a version or kind that this release does not know.
-    :raises CheckpointError: It is no sound safetensors file.
+    :raises VectorError: It is not a task vector, or of a version or kind that this release does not know.
+    :raises CheckpointError: It is not a sound safetensors file.
     """
 
     remarks: tuple[str, ...] = ()
@@ -54,13 +54,13 @@ class VectorFile:
         metadata = header.metadata
         if metadata.get("format") != FORMAT:
             raise VectorError(
-                f"{path} is no task vector (its header says format {metadata.get('format', 'nothing')!r})",
+                f"{path} is not a task vector (its header says format {metadata.get('format', 'nothing')!r})",
                 "Make one with: taskarith extract BASE FINETUNED -o forget.safetensors",
             )
         version, found = metadata.get("format_version"), metadata.get("kind", "")
         if found == WEIGHTS and kind != WEIGHTS:
             raise VectorError(
-                f"{path} has a weight for each parameter and is no task vector",
+                f"{path} has a weight for each parameter and is not a task vector",
                 "Give it beside one: taskarith apply --negate V --method perta --weights FILE",
             )
         if version != FORMAT_VERSION or found not in ((kind,) if kind else KINDS):
@@ -86,15 +86,17 @@ class DenseVector(VectorFile):
 
     :param path: A ``.safetensors`` file written by ``taskarith extract``, or by ``importance``.
     :param kind: ``dense`` or ``WEIGHTS``.
-    :raises VectorError: It is no task vector, or of a version, kind or dtype that this release does not know.
-    :raises CheckpointError: It is no sound safetensors file.
+    :raises VectorError: It is not a task vector, or of a version, kind or dtype that this release does not know.
+    :raises CheckpointError: It is not a sound safetensors file.
     """
 
     def __init__(self, path: Path, kind: str = "dense") -> None:
         super().__init__(path, kind)
         odd = [tensor.name for tensor in self.entries.values() if not tensor.is_float]
         if odd:
-            raise VectorError(f"{path} has {len(odd)} deltas that are no floats: {name_some(odd)}", "Extract it again.")
+            raise VectorError(
+                f"{path} has {len(odd)} deltas that are not floats: {name_some(odd)}", "Extract it again."
+            )
         self.base_rows: Mapping[str, int] = _base_rows(path, self.metadata, self.entries)
         self.new_rows: Mapping[str, TensorEntry] = {
             name: last_rows(self.entries[name], rows)
@@ -209,5 +211,5 @@ def _base_rows(path: Path, metadata: Mapping[str, str], entries: Mapping[str, Te
 def _table(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, str]:
     table = header_json(path, metadata, key)
     if not all(isinstance(value, str) for value in table.values()):
-        raise VectorError(f"{path} has a broken header: '{key}' is no map of names", "Extract it again.")
+        raise VectorError(f"{path} has a broken header: '{key}' is not a map of names", "Extract it again.")
     return table

@@ -115,7 +115,7 @@ def open_weights(name: str) -> Vector:
 def open_packed(path: Path, listener: Listener = SILENT) -> Vector:
     """Open a packed vector file alone, to look into it.
 
-    :raises VectorError: It is no vector, or its header is broken.
+    :raises VectorError: It is not a vector, or its header is broken.
     :raises CheckpointError: It is exact, and what lies at the recorded place is broken.
     :raises MismatchError: It is exact, and the base that it records is not found.
     """

@@ -161,7 +161,7 @@ def test_undo_again_leaves_what_is_restored_and_keeps_all_else(edited, tmp_path,
             undo(place, back, overwrite=True)
         shutil.rmtree(back)
         back.symlink_to(tmp_path / "copy")
-        with pytest.raises(OutputError, match="is no folder"):
+        with pytest.raises(OutputError, match="is not a folder"):
             undo(place, back, overwrite=True)
         back.unlink()
         shutil.rmtree(tmp_path / "copy")

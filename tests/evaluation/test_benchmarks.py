@@ -155,7 +155,7 @@ def _drop(column):
         (_drop("paraphrased_answer"), "has no column paraphrased_answer"),
         (lambda rows: rows.clear(), "is empty"),
         (lambda rows: rows[2].update(answer=" "), "answer of row 2 of .* is empty or no text"),
-        (lambda rows: rows[1].update(perturbed_answer=[]), "perturbed_answer of row 1 of .* is no list of texts"),
+        (lambda rows: rows[1].update(perturbed_answer=[]), "perturbed_answer of row 1 of .* is not a list of texts"),
         (lambda rows: rows[1].update(perturbed_answer=["a", None]), "perturbed_answer of row 1"),
         (lambda rows: [row.update(index=number // 2) for number, row in enumerate(rows)], "an index twice: 0, 1"),
         (lambda rows: rows[3].pop("question"), "question of row 3 of .* is empty or no text"),

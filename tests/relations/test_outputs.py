@@ -128,7 +128,7 @@ def test_what_taskarith_did_not_write_is_kept_and_named(tmp_path, world, verb):
         shutil.rmtree(out)
     for real in (world / "edited", tmp_path / "nowhere"):
         out.symlink_to(real)
-        refused(verb, world, out, "is no folder|is a folder|says that taskarith wrote it|is read by", tmp_path)
+        refused(verb, world, out, "is not a folder|is a folder|says that taskarith wrote it|is read by", tmp_path)
         out.unlink()
     room = tmp_path / f".{out.name}.partial"
     room.symlink_to(world / "edited")

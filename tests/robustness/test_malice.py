@@ -124,7 +124,7 @@ DOORS = [
     ("v.safetensors", "apply", "v.safetensors"),
     ("weights.safetensors", "weights", "weights.safetensors"),
     ("adapter/adapter_model.safetensors", "adapter", "adapter_model"),
-    ("adapter/adapter_model.safetensors", "eval adapter", "is no sound safetensors file"),
+    ("adapter/adapter_model.safetensors", "eval adapter", "is not a sound safetensors file"),
     ("adapter/adapter_config.json", "adapter", "adapter_config.json"),
     ("edited/taskarith-undo.safetensors", "undo", "undo"),
     ("edited/taskarith.json", "verify", "taskarith.json"),

@@ -106,7 +106,7 @@ TENTHS = [round(0.1 * n, 1) for n in range(11)]
     ("alphas", "losses", "width", "cliff"),
     [
         (TENTHS, [1 + a for a in TENTHS], None, None),
-        (TENTHS, [1 + 3 * a**2 for a in TENTHS], None, None),  # Taylor's second term is no cliff
+        (TENTHS, [1 + 3 * a**2 for a in TENTHS], None, None),  # Taylor's second term is not a cliff
         (TENTHS, [1 + 0.1 * a + (a > 0.55) for a in TENTHS], None, 6),
         (TENTHS, [1 + 0.1 * a + (a > 0.55) for a in TENTHS], 0.99, None),  # or so the samples say
         (TENTHS, [1 + 0.01 * a + 0.05 * (a > 0.55) for a in TENTHS], None, None),  # less than 0.1 nats

@@ -89,7 +89,7 @@ def test_tied_heads_on_either_side(tmp_path):
     assert result.tensors == 20
     with safe_open(tmp_path / "v.safetensors", "pt") as file:
         assert json.loads(file.metadata()["tied"]) == {"lm_head.weight": "model.embed_tokens.weight"}
-    # the head of the base is no copy of the embedding: then it is lost, and that is refused
+    # the head of the base is not a copy of the embedding: then it is lost, and that is refused
     rewrite(base, lambda t: t["lm_head.weight"].add_(1))
     with pytest.raises(MismatchError, match=r"1 tensors of .*base.* are not in .*tuned.*: lm_head\.weight"):
         extract(str(base), str(tuned), tmp_path / "w.safetensors")

@@ -50,7 +50,7 @@ def zlib_bytes(text: str) -> int:
 
 
 def zlib_score(token_losses: ArrayLike, size: int) -> float:
-    """Return minus the mean token loss over the compressed size: a cheap text is no sign of membership.
+    """Return minus the mean token loss over the compressed size: a cheap text is not a sign of membership.
 
     Source: Carlini et al. (arXiv:2012.07805), who count bits where this, as MIMIR and open-unlearning, counts bytes;
     the order and so the AUC is the same.

@@ -38,8 +38,8 @@ class PackedFile(VectorFile):
 
     :param path: A ``.safetensors`` file.
     :param kind: The kind that is expected; None for any.
-    :raises VectorError: It is no such vector, or its header is broken.
-    :raises CheckpointError: It is no sound safetensors file.
+    :raises VectorError: It is not such a vector, or its header is broken.
+    :raises CheckpointError: It is not a sound safetensors file.
     """
 
     def __init__(self, path: Path, kind: str | None = None) -> None:
@@ -232,7 +232,7 @@ def _shapes(
     except (ValueError, TypeError):
         sound, dtypes, shapes = False, {}, {}
     if not sound:
-        raise VectorError(f"{path} has a broken header: 'shapes' is no table of shapes", "Extract it again.")
+        raise VectorError(f"{path} has a broken header: 'shapes' is not a table of shapes", "Extract it again.")
     odd = sorted(dtypes.keys() ^ entries.keys())
     odd += [name for name, e in entries.items() if name in dtypes and (e.dtype != "U8" or len(e.shape) != 1)]
     if odd:

@@ -74,7 +74,7 @@ class ExactVector(PackedFile):
 
     :param path: A ``.safetensors`` file written by ``taskarith extract --exact``.
     :param base: The base that it was made from; that it is this one indeed is found out when it is read.
-    :raises VectorError: It is no such vector, or its header is broken.
+    :raises VectorError: It is not such a vector, or its header is broken.
     :raises MismatchError: The base has other tensors, shapes or dtypes.
     """
 

@@ -2,7 +2,7 @@
 
 With 8 or 4 bits an entry is ``scale * q`` with ``q`` from -127 to 127, or -7 to 7, rounded to nearest even, and the
 scale is the largest magnitude of the row divided by 127 or 7. With 1 bit it is the mean magnitude of the row with the
-sign of the entry; of all such scales this one has the least error. What is no matrix stays float32.
+sign of the entry; of all such scales this one has the least error. What is not a matrix stays float32.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class QuantisedVector(PackedFile):
     """A task vector file with a few bits an entry.
 
     :param path: A ``.safetensors`` file written by ``taskarith extract --bits``.
-    :raises VectorError: It is no such vector, or its header is broken.
+    :raises VectorError: It is not such a vector, or its header is broken.
     """
 
     def __init__(self, path: Path) -> None:

@@ -74,7 +74,7 @@ class SparseVector(PackedFile):
     """A task vector file most of whose entries are zero.
 
     :param path: A ``.safetensors`` file written by ``taskarith extract --top-k`` or ``--rows``.
-    :raises VectorError: It is no such vector, or its header is broken.
+    :raises VectorError: It is not such a vector, or its header is broken.
     """
 
     def __init__(self, path: Path) -> None:

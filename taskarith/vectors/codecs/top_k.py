@@ -61,7 +61,7 @@ class LargestEntries:
 
 
 class LargestRows:
-    """Keeps the share of rows of each matrix with the largest norms, and all of what is no matrix.
+    """Keeps the share of rows of each matrix with the largest norms, and all of what is not a matrix.
 
     :param share: At most 1; at least one row of each matrix is kept.
     """

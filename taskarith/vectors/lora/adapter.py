@@ -49,7 +49,7 @@ def adapter_factors(path: Path) -> dict[str, tuple[TensorEntry, TensorEntry, flo
 
     Those of bare parameters and of DoRA are left out: without the base nothing is known about their product.
 
-    :raises VectorError: It is no LoRA, is pickled, or has tensors that do not belong there.
+    :raises VectorError: It is not a LoRA, is pickled, or has tensors that do not belong there.
     """
     adapter = read_adapter(path)
     return {
@@ -70,7 +70,7 @@ class AdapterVector:
     :param record: The base as provenance.
     :param origin: The checkpoint it was trained on, against which saved tensors are taken; by default ``base``.
     :param listener: Told where reading takes some seconds.
-    :raises VectorError: It is no LoRA, is pickled, broken, or cannot be expressed in the tensors of ``base``.
+    :raises VectorError: It is not a LoRA, is pickled, broken, or cannot be expressed in the tensors of ``base``.
     :raises MismatchError: It targets tensors that the base lacks, or of another shape.
     """
 

@@ -117,7 +117,7 @@ def adapter_tensors(path: Path) -> tuple[TensorEntry, ...]:
 def read_adapter(path: Path) -> Adapter:
     """Sort the tensors of a LoRA folder.
 
-    :raises VectorError: It is no LoRA, of a kind that is not a change of weights, pickled, or broken.
+    :raises VectorError: It is not a LoRA, of a kind that is not a change of weights, pickled, or broken.
     """
     adapter = Adapter(path, read_adapter_config(path))
     _check_config(path, adapter.config)
@@ -140,7 +140,7 @@ def read_adapter(path: Path) -> Adapter:
         _add_factors(adapter, name, found, odd)
     if odd:
         raise VectorError(
-            f"{len(odd)} tensors of {path / ADAPTER_WEIGHTS} are no LoRA factors: {name_some(odd)}", _MERGE
+            f"{len(odd)} tensors of {path / ADAPTER_WEIGHTS} are not LoRA factors: {name_some(odd)}", _MERGE
         )
     _check_modules(adapter)
     return adapter
@@ -180,7 +180,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(_CHANGING):
         raise VectorError(
-            f"{path} was initialised with {start}, which changes the base: its factors are no difference to it",
+            f"{path} was initialised with {start}, which changes the base: its factors are not a difference to it",
             "Save it as plain LoRA: PEFT's save_pretrained(path_initial_model_for_weight_conversion=...).",
         )
 
@@ -296,4 +296,4 @@ def _matches(pattern: str, module: str) -> bool:
     try:
         return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
     except re.error as error:
-        raise VectorError(f"pattern '{pattern}' of the adapter is no regular expression", "Correct it.") from error
+        raise VectorError(f"pattern '{pattern}' of the adapter is not a regular expression", "Correct it.") from error

@@ -52,7 +52,7 @@ def chat_tokenizer(template):
 
 
 def by_open_unlearning(tokenizer, row, system):
-    """Return ids and labels by the rule of its ``preprocess_chat_instance``, of which this is no copy.
+    """Return ids and labels by the rule of its ``preprocess_chat_instance``, of which this is not a copy.
 
     That code itself gave the same for these rows, templates and system prompts.
     """
