@@ -65,7 +65,7 @@ def find_tasks(names: Sequence[str], folder: Path | None) -> Tasks:
 
 
 def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: int) -> list[Record]:
-    """Run tasks on a model as it is now; return a record of every sample, and of every number that is not a mean of them.
+    """Run tasks on a model as it is; return a record of every sample, and of each number that is not a mean of them.
 
     :param row: Name of the row that the records belong to.
     :param settings: Of them the batch size, the limit, the chat template and the system prompt.

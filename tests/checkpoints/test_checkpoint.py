@@ -38,7 +38,7 @@ def tensor(dtype="F32", shape=(2,), offsets=(0, 8)):
 HOSTILE = {
     "empty": (b"", "header"),
     "no json": (b"{", "safetensors"),
-    "a list": ([1], "no JSON object"),
+    "a list": ([1], "not a JSON object"),
     "metadata of numbers": ({"__metadata__": {"a": 1}}, "metadata"),
     "size that does not follow": ({"a": tensor(offsets=(0, 4))}, "cannot have"),
     "reversed offsets": ({"a": tensor(offsets=(8, 0))}, "cannot have"),
@@ -206,7 +206,7 @@ def test_index_and_shards_must_agree(tmp_path):
 
 
 def test_folders_that_are_no_models(tmp_path, phi):
-    with pytest.raises(CheckpointError, match="no model folder"):
+    with pytest.raises(CheckpointError, match="not a model folder"):
         open_checkpoint(tmp_path / "absent")
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         open_checkpoint(tmp_path)
@@ -401,5 +401,5 @@ def test_gguf_is_recognised_by_its_content(tmp_path):
     with pytest.raises(CheckpointError, match="2 GGUF files"):
         resolve_model(str(tmp_path))
     (tmp_path / "b.gguf").write_bytes(b"what")
-    with pytest.raises(CheckpointError, match="no GGUF"):
+    with pytest.raises(CheckpointError, match="nor a GGUF"):
         resolve_model(str(tmp_path / "b.gguf"))

@@ -99,7 +99,7 @@ def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
     with publish_folder(tmp_path / "empty") as partial:
         fill(partial)
     (tmp_path / "file").touch()
-    for overwrite, words in ((False, "already exists"), (True, "no folder")):
+    for overwrite, words in ((False, "already exists"), (True, "not a folder")):
         with pytest.raises(OutputError, match=words), publish_folder(tmp_path / "file", overwrite):
             pass
     with pytest.raises(OutputError, match="is a folder"), publish_file(tmp_path / "empty", overwrite=True):

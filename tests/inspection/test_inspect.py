@@ -252,7 +252,7 @@ def test_hostile_names_steer_no_terminal_and_break_no_output(tmp_path):
     [
         ("absent", "there is no model folder absent"),
         ("absent/v.safetensors", "there is no file absent/v.safetensors"),
-        ("text.safetensors", "no sound safetensors file"),
+        ("text.safetensors", "not a sound safetensors file"),
         ("empty.safetensors", "ends inside its header"),
         ("folder", "config.json"),
         ("pickled", "pickled weights"),

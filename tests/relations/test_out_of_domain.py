@@ -193,4 +193,4 @@ def test_what_is_refused(room):
     with pytest.raises(VectorError):
         out_of_domain([str(room / "none.safetensors")], gammas=[0.5])
     done = run(a, "--gamma", "many")
-    assert (done.exit_code, "no list of numbers" in done.stderr) == (2, True)
+    assert (done.exit_code, "not a list of numbers" in done.stderr) == (2, True)

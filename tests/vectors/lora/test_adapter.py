@@ -104,7 +104,7 @@ def change_config(adapter: Path, **values) -> None:
         ({"r": 5}, "says rank 5"),
         ({"lora_alpha": None}, "alpha None"),
         ({"lora_alpha": float("inf")}, "alpha inf"),
-        ({"rank_pattern": {"(": 4}}, "no regular expression"),
+        ({"rank_pattern": {"(": 4}}, "not a regular expression"),
     ],
 )
 def test_adapters_that_are_no_plain_lora_are_refused(tmp_path, values, words):
@@ -130,7 +130,7 @@ def test_broken_factors_are_refused(tmp_path):
             apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
 
     refused(VectorError, r"lora_A\.weight \(alone\)", drop=[f"{stem}B.weight"])
-    refused(VectorError, "no LoRA factors", put={f"{stem}A.weight": torch.zeros(4, 32, 1, 1)})
+    refused(VectorError, "not LoRA factors", put={f"{stem}A.weight": torch.zeros(4, 32, 1, 1)})
     kernel = {f"{stem}A.weight": torch.zeros(4, 32, 3, 3), f"{stem}B.weight": torch.zeros(64, 4, 1, 1)}
     refused(VectorError, "are the factors of a convolution", put=kernel)
     head = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
