@@ -11,12 +11,10 @@ import math
 
 import numpy as np
 
-__all__ = ["Largest"]
+__all__ = ["KthLargest", "Largest", "largest_rows"]
 
-_SHIFTS = (47, 31, 15, 0)
-"""Of a magnitude's 63 bits: 16, 16, 16 and 15 at a time."""
-
-_CLASSES = 1 << 16
+_DIGIT = 16
+_DIGITS = 1 << _DIGIT
 _ROOM = 1 << 20
 """Magnitudes that are few enough to be kept in memory and sorted."""
 
@@ -38,13 +36,17 @@ class Largest:
         self.is_known = not 0 < count < elements
         self._keeps_all = count >= elements
         self._least, self._equals = np.inf, 0  # magnitude of the last one kept; how many of that magnitude are kept
+        self._left = 0  # how many of these are kept from here on
         self._count, self._share = count, count / max(elements, 1)
         self._sample = _Sample(elements)
-        self._search: _Near | _ByBits | None = None
+        self._search: _Near | KthLargest | None = None
 
     def scan(self, values: np.ndarray) -> None:
         """Look at the next piece: float64, finite."""
         sizes = np.abs(values)
+        if isinstance(self._search, KthLargest):
+            self._search.add(self._search.histogram(sizes.view(np.uint64)))
+            return
         if self._search is None:
             self._search = _Near(sizes, self._count, self._share)
         if not self._sample.is_taken:
@@ -52,15 +54,27 @@ class Largest:
         self._search.scan(sizes)
 
     def end_scan(self) -> None:
-        """Draw the conclusion of one reading."""
-        found = self._search.found() if self._search is not None else None
+        """Finish one pass."""
+        found = self._found()
         if found is not None:
             self._least, self._equals = found
             self.is_known, self._search = True, None
+            self.rewind()
         elif not self._sample.is_taken:
             self._search = _Near(self._sample.take(), self._count, self._share)
         elif isinstance(self._search, _Near):
-            self._search = _ByBits(self._count)
+            self._search = KthLargest(self._count, 64)
+
+    def _found(self) -> tuple[float, int] | None:
+        if isinstance(self._search, KthLargest):
+            self._search.narrow()
+            pattern = np.uint64(self._search.prefix)
+            return (float(pattern.view(np.float64)), self._search.rest) if self._search.is_known else None
+        return None if self._search is None else self._search.found()
+
+    def rewind(self) -> None:
+        """Let ``mask`` begin again at the first piece."""
+        self._left = self._equals
 
     def mask(self, values: np.ndarray) -> np.ndarray:
         """Return which elements of the next piece are kept."""
@@ -68,19 +82,19 @@ class Largest:
             return np.ones(len(values), dtype=bool)
         sizes = np.abs(values)
         kept = sizes > self._least
-        if self._equals:
+        if self._left:
             equal = sizes == self._least
             number = int(np.count_nonzero(equal))
-            if number <= self._equals:
+            if number <= self._left:
                 kept |= equal
             else:
-                kept[np.flatnonzero(equal)[: self._equals]] = True
-            self._equals -= min(number, self._equals)
+                kept[np.flatnonzero(equal)[: self._left]] = True
+            self._left -= min(number, self._left)
         return kept
 
 
 class _Sample:
-    """Every so manieth magnitude; the step shares no small factor with the length of a row."""
+    """Every n-th magnitude; the step shares no small factor with the length of a row."""
 
     def __init__(self, elements: int) -> None:
         self.is_taken = False
@@ -146,33 +160,55 @@ class _Near:
         return float(least), rest - int(np.count_nonzero(near > least)) - (self._equal if rest > over else 0)
 
 
-class _ByBits:
-    """Counts magnitudes by their leading bits, and then those of the chosen class by the bits that follow.
+class KthLargest:
+    """Finds the k-th largest of unsigned integers, such as the bits of magnitudes, in passes over all of them.
 
-    :param count: How many elements are kept.
+    The first pass counts them by their first 16 bits, which says what these are of the k-th one; the next pass counts
+    by 16 bits more those that begin so, until all bits are known. Add the ``histogram`` of everything, then ``narrow``.
+
+    :param count: k, at most the number of integers.
+    :param bits: Of each integer: 32 or 64.
     """
 
-    def __init__(self, count: int) -> None:
-        self._rest = count  # elements to keep of those whose leading bits are ``_prefix``
-        self._level, self._prefix = 0, 0
-        self._counts = np.zeros(_CLASSES, dtype=np.int64)
+    def __init__(self, count: int, bits: int) -> None:
+        self.rest = count
+        """How many of the k largest begin with ``prefix``; in the end, how many are equal to it."""
+        self.prefix = 0
+        self._shift = bits - _DIGIT
+        self._counts = np.zeros(_DIGITS, np.int64)
 
-    def scan(self, sizes: np.ndarray) -> None:
-        bits, shift = sizes.view(np.int64), _SHIFTS[self._level]
-        if self._level:
-            bits = bits[bits >> _SHIFTS[self._level - 1] == self._prefix]
-        mask = _CLASSES - 1 if shift else _CLASSES // 2 - 1
-        self._counts += np.bincount((bits >> shift) & mask, minlength=_CLASSES)
+    @property
+    def is_known(self) -> bool:
+        """Whether ``prefix`` is the k-th largest."""
+        return self._shift < 0
 
-    def found(self) -> tuple[float, int] | None:
-        """Return the least magnitude that is kept and how many of that are kept, after the last bits."""
-        above = np.cumsum(self._counts[::-1])
-        place = int(np.searchsorted(above, self._rest))
-        chosen = _CLASSES - 1 - place
-        self._rest -= int(above[place] - self._counts[chosen])
-        self._prefix = self._prefix << (16 if _SHIFTS[self._level] else 15) | chosen
+    def histogram(self, values: np.ndarray) -> np.ndarray:
+        """Count values by their next 16 bits; this may be called by several threads at once."""
+        shift = self._shift
+        values = values[values >> (shift + _DIGIT - 1) >> 1 == self.prefix]
+        return np.bincount((values >> shift & (_DIGITS - 1)).astype(np.int64), minlength=_DIGITS)
+
+    def add(self, histogram: np.ndarray) -> None:
+        """Add what was counted."""
+        self._counts += histogram
+
+    def narrow(self) -> None:
+        """Finish one pass."""
+        from_top = np.cumsum(self._counts[::-1])
+        step = int(np.searchsorted(from_top, self.rest))
+        digit = _DIGITS - 1 - step
+        self.rest -= int(from_top[step] - self._counts[digit])
+        self.prefix = self.prefix << _DIGIT | digit
+        self._shift -= _DIGIT
         self._counts[:] = 0
-        self._level += 1
-        if self._level < len(_SHIFTS):
-            return None
-        return float(np.int64(self._prefix).view(np.float64)), self._rest
+
+
+def largest_rows(squares: np.ndarray, count: int) -> np.ndarray:
+    """Return which rows are the ``count`` largest: a mask; of equal ones those that come first.
+
+    :param squares: Of the norm of each row.
+    :param count: How many rows.
+    """
+    kept = np.zeros(len(squares), bool)
+    kept[np.argsort(-squares, kind="stable")[:count]] = True
+    return kept

@@ -34,7 +34,7 @@ __all__ = [
 
 PROVENANCE_NAME = "taskarith.json"
 
-_CALCULATING = ("architecture", "arithmetic", "checkpoints", "edit", "vectors")
+_CALCULATING = ("architecture", "arithmetic", "checkpoints", "edit", "merging", "vectors")
 """The parts of taskarith that decide the bits of an output."""
 
 _PACKAGES = ("taskarith", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy")

@@ -14,11 +14,11 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.inputs import Calculation, OpenInput, open_inputs
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
-from taskarith.merging.methods import Method
+from taskarith.merging.methods import METHODS
 from taskarith.merging.operator import Operator, Setting
 from taskarith.merging.overflow import naming_overflow
 
-__all__ = ["PIECE_ELEMENTS", "Merge", "new_operator"]
+__all__ = ["PIECE_ELEMENTS", "Merge"]
 
 PIECE_ELEMENTS = 1 << 17
 """Elements that an operator gets at a time, if they do not belong together with more; random masks depend on it."""
@@ -56,7 +56,7 @@ class Merge:
         self._name, self._elements = tensor.source.name, tensor.source.elements
         self._merged = len(recipe.dtypes)  # the merged delta is one input more
         calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
-        self._operator = new_operator(plan.method, _setting(plan, tensor))
+        self._operator: Operator = METHODS[plan.method.name].load()(_setting(plan, tensor))
         span = max(1, self._operator.span)
         self._piece = span * max(1, PIECE_ELEMENTS // span)
         self._chunk = min(chunk, PIECE_ELEMENTS)
@@ -126,47 +126,5 @@ def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
         tuple(term.coefficient for term in added),
         tuple(absent),
         plan.alpha,
+        plan.method,
     )
-
-
-def new_operator(method: Method, setting: Setting) -> Operator:
-    """Return the operator of a method, fresh for one tensor."""
-    if method.needs_whole_tensors:
-        from taskarith.merging.spectral import LowRank, Spectral, iso_c, tsv, wudi
-
-        if method.name == "low_rank":
-            return LowRank(setting, method.rank or 1)
-        return Spectral(setting, {"iso_c": iso_c, "tsv": tsv, "wudi": wudi}[method.name])
-    if method.name in {"project", "perta", "negmerge"}:
-        from taskarith.merging.forgetting import NegMerge, PerParameter, Project
-
-        if method.name == "perta":
-            return PerParameter(setting, setting.names[0])
-        return Project(setting) if method.name == "project" else NegMerge(setting)
-    if method.name in {"slerp", "model_stock"}:
-        from taskarith.merging.slerp_stock import ModelStock, Slerp
-
-        return Slerp(setting) if method.name == "slerp" else ModelStock(setting)
-    return _sparse(method, setting)
-
-
-def _sparse(method: Method, setting: Setting) -> Operator:
-    from taskarith.merging.ties_dare import ByChance, ByMagnitude, ByRank, ByRow, Merger, Pruner
-
-    elements, density = setting.elements, method.density or 1.0
-    columns = setting.shape[-1] if setting.shape else 1
-    seed, rescale = method.seed or 0, bool(method.rescale)
-    span = columns if method.name.startswith("della") or method.name == "rows" else 1
-    is_matrix = len(setting.shape) > 1 and elements > 0
-
-    def pruner(name: str) -> Pruner:
-        if method.name.startswith("dare"):
-            return ByChance(seed, name, density, rescale)
-        if method.name.startswith("della"):
-            return ByRank(seed, name, density, rescale, method.epsilon or 0.0, columns)
-        if method.name == "rows":
-            return ByRow(elements // columns, columns, density) if is_matrix else ByRow(1, columns, 1.0)
-        return ByMagnitude(elements, density, method.gamma)
-
-    elects = method.name in {"ties", "dare_ties", "della", "breadcrumbs_ties"}
-    return Merger(setting, [pruner(name) for name in setting.names], elects, method.normalize, span)

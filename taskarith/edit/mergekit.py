@@ -7,18 +7,15 @@ them by the sum of weights only where ``normalize`` says so. A gradient has its 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.chat import chat_template_of
-from taskarith.edit.mergekit_values import Place, flag, number, setting_at, varies
+from taskarith.edit.mergekit_merge import FORMS, MergekitMerge, coefficients, known_parameters
 from taskarith.edit.recipe import Recipe
 from taskarith.edit.scales import layer_places
 from taskarith.errors import UsageError, name_some
@@ -26,28 +23,6 @@ from taskarith.spec import OperandRef, short
 
 __all__ = ["translate"]
 
-_FAMILY: dict[str, tuple[bool, bool, tuple[str, ...]]] = {
-    "task_arithmetic": (False, False, ()),
-    "ties": (True, False, ("density",)),
-    "dare_linear": (False, True, ("density",)),
-    "dare_ties": (False, True, ("density",)),
-    "della": (True, True, ("density", "epsilon")),
-    "della_linear": (False, True, ("density", "epsilon")),
-    "breadcrumbs": (False, False, ("density", "gamma")),
-    "breadcrumbs_ties": (False, False, ("density", "gamma")),
-}
-"""Methods that merge differences to a base: whether they normalise and rescale by default, and their parameters."""
-
-_DEFAULTS = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
-_KNOWN = {
-    "linear": {"weight", "normalize"},
-    "slerp": {"t"},
-    "model_stock": {"filter_wise"},
-    **{
-        method: {"weight", "density", "normalize", "rescale", "lambda", "int8_mask", *more}
-        for method, (_, _, more) in _FAMILY.items()
-    },
-}
 _KEYS = {"merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
 
 
@@ -58,8 +33,8 @@ def translate(values: Mapping[str, Any]) -> Recipe:
     :raises UsageError: It asks for something that is not done here, or is wrong.
     """
     method = values["merge_method"]
-    if not isinstance(method, str) or method not in _KNOWN:
-        raise UsageError(f"mergekit's {short(method)} is not done here", f"Known methods are {', '.join(_KNOWN)}.")
+    if not isinstance(method, str) or method not in FORMS:
+        raise UsageError(f"mergekit's {short(method)} is not done here", f"Known methods are {', '.join(FORMS)}.")
     for key in ("modules", "tokenizer"):
         if values.get(key):
             raise UsageError(f"{key} of mergekit is not done here", "Leave it out: the files of the base travel along.")
@@ -68,7 +43,8 @@ def translate(values: Mapping[str, Any]) -> Recipe:
     source = values.get("tokenizer_source")
     if source not in {None, "base", merge.base}:
         raise UsageError(f"tokenizer_source {short(source)} is not done here", "The tokenizer is that of the base.")
-    options = {"model": merge.base} | ({} if method in {"linear", "task_arithmetic"} else {"method": method})
+    ours = FORMS[method][0]
+    options = {"model": merge.base} | ({} if ours == "linear" else {"method": ours})
     dtype = values.get("out_dtype") or values.get("dtype")
     if not isinstance(dtype, str | None):
         raise UsageError(f"cannot read the dtype {short(dtype)}", "Write its name, as in dtype: bfloat16")
@@ -77,15 +53,13 @@ def translate(values: Mapping[str, Any]) -> Recipe:
         options["dtype"] = str(dtype).removeprefix("torch.")
     if values.get("chat_template"):
         options["chat_template"] = _chat_template(values["chat_template"], merge)
-    weights, more = _coefficients(merge)
-    ends = {merge.base} if method == "slerp" else set()  # which goes from the base to the other model
-    operands = tuple(
-        _operand(merge, name, weights[name]) for name, _ in merge.inputs if name != merge.base or name in ends
-    )
+    weights, more = coefficients(merge)
+    names = [name for name, _ in merge.inputs if name != merge.base or merge.form.merges_base]
+    operands = tuple(_operand(merge, name, weights[name]) for name in names)
     return Recipe(options | more, operands, remarks=remarks)
 
 
-def _chat_template(value: Any, merge: _Merge) -> str:
+def _chat_template(value: Any, merge: MergekitMerge) -> str:
     """Return the template itself, or with ``auto`` the model whose template most of the models have."""
     if value != "auto":
         if not isinstance(value, str) or not ("{%" in value or "{{" in value):
@@ -102,52 +76,7 @@ def _chat_template(value: Any, merge: _Merge) -> str:
     return next(name for name, template in templates.items() if template == counts.most_common(1)[0][0])
 
 
-@dataclass(frozen=True)
-class _Merge:
-    """What is merged.
-
-    :param method: mergekit's name of it.
-    :param base: The model to edit.
-    :param inputs: All models in order, the base included where it counts as one, with their own parameters.
-    :param common: Parameters of all, the nearest first.
-    """
-
-    method: str
-    base: str
-    inputs: tuple[tuple[str, Mapping[str, Any]], ...]
-    common: tuple[Mapping[str, Any], ...] = field(default=())
-
-    @cached_property
-    def tensors(self) -> Mapping[str, Place]:
-        """The tensors of the base with their places; one without a name where all parameters are the same for all."""
-        if not any(
-            varies(setting) for scope in (*self.common, *dict(self.inputs).values()) for setting in scope.values()
-        ):
-            return {"": None}
-        names = list(open_checkpoint(resolve_model(self.base).path).tensors)
-        places = layer_places(names)
-        return {name: places.get(name) for name in names}
-
-    def values(self, parameter: str, model: str | None = None) -> dict[str, Any]:
-        """Return the value of a parameter for each tensor, for one of the models or for all."""
-        own = dict(self.inputs)[model] if model is not None else {}
-        return {
-            tensor: setting_at(parameter, (own, *self.common), tensor, place) for tensor, place in self.tensors.items()
-        }
-
-    def constant(self, parameter: str) -> Any:
-        """Return the value of a parameter that must be the same for all models and tensors, or None."""
-        names = [name for name, _ in self.inputs if name != self.base] if parameter in _DEFAULTS else [None]
-        values = [value for name in names for value in self.values(parameter, name).values()]
-        if any(value != values[0] for value in values):
-            raise UsageError(
-                f"{parameter} of {self.method} differs between models or tensors, which is not done here",
-                "Give one value for all.",
-            )
-        return values[0]
-
-
-def _read(values: Mapping[str, Any], method: str) -> _Merge:
+def _read(values: Mapping[str, Any], method: str) -> MergekitMerge:
     """Find models and parameters, in ``models`` or in the one slice that is the whole model."""
     common = [_parameters(values, method)]
     base = None if values.get("base_model") is None else _name(values["base_model"])
@@ -176,18 +105,21 @@ def _read(values: Mapping[str, Any], method: str) -> _Merge:
 
 def _with_base(
     method: str, base: str | None, inputs: list[tuple[str, Mapping[str, Any]]], common: list[Mapping[str, Any]]
-) -> _Merge:
-    if base is None and method != "linear":
-        raise UsageError(f"{method} of mergekit needs a base_model", "Name it: base_model: NAME")
+) -> MergekitMerge:
+    form = FORMS[method][1]
+    if base is None and form.needs_base:
+        raise UsageError(
+            *form.without_base or (f"{method} of mergekit needs a base_model", "Name it: base_model: NAME")
+        )
     base = base or inputs[0][0]
     if base not in dict(inputs):
         inputs = [*inputs, (base, {})]
-    if len(inputs) < 2 or (method == "slerp" and len(inputs) != 2) or (method == "model_stock" and len(inputs) < 3):
+    if not form.models[0] <= len(inputs) <= form.models[1]:
         raise UsageError(f"{len(inputs)} models are too few or too many for {method}", "mergekit refuses it too.")
-    return _Merge(method, base, tuple(inputs), tuple(common))
+    return MergekitMerge(method, base, tuple(inputs), tuple(common))
 
 
-def _check_ranges(merge: _Merge, ranges: list[tuple[Any, Any]]) -> None:
+def _check_ranges(merge: MergekitMerge, ranges: list[tuple[Any, Any]]) -> None:
     if not ranges:
         return
     names = open_checkpoint(resolve_model(merge.base).path).tensors
@@ -200,66 +132,7 @@ def _check_ranges(merge: _Merge, ranges: list[tuple[Any, Any]]) -> None:
             )
 
 
-def _coefficients(merge: _Merge) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Return the coefficient of each model for each tensor, and the options that stand for the other parameters."""
-    if merge.method == "linear":
-        return _average(merge), {}
-    others = [name for name, _ in merge.inputs if name != merge.base]
-    if merge.method == "model_stock":
-        if flag("filter_wise", merge.constant("filter_wise") or False):
-            raise UsageError("filter_wise of model_stock is not done here", "Leave it out.")
-        return {name: dict.fromkeys(merge.tensors, 1.0) for name in others}, {}
-    if merge.method == "slerp":
-        shares = _numbers(merge, "t", None)
-        return {others[0]: shares, merge.base: {tensor: 1.0 - share for tensor, share in shares.items()}}, {}
-    weights = {name: _numbers(merge, "weight", name) for name in others}
-    normalize, rescale, parameters = _FAMILY[merge.method]
-    normalize = flag("normalize", _or(merge.constant("normalize"), normalize))
-    factors = {tensor: number("lambda", _or(value, 1.0)) for tensor, value in merge.values("lambda").items()}
-    if merge.method == "task_arithmetic":
-        if normalize:
-            sums = {tensor: math.fsum(weights[name][tensor] for name in others) for tensor in merge.tensors}
-            factors = {t: factor / sums[t] if abs(sums[t]) >= 1e-8 else factor for t, factor in factors.items()}
-        if len(set(factors.values())) > 1 or normalize:
-            return {name: {t: c * factors[t] for t, c in values.items()} for name, values in weights.items()}, {}
-        return weights, {"alpha": factors[next(iter(factors))]}
-    found: dict[str, Any] = {one: number(one, _or(merge.constant(one), _DEFAULTS[one])) for one in parameters}
-    found["normalize"] = normalize
-    wanted = flag("rescale", _or(merge.constant("rescale"), rescale))
-    if rescale:
-        found["rescale"] = wanted
-    elif wanted:
-        raise UsageError(f"rescale of {merge.method} is not done here", "Leave it out, or take dare_linear.")
-    return weights, found | {"alpha": number("lambda", _or(merge.constant("lambda"), 1.0))}
-
-
-def _average(merge: _Merge) -> dict[str, dict[str, float]]:
-    """Return c in ``x_1 + sum c_i (x_i - x_1)``, which is the sum of ``c_i x_i`` where all c sum up to 1."""
-    weights = {name: _numbers(merge, "weight", name) for name, _ in merge.inputs}
-    sums = {tensor: math.fsum(one[tensor] for one in weights.values()) for tensor in merge.tensors}
-    if not flag("normalize", _or(merge.constant("normalize"), True)):
-        if odd := [total for total in sums.values() if total != 1]:
-            raise UsageError(
-                f"linear with normalize: false and weights that sum up to {odd[0]:g} is not done here",
-                "Give weights that sum up to 1, or use task_arithmetic with a base_model.",
-            )
-    elif 0 in sums.values():
-        raise UsageError("the weights of linear sum up to 0", "Give others, or normalize: false.")
-    return {name: {t: weight / sums[t] for t, weight in values.items()} for name, values in weights.items()}
-
-
-def _numbers(merge: _Merge, parameter: str, model: str | None) -> dict[str, float]:
-    values = merge.values(parameter, model)
-    if missing := [tensor for tensor, value in values.items() if value is None]:
-        where = f" of {model}" if model else ""
-        raise UsageError(
-            f"the {parameter}{where} is missing{f' for {name_some(missing)}' if missing != [''] else ''}",
-            f"Give it under the parameters of the model, or of all: {parameter}: 0.5",
-        )
-    return {tensor: number(parameter, value) for tensor, value in values.items()}
-
-
-def _operand(merge: _Merge, name: str, weights: Mapping[str, float]) -> OperandRef:
+def _operand(merge: MergekitMerge, name: str, weights: Mapping[str, float]) -> OperandRef:
     """Return a model as an operand whose delta is taken against the base of the merge, or an adapter on that base."""
     model, plus, adapter = name.partition("+")
     vector = name
@@ -273,7 +146,7 @@ def _operand(merge: _Merge, name: str, weights: Mapping[str, float]) -> OperandR
     return OperandRef(vector, 1.0, {tensor: (weight,) for tensor, weight in weights.items()}, against_model=True)
 
 
-def _remarks(merge: _Merge, dtype: Any) -> tuple[str, ...]:
+def _remarks(merge: MergekitMerge, dtype: Any) -> tuple[str, ...]:
     used = {name for scope in (*merge.common, *dict(merge.inputs).values()) for name in scope}
     idle = {"int8_mask"} | (set() if merge.method != "task_arithmetic" else {"density", "rescale"})
     remarks = [f"{name} of mergekit has no effect on the result here, and is ignored" for name in sorted(used & idle)]
@@ -286,7 +159,7 @@ def _parameters(values: Mapping[str, Any], method: str) -> Mapping[str, Any]:
     parameters = values.get("parameters") or {}
     if not isinstance(parameters, Mapping):
         raise UsageError(f"the parameters {short(parameters)} are not a map", "Write parameters: {weight: 0.5}")
-    _check_keys(parameters, _KNOWN[method], f"{method} of mergekit")
+    _check_keys(parameters, known_parameters(method), f"{method} of mergekit")
     return parameters
 
 
@@ -299,7 +172,3 @@ def _name(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"cannot read the model {short(value)}", "Write its folder or hub id, as in - model: NAME")
     return value
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.errors import UsageError, name_some
-from taskarith.merging.methods import METHODS, parse_method
+from taskarith.merging.methods import PARAMETERS, parse_method
 from taskarith.spec import OperandRef, Scales, finite_number, parse_operand, parse_scales, plain_scales, short
 
 __all__ = ["Recipe", "parse_recipe", "read_operand"]
@@ -60,7 +60,7 @@ class Recipe:
         for key, what in (("vocab", "vocabularies are not adapted"), ("tokenizer", "tokenizers are not replaced")):
             if options.get(key):
                 raise UsageError(f"{what} in memory", "Write the edit with apply, and evaluate that.")
-        parameters = {key: options[key] for key in set().union(*METHODS.values()) if key in options}
+        parameters = {key: options[key] for key in PARAMETERS if key in options}
         return {
             "add": _list(options.get("add")),
             "negate": _list(options.get("negate")),

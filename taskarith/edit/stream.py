@@ -12,6 +12,7 @@ from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.inputs import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
+from taskarith.merging.methods import METHODS
 from taskarith.merging.overflow import naming_overflow
 from taskarith.vectors.file import check_delta
 
@@ -43,7 +44,7 @@ class EditedTensor:
         """
         method = self._plan.method
         if self._tensor.terms and method.needs_factors:
-            yield from self._linear(_in_core_space(self._plan, self._what, self._tensor.source.name), chunk, stop)
+            yield from self._linear(_merged_factors(self._plan, self._what, self._tensor.source.name), chunk, stop)
         elif self._tensor.terms and not method.is_linear:
             from taskarith.edit.merge import Merge
 
@@ -79,23 +80,22 @@ def check_terms(plan: EditPlan, tensor: TensorPlan, operands: Sequence[str]) -> 
         check_delta(plan.operands[term.operand].vector, term.delta, tensor.source.shape, found)
 
 
-def _in_core_space(plan: EditPlan, what: Calculation, name: str) -> Calculation:
+def _merged_factors(plan: EditPlan, what: Calculation, name: str) -> Calculation:
     """Replace the terms, which are all factors, by the one that they merge to.
 
     :raises MismatchError: An adapter holds something else for this tensor, or the factors of many experts.
     """
     from taskarith.arithmetic.calculator import LowRank, Term
-    from taskarith.merging.core_space import core_space
 
     factors = [term.plus for term in what.recipe.terms if isinstance(term.plus, LowRank)]
     weights = [term.coefficient for term in what.recipe.terms]
     if len(factors) < len(weights) or any(one.blocks != 1 for one in factors):
         raise MismatchError(
-            f"core_space merges pairs of factors, and an adapter holds something else for {name}",
+            f"{plan.method.name} merges pairs of factors, and an adapter holds something else for {name}",
             "Use another method, such as ties: it takes whatever adapters hold.",
         )
     if len(factors) == 1 and plan.method.density == 1:
         return what
     with naming_overflow(name):
-        merged = core_space(factors, weights, plan.alpha, plan.method.density or 1.0)
+        merged = METHODS[plan.method.name].load()(factors, weights, plan.alpha, plan.method.density or 1.0)
     return replace(what, recipe=replace(what.recipe, terms=(Term(1.0, merged),)))

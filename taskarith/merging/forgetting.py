@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from taskarith.errors import MismatchError
-from taskarith.merging.operator import Setting
+from taskarith.merging.operator import Setting, SinglePass
 from taskarith.merging.slerp_stock import Products
 from taskarith.merging.sums import ordered_sum
 
@@ -33,32 +33,7 @@ def shared_part(gram: np.ndarray, overlap: np.ndarray) -> np.ndarray:
     return found / sizes
 
 
-class _OneReading:
-    """What the operators here have in common: they take pieces as they come and do not ask for the base."""
-
-    span = 1
-    wants_base = False
-
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
-
-    def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
-        return True
-
-    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
-        """Nothing is to be known before."""
-
-    def end_scan(self) -> None:
-        """Nothing is to be known before."""
-
-    def _weighted(self, deltas: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Sequence[np.ndarray]]:
-        """Return the deltas that are added, each times its weight, and those that are not."""
-        weights = self._setting.weights
-        return [weight * delta for weight, delta in zip(weights, deltas, strict=False)], deltas[len(weights) :]
-
-
-class NegMerge(_OneReading):
+class NegMerge(SinglePass):
     """The mean of the weighted deltas where all of them have one sign, zero elsewhere.
 
     The vectors are fine-tunes on one forget set with different settings; an operand that does not move the tensor
@@ -76,12 +51,8 @@ class NegMerge(_OneReading):
         return ordered_sum(parts) * agree / len(parts)
 
 
-class PerParameter(_OneReading):
+class PerParameter(SinglePass):
     """The sum of the weighted deltas, each element times its own weight, which a file gives (PerTA)."""
-
-    def __init__(self, setting: Setting, tensor: str) -> None:
-        super().__init__(setting)
-        self._tensor = tensor
 
     def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
         """Return what is added to the base.
@@ -92,13 +63,13 @@ class PerParameter(_OneReading):
         parts, weights = self._weighted(deltas)
         if not weights:
             raise MismatchError(
-                f"there are no weights for {self._tensor}, which is edited",
+                f"there are no weights for {self._setting.names[0]}, which is edited",
                 "Make them from the model that is edited: taskarith importance MODEL --forget ... --retain ...",
             )
         return ordered_sum(parts) * weights[0]
 
 
-class Project(_OneReading):
+class Project(SinglePass):
     """The sum of the weighted deltas without its projection on the deltas of what is retained, tensor by tensor.
 
     All elements of a tensor are one vector; the rest is orthogonal to every retained delta. The source finds the shared
@@ -112,7 +83,7 @@ class Project(_OneReading):
         self._shares: np.ndarray | None = None
 
     def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
+        """Return whether no other pass is needed."""
         return self._shares is not None
 
     def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:

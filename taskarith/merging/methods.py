@@ -1,51 +1,128 @@
-"""How the deltas of several operands become one: the name of a method, its parameters, and what it asks for.
+"""The table of merge methods, and a method with its parameters.
 
-Sources and conventions are told where each is calculated, in ``arithmetic.operators``.
+A method is one row: its operator, source, parameters with defaults, and what it needs. Options of the command line,
+recipes, mergekit's files and the reference are read from it. Conventions are told where an operator calculates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from taskarith.errors import UsageError
+from taskarith.merging.row import REQUIRED, Mergekit, MethodRow, between_two, of_several, weighted_mean
 from taskarith.untrusted import MalformedError, check_fields
 
-__all__ = ["LINEAR", "METHODS", "Method", "check_operands", "parse_method"]
+__all__ = ["LINEAR", "METHODS", "PARAMETERS", "Method", "check_operands", "parse_method", "users"]
 
-METHODS: dict[str, frozenset[str]] = {
-    "linear": frozenset(),
-    "ties": frozenset({"density", "normalize"}),
-    "dare_linear": frozenset({"density", "normalize", "rescale", "seed"}),
-    "dare_ties": frozenset({"density", "normalize", "rescale", "seed"}),
-    "della": frozenset({"density", "epsilon", "normalize", "rescale", "seed"}),
-    "della_linear": frozenset({"density", "epsilon", "normalize", "rescale", "seed"}),
-    "breadcrumbs": frozenset({"density", "gamma", "normalize"}),
-    "breadcrumbs_ties": frozenset({"density", "gamma", "normalize"}),
-    "slerp": frozenset(),
-    "model_stock": frozenset(),
-    "tsv": frozenset(),
-    "iso_c": frozenset(),
-    "wudi": frozenset(),
-    "core_space": frozenset({"density"}),
-    "low_rank": frozenset({"rank"}),
-    "rows": frozenset({"density"}),
-    "negmerge": frozenset(),
-    "project": frozenset(),
-    "perta": frozenset(),
+_DENSITY, _NORMALIZE = {"density": REQUIRED}, {"normalize": None}
+_RANDOM = {"rescale": True, "seed": 42}
+_KEPT = {"density": "density"}
+
+METHODS: dict[str, MethodRow] = {
+    "linear": MethodRow("", "arXiv:2212.04089", mergekit=Mergekit("task_arithmetic", normalize=False)),
+    "ties": MethodRow(
+        "ties_dare.ties",
+        "arXiv:2306.01708",
+        _DENSITY | _NORMALIZE,
+        mergekit=Mergekit(normalize=True, parameters=_KEPT),
+    ),
+    "dare_linear": MethodRow(
+        "ties_dare.dare_linear",
+        "arXiv:2311.03099",
+        _DENSITY | _NORMALIZE | _RANDOM,
+        mergekit=Mergekit(normalize=False, rescale=True, parameters=_KEPT),
+    ),
+    "dare_ties": MethodRow(
+        "ties_dare.dare_ties",
+        "arXiv:2311.03099",
+        _DENSITY | _NORMALIZE | _RANDOM,
+        mergekit=Mergekit(normalize=False, rescale=True, parameters=_KEPT),
+    ),
+    "della": MethodRow(
+        "ties_dare.della",
+        "arXiv:2406.11617",
+        _DENSITY | {"epsilon": 0.15} | _NORMALIZE | _RANDOM,
+        mergekit=Mergekit(normalize=True, rescale=True, parameters=_KEPT | {"epsilon": "epsilon"}),
+    ),
+    "della_linear": MethodRow(
+        "ties_dare.della_linear",
+        "arXiv:2406.11617",
+        _DENSITY | {"epsilon": 0.15} | _NORMALIZE | _RANDOM,
+        mergekit=Mergekit(normalize=False, rescale=True, parameters=_KEPT | {"epsilon": "epsilon"}),
+    ),
+    "breadcrumbs": MethodRow(
+        "ties_dare.breadcrumbs",
+        "arXiv:2312.06795",
+        _DENSITY | {"gamma": 0.01} | _NORMALIZE,
+        mergekit=Mergekit(normalize=False, parameters=_KEPT | {"gamma": "gamma"}),
+    ),
+    "breadcrumbs_ties": MethodRow(
+        "ties_dare.breadcrumbs_ties",
+        "arXiv:2312.06795",
+        _DENSITY | {"gamma": 0.01} | _NORMALIZE,
+        mergekit=Mergekit(normalize=False, parameters=_KEPT | {"gamma": "gamma"}),
+    ),
+    "slerp": MethodRow(
+        "slerp_stock.Slerp",
+        "Shoemake 1985",
+        check=between_two,
+        mergekit=Mergekit(weights="t", models=(2, 2), merges_base=True),
+    ),
+    "nuslerp": MethodRow(
+        "slerp_stock.NuSlerp",
+        "Shoemake 1985",
+        check=between_two,
+        mergekit=Mergekit(
+            fixed={"nuslerp_row_wise": False, "nuslerp_flatten": True},
+            models=(3, 3),
+            without_base=(
+                "nuslerp without a base_model is not done here",
+                "Name one, or use slerp: it goes straight between models whose angle is below 2 degrees.",
+            ),
+        ),
+    ),
+    "karcher": MethodRow(
+        "slerp_stock.Karcher",
+        "Karcher 1977",
+        check=weighted_mean,
+        mergekit=Mergekit(weights="", fixed={"max_iter": 10, "tol": 1e-5}, merges_base=True, needs_base=False),
+    ),
+    "model_stock": MethodRow(
+        "slerp_stock.ModelStock",
+        "arXiv:2403.19522",
+        check=of_several,
+        mergekit=Mergekit(weights="", fixed={"filter_wise": False}, models=(3, float("inf"))),
+    ),
+    "sce": MethodRow(
+        "sce.Sce",
+        "arXiv:2408.07990",
+        {"density": 1.0},
+        check=of_several,
+        mergekit=Mergekit(weights="", parameters={"density": "select_topk"}),
+    ),
+    "tsv": MethodRow("spectral.Tsv", "arXiv:2412.00081", needs="matrices"),
+    "iso_c": MethodRow("spectral.IsoC", "arXiv:2502.04959", needs="matrices"),
+    "wudi": MethodRow("spectral.Wudi", "arXiv:2503.08099", needs="matrices"),
+    "core_space": MethodRow("core_space.core_space", "arXiv:2509.17786", _DENSITY, needs="factors"),
+    "low_rank": MethodRow("spectral.LowRank", "arXiv:2504.10957", {"rank": REQUIRED}, needs="matrices"),
+    "rows": MethodRow("ties_dare.rows", "arXiv:2504.10957", _DENSITY),
+    "negmerge": MethodRow("forgetting.NegMerge", "arXiv:2410.05583"),
+    "project": MethodRow("forgetting.Project", "arXiv:2512.22511", role="protect"),
+    "perta": MethodRow("forgetting.PerParameter", "arXiv:2601.22030", role="weights"),
 }
-"""The options of each method."""
-
-_ROLES = {"project": "protect", "perta": "weights"}
-"""What a method looks at beside what is added: operands of which role."""
+"""The merge methods by name."""
 
 _ROLE_HINTS = {
     "protect": "Name the vectors of what is to be kept, as in --protect other.safetensors",
     "weights": "Name a weight for each parameter: taskarith importance MODEL --forget ... --retain ... -o FILE",
 }
-_DEFAULTS: dict[str, Any] = {"gamma": 0.01, "epsilon": 0.15, "rescale": True, "seed": 42}
-_WHOLE = frozenset({"tsv", "iso_c", "wudi", "low_rank"})
+
+
+def users(parameter: str) -> list[str]:
+    """Return the methods that have a parameter."""
+    return [name for name, row in METHODS.items() if parameter in row.parameters]
 
 
 @dataclass(frozen=True)
@@ -79,12 +156,12 @@ class Method:
     @property
     def needs_whole_tensors(self) -> bool:
         """Whether all elements of a matrix have to be in memory together."""
-        return self.name in _WHOLE
+        return METHODS[self.name].needs == "matrices"
 
     @property
     def needs_factors(self) -> bool:
         """Whether all operands have to be LoRA adapters."""
-        return self.name == "core_space"
+        return METHODS[self.name].needs == "factors"
 
     @property
     def needs_torch(self) -> bool:
@@ -98,6 +175,8 @@ class Method:
 
 LINEAR = Method()
 
+PARAMETERS = tuple(field.name for field in fields(Method) if field.name != "name")
+"""All that a method can have."""
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("density", "gamma", "epsilon"), lambda value: isinstance(value, int | float)),
@@ -123,7 +202,7 @@ def parse_method(
     """
     if name not in METHODS:
         raise UsageError(f"unknown method '{name}'", f"Choose one of {', '.join(METHODS)}.")
-    used = METHODS[name]
+    defaults = METHODS[name].parameters
     given: dict[str, Any] = {
         "density": density,
         "gamma": gamma,
@@ -138,14 +217,15 @@ def parse_method(
     except MalformedError as error:
         raise UsageError(f"method {name}: {error}", "Write numbers as 0.5, and normalize: true or false.") from error
     for option, value in given.items():
-        if value is not None and option not in used:
-            users = ", ".join(method for method, options in METHODS.items() if option in options)
-            raise UsageError(f"method {name} has no {option}", f"Leave out --{option}; it belongs to {users}.")
-    if "density" in used and density is None:
+        if value is not None and option not in defaults:
+            raise UsageError(
+                f"method {name} has no {option}", f"Leave out --{option}; it belongs to {', '.join(users(option))}."
+            )
+    if defaults.get("density") is REQUIRED and density is None:
         raise UsageError(f"method {name} needs a density", "Give the share to keep, as in --density 0.2")
-    if "rank" in used and (rank is None or rank < 1):
+    if "rank" in defaults and (rank is None or rank < 1):
         raise UsageError(f"method {name} needs a rank of 1 or more", "Give it, as in --rank 16")
-    filled = {key: given[key] if given[key] is not None else _DEFAULTS.get(key) for key in used}
+    filled = {key: given[key] if given[key] is not None else default for key, default in defaults.items()}
     _check_ranges(filled)
     return Method(name, **filled)
 
@@ -177,20 +257,14 @@ def check_operands(
     :param roles: Of each operand that is not added: ``protect`` or ``weights``.
     :raises UsageError: Too many or too few, a sign or a kind that it cannot use.
     """
-    if strange := [role for role in roles if role != _ROLES.get(method.name)]:
-        user = next(name for name, role in _ROLES.items() if role == strange[0])
+    row = METHODS[method.name]
+    if strange := [role for role in roles if role != row.role]:
+        user = next(name for name, other in METHODS.items() if other.role == strange[0])
         raise UsageError(f"method {method.name} has no use for --{strange[0]}", f"It belongs to --method {user}.")
-    if method.name in _ROLES and not roles:
-        role = _ROLES[method.name]
-        raise UsageError(f"method {method.name} needs --{role}", _ROLE_HINTS[role])
-    count = sum(coefficient != 0 for coefficient in coefficients)
-    if method.name == "slerp" and (len(coefficients) != 2 or min(coefficients) < 0 or count == 0):
-        raise UsageError(
-            f"slerp is between two models, with coefficients that are not negative; here are {list(coefficients)}",
-            "Write --add A:0.7 --add B:0.3 for the point at 0.3 of the way from A to B.",
-        )
-    if method.name == "model_stock" and count < 2:
-        raise UsageError("model_stock needs two fine-tunes or more", "Add another one with --add V")
+    if row.role and not roles:
+        raise UsageError(f"method {method.name} needs --{row.role}", _ROLE_HINTS[row.role])
+    if row.check is not None:
+        row.check(method.name, coefficients)
     if method.normalize and not all(coefficient > 0 for coefficient in coefficients if coefficient):
         raise UsageError(
             "coefficients of different signs or negative ones have no sum to divide by",

@@ -1,4 +1,4 @@
-"""What every operator offers that merges the deltas of one tensor, and what it is told about them."""
+"""The interface of operators, which merge the deltas of one tensor, and what they know before they read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Operator", "Setting"]
+from taskarith.merging.methods import Method
+
+__all__ = ["Operator", "Setting", "SinglePass"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Setting:
     :param weights: What each delta is multiplied by, alpha included; none is zero.
     :param absent: Likewise of the operands that do not move this tensor: their deltas would be zero.
     :param alpha: What all weights have in common; not zero.
+    :param method: The method with its parameters.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +30,7 @@ class Setting:
     weights: tuple[float, ...]
     absent: tuple[float, ...]
     alpha: float
+    method: Method
 
     @property
     def elements(self) -> int:
@@ -35,6 +39,11 @@ class Setting:
         for size in self.shape:
             count *= size
         return count
+
+    @property
+    def columns(self) -> int:
+        """Length of a row; 1 for a number."""
+        return self.shape[-1] if self.shape else 1
 
     @property
     def count(self) -> int:
@@ -53,13 +62,41 @@ class Operator(Protocol):
     wants_base: bool
 
     def is_ready(self) -> bool:
-        """Return whether ``merge`` can begin; if not, another reading is needed before."""
+        """Return whether ``merge`` can begin; if not, another pass is needed before."""
 
     def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
         """Look at the next piece of each delta: flat float64, finite."""
 
     def end_scan(self) -> None:
-        """Draw the conclusion of one reading."""
+        """Finish one pass."""
 
     def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
         """Return what is added to the elements of the base from ``start`` on, as flat float64."""
+
+
+class SinglePass:
+    """Base of operators that merge each piece as it comes, without the base.
+
+    :param setting: What is known of the tensor.
+    """
+
+    span = 1
+    wants_base = False
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def is_ready(self) -> bool:
+        """Return whether no other pass is needed."""
+        return True
+
+    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
+        """Collect nothing."""
+
+    def end_scan(self) -> None:
+        """Collect nothing."""
+
+    def _weighted(self, deltas: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Sequence[np.ndarray]]:
+        """Return the deltas that are added, each times its weight, and those that are not."""
+        weights = self._setting.weights
+        return [weight * delta for weight, delta in zip(weights, deltas, strict=False)], deltas[len(weights) :]

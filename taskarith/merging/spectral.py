@@ -8,25 +8,23 @@ low rank, corollary 1 of arXiv:2504.10957.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import xxhash
 
-from taskarith.merging.operator import Setting
+from taskarith.merging.operator import Setting, SinglePass
 from taskarith.merging.sums import ordered_sum
 
-__all__ = ["LowRank", "Spectral", "iso_c", "low_rank", "tsv", "wudi"]
+__all__ = ["IsoC", "LowRank", "Tsv", "Wudi", "iso_c", "low_rank", "tsv", "wudi"]
 
 
-def iso_c(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
+def iso_c(deltas: Sequence[np.ndarray]) -> np.ndarray:
     """Add up the matrices and set all singular values of the sum to their mean.
 
     :param deltas: float64, rows x columns, weighted.
-    :param count: Not used: the sum has no number.
     """
-    del count
     left, values, right = torch.linalg.svd(torch.from_numpy(ordered_sum(deltas)), full_matrices=False)
     return ((left * values.mean()) @ right).numpy()
 
@@ -86,50 +84,61 @@ def low_rank(delta: np.ndarray, rank: int) -> np.ndarray:
     return ((left[:, :rank] * values[:rank]) @ right[:rank]).numpy()
 
 
-class Spectral:
-    """Gives whole matrices to one of the functions above.
+class _WholeMatrices(SinglePass):
+    """Base of operators that merge whole matrices; all other tensors take the mean of the weighted deltas."""
 
-    :param setting: What is known of the tensor.
-    :param merge_matrices: The function.
-    """
-
-    wants_base = False
-
-    def __init__(self, setting: Setting, merge_matrices: Callable[[Sequence[np.ndarray], int], np.ndarray]) -> None:
-        self._setting, self._merge = setting, merge_matrices
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
         self.span = setting.elements if len(setting.shape) == 2 else 1
-
-    def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
-        return True
-
-    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
-        """Nothing is to be known before."""
-
-    def end_scan(self) -> None:
-        """Nothing is to be known before."""
 
     def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
         """Return what is added to the base."""
         del start, base
-        setting = self._setting
-        parts = [weight * delta for weight, delta in zip(setting.weights, deltas, strict=True)]
-        if len(setting.shape) != 2:
-            return ordered_sum(parts) / setting.count
-        return self._merge([part.reshape(setting.shape) for part in parts], setting.count).ravel()
+        parts, shape = self._weighted(deltas)[0], self._setting.shape
+        if len(shape) != 2:
+            return self._merge_others(parts)
+        return self._merge_matrices([part.reshape(shape) for part in parts]).ravel()
+
+    def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
+        raise NotImplementedError
+
+    def _merge_others(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return ordered_sum(parts) / self._setting.count
 
 
-class LowRank(Spectral):
-    """Adds up the weighted deltas, each matrix replaced by its best approximation of a rank; all else is kept whole."""
+class IsoC(_WholeMatrices):
+    """Merge by ``iso_c``."""
 
-    def __init__(self, setting: Setting, rank: int) -> None:
-        super().__init__(setting, lambda deltas, _: ordered_sum([low_rank(delta, rank) for delta in deltas]))
+    def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
+        return iso_c(matrices)
 
-    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
-        """Return what is added to the base."""
-        if len(self._setting.shape) == 2:
-            return super().merge(start, deltas, base)
-        return ordered_sum([weight * delta for weight, delta in zip(self._setting.weights, deltas, strict=True)])
+
+class Tsv(_WholeMatrices):
+    """Merge by ``tsv``."""
+
+    def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
+        return tsv(matrices, self._setting.count)
+
+
+class Wudi(_WholeMatrices):
+    """Merge by ``wudi``."""
+
+    def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
+        return wudi(matrices, self._setting.count)
+
+
+class LowRank(_WholeMatrices):
+    """Add the weighted deltas, each matrix replaced by its best approximation of a rank; all else is kept whole."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._rank = setting.method.rank or 1
+
+    def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
+        return ordered_sum([low_rank(matrix, self._rank) for matrix in matrices])
+
+    def _merge_others(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return ordered_sum(parts)
 
 
 def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:

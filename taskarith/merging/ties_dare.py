@@ -12,12 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from taskarith.arithmetic.selection import Largest
+from taskarith.arithmetic.selection import Largest, largest_rows
 from taskarith.merging.masks import Numbers, keep_by_chance, keep_by_rank
 from taskarith.merging.operator import Setting
 from taskarith.merging.sums import elect, ordered_sum
 
-__all__ = ["ByChance", "ByMagnitude", "ByRank", "ByRow", "Merger", "Pruner", "kept_count"]
+__all__ = [
+    "Merger",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "dare_linear",
+    "dare_ties",
+    "della",
+    "della_linear",
+    "kept_count",
+    "rows",
+    "ties",
+]
 
 
 def kept_count(density: float, elements: int) -> int:
@@ -44,7 +55,7 @@ class ByMagnitude:
         self._outer, self._inner = Largest(outer, elements), Largest(inner, elements)
 
     def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
+        """Return whether no other pass is needed."""
         return self._outer.is_known and self._inner.is_known
 
     def scan(self, values: np.ndarray) -> None:
@@ -54,7 +65,7 @@ class ByMagnitude:
                 one.scan(values)
 
     def end_scan(self) -> None:
-        """Draw the conclusion of one reading."""
+        """Finish one pass."""
         for one in (self._outer, self._inner):
             if not one.is_known:
                 one.end_scan()
@@ -69,20 +80,26 @@ class ByMagnitude:
 
 
 class ByChance:
-    """Keep elements at random (DARE): the mask of a piece depends on what is in it, so it is read once."""
+    """Keep elements at random (DARE): the mask of a piece depends on what is in it, so one pass does.
 
-    def __init__(self, seed: int, name: str, density: float, rescale: bool) -> None:
-        self._seed, self._name, self._density, self._rescale = seed, name, density, rescale
+    :param setting: Density, seed and rescaling.
+    :param name: Name of the delta.
+    """
+
+    def __init__(self, setting: Setting, name: str) -> None:
+        method = setting.method
+        self._seed, self._density, self._rescale = method.seed or 0, method.density or 1.0, bool(method.rescale)
+        self._name = name
 
     def is_ready(self) -> bool:
-        """Return that no other reading is needed."""
+        """Return that no other pass is needed."""
         return True
 
     def scan(self, values: np.ndarray) -> None:
-        """Do nothing."""
+        """Collect nothing."""
 
     def end_scan(self) -> None:
-        """Do nothing."""
+        """Collect nothing."""
 
     def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
         """Return the next piece times a weight, with zeros for what is not kept."""
@@ -95,9 +112,9 @@ class ByChance:
 class ByRank(ByChance):
     """Keep elements at random, larger ones of a row more often (DELLA); a vector is one row."""
 
-    def __init__(self, seed: int, name: str, density: float, rescale: bool, epsilon: float, columns: int) -> None:
-        super().__init__(seed, name, density, rescale)
-        self._epsilon, self._columns = epsilon, columns
+    def __init__(self, setting: Setting, name: str) -> None:
+        super().__init__(setting, name)
+        self._epsilon, self._columns = setting.method.epsilon or 0.0, setting.columns
 
     def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
         """Return the next piece times a weight, with zeros for what is not kept."""
@@ -122,7 +139,7 @@ class ByRow:
         self._kept: np.ndarray | None = np.ones(rows, bool) if self._count >= rows else None
 
     def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
+        """Return whether no other pass is needed."""
         return self._kept is not None
 
     def scan(self, values: np.ndarray) -> None:
@@ -130,10 +147,9 @@ class ByRow:
         self._squares.append(np.square(values.reshape(-1, self._columns)).sum(1))
 
     def end_scan(self) -> None:
-        """Draw the conclusion of one reading."""
+        """Finish one pass."""
         squares, self._squares = np.concatenate(self._squares), []
-        self._kept = np.zeros(len(squares), bool)
-        self._kept[np.argsort(-squares, kind="stable")[: self._count]] = True
+        self._kept = largest_rows(squares, self._count)
 
     def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
         """Return the next piece times a weight, with zeros for what is not kept."""
@@ -152,23 +168,20 @@ class Merger:
 
     :param setting: What is known of the tensor.
     :param pruners: One a delta.
-    :param elects: Elect a sign for each element (the TIES kind) or add up.
-    :param normalize: See ``combine.elect``; where all is added up, True divides by the sum of all coefficients without
-        alpha, and None is as False.
+    :param elects: Elect a sign for each element (the TIES kind), and normalise as ``sums.elect`` does; or add up, where
+        ``normalize`` divides by the sum of all coefficients without alpha.
     :param span: Elements that belong together.
     """
 
     wants_base = False
 
-    def __init__(
-        self, setting: Setting, pruners: Sequence[Pruner], elects: bool, normalize: bool | None, span: int = 1
-    ) -> None:
+    def __init__(self, setting: Setting, pruners: Sequence[Pruner], elects: bool, span: int = 1) -> None:
         self._setting, self._pruners = setting, pruners
-        self._elects, self._normalize = elects, normalize
+        self._elects, self._normalize = elects, setting.method.normalize
         self.span = span
 
     def is_ready(self) -> bool:
-        """Return whether no other reading is needed."""
+        """Return whether no other pass is needed."""
         return all(pruner.is_ready() for pruner in self._pruners)
 
     def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
@@ -179,7 +192,7 @@ class Merger:
                 pruner.scan(values)
 
     def end_scan(self) -> None:
-        """Draw the conclusion of one reading."""
+        """Finish one pass."""
         for pruner in self._pruners:
             if not pruner.is_ready():
                 pruner.end_scan()
@@ -200,3 +213,61 @@ class Merger:
             if self._normalize
             else total
         )
+
+
+def ties(setting: Setting) -> Merger:
+    """Keep the largest magnitudes, elect signs, and merge what agrees."""
+    return _by_magnitude(setting, elects=True)
+
+
+def breadcrumbs(setting: Setting) -> Merger:
+    """Keep the largest magnitudes but for the very largest, and add up."""
+    return _by_magnitude(setting, elects=False)
+
+
+def breadcrumbs_ties(setting: Setting) -> Merger:
+    """Keep the largest magnitudes but for the very largest, elect signs, and merge what agrees."""
+    return _by_magnitude(setting, elects=True)
+
+
+def dare_linear(setting: Setting) -> Merger:
+    """Drop elements at random and add up."""
+    return _by_chance(setting, elects=False)
+
+
+def dare_ties(setting: Setting) -> Merger:
+    """Drop elements at random, elect signs, and merge what agrees."""
+    return _by_chance(setting, elects=True)
+
+
+def della(setting: Setting) -> Merger:
+    """Drop elements at random, smaller ones more often, elect signs, and merge what agrees."""
+    return _by_rank(setting, elects=True)
+
+
+def della_linear(setting: Setting) -> Merger:
+    """Drop elements at random, smaller ones more often, and add up."""
+    return _by_rank(setting, elects=False)
+
+
+def rows(setting: Setting) -> Merger:
+    """Keep the rows of matrices that have the largest norms, and all of any other tensor, and add up."""
+    columns, is_matrix = setting.columns, len(setting.shape) > 1 and setting.elements > 0
+    count, density = (setting.elements // columns, setting.method.density or 1.0) if is_matrix else (1, 1.0)
+    pruners = [ByRow(count, columns, density) for _ in setting.names]
+    return Merger(setting, pruners, False, columns)
+
+
+def _by_magnitude(setting: Setting, *, elects: bool) -> Merger:
+    method = setting.method
+    pruners = [ByMagnitude(setting.elements, method.density or 1.0, method.gamma) for _ in setting.names]
+    return Merger(setting, pruners, elects)
+
+
+def _by_chance(setting: Setting, *, elects: bool) -> Merger:
+    return Merger(setting, [ByChance(setting, name) for name in setting.names], elects)
+
+
+def _by_rank(setting: Setting, *, elects: bool) -> Merger:
+    pruners = [ByRank(setting, name) for name in setting.names]
+    return Merger(setting, pruners, elects, setting.columns)

@@ -196,6 +196,30 @@ def test_slerp_and_model_stock():
     assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 1.0), ("y", 1.0)]
 
 
+def test_methods_whose_models_have_no_weights_of_their_own():
+    two = [model("x"), model("y")]
+    recipe = translate({"merge_method": "sce", "base_model": "b", "models": two, "parameters": {"select_topk": 0.3}})
+    assert recipe.options == {"model": "b", "method": "sce", "density": 0.3}
+    recipe = translate({"merge_method": "karcher", "models": two, "parameters": {"max_iter": 10}})
+    assert recipe.options == {"model": "x", "method": "karcher"}
+    assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 1.0), ("y", 1.0)]
+    recipe = translate({"merge_method": "karcher", "base_model": "b", "models": two})  # the base is one of them
+    assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 1.0), ("y", 1.0), ("b", 1.0)]
+    recipe = translate({"merge_method": "nuslerp", "base_model": "b", "models": [model("x", 0.7), model("y", 0.3)]})
+    assert recipe.options == {"model": "b", "method": "nuslerp"}
+    assert [(one.name, one.coefficient) for one in recipe.operands] == [("x", 0.7), ("y", 0.3)]
+
+
+def test_the_karcher_mean_of_models_without_a_base(three, tmp_path):
+    _, one, two = three
+    got, _ = merge(tmp_path, {"merge_method": "karcher", "models": [model(one), model(two)]})
+    for name, tensor in got.items():
+        ends = [oracle.load(end)[name].double() for end in (one, two)]
+        norms = [end.norm() for end in ends]
+        between = sum(end / norm for end, norm in zip(ends, norms, strict=True))
+        torch.testing.assert_close(tensor.double(), between / between.norm() * sum(norms) / 2, rtol=1e-5, atol=1e-7)
+
+
 TWO = [model("x", 0.5), model("y", 0.5)]
 LINEAR = {"merge_method": "linear", "models": TWO}
 TIES = {"merge_method": "ties", "base_model": "b", "models": TWO}
@@ -235,6 +259,17 @@ TIES = {"merge_method": "ties", "base_model": "b", "models": TWO}
             "3 models are too few or too many for slerp",
         ),
         ({"merge_method": "slerp", "base_model": "b", "models": [model("x")]}, "the t is missing"),
+        ({"merge_method": "nuslerp", "models": TWO}, "nuslerp without a base_model is not done here"),
+        (TIES | {"merge_method": "nuslerp", "base_model": "x"}, "2 models are too few or too many for nuslerp"),
+        (
+            TIES | {"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}},
+            "nuslerp_flatten of nuslerp is not done here",
+        ),
+        (
+            {"merge_method": "karcher", "models": [model("x"), model("y")], "parameters": {"tol": 1e-9}},
+            "tol of karcher is not done here",
+        ),
+        (LINEAR | {"merge_method": "karcher"}, "weight is not known in karcher of mergekit"),
         (
             {"merge_method": "model_stock", "base_model": "b", "models": [model("x"), model("y")]}
             | {"parameters": {"filter_wise": True}},

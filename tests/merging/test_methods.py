@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from adapters import save_adapter
-from merging import DENSE, merge, method
+from merging import BETWEEN_TWO, DENSE, merge, method
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -37,7 +37,7 @@ def tuned(tmp_path_factory, phi):
     return [str(tiny.save_model(folder / f"t{seed}", nudge_of=phi, seed=seed)) for seed in (21, 22, 23)]
 
 
-@pytest.mark.parametrize("name", [name for name in DENSE if name not in {"slerp", "model_stock", "iso_c"}])
+@pytest.mark.parametrize("name", [name for name in DENSE if name not in BETWEEN_TWO | {"model_stock", "iso_c", "sce"}])
 def test_one_vector_whole_is_linear_to_the_bit(tmp_path, phi, tuned, name):
     operands = {"add": [f"{tuned[0]}:0.7"], "alpha": -0.9, "dtype": "float64"}
     expected = apply(str(phi), **operands, output_dir=tmp_path / "linear").fingerprint
@@ -54,7 +54,7 @@ def test_several_vectors_whole_are_linear_to_the_bit(tmp_path, phi, tuned, name)
 @pytest.mark.parametrize("name", DENSE)
 def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
     base, how = open_checkpoint(phi), method(name)
-    names = [f"{tuned[0]}:0.5", f"{tuned[1]}:1.25", f"{tuned[2]}:0.8"][: 2 if name == "slerp" else 3]
+    names = [f"{tuned[0]}:0.5", f"{tuned[1]}:1.25", f"{tuned[2]}:0.8"][: 2 if name in BETWEEN_TWO else 3]
 
     def run(names, **how_to):
         size = how_to.pop("size", None)
@@ -70,7 +70,7 @@ def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
     assert run([*names[1:], names[0]], chunk=50_000, workers=3) == expected
     for device in ["torch"] + ["cuda"] * torch.cuda.is_available():
         assert run(names, device=device, chunk=5_000) == expected
-    if name != "slerp":
+    if name not in BETWEEN_TWO:
         assert run([*names, f"{tuned[2]}:0"]) == expected  # drops out
     result = apply(str(phi), add=names, alpha=0.7, output_dir=tmp_path / "jobs", method=how, jobs=2)
     assert result.fingerprint == expected
@@ -253,7 +253,10 @@ def test_values_that_are_not_finite_are_refused(tmp_path, phi, tuned, name):
         ("slerp", {}, 3, 0, "between two models"),
         ("slerp", {}, 1, 0, "between two models"),
         ("slerp", {}, 1, 1, "not negative"),
+        ("nuslerp", {}, 3, 0, "nuslerp is between two models"),
+        ("karcher", {}, 1, 1, "karcher is a mean, with coefficients that are not negative"),
         ("model_stock", {}, 1, 0, "two fine-tunes"),
+        ("sce", {}, 1, 0, "sce needs two fine-tunes"),
         ("ties", {"normalize": True}, 1, 1, "no sum to divide by"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merging import DENSE, merge, method
+from merging import BETWEEN_TWO, DENSE, merge, method
 from peft.utils import merge_utils
 
 from taskarith.arithmetic import selection
@@ -119,6 +119,49 @@ def test_slerp():
     assert np.allclose(point, [3 * root - 1] * 2, rtol=1e-15)
     # nearly the same direction: straight
     assert np.allclose(merge(method("slerp"), [[1e-3, 0], [0, 1e-3]], base=np.ones(2)), [5e-4] * 2, rtol=1e-12)
+
+
+def test_nuslerp_gives_the_numbers_of_mergekit():
+    one, two = [2.0, -1.0, 0.5], [-1.0, 2.0, 3.0]
+    got = merge(method("nuslerp"), [one, two], [0.7, 0.3])
+    assert np.allclose(got, [1.463043880952221, 0.10147389640660943, 2.1705852834839483], rtol=1e-14)
+    assert np.allclose(merge(method("nuslerp"), [one, two], [1.4, 0.6], -0.5), -0.5 * got, rtol=1e-14)
+    half = merge(method("nuslerp"), [one, [0.0] * 3], [0.7, 0.3])  # a delta of zero is at a right angle
+    assert np.allclose(half, [1.7820130483767356, -0.8910065241883678, 0.4455032620941839], rtol=1e-14)
+    # one direction: straight
+    assert np.allclose(merge(method("nuslerp"), [one, [4.0, -2.0, 1.0]], [0.7, 0.3]), [2.6, -1.3, 0.65], rtol=1e-14)
+
+
+def test_karcher_gives_the_numbers_of_mergekit():
+    base = np.array([1.0, 2.0, -1.0, 0.5])
+    deltas = [[0.5, 0.0, 1.0, 0.0], [-1.0, 0.25, 0.0, 0.75], [0.0, -2.0, 0.5, 0.5]]
+    got = merge(method("karcher"), deltas, base=base)
+    expected = [0.13604919057588916, -0.5735643566823532, 0.367279672453375, 0.6952091907172797]
+    assert np.allclose(got, expected, rtol=1e-13)
+    got = merge(method("karcher"), [*deltas[:2], [0.0] * 4], base=base)  # the base is one of the models
+    expected = [-0.09368303934062183, 0.20443410898567382, 0.30212793547358496, 0.2815716049823852]
+    assert np.allclose(got, expected, rtol=1e-13)
+    # a quarter circle: a third of the way to what has half the weight of the other; norms 1 and 2
+    third = merge(method("karcher"), [[1.0, 0], [0, 2.0]], [2.0, 1.0], base=np.zeros(2))
+    assert np.allclose(third, np.array([math.cos(math.pi / 6), 0.5]) * 4 / 3, rtol=1e-5)
+    # directions that cancel each other have no mean; models of zeros have none either
+    assert merge(method("karcher"), [[1.0, 2.0], [-1.0, -2.0]], base=np.zeros(2)).tolist() == [0, 0]
+    assert merge(method("karcher"), [[1.0, 2.0], [1.0, 2.0]], base=np.array([-1.0, -2.0])).tolist() == [1, 2]
+
+
+def test_sce_gives_the_numbers_of_mergekit():
+    deltas = [[0.5, -1.0, 2.0, 0.0, 0.25], [-0.25, -1.0, 1.0, 0.5, 0.25], [1.5, 3.0, -1.0, 0.0, 0.25]]
+    whole = [1.1985815602836878, 3.0, 1.6910569105691056, 0.5, 0.25]
+    assert np.allclose(merge(method("sce", 1.0), deltas), whole, rtol=1e-13)
+    # four of five elements vary: of these three, and two, vary most
+    assert np.allclose(merge(method("sce", 0.75), deltas), [1.2, 3, 1.717948717948718, 0, 0], rtol=1e-13)
+    assert np.allclose(merge(method("sce", 0.5), deltas), [0, 3, 1.7142857142857142, 0, 0], rtol=1e-13)
+    # deltas that are so small weigh the same
+    small = [1e-4 * np.array(delta) for delta in deltas]
+    assert np.allclose(merge(method("sce", 1.0), small), [1e-4, 3e-4, 1.5e-4, 5e-5, 2.5e-5], rtol=1e-13)
+    assert np.allclose(merge(method("sce", 1.0), deltas, alpha=-0.5), -0.5 * np.array(whole), rtol=1e-13)
+    # elements that vary alike: those that come first, in the second pass over them as in the first
+    assert merge(method("sce", 0.5), [[1.0] * 4, [0.0] * 4]).tolist() == [1, 1, 0, 0]
 
 
 def test_model_stock():
@@ -258,7 +301,7 @@ def test_the_largest_elements_are_found_exactly(values, count, piece, room, samp
 )
 def test_the_order_of_the_operands_changes_no_bit(name, order, seed, shape, alpha):
     generator = np.random.default_rng(seed)
-    count = 2 if name == "slerp" else 3
+    count = 2 if name in BETWEEN_TWO else 3
     deltas = [np.round(generator.standard_normal(shape), 1) for _ in range(count)]
     weights = list(generator.uniform(0.1, 2, count))
     base = np.round(generator.standard_normal(shape), 1).ravel()
@@ -299,6 +342,6 @@ def test_options_that_do_not_fit(name, options, words):
 def test_spectral_functions_do_not_change_their_inputs():
     deltas = [np.random.default_rng(seed).standard_normal((4, 5)) for seed in range(2)]
     before = [delta.copy() for delta in deltas]
-    for function in (spectral.iso_c, spectral.tsv, spectral.wudi):
-        function(deltas, 2)
+    for function in (spectral.iso_c, lambda deltas: spectral.tsv(deltas, 2), lambda deltas: spectral.wudi(deltas, 2)):
+        function(deltas)
         assert all((one == other).all() for one, other in zip(deltas, before, strict=True))

@@ -1,7 +1,6 @@
 """Which entries of a task vector are kept: exactly the k largest, or the rows with the largest norms.
 
-The k-th magnitude is found to the bit: the bit patterns of magnitudes are in the order of these. A histogram of their
-first 16 bits says which of them the k-th one has, the next pass which 16 bits follow, and so on.
+The k-th magnitude is found to the bit: the bit patterns of magnitudes are in the order of these.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from taskarith.arithmetic.selection import KthLargest, largest_rows
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.rows import is_matrix, row_sizes
 from taskarith.vectors.codecs.write import Piece, Source, Turns, each_piece
 
 __all__ = ["LargestEntries", "LargestRows", "Selection"]
-
-_DIGIT = 16
-_DIGITS = 1 << _DIGIT
 
 
 class LargestEntries:
@@ -77,9 +74,7 @@ class LargestRows:
         self._columns = {name: shape[-1] for name, shape in source.shapes.items() if is_matrix(shape)}
         self._rows = {}
         for name, squares in row_sizes(source, dtype, "squares", block=block, device=device, listener=listener).items():
-            order = np.argsort(-squares, kind="stable")
-            self._rows[name] = np.zeros(len(squares), bool)
-            self._rows[name][order[: _count(self.share, len(squares))]] = True
+            self._rows[name] = largest_rows(squares, _count(self.share, len(squares)))
 
     def of(self, piece: Piece, stop: threading.Event) -> np.ndarray:
         """Return for each entry of a piece whether it is kept."""
@@ -108,23 +103,16 @@ def _threshold(
     source: Source, names: Sequence[str], density: float, dtype: str, *, block: int, device: str, listener: Listener
 ) -> tuple[int, int]:
     """Return the bit pattern of the k-th magnitude, and how many of the k entries have it."""
-    left = _count(density, sum(math.prod(source.shapes[name]) for name in names))
-    prefix = 0
-    for shift in range((64 if dtype == "F64" else 32) - _DIGIT, -1, -_DIGIT):
-        counts = np.zeros(_DIGITS, np.int64)
-        lock = threading.Lock()
+    count = _count(density, sum(math.prod(source.shapes[name]) for name in names))
+    search, lock = KthLargest(count, 64 if dtype == "F64" else 32), threading.Lock()
 
-        def do(piece: Piece, stop: threading.Event, counts=counts, lock=lock, shift=shift, prefix=prefix) -> None:  # noqa: ANN001
-            del stop
-            sizes = _magnitudes(piece)
-            sizes = sizes[sizes >> (shift + _DIGIT - 1) >> 1 == prefix]
-            part = np.bincount((sizes >> shift & (_DIGITS - 1)).astype(np.int64), minlength=_DIGITS)
-            with lock:
-                counts += part
+    def do(piece: Piece, stop: threading.Event) -> None:
+        del stop
+        part = search.histogram(_magnitudes(piece))
+        with lock:
+            search.add(part)
 
+    while not search.is_known:
         each_piece(source, names, dtype, do, listener, "finding the largest", block=block, device=device)
-        from_top = np.cumsum(counts[::-1])
-        step = int(np.searchsorted(from_top, left))
-        left -= int(from_top[step] - counts[_DIGITS - 1 - step])
-        prefix = prefix << _DIGIT | (_DIGITS - 1 - step)
-    return prefix, left
+        search.narrow()
+    return search.prefix, search.rest
