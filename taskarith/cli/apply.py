@@ -11,7 +11,7 @@ import typer
 from taskarith.cli.common import DeviceOption, IgnoreBuffersFlag, JsonFlag, OverwriteFlag, QuietFlag
 from taskarith.cli.recipe import RecipeFile
 from taskarith.edit.recipe import Recipe
-from taskarith.merging.methods import METHODS
+from taskarith.merging.methods import METHODS, users
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
@@ -88,13 +88,14 @@ def command(
     ] = "linear",
     density: Annotated[
         float | None,
-        typer.Option("--density", help="Share of each delta that is kept: ties, dare, della, breadcrumbs, rows."),
+        typer.Option("--density", help=f"Share of each delta that is kept: {users('density')}."),
     ] = None,
     gamma: Annotated[
-        float | None, typer.Option("--gamma", help="Share of outliers that breadcrumbs leaves out; 0.01 by default.")
+        float | None, typer.Option("--gamma", help=f"Share of outliers left out, 0.01 by default: {users('gamma')}.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option("--epsilon", help="Half the range of della's probabilities; 0.15 by default.")
+        float | None,
+        typer.Option("--epsilon", help=f"Half the range of probabilities, 0.15 by default: {users('epsilon')}."),
     ] = None,
     normalize: Annotated[
         bool | None,
@@ -102,10 +103,12 @@ def command(
     ] = None,
     rescale: Annotated[
         bool | None,
-        typer.Option("--rescale/--no-rescale", help="Make up for what dare and della drop; by default yes."),
+        typer.Option("--rescale/--no-rescale", help=f"Make up for what is dropped, by default: {users('rescale')}."),
     ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", help="Singular values that low_rank keeps.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of dare's and della's masks; 42 by default.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help=f"Singular values that are kept: {users('rank')}.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help=f"Seed of random masks, 42 by default: {users('seed')}.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
     keep_undo: Annotated[
         bool, typer.Option("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")

@@ -120,9 +120,9 @@ _ROLE_HINTS = {
 }
 
 
-def users(parameter: str) -> list[str]:
-    """Return the methods that have a parameter."""
-    return [name for name, row in METHODS.items() if parameter in row.parameters]
+def users(parameter: str) -> str:
+    """Return the names of the methods that have a parameter, in a line."""
+    return ", ".join(name for name, row in METHODS.items() if parameter in row.parameters)
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,7 @@ def parse_method(
         raise UsageError(f"method {name}: {error}", "Write numbers as 0.5, and normalize: true or false.") from error
     for option, value in given.items():
         if value is not None and option not in defaults:
-            raise UsageError(
-                f"method {name} has no {option}", f"Leave out --{option}; it belongs to {', '.join(users(option))}."
-            )
+            raise UsageError(f"method {name} has no {option}", f"Leave out --{option}; it belongs to {users(option)}.")
     if defaults.get("density") is REQUIRED and density is None:
         raise UsageError(f"method {name} needs a density", "Give the share to keep, as in --density 0.2")
     if "rank" in defaults and (rank is None or rank < 1):

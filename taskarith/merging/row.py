@@ -88,9 +88,10 @@ def of_several(name: str, coefficients: Sequence[float]) -> None:
 
 
 def weighted_mean(name: str, coefficients: Sequence[float]) -> None:
-    """Refuse negative coefficients, and none that is positive."""
-    if min(coefficients) < 0 or not any(coefficients):
+    """Refuse negative coefficients, and fewer than two that are not zero."""
+    if min(coefficients) < 0:
         raise UsageError(
             f"{name} is a mean, with coefficients that are not negative; here are {list(coefficients)}",
             "Write --add A:0.7 --add B:0.3, and put a sign into --alpha.",
         )
+    of_several(name, coefficients)

@@ -37,7 +37,9 @@ def tuned(tmp_path_factory, phi):
     return [str(tiny.save_model(folder / f"t{seed}", nudge_of=phi, seed=seed)) for seed in (21, 22, 23)]
 
 
-@pytest.mark.parametrize("name", [name for name in DENSE if name not in BETWEEN_TWO | {"model_stock", "iso_c", "sce"}])
+@pytest.mark.parametrize(
+    "name", [name for name in DENSE if name not in BETWEEN_TWO | {"model_stock", "iso_c", "sce", "karcher"}]
+)
 def test_one_vector_whole_is_linear_to_the_bit(tmp_path, phi, tuned, name):
     operands = {"add": [f"{tuned[0]}:0.7"], "alpha": -0.9, "dtype": "float64"}
     expected = apply(str(phi), **operands, output_dir=tmp_path / "linear").fingerprint
@@ -255,6 +257,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, phi, tuned, name):
         ("slerp", {}, 1, 1, "not negative"),
         ("nuslerp", {}, 3, 0, "nuslerp is between two models"),
         ("karcher", {}, 1, 1, "karcher is a mean, with coefficients that are not negative"),
+        ("karcher", {}, 1, 0, "karcher needs two fine-tunes"),
         ("model_stock", {}, 1, 0, "two fine-tunes"),
         ("sce", {}, 1, 0, "sce needs two fine-tunes"),
         ("ties", {"normalize": True}, 1, 1, "no sum to divide by"),
