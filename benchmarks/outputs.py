@@ -28,6 +28,7 @@ _VOLATILE = {"versions", "command", "time", "seconds", "digest", "files", "start
 _VOLATILE |= {
     "header_sha256",
     "read_rate",
+    "write_rate",
     "tokens_per_second",
     "samples_per_second",
     "elapsed",
