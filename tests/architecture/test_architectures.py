@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import taskarith
@@ -44,6 +45,8 @@ CHOSEN = {
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_all_is_right(name):
+    if name not in population():
+        pytest.skip(f"transformers {transformers.__version__} does not have {name} yet")
     result = run(name, CHOSEN[name])
     assert not result.unbuilt
     assert result.steps == dict.fromkeys((step for step in STEPS if step in CHOSEN[name]), Outcome("right"))
