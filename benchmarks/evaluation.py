@@ -31,8 +31,9 @@ from taskarith.data.load import load_data
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 from taskarith.evaluation.measure import measure
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
-from taskarith.evaluation.questions import Questions, Settings, ask
+from taskarith.evaluation.questions import Questions, ask
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.score import make_scores
 from taskarith.progress import SILENT
@@ -172,14 +173,14 @@ def _continuations(
 def _families(loaded: Loaded, options: argparse.Namespace) -> str:
     """Time one pass for all numbers against one for each family."""
     block, batch = map(int, options.blocks[0].split("x"))
-    questions, settings = _ask(loaded, options, block, batch), _settings(options, block, batch)
+    questions, measurement = _ask(loaded, options, block, batch), _settings(options, block, batch)
     halves = (("holdout" if number % 2 else "forget", sample) for number, (_, sample) in enumerate(questions.samples))
     questions = Questions(tuple(halves), ())  # membership compares two texts
-    _, reference = measure(loaded, questions, settings, "reference", _ignore, keep=True)
+    _, reference = measure(loaded, questions, measurement, "reference", _ignore, keep=True)
     names: set[str] = set()
 
     def shared() -> None:
-        records, _ = measure(loaded, questions, settings, "model", _ignore, reference=reference)
+        records, _ = measure(loaded, questions, measurement, "model", _ignore, reference=reference)
         scores = make_scores({sheet.model: sheet for sheet in arrange(records, "the benchmark")}, {})
         names.update(scores.by_text["model"]["forget"], scores.overall["model"])
 
@@ -241,8 +242,8 @@ def _ask(loaded: Loaded, options: argparse.Namespace, block: int, batch: int, pr
     return ask(loaded, texts, _settings(options, block, batch, prompts))
 
 
-def _settings(options: argparse.Namespace, block: int, batch: int, prompts: int = 0) -> Settings:
-    return Settings(block, prompts, 32, options.continuation_tokens, batch)
+def _settings(options: argparse.Namespace, block: int, batch: int, prompts: int = 0) -> Measurement:
+    return Measurement(block, prompts, 32, options.continuation_tokens, batch)
 
 
 def _lm_eval_pass(loaded: Loaded, questions: Questions, batch: int, sums: list[float]) -> Callable[[], None]:

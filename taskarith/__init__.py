@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from taskarith.edit.undo import UndoResult, undo
     from taskarith.errors import TaskarithError
     from taskarith.evaluation.evaluate import evaluate
+    from taskarith.evaluation.measurement import Measurement
     from taskarith.evaluation.run import Evaluation
     from taskarith.evaluation.score import Scores, score
     from taskarith.inspection.diff import Differences, diff
     from taskarith.inspection.inspect import Inspection, inspect
     from taskarith.inspection.verify import Verification, verify
     from taskarith.merging.methods import Method, parse_method
+    from taskarith.models.runtime import Runtime
     from taskarith.relations.importance import ImportanceResult, importance
+    from taskarith.relations.inputs import TestInputs
     from taskarith.relations.out_of_domain import OutOfDomain, out_of_domain
     from taskarith.relations.relate import Relation, relate
     from taskarith.sweeps.sweep import Sweep, sweep
     from taskarith.training.finetune import FinetuneResult, finetune
+    from taskarith.training.settings import TrainingSettings
     from taskarith.vectors.extract import ExtractResult, extract
     from taskarith.vectors.low_rank import LowRankResult, extract_low_rank
 
@@ -42,12 +46,16 @@ __all__ = [
     "InMemoryEdit",
     "Inspection",
     "LowRankResult",
+    "Measurement",
     "Method",
     "OutOfDomain",
     "Relation",
+    "Runtime",
     "Scores",
     "Sweep",
     "TaskarithError",
+    "TestInputs",
+    "TrainingSettings",
     "UndoResult",
     "Verification",
     "apply",
@@ -84,6 +92,10 @@ _HOMES = {
     "Relation": "taskarith.relations.relate",
     "Scores": "taskarith.evaluation.score",
     "Sweep": "taskarith.sweeps.sweep",
+    "Measurement": "taskarith.evaluation.measurement",
+    "Runtime": "taskarith.models.runtime",
+    "TestInputs": "taskarith.relations.inputs",
+    "TrainingSettings": "taskarith.training.settings",
     "Method": "taskarith.merging.methods",
     "LowRankResult": "taskarith.vectors.low_rank",
     "TaskarithError": "taskarith.errors",

@@ -29,7 +29,7 @@ from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.cli.common import load_config, use_config
+from taskarith.cli.config import load_config, use_config
 from taskarith.cli.main import app
 from taskarith.data.load import load_data
 from taskarith.edit.apply import apply

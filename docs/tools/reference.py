@@ -110,7 +110,10 @@ def python_page() -> str:
 
 
 def _class(name: str, thing: type) -> Iterator[str]:
-    if not dataclasses.is_dataclass(thing):
+    is_result = dataclasses.is_dataclass(thing) and any(
+        one.default is dataclasses.MISSING for one in dataclasses.fields(thing)
+    )
+    if not is_result:
         yield from ("", *_fenced(_signature(name, thing), "text"))
     yield from _docstring(thing)
     for member, value in vars(thing).items():
@@ -131,7 +134,8 @@ def _signature(name: str, thing: Any) -> str:
             texts.append("*")
             starred = True
         kind = "" if one.annotation is one.empty else f": {_annotation(one.annotation)}"
-        texts.append(f"{one.name}{kind}" + ("" if one.default is one.empty else f" = {_value(one.default)}"))
+        stars = "**" if one.kind is one.VAR_KEYWORD else ""
+        texts.append(f"{stars}{one.name}{kind}" + ("" if one.default is one.empty else f" = {_value(one.default)}"))
     returned = signature.return_annotation
     arrow = "" if returned is signature.empty or inspect.isclass(thing) else f" -> {_annotation(returned)}"
     short = f"{name}({', '.join(texts)}){arrow}"
@@ -143,6 +147,9 @@ def _annotation(annotation: Any) -> str:
 
 
 def _value(value: Any) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        other = [one for one in dataclasses.fields(value) if getattr(value, one.name) != one.default]
+        return f"{type(value).__name__}({', '.join(f'{one.name}={getattr(value, one.name)!r}' for one in other)})"
     text = repr(value)
     if " object at 0x" in text:  # a stand-in, such as the listener that is not interested
         return "..."

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
 
+from taskarith.attacks.defaults import MEASUREMENT, RUNTIME
 from taskarith.attacks.exam import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options, Texts, make_exam
 from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
 from taskarith.attacks.run import TOP_K, Examination
@@ -16,13 +17,14 @@ from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE
-from taskarith.data.documents import RowForm
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import MismatchError, UsageError
+from taskarith.evaluation.measurement import Measurement, MeasurementKeywords, with_keywords
 from taskarith.evaluation.models import Loaded, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
 from taskarith.models.device import choose_device
+from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["AttackResult", "attack"]
@@ -88,21 +90,13 @@ def attack(
     bits: Sequence[int | str] = (8, 4, "4g128", "nf4"),
     prefixes: Sequence[int] = (8, 16, 32, 64),
     draws: int = 4,
-    prompts: int = 16,
-    prompt_tokens: int = 32,
-    continuation_tokens: int = 32,
-    block_size: int = 256,
-    batch_size: int | Literal["auto"] = "auto",
-    apply_chat_template: bool = False,
-    system_prompt: str = "",
-    dtype: str = "float32",
-    device: str = "auto",
-    seed: int = 42,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     draw: Callable[[AttackResult, Path], object] | None = None,
-    trust_remote_code: bool = False,
+    measurement: Measurement = MEASUREMENT,
+    runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
+    **keywords: Unpack[MeasurementKeywords],
 ) -> AttackResult:
     """Attack a model that forgot a text, and measure how much of the text comes back.
 
@@ -123,27 +117,21 @@ def attack(
     :param bits: To quantise to: bits, bits and weights of a group as in ``4g128``, or ``nf4``.
     :param prefixes: Tokens of the text shown before the continuation.
     :param draws: Sampled continuations of each prefix, at temperature 1 from the 50 likeliest tokens; 0 takes none.
-    :param prompts: Continuations asked for in each state.
-    :param prompt_tokens: Tokens of a prompt from plain text.
-    :param continuation_tokens: Tokens to generate at most, and of the reference.
-    :param block_size: Tokens of the blocks in which losses are measured, and which the attacker learns.
-    :param batch_size: Sequences at a time in measuring; ``auto`` begins large and halves it when memory is short.
-    :param apply_chat_template: Ask the questions of rows through the tokenizer's chat template.
-    :param system_prompt: The first message of every chat; empty for none.
-    :param dtype: Of the weights in memory; relearning needs float32.
-    :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
-    :param seed: Of what the attacker gets, of the order of learning, and of sampling.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
     :param draw: Puts pictures of the result into the folder before it is published.
-    :param trust_remote_code: Run the code that comes with a model.
+    :param measurement: How each state is measured; the attacker learns blocks of its size, and its seed is that of
+        what the attacker gets, of the order of learning and of sampling.
+    :param runtime: How models are loaded; relearning needs float32.
     :param listener: Told about every state and how long it took.
+    :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty or too short, or leaves nothing to hold out.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A model tokenises the texts otherwise than the edited one.
     :raises TaskarithError: Relearning diverged.
     """
+    measurement, runtime = with_keywords(keywords, measurement, runtime)
     options = Options(
         attacks=tuple(attacks),
         relearn_samples=relearn_samples,
@@ -153,20 +141,15 @@ def attack(
         bits=tuple(bits),
         prefixes=tuple(prefixes),
         draws=draws,
-        prompts=prompts,
-        prompt_tokens=prompt_tokens,
-        continuation_tokens=continuation_tokens,
-        block_size=block_size,
-        batch_size=batch_size,
-        seed=seed,
+        measurement=measurement,
     )
     models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: retain} if retain else {})
-    place, precision = choose_device(device), parse_dtype(dtype)
+    place, precision = choose_device(runtime.device), parse_dtype(runtime.dtype)
     _check(options, models, precision, unrelated, rephrased)
     inputs = [*models.values(), *data_paths([forget, unrelated, rephrased])]
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
-    form = RowForm(apply_chat_template, system_prompt)
+    form = measurement.form
     texts = Texts(
         load_data(forget, form), *(load_data(spec, form) if spec else None for spec in (unrelated, rephrased))
     )
@@ -174,7 +157,7 @@ def attack(
     opened: dict[str, Loaded] = {}
     exams: list[Exam] = []
     for role, name in models.items():
-        opened[role] = open_model(name, place, precision, listener, trust_remote_code=trust_remote_code)
+        opened[role] = open_model(name, place, precision, listener, trust_remote_code=runtime.trust_remote_code)
         if opened[role].adapter is not None:
             raise UsageError(
                 f"{name} is an adapter, and its base's weights would be attacked without it",
@@ -194,7 +177,7 @@ def attack(
                 for role, loaded in opened.items()
             },
             "data": texts.record(),
-            "arguments": {**options.record(), "top_k": TOP_K, "dtype": dtype, "device": str(place)},
+            "arguments": {**options.record(), "top_k": TOP_K, "dtype": runtime.dtype, "device": str(place)},
         }
 
     records: list[Record] = []

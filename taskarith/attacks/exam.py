@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from taskarith.attacks.prompts import (
     Passage,
@@ -22,8 +22,9 @@ from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.generation import Prompt
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
-from taskarith.evaluation.questions import Questions, Settings, ask
+from taskarith.evaluation.questions import Questions, ask
 
 __all__ = ["ATTACKS", "HALF", "TEXT", "UNRELATED", "Exam", "Lesson", "Options", "Texts", "make_exam"]
 
@@ -43,6 +44,10 @@ _LISTS: dict[str, Sequence[Any]] = {
 """What may stand in the options that are lists."""
 
 
+_MEASURED = ("prompts", "prompt_tokens", "continuation_tokens", "block_size", "batch_size", "seed")
+"""What of the measurement is recorded among the options."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to attack and to measure; see ``attack`` for each.
@@ -58,12 +63,7 @@ class Options:
     bits: tuple[int | str, ...]
     prefixes: tuple[int, ...]
     draws: int
-    prompts: int
-    prompt_tokens: int
-    continuation_tokens: int
-    block_size: int
-    batch_size: int | Literal["auto"]
-    seed: int
+    measurement: Measurement
 
     def __post_init__(self) -> None:
         for name, allowed in _LISTS.items():
@@ -81,10 +81,10 @@ class Options:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"--learning-rate is {self.learning_rate}", "It must be a number above 0.")
         for name, least in (("relearn_samples", 1), ("relearn_epochs", 0), ("draws", 0), ("prompts", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+            value = getattr(self.measurement if name in {"prompts", "seed"} else self, name)
+            if value < least:
                 option = name.replace("_", "-")
-                raise UsageError(f"--{option} {getattr(self, name)} is out of range", f"Use {least} or more.")
-        self.settings  # noqa: B018  (it checks the rest)
+                raise UsageError(f"--{option} {value} is out of range", f"Use {least} or more.")
 
     @property
     def roundings(self) -> tuple[Rounding, ...]:
@@ -95,23 +95,25 @@ class Options:
         return tuple(map(Rounding.parse, self.bits))
 
     @property
-    def settings(self) -> Settings:
+    def unprompted(self) -> Measurement:
         """How a model is measured without prompts of its own."""
-        return Settings(self.block_size, 0, self.prompt_tokens, self.continuation_tokens, self.batch_size)
+        return replace(self.measurement, prompts=0)
 
     @property
     def context_tokens(self) -> int:
         """The most tokens of a plain text that come before a continuation in any attack."""
-        needed = [self.prompt_tokens]
+        prompt_tokens = self.measurement.prompt_tokens
+        needed = [prompt_tokens]
         if "prefix" in self.attacks:
             needed += self.prefixes
         if "rephrase" in self.attacks:
-            needed.append(self.prompt_tokens + shift_of(self.prompt_tokens))
+            needed.append(prompt_tokens + shift_of(prompt_tokens))
         return max(needed)
 
     def record(self) -> dict[str, Any]:
         """Return all options as plain values."""
-        return asdict(self)
+        own = {name: value for name, value in vars(self).items() if name != "measurement"}
+        return own | {name: getattr(self.measurement, name) for name in _MEASURED}
 
 
 @dataclass(frozen=True)
@@ -163,18 +165,19 @@ def make_exam(loaded: Loaded, texts: Texts, options: Options) -> Exam:
     :raises DataError: A text is too short, or leaves nothing to hold out.
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """
+    measurement = options.measurement
     sets = {TEXT: texts.forget} | ({UNRELATED: texts.unrelated} if texts.unrelated else {})
-    asked = {name: ask(loaded, {name: data}, options.settings) for name, data in sets.items()}
+    asked = {name: ask(loaded, {name: data}, options.unprompted) for name, data in sets.items()}
     samples = {name: [sample for _, sample in questions.samples] for name, questions in asked.items()}
     passages = make_passages(
         texts.forget,
         samples[TEXT],
         loaded.tokenizer,
-        prompts=options.prompts,
-        prompt_tokens=options.prompt_tokens,
+        prompts=measurement.prompts,
+        prompt_tokens=measurement.prompt_tokens,
         context_tokens=options.context_tokens,
-        continuation_tokens=options.continuation_tokens,
-        block_size=options.block_size,
+        continuation_tokens=measurement.continuation_tokens,
+        block_size=measurement.block_size,
     )
     tokenizer = loaded.tokenizer
     lessons = _lessons(samples, passages, texts, options) if "relearn" in options.attacks else {}
@@ -193,7 +196,7 @@ def _lessons(
     samples: dict[str, list[Sample]], passages: Sequence[Passage], texts: Texts, options: Options
 ) -> dict[str, Lesson]:
     forget, steps = samples[TEXT], tuple(sorted(options.relearn_steps))
-    few = tuple(choose_samples(forget, options.relearn_samples, options.seed, texts.forget.spec))
+    few = tuple(choose_samples(forget, options.relearn_samples, options.measurement.seed, texts.forget.spec))
     given = _given(passages, few)
     if passages and given.issuperset(passage.id for passage in passages):
         raise DataError(
@@ -202,7 +205,7 @@ def _lessons(
         )
     lessons = {TEXT: Lesson(few, steps, given)}
     if options.relearn_epochs:
-        half = tuple(choose_samples(forget, len(forget) // 2, options.seed, texts.forget.spec))
+        half = tuple(choose_samples(forget, len(forget) // 2, options.measurement.seed, texts.forget.spec))
         lessons[HALF] = Lesson(half, (steps_of(half, options.relearn_epochs),), _given(passages, half))
     if UNRELATED in samples:  # as much of it as of the forget text, that only the kind of text differs
         lessons[UNRELATED] = Lesson(tuple(samples[UNRELATED][: options.relearn_samples]), steps, given)
@@ -218,8 +221,9 @@ def _rephrased(
     passages: Sequence[Passage], texts: Texts, loaded: Loaded, options: Options
 ) -> dict[str, tuple[tuple[str, Prompt], ...]]:
     if texts.rephrased is not None:
-        sizes = {"block_size": options.block_size, "continuation_tokens": options.continuation_tokens}
-        return {"from file": tuple(file_prompts(texts.rephrased, loaded.tokenizer, **sizes))}
+        size, new = options.measurement.block_size, options.measurement.continuation_tokens
+        prompts = file_prompts(texts.rephrased, loaded.tokenizer, block_size=size, continuation_tokens=new)
+        return {"from file": tuple(prompts)}
     if any(document.messages is not None for document in texts.forget.documents):
         raise DataError(
             f"{texts.forget.spec} holds chats, whose templates rules would break",
@@ -233,7 +237,7 @@ def _check_positions(loaded: Loaded, exam: Exam, options: Options) -> None:
     prompts = [prompt for _, prompt in exam.questions.prompts]
     prompts += [prompt for pairs in exam.rephrased.values() for _, prompt in pairs]
     prompts += [prompt for grown in exam.growing.values() for prompt in grown]
-    longest = max(len(prompt.input_ids) for prompt in prompts) + options.continuation_tokens
+    longest = max(len(prompt.input_ids) for prompt in prompts) + options.measurement.continuation_tokens
     if loaded.positions is not None and longest > loaded.positions:
         raise UsageError(
             f"a prompt with its continuation takes {longest} tokens; {loaded.name} has {loaded.positions} positions",

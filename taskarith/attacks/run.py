@@ -91,7 +91,7 @@ class Examination:
 
         units = self.units.within(row)
         try:
-            return measure(self.loaded, self.exam.questions, self.options.settings, row, on_share, units=units)[0]
+            return measure(self.loaded, self.exam.questions, self.options.unprompted, row, on_share, units=units)[0]
         except CheckpointError as error:
             raise CheckpointError(f"{row} ({self.loaded.name}): {error.message}", error.hint) from error
 
@@ -102,7 +102,7 @@ class Examination:
 
     def _relearn(self, source: str) -> None:
         """Train once for all numbers of steps, unless all are measured."""
-        lesson, rate, seed = self.exam.lessons[source], self.options.learning_rate, self.options.seed
+        lesson, rate, seed = self.exam.lessons[source], self.options.learning_rate, self.options.measurement.seed
         rows = [f"{self.role} {source} {step}" for step in lesson.steps]
         if all(self._known(row, row) is not None for row in rows):
             for row in rows:
@@ -143,7 +143,7 @@ class Examination:
             self.loaded.model,
             self.loaded.tokenizer,
             prompts,
-            max_new_tokens=self.options.continuation_tokens,
+            max_new_tokens=self.options.measurement.continuation_tokens,
             end_ids=self.loaded.end_ids,
             batch_size=size,
             shrink=shrink,
@@ -159,8 +159,8 @@ class Examination:
             prompts,
             draws=self.options.draws,
             top_k=TOP_K,
-            seed=self.options.seed,
-            max_new_tokens=self.options.continuation_tokens,
+            seed=self.options.measurement.seed,
+            max_new_tokens=self.options.measurement.continuation_tokens,
             end_ids=self.loaded.end_ids,
             batch_size=size,
             shrink=shrink,
@@ -168,9 +168,9 @@ class Examination:
         )
 
     def _batch_size(self, prompts: Sequence[Prompt]) -> tuple[int, bool]:
-        if self.options.batch_size != "auto":
-            return self.options.batch_size, False
-        longest = max(len(prompt.input_ids) for prompt in prompts) + self.options.continuation_tokens
+        if self.options.measurement.batch_size != "auto":
+            return self.options.measurement.batch_size, False
+        longest = max(len(prompt.input_ids) for prompt in prompts) + self.options.measurement.continuation_tokens
         return batch_start(self.loaded.model, longest, cached=True), True
 
     def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> Record:

@@ -8,67 +8,91 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import DeviceOption, IgnoreBuffersFlag, JsonFlag, OverwriteFlag, QuietFlag
-from taskarith.cli.recipe import RecipeFile
-from taskarith.edit.recipe import Recipe
-from taskarith.merging.methods import METHODS, users
+from taskarith.cli.options import (
+    EDIT,
+    METHOD,
+    AddOption,
+    DensityOption,
+    DeviceOption,
+    IgnoreBuffersFlag,
+    MethodOption,
+    NegateOption,
+    OverwriteFlag,
+    ProtectOption,
+    RankOption,
+    RecipeOutputOptions,
+    ScaleOption,
+    VocabOption,
+    WeightsOption,
+    under,
+)
+from taskarith.merging.methods import users
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
 
-_VECTOR = "V[@@BASE][:C]"
+_edit, _method, _output = under(EDIT), under(METHOD), under("Output")
 
 
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Folder, hub id or GGUF; by default the base that the vector records."),
-    ] = None,
-    add: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--add", metavar=_VECTOR, help="Add a vector, LoRA folder or fine-tune (of BASE), C times; repeats."
+        typer.Argument(
+            metavar="[MODEL]", help="Model folder, hub id or GGUF file; by default the base that the vector records."
         ),
     ] = None,
-    negate: Annotated[
-        list[str] | None, typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeats.")
+    *,
+    add: AddOption = None,
+    negate: NegateOption = None,
+    alpha: Annotated[float, _edit("--alpha", help="Multiplies all coefficients.")] = 1.0,
+    scale: ScaleOption = None,
+    vocab: VocabOption = None,
+    ignore_buffers: IgnoreBuffersFlag = False,
+    method: MethodOption = "linear",
+    protect: ProtectOption = None,
+    weights: WeightsOption = None,
+    density: DensityOption = None,
+    gamma: Annotated[
+        float | None, _method("--gamma", help=f"Share of outliers left out: {users('gamma')}.", show_default="0.01")
     ] = None,
-    protect: Annotated[
-        list[str] | None,
-        typer.Option("--protect", metavar="V", help="A vector of what is to be kept, for --method project; repeats."),
+    epsilon: Annotated[
+        float | None,
+        _method("--epsilon", help=f"Half the range of probabilities: {users('epsilon')}.", show_default="0.15"),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", metavar="FILE", help="A weight for each parameter, for --method perta."),
-    ] = None,
-    alpha: Annotated[float, typer.Option("--alpha", help="Multiplies all coefficients.")] = 1.0,
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scale",
-            metavar="SELECTOR=FACTOR",
-            help="Multiply the coefficients of some tensors, as 'mlp=0.5', 'layers.0-11=0', 'layers=0..1'; repeats.",
+    normalize: Annotated[
+        bool | None,
+        _method(
+            "--normalize/--no-normalize",
+            help="Divide by the sum of coefficients, or by nothing.",
+            show_default="as the method does",
         ),
+    ] = None,
+    rescale: Annotated[
+        bool | None,
+        _method(
+            "--rescale/--no-rescale", help=f"Make up for what is dropped: {users('rescale')}.", show_default="rescale"
+        ),
+    ] = None,
+    rank: RankOption = None,
+    seed: Annotated[
+        int | None, _method("--seed", help=f"Seed of random masks: {users('seed')}.", show_default="42")
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Folder to write; by default a name made of model and edit."),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or float64; by default the base's.")
-    ] = None,
-    vocab: Annotated[
-        str | None,
-        typer.Option(
-            "--vocab",
-            metavar="intersection|union",
-            help="Where vocabularies differ in size, edit the rows that all have; union adds those of new tokens.",
+        _output(
+            "--output-dir", "-o", metavar="DIR", help="Folder to write.", show_default="a name made of model and edit"
         ),
     ] = None,
-    ignore_buffers: IgnoreBuffersFlag = False,
+    dtype: Annotated[
+        str | None, _output("--dtype", help="float32, bfloat16, float16 or float64.", show_default="that of the base")
+    ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        _output("--max-shard-size", help="Size of a weight file, as 5GB.", show_default="the files of the base"),
+    ] = None,
     chat_template: Annotated[
         str | None,
-        typer.Option(
+        _output(
             "--chat-template",
             metavar="FROM",
             help="Give the output the chat template of this model, or of this .jinja file.",
@@ -76,104 +100,71 @@ def command(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", metavar="FROM", help="Give the output the tokenizer and template of this model."),
+        _output("--tokenizer", metavar="FROM", help="Give the output the tokenizer and chat template of this model."),
     ] = None,
-    device: DeviceOption = "auto",
-    max_shard_size: Annotated[
-        str | None, typer.Option("--max-shard-size", help="As 5GB; by default the files of the base.")
-    ] = None,
-    overwrite: OverwriteFlag = False,
-    method: Annotated[
-        str, typer.Option("--method", help=f"How the vectors become one: {', '.join(METHODS)}.")
-    ] = "linear",
-    density: Annotated[
-        float | None,
-        typer.Option("--density", help=f"Share of each delta that is kept: {users('density')}."),
-    ] = None,
-    gamma: Annotated[
-        float | None, typer.Option("--gamma", help=f"Share of outliers left out, 0.01 by default: {users('gamma')}.")
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option("--epsilon", help=f"Half the range of probabilities, 0.15 by default: {users('epsilon')}."),
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option("--normalize/--no-normalize", help="Divide by the sum of coefficients, or by nothing."),
-    ] = None,
-    rescale: Annotated[
-        bool | None,
-        typer.Option("--rescale/--no-rescale", help=f"Make up for what is dropped, by default: {users('rescale')}."),
-    ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", help=f"Singular values that are kept: {users('rank')}.")] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help=f"Seed of random masks, 42 by default: {users('seed')}.")
-    ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
     keep_undo: Annotated[
-        bool, typer.Option("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
+        bool, _output("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
     ] = False,
     sha256: Annotated[
-        bool, typer.Option("--sha256", help="Record the SHA-256 of the weight files, too: a second per GB.")
+        bool, _output("--sha256", help="Also record the SHA-256 of the weight files: a second per GB.")
     ] = False,
+    overwrite: OverwriteFlag = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing; say what would be done, its cost, and what would fail.")
+        bool, typer.Option("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
     ] = False,
-    config: RecipeFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
+    device: DeviceOption = "auto",
+    output: RecipeOutputOptions,
 ) -> None:
-    """Write MODEL plus added minus negated task vectors as a new model folder.
+    """Write MODEL plus or minus task vectors as a new model folder.
 
     Example: taskarith apply --negate forget.safetensors --alpha 1.0
     """
     from taskarith.checkpoints.targets import check_apart
-    from taskarith.console import Console
     from taskarith.edit.apply import apply
     from taskarith.merging.methods import parse_method
 
-    console = Console(as_json=as_json, quiet=quiet)
-    recipe = config if isinstance(config, Recipe) else Recipe({})
+    recipe = output.recipe
     if recipe.path and output_dir:
         check_apart(output_dir, [recipe.path])
     recipe = recipe.changed(model, vectors=bool(add or negate), alpha=alpha, scale=scale or ())
-    result = apply(
-        model,
-        add=add or (),
-        negate=negate or (),
-        operands=recipe.operands,
-        protect=protect or (),
-        weights=weights,
-        alpha=alpha,
-        scale=scale or (),
-        output_dir=output_dir,
-        dtype=dtype,
-        vocab=vocab,
-        ignore_buffers=ignore_buffers,
-        chat_template=chat_template,
-        tokenizer=tokenizer,
-        device=device,
-        max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
-        overwrite=overwrite,
-        method=parse_method(
-            method,
-            density=density,
-            gamma=gamma,
-            epsilon=epsilon,
-            normalize=normalize,
-            rescale=rescale,
-            seed=seed,
-            rank=rank,
-        ),
-        jobs=jobs,
-        launched=True,
-        keep_undo=keep_undo,
-        sha256=sha256,
-        dry_run=dry_run,
-        model_fingerprint=recipe.fingerprint,
-        listener=console,
-    )
-    console.close()
+    with output.console() as console:
+        result = apply(
+            model,
+            add=add or (),
+            negate=negate or (),
+            operands=recipe.operands,
+            protect=protect or (),
+            weights=weights,
+            alpha=alpha,
+            scale=scale or (),
+            output_dir=output_dir,
+            dtype=dtype,
+            vocab=vocab,
+            ignore_buffers=ignore_buffers,
+            chat_template=chat_template,
+            tokenizer=tokenizer,
+            device=device,
+            max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
+            overwrite=overwrite,
+            method=parse_method(
+                method,
+                density=density,
+                gamma=gamma,
+                epsilon=epsilon,
+                normalize=normalize,
+                rescale=rescale,
+                seed=seed,
+                rank=rank,
+            ),
+            jobs=jobs,
+            launched=True,
+            keep_undo=keep_undo,
+            sha256=sha256,
+            dry_run=dry_run,
+            model_fingerprint=recipe.fingerprint,
+            listener=console,
+        )
     for remark in (*recipe.remarks, *result.remarks):
         console.note(f"note: {remark}")
     counts = ", ".join(f"{count} {action}" for action, count in result.actions.items())

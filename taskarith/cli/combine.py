@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag
+from taskarith.cli.options import OutputFileOption, OutputOptions, OverwriteFlag, VectorDtypeOption
 
 __all__ = ["command"]
 
@@ -18,36 +17,30 @@ def command(
         list[str],
         typer.Argument(metavar="EXPRESSION", help="Vectors with coefficients and signs, as 'V1:0.6 - V2@@BASE:0.4'."),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The vector file to write, *.safetensors; of adapters a folder too.")
-    ],
+    *,
+    output_file: OutputFileOption,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help="By default the one that a vector records.")
+        str | None, typer.Option(metavar="MODEL", help="Base of the vectors.", show_default="the one they record")
     ] = None,
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="Of the deltas: float32, float64, bfloat16 or float16.")
-    ] = "float32",
+    dtype: VectorDtypeOption = "float32",
     rank: Annotated[
-        int | None, typer.Option("--rank", help="Of an adapter folder, at most; by default the sum of all ranks.")
+        int | None, typer.Option(help="Rank of an adapter folder, at most.", show_default="the sum of all ranks")
     ] = None,
     overwrite: OverwriteFlag = False,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
-    """Write a linear combination of task vectors of any kind as a new vector; blanks stand around every sign.
+    """Write a sum of task vectors as a new vector.
+
+    Vectors may be of any kind; blanks stand around every sign.
 
     Example: taskarith combine 'saga.safetensors:0.6 - manual.safetensors:0.4' -o mixed.safetensors
     """
-    del config
-    from taskarith.console import Console
     from taskarith.edit.combine import combine
 
-    console = Console(as_json=as_json, quiet=quiet)
-    result = combine(
-        " ".join(expression), output, base=base, dtype=dtype, rank=rank, overwrite=overwrite, listener=console
-    )
-    console.close()
+    with output.console() as console:
+        result = combine(
+            " ".join(expression), output_file, base=base, dtype=dtype, rank=rank, overwrite=overwrite, listener=console
+        )
     for remark in result.remarks:
         console.note(f"note: {remark}")
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")

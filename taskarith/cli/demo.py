@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, JsonFlag, OverwriteFlag, QuietFlag, SeedOption
+from taskarith.cli.options import DeviceOption, OutputOptions, OverwriteFlag, SeedOption
 
 if TYPE_CHECKING:
     from taskarith.console import Console
@@ -19,36 +19,32 @@ __all__ = ["command"]
 
 
 def command(
+    *,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder for texts, models, vectors and plot.")
     ] = Path("demo"),
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Folder, hub id or GGUF.", show_default="SmolLM2-135M-Instruct from its wheel"),
+        typer.Option(help="Model folder, hub id or GGUF file.", show_default="SmolLM2-135M-Instruct from its wheel"),
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Learn with adapters instead of full fine-tuning.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The same path on less text, in about two minutes.")] = False,
-    device: DeviceOption = "auto",
     seed: SeedOption = 42,
+    device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
-    """Let a real model learn three texts and forget one: the paper's experiment in one command.
+    """Let a real model learn three texts and forget one, in minutes.
 
     It fine-tunes a small model on two instalments of a saga and a field manual, takes the vector of the first
     instalment away, and shows what became of all three texts, with the unrelated and random vectors as a control.
 
     Example: taskarith demo -o runs/demo
     """
-    del config
-    from taskarith.console import Console
     from taskarith.demo.model import demo_model
     from taskarith.demo.run import FULL, QUICK, run_demo
 
-    console = Console(as_json=as_json, quiet=quiet)
-    try:
+    with output.console() as console:
         result = run_demo(
             model or str(demo_model()),
             output_dir,
@@ -59,8 +55,6 @@ def command(
             overwrite=overwrite,
             listener=console,
         )
-    finally:
-        console.close()
     _show(result, console)
     console.result(result.to_json())
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, TopOption, printable
+from taskarith.cli.options import OutputOptions, TopOption
+from taskarith.cli.output import printable
 from taskarith.errors import name_some
 
 if TYPE_CHECKING:
@@ -21,22 +22,20 @@ _COLUMNS = ("name", "shape", "dtype", "differ", "share", "largest difference", "
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="Model (folder, hub id, GGUF), vector or other file.")],
     second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
+    *,
     top: TopOption = 10,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
-    """Compare two models, vectors or files tensor by tensor; exit code 0 if all bits agree, else 1.
+    """Compare two models, vectors or files tensor by tensor.
+
+    The exit code is 0 if all bits agree, else 1.
 
     Example: taskarith diff microsoft/phi-1_5 edited
     """
-    del config
-    from taskarith.console import Console
     from taskarith.inspection.diff import diff
 
-    console = Console(as_json=as_json, quiet=quiet)
-    found = diff(first, second, listener=console)
-    console.close()
+    with output.console() as console:
+        found = diff(first, second, listener=console)
     for line in _lines(found):
         console.line(printable(line))
     moved = sorted((tensor for tensor in found.tensors if tensor.differing), key=_order)[:top]

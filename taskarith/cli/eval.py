@@ -7,55 +7,58 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import (
-    BatchSizeOption,
-    ConfigFile,
-    DeviceOption,
-    DtypeOption,
-    JsonFlag,
+from taskarith.cli.config import load_config
+from taskarith.cli.options import (
+    EDIT,
+    MEASURE,
+    AddOption,
+    MeasurementOptions,
+    NegateOption,
+    OutputOptions,
     OverwriteFlag,
-    QuietFlag,
-    SeedOption,
-    SystemPromptOption,
-    TrustFlag,
-    load_config,
-    parse_batch_size,
-    show_scores,
+    ResultsFolderOption,
+    RuntimeGroup,
+    ScaleOption,
+    under,
 )
+from taskarith.cli.output import show_scores
 from taskarith.errors import UsageError
+from taskarith.evaluation.measurement import Measurement
 from taskarith.spec import parse_alphas, parse_named_data
 
 __all__ = ["command"]
 
-_PUBLIC, _EDIT, _MEASURE, _RUN = "Benchmarks", "Edit in memory", "Measure", "Run"
-_VECTOR = "V[@@BASE][:C]"
+_data, _benchmark, _edit, _measure = under("Data"), under("Benchmarks"), under(EDIT), under(MEASURE)
+
+
+class _MeasurementOptions(MeasurementOptions):
+    limit: Annotated[
+        int | None,
+        _benchmark(metavar="N", help="Only the first N samples of each text of the benchmark and of each task."),
+    ]
+    draws: Annotated[int, _measure(help="Sampled continuations of each prompt, for leak@k.")]
+    gradient_norms: Annotated[
+        bool,
+        _measure(
+            "--gradient-norms", help="Take the gradient of each sample of forget and holdout, for membership inference."
+        ),
+    ]
 
 
 def command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL",
-            help="Folders, hub ids, GGUF or adapter folders.",
-            show_default=False,
+            metavar="MODEL", help="Model folders, hub ids, GGUF files or adapter folders.", show_default=False
         ),
     ],
+    *,
     data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data", metavar="NAME=SPEC", help="A text and its name; repeat for several.", show_default=False
-        ),
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-dir", "-o", metavar="DIR", help="Folder for results and records.", show_default="none is written"
-        ),
+        list[str] | None, _data(metavar="NAME=SPEC", help="A text and its name; repeatable.", show_default=False)
     ] = None,
     retain: Annotated[
         str | None,
-        typer.Option(
-            "--retain",
+        _data(
             metavar="MODEL",
             help="A model that never saw the forget set: one more row, and the reference.",
             show_default="the first model is the reference",
@@ -63,115 +66,40 @@ def command(
     ] = None,
     benchmark: Annotated[
         str | None,
-        typer.Option(
-            "--benchmark",
+        _benchmark(
             metavar="NAME[=FOLDER]",
             help="tofu[:forget01|:forget05|:forget10], muse-books or muse-news, from the hub or a local copy.",
-            rich_help_panel=_PUBLIC,
         ),
     ] = None,
     tasks: Annotated[
-        str | None,
-        typer.Option(
-            "--tasks",
-            metavar="LIST",
-            help="Tasks of lm-eval, as piqa,arc_easy; needs the extra lm-eval.",
-            rich_help_panel=_PUBLIC,
-        ),
+        str | None, _benchmark(metavar="LIST", help="Tasks of lm-eval, as piqa,arc_easy; needs the extra lm-eval.")
     ] = None,
-    task_folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--task-folder", metavar="DIR", help="Folder of more task files of lm-eval.", rich_help_panel=_PUBLIC
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            metavar="N",
-            help="The first N samples of each text of the benchmark and of each task only.",
-            rich_help_panel=_PUBLIC,
-        ),
-    ] = None,
-    apply_chat_template: Annotated[
-        bool,
-        typer.Option(
-            "--apply-chat-template",
-            help="Ask questions of rows and of TOFU, and tasks, through the chat template.",
-            rich_help_panel=_MEASURE,
-        ),
-    ] = False,
-    add: Annotated[
-        list[str] | None,
-        typer.Option("--add", metavar=_VECTOR, help="Add a vector in memory; repeatable.", rich_help_panel=_EDIT),
-    ] = None,
-    negate: Annotated[
-        list[str] | None,
-        typer.Option("--negate", metavar=_VECTOR, help="Subtract one; repeatable.", rich_help_panel=_EDIT),
-    ] = None,
+    task_folder: Annotated[Path | None, _benchmark(metavar="DIR", help="Folder of more task files of lm-eval.")] = None,
+    add: AddOption = None,
+    negate: NegateOption = None,
     alpha: Annotated[
         str | None,
-        typer.Option(
-            "--alpha",
+        _edit(
             metavar="LIST",
             help="Coefficients, as 0,0.5,1 or 0:1:0.1; the first is the reference.",
             show_default="0,1",
-            rich_help_panel=_EDIT,
         ),
     ] = None,
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scale",
-            metavar="SELECTOR=FACTOR",
-            help="Multiply the coefficients of some tensors, as apply does; repeatable.",
-            rich_help_panel=_EDIT,
-        ),
-    ] = None,
+    scale: ScaleOption = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(
-            "--recipe",
+        _edit(
             metavar="FILE",
-            help="The edit as a recipe, with any method of merging, as for apply --config.",
+            help="The edit as a recipe, with any merge method, as for apply --config.",
             exists=True,
             dir_okay=False,
-            rich_help_panel=_EDIT,
         ),
     ] = None,
-    prompts: Annotated[
-        int, typer.Option(help="Greedy continuations per text; 0 for losses only.", rich_help_panel=_MEASURE)
-    ] = 16,
-    prompt_tokens: Annotated[
-        int, typer.Option(help="Tokens of a prompt from plain text.", rich_help_panel=_MEASURE)
-    ] = 32,
-    continuation_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", rich_help_panel=_MEASURE)] = 64,
-    draws: Annotated[
-        int,
-        typer.Option(help="Continuations of each prompt to draw besides, for leak@k.", rich_help_panel=_MEASURE),
-    ] = 0,
-    gradient_norms: Annotated[
-        bool,
-        typer.Option(
-            "--gradient-norms",
-            help="Take the gradient of each sample of forget and holdout, for membership inference.",
-            rich_help_panel=_MEASURE,
-        ),
-    ] = False,
-    block_size: Annotated[
-        int, typer.Option(help="Tokens of the blocks in which losses are measured.", rich_help_panel=_MEASURE)
-    ] = 256,
-    batch_size: BatchSizeOption = "auto",
-    system_prompt: SystemPromptOption = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    seed: SeedOption = 42,
+    measurement: Annotated[Measurement, _MeasurementOptions],
+    output_dir: ResultsFolderOption = None,
     overwrite: OverwriteFlag = False,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    trust_remote_code: TrustFlag = False,
+    output: OutputOptions,
+    runtime: RuntimeGroup,
 ) -> None:
     """Measure how well models know texts, side by side.
 
@@ -187,10 +115,8 @@ def command(
 
     An edit needs no written model: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
     """
-    del config
-    texts, sequences = parse_named_data(data or ()), parse_batch_size(batch_size)
+    texts = parse_named_data(data or ())
     from taskarith.checkpoints.targets import check_apart
-    from taskarith.console import Console
     from taskarith.edit.recipe import parse_recipe
     from taskarith.evaluation.evaluate import evaluate
 
@@ -198,8 +124,7 @@ def command(
         check_apart(output_dir, [recipe])
     edit = None if recipe is None else parse_recipe(load_config(recipe))
     alphas = _alphas(alpha, edited=bool(add or negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0)
-    console = Console(as_json=as_json, quiet=quiet)
-    try:
+    with output.console() as console:
         evaluation = evaluate(
             models,
             texts,
@@ -207,32 +132,18 @@ def command(
             benchmark=benchmark,
             tasks=tasks.split(",") if tasks is not None else (),
             task_folder=task_folder,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
             add=add or (),
             negate=negate or (),
             alphas=alphas,
             scale=scale or (),
             recipe=edit,
-            block_size=block_size,
-            prompts=prompts,
-            prompt_tokens=prompt_tokens,
-            continuation_tokens=continuation_tokens,
-            draws=draws,
-            gradient_norms=gradient_norms,
-            batch_size=sequences,
-            system_prompt=system_prompt or "",
-            dtype=dtype,
-            device=device,
-            seed=seed,
             output_dir=output_dir,
             overwrite=overwrite,
-            trust_remote_code=trust_remote_code,
             launched=True,
+            measurement=measurement,
+            runtime=runtime,
             listener=console,
         )
-    finally:
-        console.close()
     show_scores(evaluation.scores, console)
     if output_dir is not None:
         console.note(f"results and records are in {output_dir}")

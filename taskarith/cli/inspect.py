@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, TopOption, printable
+from taskarith.cli.options import OutputOptions, TopOption
+from taskarith.cli.output import printable
 
 if TYPE_CHECKING:
     from taskarith.inspection.inspect import Inspection
@@ -26,22 +27,18 @@ def command(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="Task vector, LoRA folder, model (folder, hub id, GGUF) or file.")
     ],
+    *,
     top: TopOption = 10,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
-    """Show what a vector, adapter, model or safetensors file is, and its largest tensors.
+    """Show what a vector, adapter, model or safetensors file holds.
 
     Example: taskarith inspect forget.safetensors --top 5
     """
-    del config
-    from taskarith.console import Console
     from taskarith.inspection.inspect import inspect
 
-    console = Console(as_json=as_json, quiet=quiet)
-    found = inspect(path, listener=console)
-    console.close()
+    with output.console() as console:
+        found = inspect(path, listener=console)
     for key, text in _facts(found):
         console.line(printable(f"{key:<11} {text}"))
     title, columns, rows = _target_rows(found, top) if found.targets else _tensor_rows(found, top)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -25,16 +26,17 @@ from taskarith.cli import (  # a command's module has its name
     undo,
     verify,
 )
-from taskarith.cli.common import escape_logs, guarded
-from taskarith.cli.process import end_on_interrupt, open_streams
+from taskarith.cli.guard import guarded
+from taskarith.cli.help import HelpfulCommand, HelpfulGroup
+from taskarith.cli.process import end_on_interrupt, escape_logs, open_streams
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="taskarith",
+    cls=HelpfulGroup,
     help="Edit language models by task arithmetic: finetune, extract, apply, eval.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TASKARITH"},
@@ -59,27 +61,17 @@ def options(
     del version
 
 
-_MODULES = (
-    finetune,
-    extract,
-    combine,
-    relate,
-    ood,
-    sweep,
-    importance,
-    apply,
-    undo,
-    verify,
-    inspect,
-    diff,
-    eval,
-    score,
-    attack,
-    demo,
-)
+_GROUPS: dict[str, tuple[ModuleType, ...]] = {
+    "Edit a model": (finetune, extract, combine, apply, demo),
+    "Choose coefficients": (sweep, relate, ood, importance),
+    "Measure and attack": (eval, score, attack),
+    "Look, check, undo": (inspect, diff, verify, undo),
+}
 
-for _module in _MODULES:
-    app.command(_module.__name__.rpartition(".")[2])(guarded(_module.command))
+for _heading, _modules in _GROUPS.items():
+    for _module in _modules:
+        _register = app.command(_module.__name__.rpartition(".")[2], cls=HelpfulCommand, rich_help_panel=_heading)
+        _register(guarded(_module.command))
 
 
 def main() -> None:

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, DtypeOption, JsonFlag, QuietFlag, TrustFlag
+from taskarith.cli.options import BaseOption, InputGroup, OutputOptions, RuntimeGroup, under
+from taskarith.cli.output import show_relation
 from taskarith.errors import UsageError
 from taskarith.spec import parse_named_data
 
 __all__ = ["command"]
 
-_MEASURE = "Measure"
+
+_target = under("Target task")
 
 
 def command(
@@ -23,52 +25,37 @@ def command(
             metavar="V", help="Task vectors, LoRA folders or fine-tuned models of known tasks.", show_default=False
         ),
     ],
+    *,
+    model: BaseOption = None,
     gamma: Annotated[
-        str | None,
-        typer.Option("--gamma", metavar="LIST", help="Correlation of the target with each vector's task, as 0.8,-0.6."),
+        str | None, _target(metavar="LIST", help="Correlation of the target with each vector's task, as 0.8,-0.6.")
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            "--data",
+        _target(
             metavar="NAME=SPEC",
             help="Instead: a test set of the target; after it, if wanted, one of each vector's task.",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="The vectors' base.", show_default="the one they record"),
-    ] = None,
-    margin: Annotated[float, typer.Option("--margin", metavar="C", help="The theorem's c, between 0 and 1.")] = 0.1,
+    margin: Annotated[float, _target(metavar="C", help="The theorem's c, between 0 and 1.")] = 0.1,
     threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", metavar="T", help="Least value of both sums.", show_default="1 + c"),
+        float | None, _target(metavar="T", help="Least value of both sums.", show_default="1 + c")
     ] = None,
-    cap: Annotated[
-        float, typer.Option("--cap", help="Most that a coefficient may be.", show_default="none")
-    ] = math.inf,
-    block_size: Annotated[int, typer.Option(help="Tokens of a test input.", rich_help_panel=_MEASURE)] = 64,
-    inputs: Annotated[int, typer.Option(help="Test inputs of each task, at most.", rich_help_panel=_MEASURE)] = 32,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    trust_remote_code: TrustFlag = False,
+    cap: Annotated[float, _target(help="Most that a coefficient may be.", show_default="none")] = math.inf,
+    cut: InputGroup,
+    output: OutputOptions,
+    runtime: RuntimeGroup,
 ) -> None:
-    """Find coefficients of known vectors for a task that none was made for (theorem 3).
+    """Find coefficients for a task that has no vector (theorem 3).
 
     Example: taskarith ood first.safetensors second.safetensors --gamma 0.8,-0.6 --cap 2
     """
-    del config
     gammas = None if gamma is None else _gammas(gamma)
     tests = parse_named_data(data) if data else None
-    from taskarith.console import Console
     from taskarith.relations.out_of_domain import out_of_domain
     from taskarith.report.linear_programs import programme_lines, programme_tables
 
-    console = Console(as_json=as_json, quiet=quiet)
-    try:
+    with output.console() as console:
         found = out_of_domain(
             vectors,
             gammas=gammas,
@@ -77,22 +64,11 @@ def command(
             margin=margin,
             threshold=threshold,
             cap=cap,
-            block_size=block_size,
-            inputs=inputs,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
+            cut=cut,
+            runtime=runtime,
             listener=console,
         )
-    finally:
-        console.close()
-    for table in programme_tables(found):
-        console.table(table.title, table.columns, table.rows)
-        console.line("")
-    for line in programme_lines(found):
-        console.line(line)
-    for remark in found.remarks:
-        console.note(f"note: {remark}")
+    show_relation(programme_tables(found), programme_lines(found), found.remarks, console)
     console.result(found.to_json())
 
 

@@ -1,16 +1,21 @@
-"""What the process of a command needs of its system: standard streams that exist, and Ctrl-C at the right time."""
+"""What the process of a command needs: open streams, logs that are safe to print, Ctrl-C at the right time."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["end_on_interrupt", "interruptible", "open_streams"]
+from taskarith.errors import escaped_lines
+
+__all__ = ["end_on_interrupt", "escape_logs", "interruptible", "open_streams"]
 
 
 def open_streams() -> None:
@@ -50,3 +55,22 @@ def interruptible() -> Generator[None]:
     finally:
         if is_silent:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def escape_logs() -> None:
+    """Let libraries log what they quote of files without what a terminal would act on."""
+    make = logging.getLogRecordFactory()
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        try:
+            message = made.getMessage()
+        except Exception:  # a library's own slip, which logging reports and goes on
+            return made
+        made.msg, made.args = escaped_lines(_COLOURS.sub("", message)), None
+        return made
+
+    logging.setLogRecordFactory(record)

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, DeviceOption, DtypeOption, JsonFlag, OverwriteFlag, QuietFlag, TrustFlag
+from taskarith.cli.options import MEASURE, BaseOption, InputGroup, OutputOptions, OverwriteFlag, RuntimeGroup, under
+from taskarith.cli.output import show_relation
 from taskarith.errors import OutputError
 from taskarith.spec import parse_data, parse_named_data, parse_operand
 
 __all__ = ["command"]
 
-_OUTPUTS = "What the models answer"
+_measure = under(MEASURE)
 
 
 def command(
@@ -24,83 +25,53 @@ def command(
             metavar="V", help="Two or more task vectors, LoRA folders or fine-tuned models.", show_default=False
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="Their base.", show_default="the one they record")
+    *,
+    model: BaseOption = None,
+    rank: Annotated[
+        int | None, typer.Option(metavar="K", help="Also compare the leading K singular directions of every matrix.")
     ] = None,
+    beta: Annotated[float, typer.Option(help="The theorems' beta: small, and unknown for a real model.")] = 0.0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the cosines: *.svg or *.png.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            "--data",
-            metavar="NAME=SPEC",
-            help="A test set of each vector's task, in their order.",
-            rich_help_panel=_OUTPUTS,
-        ),
+        _measure(metavar="NAME=SPEC", help="A test set of each vector's task, in the order of the vectors."),
     ] = None,
-    rank: Annotated[
-        int | None,
-        typer.Option("--rank", metavar="K", help="Compare the leading K singular directions of every matrix too."),
-    ] = None,
-    beta: Annotated[
-        float, typer.Option("--beta", help="The theorems' beta: small, and unknown for a real model.")
-    ] = 0.0,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the cosines: *.svg or *.png.")
-    ] = None,
-    block_size: Annotated[int, typer.Option(help="Tokens of a test input.", rich_help_panel=_OUTPUTS)] = 64,
-    inputs: Annotated[int, typer.Option(help="Test inputs of each task, at most.", rich_help_panel=_OUTPUTS)] = 32,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
+    cut: InputGroup,
     overwrite: OverwriteFlag = False,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    trust_remote_code: TrustFlag = False,
+    output: OutputOptions,
+    runtime: RuntimeGroup,
 ) -> None:
-    """Show how task vectors relate, and what follows for adding and negating them.
+    """Show how task vectors relate, and whether to add or negate them.
 
     Example: taskarith relate forget.safetensors retain.safetensors --data a=forget.txt --data b=retain.txt
 
     With data: the verdict, and what taking the first vector away is expected to cost the other tasks.
     """
-    del config
     tests = parse_named_data(data) if data else None
     if plot is not None:
         _check_plot(
             plot, overwrite, vectors, [model or "", *(parse_data(spec).name for spec in (tests or {}).values())]
         )
-    from taskarith.console import Console
     from taskarith.relations.relate import relate
     from taskarith.report.relations import relation_tables, verdict_lines
 
-    console = Console(as_json=as_json, quiet=quiet)
-    try:
+    with output.console() as console:
         found = relate(
             vectors,
             model=model,
             data=tests,
             rank=rank,
             beta=beta,
-            block_size=block_size,
-            inputs=inputs,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
+            cut=cut,
+            runtime=runtime,
             listener=console,
         )
-    finally:
-        console.close()
     if plot is not None:
         from taskarith.report.heatmap import plot_relations
 
         plot_relations(found, plot, overwrite=overwrite)
         console.note(f"the cosines are drawn in {plot}")
-    for table in relation_tables(found):
-        console.table(table.title, table.columns, table.rows)
-        console.line("")
-    for line in verdict_lines(found):
-        console.line(line)
-    for remark in found.remarks:
-        console.note(f"note: {remark}")
+    show_relation(relation_tables(found), verdict_lines(found), found.remarks, console)
     console.result(found.to_json())
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, show_scores
+from taskarith.cli.options import OutputOptions
+from taskarith.cli.output import show_scores
 from taskarith.errors import UsageError
 
 __all__ = ["command"]
@@ -23,10 +24,10 @@ def command(
             show_default=False,
         ),
     ],
+    *,
     retain: Annotated[
         str | None,
         typer.Option(
-            "--retain",
             metavar="MODEL|RECORDS",
             help="A model of RECORDS that never saw the forget set, or records of one.",
             show_default="none: numbers that need it are named",
@@ -35,7 +36,6 @@ def command(
     finetuned: Annotated[
         list[str] | None,
         typer.Option(
-            "--finetuned",
             metavar="TASK=MODEL|RECORDS",
             help="The model fine-tuned for a task or text, for normalised accuracy; repeatable.",
             show_default="none",
@@ -44,9 +44,7 @@ def command(
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The records are of one evaluation under several seeds: mean and spread.")
     ] = False,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
     """Recompute every number from stored records, without a model.
 
@@ -55,12 +53,10 @@ def command(
     Numbers have 95% intervals over their samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's numbers, forget and holdout membership inference.
     """
-    del config
-    from taskarith.console import Console
     from taskarith.evaluation.score import score
 
-    console = Console(as_json=as_json, quiet=quiet)
-    scores = score(records, retain=retain, finetuned=_pairs(finetuned or ()), seeds=seeds)
+    with output.console() as console:
+        scores = score(records, retain=retain, finetuned=_pairs(finetuned or ()), seeds=seeds)
     show_scores(scores, console)
     console.result(scores.to_json())
 

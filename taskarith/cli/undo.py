@@ -8,30 +8,29 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, OverwriteFlag, QuietFlag, printable
+from taskarith.cli.options import OutputOptions, OverwriteFlag
+from taskarith.cli.output import printable
 
 __all__ = ["command"]
 
 
 def command(
     edited: Annotated[Path, typer.Argument(metavar="EDITED", help="Output of apply --keep-undo.")],
+    *,
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder to write.")],
     overwrite: OverwriteFlag = False,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
-    """Restore the model that was edited, bit for bit, from the patch that apply --keep-undo left; name what cannot be.
+    """Restore the model before an edit, bit for bit.
+
+    It is restored from the patch that apply --keep-undo left; what cannot be restored is named.
 
     Example: taskarith undo edited -o original
     """
-    del config
-    from taskarith.console import Console
     from taskarith.edit.undo import undo
 
-    console = Console(as_json=as_json, quiet=quiet)
-    result = undo(edited, output_dir, overwrite=overwrite, listener=console)
-    console.close()
+    with output.console() as console:
+        result = undo(edited, output_dir, overwrite=overwrite, listener=console)
     for remark in result.remarks:
         console.note(printable(f"note: {remark}"))
     console.note(f"{result.tensors} tensors, {result.nbytes / 1e6:,.1f} MB, each with the fingerprint it had")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskarith.cli.common import ConfigFile, JsonFlag, QuietFlag, SeedOption, printable
+from taskarith.cli.options import OutputOptions, SeedOption
+from taskarith.cli.output import printable
 
 if TYPE_CHECKING:
     from taskarith.inspection.verification import Verification
@@ -19,25 +20,23 @@ __all__ = ["command"]
 
 def command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that taskarith wrote, or a task vector file.")],
+    *,
     seed: SeedOption = 42,
-    config: ConfigFile = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    output: OutputOptions,
 ) -> None:
-    """Take every digest and fingerprint again, and calculate a sample of elements again from the recorded inputs.
+    """Check an output against its record, and recompute a sample.
+
+    Every digest and fingerprint is taken again, and a sample of elements is calculated again from the recorded inputs.
 
     Exit code 0: everything is as recorded. Exit code 1: something is not, and it is named.
 
     Example: taskarith verify edited
     """
-    del config
-    from taskarith.console import Console
     from taskarith.inspection.open_tensors import plain
     from taskarith.inspection.verify import verify
 
-    console = Console(as_json=as_json, quiet=quiet)
-    found = verify(path, seed=seed, listener=console)
-    console.close()
+    with output.console() as console:
+        found = verify(path, seed=seed, listener=console)
     for line in _lines(found):
         console.line(printable(line))
     for note in _notes(found):

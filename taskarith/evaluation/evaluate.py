@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
 
@@ -23,12 +23,13 @@ from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchm
 from taskarith.evaluation.edited import LazyEdit, editable
 from taskarith.evaluation.leakage import FORGET, HOLDOUT
 from taskarith.evaluation.lm_eval import find_tasks
+from taskarith.evaluation.measurement import MEASUREMENT, EvaluationKeywords, Measurement, with_keywords
 from taskarith.evaluation.models import parse_dtype
-from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
-from taskarith.evaluation.run import Asked, Evaluation, Row, ask_models, measure_rows, row_name
+from taskarith.evaluation.run import Asked, Evaluation, Row, RowPlan, ask_models, measure_rows, row_name
 from taskarith.models.device import choose_device
+from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_benchmark, parse_scales, plain_scales
 
@@ -43,29 +44,18 @@ def evaluate(
     benchmark: str | None = None,
     tasks: Sequence[str] = (),
     task_folder: str | Path | None = None,
-    limit: int | None = None,
-    apply_chat_template: bool = False,
-    system_prompt: str = "",
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     alphas: Sequence[float] = (1.0,),
     scale: Mapping[str, Any] | Sequence[str] = (),
     recipe: Recipe | None = None,
-    block_size: int = 256,
-    prompts: int = 16,
-    prompt_tokens: int = 32,
-    continuation_tokens: int = 64,
-    draws: int = 0,
-    gradient_norms: bool = False,
-    batch_size: int | Literal["auto"] = "auto",
-    dtype: str = "auto",
-    device: str = "auto",
-    seed: int = 42,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
-    trust_remote_code: bool = False,
     launched: bool = False,
+    measurement: Measurement = MEASUREMENT,
+    runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
+    **keywords: Unpack[EvaluationKeywords],
 ) -> Evaluation:
     """Measure how well models know texts, and how far they are from a reference.
 
@@ -82,48 +72,25 @@ def evaluate(
         local copy; see ``load_benchmark``.
     :param tasks: Names of tasks of lm-eval, which is then needed.
     :param task_folder: With task files (YAML) of lm-eval.
-    :param limit: Take the first so many samples of each text of the benchmark, and of each task.
-    :param apply_chat_template: Ask the questions of TOFU, of rows and of tasks through the tokenizer's chat template.
-    :param system_prompt: The first message of every chat; empty for none.
     :param add: Vectors to add in memory, as for ``apply``.
     :param negate: Vectors to subtract.
     :param alphas: What multiplies them.
     :param scale: What multiplies them tensor by tensor, as for ``apply``.
     :param recipe: The edit to make in memory instead, with its method; see ``parse_recipe``.
-    :param block_size: Tokens of the blocks in which losses are measured; each block starts without context.
-    :param prompts: Prompts per text; 0 measures losses only.
-    :param prompt_tokens: Tokens of a prompt taken from a plain text.
-    :param continuation_tokens: Tokens to generate at most, and of the reference.
-    :param draws: Continuations of each prompt to draw besides, for leak@k; 0 draws none.
-    :param gradient_norms: Take the gradient of each sample of ``forget`` and ``holdout``, for membership inference.
-    :param batch_size: Sequences at a time; ``auto`` begins large and halves it when memory is short.
-    :param dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the files' own, on a CPU float32.
-    :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
-    :param seed: Of torch's generators, and of what is drawn; greedy decoding draws nothing.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
-    :param trust_remote_code: Run the code that comes with a model.
     :param launched: All processes that ``accelerate launch`` started make this call and share the samples; the first
         one writes, and all get the same numbers.
+    :param measurement: Sizes of blocks, prompts and batches, chat template, draws and seed.
+    :param runtime: Dtype and device of the models in memory.
     :param listener: Told about progress, precision and speed.
+    :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty, or too short.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
     """
-    settings = Settings(
-        block_size,
-        prompts,
-        prompt_tokens,
-        continuation_tokens,
-        batch_size,
-        limit,
-        apply_chat_template,
-        system_prompt,
-        draws,
-        gradient_norms,
-        seed,
-    )
+    measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
     scales = plain_scales(parse_scales(scale))
     if scales and not (add or negate):
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
@@ -134,7 +101,7 @@ def evaluate(
             raise UsageError("a recipe and vectors are given", "Name the vectors in the recipe, or leave it out.")
         edit = recipe.in_memory() | {"alphas": list(alphas)}
     _check(models, retain, edit)
-    _check_questions(data, benchmark, tasks, task_folder, settings)
+    _check_questions(data, benchmark, tasks, task_folder, measurement)
     inputs = [
         *models,
         retain or "",
@@ -147,19 +114,17 @@ def evaluate(
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
     team = launched_team() if launched else ALONE
-    place, precision = choose_device(device), parse_dtype(dtype)
+    place, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
     general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
-    texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
-    check_form(settings.form, texts.values(), beside=bool(tasks) or (benchmark or "").startswith("tofu"))
-    parts = _load_benchmark(benchmark, limit, data, listener) if benchmark else []
+    texts = {name: load_data(spec, measurement.form) for name, spec in data.items()}
+    check_form(measurement.form, texts.values(), beside=bool(tasks) or (benchmark or "").startswith("tofu"))
+    parts = _load_benchmark(benchmark, measurement.limit, data, listener) if benchmark else []
     asked = ask_models(
         [*([retain] if retain else []), *models],
         texts,
-        settings,
+        measurement,
+        runtime,
         benchmark=parts,
-        device=place,
-        dtype=precision,
-        trust_remote_code=trust_remote_code,
         team=team,
         listener=listener,
     )
@@ -175,14 +140,14 @@ def evaluate(
             "data": {name: text.record() for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
             "arguments": {
-                **settings.record(),
+                **measurement.record(),
                 "tasks": list(tasks),
                 "task_folder": str(task_folder) if task_folder else None,
                 "retain": retain,
-                "dtype": dtype,
+                "dtype": runtime.dtype,
                 "device": str(place),
                 "processes": team.size,
-                "seed": seed,
+                "seed": measurement.seed,
             },
         }
 
@@ -192,16 +157,17 @@ def evaluate(
         units,
         provenance,
     ):
-        torch.manual_seed(seed)
+        torch.manual_seed(measurement.seed)
         evaluation = measure_rows(
             asked,
-            settings,
-            functools.partial(_rows, edit=edit, listener=listener),
-            len(models if edit is None else alphas) + bool(retain),
+            measurement,
+            RowPlan(
+                functools.partial(_rows, edit=edit, listener=listener),
+                len(models if edit is None else alphas) + bool(retain),
+                retain,
+                edited=edit is not None,
+            ),
             tasks=general,
-            seed=seed,
-            retain=retain,
-            edited=edit is not None,
             team=team,
             units=units,
             listener=listener,
@@ -249,17 +215,17 @@ def _check_questions(
     benchmark: str | None,
     tasks: Sequence[str],
     task_folder: str | Path | None,
-    settings: Settings,
+    measurement: Measurement,
 ) -> None:
     if not data and not benchmark and not tasks:
         raise UsageError("no data is given", "Name one or more texts, as in --data forget=forget.txt, or a benchmark.")
     if task_folder is not None and not tasks:
         raise UsageError("a task folder is given without tasks", "Name them, as in --tasks mine, or leave it out.")
-    if settings.limit and not benchmark and not tasks:
+    if measurement.limit and not benchmark and not tasks:
         raise UsageError("--limit is given without a benchmark or tasks", "It changes nothing else: leave it out.")
-    if settings.draws and not benchmark and not (data and settings.prompts):
+    if measurement.draws and not benchmark and not (data and measurement.prompts):
         raise UsageError("--draws is given, but nothing is prompted", "Give texts, and --prompts above 0.")
-    if settings.gradient_norms and not benchmark and not {FORGET, HOLDOUT} <= data.keys():
+    if measurement.gradient_norms and not benchmark and not {FORGET, HOLDOUT} <= data.keys():
         raise UsageError(
             "--gradient-norms is given without texts to tell apart",
             f"Give --data {FORGET}=FILE and --data {HOLDOUT}=FILE.",

@@ -18,27 +18,28 @@ from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, gradient_record, sampled_record
 
 if TYPE_CHECKING:
-    from taskarith.evaluation.questions import Questions, Settings
+    from taskarith.evaluation.measurement import Measurement
+    from taskarith.evaluation.questions import Questions
 
 __all__ = ["extra_records", "gradient_norm"]
 
 
 def extra_records(
-    loaded: Loaded, questions: Questions, settings: Settings, row: str, team: Team = ALONE
+    loaded: Loaded, questions: Questions, measurement: Measurement, row: str, team: Team = ALONE
 ) -> list[Record]:
-    """Return the records of what the settings ask for beside losses and greedy continuations.
+    """Return the records of what the measurement ask for beside losses and greedy continuations.
 
     :param row: Name of the row that they belong to.
     :param team: The processes that make this call; the first one does the work, and all get the records.
     :raises CheckpointError: A gradient is not finite.
     """
-    if not settings.draws and not settings.gradient_norms:
+    if not measurement.draws and not measurement.gradient_norms:
         return []
     found, failure = [], None
     if team.is_first:
         try:
-            found = _sampled(loaded, questions, settings, row) if settings.draws else []
-            found += _gradients(loaded, questions.samples, row) if settings.gradient_norms else []
+            found = _sampled(loaded, questions, measurement, row) if measurement.draws else []
+            found += _gradients(loaded, questions.samples, row) if measurement.gradient_norms else []
         except CheckpointError as error:
             failure = error
     found, failure = team.gather((found, failure))[0]
@@ -90,22 +91,23 @@ def _gradients(loaded: Loaded, samples: Sequence[tuple[str, Sample]], row: str) 
     return found
 
 
-def _sampled(loaded: Loaded, questions: Questions, settings: Settings, row: str) -> list[Record]:
+def _sampled(loaded: Loaded, questions: Questions, measurement: Measurement, row: str) -> list[Record]:
     records = []
-    for tokens, prompts in questions.prompts_by_length(settings.continuation_tokens).items():
+    for tokens, prompts in questions.prompts_by_length(measurement.continuation_tokens).items():
         longest = max(len(prompt.input_ids) for _, prompt in prompts) + tokens
-        size = batch_start(loaded.model, longest, cached=True) if settings.batch_size == "auto" else settings.batch_size
+        given = measurement.batch_size
+        size = batch_start(loaded.model, longest, cached=True) if given == "auto" else given
         drawn = continue_sampled(
             loaded.model,
             loaded.tokenizer,
             [prompt for _, prompt in prompts],
-            draws=settings.draws,
+            draws=measurement.draws,
             top_k=0,
-            seed=settings.seed,
+            seed=measurement.seed,
             max_new_tokens=tokens,
             end_ids=loaded.end_ids,
             batch_size=size,
-            shrink=settings.batch_size == "auto",
+            shrink=given == "auto",
             on_tokens=lambda _: None,
         )
         records += [

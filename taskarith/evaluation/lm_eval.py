@@ -17,8 +17,8 @@ from typing import Any, TypeGuard
 
 from taskarith.errors import DataError, UsageError, name_some
 from taskarith.evaluation.grouping import takes_padding
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
-from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.records import Record, task_record, task_score_record
 
 __all__ = ["Tasks", "find_tasks", "run_tasks"]
@@ -64,17 +64,17 @@ def find_tasks(names: Sequence[str], folder: Path | None) -> Tasks:
     return Tasks(tuple(names), manager)
 
 
-def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: int) -> list[Record]:
+def run_tasks(loaded: Loaded, tasks: Tasks, row: str, measurement: Measurement) -> list[Record]:
     """Run tasks on a model as it is; return a record of every sample, and of each number that is not a mean of them.
 
     :param row: Name of the row that the records belong to.
-    :param settings: Of them the batch size, the limit, the chat template and the system prompt.
-    :param seed: Of few-shot examples and whatever else lm-eval draws.
+    :param measurement: Of it the batch size, the limit, the chat template, the system prompt, and the seed of few-shot
+        examples and whatever else lm-eval draws.
     :raises DataError: A task's data cannot be read, or lm-eval fails otherwise.
     """
     harness: Any = import_module("lm_eval")
     wrapper: Any = import_module("lm_eval.models.huggingface").HFLM
-    batch_size: int | str = settings.batch_size
+    batch_size: int | str = measurement.batch_size
     if batch_size == "auto" and loaded.model.device.type != "cuda":  # lm-eval's search would run 64 full contexts
         batch_size = _CPU_BATCH
     try:
@@ -86,13 +86,13 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, settings: Settings, seed: 
                 model=model,
                 tasks=list(tasks.names),
                 task_manager=tasks.manager,
-                limit=settings.limit,
-                apply_chat_template=settings.apply_chat_template,
-                system_instruction=settings.system_prompt or None,
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-                fewshot_random_seed=seed,
+                limit=measurement.limit,
+                apply_chat_template=measurement.apply_chat_template,
+                system_instruction=measurement.system_prompt or None,
+                random_seed=measurement.seed,
+                numpy_random_seed=measurement.seed,
+                torch_random_seed=measurement.seed,
+                fewshot_random_seed=measurement.seed,
             )
     except Exception as error:  # any: tasks are code and data of others
         cause = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -17,9 +17,10 @@ from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.extras import extra_records
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
-from taskarith.evaluation.questions import Questions, Settings
+from taskarith.evaluation.questions import Questions
 from taskarith.evaluation.read_records import read_rows
 from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
 
@@ -53,7 +54,7 @@ class Reference:
 def measure(
     loaded: Loaded,
     questions: Questions,
-    settings: Settings,
+    measurement: Measurement,
     row: str,
     on_share: Callable[[float], None],
     *,
@@ -72,7 +73,7 @@ def measure(
     :param units: Where finished batches of the row are kept.
     :raises CheckpointError: A loss is not finite.
     """
-    run = _run(loaded, questions, settings, row, on_share, team, units)
+    run = _run(loaded, questions, measurement, row, on_share, team, units)
     records, kept = run.losses(reference, keep=keep)
     more = run.answers(records) + run.continuations() + run.extras()
     return records + more, kept
@@ -81,25 +82,25 @@ def measure(
 def keep_reference(
     loaded: Loaded,
     questions: Questions,
-    settings: Settings,
+    measurement: Measurement,
     row: str,
     on_share: Callable[[float], None],
     team: Team = ALONE,
 ) -> Reference | None:
     """Return what later rows can be compared with, of a row whose records are there already; see ``measure``."""
-    return _run(loaded, questions, settings, row, on_share, team, None).losses(None, keep=True)[1]
+    return _run(loaded, questions, measurement, row, on_share, team, None).losses(None, keep=True)[1]
 
 
 def _run(
     loaded: Loaded,
     questions: Questions,
-    settings: Settings,
+    measurement: Measurement,
     row: str,
     on_share: Callable[[float], None],
     team: Team,
     units: Units | None,
 ) -> _Run:
-    done, cost = 0, questions.cost(settings.continuation_tokens)
+    done, cost = 0, questions.cost(measurement.continuation_tokens)
 
     def on_tokens(count: int) -> None:
         nonlocal done
@@ -107,7 +108,7 @@ def _run(
         on_share(done / cost)
 
     on_share(0.0)
-    return _Run(loaded, questions, settings, row, on_tokens, team, units or Units())
+    return _Run(loaded, questions, measurement, row, on_tokens, team, units or Units())
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class _Run:
 
     loaded: Loaded
     questions: Questions
-    settings: Settings
+    measurement: Measurement
     row: str
     on_tokens: Callable[[int], None]
     team: Team
@@ -189,7 +190,7 @@ class _Run:
 
     def continuations(self) -> list[Record]:
         records = []
-        for tokens, prompts in self.questions.prompts_by_length(self.settings.continuation_tokens).items():
+        for tokens, prompts in self.questions.prompts_by_length(self.measurement.continuation_tokens).items():
             longest = max(len(prompt.input_ids) for _, prompt in prompts) + tokens
             stage = f"continuations of {tokens} tokens"
             size, shrink = self._batch_size(stage, longest, cached=True)
@@ -215,15 +216,15 @@ class _Run:
         """Make the records that options ask for, all of them at once."""
         known = self.team.by_first(lambda: self.units.get("extras", partial(read_rows, self.row)))
         if known is None:
-            known = extra_records(self.loaded, self.questions, self.settings, self.row, self.team)
+            known = extra_records(self.loaded, self.questions, self.measurement, self.row, self.team)
             if known:
                 self.units.put("extras", known)
         return known
 
     def _batch_size(self, stage: str, longest: int, *, cached: bool) -> tuple[int, bool]:
         """Return the samples of a batch, the same in all processes and after an interruption; whether it may shrink."""
-        if self.settings.batch_size != "auto":
-            return self.settings.batch_size, False
+        if self.measurement.batch_size != "auto":
+            return self.measurement.batch_size, False
         size = min(self.team.gather(batch_start(self.loaded.model, longest, cached=cached)))
         if self.loaded.device.type == "cuda":  # where it depends on the memory that is free now
             name = f"{stage}, items of a batch"

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
-from taskarith.data.documents import RowForm
 from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample, fingerprint_samples, tokenize
 from taskarith.errors import UsageError
 from taskarith.evaluation.answers import Answers, ask_part
 from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.generation import Prompt, make_prompts
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.numbers import KNOWMEM
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Questions", "Settings", "ask"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure; see ``evaluate`` for each.
-
-    :raises UsageError: A value is out of range.
-    """
-
-    block_size: int
-    prompts: int
-    prompt_tokens: int
-    continuation_tokens: int
-    batch_size: int | Literal["auto"]
-    limit: int | None = None
-    apply_chat_template: bool = False
-    system_prompt: str = ""
-    draws: int = 0
-    gradient_norms: bool = False
-    seed: int = 42
-
-    @property
-    def form(self) -> RowForm:
-        """How questions and chats are written."""
-        return RowForm(self.apply_chat_template, self.system_prompt)
-
-    def record(self) -> dict[str, Any]:
-        """Return all as plain values; what came later only where it is used, as in records before there was any."""
-        later = {"system_prompt": self.system_prompt, "draws": self.draws, "gradient_norms": self.gradient_norms}
-        later["seed"] = self.draws
-        return {name: value for name, value in asdict(self).items() if later.get(name, True)}
-
-    def __post_init__(self) -> None:
-        least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
-        if self.batch_size != "auto":
-            least["batch_size"] = 1
-        if self.limit is not None:
-            least["limit"] = 1
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value} is out of range", f"Use {smallest} or more.")
+__all__ = ["Questions", "ask"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +60,7 @@ class Questions:
 def ask(
     loaded: Loaded,
     texts: Mapping[str, DataSet],
-    settings: Settings,
+    measurement: Measurement,
     benchmark: Sequence[Part] = (),
     listener: Listener = SILENT,
 ) -> Questions:
@@ -117,26 +73,26 @@ def ask(
     """
     limit = loaded.positions
     if texts:
-        loaded.check_block(settings.block_size)
+        loaded.check_block(measurement.block_size)
     samples: list[tuple[str, Sample]] = []
     prompts: list[tuple[str, Prompt]] = []
     for name, data in texts.items():
-        found = tokenize(data, loaded.tokenizer, settings.block_size, listener)
+        found = tokenize(data, loaded.tokenizer, measurement.block_size, listener)
         made = make_prompts(
             data,
             found,
             loaded.tokenizer,
-            prompts=settings.prompts,
-            prompt_tokens=settings.prompt_tokens,
-            continuation_tokens=settings.continuation_tokens,
+            prompts=measurement.prompts,
+            prompt_tokens=measurement.prompt_tokens,
+            continuation_tokens=measurement.continuation_tokens,
             whole_truth=name in KNOWMEM,
         )
         samples.extend((name, sample) for sample in found)
         prompts.extend((name, prompt) for prompt in made)
-    _refuse_long_prompts(prompts, loaded, settings.continuation_tokens)
+    _refuse_long_prompts(prompts, loaded, measurement.continuation_tokens)
     answers: list[Answers] = []
     for part in benchmark:
-        asked = ask_part(part, loaded.tokenizer, positions=limit, form=settings.form, listener=listener)
+        asked = ask_part(part, loaded.tokenizer, positions=limit, form=measurement.form, listener=listener)
         samples.extend((part.name, sample) for sample in asked.samples)
         prompts.extend((part.name, prompt) for prompt in asked.prompts)
         answers.extend(asked.answers)

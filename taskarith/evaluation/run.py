@@ -18,14 +18,17 @@ from taskarith.errors import CheckpointError, DataError, MismatchError, ReadErro
 from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.lm_eval import Tasks, run_tasks
 from taskarith.evaluation.measure import Reference, keep_reference, measure
-from taskarith.evaluation.models import Loaded, find_model, model_record, open_model
-from taskarith.evaluation.questions import Questions, Settings, ask
+from taskarith.evaluation.measurement import Measurement
+from taskarith.evaluation.models import Loaded, find_model, model_record, open_model, parse_dtype
+from taskarith.evaluation.questions import Questions, ask
 from taskarith.evaluation.read_records import arrange, read_rows
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores
+from taskarith.models.device import choose_device
+from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Asked", "Evaluation", "Row", "Rows", "ask_models", "measure_rows", "row_name"]
+__all__ = ["Asked", "Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
 
 _ALL = "all"
 """Names the records of a row among its units."""
@@ -76,15 +79,31 @@ Rows = Callable[[Asked, Mapping[str, Sequence[Record]], Units], Iterator[Row]]
 """Gives the rows of a model one after another; it is told the records of the rows before, and where to keep more."""
 
 
+@dataclass(frozen=True)
+class RowPlan:
+    """The rows to measure.
+
+    :param of_model: Gives the rows of each model but the retain model, which is measured as it is.
+    :param count: How many rows there will be at most.
+    :param retain: Name of the retain model.
+    :param needs_retain: Whether nothing can be said without the retain model.
+    :param edited: Whether ``of_model`` edits the models, for what is said of dtypes.
+    """
+
+    of_model: Rows
+    count: int
+    retain: str | None = None
+    needs_retain: bool = False
+    edited: bool = False
+
+
 def ask_models(
     models: Sequence[str],
     texts: Mapping[str, DataSet],
-    settings: Settings,
+    measurement: Measurement,
+    runtime: Runtime,
     *,
     benchmark: Sequence[Part] = (),
-    device: torch.device,
-    dtype: torch.dtype | None,
-    trust_remote_code: bool = False,
     team: Team = ALONE,
     listener: Listener = SILENT,
 ) -> list[Asked]:
@@ -94,11 +113,12 @@ def ask_models(
     :raises TaskarithError: As ``open_model`` and ``ask`` do.
     """
     found: list[Asked] = []
+    device, dtype = _own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
     for name in models:
         if team.size > 1:  # one of them downloads or dequantises it
             team.by_first(lambda name=name: bool(find_model(name, listener)))
-        loaded = open_model(name, _own_device(device, team), dtype, listener, trust_remote_code=trust_remote_code)
-        questions = ask(loaded, texts, settings, benchmark, listener)
+        loaded = open_model(name, device, dtype, listener, trust_remote_code=runtime.trust_remote_code)
+        questions = ask(loaded, texts, measurement, benchmark, listener)
         same = next((one.questions for one in found if one.questions == questions), questions)
         found.append(Asked(loaded, same))
         if same.samples != found[0].questions.samples or same.prompts != found[0].questions.prompts:
@@ -108,15 +128,10 @@ def ask_models(
 
 def measure_rows(
     asked: Sequence[Asked],
-    settings: Settings,
-    rows: Rows,
-    count: int,
+    measurement: Measurement,
+    plan: RowPlan,
     *,
     tasks: Tasks | None = None,
-    seed: int = 42,
-    retain: str | None = None,
-    needs_retain: bool = False,
-    edited: bool = False,
     team: Team = ALONE,
     units: Units | None = None,
     listener: Listener = SILENT,
@@ -126,14 +141,12 @@ def measure_rows(
     A row that cannot be measured is left out, and named in the remarks of the scores.
 
     :param asked: From ``ask_models``; the retain model, if there is one, first.
-    :param rows: Of each model but the retain model, which is measured as it is.
-    :param count: How many rows there will be at most.
-    :param needs_retain: Whether nothing can be said without the retain model.
-    :param edited: Whether ``rows`` edits the models, for what is said of dtypes.
+    :param plan: The rows.
+    :param tasks: Of lm-eval, to run on every row.
     :param units: What of it is finished, and where to keep more.
     :raises CheckpointError, MismatchError: No row can be measured.
     """
-    work = _Work(tasks, settings, seed, retain, needs_retain, rows, edited, listener, team, count, units or Units())
+    work = _Work(tasks, measurement, plan, listener, team, units or Units())
     for one in asked:
         work.measure_model(one)
         one.loaded.unload()
@@ -150,22 +163,16 @@ def row_name(model: str, alpha: float) -> str:
 class _Work:
     """An evaluation under way: what all rows share, and what the rows so far have given.
 
-    :param count: Rows that there will be.
     :param reference: What later rows are compared with: the retain model's row, or else the first one.
     :param failed: Why rows could not be measured.
     :param gaps: Row, then task of lm-eval, to why it could not be run.
     """
 
     tasks: Tasks | None
-    settings: Settings
-    seed: int
-    retain: str | None
-    needs_retain: bool
-    of_model: Rows
-    edited: bool
+    measurement: Measurement
+    plan: RowPlan
     listener: Listener
     team: Team
-    count: int
     units: Units
     rows: dict[str, list[Record]] = field(default_factory=dict)
     reference: Reference | None = None
@@ -174,10 +181,10 @@ class _Work:
 
     def measure_model(self, asked: Asked) -> None:
         """Measure every row of a model, the retain model being the first one."""
-        is_retain = asked.loaded.name == self.retain
-        _remark(asked.loaded, self.edited and not is_retain, self.listener)
-        as_it_is = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.needs_retain)]
-        for row in as_it_is if is_retain else self.of_model(asked, self.rows, self.units):
+        is_retain = asked.loaded.name == self.plan.retain
+        _remark(asked.loaded, self.plan.edited and not is_retain, self.listener)
+        as_it_is = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.plan.needs_retain)]
+        for row in as_it_is if is_retain else self.plan.of_model(asked, self.rows, self.units):
             try:
                 self._measure_row(asked, row)
             except (CheckpointError, MismatchError) as error:  # it is about this row: the others are not lost with it
@@ -190,10 +197,10 @@ class _Work:
         """Return all rows, the retain model's last."""
         if not self.rows:
             raise next(iter(self.failed.values()))
-        last = {self.retain: self.rows.pop(self.retain)} if self.retain in self.rows else {}
+        last = {self.plan.retain: self.rows.pop(self.plan.retain)} if self.plan.retain in self.rows else {}
         records = [record for found in (self.rows | last).values() for record in found]
         sheets = {sheet.model: sheet for sheet in arrange(records, "the evaluation")}
-        scores = make_scores(sheets, {row: sheets[self.retain] for row in sheets if self.retain in sheets})
+        scores = make_scores(sheets, {row: sheets[self.plan.retain] for row in sheets if self.plan.retain in sheets})
         missing = {row: why | self.gaps.get(row, {}) for row, why in scores.missing.items()}
         left_out = [f"{row} is left out: {error.message}" for row, error in self.failed.items()]
         return Evaluation(replace(scores, missing=missing, remarks=(*scores.remarks, *left_out)), records)
@@ -202,16 +209,16 @@ class _Work:
         number, units = len(self.rows) + len(self.failed), self.units.within(f"{row.name}{row.more}")
 
         def on_share(share: float) -> None:
-            self.listener.progress(f"evaluating | {row.name}", number + share, self.count)
+            self.listener.progress(f"evaluating | {row.name}", number + share, self.plan.count)
 
         done = self.team.by_first(lambda: units.get(_ALL, partial(read_rows, row.name)))
-        is_reference = self.reference is None and self.count > 1 and self._is_unfinished()
+        is_reference = self.reference is None and self.plan.count > 1 and self._is_unfinished()
         if done is None or is_reference:
             self._together(row.ready)
         if done is None:
             done = self._measure(asked, row.name, units, on_share, keep=is_reference)
         elif is_reference:
-            about = asked.loaded, asked.questions, self.settings, row.name
+            about = asked.loaded, asked.questions, self.measurement, row.name
             self.reference = keep_reference(*about, on_share, self.team)
         self.rows[row.name] = done
         on_share(1.0)
@@ -226,7 +233,7 @@ class _Work:
         records, kept = measure(
             asked.loaded,
             asked.questions,
-            self.settings,
+            self.measurement,
             row,
             on_share,
             reference=reference,
@@ -235,7 +242,7 @@ class _Work:
             units=units,
         )
         self.reference = self.reference or kept
-        seconds, tokens = time.perf_counter() - start, asked.questions.cost(self.settings.continuation_tokens)
+        seconds, tokens = time.perf_counter() - start, asked.questions.cost(self.measurement.continuation_tokens)
         if begun:
             self.listener.note(f"{row}: {tokens:,} tokens, in part by an earlier run")
         elif tokens:
@@ -255,7 +262,7 @@ class _Work:
         if known is not None:
             return known
         try:
-            records = self.team.by_first(lambda: run_tasks(loaded, task, row, self.settings, self.seed))
+            records = self.team.by_first(lambda: run_tasks(loaded, task, row, self.measurement))
         except DataError as error:
             self.gaps.setdefault(row, {})[name] = error.message
             self.listener.note(f"{name} is left out: {error.message}")
@@ -266,7 +273,9 @@ class _Work:
 
     def _is_unfinished(self) -> bool:
         """Tell whether rows are still to be measured."""
-        return self.team.by_first(lambda: sum(name.endswith(f" | {_ALL}") for name in self.units.names()) < self.count)
+        return self.team.by_first(
+            lambda: sum(name.endswith(f" | {_ALL}") for name in self.units.names()) < self.plan.count
+        )
 
     def _together(self, act: Callable[[], object]) -> None:
         """Do in every process what may fail in one: then it fails in all, and none waits for another."""

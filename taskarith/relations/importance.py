@@ -21,7 +21,8 @@ from taskarith.checkpoints.provenance import command_line, versions
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, hasher
 from taskarith.checkpoints.targets import check_space
-from taskarith.data.load import data_paths, load_data
+from taskarith.data.documents import RowForm
+from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.data.tokens import Sample, tokenize
 from taskarith.errors import CheckpointError, UsageError, name_some
 from taskarith.evaluation.models import Loaded, open_model
@@ -64,6 +65,8 @@ def importance(
     *,
     kind: str = "gradient",
     block_size: int = 256,
+    apply_chat_template: bool = False,
+    system_prompt: str = "",
     device: str = "auto",
     overwrite: bool = False,
     trust_remote_code: bool = False,
@@ -80,6 +83,8 @@ def importance(
     :param output: The file to write: float32, named as in the model's files.
     :param kind: One of ``KINDS``.
     :param block_size: Tokens of the blocks that the texts are cut into; a block is a sample.
+    :param apply_chat_template: Ask the questions of rows through the tokenizer's chat template.
+    :param system_prompt: The first message of every chat; empty for none.
     :param device: auto, cpu, cuda[:N] or mps.
     :param overwrite: Replace an existing file.
     :param trust_remote_code: Run the code that comes with the model.
@@ -93,7 +98,9 @@ def importance(
     target = Path(output)
     inputs = [model, *data_paths([forget, retain])]
     check_target(target, overwrite, is_folder=False, inputs=inputs)
-    texts = load_data(forget), load_data(retain)
+    form = RowForm(apply_chat_template, system_prompt)
+    texts = load_data(forget, form), load_data(retain, form)
+    check_form(form, texts)
     loaded = open_model(model, choose_device(device), torch.float32, listener, trust_remote_code=trust_remote_code)
     if loaded.adapter is not None:
         raise UsageError(f"{loaded.name} is an adapter", "Merge it first: taskarith apply BASE --add ADAPTER")

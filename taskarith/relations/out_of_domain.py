@@ -7,14 +7,17 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from taskarith.data.load import check_form
 from taskarith.errors import UsageError
 from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.inspection.open_tensors import plain
+from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
+from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
 from taskarith.relations.linear_program import FIGURE_THRESHOLD, Programme, solve
 from taskarith.relations.vectors import Related, open_related
 
@@ -104,12 +107,10 @@ def out_of_domain(
     margin: float = 0.1,
     threshold: float | None = None,
     cap: float = math.inf,
-    block_size: int = 64,
-    inputs: int = 32,
-    dtype: str = "auto",
-    device: str = "auto",
-    trust_remote_code: bool = False,
+    cut: TestInputs = INPUTS,
+    runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
+    **keywords: Unpack[InputKeywords],
 ) -> OutOfDomain:
     """Find coefficients of known vectors for a task that none was made for (theorem 3), and measure around them.
 
@@ -121,17 +122,18 @@ def out_of_domain(
     :param margin: The theorem's c, between 0 and 1.
     :param threshold: Of both sums; None is ``1 + margin``. The one of the paper's figure, 0.2, is always solved too.
     :param cap: Most that a coefficient may be.
-    :param block_size: Tokens of a test input.
-    :param inputs: Test inputs of each task, at most.
-    :param dtype: Of the model in memory, as for ``evaluate``.
-    :param device: Where it runs, as for ``evaluate``.
-    :param trust_remote_code: Run the code that comes with the model.
+    :param cut: Number and length of test inputs, and how their chats are written.
+    :param runtime: Dtype and device of the model in memory.
     :param listener: Told about progress.
+    :param keywords: Fields of ``cut`` and ``runtime`` by name, such as ``inputs=8``.
     :raises UsageError: Gammas and data, or neither, are given, or a number is out of range.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
     :raises DataError: A test set is missing or too short.
     """
+    cut, runtime = with_keywords(keywords, cut, runtime)
+    if not data:
+        check_form(cut.form, ())
     if (gammas is None) == (not data):
         raise UsageError("give the gammas or data of the target, not both", "--gamma 0.8,-0.6 or --data target=FILE")
     if not 0 < margin < 1:
@@ -151,7 +153,7 @@ def out_of_domain(
         command = _command(related, programmes)
         remarks = (*related.remarks, *_premises(found))
         return OutOfDomain(related.names, found, programmes, command, None, (), remarks)
-    study = _Study(related, dict(data or {}), block_size, inputs, dtype, device, trust_remote_code, listener)
+    study = _Study(related, dict(data or {}), cut, runtime, listener)
     found = study.gammas()
     programmes = tuple(solve([one.value for one in found], limit, cap) for limit in thresholds)
     points = study.measure(programmes)
@@ -189,17 +191,14 @@ class _Study:
         self,
         related: Related,
         data: Mapping[str, str],
-        block_size: int,
-        inputs: int,
-        dtype: str,
-        device: str,
-        trust_remote_code: bool,
+        cut: TestInputs,
+        runtime: Runtime,
         listener: Listener,
     ) -> None:
-        from taskarith.relations.probe import open_lab, test_inputs
+        from taskarith.relations.probe import cut_inputs, open_lab
 
-        self._lab: Lab = open_lab(related, dtype, device, listener, trust_remote_code=trust_remote_code)
-        tasks = list(test_inputs(self._lab.loaded, data, block_size, inputs).values())
+        self._lab: Lab = open_lab(related, runtime, listener)
+        tasks = list(cut_inputs(self._lab.loaded, data, cut).values())
         self._target, self._own = tasks[0], tasks[1:]
         self._count = len(related.names)
         self.base_loss = 0.0

@@ -9,9 +9,11 @@ import numpy as np
 
 from taskarith.data.tokens import Sample
 from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
+from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
 from taskarith.relations.correlations import DECISIVE, MEASURES, MULTIPLES, OutputRelations, Removal
-from taskarith.relations.probe import Answer, Lab, alone, open_lab, test_inputs
+from taskarith.relations.inputs import TestInputs
+from taskarith.relations.probe import Answer, Lab, alone, cut_inputs, open_lab
 from taskarith.relations.vectors import Related
 from taskarith.relations.verdict import coefficient_of
 
@@ -27,21 +29,15 @@ class Setup:
     :param data: For each vector, in their order, a test set of its task.
     :param learned: Whether each is what its vector was trained on.
     :param beta: Of theorem 1, assumed.
-    :param block_size: Tokens of an input.
-    :param inputs: Of each test set, at most.
-    :param dtype: As for ``evaluate``.
-    :param device: As for ``evaluate``.
-    :param trust_remote_code: Run the code that comes with the model.
+    :param inputs: How test inputs are cut from the test sets.
+    :param runtime: How the model is loaded.
     """
 
     data: Mapping[str, str]
     learned: tuple[bool | None, ...]
-    beta: float = 0.0
-    block_size: int = 64
-    inputs: int = 32
-    dtype: str = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
+    beta: float
+    inputs: TestInputs
+    runtime: Runtime
 
 
 def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Lab, list[list[Sample]]]:
@@ -50,8 +46,8 @@ def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Lab,
     :raises UsageError: A number is out of range, or the model is an adapter.
     :raises DataError: A test set is missing or too short.
     """
-    lab = open_lab(related, setup.dtype, setup.device, listener, trust_remote_code=setup.trust_remote_code)
-    return lab, list(test_inputs(lab.loaded, setup.data, setup.block_size, setup.inputs).values())
+    lab = open_lab(related, setup.runtime, listener)
+    return lab, list(cut_inputs(lab.loaded, setup.data, setup.inputs).values())
 
 
 def relate_outputs(setup: Setup, lab: Lab, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:

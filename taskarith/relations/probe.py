@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from taskarith.data.load import load_data
+from taskarith.data.load import check_form, load_data
 from taskarith.data.tokens import Sample, tokenize
 from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import CheckpointError, DataError, UsageError
@@ -16,10 +16,12 @@ from taskarith.evaluation.batches import batch_start, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
 from taskarith.models.device import choose_device
+from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
+from taskarith.relations.inputs import TestInputs
 from taskarith.relations.vectors import Related
 
-__all__ = ["Answer", "Lab", "alone", "open_lab", "test_inputs"]
+__all__ = ["Answer", "Lab", "alone", "cut_inputs", "open_lab"]
 
 _POSITIONS = 8
 """Positions of an input at which whole outputs are compared: a vocabulary of float32 each."""
@@ -43,22 +45,25 @@ class Answer:
     targets: np.ndarray
 
 
-def test_inputs(loaded: Loaded, data: Mapping[str, str], block_size: int, inputs: int) -> dict[str, list[Sample]]:
+def cut_inputs(loaded: Loaded, data: Mapping[str, str], cut: TestInputs) -> dict[str, list[Sample]]:
     """Cut texts into inputs, and keep at most so many of each, spread evenly.
 
     :param data: Names of the texts, and where they are.
+    :param cut: How long the inputs are, and how many.
     :raises DataError: A text is missing, or too short for two scored tokens.
-    :raises UsageError: A block is longer than the model has positions, or a number is out of range.
+    :raises UsageError: A block is longer than the model has positions, or a number is out of range; or a chat template
+        or system prompt is asked for, but no text is a chat.
     """
-    if inputs < 2 or block_size < 4:
-        raise UsageError("too few inputs or tokens", "Use --inputs 2 and --block-size 4 or more.")
-    loaded.check_block(block_size)
+    cut.check()
+    loaded.check_block(cut.block_size)
+    texts = {name: load_data(spec, cut.form) for name, spec in data.items()}
+    check_form(cut.form, texts.values())
     found = {}
-    for name, spec in data.items():
-        samples = [one for one in tokenize(load_data(spec), loaded.tokenizer, block_size) if _scored(one) > 2]
+    for name, text in texts.items():
+        samples = [one for one in tokenize(text, loaded.tokenizer, cut.block_size) if _scored(one) > 2]
         if not samples:
-            raise DataError(f"{spec} has no input with three scored tokens", "Give more text.")
-        chosen = np.unique(np.linspace(0, len(samples) - 1, inputs).round().astype(int))
+            raise DataError(f"{text.spec} has no input with three scored tokens", "Give more text.")
+        chosen = np.unique(np.linspace(0, len(samples) - 1, cut.inputs).round().astype(int))
         found[name] = [samples[index] for index in chosen]
     return found
 
@@ -105,7 +110,7 @@ class Lab:
         InMemoryEdit(self.loaded.model, str(self.loaded.resolved.path), operands=operands).set(1.0)
 
 
-def open_lab(related: Related, dtype: str, device: str, listener: Listener, *, trust_remote_code: bool) -> Lab:
+def open_lab(related: Related, runtime: Runtime, listener: Listener) -> Lab:
     """Load the base of the vectors.
 
     :raises UsageError: The dtype or device is unknown, or the model is an adapter.
@@ -113,8 +118,8 @@ def open_lab(related: Related, dtype: str, device: str, listener: Listener, *, t
     :raises MismatchError: It is another model than the one that a vector records.
     """
     related.check_base(listener)
-    place, precision = choose_device(device), parse_dtype(dtype)
-    loaded = open_model(related.model, place, precision, listener, trust_remote_code=trust_remote_code)
+    place, precision = choose_device(runtime.device), parse_dtype(runtime.dtype)
+    loaded = open_model(related.model, place, precision, listener, trust_remote_code=runtime.trust_remote_code)
     if loaded.adapter is not None:
         raise UsageError(f"{related.model} is an adapter", "Name the base of the vectors with --model.")
     return Lab(loaded, related, listener)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from taskarith.data.load import check_form
 from taskarith.errors import UsageError
 from taskarith.inspection.open_tensors import plain
+from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
 from taskarith.relations.correlations import DECISIVE, MULTIPLES, OutputRelations
 from taskarith.relations.geometry import TOP_SHARES, Group, WeightRelations, relate_weights
+from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
 from taskarith.relations.vectors import Related, open_related
 from taskarith.relations.verdict import Evidence, Verdict, judge
 
@@ -69,12 +72,10 @@ def relate(
     data: Mapping[str, str] | None = None,
     rank: int | None = None,
     beta: float = 0.0,
-    block_size: int = 64,
-    inputs: int = 32,
-    dtype: str = "auto",
-    device: str = "auto",
-    trust_remote_code: bool = False,
+    cut: TestInputs = INPUTS,
+    runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
+    **keywords: Unpack[InputKeywords],
 ) -> Relation:
     """Measure how task vectors relate: as weights, and with data by what their models answer.
 
@@ -86,18 +87,19 @@ def relate(
         it is.
     :param rank: Compare the leading singular subspaces of so many dimensions too; this takes a while.
     :param beta: Of the theorems, assumed.
-    :param block_size: Tokens of a test input.
-    :param inputs: Test inputs of each task, at most.
-    :param dtype: Of the model in memory, as for ``evaluate``.
-    :param device: Where it runs, as for ``evaluate``.
-    :param trust_remote_code: Run the code that comes with the model.
+    :param cut: Number and length of test inputs, and how their chats are written.
+    :param runtime: Dtype and device of the model in memory.
     :param listener: Told about progress.
+    :param keywords: Fields of ``cut`` and ``runtime`` by name, such as ``inputs=8``.
     :raises UsageError: There are less than two vectors, no base is known, or there is not one test set for each, or it
         is another vector's.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or has values that are not finite.
     :raises DataError: A test set is missing or too short.
     """
+    cut, runtime = with_keywords(keywords, cut, runtime)
+    if not data:
+        check_form(cut.form, ())
     if len(vectors) < 2:
         raise UsageError("a relation needs two vectors or more", "As in: taskarith relate forget.safetensors retain/")
     if data and len(data) != len(vectors):
@@ -110,12 +112,12 @@ def relate(
     if rank is not None and rank < 1:
         raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
     related = open_related(vectors, model, listener, list(data) if data else None)
-    learned = _learned(related, data) if data else ()
+    learned = _learned(related, data, cut) if data else ()
     asked = None
     if data:
         from taskarith.relations.outputs import Setup, open_tasks
 
-        setup = Setup(data, learned, beta, block_size, inputs, dtype, device, trust_remote_code)
+        setup = Setup(data, learned, beta, cut, runtime)
         asked = setup, *open_tasks(related, setup, listener)  # what is wrong with them is said at once
     weights = relate_weights(related, listener)
     subspaces = outputs = None
@@ -133,10 +135,10 @@ def relate(
     return Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
 
 
-def _learned(related: Related, data: Mapping[str, str]) -> tuple[bool | None, ...]:
+def _learned(related: Related, data: Mapping[str, str], cut: TestInputs) -> tuple[bool | None, ...]:
     from taskarith.relations.trained_on import learned_from
 
-    return learned_from(related, data)
+    return learned_from(related, data, cut.form)
 
 
 def _verdict(outputs: OutputRelations, pair: tuple[int, int], beta: float) -> Verdict:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.provenance import read_provenance
+from taskarith.data.documents import ANSWER_ALONE, RowForm
 from taskarith.data.load import load_data
 from taskarith.errors import UsageError
 from taskarith.relations.vectors import Related
@@ -15,15 +16,16 @@ from taskarith.untrusted import MalformedError, parse_json
 __all__ = ["learned_from"]
 
 
-def learned_from(related: Related, data: Mapping[str, str]) -> tuple[bool | None, ...]:
+def learned_from(related: Related, data: Mapping[str, str], form: RowForm = ANSWER_ALONE) -> tuple[bool | None, ...]:
     """Tell of each test set whether its vector was trained on it; None where the vector records no data.
 
     :param data: For each vector, in their order, its test set.
+    :param form: How questions and chats of test sets are written.
     :raises UsageError: A test set is what another of the vectors was trained on.
     :raises DataError: A test set is missing.
     """
     recorded = [_recorded(related, index) for index in range(len(related.names))]
-    prints = [load_data(spec).fingerprint for spec in data.values()]
+    prints = [load_data(spec, form).fingerprint for spec in data.values()]
     for (name, spec), print_, own in zip(data.items(), prints, recorded, strict=True):
         others = [number for number, known in enumerate(recorded, 1) if known and print_ in known]
         if others and own is not None and print_ not in own:

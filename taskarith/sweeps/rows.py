@@ -12,7 +12,7 @@ from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.units import Units
 from taskarith.edit.in_memory import InMemoryEdit, edit_references
 from taskarith.evaluation.edited import LazyEdit
-from taskarith.evaluation.questions import Settings
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.run import Asked, Row, row_name
 from taskarith.progress import Listener
@@ -43,7 +43,7 @@ class SweepRows:
     """
 
     edit: Mapping[str, Any]
-    settings: Settings
+    measurement: Measurement
     reference: str | None
     aim: Aim
     search: SearchOptions
@@ -76,7 +76,7 @@ class SweepRows:
         parts = find_parts(memory.dimensions, search.by)
         space = Space(tuple(memory.references), parts, min(search.alphas), max(search.alphas))
         samples = [(text, one) for text, one in asked.questions.samples if ("loss", text, one.id) in halves.validation]
-        bench = Bench(asked.loaded, samples, self.settings, memory, space, aim, search.kl, units.within("search"))
+        bench = Bench(asked.loaded, samples, self.measurement, memory, space, aim, search.kl, units.within("search"))
         self.names = space.names
 
         def on_trial(number: int, best: float) -> None:
@@ -97,6 +97,6 @@ class SweepRows:
     def _study(self, bench: Bench, memory: InMemoryEdit) -> str:
         """Return the name under which trials are kept: it changes with all that decides them."""
         space = bench.space
-        problem: list[Any] = [self.prints, self.settings.record(), str(bench.model.dtype), memory.fingerprint()]
+        problem: list[Any] = [self.prints, self.measurement.record(), str(bench.model.dtype), memory.fingerprint()]
         problem += [space.names, space.low, space.high, repr(bench.aim), self.search.kl]
         return fingerprint_bytes(json.dumps(problem).encode())

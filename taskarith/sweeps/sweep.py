@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
 
@@ -19,12 +19,13 @@ from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.edit.in_memory import check_edit, named_inputs
 from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.edited import editable
+from taskarith.evaluation.measurement import MEASUREMENT, Measurement, MeasurementKeywords, with_keywords
 from taskarith.evaluation.models import parse_dtype
-from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.results import kept_results, write_results
-from taskarith.evaluation.run import Asked, ask_models, measure_rows
+from taskarith.evaluation.run import Asked, RowPlan, ask_models, measure_rows
 from taskarith.merging.methods import LINEAR, Method
 from taskarith.models.device import choose_device
+from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import parse_scales, plain_scales
 from taskarith.sweeps.optuna_search import check_storage
@@ -60,22 +61,14 @@ def sweep(
     scale: Mapping[str, Any] | Sequence[str] = (),
     protect: Sequence[str] = (),
     weights: str | None = None,
-    block_size: int = 256,
-    prompts: int = 16,
-    prompt_tokens: int = 32,
-    continuation_tokens: int = 64,
-    batch_size: int | Literal["auto"] = "auto",
-    apply_chat_template: bool = False,
-    system_prompt: str = "",
-    dtype: str = "auto",
-    device: str = "auto",
-    seed: int = 42,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
-    trust_remote_code: bool = False,
     launched: bool = False,
     draw: Callable[[Sweep, Path], object] | None = None,
+    measurement: Measurement = MEASUREMENT,
+    runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
+    **keywords: Unpack[MeasurementKeywords],
 ) -> Sweep:
     """Measure a model edited in memory at many coefficients, and choose by a rule.
 
@@ -100,25 +93,22 @@ def sweep(
     :param scale: Multiplies coefficients tensor by tensor, as for ``apply``.
     :param protect: Vectors that method ``project`` looks at, as for ``apply``.
     :param weights: What method ``perta`` looks at.
-    :param block_size: As for ``evaluate``, as are all that follow.
     :param output_dir: Folder for ``results.json``, ``records.jsonl``, ``recipe.yaml`` and ``taskarith.json``.
+    :param overwrite: Replace an existing output.
+    :param launched: As for ``evaluate``.
     :param draw: Draws pictures into that folder before it is published.
+    :param measurement: As for ``evaluate``; its seed is that of a search, too.
+    :param runtime: As for ``evaluate``.
+    :param listener: Told about progress, precision and speed.
+    :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, options contradict each other, or no text is to be forgotten or kept.
     :raises DataError: A data set is missing, empty, or too short.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A vector does not fit the model.
     """
-    settings = Settings(
-        block_size,
-        prompts,
-        prompt_tokens,
-        continuation_tokens,
-        batch_size,
-        apply_chat_template=apply_chat_template,
-        system_prompt=system_prompt,
-    )
+    measurement, runtime = with_keywords(keywords, measurement, runtime)
     aim = _aim(data, target, budget)
-    tried = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, seed)
+    tried = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
     _check(model, data, aim, reference)
     edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
     inputs = [model, reference or "", *data_paths(data.values()), *named_inputs(edit), tried.storage_file]
@@ -131,16 +121,14 @@ def sweep(
             "several processes cannot share the samples of a search",
             "Start the command itself several times, with one --storage.",
         )
-    place, precision = choose_device(device), parse_dtype(dtype)
-    texts = {name: load_data(spec, settings.form) for name, spec in data.items()}
-    check_form(settings.form, texts.values())
+    place, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
+    texts = {name: load_data(spec, measurement.form) for name, spec in data.items()}
+    check_form(measurement.form, texts.values())
     asked = ask_models(
         [*([reference] if reference else []), model],
         texts,
-        settings,
-        device=place,
-        dtype=precision,
-        trust_remote_code=trust_remote_code,
+        measurement,
+        runtime,
         team=team,
         listener=listener,
     )
@@ -162,7 +150,12 @@ def sweep(
             "search": asdict(tried),
             "aim": {"reference": reference, "target": target, "budget": budget},
             "data": {name: text.record() for name, text in texts.items()},
-            "arguments": {**settings.record(), "dtype": dtype, "device": str(place), "seed": seed},
+            "arguments": {
+                **measurement.record(),
+                "dtype": runtime.dtype,
+                "device": str(place),
+                "seed": measurement.seed,
+            },
         }
 
     others = [path for path in read if Path(path).parent != base]
@@ -171,18 +164,14 @@ def sweep(
         units,
         provenance,
     ):
-        torch.manual_seed(seed)
+        torch.manual_seed(measurement.seed)
         prints = {name: text.fingerprint for name, text in texts.items()}
-        rows = SweepRows(edit, settings, reference, aim, tried, prints, listener)
+        rows = SweepRows(edit, measurement, reference, aim, tried, prints, listener)
         count = (1 + FINALISTS if tried.is_search else len({0.0, *alphas})) + bool(reference)
         evaluation = measure_rows(
             asked,
-            settings,
-            rows,
-            count,
-            retain=reference,
-            needs_retain=True,
-            edited=True,
+            measurement,
+            RowPlan(rows, count, reference, needs_retain=True, edited=True),
             team=team,
             units=units,
             listener=listener,

@@ -14,8 +14,8 @@ from taskarith.data.tokens import Sample
 from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.evaluation.batches import batch_start
 from taskarith.evaluation.loss import Kept, TokenScore, keep_states, score_samples, split_model
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
-from taskarith.evaluation.questions import Settings
 from taskarith.sweeps.rule import Aim, Mark, Point
 from taskarith.sweeps.search_space import Space
 from taskarith.sweeps.split import is_forgotten
@@ -56,7 +56,7 @@ class Bench:
 
     :param loaded: The model.
     :param samples: To measure losses on, each with the name of its text.
-    :param settings: Of the measurements.
+    :param measurement: Of the measurements.
     :param memory: Edits the model.
     :param space: What can be set.
     :param aim: What is wanted.
@@ -68,7 +68,7 @@ class Bench:
         self,
         loaded: Loaded,
         samples: Sequence[tuple[str, Sample]],
-        settings: Settings,
+        measurement: Measurement,
         memory: InMemoryEdit,
         space: Space,
         aim: Aim,
@@ -81,8 +81,8 @@ class Bench:
         self.aim, self._kl = aim, kl
         self._halves = split_model(loaded.model, samples[0][1])
         longest = max(len(sample.input_ids) for _, sample in samples)
-        self._shrink = settings.batch_size == "auto"
-        self._size = batch_start(loaded.model, longest, cached=False) if self._shrink else int(settings.batch_size)
+        self._shrink = measurement.batch_size == "auto"
+        self._size = batch_start(loaded.model, longest, cached=False) if self._shrink else int(measurement.batch_size)
         memory.restore()
         states: dict[int, torch.Tensor] = {}
         scores = self._score(keep=states if kl else None)

@@ -13,7 +13,7 @@ from taskarith.data.tokens import Sample, fingerprint_samples, tokenize
 from taskarith.errors import MismatchError, UsageError
 from taskarith.models.load import Base
 from taskarith.progress import SILENT, Listener
-from taskarith.training.settings import Settings
+from taskarith.training.settings import TrainingSettings
 
 __all__ = ["IGNORED", "Collator", "Example", "make_examples"]
 
@@ -71,7 +71,7 @@ def make_examples(
     base: Base,
     learned: Sequence[DataSet],
     retained: Sequence[DataSet],
-    settings: Settings,
+    settings: TrainingSettings,
     listener: Listener = SILENT,
 ) -> tuple[list[Example], dict[str, Any]]:
     """Tokenise the data sets and the retain sets, and see that the model can take them.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
@@ -13,7 +15,6 @@ from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.checkpoints.team import check_launch
-from taskarith.data.documents import RowForm
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import UsageError, name_some
 from taskarith.models.device import autocast_choice, choose_device, describe_precision
@@ -26,7 +27,7 @@ from taskarith.training.lora import add_lora
 from taskarith.training.result import FinetuneResult, make_result, remark
 from taskarith.training.resume import check_leftover, training_folder, working_folder
 from taskarith.training.saving import find_places
-from taskarith.training.settings import LORA_RANK, Settings
+from taskarith.training.settings import SETTINGS, TrainingKeywords, TrainingSettings
 from taskarith.training.trainer import make_arguments, make_trainer
 
 __all__ = ["FinetuneResult", "finetune"]
@@ -38,35 +39,10 @@ def finetune(
     output_dir: str | Path,
     *,
     retain: Sequence[str] = (),
-    retain_weight: float = 1.0,
-    lora: bool = False,
-    lora_rank: int = LORA_RANK,
-    lora_alpha: float | None = None,
-    lora_target: Sequence[str] = (),
-    block_size: int = 256,
-    apply_chat_template: bool = False,
-    system_prompt: str = "",
-    learning_rate: float | None = None,
-    num_train_epochs: float | None = None,
-    max_steps: int | None = None,
-    until_loss: float | None = None,
-    per_device_train_batch_size: int = 8,
-    gradient_accumulation_steps: int = 1,
-    gradient_checkpointing: bool = False,
-    lr_scheduler_type: str = "linear",
-    warmup_steps: float = 0.0,
-    weight_decay: float = 0.0,
-    max_grad_norm: float = 1.0,
-    bf16: bool | None = None,
-    dtype: str = "float32",
-    seed: int = 42,
-    device: str = "auto",
-    save_steps: int | None = None,
-    resume: bool = False,
-    report_to: Sequence[str] = (),
     overwrite: bool = False,
-    trust_remote_code: bool = False,
+    settings: TrainingSettings = SETTINGS,
     listener: Listener = SILENT,
+    **keywords: Unpack[TrainingKeywords],
 ) -> FinetuneResult:
     """Train a causal language model, or a LoRA adapter for it, on texts; publish it as a folder transformers can load.
 
@@ -77,37 +53,10 @@ def finetune(
     :param data: Data sets as ``load_data`` reads them; several are joined.
     :param output_dir: Folder to publish; checkpoints of the run are kept beside it until then.
     :param retain: Data sets to mix in with another weight; an epoch goes through them too.
-    :param retain_weight: w of the retain set in loss = (1/N) sum over all N tokens of w * token loss; data has 1.
-    :param lora: Train an adapter instead of all weights.
-    :param lora_rank: Rank r of the adapter.
-    :param lora_alpha: The adapter is scaled by alpha / r; None is 2 r.
-    :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
-    :param block_size: Tokens of a block of plain text, and the most that a row may have.
-    :param apply_chat_template: Write questions and answers as chats; otherwise they are written as TOFU does for Phi.
-    :param system_prompt: The first message of every chat; empty for none.
-    :param learning_rate: Peak learning rate; None is 5e-5, or 5e-4 for LoRA.
-    :param num_train_epochs: Passes over the data; None is 3, or 30 with ``until_loss``.
-    :param max_steps: Optimizer steps; wins over ``num_train_epochs``.
-    :param until_loss: End after the first epoch in which the mean training loss of the data, in nats a token, was at
-        most that. ``num_train_epochs`` or ``max_steps`` is the limit; that it was met first is said.
-    :param per_device_train_batch_size: Samples of a batch on each device.
-    :param gradient_accumulation_steps: Batches of an optimizer step.
-    :param gradient_checkpointing: Compute activations twice instead of keeping them.
-    :param lr_scheduler_type: One of ``settings.SCHEDULERS``.
-    :param warmup_steps: Steps in which the rate rises; below 1 a share of all.
-    :param weight_decay: AdamW's, not applied to biases and norms.
-    :param max_grad_norm: Gradients are clipped to this norm; 0 does not clip.
-    :param bf16: Compute in bfloat16 under autocast; None does so where the device is good at it.
-    :param dtype: Of the weights on disk: float32, bfloat16 or float16. Most updates of a fine-tuning are smaller than
-        half a unit in the last place of bfloat16 and would be rounded away.
-    :param seed: Of order, initial adapters and dropout.
-    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    :param save_steps: Keep a checkpoint every so many steps, so that a killed run can be resumed.
-    :param resume: Go on at the last checkpoint of an interrupted run with the same arguments.
-    :param report_to: Trackers that transformers knows, such as ``tensorboard`` or ``wandb``.
     :param overwrite: Replace an output that exists, and drop checkpoints of an interrupted run.
-    :param trust_remote_code: Run the code that comes with the model.
+    :param settings: How to train.
     :param listener: Told about progress and choices.
+    :param keywords: Fields of ``settings`` by name, such as ``learning_rate=1e-4``.
     :raises UsageError: A value is wrong, a combination is, or the model cannot take it.
     :raises DataError: A data set is missing, empty or of an unknown shape.
     :raises CheckpointError: The model is missing, broken or of an unknown kind.
@@ -115,61 +64,35 @@ def finetune(
     :raises OutputError: The output exists, or cannot be written.
     :raises TaskarithError: The training diverged, or ran out of memory.
     """
-    settings = Settings(
-        block_size=block_size,
-        learning_rate=learning_rate,
-        num_train_epochs=num_train_epochs,
-        max_steps=max_steps,
-        until_loss=until_loss,
-        per_device_train_batch_size=per_device_train_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        gradient_checkpointing=gradient_checkpointing,
-        lr_scheduler_type=lr_scheduler_type,
-        warmup_steps=warmup_steps,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        bf16=bf16,
-        dtype=dtype,
-        lora=lora,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_target=tuple(lora_target),
-        retain_weight=retain_weight,
-        seed=seed,
-        device=device,
-        save_steps=save_steps,
-        resume=resume,
-        report_to=tuple(name for name in report_to if name != "none"),
-        trust_remote_code=trust_remote_code,
-    )
+    settings = replace(settings, **keywords)
     target = Path(output_dir)
     check_launch()
     _check_call(settings, data, retain)
     inputs = [model, *data_paths([*data, *retain])]
     check_target(target, overwrite, is_folder=True, inputs=inputs)
-    check_leftover(target, resume=resume, overwrite=overwrite, listener=listener)
-    place = choose_device(device)
-    autocast, why = autocast_choice(place, bf16)
+    check_leftover(target, resume=settings.resume, overwrite=overwrite, listener=listener)
+    place = choose_device(settings.device)
+    autocast, why = autocast_choice(place, settings.bf16)
     arguments = make_arguments(settings, working_folder(target), place, bf16=autocast)
-    form = RowForm(apply_chat_template, system_prompt, learns_tag=True)
+    form = settings.form
     learned, retained = [load_data(spec, form) for spec in data], [load_data(spec, form) for spec in retain]
     check_form(form, [*learned, *retained])
     with arguments.main_process_first(local=False, desc="finding the model"):
-        base = open_base(model, trust_remote_code=trust_remote_code, listener=listener)
+        base = open_base(model, trust_remote_code=settings.trust_remote_code, listener=listener)
         check_apart(target, [base.origin.path])
-        check_space(target, 0 if lora else _nbytes(base, dtype))
+        check_space(target, 0 if settings.lora else _nbytes(base, settings.dtype))
     examples, record = make_examples(base, learned, retained, settings, listener)
     record["processes"] = arguments.world_size
     run = {**settings.record(), "base": base.fingerprint, **record}
-    with training_folder(target, arguments, run, resume=resume) as checkpoint:
+    with training_folder(target, arguments, run, resume=settings.resume) as checkpoint:
         loaded = _load(base, settings, arguments)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = add_lora(loaded, settings, listener) if settings.lora else _freeze_rest(loaded, places, listener)
         if settings.lora:
             factors = [one.numel() for one in trained.parameters() if one.requires_grad]
-            check_space(target, sum(factors) * getattr(torch, dtype).itemsize)
+            check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
-        trainer = make_trainer(trained, arguments, examples, pad_id, until_loss, listener)
+        trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener)
         precision = describe_precision(trained, arguments.mixed_precision, why)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
@@ -186,7 +109,7 @@ def _nbytes(base: Base, dtype: str) -> int:
     return sum(one.elements * min(size, ITEM_SIZES[one.dtype]) for one in base.checkpoint.tensors.values())
 
 
-def _check_call(settings: Settings, data: Sequence[str], retain: Sequence[str]) -> None:
+def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequence[str]) -> None:
     if not data:
         raise UsageError("there is no data to train on", "Name a data set: --data forget.txt")
     if settings.retain_weight != 1.0 and not retain:
@@ -200,7 +123,7 @@ def _check_call(settings: Settings, data: Sequence[str], retain: Sequence[str]) 
             )
 
 
-def _load(base: Base, settings: Settings, arguments: TrainingArguments) -> PreTrainedModel:
+def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments) -> PreTrainedModel:
     frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
     set_seed(settings.seed)
     model = load_model(

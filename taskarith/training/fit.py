@@ -21,7 +21,7 @@ from taskarith.models.load import Base
 from taskarith.progress import Listener
 from taskarith.training.result import FinetuneResult
 from taskarith.training.saving import save_adapter, save_model
-from taskarith.training.settings import Settings
+from taskarith.training.settings import TrainingSettings
 
 __all__ = ["publish", "train"]
 
@@ -73,7 +73,7 @@ def publish(
     trainer: Trainer,
     base: Base,
     places: Mapping[str, str | None],
-    settings: Settings,
+    settings: TrainingSettings,
     result: FinetuneResult,
     record: dict[str, Any],
     *,

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from taskarith.errors import UsageError, name_some
 from taskarith.models.language import can_run, modules_outside, names_outside, run_on_text
 from taskarith.progress import SILENT, Listener
-from taskarith.training.settings import Settings
+from taskarith.training.settings import TrainingSettings
 
 __all__ = ["MISLEADING_REMARKS", "add_lora"]
 
@@ -34,7 +34,7 @@ MISLEADING_REMARKS = r"The following (rank|alpha)_pattern keys|fan_in_fan_out is
 """What PEFT's misleading warnings begin with: of patterns that it does apply to experts, of a setting it corrects."""
 
 
-def add_lora(model: PreTrainedModel, settings: Settings, listener: Listener) -> PeftModel:
+def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Listener) -> PeftModel:
     """Put trainable low-rank factors beside linear layers of the language model, and freeze the rest.
 
     :param model: The model; its layers are replaced in place.
@@ -110,7 +110,7 @@ def _is_plain(layer: torch.nn.Module) -> bool:
     return isinstance(got, torch.Tensor) and got.shape == expected.shape and torch.allclose(got, expected, 1e-2, 1e-2)
 
 
-def _config(settings: Settings, layers: _Layers, avoided: Sequence[str], refused: Iterable[str]) -> LoraConfig:
+def _config(settings: TrainingSettings, layers: _Layers, avoided: Sequence[str], refused: Iterable[str]) -> LoraConfig:
     """Make PEFT's configuration: it finds layers by the ends of their names, and what it is not to find is excluded."""
     excluded = [rf"{re.escape(name)}(\..*)?" for name in avoided] + [rf".*\.{re.escape(name)}" for name in refused]
     return LoraConfig(
@@ -124,7 +124,7 @@ def _config(settings: Settings, layers: _Layers, avoided: Sequence[str], refused
 
 
 def _rehearse(
-    model: PreTrainedModel, settings: Settings, layers: _Layers, usable: Sequence[str], avoided: Sequence[str]
+    model: PreTrainedModel, settings: TrainingSettings, layers: _Layers, usable: Sequence[str], avoided: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Try PEFT on a model without weights.
 
@@ -173,7 +173,7 @@ def _not_loaded(adapted: PeftModel) -> list[str]:
 
 
 def _cannot_adapt(
-    model: PreTrainedModel, settings: Settings, usable: Sequence[str], reason: ValueError | str
+    model: PreTrainedModel, settings: TrainingSettings, usable: Sequence[str], reason: ValueError | str
 ) -> UsageError:
     asked = ", ".join(settings.lora_target) or "all linear layers"
     return UsageError(

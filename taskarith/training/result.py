@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from taskarith.training.settings import Settings
+from taskarith.training.settings import TrainingSettings
 
 __all__ = ["DATA_LOSS", "FinetuneResult", "epoch_loss", "make_result", "remark"]
 
@@ -79,7 +79,7 @@ def epoch_loss(log: Sequence[Mapping[str, Any]]) -> float:
     return _mean(_data_losses(_last_epoch(log)))
 
 
-def remark(result: FinetuneResult, settings: Settings) -> str | None:
+def remark(result: FinetuneResult, settings: TrainingSettings) -> str | None:
     """Say what to set where few steps or a small fall of the loss show that the data were hardly learned.
 
     Whether ``until_loss`` was reached is said instead, where it is set; before all, that the model knew them.

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 from taskarith.errors import UsageError
 
-__all__ = ["DTYPES", "EPOCHS", "LORA_RANK", "MOST_EPOCHS", "SCHEDULERS", "Settings"]
+if TYPE_CHECKING:
+    from taskarith.data.documents import RowForm
+
+__all__ = [
+    "DTYPES",
+    "EPOCHS",
+    "LORA_RANK",
+    "MOST_EPOCHS",
+    "SCHEDULERS",
+    "SETTINGS",
+    "TrainingKeywords",
+    "TrainingSettings",
+]
 
 SCHEDULERS = (
     "linear",
@@ -37,43 +50,72 @@ _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """The choices that make the trained weights, and those about the run; names are transformers' and PEFT's.
 
-    ``learning_rate``, ``lora_alpha`` and ``num_train_epochs`` may be None: see ``rate``, ``alpha`` and ``epochs``.
-    ``warmup_steps`` below 1 is a share of all steps. ``bf16`` None chooses by device. ``max_steps`` None trains
-    ``epochs``. ``until_loss`` ends the training after the first epoch whose mean loss is at most that.
-
+    :param block_size: Tokens of a block of plain text, and the most that a row may have.
+    :param learning_rate: Peak learning rate; None is 5e-5, or 5e-4 for LoRA: see ``rate``.
+    :param num_train_epochs: Passes over the data; None is 3, or 30 with ``until_loss``: see ``epochs``.
+    :param max_steps: Optimizer steps; wins over ``num_train_epochs``.
+    :param until_loss: End after the first epoch in which the mean training loss of the data, in nats a token, was at
+        most that. ``num_train_epochs`` or ``max_steps`` is the limit; that it was met first is said.
+    :param per_device_train_batch_size: Samples of a batch on each device.
+    :param gradient_accumulation_steps: Batches of an optimizer step.
+    :param gradient_checkpointing: Compute activations twice instead of keeping them.
+    :param lr_scheduler_type: One of ``SCHEDULERS``.
+    :param warmup_steps: Steps in which the rate rises; below 1 a share of all.
+    :param weight_decay: AdamW's, not applied to biases and norms.
+    :param max_grad_norm: Gradients are clipped to this norm; 0 does not clip.
+    :param bf16: Compute in bfloat16 under autocast; None does so where the device is good at it.
+    :param dtype: Of the weights on disk: float32, bfloat16 or float16. Most updates of a fine-tuning are smaller than
+        half a unit in the last place of bfloat16 and would be rounded away.
+    :param lora: Train an adapter instead of all weights.
+    :param lora_rank: Rank r of the adapter.
+    :param lora_alpha: The adapter is scaled by alpha / r; None is 2 r: see ``alpha``.
+    :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
+    :param retain_weight: w of the retain set in loss = (1/N) sum over all N tokens of w * token loss; data has 1.
+    :param seed: Of order, initial adapters and dropout.
+    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    :param save_steps: Keep a checkpoint every so many steps, so that a killed run can be resumed.
+    :param resume: Go on at the last checkpoint of an interrupted run with the same arguments.
+    :param report_to: Trackers that transformers knows, such as ``tensorboard`` or ``wandb``.
+    :param trust_remote_code: Run the code that comes with the model.
+    :param apply_chat_template: Write questions and answers as chats; otherwise they are written as TOFU does for Phi.
+    :param system_prompt: The first message of every chat; empty for none.
     :raises UsageError: A value is out of its range or unknown, or two contradict each other.
     """
 
-    block_size: int
-    learning_rate: float | None
-    num_train_epochs: float | None
-    max_steps: int | None
-    until_loss: float | None
-    per_device_train_batch_size: int
-    gradient_accumulation_steps: int
-    gradient_checkpointing: bool
-    lr_scheduler_type: str
-    warmup_steps: float
-    weight_decay: float
-    max_grad_norm: float
-    bf16: bool | None
-    dtype: str
-    lora: bool
-    lora_rank: int
-    lora_alpha: float | None
-    lora_target: tuple[str, ...]
-    retain_weight: float
-    seed: int
-    device: str
-    save_steps: int | None
-    resume: bool
-    report_to: tuple[str, ...]
-    trust_remote_code: bool
+    block_size: int = 256
+    learning_rate: float | None = None
+    num_train_epochs: float | None = None
+    max_steps: int | None = None
+    until_loss: float | None = None
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    lr_scheduler_type: str = "linear"
+    warmup_steps: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    bf16: bool | None = None
+    dtype: str = "float32"
+    lora: bool = False
+    lora_rank: int = LORA_RANK
+    lora_alpha: float | None = None
+    lora_target: Sequence[str] = ()
+    retain_weight: float = 1.0
+    seed: int = 42
+    device: str = "auto"
+    save_steps: int | None = None
+    resume: bool = False
+    report_to: Sequence[str] = ()
+    trust_remote_code: bool = False
+    apply_chat_template: bool = False
+    system_prompt: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lora_target", tuple(self.lora_target))
+        object.__setattr__(self, "report_to", tuple(name for name in self.report_to if name != "none"))
         for name, (fits, wanted) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and fits(value)):
@@ -90,6 +132,13 @@ class Settings:
     def kind(self) -> str:
         """What is trained: ``full`` or ``lora``."""
         return "lora" if self.lora else "full"
+
+    @property
+    def form(self) -> RowForm:
+        """How questions and chats are written."""
+        from taskarith.data.documents import RowForm
+
+        return RowForm(self.apply_chat_template, self.system_prompt, learns_tag=True)
 
     @property
     def rate(self) -> float:
@@ -113,12 +162,45 @@ class Settings:
     def record(self) -> dict[str, object]:
         """Return the choices that make the trained weights, with all defaults filled in."""
         about_run = {"device", "save_steps", "resume", "report_to", "trust_remote_code"}
+        about_run |= {"apply_chat_template", "system_prompt"}  # the record of the data has them
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
         kept = {name: value for name, value in vars(self).items() if name not in about_run | about_lora}
         kept |= {"learning_rate": self.rate, "num_train_epochs": self.epochs}
         if self.lora:
             kept |= {"lora_alpha": self.alpha, "lora_target": list(self.lora_target) or "all-linear"}
         return kept
+
+
+class TrainingKeywords(TypedDict, total=False):
+    """The fields of ``TrainingSettings`` as keywords of ``finetune``."""
+
+    block_size: int
+    learning_rate: float | None
+    num_train_epochs: float | None
+    max_steps: int | None
+    until_loss: float | None
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    lr_scheduler_type: str
+    warmup_steps: float
+    weight_decay: float
+    max_grad_norm: float
+    bf16: bool | None
+    dtype: str
+    lora: bool
+    lora_rank: int
+    lora_alpha: float | None
+    lora_target: Sequence[str]
+    retain_weight: float
+    seed: int
+    device: str
+    save_steps: int | None
+    resume: bool
+    report_to: Sequence[str]
+    trust_remote_code: bool
+    apply_chat_template: bool
+    system_prompt: str
 
 
 _Range = tuple[Callable[[float], bool], str]
@@ -150,3 +232,6 @@ _RANGES: dict[str, _Range] = {
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+SETTINGS = TrainingSettings()

@@ -20,7 +20,7 @@ from taskarith.training.callbacks import ProgressCallback, UntilLossCallback
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
-from taskarith.training.settings import Settings
+from taskarith.training.settings import TrainingSettings
 
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
 
@@ -135,7 +135,7 @@ class RetainTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
 
-def make_arguments(settings: Settings, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
+def make_arguments(settings: TrainingSettings, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
     """Translate settings into transformers' arguments.
 
     :param settings: What to do.

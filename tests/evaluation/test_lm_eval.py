@@ -16,8 +16,8 @@ from benchmarks.architectures.population import build
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.grouping import takes_padding
 from taskarith.evaluation.lm_eval import find_tasks, run_tasks
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.numbers import of_text
-from taskarith.evaluation.questions import Settings
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import task_score_record
 
@@ -43,8 +43,8 @@ def likeliest(model, row):
 
 def run(model, folder, limit=None):
     loaded = SimpleNamespace(model=model, tokenizer=tiny.tokenizer())
-    settings = Settings(16, 0, 1, 1, "auto", limit)
-    return run_tasks(loaded, find_tasks(["mine"], folder), "m", settings, 42)
+    measurement = Measurement(16, 0, 1, 1, "auto", limit)
+    return run_tasks(loaded, find_tasks(["mine"], folder), "m", measurement)
 
 
 @needs_it

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from benchmarks.robustness import sound
 from benchmarks.robustness.commands import World
-from taskarith.cli.common import escape_logs
 from taskarith.cli.main import app
+from taskarith.cli.process import escape_logs
 from taskarith.edit.apply import apply
 from taskarith.training.finetune import finetune
 from taskarith.training.resume import finish_checkpoint

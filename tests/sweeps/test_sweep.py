@@ -21,9 +21,10 @@ from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation import models
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.models import open_model
-from taskarith.evaluation.questions import Settings, ask
+from taskarith.evaluation.questions import ask
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import continuation_record, loss_record
 from taskarith.evaluation.run import Evaluation
@@ -596,11 +597,11 @@ def test_gradient_descent_keeps_more_than_plain_negation_at_equal_forgetting(lab
 
 def test_gradients_are_those_of_losses_and_kl(lab):
     loaded = open_model(lab["tuned"], torch.device("cpu"), None, SILENT)
-    settings = Settings(32, 0, 6, 8, "auto")
-    samples = ask(loaded, {name: load_data(path) for name, path in lab["data"].items()}, settings).samples
+    measurement = Measurement(32, 0, 6, 8, "auto")
+    samples = ask(loaded, {name: load_data(path) for name, path in lab["data"].items()}, measurement).samples
     memory = InMemoryEdit(loaded.model, lab["tuned"], [lab["retain"]], [lab["forget"]])
     space = Space(tuple(memory.references), find_parts(memory.dimensions, ["module"]), 0.0, 2.0)
-    bench = Bench(loaded, samples, settings, memory, space, Aim(budget=1.0), 0.7)
+    bench = Bench(loaded, samples, measurement, memory, space, Aim(budget=1.0), 0.7)
     slope = Slope(bench)
     assert slope.nbytes == 2 * sum(one.nbytes for one in loaded.model.parameters())
     values = [0.1, 0.2, 0.3, 0.8, 0.9, 1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -32,11 +33,13 @@ from typer.testing import CliRunner
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli import finetune as finetune_cli
-from taskarith.cli.common import guarded
+from taskarith.cli.guard import guarded
 from taskarith.errors import CheckpointError, DataError, MismatchError, OutputError, TaskarithError, UsageError
+from taskarith.evaluation.evaluate import evaluate
 from taskarith.inspection.verify import verify
 from taskarith.training import saving
 from taskarith.training.finetune import finetune
+from taskarith.training.settings import TrainingKeywords, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -280,11 +283,20 @@ def test_command_says_what_is_wrong_in_two_lines(tmp_path, text, phi, app):
         assert done.stdout == ""
 
 
-def test_command_and_function_have_the_same_defaults():
-    typed = inspect.signature(finetune_cli.command).parameters
-    called = inspect.signature(finetune).parameters
-    shared = typed.keys() & called.keys() - {"model", "data", "output_dir"}
-    assert called.keys() - typed.keys() == {"listener"}
-    assert {name: typed[name].default or None for name in shared} == {
-        name: called[name].default or None for name in shared
+def test_every_setting_is_an_option_and_a_keyword_with_one_default(app):
+    fields = {one.name: one.default for one in dataclasses.fields(TrainingSettings)}
+    options = inspect.signature(guarded(finetune_cli.command)).parameters
+    assert fields.keys() == TrainingKeywords.__optional_keys__
+    assert options.keys() - fields.keys() == {
+        *inspect.signature(finetune).parameters.keys() - {"settings", "keywords", "listener"},
+        *("config", "as_json", "quiet"),
     }
+    assert {name: options[name].default for name in fields} == {
+        name: None if default in ("", ()) else default for name, default in fields.items()
+    }
+
+
+@pytest.mark.parametrize("verb", [finetune, evaluate])
+def test_a_verb_refuses_a_keyword_that_it_does_not_have(verb):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'blok_size'"):
+        verb("model", [], "out", blok_size=2) if verb is finetune else verb(["model"], {}, blok_size=2)

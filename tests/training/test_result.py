@@ -13,13 +13,13 @@ from finetuning import Notes, distance, one_thread_fixture, other_fixture, quick
 from taskarith.training import finetune as module
 from taskarith.training.finetune import finetune
 from taskarith.training.result import FinetuneResult, remark
-from taskarith.training.settings import Settings
+from taskarith.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEARNING = {"learning_rate": 5e-3, "max_steps": None, "per_device_train_batch_size": 2}
 RESULT = FinetuneResult(Path("out"), "full", 1.0, 40, 1000, 1.0, "", first_loss=4.0, data_loss=1.0)
-SETTINGS = Settings(
+SETTINGS = TrainingSettings(
     **quick(
         max_steps=None, num_train_epochs=None, until_loss=None, gradient_accumulation_steps=1, bf16=None, lora=False,
         gradient_checkpointing=False, lr_scheduler_type="linear", warmup_steps=0, weight_decay=0, max_grad_norm=1,

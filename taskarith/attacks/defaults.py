@@ -1,0 +1,13 @@
+"""How an attack measures and loads models where nothing else is asked for."""
+
+from __future__ import annotations
+
+from taskarith.evaluation.measurement import Measurement
+from taskarith.models.runtime import Runtime
+
+__all__ = ["MEASUREMENT", "RUNTIME"]
+
+MEASUREMENT = Measurement(continuation_tokens=32)
+
+RUNTIME = Runtime(dtype="float32")
+"""Relearning needs float32 weights."""

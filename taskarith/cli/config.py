@@ -1,0 +1,94 @@
+"""The option --config: a YAML file of option values, or for apply a recipe, a record of an edit, or mergekit's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from taskarith.checkpoints.places import absolute_names
+from taskarith.edit.recipe import Recipe, parse_recipe
+from taskarith.errors import TaskarithError, name_some, readable
+from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_text
+
+__all__ = ["ConfigFile", "RecipeFile", "load_config", "use_config"]
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a configuration file: a map of keys, with dashes, to values.
+
+    :raises typer.BadParameter: It is not YAML, or not a map.
+    """
+    try:
+        # the record of an edit may have a line for each of many tensors, for which a reader of YAML takes minutes
+        values = (parse_json if path.suffix == ".json" else parse_yaml)(read_text(path)) or {}
+    except MalformedError as error:
+        raise typer.BadParameter(readable(f"cannot read {path}: {error}")) from error
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"{path} must map option names to values, as in 'learning-rate: 2e-5'")
+    return {str(key): value for key, value in values.items()}
+
+
+def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> None:
+    """Let values of options be the defaults of a command.
+
+    :raises typer.BadParameter: A key is not an option, or a value is neither plain nor a list of plain ones.
+    """
+    known = {_key(parameter): parameter for parameter in context.command.params}
+    values = {key.replace("_", "-"): value for key, value in given.items()}
+    if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
+        names = sorted(known.keys() - {"config", "help"})
+        what = readable(f"{path} has unknown keys: {name_some(unknown)}")
+        raise typer.BadParameter(f"{what}; known are {', '.join(names)}")
+    defaults = dict(context.default_map or {})
+    for key, value in values.items():
+        many = getattr(known[key], "multiple", False) or known[key].nargs != 1
+        if any(isinstance(one, dict | list) for one in (value if isinstance(value, list) and many else [value])):
+            raise typer.BadParameter(f"{path}: {key} must be a plain value{' or a list of them' if many else ''}")
+        wrapped = many and value is not None and not isinstance(value, list)
+        defaults[str(known[key].name)] = [value] if wrapped else value
+    context.default_map = defaults
+
+
+def _key(parameter: Any) -> str:
+    """Return the key of an option in a configuration file: its long name without dashes."""
+    return next((text[2:] for text in parameter.opts if text.startswith("--")), str(parameter.name))
+
+
+def _load_options(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not context.resilient_parsing:
+        use_config(context, path, load_config(path))
+    return path
+
+
+def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
+    """Read the file, let its option values be defaults, and return the recipe as the value of this option."""
+    if path is None or context.resilient_parsing:
+        return None
+    try:
+        values = load_config(path)
+        if "kind" in values:  # the record of an edit
+            values = absolute_names(values, path.parent)
+        recipe = replace(parse_recipe(values), path=path)
+        use_config(context, path, dict(recipe.options))
+    except TaskarithError as error:
+        raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error
+    return recipe
+
+
+def _option(text: str, callback: Callable[..., Any]) -> Any:
+    return typer.Option(
+        "--config", help=text, is_eager=True, callback=callback, exists=True, dir_okay=False, metavar="FILE.yaml"
+    )
+
+
+ConfigFile = Annotated[
+    Path | None, _option("YAML file of option values; a flag or environment variable wins over it.", _load_options)
+]
+RecipeFile = Annotated[
+    Path | None,
+    _option("A recipe, the taskarith.json of an edit, or a mergekit file; a flag wins over it.", _load_recipe),
+]

@@ -1,0 +1,69 @@
+"""Test inputs of tasks: how many, how long, and how their chats are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from taskarith.errors import UsageError
+from taskarith.models.runtime import Runtime, RuntimeKeywords, take_runtime
+
+if TYPE_CHECKING:
+    from taskarith.data.documents import RowForm
+
+__all__ = ["INPUTS", "InputKeywords", "TestInputs", "with_keywords"]
+
+
+@dataclass(frozen=True)
+class TestInputs:
+    """How test inputs are cut from the data of a task.
+
+    :param block_size: Tokens of a test input.
+    :param inputs: Test inputs of each task, at most; spread evenly over the data.
+    :param apply_chat_template: Ask the questions of rows through the tokenizer's chat template.
+    :param system_prompt: The first message of every chat; empty for none.
+    """
+
+    block_size: int = 64
+    inputs: int = 32
+    apply_chat_template: bool = False
+    system_prompt: str = ""
+
+    __test__ = False  # pytest takes its name for that of tests
+
+    @property
+    def form(self) -> RowForm:
+        """How questions and chats are written."""
+        from taskarith.data.documents import RowForm
+
+        return RowForm(self.apply_chat_template, self.system_prompt)
+
+    def check(self) -> None:
+        """Refuse what is too little to compare.
+
+        :raises UsageError: A number is out of range.
+        """
+        if self.inputs < 2 or self.block_size < 4:
+            raise UsageError("too few inputs or tokens", "Use --inputs 2 and --block-size 4 or more.")
+
+
+INPUTS = TestInputs()
+
+
+class InputKeywords(RuntimeKeywords, total=False):
+    """The fields of ``TestInputs`` and ``Runtime`` as keywords of a verb."""
+
+    block_size: int
+    inputs: int
+    apply_chat_template: bool
+    system_prompt: str
+
+
+def with_keywords(keywords: InputKeywords, inputs: TestInputs, runtime: Runtime) -> tuple[TestInputs, Runtime]:
+    """Return both values with the fields that the caller of a verb gave by name.
+
+    :raises TypeError: There is no such field.
+    """
+    given: dict[str, Any] = dict(keywords)
+    runtime = take_runtime(given, runtime)
+    return replace(inputs, **given), runtime
