@@ -61,14 +61,12 @@ _KERNELS = {
         next(test for test in _TESTS if test.endswith(f"/test_{name}")) for name in tests.split()
     ]
     for kernel, tests in {
-        "error_bound": "error_bound calculator",
         "philox": "operator methods",
         "inner_products": "inner_products",
-        "linear": "calculator bf16_blend inner_products",
+        "linear": "calculator linear inner_products",
         "ulp_pack": "ulp_codec exact block_file",
-        "bf16_blend": "bf16_blend calculator",
-        "low_rank": "calculator error_bound low_rank",
-        "rounding": "calculator error_bound ulp_codec bf16_blend",
+        "low_rank": "calculator low_rank",
+        "rounding": "calculator ulp_codec linear",
         "ulp_unpack": "ulp_codec exact block_file",
     }.items()
 }

@@ -8,9 +8,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from taskarith.arithmetic.calculator import Comparison, LowRank, Products, Recipe, Term
-from taskarith.arithmetic.kernels.bf16_blend_limits import reach_of
 from taskarith.arithmetic.kernels.compile import load_kernels
-from taskarith.arithmetic.kernels.error_bound_limits import slack_of
 from taskarith.arithmetic.kernels.layout import BLOCK, DTYPE_CODES
 from taskarith.checkpoints.header import ITEM_SIZES
 
@@ -48,9 +46,6 @@ class CpuCalculator:
         self._plus = array("q", [one.plus if isinstance(one.plus, int) else next(numbers) for one in recipe.terms])
         self._minus = array("q", [-1 if term.minus is None else term.minus for term in recipe.terms])
         self._coefficients = array("d", [term.coefficient for term in recipe.terms])
-        self._slack, self._reach = slack_of(recipe), reach_of(recipe)
-        self._products = array("q", [number for factors in self._factors for number in _sides(factors)])
-        self._scales = array("d", [factors.scale for factors in self._factors])
         self._output = DTYPE_CODES[recipe.output]
         self._output_size = ITEM_SIZES[recipe.output]
 
@@ -60,19 +55,8 @@ class CpuCalculator:
 
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
-        if self._reach > 0:
-            base, tuned = self._addresses[0], self._addresses[self._plus[0]]
-            coefficient, count = self._coefficients[0], stop - start
-            finite = self._kernels.partway(base, tuned, coefficient, self._reach, count, self._out, self._scratch)
-            return self._result(count), bool(finite)
-        finite = self._linear(start, stop, self._multiply_light(start, stop)) if self._slack > 0 else -1
-        if finite < 0:
-            self._multiply(start, stop)
-            finite = self._linear(start, stop, 0)
-        return self._result(stop - start), bool(finite)
-
-    def _linear(self, start: int, stop: int, total: int) -> int:
-        return self._kernels.linear(
+        self._multiply(start, stop)
+        finite = self._kernels.linear(
             _address(self._addresses),
             _address(self._codes),
             len(self._codes),
@@ -83,13 +67,9 @@ class CpuCalculator:
             stop - start,
             self._out,
             self._output,
-            total,
-            self._slack,
-            _address(self._products),
-            _address(self._scales),
-            start,
             self._scratch,
         )
+        return self._result(stop - start), bool(finite)
 
     def delta(self, term: Term, start: int, stop: int, out: np.ndarray) -> bool:
         """Calculate ``plus - minus`` in float64; a zero that is read has no sign."""
@@ -147,7 +127,7 @@ class CpuCalculator:
     def _reserve(self, rows: int, terms: int) -> None:
         """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
         self._rows, self._terms = rows, terms
-        scratch = (9 + max(terms, 1)) * 8 * BLOCK
+        scratch = (8 + max(terms, 1)) * 8 * BLOCK
         self._memory = mmap.mmap(-1, (rows + 1) * self._stride + scratch)
         self._view = memoryview(self._memory)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
@@ -160,14 +140,6 @@ class CpuCalculator:
 
     def _product(self, factors: LowRank, start: int, stop: int, out: int) -> None:
         self._kernels.low_rank(*_sides(factors), factors.scale, start, stop, out, self._scratch)
-
-    def _multiply_light(self, start: int, stop: int) -> int:
-        """Add all terms up in float32, and return where."""
-        out = self._addresses[self._inputs]
-        for number, (factors, coefficient) in enumerate(zip(self._factors, self._coefficients, strict=True)):
-            scale = coefficient * factors.scale
-            self._kernels.low_rank_light(*_sides(factors), scale, start, stop, out, number == 0, self._scratch)
-        return out
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]

@@ -24,16 +24,14 @@ __all__ = ["Kernels", "NowhereToKeepError", "load_kernels"]
 _DIGEST = 16
 _KERNELS = "kernels"
 _SIGNATURES = {
-    "linear": "iiiiiiiiiiidiiii",
+    "linear": "iiiiiiiiiii",
     "delta": "iiiiiii",
     "difference": "iiiiiiiii",
     "inner_products": "iiiiiiiiiiiiii",
     "low_rank": "iiiiidiiii",
-    "low_rank_light": "iiiiidiiiii",
     "draw": "iiii",
     "fold": "iiiiii",
     "keep": "iiiiiddii",
-    "partway": "iiddiii",
     "pack": "iiiiiiiiii",
     "unfold": "iiiiiii",
 }
@@ -56,12 +54,10 @@ class Kernels:
     difference: Any
     inner_products: Any
     low_rank: Any
-    low_rank_light: Any
     draw: Any
     fold: Any
     keep: Any
     pack: Any
-    partway: Any
     unfold: Any
     engine: Any
 
@@ -134,9 +130,9 @@ def _compile(machine: Any) -> bytes:
     """Return object code for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic.kernels import bf16_blend, linear, philox, ulp_pack, ulp_unpack
+    from taskarith.arithmetic.kernels import linear, philox, ulp_pack, ulp_unpack
 
-    modules = {name: module for module in (bf16_blend, linear, philox, ulp_pack, ulp_unpack) for name in module.__all__}
+    modules = {name: module for module in (linear, philox, ulp_pack, ulp_unpack) for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in _SIGNATURES.items():

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from taskarith.arithmetic.kernels.error_bound import bounded
 from taskarith.arithmetic.kernels.inner_products import inner_products
 from taskarith.arithmetic.kernels.layout import BLOCK
-from taskarith.arithmetic.kernels.low_rank import element, low_rank, low_rank_light
+from taskarith.arithmetic.kernels.low_rank import low_rank
 from taskarith.arithmetic.kernels.rounding import (
     F32,
     array,
@@ -25,10 +24,10 @@ from taskarith.arithmetic.kernels.rounding import (
     with_sign_of_zero,
 )
 
-__all__ = ["delta", "difference", "inner_products", "linear", "low_rank", "low_rank_light"]
+__all__ = ["delta", "difference", "inner_products", "linear", "low_rank"]
 
-_ZERO, _SPARE, _DOUBTS, _PARTS = 2, 3, 4, 5
-"""Numbers of some buffers: of zeros, for rounding, for what is not decided, and of the terms."""
+_ZERO, _SPARE, _PARTS = 2, 3, 4
+"""Numbers of some buffers: of zeros, for rounding, and of the terms."""
 
 
 @kernel
@@ -44,25 +43,8 @@ def _buffer(scratch, number):
 
 
 @kernel
-def linear(
-    addresses,
-    codes,
-    inputs,
-    plus,
-    minus,
-    coefficients,
-    terms,
-    count,
-    out,
-    out_code,
-    total,
-    slack,
-    products,
-    scales,
-    first,
-    scratch,
-):
-    """Write ``round(base + sum c_i (plus_i - minus_i))``.
+def linear(addresses, codes, inputs, plus, minus, coefficients, terms, count, out, out_code, scratch):
+    """Write ``round(base + sum c_i (plus_i - minus_i))`` and return 1 if all of it is finite, else 0.
 
     The sum is that of float64. Where it is zero the base's bits stay. Two terms commute; three or more are added in the
     order of their values, element by element, so that the order of the operands never changes a bit.
@@ -77,65 +59,35 @@ def linear(
     :param count: Number of elements.
     :param out: Address of the result.
     :param out_code: Its dtype.
-    :param total: Address of what is added to the base, in float32, or 0. All terms are products then, whose inputs are
-        not looked at, and the result is bfloat16.
-    :param slack: How wrong it may be, as for ``bounded``.
-    :param products: int64, five a term: left, right, rank, columns and rows, as for ``low_rank``.
-    :param scales: float64, one a term: the factor of its product.
-    :param first: Number of the first element in these products.
-    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 9 more buffers.
-    :returns: 1 if all of it is finite, 0 if not; -1 if ``total`` says too little, and the products are needed.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 8 more buffers.
     """
     where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
     plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
-    coefficients, scales = array(coefficients, terms, np.float64), array(scales, terms, np.float64)
-    products = array(products, 5 * terms if total else 0, np.int64)
-    doubtful = array(_address(scratch, _DOUBTS), BLOCK, np.uint16)
-    _buffer(scratch, _ZERO)[:] = 0
-    _buffer(scratch, _PARTS)[:] = 0  # which stays so without terms
+    coefficients = array(coefficients, terms, np.float64)
+    wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
+    total = _buffer(scratch, _PARTS)
+    zero[:] = 0
+    total[:] = 0  # which stays so without terms
     finite = True
     for start in range(0, count, BLOCK):
-        n, doubts = min(BLOCK, count - start), np.int64(-1)
-        if total:
-            here, to = where[0] + start * width(codes[0]), out + start * width(out_code)
-            doubts = bounded(here, codes[0], total + 4 * start, slack, n, to, doubtful, scratch)
-            if not 0 <= doubts <= BLOCK // 32:
-                return np.int64(-1)
-        for i in range(doubts if total else 1):
-            at, m = (start + np.int64(doubtful[i]), np.int64(1)) if total else (start, n)
-            finite &= _precise(
-                where, codes, plus, minus, coefficients, products, scales, first, at, m, out, out_code, scratch
-            )
+        n = min(BLOCK, count - start)
+        widened(where[0] + start * width(codes[0]), codes[0], n, wide)
+        for t in range(terms):
+            row, origin = minus[t], wide if minus[t] == 0 else zero
+            if row > 0:
+                widened(where[row] + start * width(codes[row]), codes[row], n, other)
+                origin = other
+            row = plus[t]
+            there = where[row] + start * width(codes[row])
+            scaled(there, codes[row], n, origin, coefficients[t], _buffer(scratch, _PARTS + t))
+        if terms > 2:
+            finite &= _sort(scratch, terms, n, other)
+        for t in range(1, terms):
+            part = _buffer(scratch, _PARTS + t)
+            for i in range(n):
+                total[i] += part[i]
+        finite &= finish(wide, total, n, out + start * width(out_code), out_code, _address(scratch, _SPARE))
     return np.int64(finite)
-
-
-@kernel
-def _precise(where, codes, plus, minus, coefficients, products, scales, first, start, n, out, out_code, scratch):
-    """Write the result of at most a block in float64, or of one element if the terms are products; see ``linear``."""
-    wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
-    terms, finite = len(plus), True
-    widened(where[0] + start * width(codes[0]), codes[0], n, wide)
-    for t in range(terms):
-        part = _buffer(scratch, _PARTS + t)
-        if len(products):
-            one = products[5 * t : 5 * t + 5]
-            part[0] = coefficients[t] * element(one[0], one[1], one[2], one[3], one[4], scales[t], first + start)
-            continue
-        row, origin = minus[t], wide if minus[t] == 0 else zero
-        if row > 0:
-            widened(where[row] + start * width(codes[row]), codes[row], n, other)
-            origin = other
-        row = plus[t]
-        scaled(where[row] + start * width(codes[row]), codes[row], n, origin, coefficients[t], part)
-    if terms > 2:
-        finite &= _sort(scratch, terms, n, other)
-    total = _buffer(scratch, _PARTS)
-    for t in range(1, terms):
-        part = _buffer(scratch, _PARTS + t)
-        for i in range(n):
-            total[i] += part[i]
-    to = out + start * width(out_code)
-    return finite & finish(wide, total, n, to, out_code, _address(scratch, _SPARE))
 
 
 @kernel

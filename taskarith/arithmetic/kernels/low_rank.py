@@ -7,17 +7,14 @@ fall into the same lines of it; eight steps of the sum are done between a load a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from taskarith.arithmetic.kernels.rounding import array, kernel
 
-__all__ = ["element", "low_rank", "low_rank_light"]
+__all__ = ["low_rank"]
 
 _TILE = 1024
 _DEPTH = 16
 """Bytes of a row of a tile, and steps of the sum that it is packed for: 16 kB, four of the kernels' buffers."""
-
-_light = njit(nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @kernel
@@ -35,38 +32,6 @@ def low_rank(left, right, rank, columns, rows, scale, start, stop, out, scratch)
     :param out: Address of float64, at least ``stop - start``.
     :param scratch: Address of ``32 * BLOCK`` bytes.
     """
-    sizes, factors = (rank, columns, rows, 8), (1.0, scale)
-    _low_rank(left, right, sizes, factors, start, stop, out, True, np.float64, _add, scratch)
-    return np.int64(0)
-
-
-@kernel
-def low_rank_light(left, right, rank, columns, rows, scale, start, stop, out, is_first, scratch):
-    """Do the same in float32, with the error that ``arithmetic.kernels.error_bound_limits`` tells.
-
-    :param out: Address of float32, which the product is added to, or, if ``is_first``, written to.
-    """
-    sizes, factors = (rank, columns, rows, 4), (scale, 1.0)
-    _low_rank(left, right, sizes, factors, start, stop, out, is_first != 0, np.float32, _add_light, scratch)
-    return np.int64(0)
-
-
-@kernel
-def element(left, right, rank, columns, rows, scale, position):
-    """Return one element of the product, the same as ``low_rank`` writes."""
-    row, column = position // columns, position % columns
-    a = array(left + 8 * row * rank, rank, np.float64)
-    b = array(right + 8 * (row // rows * rank * columns), rank * columns, np.float64)
-    total = 0.0
-    for k in range(rank):
-        total += a[k] * b[k * columns + column]
-    return scale * total
-
-
-@kernel
-def _low_rank(left, right, sizes, factors, start, stop, out, is_first, dtype, add, scratch):
-    """Calculate elements of ``after * ((before * left) @ right)``, with ``factors = before, after``."""
-    rank, columns, rows, size = sizes
     position = start
     while position < stop:
         row, first = position // columns, position % columns
@@ -74,39 +39,37 @@ def _low_rank(left, right, sizes, factors, start, stop, out, is_first, dtype, ad
         if width == columns:  # whole rows, down to the last that belongs to the same factor
             height = min((stop - position) // columns, rows - row % rows)
         here, there = left + 8 * row * rank, right + 8 * (row // rows * rank * columns + first)
-        to, shape = out + size * (position - start), (rank, columns, height, width, size)
-        _panel(here, there, shape, factors, to, is_first, dtype, add, scratch)
+        _panel(here, there, rank, columns, height, width, scale, out + 8 * (position - start), scratch)
         position += width * height
+    return np.int64(0)
 
 
 @kernel
-def _panel(left, right, shape, factors, out, is_first, dtype, add, scratch):
+def _panel(left, right, rank, columns, height, width, scale, out, scratch):
     """Calculate ``height`` rows of ``width`` columns of the product, one row after the other."""
-    rank, columns, height, width, size = shape
-    before, after = factors
-    most = _TILE // size
+    most = _TILE // 8
     for column in range(0, width, most):
         n = min(most, width - column)
         for depth in range(0, max(rank, 1), _DEPTH):
             steps = min(_DEPTH, rank - depth)
             for k in range(steps):
                 values = array(right + 8 * ((depth + k) * columns + column), n, np.float64)
-                packed = array(scratch + _TILE * k, n, dtype)
+                packed = array(scratch + _TILE * k, n, np.float64)
                 for i in range(n):
                     packed[i] = values[i]
             for row in range(height):
-                part = array(out + size * (row * width + column), n, dtype)
-                if is_first and depth == 0:
+                part = array(out + 8 * (row * width + column), n, np.float64)
+                if depth == 0:
                     part[:] = 0
-                add(left + 8 * (row * rank + depth), before, steps, part, n, scratch)
-                if depth + steps == rank and after != 1:
+                _add(left + 8 * (row * rank + depth), steps, part, n, scratch)
+                if depth + steps == rank and scale != 1:
                     for i in range(n):
-                        part[i] *= after
+                        part[i] *= scale
 
 
 @kernel
-def _add(factors, _scale, steps, part, n, scratch):
-    """Add some steps of the sum to one row of a tile, eight at a time; the scale is 1."""
+def _add(factors, steps, part, n, scratch):
+    """Add some steps of the sum to one row of a tile, eight at a time."""
     a, row = array(factors, steps, np.float64), _TILE // 8
     tile = array(scratch, _DEPTH * row, np.float64)
     k = np.int64(0)
@@ -136,34 +99,3 @@ def _add_eight(a, b, part, n):
         value += a5 * b[5 * row + i]
         value += a6 * b[6 * row + i]
         part[i] = value + a7 * b[7 * row + i]
-
-
-@_light
-def _add_light(factors, scale, steps, part, n, scratch):
-    """Add some steps of the sum in float32, eight at a time as a tree of three levels: it rounds less."""
-    a, row = array(factors, steps, np.float64), _TILE // 4
-    tile = array(scratch, _DEPTH * row, np.float32)
-    k = np.int64(0)
-    while k + 8 <= steps:
-        if n == row:
-            _add_eight_light(a[k : k + 8], scale, tile[row * k :], part, row)
-        else:
-            _add_eight_light(a[k : k + 8], scale, tile[row * k :], part, n)
-        k += 8
-    while k < steps:
-        b, factor = tile[row * k :], np.float32(scale * a[k])
-        for i in range(n):
-            part[i] += factor * b[i]
-        k += 1
-
-
-@_light
-def _add_eight_light(a, scale, b, part, n):
-    row = _TILE // 4
-    a0, a1, a2 = np.float32(scale * a[0]), np.float32(scale * a[1]), np.float32(scale * a[2])
-    a3, a4, a5 = np.float32(scale * a[3]), np.float32(scale * a[4]), np.float32(scale * a[5])
-    a6, a7 = np.float32(scale * a[6]), np.float32(scale * a[7])
-    for i in range(n):
-        one = (a0 * b[i] + a1 * b[row + i]) + (a2 * b[2 * row + i] + a3 * b[3 * row + i])
-        two = (a4 * b[4 * row + i] + a5 * b[5 * row + i]) + (a6 * b[6 * row + i] + a7 * b[7 * row + i])
-        part[i] += one + two

@@ -14,25 +14,25 @@ from numba.extending import intrinsic
 from taskarith.arithmetic.kernels.layout import DTYPE_CODES
 
 __all__ = [
-    "BRAIN",
+    "BF16",
     "F16",
     "F32",
     "F64",
     "array",
+    "bf16_to_f32",
+    "f16_to_f32",
+    "f32_to_bf16",
     "finish",
-    "from_brain",
-    "from_half",
     "kernel",
     "poison",
     "scaled",
     "squares",
-    "to_brain",
     "widened",
     "width",
     "with_sign_of_zero",
 ]
 
-F64, F32, F16, BRAIN = (DTYPE_CODES[dtype] for dtype in ("F64", "F32", "F16", "BF16"))
+F64, F32, F16, BF16 = (DTYPE_CODES[dtype] for dtype in ("F64", "F32", "F16", "BF16"))
 _0, _1, _13, _16 = np.uint32(0), np.uint32(1), np.uint32(13), np.uint32(16)
 _MAGNITUDE, _INFINITY, _SMALL = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x01000000)
 _LOST = np.uint64((1 << 29) - 1)
@@ -62,13 +62,13 @@ def width(code):
 
 
 @kernel
-def from_brain(half):
+def bf16_to_f32(half):
     """Widen a bfloat16 to float32."""
     return np.uint32(np.uint32(half) << _16).view(np.float32)
 
 
 @kernel
-def from_half(half):
+def f16_to_f32(half):
     """Shift float16's fields to the places of float32's, then correct the bias of the exponent by a multiplication."""
     bits = np.uint32(np.uint32(half & 0x7FFF) << _13)
     value = np.float32(bits.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
@@ -91,11 +91,11 @@ def widened(address, code, count, out):
     elif code == F16:
         half = array(address, count, np.uint16)
         for i in range(count):
-            out[i] = from_half(half[i])
+            out[i] = f16_to_f32(half[i])
     else:
         half = array(address, count, np.uint16)
         for i in range(count):
-            out[i] = from_brain(half[i])
+            out[i] = bf16_to_f32(half[i])
 
 
 @kernel
@@ -112,11 +112,11 @@ def scaled(address, code, count, origin, factor, out):
     elif code == F16:
         half = array(address, count, np.uint16)
         for i in range(count):
-            out[i] = factor * (from_half(half[i]) - origin[i])
+            out[i] = factor * (f16_to_f32(half[i]) - origin[i])
     else:
         half = array(address, count, np.uint16)
         for i in range(count):
-            out[i] = factor * (from_brain(half[i]) - origin[i])
+            out[i] = factor * (bf16_to_f32(half[i]) - origin[i])
 
 
 @kernel
@@ -144,17 +144,17 @@ def finish(base, total, count, address, code, spare):
         return poison(narrow, count) == 0
     half = array(address, count, np.uint16)
     lowest, highest = _INFINITY, _0
-    if code == BRAIN:
+    if code == BF16:
         for i in range(count):
             bits = _single_bits(_odd(base[i] + total[i]))
             lowest, highest = min(lowest, np.uint32(bits & _MAGNITUDE)), max(highest, np.uint32(bits & _MAGNITUDE))
-            half[i] = to_brain(bits)
+            half[i] = f32_to_bf16(bits)
     else:
         bits, single = array(spare, count, np.uint32), array(spare, count, np.float32)
         for i in range(count):
             bits[i] = _single_bits(_odd(base[i] + total[i]))
         for i in range(count):
-            half[i] = _to_half(bits[i], single[i])
+            half[i] = _f32_to_f16(bits[i], single[i])
         for i in range(count):
             lowest, highest = min(lowest, bits[i] & _MAGNITUDE), max(highest, bits[i] & _MAGNITUDE)
     if lowest < _SMALL:  # so are zeros, whose sign is looked at there
@@ -191,17 +191,17 @@ def _round_small(base, total, count, half, code):
         if bits & _MAGNITUDE < _SMALL:
             if value != back and bits & _1 == 0:
                 bits = np.uint32(bits + _1 if abs(value) > abs(back) else bits - _1)
-            half[i] = _to_half(bits, np.uint32(bits).view(np.float32)) if code == F16 else to_brain(bits)
+            half[i] = _f32_to_f16(bits, np.uint32(bits).view(np.float32)) if code == F16 else f32_to_bf16(bits)
 
 
 @kernel
-def to_brain(bits):
+def f32_to_bf16(bits):
     """Round float32's bits to bfloat16's, to nearest even."""
     return np.uint32(np.uint32(bits + np.uint32(0x7FFF) + np.uint32(np.uint32(bits >> _16) & _1)) >> _16)
 
 
 @kernel
-def _to_half(bits, single):
+def _f32_to_f16(bits, single):
     """Round a float32 to float16's bits, to nearest even."""
     magnitude = bits & _MAGNITUDE
     normal = np.uint32(np.uint32(magnitude + np.uint32(0xFFF) + ((magnitude >> _13) & _1)) >> _13)

@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from taskarith.arithmetic.kernels.layout import BLOCK
-from taskarith.arithmetic.kernels.rounding import BRAIN, F16, F32, array, kernel
+from taskarith.arithmetic.kernels.rounding import BF16, F16, F32, array, kernel
 from taskarith.arithmetic.kernels.ulp_pack import ENTRY_BITS, PLACE_BITS, bits_in_stream, store
 
 __all__ = ["unfold"]
@@ -200,9 +200,9 @@ def unfold(before, code, parts, state, start, count, out):
     :returns: 1, or 0 if the parts do not fit each other; nothing outside them was looked at then.
     """
     parts, now = array(parts, 12, np.int64), array(state, 4, np.int64)
-    if code in (BRAIN, F16):
+    if code in (BF16, F16):
         before16, out16 = array(before, count, np.uint16), array(out, count, np.uint16)
-        if code == BRAIN:
+        if code == BF16:
             return _unfold(
                 before16, np.int16, code, _masks_brain, _unpack_fours, _step16, parts, now, start, count, out16
             )
