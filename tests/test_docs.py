@@ -69,7 +69,14 @@ def test_every_option_the_pages_name_exists():
         for p in c.params
         for text in (*p.opts, *p.secondary_opts)
     }
-    known |= {"--help", "--version", "--rm", "--read-only", "--user"}  # the last three of docker
+    known |= {
+        "--help",
+        "--version",
+        "--install-completion",
+        "--rm",
+        "--read-only",
+        "--user",
+    }  # the last three of docker
     known |= {"--no-deps", "--outfile", "--enable-lora", "--lora-modules"}  # of pip, llama.cpp and vLLM
     for page in OURS:
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text_of(page))) - known == set(), page

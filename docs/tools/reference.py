@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,12 @@ _SHARED = {"config", "as_json", "quiet"}
 def commands_page() -> str:
     """Return the page of all commands and their options."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    listed = ["", "| command | what it does |", "|---|---|"]
-    listed += [
-        f"| [`{name}`](#taskarith-{name}) | {_cell(_paragraphs(command.help)[0])} |"
-        for name, command in commands.items()
-    ]
+    listed = []
+    for heading, group in _groups(commands, lambda name: commands[name].rich_help_panel):
+        listed += ["", f"| {heading or 'command'} | |", "|---|---|"]
+        listed += [
+            f"| [`{name}`](#taskarith-{name}) | {_cell(_paragraphs(commands[name].help)[0])} |" for name in group
+        ]
     parts = [line for name, command in commands.items() for line in _command(name, command)]
     return _page([_COMMANDS.rstrip(), *listed, *parts])
 
@@ -92,11 +93,21 @@ def _command(name: str, command: Any) -> Iterator[str]:
     if arguments:
         yield from ("", "| argument | meaning |", "|---|---|")
         yield from (f"| `{one.metavar or one.name.upper()}` | {_cell(one.help or '')} |" for one in arguments)
-    yield from ("", "| option | meaning | default |", "|---|---|---|")
-    for one in command.params:
-        if one.param_type_name == "option" and one.name not in _SHARED:
+    options = [one for one in command.params if one.param_type_name == "option" and one.name not in _SHARED]
+    for heading, group in _groups(options, lambda one: one.rich_help_panel):
+        yield from ("", f"| {heading or 'option'} | meaning | default |", "|---|---|---|")
+        for one in group:
             names = ", ".join(f"`{text}`" for text in (*one.opts, *one.secondary_opts))
+            names += f" `{one.metavar}`".replace("|", " or ") if one.metavar else ""
             yield f"| {names} | {_cell(one.help)} | {_default(one)} |"
+
+
+def _groups(things: Iterable[Any], heading: Callable[[Any], str | None]) -> list[tuple[str | None, list[Any]]]:
+    """Return things under their headings, each heading once, in the order of its first thing."""
+    found: dict[str | None, list[Any]] = {}
+    for one in things:
+        found.setdefault(heading(one), []).append(one)
+    return list(found.items())
 
 
 def _default(option: Any) -> str:
