@@ -194,7 +194,7 @@ def _read_undo(folder: Path) -> None:
 def _read_recipe(folder: Path) -> None:
     path = changed(folder, "recipe.yaml")
     recipe = parse_recipe(load_config(path))
-    recipe.in_memory()
+    recipe.edit()
     use_config(_context("apply"), path, dict(recipe.options))
 
 

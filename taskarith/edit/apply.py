@@ -19,9 +19,10 @@ from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
 from taskarith.edit.dry_run import Forecast, forecast
+from taskarith.edit.edit import Edit
 from taskarith.edit.enlarging import enlarged
 from taskarith.edit.jobs import started_team
-from taskarith.edit.operands import check_bases, named_paths, open_operands, parse_operands
+from taskarith.edit.operands import check_bases, named_paths, open_edit
 from taskarith.edit.plan import EditPlan, plan_edit
 from taskarith.edit.remarks import left_out, rounding, strangers, understood, whole
 from taskarith.edit.repeat import check_inputs, record_edit
@@ -31,7 +32,7 @@ from taskarith.edit.tokenizer import choose_tokenizer, write_tokenizer
 from taskarith.errors import UsageError
 from taskarith.merging.methods import LINEAR, Method
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, Scales, parse_scales
+from taskarith.spec import OperandRef
 from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.open import choose_base
 from taskarith.vectors.vocabulary import UNION, check_vocab
@@ -147,110 +148,87 @@ def apply(
         )
     if vocab == UNION and (jobs > 1 or (launched and launched_team().size > 1)):
         raise UsageError("rows of new tokens are added by one process", "Leave out --jobs, and start one process.")
-    edit = {
-        "model": model,
-        "references": parse_operands(add, negate, operands, protect=protect, weights=weights),
-        "alpha": alpha,
-        "scale": parse_scales(scale),
-        "output_dir": output_dir,
-        "dtype": dtype,
-        "vocab": vocab,
-        "ignore_buffers": ignore_buffers,
-        "chat_template": chat_template,
-        "tokenizer": tokenizer,
-        "device": check_device(device),
-        "max_shard_size": max_shard_size,
-        "overwrite": overwrite,
-        "method": method,
-        "keep_undo": keep_undo,
-        "sha256": sha256,
-        "dry_run": dry_run,
-        "model_fingerprint": model_fingerprint,
-    }
+    edit = replace(
+        Edit.from_options(add, negate, operands, protect=protect, weights=weights, scale=scale, method=method),
+        model=model,
+        model_fingerprint=model_fingerprint,
+        alpha=alpha,
+        dtype=VECTOR_DTYPES[dtype] if dtype else None,
+        max_shard_size=max_shard_size,
+        vocab=vocab,
+        tokenizer=tokenizer or "",
+        ignore_buffers=ignore_buffers,
+        chat_template=chat_template or "",
+    )
+    output = _Output(output_dir, overwrite, check_device(device), keep_undo, sha256, dry_run)
     if jobs == 1 or dry_run:
-        return _apply(**edit, team=launched_team() if launched else ALONE, listener=listener)
-    with started_team(jobs, _apply, edit) as team:
-        return _apply(**edit, team=team, listener=listener)
+        return _apply(edit, output, team=launched_team() if launched else ALONE, listener=listener)
+    with started_team(jobs, _apply, {"edit": edit, "output": output}) as team:
+        return _apply(edit, output, team=team, listener=listener)
 
 
-def _apply(
-    *,
-    model: str | None,
-    references: Sequence[OperandRef],
-    alpha: float,
-    scale: Scales,
-    output_dir: str | Path | None,
-    dtype: str | None,
-    vocab: str | None,
-    ignore_buffers: bool,
-    chat_template: str | None,
-    tokenizer: str | None,
-    device: str,
-    max_shard_size: int | None,
-    overwrite: bool,
-    method: Method,
-    keep_undo: bool,
-    sha256: bool,
-    dry_run: bool,
-    model_fingerprint: str,
-    team: Team,
-    listener: Listener = SILENT,
-) -> ApplyResult:
-    chosen = choose_base(model, references[:1], _hint(references[0]), listener)
+@dataclass(frozen=True)
+class _Output:
+    """Where and how an edit is written, which decides no byte of it."""
+
+    folder: str | Path | None
+    overwrite: bool
+    device: str
+    keep_undo: bool
+    sha256: bool
+    dry_run: bool
+
+
+def _apply(edit: Edit, output: _Output, *, team: Team, listener: Listener = SILENT) -> ApplyResult:
+    chosen = choose_base(edit.model, edit.operands[:1], _hint(edit.operands[0]), listener)
     resolved = chosen.resolved
-    target = Path(output_dir) if output_dir is not None else Path(_default_name(resolved, references, alpha, method))
-    inputs = [resolved.path, *named_paths(references), chat_template or "", tokenizer or ""]
-    check_target(target, overwrite, is_folder=True, inputs=inputs)
+    target = Path(output.folder if output.folder is not None else _default_name(resolved, edit))
+    inputs = [resolved.path, *named_paths(edit.operands), edit.chat_template, edit.tokenizer]
+    check_target(target, output.overwrite, is_folder=True, inputs=inputs)
     base = chosen.open()
     check_sidecars(base.path, base.sidecars)
-    if base.scalings and dtype:
+    if base.scalings and edit.dtype:
         raise UsageError(
             f"{base.path} is stored as float8 with scales; its dtype cannot be changed here",
             "Leave out --dtype, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    if base.scalings and not method.is_linear:
+    if base.scalings and not edit.method.is_linear:
         raise UsageError(
             f"{base.path} is stored as float8 with scales, which are edited linearly only",
             "Leave out --method, or dequantise it with transformers (model.dequantize()) and save it.",
         )
-    operands = open_operands(
-        references, base, listener, scale, shared_vocabulary=vocab is not None, ignore_buffers=ignore_buffers
-    )
-    with enlarged(base, operands, vocab) as longer:
-        plan = plan_edit(longer.base, operands, alpha, VECTOR_DTYPES[dtype] if dtype else None, max_shard_size, method)
-        template = read_chat_template(chat_template, listener) if chat_template else ""
-        taken = choose_tokenizer(tokenizer, longer, listener)
-        remarks = left_out(plan) + understood(plan) + (whole(plan) if dry_run else []) + longer.remarks(taken)
-        remarks += (rows_left_alone(plan) if vocab else []) + chat_notes(base.path, operands, template, taken)
-        if dry_run:
+    operands = open_edit(edit, base, listener)
+    with enlarged(base, operands, edit.vocab) as longer:
+        plan = plan_edit(longer.base, operands, edit)
+        template = read_chat_template(edit.chat_template, listener) if edit.chat_template else ""
+        taken = choose_tokenizer(edit.tokenizer, longer, listener)
+        remarks = left_out(plan) + understood(plan) + (whole(plan) if output.dry_run else []) + longer.remarks(taken)
+        remarks += (rows_left_alone(plan) if edit.vocab else []) + chat_notes(base.path, operands, template, taken)
+        if output.dry_run:
             found = _result(target, resolved, plan, RunResult())
             return replace(found, remarks=tuple(remarks), forecast=forecast(plan, target))
         inputs += [*plan.states, taken or ""]
         goal = agreed_plan(plan, team, listener) if longer.base is base else ""  # new rows lie in a temporary file
         parts = [shard.name for shard in plan.shards]
-        with publish(target, overwrite, is_folder=True, plan=goal, parts=parts, team=team, inputs=inputs) as workplace:
-            result = run_plan(plan, workplace, device=device, listener=listener)
+        with publish(
+            target, output.overwrite, is_folder=True, plan=goal, parts=parts, team=team, inputs=inputs
+        ) as workplace:
+            result = run_plan(plan, workplace, device=output.device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
             result.base = longer.prints(result.base)
-            check_inputs(plan, references, model_fingerprint, result)
+            check_inputs(plan, result)
             chosen.check(result.base)
             check_bases(operands, result.base)
-            undo_bytes = _write_undo(plan, workplace.path, listener) if keep_undo else 0
+            undo_bytes = _write_undo(plan, workplace.path, listener) if output.keep_undo else 0
             if taken is not None:
                 write_tokenizer(workplace.path, taken)
             if template:
                 write_chat_template(workplace.path, template)
             remarks += strangers(operands, result.base, str(base.path)) + rounding(result)
-            more = {
-                "max_shard_size": max_shard_size,
-                "vocab": vocab,
-                "tokenizer": str(taken.resolve()) if taken else "",
-            }
-            more |= {"ignore_buffers": ignore_buffers, "chat_template": template}
-            record = record_edit(plan, resolved, references, scale, result)
-            record |= {key: value for key, value in more.items() if value}
-            headers = () if sha256 else [shard.name for shard in plan.shards]
+            done = replace(edit, tokenizer=str(taken.resolve()) if taken else "", chat_template=template)
+            record = record_edit(done, plan, resolved, result)
+            headers = () if output.sha256 else parts
             write_provenance(workplace.path, record, target, headers=headers)
     return replace(_result(target, resolved, plan, result), remarks=tuple(remarks), undo_bytes=undo_bytes)
 
@@ -279,9 +257,9 @@ def _write_undo(plan: EditPlan, folder: Path, listener: Listener) -> int:
     return write_undo(plan, folder, listener)
 
 
-def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha: float, method: Method) -> str:
+def _default_name(model: ResolvedModel, edit: Edit) -> str:
     parts = [Path(model.recorded_name).name.removesuffix(".gguf")]
-    for reference in references:
+    for reference in edit.operands:
         if reference.role:
             continue
         weight = abs(reference.coefficient)
@@ -289,4 +267,5 @@ def _default_name(model: ResolvedModel, references: Sequence[OperandRef], alpha:
         parts.append(
             f"{'minus' if reference.coefficient < 0 else 'plus'}-{name}" + (f"x{weight:g}" if weight != 1 else "")
         )
-    return short_name("-".join([*parts, *([] if method.is_linear else [method.name]), f"alpha{alpha:g}"]))
+    parts += [] if edit.method.is_linear else [edit.method.name]
+    return short_name("-".join([*parts, f"alpha{edit.alpha:g}"]))

@@ -66,9 +66,9 @@ def forecast(plan: EditPlan, target: Path) -> Forecast:
 
 def _merge_bytes(plan: EditPlan) -> int:
     """Return what an operator that is not linear holds of one tensor: of whole matrices about six times each delta."""
-    if plan.method.is_linear or plan.method.needs_factors:
+    if plan.edit.method.is_linear or plan.edit.method.needs_factors:
         return 0
-    if not plan.method.needs_whole_tensors:
+    if not plan.edit.method.needs_whole_tensors:
         return 8 * _ROOM * max((len(tensor.terms) for tensor in plan.tensors), default=0)
     return max((48 * one.source.elements * len(one.terms) for one in plan.whole_tensors), default=0)
 

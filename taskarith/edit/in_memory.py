@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.edit import Edit
 from taskarith.edit.loaded import (
     check_numbers,
     check_shared,
@@ -28,44 +30,33 @@ from taskarith.edit.loaded import (
     sharing_memory,
     undo_rescaling,
 )
-from taskarith.edit.operands import Operand, named_paths, open_operands, parse_operands, read_bases, with_coefficients
+from taskarith.edit.operands import open_edit, read_bases, with_coefficients
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.remarks import own_bases
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
 from taskarith.merging.methods import LINEAR, Method
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, parse_scales
+from taskarith.spec import OperandRef
 
-__all__ = ["InMemoryEdit", "check_edit", "edit_references", "named_inputs"]
-
-
-def named_inputs(edit: Mapping[str, Any]) -> list[str]:
-    """Return what the arguments of ``InMemoryEdit`` name: vectors, and bases that are given with them."""
-    return named_paths(edit_references(edit))
+__all__ = ["InMemoryEdit", "check_edit"]
 
 
-def edit_references(edit: Mapping[str, Any]) -> list[OperandRef]:
-    """Return the vectors that the arguments of ``InMemoryEdit`` name, those that are only looked at last."""
-    given = (edit.get(key, ()) for key in ("add", "negate", "operands"))
-    return parse_operands(*given, protect=edit.get("protect", ()), weights=edit.get("weights"))
-
-
-def check_edit(base: Path, edit: Mapping[str, Any], listener: Listener = SILENT) -> list[str]:
+def check_edit(base: Path, edit: Edit, listener: Listener = SILENT) -> list[str]:
     """Refuse vectors that do not fit, or that the method cannot use, before anything is loaded and measured.
 
     Returns the files that the edit reads.
 
     :param base: The folder of the model.
-    :param edit: Arguments of ``InMemoryEdit``.
+    :param edit: What is to be done.
     :param listener: Told about models that are read.
     :raises TaskarithError: As ``InMemoryEdit`` does.
     """
     checkpoint = open_checkpoint(base)
     _check_scales(checkpoint, str(base))
-    operands = open_operands(edit_references(edit), checkpoint, listener, parse_scales(edit.get("scale", ())))
+    operands = open_edit(edit, checkpoint, listener)
     read_bases(operands, checkpoint, listener)
-    return [*plan_edit(checkpoint, operands, 1.0, method=edit.get("method", LINEAR)).states]
+    return [*plan_edit(checkpoint, operands, edit).states]
 
 
 class InMemoryEdit:
@@ -85,7 +76,7 @@ class InMemoryEdit:
     :param protect: What method ``project`` looks at, as in ``apply``.
     :param weights: What method ``perta`` looks at, as in ``apply``.
     :param operands: More vectors, each with a coefficient and a scale of its own.
-    :ivar references: The vectors, those that are only looked at last.
+    :ivar edit: What is done, at an alpha of 1.
     :ivar remarks: Which vectors are differences to another model than ``base``.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, the model that it was made from is not found, the model is
@@ -105,30 +96,42 @@ class InMemoryEdit:
         weights: str | None = None,
         operands: Sequence[OperandRef] = (),
     ) -> None:
-        self._model, self._method = model, method
-        self._checkpoint = open_checkpoint(resolve_model(base).path)
+        self.edit = Edit.from_options(
+            add, negate, operands, protect=protect, weights=weights, scale=scale, method=method
+        )
+        self._model, self._checkpoint = model, open_checkpoint(resolve_model(base).path)
         _check_scales(self._checkpoint, base)
-        self.references = parse_operands(add, negate, operands, protect=protect, weights=weights)
-        self._scale = parse_scales(scale)
-        self._operands = open_operands(self.references, self._checkpoint, scale=self._scale)
+        self._operands = open_edit(self.edit, self._checkpoint)
         read_bases(self._operands, self._checkpoint)
         self.remarks = own_bases(self._operands)
         self._touched = {name for one in self._operands for name in (*one.vector.shapes, *one.tied)}
         self._is_direct = self._names_match()
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, base: str, edit: Edit) -> Self:
+        """Return the same of an edit that has been read already."""
+        return cls(model, base, operands=edit.operands, scale=edit.scale, method=edit.method)
 
     def set(self, alpha: float, references: Sequence[OperandRef] | None = None) -> None:
         """Give the model the weights of the edit at ``alpha``.
 
         :param references: The same vectors, in the order of ``references``, with other coefficients and scales.
         """
-        operands: Sequence[Operand] = self._operands
-        if references is not None:
-            operands = with_coefficients(operands, references, self._checkpoint, self._scale)
-        self._load(plan_edit(self._checkpoint, operands, alpha, method=self._method))
+        operands = self.edit.operands if references is None else tuple(references)
+        self.make(replace(self.edit, alpha=alpha, operands=operands))
+
+    def make(self, edit: Edit) -> None:
+        """Give the model the weights of another edit by the same vectors and method."""
+        self._load(plan_edit(self._checkpoint, with_coefficients(self._operands, edit, self._checkpoint), edit))
 
     def restore(self) -> None:
         """Give the model the weights of the base, bit for bit."""
-        self._load(plan_edit(self._checkpoint, self._operands, 0.0, method=self._method))
+        self.set(0.0)
+
+    @property
+    def references(self) -> tuple[OperandRef, ...]:
+        """The vectors, those that are only looked at last."""
+        return self.edit.operands
 
     @property
     def dimensions(self) -> dict[str, int]:
@@ -137,7 +140,7 @@ class InMemoryEdit:
 
     def fingerprint(self) -> str:
         """Return a fingerprint of all that decides what an edit at alpha 1 gives: files, coefficients, method."""
-        return plan_edit(self._checkpoint, self._operands, 1.0, method=self._method).fingerprint()
+        return plan_edit(self._checkpoint, self._operands, self.edit).fingerprint()
 
     def __enter__(self) -> Self:
         return self
@@ -251,7 +254,7 @@ def _calculate(
             return tensor.nbytes
 
         tasks = sorted((tensor for tensor in wanted if tensor.terms), key=lambda tensor: -tensor.nbytes)
-        total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.method.needs_torch
+        total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.edit.method.needs_torch
         work_through(tasks, do, SILENT, "editing in memory", total, uses_torch=is_torch)
     if broken:
         raise MismatchError(

@@ -56,7 +56,7 @@ class Merge:
         self._name, self._elements = tensor.source.name, tensor.source.elements
         self._merged = len(recipe.dtypes)  # the merged delta is one input more
         calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
-        self._operator: Operator = METHODS[plan.method.name].load()(_setting(plan, tensor))
+        self._operator: Operator = METHODS[plan.edit.method.name].load()(_setting(plan, tensor))
         span = max(1, self._operator.span)
         self._piece = span * max(1, PIECE_ELEMENTS // span)
         self._chunk = min(chunk, PIECE_ELEMENTS)
@@ -118,13 +118,13 @@ class Merge:
 def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
     present, name = {term.operand for term in tensor.terms}, tensor.source.name
     others = [one for index, one in enumerate(plan.operands) if index not in present and not one.role]
-    absent = [one.coefficient_of(one.delta_of(name) or name) * plan.alpha for one in others]
+    absent = [one.coefficient_of(one.delta_of(name) or name) * plan.edit.alpha for one in others]
     added = [term for term in tensor.terms if not plan.operands[term.operand].role]
     return Setting(
         tensor.source.shape,
         tuple(term.delta for term in added),
         tuple(term.coefficient for term in added),
         tuple(absent),
-        plan.alpha,
-        plan.method,
+        plan.edit.alpha,
+        plan.edit.method,
     )

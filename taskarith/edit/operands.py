@@ -9,11 +9,12 @@ from typing import Any
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.edit.edit import Edit
 from taskarith.edit.misfit import absent_error, check_editable, unknown_error
 from taskarith.edit.scales import tensor_factors
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, Scales, parse_operand
+from taskarith.spec import OperandRef, Scales
 from taskarith.vectors.bases import OwnBase
 from taskarith.vectors.buffers import is_buffer
 from taskarith.vectors.file import DenseVector, VectorFile
@@ -28,8 +29,8 @@ __all__ = [
     "Operand",
     "check_bases",
     "new_rows",
+    "open_edit",
     "open_operands",
-    "parse_operands",
     "read_bases",
     "with_coefficients",
 ]
@@ -81,39 +82,21 @@ class Operand:
         return self.coefficient * self.factors.get(delta, 1.0)
 
 
-def parse_operands(
-    add: Sequence[str],
-    negate: Sequence[str],
-    more: Sequence[OperandRef] = (),
-    *,
-    protect: Sequence[str] = (),
-    weights: str | None = None,
-) -> list[OperandRef]:
-    """Read the values of ``--add`` and ``--negate``; ``more`` are appended, then those that are not added.
-
-    :raises UsageError: There is none to add, or a coefficient cannot be read.
-    """
-    references = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*more]
-    references += [_protected(text) for text in protect]
-    references += [OperandRef(weights, 0.0, role="weights")] if weights is not None else []
-    if all(one.role for one in references):
-        raise UsageError("no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors")
-    return references
-
-
 def named_paths(references: Iterable[OperandRef]) -> list[str]:
     """Return what operands name: vectors, and bases that are given with them."""
     return [name for one in references for name in (one.name, one.base) if name]
 
 
-def _protected(text: str) -> OperandRef:
-    reference = parse_operand(text)
-    if reference.coefficient != 1:
-        raise UsageError(
-            f"{text} is to be kept, and has a coefficient",
-            f"Leave it out: --protect {replace(reference, coefficient=1.0)}",
-        )
-    return replace(reference, coefficient=0.0, role="protect")
+def open_edit(edit: Edit, base: Checkpoint, listener: Listener = SILENT) -> list[Operand]:
+    """Open the vectors of an edit; see ``open_operands``."""
+    return open_operands(
+        edit.operands,
+        base,
+        listener,
+        edit.scale,
+        shared_vocabulary=edit.vocab is not None,
+        ignore_buffers=edit.ignore_buffers,
+    )
 
 
 def open_operands(
@@ -190,18 +173,14 @@ def read_bases(operands: Sequence[Operand], base: Checkpoint, listener: Listener
         check_bases(operands, fingerprint_tensors(base, listener))
 
 
-def with_coefficients(
-    operands: Sequence[Operand], references: Sequence[OperandRef], base: Checkpoint, scale: Scales
-) -> list[Operand]:
-    """Return opened operands with other coefficients and scales.
+def with_coefficients(operands: Sequence[Operand], edit: Edit, base: Checkpoint) -> list[Operand]:
+    """Return opened operands with the coefficients and scales of another edit by the same vectors.
 
-    :param references: The same vectors in the same order.
     :param base: The checkpoint that they were opened for.
-    :param scale: Multiplies the coefficients of all of them.
     """
     return [
-        replace(one, coefficient=reference.coefficient, factors=_factors(reference.scale, scale, base, one.tied))
-        for one, reference in zip(operands, references, strict=True)
+        replace(one, coefficient=reference.coefficient, factors=_factors(reference.scale, edit.scale, base, one.tied))
+        for one, reference in zip(operands, edit.operands, strict=True)
     ]
 
 

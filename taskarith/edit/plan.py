@@ -11,8 +11,9 @@ from taskarith.checkpoints.checkpoint import WEIGHTS_NAME, Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.provenance import release
 from taskarith.checkpoints.reader import file_states, fingerprint_bytes
+from taskarith.edit.edit import Edit
 from taskarith.edit.operands import Operand
-from taskarith.merging.methods import LINEAR, Method, check_operands
+from taskarith.merging.methods import check_operands
 from taskarith.vectors.vector import Packed
 
 __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
@@ -75,20 +76,16 @@ class EditPlan:
 
     :param base: The checkpoint that is read.
     :param operands: The vectors, in the order in which they were given.
-    :param alpha: Common factor of all coefficients; it is contained in the terms.
-    :param dtype: Requested dtype of the output, as safetensors names it; None keeps that of each tensor.
+    :param edit: What is to be done; its alpha is contained in the terms.
     :param shards: The files to write.
     :param states: What tells whether an input has changed since.
-    :param method: How the deltas of several operands become one.
     """
 
     base: Checkpoint
     operands: tuple[Operand, ...]
-    alpha: float
-    dtype: str | None
+    edit: Edit
     shards: tuple[ShardPlan, ...]
     states: dict[str, list[int]]
-    method: Method = LINEAR
 
     @property
     def tensors(self) -> list[TensorPlan]:
@@ -98,7 +95,7 @@ class EditPlan:
     @property
     def whole_tensors(self) -> list[TensorPlan]:
         """The tensors whose deltas have to be in memory as a whole."""
-        needs = self.method.needs_whole_tensors
+        needs = self.edit.method.needs_whole_tensors
         return [tensor for tensor in self.tensors if needs and tensor.terms and len(tensor.source.shape) == 2]
 
     @property
@@ -119,7 +116,7 @@ class EditPlan:
             name: (one.scale.name, one.rows, one.columns, one.across, one.grid)
             for name, one in self.base.scalings.items()
         }
-        how = [self.method.record(), float(self.alpha).hex(), self.dtype, release()]
+        how = [self.edit.method.record(), float(self.edit.alpha).hex(), self.edit.dtype, release()]
         return fingerprint_bytes(json.dumps([*how, shards, tensors, operands, blocks]).encode())
 
     @property
@@ -143,41 +140,31 @@ class EditPlan:
         return delta.nbytes if isinstance(delta, Packed) else tensor.source.nbytes
 
 
-def plan_edit(
-    base: Checkpoint,
-    operands: Sequence[Operand],
-    alpha: float = 1.0,
-    dtype: str | None = None,
-    max_shard_size: int | None = None,
-    method: Method = LINEAR,
-) -> EditPlan:
+def plan_edit(base: Checkpoint, operands: Sequence[Operand], edit: Edit) -> EditPlan:
     """Decide what happens to each tensor and where its bytes go.
 
     An operand whose coefficient, times its factor for a tensor, times alpha is zero adds nothing there: where none adds
     anything, the base is copied.
 
     :param base: The checkpoint to edit.
-    :param operands: Vectors that fit it.
-    :param alpha: Multiplies every coefficient.
-    :param dtype: Dtype of all float tensors of the output (F64, F32, F16, BF16), or None for the base's.
-    :param max_shard_size: Bytes of tensors in one output file; None keeps the base's files.
-    :param method: How the deltas of several operands become one.
+    :param operands: The vectors of the edit, opened for it.
+    :param edit: What is to be done.
     :raises UsageError: The method is not defined on these operands.
     """
     added = [one for one in operands if not one.role]
     roles = [one.role for one in operands if one.role]
-    check_operands(method, [one.coefficient for one in added], [one.vector.kind for one in added], roles)
-    shards = []
-    for name, group in _layout(base, dtype, max_shard_size):
+    check_operands(edit.method, [one.coefficient for one in added], [one.vector.kind for one in added], roles)
+    shards, dtype = [], edit.dtype
+    for name, group in _layout(base, dtype, edit.max_shard_size):
         described = [(tensor.name, _output_dtype(tensor, dtype), tensor.shape) for tensor in group]
         header, offsets = build_header(described, _metadata(base, group))
-        tensors = tuple(_tensor_plan(tensor, operands, alpha, dtype, offsets[tensor.name]) for tensor in group)
+        tensors = tuple(_tensor_plan(tensor, operands, edit.alpha, dtype, offsets[tensor.name]) for tensor in group)
         shards.append(ShardPlan(name, header, tensors))
     if base.scalings:
         shards = _with_scales(base, shards)
     files = {tensor.path for tensor in base.tensors.values()}
     states = file_states(files.union(*(operand.vector.files for operand in operands)))
-    return EditPlan(base, tuple(operands), alpha, dtype, tuple(shards), states, method)
+    return EditPlan(base, tuple(operands), edit, tuple(shards), states)
 
 
 def _exactly(term: Term) -> tuple[int, str, str]:

@@ -19,19 +19,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskarith.errors import UsageError, name_some
 from taskarith.merging.methods import PARAMETERS, parse_method
 from taskarith.spec import OperandRef, Scales, finite_number, parse_operand, parse_scales, plain_scales, short
 
-__all__ = ["Recipe", "parse_recipe", "read_operand"]
+if TYPE_CHECKING:
+    from taskarith.edit.edit import Edit
+
+__all__ = ["Recipe", "parse_recipe"]
 
 _OPERAND_KEYS = ("vector", "coefficient", "scale", "fingerprint", "against_model", "base")
-_ON_BASE = {"finetuned", "exact", "lora"}
-"""Kinds of operands whose deltas may be taken against a base of their own."""
-
-_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -51,25 +50,32 @@ class Recipe:
     remarks: tuple[str, ...] = field(default=())
     path: Path | None = None
 
-    def in_memory(self) -> dict[str, Any]:
-        """Return the arguments of ``InMemoryEdit`` that say the same, alpha apart.
+    def edit(self) -> Edit:
+        """Return the edit of it that can be made in memory, of any model and at any alpha.
 
-        :raises UsageError: It asks for what is not done in memory, or its method does not take its options.
+        :raises UsageError: It asks for what is not done in memory, or a value cannot be read.
         """
+        from taskarith.edit.edit import Edit  # late: the command line knows recipes before it calculates
+
         options = self.options
         for key, what in (("vocab", "vocabularies are not adapted"), ("tokenizer", "tokenizers are not replaced")):
             if options.get(key):
                 raise UsageError(f"{what} in memory", "Write the edit with apply, and evaluate that.")
         parameters = {key: options[key] for key in PARAMETERS if key in options}
-        return {
-            "add": _list(options.get("add")),
-            "negate": _list(options.get("negate")),
-            "operands": self.operands,
-            "protect": _list(options.get("protect")),
-            "weights": options.get("weights"),
-            "method": parse_method(str(options.get("method", "linear")), **parameters),
-            "scale": options.get("scale", ()),
-        }
+        return Edit.from_options(
+            self.listed("add"),
+            self.listed("negate"),
+            self.operands,
+            protect=self.listed("protect"),
+            weights=options.get("weights"),
+            scale=options.get("scale", ()),
+            method=parse_method(str(options.get("method", "linear")), **parameters),
+        )
+
+    def listed(self, option: str) -> list[str]:
+        """Return the values of an option that may be given several times."""
+        value = self.options.get(option)
+        return [] if value is None else [str(value)] if isinstance(value, str) else [str(one) for one in value]
 
     def changed(self, model: str | None, *, vectors: bool, alpha: float, scale: Sequence[str]) -> Recipe:
         """Return what is left of it beside values of options, some of which may be others than its own.
@@ -102,61 +108,33 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         return translate(values)
     if "kind" in values:
         return _of_record(values)
-    options = {key: value for key, value in values.items() if key not in {"operands", "method", "scale"}}
-    operands = values.get("operands") or []
+    options, operands = _options(values), values.get("operands") or []
     if not isinstance(operands, list):
         raise UsageError(f"the operands {short(operands)} are not a list", "Write each on a line: - vector: FILE")
     if operands and {"add", "negate"} & options.keys():
         raise UsageError("the recipe has operands beside add or negate", "Name all vectors under operands.")
-    return Recipe(options | _method(values) | _scale(values), tuple(_operand(one) for one in operands))
+    return Recipe(options, tuple(_operand(one) for one in operands))
 
 
 def _of_record(record: Mapping[str, Any]) -> Recipe:
+    from taskarith.edit.edit import Edit
+
     if record.get("kind") != "edit":
         raise UsageError(
             f"this is the record of {short(record['kind'])}, not of an edit",
             "Give the taskarith.json of an output of apply, or a recipe.",
         )
     try:
-        base = record["base"]
-        options = {
-            "model": f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"]),
-            "alpha": record["alpha"],
-            **({"dtype": _DTYPES[record["dtype"]]} if record.get("dtype") else {}),
-            **{
-                key: record[key]
-                for key in ("max_shard_size", "vocab", "ignore_buffers", "chat_template", "tokenizer")
-                if record.get(key)
-            },
-        }
-        operands = tuple(read_operand(one) for one in record["operands"])
-        fingerprint = str(base["fingerprint"])
+        edit = Edit.from_record(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the record of this edit is broken: {error!r}", "Restore it from where it came.") from error
-    return Recipe(options | _method(record) | _scale(record), operands, fingerprint)
+    return Recipe(_options(replace(edit, operands=()).to_recipe()), edit.operands, edit.model_fingerprint)
 
 
-def read_operand(record: Mapping[str, Any]) -> OperandRef:
-    """Read an operand from the record of an edit; a difference to a base is one to the base that was used.
-
-    :raises KeyError, TypeError, ValueError, AttributeError: The record is broken.
-    """
-    base = (record.get("base") or {}) if record["kind"] in _ON_BASE else {}
-    fingerprint, revision = str(base.get("fingerprint") or ""), base.get("revision")
-    # without a fingerprint it was the model: before fine-tunes had to name their base
-    is_against_model = bool(record.get("against_model")) or (record["kind"] == "finetuned" and not fingerprint)
-    operand = OperandRef(
-        str(record["name"]),
-        float(record["coefficient"]),
-        parse_scales(record.get("scale", {})),
-        str(record["fingerprint"]),
-        is_against_model,
-        str(record.get("role", "")),
-    )
-    if is_against_model or not fingerprint:
-        return operand
-    name = f"{base['name']}@{revision}" if revision else str(base["name"])
-    return replace(operand, base=name, base_fingerprint=fingerprint)
+def _options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all but the operands as values of options."""
+    plain = {key: value for key, value in values.items() if key not in {"operands", "method", "scale"}}
+    return plain | _method(values) | _scale(values)
 
 
 def _method(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,10 +148,6 @@ def _method(values: Mapping[str, Any]) -> dict[str, Any]:
     if twice := sorted(parameters.keys() & values.keys()):
         raise UsageError(f"{name_some(twice)} stands in the method and beside it", "Write it once.")
     return {"method": method["name"], **parameters}
-
-
-def _list(value: Any) -> list[str]:
-    return [] if value is None else [str(value)] if isinstance(value, str) else [str(one) for one in value]
 
 
 def _scale(values: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
+from taskarith.edit.edit import Edit, ReadVector
 from taskarith.edit.operands import Operand
 from taskarith.edit.plan import EditPlan
 from taskarith.edit.rows import shared_rows
 from taskarith.edit.run import RunResult
 from taskarith.errors import MismatchError, name_some
-from taskarith.spec import OperandRef, Scales, exists, parse_model, plain_scales
+from taskarith.spec import OperandRef, exists, parse_model
 from taskarith.vectors.vector import BaseRecord, Vector
 
 __all__ = ["check_inputs", "foreign_tensors", "record_edit"]
 
 
-def record_edit(
-    plan: EditPlan, model: ResolvedModel, references: Sequence[OperandRef], scale: Scales, result: RunResult
-) -> dict[str, Any]:
-    """Return what ``taskarith.json`` says of an edit: the inputs with their fingerprints, and all that was decided."""
+def record_edit(edit: Edit, plan: EditPlan, model: ResolvedModel, result: RunResult) -> dict[str, Any]:
+    """Return what ``taskarith.json`` says of an edit: the inputs with their fingerprints, and all that was decided.
+
+    :param edit: As it was carried out.
+    :param plan: What was done to each tensor.
+    :param model: The model.
+    :param result: What was read and written.
+    """
     tensors = {
         tensor.source.name: {
             "action": tensor.action,
@@ -35,44 +39,29 @@ def record_edit(
         for tensor in plan.tensors
     }
     base = BaseRecord(model.recorded_name, model.revision, combine_fingerprints(result.base))
-    return {
-        "kind": "edit",
-        "base": base.to_json(),
-        "alpha": plan.alpha,
-        "method": plan.method.record(),
-        **({"scale": plain_scales(scale)} if scale else {}),
-        "dtype": plan.dtype,
-        "operands": [
-            {
-                "name": _recorded_name(reference, operand.vector),
-                "kind": operand.vector.kind,
-                "coefficient": operand.coefficient,
-                **({"scale": plain_scales(reference.scale)} if reference.scale else {}),
-                **({"against_model": True} if reference.against_model else {}),
-                **({"role": reference.role} if reference.role else {}),
-                "base": record.to_json() if (record := _base(operand, base)) else None,
-                "fingerprint": combine_fingerprints(prints),
-            }
-            for operand, reference, prints in zip(plan.operands, references, result.operands, strict=True)
-        ],
-        "fingerprint": combine_fingerprints(result.output),
-        "tensors": tensors,
-    }
+    vectors = [
+        ReadVector(
+            _recorded_name(reference, operand.vector),
+            operand.vector.kind,
+            _base(operand, base),
+            combine_fingerprints(prints),
+        )
+        for operand, reference, prints in zip(plan.operands, edit.operands, result.operands, strict=True)
+    ]
+    return edit.to_record(base, vectors, {"fingerprint": combine_fingerprints(result.output), "tensors": tensors})
 
 
-def check_inputs(plan: EditPlan, references: Sequence[OperandRef], model: str, result: RunResult) -> None:
+def check_inputs(plan: EditPlan, result: RunResult) -> None:
     """Refuse to publish the repetition of an edit whose inputs are not what they were.
 
-    :param plan: What was done.
-    :param references: The operands, those with a fingerprint being checked.
-    :param model: Fingerprint that the model must have; empty if that does not matter.
+    :param plan: What was done; its model and those operands are checked that have a fingerprint.
     :param result: What was read.
     :raises MismatchError: An input changed.
     """
-    found = [(str(plan.base.path), model, combine_fingerprints(result.base))]
+    found = [(str(plan.base.path), plan.edit.model_fingerprint, combine_fingerprints(result.base))]
     found += [
         (reference.name, reference.fingerprint, combine_fingerprints(prints))
-        for reference, prints in zip(references, result.operands, strict=True)
+        for reference, prints in zip(plan.edit.operands, result.operands, strict=True)
     ]
     changed = [name for name, expected, fingerprint in found if expected and expected != fingerprint]
     if changed:
@@ -82,10 +71,10 @@ def check_inputs(plan: EditPlan, references: Sequence[OperandRef], model: str, r
         )
 
 
-def foreign_tensors(plan: EditPlan, model: str) -> tuple[str, ...]:
+def foreign_tensors(plan: EditPlan) -> tuple[str, ...]:
     """Return the tensors whose deltas were taken against the edited model by an operand that records another base.
 
-    :param model: Fingerprint of the model as it was edited.
+    :param plan: Of an edit that has the fingerprint of its model.
     :raises MismatchError: The recorded base of an operand lay elsewhere, and is not found.
     """
     found = {
@@ -93,7 +82,8 @@ def foreign_tensors(plan: EditPlan, model: str) -> tuple[str, ...]:
         for index, one in enumerate(plan.operands)
         if one.own is not None and one.own.is_unread and one.own.recorded is not None
     }
-    others = {index: recorded for index, recorded in found.items() if recorded.base.fingerprint != model}
+    edited = plan.edit.model_fingerprint
+    others = {index: recorded for index, recorded in found.items() if recorded.base.fingerprint != edited}
     for recorded in others.values():
         recorded.locate(is_local=True)
     return tuple(tensor.source.name for tensor in plan.tensors if any(term.operand in others for term in tensor.terms))

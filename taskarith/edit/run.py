@@ -24,7 +24,6 @@ from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.stream import EditedTensor, check_terms
 from taskarith.errors import MismatchError, OutputError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.vectors.extract import VECTOR_DTYPES
 
 __all__ = ["RunResult", "run_plan"]
 
@@ -78,7 +77,7 @@ def run_plan(
         left = team.share(sorted(left, key=lambda task: -task[1].nbytes))
         total = sum(tensor.nbytes for _, tensor in left)
         count = workers or max(1, usable_cores() // team.local_size)
-        torch = plan.method.needs_torch
+        torch = plan.edit.method.needs_torch
         work_through(
             left, work.do, listener, "applying", total, device=device, chunk=chunk, workers=count, uses_torch=torch
         )
@@ -108,9 +107,8 @@ def _write_small_files(plan: EditPlan, folder: Path) -> None:
     """Copy every file that travels with the model; the index and the dtype in the configuration follow the plan."""
     copy_sidecars(plan.base.path, plan.base.sidecars, folder)
     config = plan.base.config
-    if plan.dtype is not None:
-        name = next(name for name, code in VECTOR_DTYPES.items() if code == plan.dtype)
-        config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": name}
+    if plan.edit.dtype is not None:
+        config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": plan.edit.dtype_name}
     if config != read_json(folder / "config.json"):
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if len(plan.shards) > 1 or plan.shards[0].name != WEIGHTS_NAME:

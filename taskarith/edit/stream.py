@@ -42,7 +42,7 @@ class EditedTensor:
 
         :param chunk: Elements at a time; it changes no bit.
         """
-        method = self._plan.method
+        method = self._plan.edit.method
         if self._tensor.terms and method.needs_factors:
             yield from self._linear(_merged_factors(self._plan, self._what, self._tensor.source.name), chunk, stop)
         elif self._tensor.terms and not method.is_linear:
@@ -91,11 +91,11 @@ def _merged_factors(plan: EditPlan, what: Calculation, name: str) -> Calculation
     weights = [term.coefficient for term in what.recipe.terms]
     if len(factors) < len(weights) or any(one.blocks != 1 for one in factors):
         raise MismatchError(
-            f"{plan.method.name} merges pairs of factors, and an adapter holds something else for {name}",
+            f"{plan.edit.method.name} merges pairs of factors, and an adapter holds something else for {name}",
             "Use another method, such as ties: it takes whatever adapters hold.",
         )
-    if len(factors) == 1 and plan.method.density == 1:
+    if len(factors) == 1 and plan.edit.method.density == 1:
         return what
     with naming_overflow(name):
-        merged = METHODS[plan.method.name].load()(factors, weights, plan.alpha, plan.method.density or 1.0)
+        merged = METHODS[plan.edit.method.name].load()(factors, weights, plan.edit.alpha, plan.edit.method.density or 1.0)
     return replace(what, recipe=replace(what.recipe, terms=(Term(1.0, merged),)))

@@ -23,15 +23,15 @@ _FILES = (
 _VOCABULARY = "tokenizer.json"
 
 
-def choose_tokenizer(named: str | None, model: Enlarged, listener: Listener = SILENT) -> Path | None:
+def choose_tokenizer(named: str, model: Enlarged, listener: Listener = SILENT) -> Path | None:
     """Return the folder whose tokenizer the output gets; None if it keeps that of the model.
 
-    :param named: What the user asks for; None takes that of the folder that brought new tokens.
+    :param named: What the user asks for; empty takes that of the folder that brought new tokens.
     :param model: The model that is edited, with all its rows.
     :raises UsageError: There is no tokenizer.
     :raises MismatchError: A token does not have a row, or means another one in the model.
     """
-    if named is not None:
+    if named:
         folder = resolve_model(named, listener).path
     elif model.source and _has_tokenizer(Path(model.source)):
         folder = Path(model.source)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
+from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import InMemoryEdit
+from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError
 from taskarith.evaluation.models import Loaded
 from taskarith.progress import Listener
-from taskarith.spec import OperandRef
+from taskarith.spec import plain_scales
 
-__all__ = ["LazyEdit", "editable"]
+__all__ = ["LazyEdit", "edit_record", "editable"]
 
 
 def editable(loaded: Loaded) -> str:
@@ -29,28 +31,63 @@ def editable(loaded: Loaded) -> str:
     return str(loaded.resolved.path)
 
 
+def edit_record(
+    edit: Edit, alphas: Sequence[float], add: Sequence[str], negate: Sequence[str], recipe: Recipe | None
+) -> dict[str, Any]:
+    """Return an edit as it was asked for, without what is not given.
+
+    :param edit: The edit.
+    :param alphas: At which it is made.
+    :param add: Vectors as the user named them.
+    :param negate: Likewise.
+    :param recipe: What the edit was read from, if not from these.
+    """
+    scale = plain_scales(edit.scale)
+    if recipe is None:
+        return {"add": [*add], "negate": [*negate], "alphas": [*alphas], **({"scale": scale} if scale else {})}
+    operands = [
+        {
+            "name": one.name,
+            **({"base": one.base} if one.base else {}),
+            "coefficient": one.coefficient,
+            "scale": plain_scales(one.scale),
+            "role": one.role,
+        }
+        for one in recipe.operands
+    ]
+    given = {
+        "operands": operands,
+        "protect": recipe.listed("protect"),
+        "weights": recipe.options.get("weights"),
+        "method": edit.method.record(),
+        "scale": recipe.options.get("scale"),
+    }
+    named = {"add": recipe.listed("add"), "negate": recipe.listed("negate")}
+    return {**named, **{key: value for key, value in given.items() if value}, "alphas": [*alphas]}
+
+
 class LazyEdit:
     """An ``InMemoryEdit`` that is made when it is first used; as a context manager it restores the model at the end.
 
     :param loaded: The model.
-    :param edit: Arguments of ``InMemoryEdit``.
+    :param edit: What is to be done.
     :param listener: Told what there is to remark.
     """
 
-    def __init__(self, loaded: Loaded, edit: Mapping[str, Any], listener: Listener) -> None:
+    def __init__(self, loaded: Loaded, edit: Edit, listener: Listener) -> None:
         self._loaded, self._edit, self._listener = loaded, edit, listener
 
     @cached_property
     def memory(self) -> InMemoryEdit:
         """The edit in memory; the model is loaded now."""
-        memory = InMemoryEdit(self._loaded.model, editable(self._loaded), **self._edit)
+        memory = InMemoryEdit.of(self._loaded.model, editable(self._loaded), self._edit)
         for remark in memory.remarks:
             self._listener.note(remark)
         return memory
 
-    def set(self, alpha: float, references: Sequence[OperandRef] | None = None) -> None:
-        """Give the model the weights of the edit; see ``InMemoryEdit.set``."""
-        self.memory.set(alpha, references)
+    def make(self, edit: Edit) -> None:
+        """Give the model the weights of an edit; see ``InMemoryEdit.make``."""
+        self.memory.make(edit)
 
     def __enter__(self) -> Self:
         return self

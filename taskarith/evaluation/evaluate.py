@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,11 +17,13 @@ from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.checkpoints.units import Units
 from taskarith.data.load import check_form, data_paths, load_data
-from taskarith.edit.in_memory import check_edit, named_inputs
+from taskarith.edit.edit import Edit
+from taskarith.edit.in_memory import check_edit
+from taskarith.edit.operands import named_paths
 from taskarith.edit.recipe import Recipe
 from taskarith.errors import UsageError, name_some
 from taskarith.evaluation.benchmarks import Part, fingerprint_parts, load_benchmark
-from taskarith.evaluation.edited import LazyEdit, editable
+from taskarith.evaluation.edited import LazyEdit, edit_record, editable
 from taskarith.evaluation.leakage import FORGET, HOLDOUT
 from taskarith.evaluation.lm_eval import find_tasks
 from taskarith.evaluation.measurement import MEASUREMENT, EvaluationKeywords, Measurement, with_keywords
@@ -31,7 +34,7 @@ from taskarith.evaluation.run import Asked, Evaluation, Row, RowPlan, ask_models
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import parse_benchmark, parse_scales, plain_scales
+from taskarith.spec import parse_benchmark, parse_scales
 
 __all__ = ["evaluate"]
 
@@ -91,23 +94,22 @@ def evaluate(
     :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
-    scales = plain_scales(parse_scales(scale))
-    if scales and not (add or negate):
+    edit = None if recipe is None else recipe.edit()
+    if parse_scales(scale) and not (add or negate):
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
-    edit = {"add": list(add), "negate": list(negate), "alphas": list(alphas)} if add or negate else None
-    edit = edit and edit | ({"scale": scales} if scales else {})
-    if recipe is not None:
-        if edit:
+    if add or negate:
+        if edit is not None:
             raise UsageError("a recipe and vectors are given", "Name the vectors in the recipe, or leave it out.")
-        edit = recipe.in_memory() | {"alphas": list(alphas)}
-    _check(models, retain, edit)
+        edit = Edit.from_options(add, negate, scale=scale)
+    edits = [] if edit is None else [replace(edit, alpha=alpha) for alpha in alphas]
+    _check(models, retain, edits if edit else None)
     _check_questions(data, benchmark, tasks, task_folder, measurement)
     inputs = [
         *models,
         retain or "",
         task_folder or "",
         *data_paths(data.values()),
-        *(named_inputs(edit) if edit else []),
+        *(named_paths(edit.operands) if edit else []),
     ]
     if benchmark:
         inputs.append(parse_benchmark(benchmark).folder or "")
@@ -136,7 +138,7 @@ def evaluate(
         return {
             "kind": "evaluation",
             "models": [one.record() for one in asked],
-            "edit": edit and _plain(edit),
+            "edit": edit and edit_record(edit, alphas, add, negate, recipe),
             "data": {name: text.record() for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
             "arguments": {
@@ -162,8 +164,8 @@ def evaluate(
             asked,
             measurement,
             RowPlan(
-                functools.partial(_rows, edit=edit, listener=listener),
-                len(models if edit is None else alphas) + bool(retain),
+                functools.partial(_rows, edits=edits, listener=listener),
+                len(edits or models) + bool(retain),
                 retain,
                 edited=edit is not None,
             ),
@@ -178,34 +180,16 @@ def evaluate(
     return evaluation
 
 
-def _plain(edit: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an edit as plain values of JSON, without what is not given."""
-    plain = dict(edit)
-    if "operands" in plain:
-        plain["operands"] = [
-            {
-                "name": one.name,
-                **({"base": one.base} if one.base else {}),
-                "coefficient": one.coefficient,
-                "scale": plain_scales(one.scale),
-                "role": one.role,
-            }
-            for one in plain["operands"]
-        ]
-        plain["method"] = plain["method"].record()
-    return {key: value for key, value in plain.items() if value or key in {"add", "negate", "alphas"}}
-
-
-def _check(models: Sequence[str], retain: str | None, edit: Mapping[str, Any] | None) -> None:
+def _check(models: Sequence[str], retain: str | None, edits: Sequence[Edit] | None) -> None:
     if not models:
         raise UsageError("no model is given", "Name one or more, as in: taskarith eval MODEL --data name=FILE")
     if len({*models, retain}) <= len(models):
         raise UsageError("a model is given twice", "Name each model once.")
-    if edit is None:
+    if edits is None:
         return
     if len(models) > 1:
         raise UsageError(f"{len(models)} models and an edit are given", "Edit one model in memory at a time.")
-    alphas = edit["alphas"]
+    alphas = [edit.alpha for edit in edits]
     if not alphas or not all(map(math.isfinite, alphas)) or len(set(alphas)) < len(alphas):
         raise UsageError(f"cannot evaluate alphas {alphas}", "Give different finite numbers, as in 0,0.5,1")
 
@@ -251,15 +235,14 @@ def _rows(
     done: Mapping[str, Sequence[Record]],
     units: Units,
     *,
-    edit: Mapping[str, Any] | None,
+    edits: Sequence[Edit],
     listener: Listener,
 ) -> Iterator[Row]:
     del done, units
     loaded = asked.loaded
-    if edit is None:
+    if not edits:
         yield Row(loaded.name, lambda: loaded.model)
         return
-    how = {key: value for key, value in edit.items() if key != "alphas"}
-    with LazyEdit(loaded, how, listener) as lazy:
-        for alpha in edit["alphas"]:
-            yield Row(row_name(loaded.name, alpha), functools.partial(lazy.set, alpha))
+    with LazyEdit(loaded, edits[0], listener) as lazy:
+        for edit in edits:
+            yield Row(row_name(loaded.name, edit.alpha), functools.partial(lazy.make, edit))

@@ -10,15 +10,16 @@ from typing import Any
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.resolve import resolve_model
+from taskarith.edit.edit import Edit
 from taskarith.edit.enlarging import enlarged
-from taskarith.edit.operands import open_operands
+from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.repeat import foreign_tensors
 from taskarith.errors import TaskarithError, UsageError
 from taskarith.inspection.verification import Verification
 from taskarith.inspection.verify_inputs import blameless
 from taskarith.inspection.verify_methods import TOLERANCE, merge_again
-from taskarith.inspection.verify_record import RecordedEdit, read_edit, read_prints
+from taskarith.inspection.verify_record import read_edit, read_prints
 from taskarith.inspection.verify_sample import compare_samples, damaged_tensors, edit_again
 from taskarith.progress import Listener
 
@@ -40,23 +41,23 @@ def verify_edit(found: Verification, record: Mapping[str, Any], seed: int, liste
     found = replace(found, tensors=len(recorded), damaged=damaged)
     whole = {name: entry for name, entry in checkpoint.tensors.items() if name not in damaged}
     try:
-        edit = read_edit(found.path, record)
+        edit, bases = read_edit(found.path, record), read_prints(found.path, record, "base")
     except UsageError as error:
         return replace(found, unsampled=f"the record cannot be carried out: {error.message}")
     with ExitStack() as scratch:
         try:
             plan, own = _plan_again(edit, listener, scratch)
-            foreign = foreign_tensors(plan, edit.model_fingerprint)
+            foreign = foreign_tensors(plan)
         except TaskarithError as error:
             return replace(found, unsampled=f"the inputs cannot be opened: {error.message}")
         if foreign:
             return replace(found, wrong=foreign)
-        return _calculate_again(found, edit, plan, own, whole, seed, listener)
+        return _calculate_again(found, bases, plan, own, whole, seed, listener)
 
 
 def _calculate_again(
     found: Verification,
-    edit: RecordedEdit,
+    bases: Mapping[str, str],
     plan: EditPlan,
     own: Mapping[str, TensorEntry],
     whole: Mapping[str, TensorEntry],
@@ -65,27 +66,28 @@ def _calculate_again(
 ) -> Verification:
     """Compare what was written with what the inputs give now, and find out which of them have changed since.
 
+    :param bases: The fingerprint that each tensor of the model had.
     :param own: The model's own tensors where new rows were put below them.
     :param whole: The tensors of the output that are as they were written.
     """
     plans = {tensor.source.name: tensor for tensor in plan.tensors}
-    others = plans.keys() ^ edit.bases.keys()
+    others = plans.keys() ^ bases.keys()
     others |= {name for name, entry in whole.items() if name in plans and not _is_alike(plans[name], entry)}
     calculated = [
         entry
         for name, entry in whole.items()
         if name not in others and entry.is_float and plans[name].action != "rescaled"
     ]
-    merged = [] if plan.method.is_linear else [entry.name for entry in calculated if plans[entry.name].terms]
+    merged = [] if plan.edit.method.is_linear else [entry.name for entry in calculated if plans[entry.name].terms]
     rest = [entry for entry in calculated if entry.name not in set(merged)]
     sampled, wrong = compare_samples(rest, seed, lambda entry, *span: edit_again(plan, plans[entry.name], *span))
     if merged:
         count, differ = merge_again(plan, whole, merged, seed, listener)
         sampled, wrong = sampled + count, (*wrong, *differ)
-    wrong, reasons = blameless(plan, own, edit, wrong)
+    wrong, reasons = blameless(plan, own, bases, wrong)
     if others:
         reasons = (f"the base has changed since: it has other tensors, as {min(others)}", *reasons)
-    tolerance = TOLERANCE if merged and plan.method.needs_torch else 0.0
+    tolerance = TOLERANCE if merged and plan.edit.method.needs_torch else 0.0
     return replace(found, sampled=sampled, wrong=wrong, unsampled="; ".join(reasons), tolerance=tolerance)
 
 
@@ -93,18 +95,9 @@ def _is_alike(plan: TensorPlan, entry: TensorEntry) -> bool:
     return (plan.dtype, plan.source.shape) == (entry.dtype, entry.shape)
 
 
-def _plan_again(
-    edit: RecordedEdit, listener: Listener, scratch: ExitStack
-) -> tuple[EditPlan, Mapping[str, TensorEntry]]:
+def _plan_again(edit: Edit, listener: Listener, scratch: ExitStack) -> tuple[EditPlan, Mapping[str, TensorEntry]]:
     """Return the plan, and the model's own tensors where new rows were put below them."""
-    checkpoint = open_checkpoint(resolve_model(edit.model, listener).path)
-    operands = open_operands(
-        edit.references,
-        checkpoint,
-        listener,
-        edit.scale,
-        shared_vocabulary=edit.vocab is not None,
-        ignore_buffers=edit.ignore_buffers,
-    )
+    checkpoint = open_checkpoint(resolve_model(str(edit.model), listener).path)
+    operands = open_edit(edit, checkpoint, listener)
     longer = scratch.enter_context(enlarged(checkpoint, operands, edit.vocab))
-    return plan_edit(longer.base, operands, edit.alpha, edit.dtype, method=edit.method), longer.before
+    return plan_edit(longer.base, operands, edit), longer.before

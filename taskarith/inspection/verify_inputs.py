@@ -10,32 +10,32 @@ from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.edit.inputs import Calculation, calculation
 from taskarith.edit.plan import EditPlan
 from taskarith.errors import TaskarithError, name_some
-from taskarith.inspection.verify_record import RecordedEdit
 from taskarith.vectors.vector import Packed
 
 __all__ = ["blameless"]
 
 
 def blameless(
-    plan: EditPlan, own: Mapping[str, TensorEntry], edit: RecordedEdit, wrong: Sequence[str]
+    plan: EditPlan, own: Mapping[str, TensorEntry], bases: Mapping[str, str], wrong: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Leave out those tensors that the inputs do not give now, but may have given as they were when they were read.
 
     :param plan: The edit, with the inputs as they are.
     :param own: The model's own tensors where new rows were put below them.
-    :param edit: As it is recorded.
+    :param bases: The fingerprint that each tensor of the model had.
     :param wrong: Tensors that are not what the inputs give.
     :returns: The tensors that are left, and which inputs have changed.
     """
     reasons, plans = [], {tensor.source.name: tensor for tensor in plan.tensors}
     with TensorReader() as reader:
         entries = {name: own.get(name, plans[name].source) for name in wrong}
-        changed = [name for name in wrong if reader.fingerprint(entries[name]) != edit.bases[name]]
+        changed = [name for name in wrong if reader.fingerprint(entries[name]) != bases[name]]
         if changed:
             reasons.append(f"the base has changed since, in {name_some(sorted(changed))}")
         left = [name for name in wrong if name not in changed]
         used = sorted({term.operand for name in left for term in plans[name].terms})
-        others = [index for index in used if _fingerprint(plan, index, reader) != edit.references[index].fingerprint]
+        recorded = [one.fingerprint for one in plan.edit.operands]
+        others = [index for index in used if _fingerprint(plan, index, reader) != recorded[index]]
     names = [plan.operands[index].vector.name for index in others]
     reasons += [f"{name} has changed since: what it moves is not calculated again" for name in names]
     left = [name for name in left if not any(term.operand in others for term in plans[name].terms)]

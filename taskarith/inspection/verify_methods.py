@@ -53,7 +53,7 @@ def merge_again(
     with TensorReader() as reader:
 
         def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
-            is_near = plan.method.needs_torch
+            is_near = plan.edit.method.needs_torch
             work = EditedTensor(plan, tensor, reader, calculator, "F64" if is_near else None)
             data = b"".join(bytes(piece) for piece, _ in work.pieces(CHUNK_ELEMENTS, stop))
             found = b"".join(bytes(piece) for piece in reader.pieces(written[tensor.source.name]))

@@ -164,7 +164,7 @@ class Slope:
         gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
         result, parts = torch.zeros(len(self._bench.space.names), dtype=torch.float64), len(self._bench.space.parts)
         for number, vector in enumerate(self._deltas):
-            for name in vector.keys() & gradients.keys():
+            for name in sorted(vector.keys() & gradients.keys()):  # in one order, so that the sum is the same
                 product = (gradients[name].float() * vector[name].float()).sum(dtype=torch.float64)
                 result[number * parts + self._places[name]] += product.cpu()
         model.zero_grad(set_to_none=True)
@@ -192,11 +192,11 @@ class Slope:
 
 def _deltas(bench: Bench) -> list[dict[str, torch.Tensor]]:
     """Return what each vector adds to each parameter at a value of 1, in the model's dtype."""
-    vectors, parts = sum(not one.role for one in bench.space.references), len(bench.space.parts)
+    vectors, parts = sum(not one.role for one in bench.space.edit.operands), len(bench.space.parts)
     base = {name: one.detach().clone() for name, one in bench.model.named_parameters()}
     found = []
     for number in range(vectors):
-        bench.memory.set(1.0, bench.space.operands([float(i // parts == number) for i in range(vectors * parts)]))
+        bench.memory.make(bench.space.edit_at([float(i // parts == number) for i in range(vectors * parts)]))
         now = {name: one.detach() - base[name] for name, one in bench.model.named_parameters()}
         found.append({name: delta for name, delta in now.items() if delta.any()})
     bench.memory.restore()

@@ -5,34 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from taskarith.edit.edit import Edit, located, plain_operand
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.run import Evaluation
 from taskarith.evaluation.score import Scores, make_scores
-from taskarith.spec import OperandRef, plain_scales
 from taskarith.sweeps.reasons import explain, lacking_effect
 from taskarith.sweeps.remaining import Remaining, measure_remaining
 from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
 from taskarith.sweeps.split import Halves, deal, mean_loss, point_of
 from taskarith.sweeps.trial import Trial
 
-__all__ = ["Edit", "Sweep", "SweepRow", "conclude", "leveled", "row_halves"]
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit of the model.
-
-    :param alpha: What multiplies all coefficients.
-    :param operands: The vectors with their coefficients.
-    """
-
-    alpha: float
-    operands: tuple[OperandRef, ...]
+__all__ = ["Sweep", "SweepRow", "conclude", "leveled", "row_halves"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +27,7 @@ class SweepRow:
     """One edit, measured on all samples.
 
     :param name: Of its row in the scores.
-    :param alpha: What multiplies all coefficients.
-    :param operands: The vectors with their coefficients.
+    :param edit: The edit.
     :param choosing: Its numbers on the validation half.
     :param forget: Mean loss of the texts to be forgotten, on all samples.
     :param keep: Mean loss of the texts to keep.
@@ -50,13 +36,17 @@ class SweepRow:
     """
 
     name: str
-    alpha: float
-    operands: tuple[OperandRef, ...]
+    edit: Edit
     choosing: Point
     forget: Estimate
     keep: Estimate
     rise: Estimate
     remaining: Mapping[str, Remaining] = field(default_factory=dict)
+
+    @property
+    def alpha(self) -> float:
+        """What multiplies all coefficients."""
+        return self.edit.alpha
 
     @property
     def is_shown(self) -> bool:
@@ -69,7 +59,9 @@ class SweepRow:
         return {
             "name": self.name,
             "alpha": self.alpha,
-            "operands": [_operand(one) for one in self.operands if not one.role],
+            "operands": [
+                plain_operand(replace(one, base=located(one.base))) for one in self.edit.operands if not one.role
+            ],
             **{name: number.to_json() for name, number in estimates.items()},
             "remaining": {text: left.to_json() for text, left in self.remaining.items()},
         }
@@ -143,7 +135,6 @@ def conclude(
     edits: Mapping[str, Edit],
     aim: Aim,
     reference: str | None,
-    recipe: Mapping[str, Any],
     names: Sequence[str] = (),
     trials: Sequence[Trial] = (),
 ) -> Sweep:
@@ -152,7 +143,6 @@ def conclude(
     :param edits: Name of each row to its edit, the unedited model first; those that could not be measured are left out.
     :param aim: The rule, without the level of the reference.
     :param reference: Name of its row.
-    :param recipe: Model, and what all edits have in common.
     :param names: Of the coefficients of a search.
     :param trials: What it tried.
     """
@@ -185,7 +175,7 @@ def conclude(
         holds=holds,
         cliff=None if trials else _cliff(rows, by_row),
         front=tuple(pareto_front([(row.forget.value, row.keep.value) for row in rows])),
-        recipe=None if chosen is None else _recipe(recipe, rows[chosen]),
+        recipe=None if chosen is None else rows[chosen].edit.located().to_recipe(),
         halves=halves,
         reference=reference,
         names=tuple(names),
@@ -222,8 +212,7 @@ def _row(
 ) -> SweepRow:
     return SweepRow(
         name,
-        edit.alpha,
-        edit.operands,
+        edit,
         point_of(edit.alpha, halves.choosing(records)),
         mean_loss(records, forgotten=True),
         mean_loss(records, forgotten=False),
@@ -242,25 +231,3 @@ def _cliff(rows: Sequence[SweepRow], by_row: Mapping[str, Sequence[Record]]) -> 
     ]
     found = find_cliff([rows[i].alpha for i in order], [rows[i].keep.value for i in order], steps)
     return None if found is None else order[found]
-
-
-def _operand(one: OperandRef) -> dict[str, Any]:
-    return {
-        "vector": one.name,
-        "coefficient": one.coefficient,
-        **({"base": _whole(one.base)} if one.base else {}),
-        **({"scale": plain_scales(one.scale)} if one.scale else {}),
-    }
-
-
-def _recipe(common: Mapping[str, Any], row: SweepRow) -> dict[str, Any]:
-    """Return an edit as ``apply --config`` takes it; what lies on this machine is named by its whole path."""
-    paths = {key: _whole(value) for key, value in common.items() if key in {"model", "protect", "weights"}}
-    operands = [_operand(one) | {"vector": _whole(one.name)} for one in row.operands if not one.role]
-    return {"model": paths["model"], "operands": operands, "alpha": row.alpha, **common, **paths}
-
-
-def _whole(names: Any) -> Any:
-    if not isinstance(names, str):
-        return [_whole(name) for name in names]
-    return str(Path(names).resolve()) if Path(names).exists() else names

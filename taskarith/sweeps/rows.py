@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.units import Units
-from taskarith.edit.in_memory import InMemoryEdit, edit_references
+from taskarith.edit.edit import Edit
+from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.evaluation.edited import LazyEdit
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.run import Asked, Row, row_name
 from taskarith.progress import Listener
-from taskarith.spec import OperandRef
 from taskarith.sweeps.gradient_search import descend
 from taskarith.sweeps.optuna_search import try_coefficients
-from taskarith.sweeps.result import Edit, leveled, row_halves
+from taskarith.sweeps.result import leveled, row_halves
 from taskarith.sweeps.rule import Aim
 from taskarith.sweeps.search_options import SearchOptions
 from taskarith.sweeps.search_space import Space, find_parts
@@ -35,14 +35,14 @@ FINALISTS = 3
 class SweepRows:
     """A sweep under way.
 
-    :param edit: What ``InMemoryEdit`` takes.
+    :param edit: What is made at each alpha, or whose coefficients are searched for.
     :param prints: Fingerprint of each text.
     :param edits: Name of each row to its edit.
     :param names: Of the coefficients that a search sets.
     :param trials: What it tried.
     """
 
-    edit: Mapping[str, Any]
+    edit: Edit
     measurement: Measurement
     reference: str | None
     aim: Aim
@@ -55,26 +55,26 @@ class SweepRows:
 
     def __call__(self, asked: Asked, done: Mapping[str, Sequence[Record]], units: Units) -> Iterator[Row]:
         """Give the model at each alpha, 0 first; or after 0 the best that a search finds."""
-        loaded, references = asked.loaded, edit_references(self.edit)
+        loaded = asked.loaded
         alphas = () if self.search.is_search else sorted(set(self.search.alphas) - {0.0})
         with LazyEdit(loaded, self.edit, self.listener) as lazy:
             for alpha in (0.0, *alphas):
                 name = row_name(loaded.name, alpha)
-                self.edits[name] = Edit(alpha, tuple(references))
-                yield Row(name, partial(lazy.set, alpha), is_needed=not alpha)
-            for number, trial, operands in self._found(asked, done, units, lazy) if self.search.is_search else ():
+                self.edits[name] = edit = replace(self.edit, alpha=alpha)
+                yield Row(name, partial(lazy.make, edit), is_needed=not alpha)
+            for number, trial, edit in self._found(asked, done, units, lazy) if self.search.is_search else ():
                 name = f"{loaded.name} trial {number}"
-                self.edits[name] = Edit(1.0, tuple(operands))
-                yield Row(name, partial(lazy.set, 1.0, operands), f" {list(trial.values)}")
+                self.edits[name] = edit
+                yield Row(name, partial(lazy.make, edit), f" {list(trial.values)}")
 
     def _found(
         self, asked: Asked, done: Mapping[str, Sequence[Record]], units: Units, lazy: LazyEdit
-    ) -> Iterator[tuple[int, Trial, list[OperandRef]]]:
-        """Search on the validation half, and give number, trial and vectors of the best ones."""
+    ) -> Iterator[tuple[int, Trial, Edit]]:
+        """Search on the validation half, and give number, trial and edit of the best ones."""
         search, halves, memory = self.search, row_halves(next(iter(done.values()))), lazy.memory
         aim = leveled(self.aim, None if self.reference is None else done[self.reference], halves.choosing)
         parts = find_parts(memory.dimensions, search.by)
-        space = Space(tuple(memory.references), parts, min(search.alphas), max(search.alphas))
+        space = Space(self.edit, parts, min(search.alphas), max(search.alphas))
         samples = [(text, one) for text, one in asked.questions.samples if ("loss", text, one.id) in halves.validation]
         bench = Bench(asked.loaded, samples, self.measurement, memory, space, aim, search.kl, units.within("search"))
         self.names = space.names
@@ -92,7 +92,7 @@ class SweepRows:
         first = {trial.values: number for number, trial in reversed(list(enumerate(self.trials)))}
         best = sorted(first.values(), key=lambda number: bench.objective(self.trials[number].point))
         for number in best[:FINALISTS]:
-            yield number, self.trials[number], space.operands(self.trials[number].values)
+            yield number, self.trials[number], space.edit_at(self.trials[number].values)
 
     def _study(self, bench: Bench, memory: InMemoryEdit) -> str:
         """Return the name under which trials are kept: it changes with all that decides them."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from taskarith.edit.edit import Edit
 from taskarith.edit.scales import layer_places
 from taskarith.errors import UsageError
-from taskarith.spec import OperandRef
 
 __all__ = ["BY", "Space", "find_parts"]
 
@@ -22,13 +22,13 @@ _THIRDS = 3
 class Space:
     """What may be set, and between which bounds.
 
-    :param references: The vectors, each with the coefficient that is multiplied; those of a role stay as they are.
+    :param edit: Whose coefficients are multiplied; vectors of a role stay as they are.
     :param parts: Selectors of tensors; of several that name a tensor the last counts.
     :param low: The least that a coefficient is multiplied by.
     :param high: The most.
     """
 
-    references: tuple[OperandRef, ...]
+    edit: Edit
     parts: tuple[str, ...]
     low: float
     high: float
@@ -37,29 +37,29 @@ class Space:
     def names(self) -> tuple[str, ...]:
         """A name for each value, vector by vector."""
         vectors = [
-            f"{number} {Path(one.name).name}" for number, one in enumerate(self.references, start=1) if not one.role
+            f"{number} {Path(one.name).name}" for number, one in enumerate(self.edit.operands, start=1) if not one.role
         ]
         pairs = itertools.product(vectors, self.parts)
         return tuple(vector if len(self.parts) == 1 else f"{vector} {part}" for vector, part in pairs)
 
-    def operands(self, values: Sequence[float]) -> list[OperandRef]:
-        """Return the vectors with their coefficients, or with a scale of their own for each part."""
+    def edit_at(self, values: Sequence[float]) -> Edit:
+        """Return the edit with these coefficients, or with a scale of its own for each vector and part."""
         found, rest = [], iter(values)
-        for one in self.references:
+        for one in self.edit.operands:
             if one.role:
                 found.append(one)
             elif len(self.parts) == 1:
                 found.append(replace(one, coefficient=one.coefficient * next(rest)))
             else:
                 found.append(replace(one, scale={part: (next(rest),) for part in self.parts}))
-        return found
+        return replace(self.edit, operands=tuple(found))
 
     def start(self, value: float) -> list[float]:
         """Return values that multiply all vectors that are taken away by one, and leave out the others.
 
         If none is taken away, all of them are multiplied.
         """
-        added = [one.coefficient > 0 for one in self.references if not one.role]
+        added = [one.coefficient > 0 for one in self.edit.operands if not one.role]
         inside = min(max(0.0, self.low), self.high)
         return [inside if is_added and not all(added) else value for is_added in added for _ in self.parts]
 

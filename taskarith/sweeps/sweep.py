@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,7 +16,9 @@ from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
-from taskarith.edit.in_memory import check_edit, named_inputs
+from taskarith.edit.edit import Edit
+from taskarith.edit.in_memory import check_edit
+from taskarith.edit.operands import named_paths
 from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.edited import editable
 from taskarith.evaluation.measurement import MEASUREMENT, Measurement, MeasurementKeywords, with_keywords
@@ -27,7 +29,7 @@ from taskarith.merging.methods import LINEAR, Method
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import parse_scales, plain_scales
+from taskarith.spec import plain_scales
 from taskarith.sweeps.optuna_search import check_storage
 from taskarith.sweeps.result import Sweep, conclude
 from taskarith.sweeps.rows import FINALISTS, SweepRows
@@ -110,8 +112,9 @@ def sweep(
     aim = _aim(data, target, budget)
     tried = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
     _check(model, data, aim, reference)
-    edit = {"add": add, "negate": negate, "scale": scale, "protect": protect, "weights": weights, "method": method}
-    inputs = [model, reference or "", *data_paths(data.values()), *named_inputs(edit), tried.storage_file]
+    edit = Edit.from_options(add, negate, protect=protect, weights=weights, scale=scale, method=method)
+    edit = replace(edit, model=model)
+    inputs = [model, reference or "", *data_paths(data.values()), *named_paths(edit.operands), tried.storage_file]
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
     tried.check(method, has_aim=aim.rule is not None or reference is not None)
@@ -140,13 +143,19 @@ def sweep(
         check_apart(Path(output_dir), inputs := [*inputs, *read])
     if tried.trials:
         check_storage(tried.storage)
-    how = {"scale": plain_scales(parse_scales(scale)), "protect": list(protect), "weights": weights}
 
     def record() -> dict[str, Any]:
         return {
             "kind": "sweep",
             "models": [one.record() for one in asked],
-            "edit": {"add": list(add), "negate": list(negate), "method": method.record(), **how},
+            "edit": {
+                "add": list(add),
+                "negate": list(negate),
+                "method": method.record(),
+                "scale": plain_scales(edit.scale),
+                "protect": list(protect),
+                "weights": weights,
+            },
             "search": asdict(tried),
             "aim": {"reference": reference, "target": target, "budget": budget},
             "data": {name: text.record() for name, text in texts.items()},
@@ -176,9 +185,7 @@ def sweep(
             units=units,
             listener=listener,
         )
-        recipe = {"model": model, "method": None if method.is_linear else method.record(), **how}
-        recipe = {key: value for key, value in recipe.items() if value}
-        found = conclude(evaluation, rows.edits, aim, reference, recipe, rows.names, rows.trials)
+        found = conclude(evaluation, rows.edits, aim, reference, rows.names, rows.trials)
         if folder is not None and output_dir is not None:
             write_results(folder, found.to_json(), found.records)
             _write_recipe(found, folder)

@@ -105,7 +105,7 @@ class Bench:
     def edit(self, values: Sequence[float]) -> None:
         """Give the model the edit of such values; it stays so."""
         if self._values != tuple(values):
-            self.memory.set(1.0, self.space.operands(values))
+            self.memory.make(self.space.edit_at(values))
             self._values = tuple(values)
 
     def _unpack(self, values: Any) -> Point:

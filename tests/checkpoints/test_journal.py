@@ -23,7 +23,8 @@ from taskarith.cli.main import app
 from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
-from taskarith.edit.operands import open_operands
+from taskarith.edit.edit import Edit
+from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, MismatchError, OutputError, ReadError
@@ -371,15 +372,17 @@ def test_a_method_looks_at_the_scale_of_vectors_that_do_not_move_a_tensor(made):
     vector, method = str(made / "v.safetensors"), parse_method("dare_linear", density=1.0, normalize=True)
     prints = set()
     for scale in ({}, {"mlp": (0.5,)}, {"mlp": (0.0,)}):
-        operands = open_operands([OperandRef(vector, 0.5), OperandRef(vector, 0.5, scale)], base)
+        edit = Edit((OperandRef(vector, 0.5), OperandRef(vector, 0.5, scale)), method=method)
+        operands = open_edit(edit, base)
         operands[1].vector.shapes.pop(next(name for name in operands[1].vector.shapes if "mlp" in name))
-        prints.add(plan_edit(base, operands, method=method).fingerprint())
+        prints.add(plan_edit(base, operands, edit).fingerprint())
     assert len(prints) == 3
 
 
 def test_the_release_is_part_of_the_plan(made, monkeypatch):
     base = open_checkpoint(made / "base")
-    plan = plan_edit(base, open_operands([OperandRef(str(made / "v.safetensors"), 0.5)], base))
+    edit = Edit.from_options([str(made / "v.safetensors:0.5")])
+    plan = plan_edit(base, open_edit(edit, base), edit)
     before = plan.fingerprint()
     monkeypatch.setattr("taskarith.edit.plan.release", lambda: "another")
     assert plan.fingerprint() != before
@@ -469,7 +472,8 @@ def agree(*plans):
 
 def planned(folder, coefficient=0.5):
     base = open_checkpoint(folder / "base")
-    return plan_edit(base, open_operands([OperandRef(str(folder / "v.safetensors"), coefficient)], base))
+    edit = Edit((OperandRef(str(folder / "v.safetensors"), coefficient),))
+    return plan_edit(base, open_edit(edit, base), edit)
 
 
 def test_processes_that_see_copies_of_the_inputs_agree_by_content(tmp_path, made):

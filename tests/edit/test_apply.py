@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -18,8 +19,9 @@ from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.edit.apply import apply
+from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
 from taskarith.errors import MismatchError, OutputError, UsageError, VectorError
@@ -95,8 +97,8 @@ def test_nothing_but_the_numbers_changes_a_bit(
     names, expected = operands4
     folder = tmp_path_factory.mktemp("law")
     base = open_checkpoint(phi)
-    operands = open_operands(parse_operands([names[index] for index in order], []), base)
-    plan = plan_edit(base, operands, 0.7, None, shard_size)
+    edit = replace(Edit.from_options([names[index] for index in order]), alpha=0.7, max_shard_size=shard_size)
+    plan = plan_edit(base, open_edit(edit, base), edit)
     with publish(folder, is_folder=True) as place:
         run_plan(plan, place, device=device, workers=workers, chunk=chunk)
     assert fingerprint_model(folder) == expected

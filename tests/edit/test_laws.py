@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import oracle
@@ -16,7 +17,8 @@ from safetensors.torch import save_file
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.edit.apply import apply
-from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.edit import Edit
+from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
 from taskarith.vectors.extract import extract
@@ -86,7 +88,8 @@ def test_any_edit_equals_the_oracle(
         for index, (one, coefficient) in enumerate(zip(tuned, coefficients, strict=True))
     ]
     checkpoint = open_checkpoint(Path(model))
-    plan = plan_edit(checkpoint, open_operands(parse_operands(operands, []), checkpoint), 0.9, dtype, size)
+    edit = replace(Edit.from_options(operands), alpha=0.9, dtype=dtype, max_shard_size=size)
+    plan = plan_edit(checkpoint, open_edit(edit, checkpoint), edit)
     with publish(folder / "out", is_folder=True) as place:
         run_plan(plan, place, device=device, workers=workers, chunk=chunk)
     narrow = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}

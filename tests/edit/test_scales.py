@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.edit.operands import open_operands
 from taskarith.edit.scales import interpolate, layer_places, tensor_factors
 from taskarith.errors import UsageError
 from taskarith.inspection.verify import verify
@@ -183,14 +182,14 @@ def test_scale_zero_copies_and_the_command_says_it_all(tmp_path, phi, phi_tuned)
 
 def test_another_scale_is_another_plan(phi, phi_tuned):
     from taskarith.checkpoints.checkpoint import open_checkpoint
+    from taskarith.edit.edit import Edit
+    from taskarith.edit.operands import open_edit
     from taskarith.edit.plan import plan_edit
 
     base = open_checkpoint(phi)
-    reference = [OperandRef(str(phi_tuned), 1.0)]
-    prints = {
-        plan_edit(base, open_operands(reference, base, scale=scale)).fingerprint()
-        for scale in ({}, {"mlp": (0.5,)}, {"mlp": (0.25,)}, {"mlp": (1.0,)})
-    }
+    scales = ({}, {"mlp": 0.5}, {"mlp": 0.25}, {"mlp": 1.0})
+    edits = [Edit.from_options([str(phi_tuned)], scale=scale) for scale in scales]
+    prints = {plan_edit(base, open_edit(edit, base), edit).fingerprint() for edit in edits}
     assert len(prints) == 4  # a factor of 1 changes nothing but the record
 
 

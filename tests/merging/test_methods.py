@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -22,8 +23,9 @@ from taskarith.checkpoints.publish import publish
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
+from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.edit.operands import open_operands, parse_operands
+from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
 from taskarith.errors import MismatchError, UsageError
@@ -59,8 +61,8 @@ def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
     names = [f"{tuned[0]}:0.5", f"{tuned[1]}:1.25", f"{tuned[2]}:0.8"][: 2 if name in BETWEEN_TWO else 3]
 
     def run(names, **how_to):
-        size = how_to.pop("size", None)
-        plan = plan_edit(base, open_operands(parse_operands(names, []), base), 0.7, None, size, how)
+        edit = replace(Edit.from_options(names, method=how), alpha=0.7, max_shard_size=how_to.pop("size", None))
+        plan = plan_edit(base, open_edit(edit, base), edit)
         with publish(tmp_path / "out", overwrite=True, is_folder=True) as place:
             run_plan(plan, place, **how_to)
             write_provenance(place.path, {"kind": "edit"})
@@ -226,7 +228,8 @@ def test_a_dry_run_names_the_matrices_that_are_held_whole(tmp_path, phi, tuned):
 
 def test_a_resumed_run_must_have_the_same_method(phi, tuned):
     base = open_checkpoint(phi)
-    operands = open_operands(parse_operands(tuned[:2], []), base)
+    edit = Edit.from_options(tuned[:2])
+    operands = open_edit(edit, base)
     hows: list[Method] = [
         LINEAR,
         method("ties", 0.2),
@@ -234,7 +237,7 @@ def test_a_resumed_run_must_have_the_same_method(phi, tuned):
         method("dare_ties", 0.3),
         method("dare_ties", 0.3, seed=1),
     ]
-    assert len({plan_edit(base, operands, 1.0, method=how).fingerprint() for how in hows}) == len(hows)
+    assert len({plan_edit(base, operands, replace(edit, method=how)).fingerprint() for how in hows}) == len(hows)
 
 
 @pytest.mark.parametrize("name", DENSE)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.data.load import load_data
+from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation import models
@@ -34,7 +35,7 @@ from taskarith.spec import OperandRef
 from taskarith.sweeps.gradient_search import Slope, project
 from taskarith.sweeps.optuna_search import load_optuna, open_study
 from taskarith.sweeps.remaining import measure_remaining
-from taskarith.sweeps.result import Edit, conclude
+from taskarith.sweeps.result import conclude
 from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
 from taskarith.sweeps.search_space import Space, find_parts
 from taskarith.sweeps.split import deal, mean_loss, point_of
@@ -187,9 +188,9 @@ def test_a_budget_recommends_no_edit_that_forgets_nothing(rises, chosen):
         return found + [loss_record(name, "keep", f"k{n}", 20.0, 10, 1) for n in range(4)]
 
     records = row("m alpha=0", [0] * 8) + row("m alpha=1", rises * 2)
-    edits = {f"m alpha={alpha}": Edit(alpha, ()) for alpha in (0, 1)}
+    edits = {f"m alpha={alpha}": Edit(alpha=alpha) for alpha in (0, 1)}
     scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
-    found = conclude(Evaluation(scores, records), edits, Aim(budget=1.0), None, {"model": "m"})
+    found = conclude(Evaluation(scores, records), edits, Aim(budget=1.0), None)
     assert found.chosen == chosen
     assert (found.recipe is None) == (chosen is None)
     if chosen is None:
@@ -258,9 +259,9 @@ def test_a_level_that_is_not_shown_to_be_reached_is_not_recommended(losses, chos
     records = [
         one for name, of in zip(names, (KNEW[0], losses, NEVER[0]), strict=True) for one in rows_of(name, of, [])
     ]
-    edits = {f"m alpha={alpha}": Edit(alpha, ()) for alpha in (0, 1)}
+    edits = {f"m alpha={alpha}": Edit(alpha=alpha) for alpha in (0, 1)}
     scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
-    found = conclude(Evaluation(scores, records), edits, Aim(), "n", {"model": "m"})
+    found = conclude(Evaluation(scores, records), edits, Aim(), "n")
     assert found.chosen == chosen
     assert words in found.reason
     assert (found.recipe is None) == (chosen is None)
@@ -275,8 +276,8 @@ def test_a_budget_that_allows_more_than_was_tried_says_so(rise, words):
     alphas = {0: (1, 2), 0.5: (2, 2 + rise / 2), 1: (3, 2 + 3 * rise)}
     records = [one for alpha, losses in alphas.items() for one in row(f"m alpha={alpha}", *losses)]
     scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
-    edits = {f"m alpha={alpha}": Edit(alpha, ()) for alpha in alphas}
-    found = conclude(Evaluation(scores, records), edits, Aim(budget=0.5), None, {"model": "m"})
+    edits = {f"m alpha={alpha}": Edit(alpha=alpha) for alpha in alphas}
+    found = conclude(Evaluation(scores, records), edits, Aim(budget=0.5), None)
     assert found.reason.endswith(words)
 
 
@@ -285,14 +286,14 @@ def test_a_budget_that_allows_more_than_was_tried_says_so(rise, words):
 
 def test_coefficients_of_vectors_and_of_parts():
     refs = (OperandRef("f", -2.0), OperandRef("r", 1.0), OperandRef("kept", 0.0, role="protect"))
-    whole = Space(refs, ("*",), 0.0, 2.0)
+    whole = Space(Edit(refs), ("*",), 0.0, 2.0)
     assert whole.names == ("1 f", "2 r")
-    assert [one.coefficient for one in whole.operands([0.5, 0.1])] == [-1.0, 0.1, 0.0]
+    assert [one.coefficient for one in whole.edit_at([0.5, 0.1]).operands] == [-1.0, 0.1, 0.0]
     assert whole.start(0.7) == [0.7, 0.0]
-    assert Space((OperandRef("r", 1.0),), ("*",), 0.0, 2.0).start(0.7) == [0.7]
-    parts = Space(refs, ("*", "m.0-1"), 0.0, 2.0)
+    assert Space(Edit((OperandRef("r", 1.0),)), ("*",), 0.0, 2.0).start(0.7) == [0.7]
+    parts = Space(Edit(refs), ("*", "m.0-1"), 0.0, 2.0)
     assert parts.names == ("1 f *", "1 f m.0-1", "2 r *", "2 r m.0-1")
-    found = parts.operands([1.0, 0.5, 0.0, 0.25])
+    found = parts.edit_at([1.0, 0.5, 0.0, 0.25]).operands
     assert [(one.coefficient, one.scale) for one in found] == [
         (-2.0, {"*": (1.0,), "m.0-1": (0.5,)}),
         (1.0, {"*": (0.0,), "m.0-1": (0.25,)}),
@@ -600,7 +601,7 @@ def test_gradients_are_those_of_losses_and_kl(lab):
     measurement = Measurement(32, 0, 6, 8, "auto")
     samples = ask(loaded, {name: load_data(path) for name, path in lab["data"].items()}, measurement).samples
     memory = InMemoryEdit(loaded.model, lab["tuned"], [lab["retain"]], [lab["forget"]])
-    space = Space(tuple(memory.references), find_parts(memory.dimensions, ["module"]), 0.0, 2.0)
+    space = Space(memory.edit, find_parts(memory.dimensions, ["module"]), 0.0, 2.0)
     bench = Bench(loaded, samples, measurement, memory, space, Aim(budget=1.0), 0.7)
     slope = Slope(bench)
     assert slope.nbytes == 2 * sum(one.nbytes for one in loaded.model.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -255,13 +256,15 @@ def test_a_broken_count_of_rows_is_refused(tmp_path, phi, table):
 def test_rows_end_within_chunks(tmp_path, monkeypatch, phi, chunk):
     from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
     from taskarith.checkpoints.publish import publish
-    from taskarith.edit.operands import open_operands, parse_operands
+    from taskarith.edit.edit import Edit
+    from taskarith.edit.operands import open_edit
     from taskarith.edit.plan import plan_edit
     from taskarith.edit.run import run_plan
 
     tuned = resized(tmp_path / "tuned", phi, ROWS - 7)
     base = open_checkpoint(phi)
-    plan = plan_edit(base, open_operands(parse_operands([f"{tuned}@@{phi}"], []), base, shared_vocabulary=True), 0.3)
+    edit = replace(Edit.from_options([f"{tuned}@@{phi}"]), alpha=0.3, vocab="intersection")
+    plan = plan_edit(base, open_edit(edit, base), edit)
     for name, device in (("cpu", "cpu"), ("torch", "torch")):
         with publish(tmp_path / name, is_folder=True) as place:
             run_plan(plan, place, chunk=chunk, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import oracle
@@ -18,12 +19,12 @@ from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
+from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.edit.operands import open_operands
+from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
 from taskarith.errors import MismatchError, UsageError
-from taskarith.spec import OperandRef
 from taskarith.vectors.extract import extract
 
 BFLOAT = torch.bfloat16
@@ -118,7 +119,8 @@ def test_chunks_threads_and_torch_change_no_bit(tmp_path, pair, chunk, workers, 
     for alpha, wanted in ((1.0, tuned), (0.5, tmp_path / "half")):
         if alpha != 1:
             apply(str(base), add=[str(vector.path)], alpha=alpha, output_dir=wanted)
-        plan = plan_edit(checkpoint, open_operands([OperandRef(str(vector.path), 1.0)], checkpoint), alpha)
+        edit = Edit.from_options([str(vector.path)])
+        plan = plan_edit(checkpoint, open_edit(edit, checkpoint), replace(edit, alpha=alpha))
         with publish(tmp_path / f"out{alpha}", is_folder=True) as place:
             run_plan(plan, place, chunk=chunk, workers=workers, device=device)
         assert oracle.differing(oracle.load(tmp_path / f"out{alpha}"), oracle.load(wanted)) == []
