@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from taskarith.checkpoints.gguf import dequantize_gguf, find_gguf
 from taskarith.errors import CheckpointError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, exists, parse_model
 
-__all__ = ["ResolvedModel", "hub_name", "is_hub_id", "resolve_model"]
+__all__ = ["ResolvedModel", "is_hub_id", "resolve_model"]
 
 _WANTED = [
     "*.safetensors",
@@ -67,11 +65,6 @@ def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_loca
             "Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION].",
         )
     return _from_hub(reference, listener, is_local)
-
-
-def hub_name(record: Mapping[str, Any]) -> str:
-    """Return a recorded model as ``name`` or ``name@revision``."""
-    return f"{record['name']}@{record['revision']}" if record.get("revision") else str(record["name"])
 
 
 def is_hub_id(name: str) -> bool:

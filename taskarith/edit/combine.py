@@ -20,7 +20,6 @@ from taskarith.checkpoints.publish import Workplace, check_target, publish, publ
 from taskarith.checkpoints.reader import (
     TensorReader,
     check_unchanged,
-    combine_fingerprints,
     file_states,
     fingerprint_bytes,
 )
@@ -159,7 +158,7 @@ class _Job:
         prints = fingerprint_tensors(self.checkpoint, listener)
         self.chosen.check(prints)
         check_bases(self.operands, prints)
-        return BaseRecord(self.base.recorded_name, self.base.revision, combine_fingerprints(prints), prints)
+        return BaseRecord.of(self.base, prints)
 
     def described(self) -> list[dict[str, Any]]:
         """Return what is recorded of the operands."""
@@ -252,7 +251,7 @@ def _add_up(
 def _metadata(job: _Job, target: Path, record: BaseRecord | None, found: dict[str, Any] | None) -> dict[str, str]:
     """Describe the result; before it is known, with placeholders as long as what will stand there."""
     prints = dict.fromkeys(job.checkpoint.tensors, _PLACEHOLDER)
-    base = record or BaseRecord(job.base.recorded_name, job.base.revision, _PLACEHOLDER, prints)
+    base = record or BaseRecord.of(job.base, prints)
     deltas = {name: str(found[name]["output"]) if found else _PLACEHOLDER for name, _, _ in job.layout()}
     return vector_metadata(
         "dense",

@@ -119,7 +119,7 @@ class Edit:
         :raises KeyError, TypeError, ValueError, AttributeError: The record is broken.
         :raises UsageError: A value is out of range, or of another release.
         """
-        base, dtype, method = _named(record["base"]), record.get("dtype"), record.get("method", {})
+        base, dtype, method = BaseRecord.named(record["base"]), record.get("dtype"), record.get("method", {})
         if not base.fingerprint:
             raise KeyError("fingerprint")
         if dtype not in {None, *VECTOR_DTYPES.values()}:
@@ -229,7 +229,7 @@ def _write_operand(one: OperandRef, read: ReadVector) -> dict[str, Any]:
 
 def _read_operand(record: Mapping[str, Any]) -> OperandRef:
     """Read what ``_write_operand`` returned; a difference to a base is one to the base that was used."""
-    base = _named(record["base"]) if record["kind"] in _WITH_BASE and record.get("base") else None
+    base = BaseRecord.named(record["base"]) if record["kind"] in _WITH_BASE and record.get("base") else None
     has_base = base is not None and base.fingerprint != ""
     # without a fingerprint it was the model: before fine-tunes had to name their base
     is_against_model = bool(record.get("against_model")) or (record["kind"] == "finetuned" and not has_base)
@@ -244,17 +244,6 @@ def _read_operand(record: Mapping[str, Any]) -> OperandRef:
     if base is None or not has_base or is_against_model:
         return operand
     return replace(operand, base=str(base), base_fingerprint=base.fingerprint)
-
-
-def _named(record: object) -> BaseRecord:
-    """Return a recorded model.
-
-    :raises KeyError: It has no name.
-    """
-    base = BaseRecord.from_json(record)
-    if base is None:
-        raise KeyError("name")
-    return base
 
 
 def _number(value: Any) -> float:

@@ -38,7 +38,7 @@ def record_edit(edit: Edit, plan: EditPlan, model: ResolvedModel, result: RunRes
         }
         for tensor in plan.tensors
     }
-    base = BaseRecord(model.recorded_name, model.revision, combine_fingerprints(result.base))
+    base = BaseRecord.of(model, result.base)
     vectors = [
         ReadVector(
             _recorded_name(reference, operand.vector),

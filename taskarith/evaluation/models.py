@@ -33,6 +33,7 @@ from taskarith.training.lora import MISLEADING_REMARKS
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.lora.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.open import recorded_base
+from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["DTYPES", "Loaded", "find_model", "model_record", "open_model", "parse_dtype"]
 
@@ -162,12 +163,9 @@ def open_model(
 
 def model_record(loaded: Loaded) -> dict[str, Any]:
     """Return what ``taskarith.json`` says of a model: where it is from, its fingerprint, its dtype in memory."""
-    record: dict[str, Any] = {
-        "name": loaded.resolved.recorded_name,
-        "revision": loaded.resolved.revision,
-        "fingerprint": fingerprint_model(loaded.resolved.path),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-    }
+    model = loaded.resolved
+    base = BaseRecord(model.recorded_name, model.revision, fingerprint_model(model.path))
+    record: dict[str, Any] = {**base.to_json(), "dtype": str(loaded.dtype).removeprefix("torch.")}
     if loaded.adapter is None:
         return record
     weights = (loaded.adapter / ADAPTER_WEIGHTS).read_bytes()

@@ -11,7 +11,7 @@ from taskarith.arithmetic.encoding import encode
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors, open_checkpoint
 from taskarith.checkpoints.header import TensorEntry, header_is_sealed
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
-from taskarith.checkpoints.resolve import hub_name, resolve_model
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import CheckpointError, TaskarithError, name_some
 from taskarith.inspection.verification import Verification
 from taskarith.inspection.verify_packed import damaged_blobs, sample_blobs
@@ -118,5 +118,5 @@ def _sides(path: Path, finetuned: Mapping[str, Any], listener: Listener) -> tupl
     if recorded is None:
         raise CheckpointError(f"{path} does not name its base", "Extract it again.")
     with broken_record(path):
-        tuned = hub_name(finetuned)
+        tuned = str(BaseRecord.named(finetuned))
     return open_checkpoint(recorded.locate(listener).path), open_checkpoint(resolve_model(tuned, listener).path)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.provenance import command_line, versions
 from taskarith.checkpoints.publish import check_target, publish_file
-from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, hasher
+from taskarith.checkpoints.reader import TensorReader, hasher
 from taskarith.checkpoints.targets import check_space
 from taskarith.data.documents import RowForm
 from taskarith.data.load import check_form, data_paths, load_data
@@ -177,11 +177,9 @@ def _metadata(
 ) -> dict[str, str]:
     with TensorReader() as reader:
         prints = {name: reader.fingerprint(entry) for name, entry in sorted(base.tensors.items())}
-    resolved = loaded.resolved
-    record = BaseRecord(resolved.recorded_name, resolved.revision, combine_fingerprints(prints), prints)
     return vector_metadata(
         WEIGHTS,
-        record,
+        BaseRecord.of(loaded.resolved, prints),
         {"name": f"importance by {kind}"},
         "F32",
         {},

@@ -67,7 +67,7 @@ def open_related(
     """
     references = tuple(parse_operand(text) for text in vectors)
     chosen = choose_base(model, references, "Name it with --model MODEL.", listener)
-    found = model or str(BaseRecord(chosen.resolved.recorded_name, chosen.resolved.revision))
+    found = model or str(BaseRecord.of(chosen.resolved))
     checkpoint = chosen.open()
     operands = tuple(open_operands(references, checkpoint, listener, common=CommonBase("--model", model is not None)))
     read_bases(operands, checkpoint, listener)

@@ -22,6 +22,7 @@ from taskarith.progress import Listener
 from taskarith.training.result import FinetuneResult
 from taskarith.training.saving import save_adapter, save_model
 from taskarith.training.settings import TrainingSettings
+from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["publish", "train"]
 
@@ -89,7 +90,7 @@ def publish(
     if trainer.is_world_process_zero():
         trained: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         dtype = getattr(torch, settings.dtype)
-        origin = {"name": base.origin.recorded_name, "revision": base.origin.revision, "fingerprint": base.fingerprint}
+        origin = BaseRecord(base.origin.recorded_name, base.origin.revision, base.fingerprint)
         numbers = {name: value for name, value in asdict(result).items() if name not in {"output_dir", "kind"}}
         with publish_folder(result.output_dir, overwrite) as folder:
             if isinstance(trained, PeftModel):
@@ -99,7 +100,7 @@ def publish(
             logs = Path(str(trainer.args.output_dir)) / "runs"  # what TensorBoard was told; it would go with its folder
             if logs.is_dir():
                 shutil.copytree(logs, folder / logs.name)
-            whole = {"kind": result.kind, "base": origin, **record, "arguments": settings.record(), **numbers}
+            whole = {"kind": result.kind, "base": origin.to_json(), **record, "arguments": settings.record(), **numbers}
             write_provenance(folder, whole, result.output_dir)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -264,10 +264,8 @@ def _own(
     *,
     is_named: bool = False,
 ) -> OwnBase:
-    record = BaseRecord(place.recorded_name, place.revision)
     if is_same_folder(place.path, model.path):
-        return OwnBase(model, record, True, recorded, is_named)
+        return OwnBase(model, BaseRecord.of(place), True, recorded, is_named)
     checkpoint = open_checkpoint(place.path)
-    tensors = fingerprint_tensors(checkpoint, listener)
-    record = BaseRecord(record.name, record.revision, combine_fingerprints(tensors), tensors)
+    record = BaseRecord.of(place, fingerprint_tensors(checkpoint, listener))
     return OwnBase(checkpoint, record, False, recorded, is_named)

@@ -262,7 +262,7 @@ def _write_packed(place: Workplace, job: _Job, device: str, listener: Listener, 
 def _result(place: Workplace, job: _Job, found: Mapping[str, Mapping[str, Any]], total: int) -> ExtractResult:
     inexact = _count(found, "inexact") if job.source.has_result else None
     norm = math.sqrt(math.fsum(one["squares"] for one in found.values()))
-    record = _record(job.base, _prints(job, found, "base"))
+    record = BaseRecord.of(job.base, _prints(job, found, "base"))
     size = place.path.stat().st_size
     moved = _count(found, "moved")
     return ExtractResult(place.path, record, len(found), total, inexact, moved, norm, size, ignored=job.source.ignored)
@@ -293,18 +293,14 @@ def _prints(job: _Job, found: Mapping[str, Mapping[str, Any]], side: str) -> dic
 def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: int) -> dict[str, str]:
     """Describe the vector; before it is known, with placeholders at least as long as what will stand there."""
     source = job.source
-    base = _prints(job, found, "base") if found is not None else dict.fromkeys(job.before.tensors, _PLACEHOLDER)
+    prints = _prints(job, found, "base") if found is not None else dict.fromkeys(job.before.tensors, _PLACEHOLDER)
     deltas = {name: str(found[name]["output"]) if found is not None else _PLACEHOLDER for name in source.shapes}
-    finetuned = {
-        "name": job.tuned.recorded_name,
-        "revision": job.tuned.revision,
-        "fingerprint": combine_fingerprints(_prints(job, found, "finetuned")) if found is not None else _PLACEHOLDER,
-        "training": read_provenance(job.tuned.path),
-    }
+    fingerprint = combine_fingerprints(_prints(job, found, "finetuned")) if found is not None else _PLACEHOLDER
+    finetuned = BaseRecord(job.tuned.recorded_name, job.tuned.revision, fingerprint).to_json()
     return vector_metadata(
         "dense",
-        _record(job.base, base) if found is not None else replace(_record(job.base, base), fingerprint=_PLACEHOLDER),
-        finetuned,
+        BaseRecord.of(job.base, prints),
+        {**finetuned, "training": read_provenance(job.tuned.path)},
         job.dtype,
         source.tied,
         job.target,
@@ -316,7 +312,3 @@ def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: i
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )
-
-
-def _record(resolved: ResolvedModel, prints: Mapping[str, str]) -> BaseRecord:
-    return BaseRecord(resolved.recorded_name, resolved.revision, combine_fingerprints(dict(prints)), dict(prints))

@@ -297,7 +297,7 @@ class _Work:
     def record(self, resolved: ResolvedModel) -> BaseRecord:
         """Return the base, by name and fingerprint."""
         prints = {name: sides["base"] for name, sides in self.prints.items() if "base" in sides}
-        return BaseRecord(resolved.recorded_name, resolved.revision, combine_fingerprints(prints), prints)
+        return BaseRecord.of(resolved, prints)
 
     def finetuned(self) -> str:
         """Return the fingerprint of the fine-tune."""
@@ -383,9 +383,7 @@ def _record(result: LowRankResult, tuned: ResolvedModel, work: _Work) -> dict[st
         "kind": "lowrank",
         "base": result.base.to_json(),
         "finetuned": {
-            "name": tuned.recorded_name,
-            "revision": tuned.revision,
-            "fingerprint": work.finetuned(),
+            **BaseRecord(tuned.recorded_name, tuned.revision, work.finetuned()).to_json(),
             "training": read_provenance(tuned.path),
         },
         "energy": result.energy,

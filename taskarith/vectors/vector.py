@@ -9,7 +9,8 @@ from typing import Protocol
 
 from taskarith.arithmetic.calculator import LowRank
 from taskarith.checkpoints.header import TensorEntry
-from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.resolve import ResolvedModel
 
 __all__ = ["BaseRecord", "Delta", "Difference", "Factored", "Packed", "Stored", "Stream", "Vector"]
 
@@ -28,6 +29,27 @@ class BaseRecord:
     revision: str | None = None
     fingerprint: str = ""
     tensors: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: ResolvedModel, tensors: Mapping[str, str] | None = None) -> BaseRecord:
+        """Return how a model is recorded.
+
+        :param model: Where it was found.
+        :param tensors: Fingerprint of each of its tensors; None where it has not been read.
+        """
+        fingerprint = combine_fingerprints(dict(tensors)) if tensors else ""
+        return cls(model.recorded_name, model.revision, fingerprint, tensors or {})
+
+    @classmethod
+    def named(cls, record: object) -> BaseRecord:
+        """Read what ``to_json`` returned.
+
+        :raises KeyError: No model is named.
+        """
+        found = cls.from_json(record)
+        if found is None:
+            raise KeyError("name")
+        return found
 
     @classmethod
     def from_json(cls, record: object) -> BaseRecord | None:
