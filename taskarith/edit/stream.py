@@ -88,14 +88,14 @@ def _merged_factors(plan: EditPlan, what: Calculation, name: str) -> Calculation
     from taskarith.arithmetic.calculator import LowRank, Term
 
     factors = [term.plus for term in what.recipe.terms if isinstance(term.plus, LowRank)]
-    weights = [term.coefficient for term in what.recipe.terms]
+    weights, method = [term.coefficient for term in what.recipe.terms], plan.edit.method
     if len(factors) < len(weights) or any(one.blocks != 1 for one in factors):
         raise MismatchError(
-            f"{plan.edit.method.name} merges pairs of factors, and an adapter holds something else for {name}",
+            f"{method.name} merges pairs of factors, and an adapter holds something else for {name}",
             "Use another method, such as ties: it takes whatever adapters hold.",
         )
-    if len(factors) == 1 and plan.edit.method.density == 1:
+    if len(factors) == 1 and method.density == 1:
         return what
     with naming_overflow(name):
-        merged = METHODS[plan.edit.method.name].load()(factors, weights, plan.edit.alpha, plan.edit.method.density or 1.0)
+        merged = METHODS[method.name].load()(factors, weights, plan.edit.alpha, method.density or 1.0)
     return replace(what, recipe=replace(what.recipe, terms=(Term(1.0, merged),)))
