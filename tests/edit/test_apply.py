@@ -225,7 +225,7 @@ def test_wrong_calls(tmp_path, phi, vector):
         apply(str(phi), output_dir=out)
     with pytest.raises(VectorError, match="there is no vector"):
         apply(str(phi), negate=[str(tmp_path / "absent.safetensors")], output_dir=out)
-    with pytest.raises(VectorError, match="no task vector"):
+    with pytest.raises(VectorError, match="not a task vector"):
         apply(str(phi), negate=[str(phi / "model.safetensors")], output_dir=out)
     with pytest.raises(UsageError, match="alpha is nan"):
         apply(str(phi), negate=[str(vector)], alpha=float("nan"), output_dir=out)
