@@ -252,7 +252,7 @@ def _hint(reference: OperandRef) -> str:
 
 
 def _write_undo(plan: EditPlan, folder: Path, listener: Listener) -> int:
-    from taskarith.edit.undo import write_undo
+    from taskarith.edit.undo_write import write_undo
 
     return write_undo(plan, folder, listener)
 

@@ -11,46 +11,30 @@ Its header says what else the input had: ``taken`` are large files, by their SHA
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zstandard
-
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.encoding import decode, encode
-from taskarith.arithmetic.parallel import chunks, work_through
-from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint, open_checkpoint
+from taskarith.arithmetic.parallel import work_through
+from taskarith.checkpoints.checkpoint import UNDO_NAME, Checkpoint, open_checkpoint
 from taskarith.checkpoints.digests import file_digest, folder_files
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header, parse_header
+from taskarith.checkpoints.header import TensorEntry, parse_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
 from taskarith.checkpoints.targets import check_space
-from taskarith.checkpoints.writer import PrintedWriter, growing_file, sized_files, write_at
-from taskarith.edit.plan import EditPlan, TensorPlan
-from taskarith.edit.undo_patch import FILE, FORMAT, OpenPatch, open_patch, unpack
+from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.edit.undo_patch import OpenPatch, open_patch, unpack
+from taskarith.edit.undo_pieces import piece_names, prediction, spans, unplanes
 from taskarith.edit.undo_rerun import is_restored
 from taskarith.errors import CheckpointError, MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["UndoResult", "undo", "write_undo"]
-
-_PIECE = 1 << 20
-"""Elements that are compressed together."""
-
-_LARGE = 1 << 25
-"""Bytes of a file from which on it is not kept in the patch, but taken from the output."""
-
-_OWN = {INDEX_NAME, PROVENANCE_NAME, "config.json", ".gitattributes"}
-"""Files that the output has of its own, or does not have: they are always kept in the patch."""
-
-_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+__all__ = ["UndoResult", "undo"]
 
 
 @dataclass(frozen=True)
@@ -67,45 +51,6 @@ class UndoResult:
     tensors: int
     nbytes: int
     remarks: tuple[str, ...] = ()
-
-
-def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int:
-    """Write the patch back to the input into a finished output folder; return its size in bytes.
-
-    :param plan: The edit.
-    :param folder: Its output, complete.
-    :param listener: Told about progress.
-    """
-    output = {
-        tensor.source.name: TensorEntry(
-            tensor.source.name, tensor.dtype, tensor.source.shape, folder / shard.name, tensor.offset
-        )
-        for shard in plan.shards
-        for tensor in shard.tensors
-    }
-    changed = [tensor for tensor in plan.tensors if tensor.action != "copied"]
-    names = [name for tensor in changed for name in _piece_names(tensor.source)]
-    small, metadata = _other_files(plan.base)
-    # sizes are known only at the end: the header gets all the room that it can need, and is written last
-    reserve, _ = build_header([(name, "U8", (10**15,)) for name in (*small, *names)], metadata)
-    with TensorReader() as reader, growing_file(folder / UNDO_NAME) as descriptor:
-        patch = _Patch(descriptor, len(reserve))
-        for name, (path, size) in small.items():
-            with path.open("rb") as source:
-                patch.append(name, source.read(size))
-
-        def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
-            del calculator
-            for name, (start, end) in zip(_piece_names(tensor.source), _spans(tensor.source), strict=True):
-                if not stop.is_set():
-                    before = _integers(reader, tensor.source, start, end)
-                    after = _prediction(reader, output[tensor.source.name], tensor.source.dtype, start, end)
-                    patch.append(name, _planes(before - after))
-            return tensor.source.nbytes
-
-        tasks = sorted(changed, key=lambda tensor: -tensor.source.nbytes)
-        work_through(tasks, do, listener, "writing the way back", sum(tensor.source.nbytes for tensor in tasks))
-        return patch.end(metadata)
 
 
 def undo(
@@ -229,52 +174,6 @@ def _has_base(note: object) -> bool:
     return isinstance(note, dict) and isinstance(note.get("base"), str)
 
 
-class _Patch:
-    """A safetensors file of byte strings, appended by several threads; its header comes last."""
-
-    def __init__(self, descriptor: int, start: int) -> None:
-        self._descriptor, self._start, self._position = descriptor, start, start
-        self._sizes: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def append(self, name: str, data: bytes) -> None:
-        packed = zstandard.ZstdCompressor(level=3).compress(data)
-        with self._lock:
-            place, self._position = self._position, self._position + len(packed)
-            self._sizes[name] = len(packed)
-        write_at(self._descriptor, packed, place)
-
-    def end(self, metadata: Mapping[str, str]) -> int:
-        layout = [(name, "U8", (size,)) for name, size in self._sizes.items()]
-        header, _ = build_header(layout, metadata, length=self._start)
-        write_at(self._descriptor, header, 0)
-        return self._position
-
-
-def _other_files(base: Checkpoint) -> tuple[dict[str, tuple[Path, int]], dict[str, str]]:
-    """Return what a patch keeps beside differences, as files and numbers of bytes, and what its header says.
-
-    These are the headers of the weight files, and all that is not weights and not large.
-    """
-    kept = {}
-    for shard in base.shards:
-        path = base.path / shard.name
-        first = min((tensor.offset for tensor in shard.tensors), default=path.stat().st_size)
-        kept[shard.name] = (path, first)
-    names = [path.as_posix() for path in base.sidecars]
-    names += [name for name in _OWN - {*names} if (base.path / name).is_file()]
-    sizes = {name: (base.path / name).stat().st_size for name in sorted(names)}
-    large = [name for name, size in sizes.items() if size > _LARGE and name not in _OWN]
-    kept |= {name: (base.path / name, size) for name, size in sizes.items() if name not in large}
-    left = [name for name in folder_files(base.path) if name not in {*kept, *large}]
-    metadata = {
-        "format": FORMAT,
-        "taken": json.dumps({name: file_digest(base.path / name) for name in large}),
-        "left": json.dumps(left),
-    }
-    return {FILE + name: found for name, found in kept.items()}, metadata
-
-
 def _restored(
     before: TensorEntry,
     after: TensorEntry,
@@ -282,49 +181,14 @@ def _restored(
     reader: TensorReader,
     stop: threading.Event,
 ) -> Iterator[bytes]:
-    for name, (start, end) in zip(_piece_names(before), _spans(before), strict=True):
+    for name, (start, end) in zip(piece_names(before), spans(before), strict=True):
         if stop.is_set():
             return
-        prediction = _prediction(reader, after, before.dtype, start, end)
+        predicted = prediction(reader, after, before.dtype, start, end)
         if name in entries:
-            data = unpack(reader, entries[name], prediction.nbytes)
-            if len(data) != prediction.nbytes:
+            data = unpack(reader, entries[name], predicted.nbytes)
+            if len(data) != predicted.nbytes:
                 raise CheckpointError(f"{entries[name].path} is broken at {name}", "Restore it from where it came.")
-            yield (prediction + _unplanes(data, prediction.dtype)).tobytes()
+            yield (predicted + unplanes(data, predicted.dtype)).tobytes()
         else:
-            yield prediction.tobytes()
-
-
-def _spans(tensor: TensorEntry) -> list[tuple[int, int]]:
-    return list(chunks(tensor.elements, _PIECE))
-
-
-def _piece_names(tensor: TensorEntry) -> list[str]:
-    return [f"{start}:{tensor.name}" for start, _ in _spans(tensor)]
-
-
-def _integers(reader: TensorReader, tensor: TensorEntry, start: int, end: int) -> np.ndarray:
-    size = ITEM_SIZES[tensor.dtype]
-    return np.frombuffer(reader.read(tensor, start * size, end * size), _UNSIGNED[size])
-
-
-def _prediction(reader: TensorReader, after: TensorEntry, dtype: str, start: int, end: int) -> np.ndarray:
-    """Return what the output says about the bits of the input."""
-    if after.dtype == dtype:
-        return _integers(reader, after, start, end)
-    size = ITEM_SIZES[after.dtype]
-    values = decode(reader.read(after, start * size, end * size), after.dtype)
-    return np.frombuffer(encode(values, dtype), _UNSIGNED[ITEM_SIZES[dtype]])
-
-
-def _planes(difference: np.ndarray) -> bytes:
-    """Fold the sign into the lowest bit, and put all first bytes together, then all second bytes, and so on."""
-    bits = difference.dtype.itemsize * 8
-    folded = (difference << 1) ^ (0 - (difference >> (bits - 1)))
-    return folded.astype(difference.dtype).view(np.uint8).reshape(-1, difference.dtype.itemsize).T.tobytes()
-
-
-def _unplanes(data: bytes, dtype: np.dtype) -> np.ndarray:
-    planes = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, -1)
-    folded = np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
-    return ((folded >> 1) ^ (0 - (folded & 1))).astype(dtype)
+            yield predicted.tobytes()

@@ -135,7 +135,7 @@ def test_every_file_is_restored_or_named_whatever_was_done_to_the_folder(edited,
 
 
 def test_undo_again_leaves_what_is_restored_and_keeps_all_else(edited, tmp_path, monkeypatch):
-    monkeypatch.setattr("taskarith.edit.undo._LARGE", 2000)  # some are in the patch, others are taken
+    monkeypatch.setattr("taskarith.edit.undo_write._LARGE", 2000)  # some are in the patch, others are taken
     tuned = f"{edited / 'tuned'}@@{edited / 'base'}"
     for model, out in ((edited / "base", "once"), (edited / "out", "twice")):
         apply(str(model), add=[tuned], output_dir=tmp_path / out, keep_undo=True)
@@ -168,7 +168,7 @@ def test_undo_again_leaves_what_is_restored_and_keeps_all_else(edited, tmp_path,
 
 
 def test_a_large_file_is_taken_from_the_folder_if_it_is_what_it_was(tmp_path, phi, phi_tuned, monkeypatch):
-    monkeypatch.setattr("taskarith.edit.undo._LARGE", 1000)
+    monkeypatch.setattr("taskarith.edit.undo_write._LARGE", 1000)
     out = apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out", keep_undo=True).path
     undo(out, tmp_path / "back")
     assert files(tmp_path / "back") == files(phi)
