@@ -66,6 +66,7 @@ class InMemoryEdit:
     rounded once to the dtype of the loaded model; where the files have that dtype, they are those of the written edit.
     What a model keeps in another dtype (some routers and norms) gets what loading the written edit gives it, and what
     comes from no file stays as it is. Use it as a context manager: it restores at the end.
+    ``edit`` is what it does at an alpha of 1; ``remarks`` say which vectors are differences to another model than that.
 
     :param model: Loaded by transformers from ``base``, in any floating dtype, on any device.
     :param base: The folder or id it was loaded from.
@@ -76,8 +77,6 @@ class InMemoryEdit:
     :param protect: What method ``project`` looks at, as in ``apply``.
     :param weights: What method ``perta`` looks at, as in ``apply``.
     :param operands: More vectors, each with a coefficient and a scale of its own.
-    :ivar edit: What is done, at an alpha of 1.
-    :ivar remarks: Which vectors are differences to another model than ``base``.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, the model that it was made from is not found, the model is
         quantised or partly not in memory, the result is not finite, or it would be two tensors where the model has one.
