@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -38,3 +39,27 @@ def merged(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
         return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+
+
+def wrap(base: Path, seed: int, options: dict) -> PeftModel:
+    """Adapt a model, and move all that is trained."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8} | options))
+    torch.manual_seed(seed)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    return adapted
+
+
+def save_any_adapter(base: Path, folder: Path, seed: int = 0, **options) -> Path:
+    """Make an adapter of any kind, all of whose trained parts have moved, and save it."""
+    wrap(base, seed, options).save_pretrained(folder)
+    return folder
+
+
+def change_config(folder: Path, file: str = "adapter_config.json", **values) -> None:
+    """Change values of a configuration in place."""
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

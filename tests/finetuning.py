@@ -67,21 +67,21 @@ def one_thread_fixture():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(name="text", scope="module")
+@pytest.fixture(name="text", scope="session")
 def text_fixture(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "forget.txt"
     path.write_text(tiny.text(16), encoding="utf-8")
     return str(path)
 
 
-@pytest.fixture(name="other", scope="module")
+@pytest.fixture(name="other", scope="session")
 def other_fixture(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "retain.txt"
     path.write_text(tiny.text(8, seed=9), encoding="utf-8")
     return str(path)
 
 
-@pytest.fixture(name="tuned", scope="module")
+@pytest.fixture(name="tuned", scope="session")
 def tuned_fixture(tmp_path_factory, phi, text) -> Path:
     """The tiny Phi, trained for two steps."""
     return finetune(str(phi), [text], tmp_path_factory.mktemp("tuned") / "out", **QUICK).output_dir

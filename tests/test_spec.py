@@ -14,6 +14,7 @@ from taskarith.spec import (
     ModelRef,
     OperandRef,
     parse_alphas,
+    parse_combination,
     parse_data,
     parse_model,
     parse_named_data,
@@ -118,3 +119,35 @@ def test_parse_size_refuses(text):
 def test_no_text_crashes_a_parser(text, parse):
     with contextlib.suppress(UsageError):
         assert parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("chat@@base", OperandRef("chat", 1.0, base="base")),
+        ("chat@@base:0.5", OperandRef("chat", 0.5, base="base")),
+        ("org/chat@rev@@org/base@rev:0.5", OperandRef("org/chat@rev", 0.5, base="org/base@rev")),
+        ("chat@@C:base", OperandRef("chat", 1.0, base="C:base")),
+        ("chat@2:0.5", OperandRef("chat@2", 0.5)),
+    ],
+)
+def test_an_operand_with_its_base(text, expected):
+    assert parse_operand(text) == expected
+    assert parse_operand(str(expected)) == expected
+    assert parse_combination(f"a@@b:2 - {text}")[1].base == expected.base
+
+
+def test_paths_that_exist_are_taken_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a@@b", "base:2"):
+        (tmp_path / name).mkdir()
+    assert parse_operand("a@@b") == OperandRef("a@@b", 1.0)
+    assert parse_operand("a@@b:0.5") == OperandRef("a@@b", 0.5)
+    assert parse_operand("c@@base:2") == OperandRef("c", 1.0, base="base:2")
+    assert parse_operand("a@@b@@base:2:3") == OperandRef("a@@b", 3.0, base="base:2")
+
+
+@pytest.mark.parametrize("text", ["chat@@", "@@base", "chat@@:0.5"])
+def test_half_a_pair_is_refused(text):
+    with pytest.raises(UsageError, match="cannot read the vector"):
+        parse_operand(text)

@@ -20,7 +20,7 @@ from taskarith.progress import Listener
 
 __all__ = ["Results", "kept_results", "write_results"]
 
-_MEASURING = ("attacks", "coefficients", "evaluation", "training")
+_MEASURING = ("attacks", "data", "evaluation", "models", "relations", "sweeps", "training")
 _HARNESSES = ("lm-eval", "optuna")
 _PIECE = 1 << 22
 

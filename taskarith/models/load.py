@@ -87,6 +87,8 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrained
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         if not isinstance(tokenizer.model_max_length, int | float):
             raise ValueError(f"model_max_length cannot be {tokenizer.model_max_length!r}")
+        if len(tokenizer) <= len({*tokenizer.all_special_ids}):  # transformers makes one for some types without files
+            raise ValueError("it has no vocabulary, as where its files are missing")
     return tokenizer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import oracle
@@ -12,22 +11,10 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.places import absolute_name, absolute_names, relative_names
-from taskarith.checkpoints.provenance import command_line, read_provenance
+from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.vectors.extract import extract
-
-
-@pytest.fixture
-def room(tmp_path, phi, phi_tuned) -> Path:
-    """A folder with a base, a fine-tune and two texts, named as nothing else is."""
-    room = tmp_path / "unmistakable"
-    room.mkdir()
-    shutil.copytree(phi, room / "base")
-    shutil.copytree(phi_tuned, room / "tuned")
-    for name in ("text", "other"):
-        (room / f"{name}.txt").write_text(f"The {name} says that the grey mare stood by the well. " * 30)
-    return room
 
 
 def run(*words: object) -> None:
@@ -106,28 +93,6 @@ def test_a_name_is_written_and_read(path, folder, written, tmp_path, monkeypatch
 def test_what_is_not_a_path_stays(text, tmp_path):
     assert relative_names({"name": text, "other": [text, 1, None]}, tmp_path)["other"] == [text, 1, None]
     assert absolute_name(text, tmp_path) == text
-
-
-def test_a_command_is_recorded_as_typed_in_its_folder(room, monkeypatch):
-    monkeypatch.chdir(room)
-    words = [
-        "apply",
-        room / "base",
-        f"--add={room / 'v'}:0.5",
-        f"--data=forget={room / 'text.txt'}",
-        "-o",
-        room / "new",
-    ]
-    monkeypatch.setattr("sys.argv", ["/usr/bin/taskarith", *map(str, words)])
-    assert command_line() == "taskarith apply ./base --add=./v:0.5 --data=forget=./text.txt -o ./new"
-
-
-def test_a_command_is_recorded_although_its_folder_is_gone(tmp_path, monkeypatch):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    monkeypatch.setattr("sys.argv", ["taskarith", "apply", str(tmp_path)])
-    assert command_line() == f"taskarith apply {tmp_path}"
 
 
 def test_texts_in_records_keep_what_looks_like_a_path(tmp_path):

@@ -7,26 +7,21 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import oracle
 import pytest
-import tiny
+from outputs import fill_folder
+from publishing import fill, run
 from safetensors.torch import load_file
 
 from taskarith.checkpoints import publish
 from taskarith.checkpoints.checkpoint import fingerprint_model
-from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_file, publish_folder
 from taskarith.errors import OutputError
-
-
-def fill(folder, text="new"):
-    (folder / "sub").mkdir()
-    (folder / "sub" / "a.txt").write_text(text)
-    write_provenance(folder, {"kind": "evaluation"})
 
 
 def test_a_folder_appears_whole(tmp_path):
@@ -94,27 +89,6 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
-def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with publish_folder(tmp_path / "empty") as partial:
-        fill(partial)
-    (tmp_path / "file").touch()
-    for overwrite, words in ((False, "already exists"), (True, "not a folder")):
-        with pytest.raises(OutputError, match=words), publish_folder(tmp_path / "file", overwrite):
-            pass
-    with pytest.raises(OutputError, match="is a folder"), publish_file(tmp_path / "empty", overwrite=True):
-        pass
-
-
-def test_a_place_where_no_folder_can_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    for place in (tmp_path / "file" / "sub" / "out", Path("/proc/absent/out")):
-        with pytest.raises(OutputError, match="cannot"), publish_folder(place):
-            pass
-        with pytest.raises(OutputError, match="cannot"), publish_file(place):
-            pass
-
-
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "no space"), (errno.EROFS, "cannot write")])
 def test_a_disk_that_is_full_or_read_only(tmp_path, number, words):
     def fail(path):
@@ -126,16 +100,6 @@ def test_a_disk_that_is_full_or_read_only(tmp_path, number, words):
     with pytest.raises(OutputError, match=words), publish_file(tmp_path / "v.safetensors") as partial:
         fail(partial)
     assert list(tmp_path.iterdir()) == []
-
-
-def run(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "taskarith", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
 
 
 def test_a_file_size_limit_is_reported_and_leaves_nothing(tmp_path, phi, phi_tuned):
@@ -176,12 +140,6 @@ def start_slowly(*arguments):
 
 TENSORS = 33
 """Of the tiny Phi, each one piece."""
-
-
-@pytest.fixture
-def pair(tmp_path):
-    base = tiny.save_model(tmp_path / "in" / "base")
-    return base, tiny.save_model(tmp_path / "in" / "tuned", nudge_of=base, seed=1)
 
 
 def finished(room):
@@ -254,16 +212,6 @@ def test_another_edit_does_not_go_on_with_what_an_interrupted_one_left(tmp_path,
     assert fingerprint_model(tmp_path / "out") == fingerprint_model(base)
 
 
-def test_a_second_run_into_one_output_is_refused(tmp_path, pair):
-    base, tuned = pair
-    with publish_folder(tmp_path / "out") as first:
-        fill(first)
-        second = run("apply", base, "--add", tuned, "-o", tmp_path / "out")
-    assert second.returncode == 1
-    assert "another run is writing" in second.stderr
-    assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "new"
-
-
 def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, pair):
     base, tuned = pair
     process = start_slowly("apply", base, "--add", tuned, "-o", tmp_path / "out")
@@ -309,37 +257,6 @@ def test_kills_at_random_moments_break_nothing(tmp_path):
     assert done.stdout.count("killed, ") >= 2
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, of 100 KB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("a small file system can be mounted by root only")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(small_disk, tmp_path):
-    base = tiny.save_model(tmp_path / "base")
-    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
-    assert (base / "model.safetensors").stat().st_size > 100_000
-    dry = run("apply", base, "--add", tuned, "-o", small_disk / "out", "--dry-run")
-    assert dry.returncode == 0
-    assert "it would fail" in dry.stderr
-    for arguments in (
-        ["apply", base, "--add", tuned, "-o", small_disk / "out"],
-        ["extract", base, tuned, "-o", small_disk / "v.safetensors"],
-    ):
-        done = run(*arguments)
-        assert done.returncode == 1
-        assert "no space left" in done.stderr
-        assert list(small_disk.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("error", "seen"), [(OSError(errno.EIO, "broken"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
@@ -362,3 +279,18 @@ def test_an_output_that_cannot_be_put_in_its_place_does_not_take_the_old_one_wit
         fill(partial, "new")
     assert (target / "sub/a.txt").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002, 0o077])
+def test_outputs_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with publish_folder(tmp_path / "out") as partial:
+            fill_folder(partial, "one")
+            (partial / "sub" / "a.txt").chmod(0o600)  # as safetensors leaves what it writes
+        with publish_file(tmp_path / "file") as partial:
+            partial.touch(0o600)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "out" / "sub" / "a.txt", tmp_path / "out" / "one.txt", tmp_path / "file"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask

@@ -13,19 +13,7 @@ import pytest
 import tiny
 import torch
 import typer
-from finetuning import (  # noqa: F401  (by their names)
-    QUICK,
-    Notes,
-    distance,
-    one_thread_fixture,
-    other_fixture,
-    quick,
-    text_fixture,
-    tokenizer_of,
-    tuned_fixture,
-    weights,
-)
-from peft import PeftModel
+from finetuning import QUICK, Notes, distance, quick, tokenizer_of, weights
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -42,9 +30,6 @@ from taskarith.training.finetune import finetune
 from taskarith.training.settings import TrainingKeywords, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-# --- what is written -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -123,73 +108,6 @@ def test_saved_dtype_is_chosen_and_recorded(tmp_path, text, tuned, phi):
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks transformers by an old name
-def test_lora_is_an_adapter_that_peft_loads(tmp_path, text, phi):
-    result = finetune(str(phi), [text], tmp_path / "out", lora=True, lora_rank=4, **quick(learning_rate=1e-2))
-    assert result.kind == "lora"
-    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == (str(phi), None)
-    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8, True)
-    assert not (tmp_path / "out/config.json").exists()
-    layers = {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}
-    assert {name.split(".")[-3] for name in weights(tmp_path / "out")} == layers
-    assert tokenizer_of(tmp_path / "out").chat_template == tiny.CHAT_TEMPLATE
-    base = AutoModelForCausalLM.from_pretrained(phi)
-    ids = tokenizer_of(phi)(Path(text).read_text(), return_tensors="pt").input_ids[:, :64]
-    with torch.no_grad():
-        before = base(ids, labels=ids).loss
-        after = PeftModel.from_pretrained(base, tmp_path / "out")(ids, labels=ids).loss
-    assert after < before - 0.05
-
-
-def test_lora_targets_are_chosen(tmp_path, text):
-    base = tiny.save_model(tmp_path / "base", "gpt2")  # whose layers store their weights transposed
-    options = quick(lora=True, lora_target=["c_attn", "mlp.c_proj"], lora_alpha=3.5)
-    finetune(str(base), [text], tmp_path / "out", **options)
-    names = {".".join(name.split(".")[4:7]) for name in weights(tmp_path / "out")}
-    assert names == {f"{n}.{layer}" for n in (0, 1) for layer in ("attn.c_attn", "mlp.c_proj")}
-    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
-    assert (config["fan_in_fan_out"], config["lora_alpha"]) == (True, 3.5)
-
-
-# --- refusals --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
-        ({"learning_rate": -1e-3}, "--learning-rate is -0.001"),
-        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
-        ({"num_train_epochs": 0}, "--num-train-epochs is 0"),
-        ({"max_steps": 0}, "--max-steps is 0"),
-        ({"until_loss": 0.0}, "--until-loss is 0.0"),
-        ({"until_loss": float("inf")}, "--until-loss is inf"),
-        ({"block_size": 1}, "--block-size is 1"),
-        ({"per_device_train_batch_size": 0}, "--per-device-train-batch-size is 0"),
-        ({"gradient_accumulation_steps": 0}, "--gradient-accumulation-steps is 0"),
-        ({"warmup_steps": 1.5}, "--warmup-steps is 1.5"),
-        ({"lora": True, "lora_rank": 0}, "--lora-rank is 0"),
-        ({"lora": True, "lora_alpha": -1.0}, "--lora-alpha is -1.0"),
-        ({"lora_target": ["q_proj"]}, "not --lora"),
-        ({"lora_rank": 8}, "not --lora"),
-        ({"retain_weight": 0.5}, "there is no retain set"),
-        ({"retain": ["x"], "retain_weight": -0.5}, "--retain-weight is -0.5"),
-        ({"lr_scheduler_type": "steep"}, "unknown --lr-scheduler-type 'steep'"),
-        ({"dtype": "int8"}, "unknown --dtype 'int8'"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"save_steps": 0}, "--save-steps is 0"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"report_to": ["nowhere"]}, "--report-to nowhere is not available"),
-    ],
-)
-def test_wrong_values_are_refused_before_anything_is_loaded(tmp_path, options, message):
-    with pytest.raises(UsageError, match=message) as raised:
-        finetune("no/such/model", ["no-such.txt"], tmp_path / "out", **options)
-    assert raised.value.exit_code == 2
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_files_are_refused_in_the_cheapest_order(tmp_path, text):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -230,12 +148,6 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path, text, phi):
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
-def test_a_tied_head_is_no_lora_target(tmp_path, text):
-    base = tiny.save_model(tmp_path / "base", "llama")
-    with pytest.raises(UsageError, match="--lora-target lm_head: the model has no such"):
-        finetune(str(base), [text], tmp_path / "out", lora=True, lora_target=["lm_head"], **QUICK)
-
-
 @pytest.mark.parametrize("weight", [1.0, 0.5], ids=["plain", "retain"])
 def test_a_diverged_training_is_not_published(tmp_path, text, other, phi, weight):
     options = {"retain": [other], "retain_weight": weight}
@@ -244,9 +156,6 @@ def test_a_diverged_training_is_not_published(tmp_path, text, other, phi, weight
     with pytest.raises(TaskarithError, match=r"is not finite in torch\.float32 after training"):
         finetune(str(phi), [text], tmp_path / "out", **quick(learning_rate=1e300, max_steps=1, **options))
     assert list(tmp_path.iterdir()) == []
-
-
-# --- as a user types it ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

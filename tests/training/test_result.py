@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from finetuning import Notes, distance, one_thread_fixture, other_fixture, quick, text_fixture  # noqa: F401
+from finetuning import Notes, distance, quick
 
 from taskarith.training import finetune as module
 from taskarith.training.finetune import finetune

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import oracle
@@ -14,6 +12,7 @@ import pytest
 import tiny
 import torch
 from adapters import save_adapter
+from bases import COMMIT, HUB, base_of, by_combine_alone, by_itself, difference, name_base, norm, record
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -23,66 +22,15 @@ from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError, VectorError
+from taskarith.errors import MismatchError, TaskarithError, UsageError
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.inspection.inspect import inspect
 from taskarith.inspection.verify import verify
 from taskarith.relations.relate import relate
-from taskarith.spec import OperandRef, parse_combination, parse_operand
+from taskarith.spec import OperandRef
 from taskarith.sweeps.sweep import sweep
 from taskarith.vectors.extract import extract
 from taskarith.vectors.low_rank import extract_low_rank
-
-HUB, COMMIT = "org/m", "a" * 40
-
-
-def norm(tensors) -> float:
-    return math.sqrt(sum(float(one.double().square().sum()) for one in tensors))
-
-
-def difference(after, before) -> float:
-    return norm(after[name].double() - before[name].double() for name in before)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A base, another model, and a fine-tune of the base."""
-    room = tmp_path_factory.mktemp("models")
-    base = tiny.save_model(room / "base")
-    tiny.save_model(room / "tuned", nudge_of=base, seed=1)
-    tiny.save_model(room / "other", nudge_of=base, seed=2, scale=3e-2)
-    tiny.forget_base(room / "other")
-    return room
-
-
-@dataclass(frozen=True)
-class Room:
-    """A folder of a test: the models, the norm of the one right delta, and the fingerprint of the one right base."""
-
-    path: Path
-    norm: float
-    fingerprint: str
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
-
-@pytest.fixture
-def room(tmp_path, models, monkeypatch):
-    for folder in models.iterdir():
-        shutil.copytree(folder, tmp_path / folder.name)
-    record(tmp_path / "tuned", tmp_path / "base", models / "base")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    delta = difference(oracle.load(models / "tuned"), oracle.load(models / "base"))
-    return Room(tmp_path, delta, fingerprint_model(models / "base"))
-
-
-def record(folder, name, model, revision=None):
-    base = {"name": str(name), "revision": revision, "fingerprint": fingerprint_model(model)}
-    (folder / "taskarith.json").write_text(json.dumps({"kind": "full", "base": base}))
 
 
 def cached(room):
@@ -93,9 +41,6 @@ def cached(room):
     shutil.move(room / "base", repository / "snapshots" / COMMIT)
 
 
-# what each verb takes for the delta of an operand, as a norm; --model and --base name another model than its own
-
-
 def by_apply(room, operand):
     apply(str(room / "other"), add=[operand], output_dir="out", dtype="float64")
     return difference(oracle.load(Path("out")), oracle.load(room / "other"))
@@ -104,12 +49,6 @@ def by_apply(room, operand):
 def by_negating(room, operand):
     apply(str(room / "other"), negate=[f"{operand}:2"], output_dir="out", dtype="float64")
     return difference(oracle.load(Path("out")), oracle.load(room / "other")) / 2
-
-
-def by_itself(room, operand):
-    """Without MODEL: the base is what is edited."""
-    apply(add=[operand], output_dir="out")
-    return difference(oracle.load(Path("out")), oracle.load(base_of(room)))
 
 
 def by_recipe(room, operand):
@@ -131,11 +70,6 @@ def by_python(room, operand):
 def by_combine(room, operand):
     combine(f"{operand}:2", "c.safetensors", base=str(room / "other"), dtype="float64")
     return norm(load_file("c.safetensors").values()) / 2
-
-
-def by_combine_alone(room, operand):
-    combine(operand, "c.safetensors", dtype="float64")
-    return norm(load_file("c.safetensors").values())
 
 
 def in_memory(room, operand):
@@ -169,11 +103,6 @@ def by_extract_rank(room, operand):
     found = extract_low_rank(base or None, vector, "lora", rank=4)
     assert found.base.fingerprint == fingerprint_model(base_of(room))
     return room.norm
-
-
-def base_of(room):
-    places = [room / "base", room / "moved", room / "hub/models--org--m/snapshots" / COMMIT]
-    return next(place for place in places if place.exists() and fingerprint_model(place) == room.fingerprint)
 
 
 VERBS = [by_apply, by_negating, by_itself, by_recipe, by_python, by_combine, by_combine_alone, in_memory, by_relate]
@@ -457,9 +386,6 @@ def sweep_with(model, texts, small):
     return lambda operand: sweep(model, texts, negate=[operand], alphas=[0.5], **small)
 
 
-# adapters: what they hold beside factors is a difference to their own base
-
-
 @pytest.fixture
 def saved(room):
     """An adapter with a saved module, and the norm of its delta."""
@@ -470,12 +396,6 @@ def saved(room):
     save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     apply(str(room / "base"), add=[str(adapter)], output_dir=room / "merged", dtype="float64")
     return adapter, difference(oracle.load(room / "merged"), oracle.load(room / "base"))
-
-
-def name_base(adapter, name, revision=None):
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": name, "revision": revision}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
 
 
 @pytest.mark.parametrize("place", ["absolute", "relative to here", "relative to the adapter", "hub", "named", "model"])
@@ -512,18 +432,6 @@ def test_an_adapter_that_needs_its_base_is_refused_without(room, saved, verb, na
     assert name is None or name in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["/data/models/gone", "org/absent", None])
-def test_plain_factors_need_no_base(room, name):
-    adapter = save_adapter(room / "base", room / "adapter", target_modules=["q_proj"])
-    name_base(adapter, name)
-    assert apply(str(room / "other"), add=[str(adapter)], output_dir="out").actions["edited"] == 2
-    assert combine(f"{adapter}:0.5 - {adapter}", "sum", base=str(room / "other")).kind == "lora"
-    for verb in (by_itself, by_combine_alone):
-        with pytest.raises(TaskarithError, match=str(adapter)) as caught:
-            verb(room, str(adapter))
-        assert "MODEL" in caught.value.hint
-
-
 def test_an_adapter_with_a_recorded_fingerprint_is_measured_on_no_other_base(room, book):
     adapter = save_adapter(room / "base", room / "adapter", target_modules=["q_proj"])
     record(adapter, room / "base", room / "base")
@@ -533,88 +441,3 @@ def test_an_adapter_with_a_recorded_fingerprint_is_measured_on_no_other_base(roo
         evaluate([str(adapter)], {"a": str(book)}, prompts=0, block_size=16)
     with pytest.raises(MismatchError, match="another model lies there now"):
         apply(add=[str(adapter)], output_dir="out")
-
-
-# a folder that is a model and an adapter
-
-
-def test_a_model_with_an_adapter_in_its_folder_is_refused_everywhere(room, book):
-    adapter = save_adapter(room / "base", room / "adapter", target_modules=["q_proj"])
-    both = Path(shutil.copytree(room / "other", room / "both"))
-    shutil.copy(adapter / "adapter_config.json", both)
-    base, name = str(room / "base"), str(both)
-    calls = [
-        lambda: apply(name, add=[str(adapter)], output_dir="out"),
-        lambda: apply(base, add=[name], output_dir="out"),
-        lambda: apply(base, add=[f"{name}@@{base}"], output_dir="out"),
-        lambda: extract(base, name, "v.safetensors"),
-        lambda: extract(name, str(room / "tuned"), "v.safetensors"),
-        lambda: extract_low_rank(base, name, "lora", rank=2),
-        lambda: combine(name, "c.safetensors", base=base),
-        lambda: relate([name, name], model=base),
-        lambda: evaluate([name], {"a": str(book)}, prompts=0, block_size=16),
-        lambda: inspect(name),
-    ]
-    for weights in (False, True):  # what travelled with an older release, and what trainers leave
-        if weights:
-            shutil.copy(adapter / "adapter_model.safetensors", both)
-        for call in calls:
-            with pytest.raises(CheckpointError, match=r"holds a model .* and an adapter") as caught:
-                call()
-            assert "folder of their own" in caught.value.hint
-    assert list(Path().iterdir()) == []
-
-
-def test_an_adapter_below_a_model_stays_behind(room):
-    adapter = save_adapter(room / "base", room / "base/checkpoint-3", target_modules=["q_proj"])
-    result = apply(str(room / "base"), add=[str(adapter)], output_dir="out")
-    assert not list(Path("out").rglob("adapter_*"))
-    assert any("checkpoint-3/adapter_config.json" in remark for remark in result.remarks)
-    AutoModelForCausalLM.from_pretrained("out")
-
-
-# the grammar
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("chat@@base", OperandRef("chat", 1.0, base="base")),
-        ("chat@@base:0.5", OperandRef("chat", 0.5, base="base")),
-        ("org/chat@rev@@org/base@rev:0.5", OperandRef("org/chat@rev", 0.5, base="org/base@rev")),
-        ("chat@@C:base", OperandRef("chat", 1.0, base="C:base")),
-        ("chat@2:0.5", OperandRef("chat@2", 0.5)),
-    ],
-)
-def test_an_operand_with_its_base(text, expected):
-    assert parse_operand(text) == expected
-    assert parse_operand(str(expected)) == expected
-    assert parse_combination(f"a@@b:2 - {text}")[1].base == expected.base
-
-
-def test_paths_that_exist_are_taken_whole(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a@@b", "base:2"):
-        (tmp_path / name).mkdir()
-    assert parse_operand("a@@b") == OperandRef("a@@b", 1.0)
-    assert parse_operand("a@@b:0.5") == OperandRef("a@@b", 0.5)
-    assert parse_operand("c@@base:2") == OperandRef("c", 1.0, base="base:2")
-    assert parse_operand("a@@b@@base:2:3") == OperandRef("a@@b", 3.0, base="base:2")
-
-
-@pytest.mark.parametrize("text", ["chat@@", "@@base", "chat@@:0.5"])
-def test_half_a_pair_is_refused(text):
-    with pytest.raises(UsageError, match="cannot read the vector"):
-        parse_operand(text)
-
-
-def test_what_needs_no_base_is_given_none(room):
-    extract(str(room / "base"), str(room / "tuned"), room / "v.safetensors")
-    with pytest.raises(UsageError, match="is a task vector"):
-        apply(str(room / "base"), add=[f"{room / 'v.safetensors'}@@{room / 'other'}"], output_dir="out")
-    with pytest.raises(UsageError, match="as its own base"):
-        apply(str(room / "base"), add=[f"{room / 'tuned'}@@{room / 'tuned'}"], output_dir="out")
-    with pytest.raises(VectorError, match="there is no vector"):
-        apply(str(room / "base"), add=[f"gone@@{room / 'base'}"], output_dir="out")
-    with pytest.raises(CheckpointError, match="there is no model folder gone"):
-        apply(str(room / "base"), add=[f"{room / 'tuned'}@@gone"], output_dir="out")

@@ -6,16 +6,27 @@ import math
 
 import numpy as np
 import pytest
+from coverage_of import RUNS
+from drawn import reals
+from hypothesis import example, given
 from scipy.stats import norm
 
 from taskarith.attacks.shares import difference, level, share
-from taskarith.evaluation.metrics.intervals import RATE, estimate, mean, ratio
+from taskarith.errors import DataError
+from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
+from taskarith.evaluation.metrics.intervals import RATE, estimate, finite, mean, over_seeds, ratio
 from taskarith.evaluation.metrics.low_fpr import tpr_with_interval
-from taskarith.evaluation.metrics.membership import auc_with_interval, privleak_with_interval
-from taskarith.evaluation.metrics.merging import Answered, normalised_accuracy
-from taskarith.evaluation.metrics.qa import harmonic_mean
+from taskarith.evaluation.metrics.membership import auc_with_interval, loss_score, privleak_with_interval
+from taskarith.evaluation.metrics.qa import (
+    forget_quality,
+    forget_truth,
+    harmonic_mean,
+    normalised_probability,
+    probability,
+    truth_ratio,
+    utility_truth,
+)
 
-RUNS = 400
 SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)  # three standard errors of a simulated coverage of 95%
 
 
@@ -168,20 +179,6 @@ def test_shares_of_what_the_edit_took_cover(name, n):
     assert _share_of(chosen, truth) >= 0.95 - SLACK
 
 
-@pytest.mark.parametrize(("n", "least"), [(12, 0.95), (20, 0.92), (60, 0.92), (200, 0.91)])
-@pytest.mark.parametrize("right", [(0.6, 0.8), (0.8, 0.85)])
-def test_normalised_accuracies_cover(right, n, least):
-    """Of those that are given: where both models do the same there is none."""
-    merged, finetuned = right
-    rng, given = np.random.default_rng(7), []
-    for _ in range(RUNS):
-        best = rng.random(n) < finetuned
-        kept = best & (rng.random(n) < merged / finetuned)
-        found = normalised_accuracy([Answered(kept.astype(float), best.astype(float), np.ones(n))])
-        given += [] if found.low is None else [found.low <= merged / finetuned <= found.high]
-    assert np.mean(given) >= least - 3 * math.sqrt(0.05 * 0.95 / len(given))
-
-
 def test_an_interval_without_width_is_none():
     assert mean([2.5] * 9).low is None
     assert ratio([2.5, 5.0], [1, 2], (0, math.inf)).low is None
@@ -200,3 +197,81 @@ def test_the_jackknife_of_a_mean_is_the_usual_interval_and_does_not_depend_on_th
     many = np.random.default_rng(3).normal(0, 1, 3000)
     grouped, exact = estimate(lambda at: many[at].mean(), 3000), mean(many)
     assert grouped.high - grouped.low == pytest.approx(exact.high - exact.low, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        probability,
+        lambda x: normalised_probability(x[0], x[1:]),
+        lambda x: truth_ratio(x[0], x[1:]),
+        utility_truth,
+        forget_truth,
+        harmonic_mean,
+        lambda x: forget_quality(x, x * 0.5),
+        loss_score,
+        lambda x: privleak_with_interval((x, x * 0.5), (x[::-1], x * 0.75)).low,
+        lambda x: kl_divergence(-x[None], -x[None, ::-1]),
+        lambda x: agreement(-x[None], -x[None, ::-1]),
+        mean,
+        lambda x: ratio(x, x[::-1]),
+    ],
+)
+def test_what_comes_in_float32_is_calculated_in_float64(call):
+    values = np.array([0.1, 0.7, 0.3, 1.1, 0.9, 0.2], dtype=np.float32)
+    found, expected = call(values), call(values.astype(np.float64))
+    assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)
+    assert np.all(found == expected)
+
+
+@given(reals)
+@example([-1.285034315096754e-192] * 2)
+def test_a_mean_lies_in_its_interval_in_any_order(values):
+    found = mean(values)
+    assert found.value == pytest.approx(np.mean(values))
+    assert found.low is None or found.low <= found.value <= found.high
+    assert mean(values[::-1]).value == found.value
+
+
+def test_an_interval_is_about_two_standard_errors_and_the_same_every_time():
+    values = np.random.default_rng(0).normal(3, 2, size=400)
+    found = mean(values)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+    assert mean(values) == found
+    assert found.to_json() == {"value": found.value, "low": found.low, "high": found.high, "n": 400}
+
+
+def test_equal_samples_and_one_sample_have_no_interval():
+    assert (mean([0.25] * 5).low, mean([0.25] * 5).high) == (None, None)
+    assert (mean([2.0]).low, mean([2.0]).n) == (None, 1)
+
+
+def test_a_ratio_weighs_tokens_not_samples():
+    assert ratio([6, 1], [3, 1]).value == 7 / 4
+    with pytest.raises(DataError, match="no tokens"):
+        ratio([1, 1], [1, 0])
+
+
+def test_values_of_one_sample_are_left_out_together():
+    values = np.arange(50.0)
+    found = estimate(lambda i, j: (values[i] - values[i]).mean() + values[j].mean(), 50, 7)
+    assert (found.value, found.n) == (3, 57)
+    alone = mean(values[:7])
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_what_is_not_finite_is_counted_and_refused():
+    with pytest.raises(DataError, match="2 of 3 losses are not finite"):
+        finite([1, math.nan, math.inf], "losses")
+    for call in (lambda: mean([]), lambda: mean([math.nan]), lambda: estimate(lambda i: i, 0)):
+        with pytest.raises(DataError):
+            call()
+
+
+def test_seeds_have_a_mean_and_a_spread():
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert found.to_json() == {"value": 2, "spread": 1, "seeds": 3}
+    assert over_seeds([1.0, math.inf]).to_json() == {"value": None, "spread": None, "seeds": 2}
+    for wrong in ([1.0], [1.0, math.nan]):
+        with pytest.raises(DataError):
+            over_seeds(wrong)

@@ -5,70 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
-import tiny
 import torch
 import zstandard
 from packed_forms import deltas_of
+from packed_vectors import FORMS, decoded
 from safetensors.torch import load_file, save_file
 
 import taskarith
-from taskarith.checkpoints.checkpoint import fingerprint_tensors, open_checkpoint
+from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.header import build_header, read_header
-from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
+from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.apply import apply
 from taskarith.errors import TaskarithError, VectorError
 from taskarith.inspection.verify import verify
 from taskarith.spec import OperandRef
 from taskarith.vectors.codecs.block_file import join_parts
-from taskarith.vectors.codecs.exact import Exact
-from taskarith.vectors.codecs.quantised import Quantised
-from taskarith.vectors.codecs.write import packed_metadata, write_packed
-from taskarith.vectors.difference import PairSource
 from taskarith.vectors.extract import extract
 from taskarith.vectors.open import open_vector
-
-FORMS = {"exact": {"exact": True}, "sparse": {"top_k": 0.1}, "rows": {"rows": 0.5}, "quantised": {"bits": 4}}
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """A tiny Phi in bfloat16 and a fine-tune of it."""
-    root = tmp_path_factory.mktemp("packed")
-    base = tiny.save_model(root / "base", dtype=torch.bfloat16)
-    return base, tiny.save_model(root / "tuned", nudge_of=base, seed=1, dtype=torch.bfloat16, scale=1e-3)
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory, pair):
-    """One vector of each form."""
-    folder = tmp_path_factory.mktemp("vectors")
-    return {name: extract(*map(str, pair), folder / f"{name}.safetensors", **form).path for name, form in FORMS.items()}
-
-
-def decoded(path, base):
-    """Return the deltas of a packed vector as float64, by name."""
-    vector, found = open_vector(OperandRef(str(path), 1.0), open_checkpoint(base)).vector, {}
-    with TensorReader() as reader:
-        for name, shape in vector.shapes.items():
-            packed, against = vector.delta(name), None
-            kind = {"BF16": torch.bfloat16, "F32": torch.float32}[packed.dtype]
-            room = bytearray(int(np.prod(shape)) * kind.itemsize)
-            if packed.base is not None:
-                against = memoryview(bytearray(reader.read(packed.base, 0, packed.base.nbytes)))
-            packed.open(reader).fill(memoryview(room), against)
-            found[name] = torch.frombuffer(room, dtype=kind).reshape(shape).double()
-            if against is not None:
-                found[name] -= torch.frombuffer(against, dtype=kind).reshape(shape).double()
-    return found
 
 
 @pytest.mark.parametrize("form", list(FORMS))
@@ -161,53 +119,6 @@ def test_a_dry_run_counts_the_bytes_that_are_stored(tmp_path, vectors, pair, for
     stored = sum(entry.nbytes for entry in read_header(vectors[form]).tensors)
     assert found.read_bytes == stored + sum(t.numel() * 2 for t in oracle.load(pair[0]).values())
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("form", ["exact", "quantised"])
-def test_many_blocks_and_threads(tmp_path, pair, form):
-    """With small blocks a tensor has many, whose ends fall anywhere in its rows."""
-    base, tuned = map(open_checkpoint, pair)
-    files = []
-    for workers in (1, 4):
-        source, packing = PairSource(base, tuned), Exact() if form == "exact" else Quantised(4)
-
-        def describe(found, source=source, packing=packing):
-            known = {"format": "taskarith-vector", "format_version": "1", "base": str(pair[0])}
-            known["base_tensors"] = json.dumps(fingerprint_tensors(base))
-            known["base_fingerprint"] = combine_fingerprints(fingerprint_tensors(base))
-            return known | packed_metadata(source, packing, found, block=100)
-
-        files.append(tmp_path / f"{workers}.safetensors")
-        write_packed(files[-1], source, packing, describe, taskarith.progress.SILENT, block=100, workers=workers)
-    assert files[0].read_bytes() == files[1].read_bytes()
-    deltas = decoded(files[0], pair[0])
-    whole = extract(*map(str, pair), tmp_path / "whole.safetensors", **FORMS[form]).path
-    assert all(torch.equal(deltas[name], delta) for name, delta in decoded(whole, pair[0]).items())
-    assert taskarith.inspect(files[0]).elements == sum(delta.numel() for delta in deltas.values())
-    apply(str(pair[0]), add=[str(files[0])], output_dir=tmp_path / "out")
-    apply(str(pair[0]), add=[str(whole)], output_dir=tmp_path / "again")
-    assert oracle.differing(oracle.load(tmp_path / "out"), oracle.load(tmp_path / "again")) == []
-
-
-def test_several_processes_write_the_same(tmp_path, vectors, pair):
-    for form in ("exact", "sparse"):
-        apply(str(pair[0]), add=[str(vectors[form])], output_dir=tmp_path / form, alpha=0.5)
-        apply(str(pair[0]), add=[str(vectors[form])], output_dir=tmp_path / f"{form}2", alpha=0.5, jobs=2)
-        assert oracle.differing(oracle.load(tmp_path / form), oracle.load(tmp_path / f"{form}2")) == []
-
-
-def test_a_killed_extraction_leaves_nothing_that_counts(tmp_path, pair):
-    command = [sys.executable, "-m", "taskarith", "extract", *map(str, pair), "-o", str(tmp_path / "v.safetensors")]
-    run = subprocess.Popen([*command, "--exact"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / ".v.safetensors.partial").exists() and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    if not (tmp_path / "v.safetensors").exists():
-        assert subprocess.run([*command, "--exact", "-q"], check=False, capture_output=True).returncode == 0
-    assert verify(tmp_path / "v.safetensors").is_sound
-    assert [path.name for path in tmp_path.iterdir()] == ["v.safetensors"]
 
 
 def rewritten(path, target, *, blob=lambda data: data, metadata=lambda table: table, name="lm_head.weight"):

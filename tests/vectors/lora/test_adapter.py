@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import oracle
 import pytest
 import tiny
@@ -15,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from taskarith.edit.apply import apply
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.errors import MismatchError, VectorError
 from taskarith.vectors.extract import extract
 
 
@@ -89,58 +85,3 @@ def test_an_adapter_finds_tensors_that_are_stored_without_the_prefix_of_the_mode
     assert result.actions == {"copied": 24, "edited": 4}
     edited = {f"transformer.{name}": tensor for name, tensor in oracle.load(tmp_path / "hub").items()}
     assert oracle.differing(edited, oracle.load(tmp_path / "out")) == []
-
-
-def change_config(adapter: Path, **values) -> None:
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"peft_type": "LOKR"}, "LOKR"),
-        ({"use_dora": True}, "DoRA"),
-        ({"r": 5}, "says rank 5"),
-        ({"lora_alpha": None}, "alpha None"),
-        ({"lora_alpha": float("inf")}, "alpha inf"),
-        ({"rank_pattern": {"(": 4}}, "not a regular expression"),
-    ],
-)
-def test_adapters_that_are_no_plain_lora_are_refused(tmp_path, values, words):
-    base = tiny.save_model(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["fc1"])
-    change_config(adapter, **values)
-    with pytest.raises(VectorError, match=words):
-        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_broken_factors_are_refused(tmp_path):
-    base = tiny.save_model(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["fc1"])
-    weights = adapter / "adapter_model.safetensors"
-    good = load_file(weights)
-    stem = "base_model.model.model.layers.0.mlp.fc1.lora_"
-
-    def refused(error, words, **changes):
-        tensors = {name: tensor for name, tensor in good.items() if name not in changes.get("drop", ())}
-        save_file(tensors | changes.get("put", {}), weights)
-        with pytest.raises(error, match=words):
-            apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
-
-    refused(VectorError, r"lora_A\.weight \(alone\)", drop=[f"{stem}B.weight"])
-    refused(VectorError, "not LoRA factors", put={f"{stem}A.weight": torch.zeros(4, 32, 1, 1)})
-    kernel = {f"{stem}A.weight": torch.zeros(4, 32, 3, 3), f"{stem}B.weight": torch.zeros(64, 4, 1, 1)}
-    refused(VectorError, "are the factors of a convolution", put=kernel)
-    head = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
-    refused(MismatchError, r"another shape in .*: lm_head\.weight \[2, 2\] against \[384, 32\]", put=head)
-    refused(VectorError, "differ in rank", put={f"{stem}B.weight": torch.zeros(64, 3)})
-    refused(VectorError, "not finite", put={f"{stem}A.weight": torch.full((4, 32), torch.nan)})
-    refused(MismatchError, r"fc1\.weight \[63, 32\] against \[64, 32\]", put={f"{stem}B.weight": torch.zeros(63, 4)})
-    ghost = {f"base_model.model.ghost.lora_{x}.weight": torch.zeros(s) for x, s in (("A", (4, 32)), ("B", (64, 4)))}
-    refused(MismatchError, "1 targets of adapter .* are not in .*: ghost", put=ghost)
-    weights.unlink()
-    (adapter / "adapter_model.bin").touch()
-    with pytest.raises(VectorError, match="pickled"):
-        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")

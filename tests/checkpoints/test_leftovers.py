@@ -1,0 +1,79 @@
+"""What stopped runs leave: kept where the failure says nothing about the data."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+from interrupted import RESUMED, contents, output_of, room_of, stop
+from typer.testing import CliRunner
+
+from taskarith.checkpoints.journal import Journal
+from taskarith.cli.main import app
+from taskarith.errors import CheckpointError, MismatchError, OutputError, ReadError
+
+KEPT = [OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EIO, errno.EMFILE)]
+KEPT += [KeyboardInterrupt(), MemoryError(), ReadError("a", "b"), OutputError("a", "b"), SystemExit(1)]
+
+
+@pytest.mark.parametrize("error", KEPT, ids=repr)
+@pytest.mark.parametrize("verb", RESUMED)
+def test_work_is_kept_on_failures_that_say_nothing_about_the_data(tmp_path, monkeypatch, made, whole, verb, error):
+    out = output_of(verb, tmp_path)
+    seen = stop(monkeypatch, made, verb, out, error)
+    assert "goes on" in f"{seen} {getattr(seen, '__notes__', '')}"
+    lines = (room_of(out) / "journal.jsonl").read_text().splitlines()
+    assert len([line for line in lines if line]) >= 6
+    done = []
+    with monkeypatch.context() as patch:
+        record = Journal.record
+        patch.setattr(Journal, "record", lambda self, name, entry: done.append(name) or record(self, name, entry))
+        RESUMED[verb](made, out)
+    assert not {json.loads(line)["name"] for line in lines[1:] if line} & {*done}
+    assert contents(out) == whole[verb]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("error", [MismatchError("a", "b"), CheckpointError("a", "b")], ids=repr)
+def test_work_is_not_kept_where_the_data_are_wrong(tmp_path, monkeypatch, made, error):
+    out = tmp_path / "out"
+    seen = stop(monkeypatch, made, "apply", out, error)
+    assert seen is error
+    assert list(tmp_path.iterdir()) == []
+    assert not hasattr(seen, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "words"),
+    [
+        ([], "taskarith.vectors.extract.subtract", "goes on where this one stopped"),
+        (["--exact"], "taskarith.vectors.extract.write_packed", "starts anew"),
+        (["--top-k", "0.1"], "taskarith.vectors.extract.write_packed", "starts anew"),
+        (["--rank", "2"], "taskarith.vectors.low_rank.write_adapter", "starts anew"),
+    ],
+)
+def test_what_an_interruption_says_is_true_of_the_command(tmp_path, monkeypatch, made, options, place, words):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    out = str(tmp_path / ("out" if "--rank" in options else "v.safetensors"))
+    done = CliRunner().invoke(app, ["extract", str(made / "base"), str(made / "tuned"), "-o", out, *options])
+    assert done.exit_code == 130
+    assert words in " ".join(done.stderr.split())
+    assert any(tmp_path.iterdir()) == ("goes on" in words)
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_a_file_that_also_lies_elsewhere_is_not_gone_on_with(tmp_path, monkeypatch, made, whole, how):
+    out, victim = tmp_path / "out.safetensors", tmp_path / "victim"
+    stop(monkeypatch, made, "extract", out, KeyboardInterrupt())
+    (room_of(out) / "output").rename(victim)
+    before = victim.read_bytes()
+    getattr(room_of(out) / "output", how)(victim)
+    RESUMED["extract"](made, out)
+    assert contents(out) == whole["extract"]
+    assert victim.read_bytes() == before
+    assert not out.is_symlink()

@@ -1,0 +1,49 @@
+"""Locks end with the process that holds them, and Ctrl-C waits for what would be torn by it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from publishing import fill, run
+
+from taskarith.checkpoints.lock import check_unlocked, lock_folder, uninterrupted
+from taskarith.checkpoints.publish import publish_folder
+from taskarith.errors import OutputError
+
+
+def test_a_second_run_into_one_output_is_refused(tmp_path, pair):
+    base, tuned = pair
+    with publish_folder(tmp_path / "out") as first:
+        fill(first)
+        second = run("apply", base, "--add", tuned, "-o", tmp_path / "out")
+    assert second.returncode == 1
+    assert "another run is writing" in second.stderr
+    assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "new"
+
+
+def test_a_lock_ends_with_its_descriptor(tmp_path):
+    descriptor = lock_folder(tmp_path / "room", tmp_path / "out")
+    for attempt in (lock_folder, check_unlocked):
+        with pytest.raises(OutputError, match="another run is writing"):
+            attempt(tmp_path / "room", tmp_path / "out")
+    os.close(descriptor)
+    check_unlocked(tmp_path / "room", tmp_path / "out")
+    check_unlocked(tmp_path / "absent", tmp_path / "out")
+
+
+def test_ctrl_c_comes_after_what_would_be_torn_by_it():
+    before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
+
+    def write():
+        signal.raise_signal(signal.SIGINT)
+        done.append("all of it")
+
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, uninterrupted("it is written"):
+            write()
+        assert (done, caught.value.__notes__) == (["all of it"], ["it is written"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

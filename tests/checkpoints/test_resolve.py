@@ -1,0 +1,33 @@
+"""From a name to a folder: the hub's cache, and names that mean no model."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskarith.checkpoints.checkpoint import open_checkpoint
+from taskarith.checkpoints.resolve import resolve_model
+from taskarith.errors import CheckpointError
+
+
+def test_hub_ids_are_found_in_the_local_cache(tmp_path, monkeypatch, phi):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--org--phi"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / commit).symlink_to(phi)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
+    found = resolve_model("org/phi")
+    assert (found.name, found.revision) == ("org/phi", commit)
+    assert open_checkpoint(found.path).tensors
+    assert resolve_model(f"org/phi@{commit}").path == found.path
+    assert found.recorded_name == "org/phi"
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        resolve_model("org/other")
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "absent", "./absent", "/absent/model"])
+def test_a_name_that_is_no_model(name):
+    with pytest.raises(CheckpointError, match="there is no model folder"):
+        resolve_model(name)

@@ -1,0 +1,38 @@
+"""How models are measured, as one value and as keywords of verbs."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskarith.errors import UsageError
+from taskarith.evaluation.measurement import MEASUREMENT, EvaluationKeywords, Measurement, with_keywords
+from taskarith.models.runtime import RUNTIME, Runtime
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"block_size": 1}, {"prompts": -1}, {"prompt_tokens": 0}, {"batch_size": 0}, {"batch_size": "big"}, {"limit": 0}],
+)
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(values):
+    (name,) = values
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} .* is out of range"):
+        Measurement(**values)
+
+
+def test_a_record_has_what_came_later_only_where_it_is_used():
+    plain = Measurement().record()
+    assert plain.keys().isdisjoint({"system_prompt", "draws", "gradient_norms", "seed"})
+    more = Measurement(draws=2, system_prompt="Be brief.").record()
+    assert (more["draws"], more["seed"], more["system_prompt"]) == (2, 42, "Be brief.")
+
+
+def test_keywords_replace_fields_of_both_values():
+    given = {"block_size": 8, "device": "cpu"}
+    assert with_keywords(given, MEASUREMENT, RUNTIME) == (Measurement(8), Runtime(device="cpu"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'draws'"):
+        with_keywords({"draws": 2}, MEASUREMENT, RUNTIME)
+    with pytest.raises(UsageError, match="draws is set, which changes nothing here"):
+        with_keywords({}, Measurement(draws=2), RUNTIME)
+    every = EvaluationKeywords.__optional_keys__
+    assert with_keywords({"draws": 2}, MEASUREMENT, RUNTIME, every)[0] == Measurement(draws=2)
+    assert every == vars(MEASUREMENT).keys() | vars(RUNTIME).keys()

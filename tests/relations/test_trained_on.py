@@ -1,0 +1,33 @@
+"""Which vector was trained on which text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from taskarith.errors import UsageError
+from taskarith.relations.relate import relate
+
+
+def test_a_verdict_is_given_on_what_the_vectors_were_trained_on(lessons, texts, tmp_path):
+    one, two = lessons.values()
+    same = relate([one, f"{one}:0.5"], data={"a": texts["one"], "b": texts["one"]}, block_size=16, inputs=6)
+    (verdict,) = same.verdicts
+    assert (verdict.regime, verdict.reason) == ("aligned", "")
+    assert same.outputs.learned == (True, True)
+    (first, second), _ = same.outputs.changes
+    assert first.value == second.value == pytest.approx(same.outputs.losses[1, 0] - same.outputs.losses[0, 0])
+    least = float(re.search(r"at ([0-9.]+) both losses fall: a (-[0-9.]+) nats", verdict.addition.text)[1])
+    assert least == pytest.approx(1 - verdict.alpha.value, abs=0.005)
+    for file in (tmp_path / "new.txt", tmp_path / "copy.txt"):
+        file.write_text(Path(texts["two"]).read_text(encoding="utf-8") + "!" * (file.stem == "new"), encoding="utf-8")
+    data = {"a": texts["one"], "b": str(tmp_path / "copy.txt")}
+    assert relate([one, two], data=data, block_size=16, inputs=4).outputs.learned == (True, True)
+    (verdict,) = relate([one, two], data=data | {"b": str(tmp_path / "new.txt")}, block_size=16, inputs=4).verdicts
+    assert verdict.regime == "undecided"
+    assert verdict.reason == "the test set of b is not what its vector was trained on"
+    assert verdict.addition.text == verdict.negation.text == "nothing: the regime is not decided"
+    with pytest.raises(UsageError, match=r"2\.txt is given as a, but it is what vector 2 was trained on"):
+        relate([one, two], data={"a": texts["two"], "b": texts["one"]})

@@ -1,0 +1,5 @@
+"""What tests of trainings compare."""
+
+from __future__ import annotations
+
+WITH_PICTURES = ["gemma3", "llava", "paligemma"]

@@ -1,0 +1,158 @@
+"""Trainings that are interrupted go on to the same bits, or say why they cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from finetuning import QUICK, Notes, distance, quick
+from safetensors.torch import load_file, save_file
+
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.errors import CheckpointError, MismatchError, OutputError
+from taskarith.training.finetune import finetune
+from taskarith.training.resume import finish_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "qwen3_moe", "gemma3"])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, text, kind, lora):
+    """A head is tied, dropout draws random numbers, weights have other names in files, a part of them is frozen."""
+    base = str(tiny.save_model(tmp_path / "base", kind))
+    options = quick(max_steps=4, lora=lora)
+    finetune(base, [text], tmp_path / "whole", **options)
+    out, left = tmp_path / "out", tmp_path / ".out.training"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, [text], out, save_steps=2, listener=Notes(interrupt_after=3), **options)
+    assert (left / "checkpoint-2").is_dir()
+    assert not out.exists()
+    (left / "checkpoint-3").mkdir()  # a checkpoint that a kill cut short
+    (left / "checkpoint-3/trainer_state.json").write_text('{"epoch": 0.')
+    with pytest.raises(OutputError, match=r"an interrupted run left .*checkpoint-2"):
+        finetune(base, [text], out, **options)
+    with pytest.raises(MismatchError, match=r"of another run: learning_rate \(0.001 then, 0.002 now\)"):
+        finetune(base, [text], out, resume=True, **quick(max_steps=4, lora=lora, learning_rate=2e-3))
+    notes = Notes()
+    result = finetune(base, [text], out, resume=True, listener=notes, **options)
+    assert [done for _, done, _ in notes.steps] == [3, 4]
+    assert result.steps == 4
+    assert distance(out, tmp_path / "whole") == 0
+    assert not left.exists()
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, text):
+    base = str(tiny.save_model(tmp_path / "base", "gpt_neox"))
+    options = quick(max_steps=6)
+    finetune(base, [text], tmp_path / "whole", **options)
+    code = (
+        "import os, signal; from finetuning import Notes; from taskarith.training.finetune import finetune\n"
+        "class Killed(Notes):\n"
+        "    def progress(self, what, done, total):\n"
+        "        done == 5 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"finetune({base!r}, [{text!r}], 'out', save_steps=2, listener=Killed(), **{options!r})"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    finetune(base, [text], tmp_path / "out", resume=True, **options)
+    assert distance(tmp_path / "out", tmp_path / "whole") == 0
+
+
+def _spoil(checkpoint: Path, how: str) -> None:
+    trained = checkpoint / "trained.safetensors"
+    if how == "names":
+        held = load_file(trained)
+        held["embed_out.weight"] = held.pop("lm_head.weight")
+        save_file(held, trained)
+    elif how == "shapes":
+        save_file({name: t[:1] if name == "lm_head.weight" else t for name, t in load_file(trained).items()}, trained)
+    elif how == "cut":
+        trained.write_bytes(trained.read_bytes()[:-8])
+    elif how == "optimizer":
+        (checkpoint / "optimizer.pt").write_bytes(b"not a zip file")
+    else:
+        (checkpoint / how).unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("names", r"2 tensors differ, such as embed_out.weight \(\[384, 32\] in the checkpoint, absent in the model\)"),
+        ("shapes", r"such as lm_head.weight \(\[1, 32\] in the checkpoint, \[384, 32\] in the model\)"),
+        ("cut", "cannot read .*trained.safetensors"),
+        ("optimizer", "cannot read the optimizer's state"),
+        ("trained.safetensors", "does not have trained.safetensors: earlier releases"),
+        ("optimizer.pt", "does not have optimizer.pt"),
+        ("rng_state.pth", "does not have rng_state.pth"),
+    ],
+)
+def test_a_checkpoint_that_does_not_load_whole_is_refused(tmp_path, text, interrupted, how, message):
+    base, left = interrupted
+    shutil.copytree(left, tmp_path / ".out.training")
+    _spoil(tmp_path / ".out.training/checkpoint-2", how)
+    damaged = "is not as it was written: " + (how if "." in how else r"(trained.safetensors|optimizer.pt)")
+    for wanted in (damaged, message):
+        with pytest.raises((CheckpointError, MismatchError), match=wanted):
+            finetune(base, [text], tmp_path / "out", resume=True, **quick(max_steps=4))
+        finish_checkpoint(tmp_path / ".out.training/checkpoint-2")  # as a stranger could
+    assert [path.name for path in tmp_path.iterdir()] == [".out.training"]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, text) -> tuple[str, Path]:
+    """A base and the folder that its interrupted training left."""
+    room = tmp_path_factory.mktemp("interrupted")
+    base = str(tiny.save_model(room / "base", "gpt_neox"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, [text], room / "out", save_steps=2, listener=Notes(interrupt_after=3), **quick(max_steps=4))
+    return base, room / ".out.training"
+
+
+def test_an_interrupted_run_without_checkpoints_leaves_nothing(tmp_path, text, phi):
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(phi), [text], tmp_path / "out", listener=Notes(interrupt_after=1), **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_drops_old_checkpoints_and_outputs(tmp_path, text, tuned, phi):
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(phi), [text], tmp_path / "out", save_steps=1, listener=Notes(interrupt_after=2), **QUICK)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").touch()
+    write_provenance(tmp_path / "out", {"kind": "evaluation"})
+    finetune(str(phi), [text], tmp_path / "out", overwrite=True, **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert distance(tuned, tmp_path / "out") == 0
+
+
+def test_resume_without_a_checkpoint_says_so(tmp_path, text, tuned, phi):
+    notes = Notes()
+    finetune(str(phi), [text], tmp_path / "out", resume=True, listener=notes, **QUICK)
+    assert notes.notes[0].startswith("there is no checkpoint for")
+    assert distance(tuned, tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_checkpoints_of_an_earlier_release_are_kept(tmp_path, text, phi, resume):
+    """They have no digests, and their run was noted without the number of processes."""
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(phi), [text], tmp_path / "out", save_steps=1, listener=Notes(interrupt_after=2), **QUICK)
+    folder = tmp_path / ".out.training"
+    run = json.loads((folder / "run.json").read_text())
+    del run["processes"]
+    (folder / "run.json").write_text(json.dumps(run))
+    [digests] = folder.glob("checkpoint-*/digests.json")
+    digests.unlink()
+    with pytest.raises(OutputError, match="of an earlier release"):
+        finetune(str(phi), [text], tmp_path / "out", save_steps=1, resume=resume, **QUICK)
+    assert (digests.parent / "trainer_state.json").is_file()

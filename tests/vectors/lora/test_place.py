@@ -1,0 +1,91 @@
+"""Which stored tensor each part of an adapter moves, and what would untie a model."""
+
+from __future__ import annotations
+
+import oracle
+import pytest
+import tiny
+import torch
+from adapters import save_any_adapter
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from taskarith.edit.apply import apply
+from taskarith.errors import MismatchError, VectorError
+
+pytestmark = pytest.mark.usefixtures("no_warnings_of_peft")
+
+
+def test_tied_adapters_are_applied_once(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "llama")
+    targets = ["embed_tokens", "lm_head"]
+    adapter = save_any_adapter(base, tmp_path / "adapter", target_modules=targets, ensure_weight_tying=True)
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    embedding = wrapped.get_input_embeddings()
+    ids = torch.arange(8)
+    apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+    edited = oracle.load(tmp_path / "out")["model.embed_tokens.weight"]
+    torch.testing.assert_close(edited[ids], embedding(ids).detach(), rtol=1e-6, atol=1e-6)  # once, as PEFT trains it
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target_modules": ["embed_tokens", "lm_head"]}, "says different things of model.embed_tokens.weight and"),
+        (
+            {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+            r"saves lm_head.weight as a module of its own",
+        ),
+        (
+            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+            r"saves model\.embed_tokens\.weight as a",
+        ),
+    ],
+)
+def test_what_would_untie_a_tied_model_is_refused(tmp_path, options, words):
+    base = tiny.save_model(tmp_path / "base", "llama")
+    adapter = save_any_adapter(base, tmp_path / "adapter", **options)
+    with pytest.raises(VectorError, match=words):
+        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+
+
+def test_tensors_that_do_not_fit_the_base_are_refused(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "qwen2")
+    options = {"target_modules": ["q_proj", "embed_tokens"], "lora_bias": False}
+    adapter = save_any_adapter(base, tmp_path / "adapter", **options)
+    weights = adapter / "adapter_model.safetensors"
+    good = load_file(weights)
+    stem = "base_model.model.model."
+
+    def refused(error, words, **put):
+        save_file(good | put.get("put", {}), weights)
+        with pytest.raises(error, match=words):
+            apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+
+    copy = f"{stem}embed_tokens.base_layer.weight"
+    refused(MismatchError, r"a copy of model\.embed_tokens\.weight, which is not that", put={copy: good[copy] * 2})
+    both = {f"{stem}embed_tokens.weight": good[copy] * 2}
+    refused(VectorError, r"says two things of model\.embed_tokens\.weight", put=both)
+    bias = {f"{stem}layers.0.self_attn.o_proj.bias": torch.zeros(32)}
+    refused(MismatchError, r"are not in .*: model\.layers\.0\.self_attn\.o_proj\.bias", put=bias)
+    broken = {f"{stem}embed_tokens.lora_embedding_B": torch.full((32, 4), torch.nan)}
+    refused(VectorError, "lora_embedding_B .* not finite", put=broken)
+    enlarged = {f"{stem}norm.weight": torch.zeros(33)}
+    refused(MismatchError, r"model\.norm\.weight \[33\] against \[32\]", put=enlarged)
+
+
+def test_saved_tensors_are_compared_with_the_base_that_the_adapter_records(tmp_path):
+    base = tiny.save_model(tmp_path / "base", "qwen2")
+    options = {"target_modules": ["q_proj"], "modules_to_save": ["norm"], "trainable_token_indices": [3]}
+    adapter = save_any_adapter(base, tmp_path / "adapter", **options)
+    other = tiny.save_model(tmp_path / "other", "qwen2", nudge_of=base, seed=3)
+    apply(str(other), add=[str(adapter)], output_dir=tmp_path / "out", dtype="float64")
+    before, trained, after = oracle.load(base), load_file(adapter / "adapter_model.safetensors"), oracle.load(other)
+    found = oracle.load(tmp_path / "out")
+    norm, tokens = "model.norm.weight", "model.embed_tokens.weight"
+    expected = after[norm].double() + (trained[f"base_model.model.{norm}"].double() - before[norm].double())
+    assert torch.equal(found[norm], expected)
+    rows = trained["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"].double()
+    assert torch.equal(found[tokens][3], after[tokens][3].double() + (rows[0] - before[tokens][3].double()))
+    assert torch.equal(found[tokens][4], after[tokens][4].double())
