@@ -267,6 +267,7 @@ class _Commands:
 
 
 _UNSTEADY = (
+    (re.compile(r"^command .*$", re.MULTILINE), "command"),
     (re.compile(r"\b[\d.,]+ ?(?:ms|s|seconds|minutes|min|h|tokens/s|[kMG]?B/s)\b"), "TIME"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.+]+"), "TIME"),
     (re.compile(r"\b[\d.]+ [kMG]B of memory\b"), "MEMORY"),

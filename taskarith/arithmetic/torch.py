@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from taskarith.arithmetic.calculator import Comparison, LowRank, Products, Recipe, Term
+from taskarith.checkpoints.dtypes import TORCH_NAMES
 from taskarith.checkpoints.header import ITEM_SIZES
 
 __all__ = ["TORCH_DTYPES", "TorchCalculator", "linear_edit", "low_rank", "round_to", "same_bits"]
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""safetensors' names of the dtypes that arithmetic is defined on."""
+TORCH_DTYPES: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in TORCH_NAMES.items()}
+"""By safetensors' names."""
 
 _SPAN = 1 << 13
 """Elements of an inner product that BLAS adds in one thread, and so always in one order."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import check_device
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
@@ -33,7 +34,6 @@ from taskarith.errors import UsageError
 from taskarith.merging.methods import LINEAR, Method
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
-from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.open import choose_base
 from taskarith.vectors.vocabulary import UNION, check_vocab
 

@@ -13,6 +13,7 @@ from typing import Any
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.provenance import command_line, release, versions, write_provenance
@@ -32,7 +33,6 @@ from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, exists, parse_combination
 from taskarith.vectors.bases import ChosenBase
-from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.file import check_delta, vector_metadata
 from taskarith.vectors.open import CommonBase, choose_base
 from taskarith.vectors.vector import BaseRecord

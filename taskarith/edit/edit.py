@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.dtypes import TORCH_NAMES, VECTOR_DTYPES
 from taskarith.errors import UsageError
 from taskarith.merging.methods import LINEAR, Method, parse_method
 from taskarith.spec import (
@@ -20,7 +21,6 @@ from taskarith.spec import (
     plain_scales,
     short,
 )
-from taskarith.vectors.extract import VECTOR_DTYPES
 from taskarith.vectors.vector import BaseRecord
 from taskarith.vectors.vocabulary import check_vocab
 
@@ -181,7 +181,7 @@ class Edit:
     @property
     def dtype_name(self) -> str | None:
         """The dtype as users and transformers write it."""
-        return next((name for name, code in VECTOR_DTYPES.items() if code == self.dtype), None)
+        return None if self.dtype is None else TORCH_NAMES[self.dtype]
 
     def located(self) -> Edit:
         """Return the edit with whole paths in the place of relative ones."""

@@ -15,6 +15,7 @@ from accelerate.utils.memory import clear_device_cache
 from peft import PeftConfig, PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import (
     Checkpoint,
     fingerprint_model,
@@ -39,7 +40,6 @@ __all__ = ["DTYPES", "Loaded", "find_model", "model_record", "open_model", "pars
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_FILE_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _SLOW_ON_CPU = (torch.bfloat16, torch.float16)
 
 
@@ -177,7 +177,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     for tensor in checkpoint.tensors.values():
         counts[tensor.dtype] += tensor.elements if tensor.is_float else 0
     dtype, elements = max(counts.items(), key=lambda item: item[1], default=("F32", 0))
-    return _FILE_DTYPES[dtype] if elements else torch.float32
+    return TORCH_DTYPES[dtype] if elements else torch.float32
 
 
 def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:

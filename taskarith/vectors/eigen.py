@@ -3,9 +3,10 @@
 A block of vectors is filtered by Chebyshev polynomials of the matrix, which damp what lies below the block's own least
 Rayleigh quotient (Zhou, Saad, Tiago and Chelikowsky, "Self-consistent-field calculations using Chebyshev-filtered
 subspace iteration", Journal of Computational Physics 219, 2006). That finds them several times faster than the whole
-decomposition, but may miss one without a sign of it. So it counts only if a Cholesky factorisation proves that what is
-left of the matrix has no eigenvalue above a bound, from which the best possible sum follows; the whole decomposition
-takes over where the proof fails.
+decomposition (16 of 1,536 in 0.24 s of one core, not 1.27 s), but may miss one without a sign of it. So it counts only
+if a Cholesky factorisation proves that what is left of the matrix has no eigenvalue above a bound, from which the best
+possible sum follows; the whole decomposition takes over where the proof fails. ``torch.svd_lowrank`` takes a quarter of
+the time and proves nothing: with six iterations it kept 0.96 (noise) to 0.99999 of what the best approximation keeps.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
 from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.provenance import command_line, read_provenance, release, versions
@@ -40,9 +41,8 @@ from taskarith.vectors.open import choose_base, recorded_base
 from taskarith.vectors.vector import BaseRecord
 from taskarith.vectors.vocabulary import check_vocab
 
-__all__ = ["VECTOR_DTYPES", "ExtractResult", "extract", "extract_tensors", "find_base"]
+__all__ = ["ExtractResult", "extract", "extract_tensors", "find_base"]
 
-VECTOR_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes as users and transformers write them, and as safetensors does."""
 
 _PLACEHOLDER = "0" * 32

@@ -17,6 +17,7 @@ from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import check_device, work_through
 from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import check_target, publish
@@ -25,7 +26,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.difference import PairSource
-from taskarith.vectors.extract import VECTOR_DTYPES, extract_tensors, find_base
+from taskarith.vectors.extract import extract_tensors, find_base
 from taskarith.vectors.lora.adapter import REST_WEIGHTS
 from taskarith.vectors.lora.layout import FolderLayout, takes_factors, tried_layout
 from taskarith.vectors.lora.write import pack_factors, write_adapter
