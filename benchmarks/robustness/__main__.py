@@ -17,14 +17,17 @@ from benchmarks.robustness.sections import RESULTS, read_section, write_section
 _TITLE = "Files of strangers"
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 a folder of its own is made there
 _WORDS = f"""Written by `make fuzz`. Sound files are damaged (bits, types at any key, nesting, huge and negative
-numbers, half characters, truncation, links, pipes, devices), and every reader is called with them in process. *Read*
+numbers, half characters, truncation, links, pipes, devices), and every reader is called with them in process. Where a
+command does much beside reading, most cases go through its door alone: the functions that read, check and decode the
+damaged file (of vectors every delta). *Whole* are the cases that went through all of the command, one in so many by
+their number. Files lie in memory, what runs in threads runs at once, and nothing is flushed to a disk. *Read*
 gave a result, *refused* an error of taskarith's own; *odd* is anything else, more than {SECONDS:g} s
 (2 s of GGUF, 5 s of a training that goes on) or {MEGABYTES:g} MB for one case,
 or a message that cannot be printed or is longer than {LONGEST_MESSAGE} characters. A case depends on
 the seed and its number alone.
 
-| reader | cases | read | refused | odd | slowest, s | most, MB | all, s | seed |
-|---|---|---|---|---|---|---|---|---|"""
+| reader | cases | whole | read | refused | odd | slowest, s | most, MB | all, s | seed |
+|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _row(tally: Tally) -> str:
-    counts = (tally.name, tally.cases, tally.read, tally.refused, sum(tally.odd.values()))
+    counts = (tally.name, tally.cases, tally.whole, tally.read, tally.refused, sum(tally.odd.values()))
     cells = (*counts, f"{tally.slowest:.2f}", f"{tally.largest:.0f}", f"{tally.seconds:.0f}", tally.seed)
     return f"| {' | '.join(map(str, cells))} |"
 

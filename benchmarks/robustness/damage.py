@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import yaml
 import zstandard
 
 from benchmarks.robustness.mutate import mutate_bytes, mutate_json, mutate_safetensors, mutate_text, replace_file
 from taskarith.checkpoints.header import build_header, read_header
+from taskarith.errors import TaskarithError
 
-__all__ = ["PATCH", "changed", "damage", "damage_file"]
+__all__ = ["PATCH", "changed", "damage", "damage_file", "each"]
 
 _Mutate = Callable[[Random, Path], bytes]
 
@@ -37,7 +39,12 @@ def _lines(rng: Random, path: Path) -> bytes:
 def _yaml(rng: Random, path: Path) -> bytes:
     """Damage YAML as text, or its values, written as JSON, which is YAML."""
     text = path.read_text(encoding="utf-8")
-    return mutate_text(rng, text) if rng.random() < 0.5 else mutate_json(rng, json.dumps(yaml.safe_load(text)))
+    return mutate_text(rng, text) if rng.random() < 0.5 else mutate_json(rng, _as_json(text))
+
+
+@functools.lru_cache(8)
+def _as_json(text: str) -> str:
+    return json.dumps(yaml.safe_load(text))
 
 
 def _text(rng: Random, path: Path) -> bytes:
@@ -53,8 +60,8 @@ def _patch(rng: Random, path: Path) -> bytes:
     data = path.read_bytes()
     if rng.random() < 0.3:
         return mutate_safetensors(rng, data)
-    header = read_header(path)
-    blobs = {one.name: data[one.offset : one.offset + one.nbytes] for one in header.tensors}
+    metadata, blobs = _sound_patch(data, path)
+    blobs = dict(blobs)
     name = rng.choice(sorted(blobs))
     inside = zstandard.ZstdDecompressor().decompress(blobs[name])
     kind = rng.random()
@@ -71,8 +78,15 @@ def _patch(rng: Random, path: Path) -> bytes:
         blobs[rng.choice(("file:../x", "file:..", "file:", "file:/etc/x", "file:notes.txt", "0:x"))] = blobs.pop(name)
     else:
         blobs[name] = _bomb(rng.choice((1 << 20, 300 << 20)), is_sized) if inside is None else _packed(inside, is_sized)
-    start, _ = build_header([(key, "U8", (len(blob),)) for key, blob in blobs.items()], header.metadata)
+    start, _ = build_header([(key, "U8", (len(blob),)) for key, blob in blobs.items()], metadata)
     return start + b"".join(blobs.values())
+
+
+@functools.lru_cache(1)
+def _sound_patch(data: bytes, path: Path) -> tuple[Mapping[str, str], dict[str, bytes]]:
+    """Return what the header of a sound patch says, and its compressed strings of bytes."""
+    header = read_header(path)
+    return header.metadata, {one.name: data[one.offset : one.offset + one.nbytes] for one in header.tensors}
 
 
 def _packed(inside: bytes, is_sized: bool) -> bytes:
@@ -95,14 +109,13 @@ _MUTATIONS: dict[str, _Mutate] = {
 """By ending; of other files the bytes are damaged."""
 
 
-def damage(*names: str) -> Callable[[Random, Path], str]:
+def damage(*names: str) -> Callable[[Random, Path], None]:
     """Return what damages one of some files of a folder."""
 
-    def change(rng: Random, folder: Path) -> str:
+    def change(rng: Random, folder: Path) -> None:
         name = rng.choice(names)
         damage_file(rng, folder / name, _patch if name == PATCH else None)
         (folder / "changed").write_text(name, encoding="utf-8")
-        return name
 
     return change
 
@@ -119,3 +132,15 @@ def changed(folder: Path, default: str) -> Path:
     """Return the file that was damaged."""
     note = folder / "changed"
     return folder / (note.read_text(encoding="utf-8") if note.exists() else default)
+
+
+def each(*calls: Callable[[], Any]) -> None:
+    """Make all calls, and then raise the first of our own errors, if any."""
+    errors = []
+    for call in calls:
+        try:
+            call()
+        except TaskarithError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]

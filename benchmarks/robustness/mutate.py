@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 __all__ = ["mutate_bytes", "mutate_json", "mutate_safetensors", "mutate_text", "replace_file"]
 
 _CUT = 1 << 12
+_MARK, _PLAIN = "raw part ", {str, int, float, bool, type(None)}
 
 
 class _Raw(str):
@@ -51,10 +53,16 @@ def mutate_json(rng: Random, text: str) -> bytes:
     """Damage a JSON document at one to three places; sometimes its bytes instead."""
     if rng.random() < 0.15:
         return mutate_bytes(rng, text.encode("utf-8", "surrogatepass"))
-    value = json.loads(text)
+    value = _parsed(text)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         value = _mutate_value(rng, value)
     return _dump(value).encode("utf-8", "surrogatepass")
+
+
+@functools.lru_cache(64)
+def _parsed(text: str) -> Any:
+    """Parse sound JSON once: what is damaged is copied."""
+    return json.loads(text)
 
 
 def mutate_safetensors(rng: Random, data: bytes) -> bytes:
@@ -228,11 +236,24 @@ def _string(rng: Random) -> str:
 
 def _dump(value: Any) -> str:
     """Write JSON with raw parts and repeated keys; surrogates are escaped or left as bytes that are not UTF-8."""
-    if isinstance(value, _Raw):
-        return str(value)
-    if isinstance(value, dict | _Pairs):
-        pairs = value.items() if isinstance(value, dict) else value
-        return "{" + ",".join(f"{json.dumps(str(key))}:{_dump(item)}" for key, item in pairs) + "}"
+    raws: list[str] = []
+    text = json.dumps(_marked(value, raws), separators=(",", ":"))
+    for number, raw in enumerate(raws):
+        text = text.replace(f'"{_MARK}{number}"', raw, 1)
+    return text
+
+
+def _marked(value: Any, raws: list[str]) -> Any:
+    """Return a value whose parts that JSON cannot hold are texts, which stand for what is noted."""
+    if isinstance(value, _Raw | _Pairs):
+        raws.append(str(value) if isinstance(value, _Raw) else _dump_pairs(value))
+        return f"{_MARK}{len(raws) - 1}"
+    if isinstance(value, dict):
+        return {key: _marked(item, raws) if type(item) not in _PLAIN else item for key, item in value.items()}
     if isinstance(value, list):
-        return "[" + ",".join(map(_dump, value)) + "]"
-    return json.dumps(value)
+        return [_marked(item, raws) if type(item) not in _PLAIN else item for item in value]
+    return value
+
+
+def _dump_pairs(pairs: _Pairs) -> str:
+    return "{" + ",".join(f"{json.dumps(key)}:{_dump(item)}" for key, item in pairs) + "}"

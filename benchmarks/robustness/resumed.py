@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
 
+import torch
 from transformers import TrainerCallback, TrainerState
 
 from benchmarks.robustness import sound
 from benchmarks.robustness.damage import changed, damage_file
 from benchmarks.robustness.mutate import mutate_bytes, mutate_json
-from taskarith.checkpoints.journal import Journal
+from benchmarks.robustness.runner import Reader
+from taskarith.checkpoints.header import TensorEntry, read_header
+from taskarith.checkpoints.journal import Journal, are_fingerprints
+from taskarith.checkpoints.publish import publish
+from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
+from taskarith.models.load import load_model
+from taskarith.progress import SILENT
 from taskarith.training.finetune import finetune
-from taskarith.training.resume import finish_checkpoint
+from taskarith.training.resume import check_checkpoint, check_leftover, finish_checkpoint, last_checkpoint, load_trained
 from taskarith.vectors.extract import extract
 
-__all__ = ["damage_partial", "damage_training", "prepare_partial", "prepare_training", "read_partial", "read_training"]
+__all__ = ["RESUMED"]
 
 _VICTIM = "victim"
 """A file of the user's that links of strangers lead to."""
@@ -48,7 +58,7 @@ _VERBS: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
-def prepare_partial(folder: Path) -> None:
+def _prepare_partial(folder: Path) -> None:
     """Make inputs, what each verb gives, and what each leaves when it is stopped after five tensors."""
     sound.make_model(folder / "base", shards=2)
     sound.make_model(folder / "tuned", seed=1)
@@ -67,7 +77,7 @@ def prepare_partial(folder: Path) -> None:
     (folder / _VICTIM).write_text("precious", encoding="utf-8")
 
 
-def damage_partial(rng: Random, folder: Path) -> str:
+def _damage_partial(rng: Random, folder: Path) -> None:
     """Damage what one of the stopped runs left: journal, output, or what lies beside them."""
     name = rng.choice(sorted(_VERBS))
     room = folder / f".{name}.partial"
@@ -84,7 +94,6 @@ def damage_partial(rng: Random, folder: Path) -> str:
     else:
         _put(rng, folder, room)
     (folder / "changed").write_text(name, encoding="utf-8")
-    return room.name
 
 
 def _sign(rng: Random, path: Path) -> None:
@@ -129,12 +138,52 @@ def _put(rng: Random, folder: Path, room: Path) -> None:
             place.write_bytes(mutate_json(rng, '{"old": ["x"], "new": ["config.json", "y"]}'))
 
 
-def read_partial(folder: Path) -> None:
+def _read_partial(folder: Path) -> None:
     """Go on where the runs were stopped, and compare."""
     made, name = _inputs(folder), changed(folder, "apply").name
     _VERBS[name](made, folder / name)
     _same(_undisturbed(folder) / name, folder / name)
     assert (folder / _VICTIM).read_text(encoding="utf-8") == "precious", "a file was written through a link"  # noqa: S101
+
+
+class _EnoughError(Exception):
+    """All that a stopped run left has been looked at."""
+
+
+def _open_partial(folder: Path) -> None:
+    """Go on as a run does, up to what it believes to be finished, and compare that."""
+    name = changed(folder, "apply").name
+    wanted, plan = _undisturbed(folder) / name, _plan(_inputs(folder) / f".{name}.partial")
+    files = sorted(wanted.glob("*.safetensors")) if wanted.is_dir() else [wanted]
+    parts = [file.name for file in files] if wanted.is_dir() else ()
+    with (
+        contextlib.suppress(_EnoughError),
+        publish(folder / name, is_folder=wanted.is_dir(), plan=plan, parts=parts) as place,
+        TensorReader() as reader,
+    ):
+        outputs = {}
+        for file in files:
+            output = place.path / file.name if parts else place.path
+            output.touch()
+            os.truncate(output, file.stat().st_size)
+            outputs |= {one: replace(one, path=output, state=()) for one in _tensors(file)}
+        done = place.journal.intact(outputs.values(), SILENT, lambda _, entry: are_fingerprints(entry.get("output")))
+        believed = [(before, after) for before, after in outputs.items() if after.name in done]
+        wrong = [after.name for before, after in believed if reader.fingerprint(before) != reader.fingerprint(after)]
+        assert not wrong, f"believed to be finished, and are not: {wrong}"  # noqa: S101
+        raise _EnoughError
+    assert (folder / _VICTIM).read_text(encoding="utf-8") == "precious", "a file was written through a link"  # noqa: S101
+
+
+@functools.cache
+def _plan(room: Path) -> str:
+    with (room / "journal.jsonl").open(encoding="utf-8") as file:
+        return str(json.loads(file.readline())["plan"])
+
+
+@functools.cache
+def _tensors(path: Path) -> tuple[TensorEntry, ...]:
+    return read_header(path).tensors
 
 
 def _same(wanted: Path, found: Path) -> None:
@@ -171,7 +220,7 @@ def _train(made: Path, out: Path, *, resume: bool = False) -> None:
     )
 
 
-def prepare_training(folder: Path) -> None:
+def _prepare_training(folder: Path) -> None:
     """Make a model and a text, a fine-tune in two steps, and what one leaves that is stopped after the first step."""
     sound.make_model(folder / "base")
     (folder / "forget.txt").write_text("t1 t2 t3 t4 t5 t6 t7 t8 t9 t1 t2 t3", encoding="utf-8")
@@ -185,7 +234,7 @@ def prepare_training(folder: Path) -> None:
         _train(folder, folder / "tuned")
 
 
-def damage_training(rng: Random, folder: Path) -> str:
+def _damage_training(rng: Random, folder: Path) -> None:
     """Damage one of the files of a checkpoint; every second time its digests are made to fit."""
     paths = sorted(path for path in (folder / _ROOM).rglob("*") if path.is_file())
     path = rng.choice(paths)
@@ -193,12 +242,31 @@ def damage_training(rng: Random, folder: Path) -> str:
     if rng.random() < 0.5:
         finish_checkpoint(next((folder / _ROOM).glob("checkpoint-*")))
         (folder / _SIGNED).touch()
-    return _ROOM
 
 
-def read_training(folder: Path) -> None:
+def _read_training(folder: Path) -> None:
     """Go on with the training, and compare."""
     made = _inputs(folder)
     _train(made, folder / "tuned", resume=True)
     if not (folder / _SIGNED).exists():  # else it holds what it says, whatever that is
         _same(_undisturbed(folder) / "tuned", folder / "tuned")
+
+
+def _open_training(folder: Path) -> None:
+    """Read a checkpoint up to the trained weights; what torch and transformers read of it, only a training reads."""
+    check_leftover(folder / "tuned", resume=True, overwrite=False, listener=SILENT)
+    checkpoint = last_checkpoint(folder / _ROOM)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
+        load_trained(_model(_inputs(folder) / "base"), checkpoint)
+
+
+@functools.cache
+def _model(path: Path) -> Any:
+    return load_model(path, torch.float32)
+
+
+RESUMED = (
+    Reader("partial", _prepare_partial, _damage_partial, _read_partial, _open_partial, share=50),
+    Reader("training", _prepare_training, _damage_training, _read_training, _open_training, share=100, seconds=5),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import resource
@@ -14,11 +15,13 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import typer
 
@@ -44,16 +47,24 @@ class Reader:
 
     :param name: As ``--only`` knows it.
     :param prepare: Makes sound files in a folder.
-    :param damage: Damages one of them and returns its path relative to the folder; the folder itself is put back.
-    :param call: Reads the folder.
+    :param damage: Damages one of them, in a folder of their copies, which is put back after each case.
+    :param call: Reads the folder, as a whole command does.
+    :param door: Reads the damaged file alone, as ``call`` does first; None if that is all that ``call`` does.
+    :param share: One of so many cases goes through ``call``, the others through the door.
     :param seconds: What a case may take.
     """
 
     name: str
     prepare: Callable[[Path], None]
-    damage: Callable[[Random, Path], str]
+    damage: Callable[[Random, Path], None]
     call: Callable[[Path], Any]
+    door: Callable[[Path], Any] | None = None
+    share: int = 1
     seconds: float = SECONDS
+
+    def reads(self, case: int) -> Callable[[Path], Any]:
+        """Return what reads the folder in a case."""
+        return self.call if self.door is None or case % self.share == 0 else self.door
 
 
 @dataclass
@@ -61,6 +72,7 @@ class Tally:
     """What came out.
 
     :param cases: Number of inputs.
+    :param whole: Those that went through a whole command.
     :param read: Those that gave a result.
     :param refused: Those that gave one of our own errors.
     :param odd: Anything else, by what it was and where, with the first case that showed it.
@@ -69,6 +81,7 @@ class Tally:
     name: str
     seed: int
     cases: int = 0
+    whole: int = 0
     read: int = 0
     refused: int = 0
     odd: Counter[str] = field(default_factory=Counter)
@@ -118,26 +131,28 @@ def fuzz(reader: Reader, cases: int, seed: int, folder: Path, *, start: int = 0)
     sound, place, tally = folder / "sound", folder / "case", Tally(reader.name, seed)
     sound.mkdir(parents=True)
     own_cache(folder / "cache")
-    with warnings.catch_warnings(), _alarm(), contextlib.ExitStack() as limits:
+    with warnings.catch_warnings(), _alarm(), _in_memory(), contextlib.ExitStack() as limits:
         warnings.simplefilter("error")
         with contextlib.redirect_stderr(io.StringIO()):
             reader.prepare(sound)
-            shutil.copytree(sound, place, symlinks=True)
-            reader.call(place)  # whatever is imported or compiled once, is now
-            shutil.rmtree(place)
-            shutil.copytree(sound, place, symlinks=True)
+            case_folder = _Place(sound, place)
+            for read in (reader.call, reader.door or reader.call):
+                read(place)  # whatever is imported or compiled once, is now
+                case_folder.restore()
+        gc.freeze()  # else every collection goes through all of the libraries
+        limits.callback(gc.unfreeze)
         limits.enter_context(_limited())
         memory = limits.enter_context(_Peak())
         began = time.perf_counter()
-        names = _names(sound)
         for case in range(start, start + cases):
             for _ in range(_TRIES):
-                changed = reader.damage(Random(f"{seed}:{reader.name}:{case}"), place)  # noqa: S311 no secret
-                outcome = _run(reader, place, memory)
-                _restore(sound, place, changed, names)
+                reader.damage(Random(f"{seed}:{reader.name}:{case}"), place)  # noqa: S311 no secret
+                outcome = _run(reader, case, place, memory)
+                case_folder.restore()
                 if outcome.seconds <= reader.seconds:
                     break
             tally.add(case, outcome)
+            tally.whole += reader.reads(case) is reader.call
         tally.seconds = time.perf_counter() - began
     return tally
 
@@ -151,14 +166,14 @@ def own_cache(folder: Path) -> None:
     os.environ["TASKARITH_CACHE"] = str(folder)
 
 
-def _run(reader: Reader, place: Path, memory: _Peak) -> Outcome:
-    result, faults = "", ()
+def _run(reader: Reader, case: int, place: Path, memory: _Peak) -> Outcome:
+    result, faults, read = "", (), reader.reads(case)
     memory.reset()
     began = time.perf_counter()
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         signal.setitimer(signal.ITIMER_REAL, _HANGS)
         try:
-            reader.call(place)
+            read(place)
             result = "read"
         except _REFUSALS as error:
             result, faults = "refused", tuple(_odd_words(error))
@@ -192,21 +207,47 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def _restore(sound: Path, place: Path, changed: str, names: frozenset[str]) -> None:
-    """Put back what was damaged, and take away what the reader wrote beside the sound files of these names."""
-    target = place / changed
-    _remove(target)
-    if (sound / changed).is_dir():
-        shutil.copytree(sound / changed, target, symlinks=True)
-    else:
-        shutil.copyfile(sound / changed, target)
-    for name in names ^ _names(place):
-        _remove(place / name)
+class _Place:
+    """The folder of a case, put back after each: what changed is written again from memory, what is new goes."""
+
+    def __init__(self, sound: Path, place: Path) -> None:
+        found = sorted(sound.rglob("*"))
+        self._path = place
+        self._folders = [str(path.relative_to(sound)) for path in found if path.is_dir()]
+        self._files = {str(path.relative_to(sound)): path.read_bytes() for path in found if path.is_file()}
+        self._states: dict[str, tuple[int, ...]] = {}
+        place.mkdir()
+        self.restore()
+
+    def restore(self) -> None:
+        """Make the folder sound again."""
+        found = dict(_states(self._path))
+        for name, state in found.items():
+            if name not in (self._folders if state is None else self._files):
+                _remove(self._path / name)
+        for name in self._folders:
+            if name not in found or found[name] is not None:
+                (self._path / name).mkdir()
+        for name, data in self._files.items():
+            if name not in found or found[name] != self._states.get(name):
+                path = self._path / name
+                _remove(path)
+                path.write_bytes(data)
+                self._states[name] = _state(path.lstat())
 
 
-def _names(folder: Path) -> frozenset[str]:
+def _states(folder: Path | os.DirEntry[str], above: str = "") -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    """Yield all that lies in a folder, by its path in it: None for a folder, else what changes with a file."""
     with os.scandir(folder) as entries:
-        return frozenset(entry.name for entry in entries)
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            yield above + entry.name, None if is_folder else _state(entry.stat(follow_symlinks=False))
+            if is_folder:
+                yield from _states(entry, f"{above}{entry.name}/")
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _remove(path: Path) -> None:
@@ -238,6 +279,33 @@ class _Peak:
     def megabytes(self) -> float:
         """Return the growth; Linux counts in KiB."""
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._before) * 1024 / 1e6
+
+
+class _AtOnce(Executor):
+    """A pool without threads: to begin and to wait for them takes longer than to read a small file."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """Make a call, and return what came of it."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*arguments, **named))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def _in_memory() -> Generator[None]:
+    """Leave out what takes time and reads nothing: threads, and the wait for a disk where there is none."""
+    with contextlib.ExitStack() as stack:
+        for module in ("arithmetic.parallel", "inspection.open_tensors"):
+            stack.enter_context(mock.patch(f"taskarith.{module}.ThreadPoolExecutor", _AtOnce))
+        for name in ("fsync", "fdatasync"):
+            stack.enter_context(mock.patch.object(os, name))
+        yield
 
 
 @contextlib.contextmanager

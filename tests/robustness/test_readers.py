@@ -1,6 +1,8 @@
 """Files of strangers: a reduced run of ``make fuzz``, and each kind of thing that it found."""
 
 import contextlib
+import itertools
+import json
 import os
 import re
 import sqlite3
@@ -17,36 +19,65 @@ from safetensors.numpy import load_file, save_file
 from benchmarks.robustness import sound
 from benchmarks.robustness.__main__ import main
 from benchmarks.robustness.readers import READERS
-from benchmarks.robustness.runner import fuzz
+from benchmarks.robustness.runner import Reader, fuzz
 from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import open_checkpoint, read_json
 from taskarith.checkpoints.gguf_header import check_gguf
 from taskarith.checkpoints.header import build_header, read_header
+from taskarith.checkpoints.provenance import record_is_sealed
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.data.load import load_data
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
 from taskarith.errors import CheckpointError, DataError, OutputError, TaskarithError, UsageError, name_some, readable
 from taskarith.evaluation.models import open_model
+from taskarith.evaluation.score import score
 from taskarith.models.load import load_model
 from taskarith.progress import SILENT
-from taskarith.spec import finite_number, parse_alphas, parse_model, parse_operand, parse_size
+from taskarith.spec import OperandRef, finite_number, parse_alphas, parse_model, parse_operand, parse_size
 from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
 from taskarith.vectors.extract import extract
-
-_SLOW = {"config", "models", "gguf", "adapter", "vectors", "weights", "record", "undo", "partial", "records", "recipe"}
+from taskarith.vectors.open import choose_base
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_readers_give_results_or_errors_of_their_own(tmp_path, name, monkeypatch):
     monkeypatch.setenv("TASKARITH_CACHE", os.environ.get("TASKARITH_CACHE", ""))  # which a run sets for itself
-    cases = 3 if name == "training" else 12 if name in _SLOW else 60
-    tally = fuzz(READERS[name], cases, seed=7, folder=tmp_path / "fuzz")
+    tally = fuzz(replace(READERS[name], share=10), 30, seed=7, folder=tmp_path / "fuzz")
     odd = {what: tally.first[what] for what in tally.odd if not what.endswith(" s")}  # tests are not timed
     assert not odd
     assert tally.read + tally.refused == tally.cases
+    assert tally.whole == (3 if READERS[name].door else 30)
     assert tally.refused
+
+
+def test_what_a_case_leaves_is_put_back(tmp_path):
+    turn = itertools.count()
+
+    def leave(folder):
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        assert names == ["a", "a/b", "a/b/c", "d"]
+        assert [(folder / name).read_text() for name in ("a/b/c", "d")] == ["c", "d"]
+        for path in ("a/x/y", "z"):
+            (folder / path).mkdir(parents=True)
+        if next(turn) % 2:
+            (folder / "a/b/c").unlink()
+            (folder / "a/b").rmdir()
+            (folder / "a/b").symlink_to(folder.parent / "sound/a")
+        else:
+            (folder / "a/b/c").write_text("C")
+        (folder / "d").unlink()
+        (folder / "d").mkdir()
+
+    def prepare(folder):
+        (folder / "a/b").mkdir(parents=True)
+        (folder / "a/b/c").write_text("c")
+        (folder / "d").write_text("d")
+
+    tally = fuzz(Reader("r", prepare, lambda *_: None, leave), 20, seed=1, folder=tmp_path / "fuzz")
+    assert (tally.read, dict(tally.odd)) == (20, {})
+    assert (tmp_path / "fuzz/sound/a/b/c").read_text() == "c"
 
 
 def test_a_fuzzing_run_finds_what_is_odd(tmp_path):
@@ -185,6 +216,53 @@ def test_whatever_parquet_holds_that_arrow_cannot_read_is_an_error_of_the_data(t
         load_data(str(tmp_path / "a.parquet"))
 
 
+def test_records_may_lack_any_value(tmp_path):
+    sound.make_records(tmp_path / "records.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    first = {line["kind"]: number for number, line in reversed(list(enumerate(lines)))}
+    for number in first.values():
+        for key in lines[number]:
+            for more in ({}, {key: None}):
+                changed = {name: value for name, value in lines[number].items() if name != key} | more
+                rows = [*lines[:number], changed, *lines[number + 1 :]]
+                (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+                with contextlib.suppress(TaskarithError):
+                    assert score([tmp_path / "r.jsonl"], retain="retain").models
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308])
+def test_numbers_that_overflow_are_missing(tmp_path, value):
+    sound.make_records(tmp_path / "records.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    numbers = {(line["kind"], key) for line in lines for key in line if _enlarged(line, key, value)}
+    assert len(numbers) > 5
+    for kind, key in numbers:
+        rows = [line | _enlarged(line, key, value) if line["kind"] == kind else line for line in lines]
+        (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        with contextlib.suppress(DataError):
+            assert score([tmp_path / "r.jsonl"], retain="retain").models
+
+
+def _enlarged(line, key, value):
+    found = line.get(key)
+    if isinstance(found, list):
+        return {key: [value] * len(found)}
+    return {key: value} if isinstance(found, float) else {}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".safetensors", "a/" + "x" * 300, "/" + "x/" * 3000, "a\0b"])
+def test_what_cannot_be_a_path_is_not_a_vector(name):
+    with pytest.raises(TaskarithError, match="there is no"):
+        choose_base(None, [OperandRef(name, 1.0)], "Name the base.")
+
+
+@pytest.mark.parametrize("make", [_pipe, lambda path: path.mkdir(), lambda path: path.symlink_to("absent")])
+def test_what_is_not_a_record_is_not_asked_for_its_digest(tmp_path, make):
+    make(tmp_path / "taskarith.json")
+    with pytest.raises(CheckpointError, match=r"cannot read .*taskarith\.json"):
+        record_is_sealed(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("data", [b"\xff", b'{"added_tokens": ' + b"[" * 100_000, b"{}", b""])
 def test_damaged_files_of_a_tokenizer_are_refused_or_passed_over(tmp_path, name, data):
@@ -210,6 +288,11 @@ def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, kind):
     [
         (b"GGUF\x03\0\0\0", b"\xff" * 8, "claims more than"),  # tensors
         (b"llama.block_count\4\0\0\0", b"\xff\xff\xff\x7f", "2147483647 layers, and has 12 tensors"),
+        (b"llama.embedding_lengt", b"x", "embedding_length is missing"),
+        (b"llama.embedding_length\4\0\0\0", b"\xff\xff\xff\x7f", "embedding_length is 2147483647"),
+        (b"llama.feed_forward_length\4\0\0\0", b"\xff\xff\xff\x7f", "feed_forward_length is 2147483647"),
+        (b"llama.vocab_size\4\0\0\0", b"\xff\xff\xff\x7f", "vocab_size is 2147483647"),
+        (b"llama.attention.head_count_kv\4\0\0\0", b"\xff\xff\xff\x7f", "head_count_kv is 2147483647"),
         (b"tokenizer.ggml.tokens", b"\x09\0\0\0\x08\0\0\0" + b"\xff" * 8, "claims more than"),  # strings of an array
         (b"tokenizer.ggml.token_type", b"\x09\0\0\0\x05\0\0\0" + b"\xff" * 8, "claims more than"),
         (b"tokenizer.ggml.model", b"\x63\0\0\0", "unknown type 99"),
