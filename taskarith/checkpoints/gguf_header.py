@@ -22,10 +22,13 @@ _INTEGERS = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 _DENSEST = 8
 """Elements that a byte may hold: the smallest types take 1.6 bits."""
 _DIMENSIONS, _NESTED = 8, 4
+_WIDTH, _LAYERS = "embedding_length", "block_count"
+_ROWS = ("feed_forward_length", "vocab_size", "attention.head_count", "attention.head_count_kv")
+"""What matrices have rows for, each of as many elements as the model is wide."""
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse a file whose header claims more values, tensors, elements or layers than it can hold.
+    """Refuse a file whose header claims more values, tensors, elements, layers or rows than it can hold.
 
     :raises CheckpointError: It does.
     """
@@ -57,25 +60,34 @@ class _Header:
         _, version, tensors, keys = self._unpack("<4sIQQ")
         if version not in {2, 3}:
             return
-        layers = 0
+        numbers: dict[str, int] = {}
         for _ in range(keys):
             name, (kind,) = self._text(), self._unpack("<I")
-            if kind in _INTEGERS and name.endswith(b".block_count"):
-                (layers,) = self._unpack(_INTEGERS[kind])
+            if kind in _INTEGERS:
+                (numbers[name.partition(b".")[2].decode(errors="replace")],) = self._unpack(_INTEGERS[kind])
             else:
                 self._value(kind)
-        if layers > tensors:
-            raise MalformedError(f"it claims {layers} layers, and has {tensors} tensors")
-        elements = 0
-        for _ in range(tensors):
-            self._text()
-            (count,) = self._unpack("<I")
-            if count > _DIMENSIONS:
-                raise MalformedError(f"a tensor with {count} dimensions")
-            elements += math.prod(self._unpack(f"<{count}Q"))
-            self._unpack("<IQ")
+        if numbers.get(_LAYERS, 0) > tensors:
+            raise MalformedError(f"it claims {numbers[_LAYERS]} layers, and has {tensors} tensors")
+        shapes = [self._shape() for _ in range(tensors)]
+        elements = sum(map(math.prod, shapes))
         if elements > _DENSEST * self._size:
             raise MalformedError(f"its {tensors} tensors claim {elements} elements, and it has {self._size} bytes")
+        if numbers.get(_WIDTH) not in {size for shape in shapes for size in shape}:
+            raise MalformedError(f"its {_WIDTH} is {numbers.get(_WIDTH, 'missing')}, and no tensor is as wide")
+        for key in _ROWS:
+            if numbers.get(key, 0) * numbers[_WIDTH] > elements:
+                raise MalformedError(f"its {key} is {numbers[key]}, and its tensors have {elements} elements")
+
+    def _shape(self) -> tuple[int, ...]:
+        """Return the shape of the next tensor."""
+        self._text()
+        (count,) = self._unpack("<I")
+        if count > _DIMENSIONS:
+            raise MalformedError(f"a tensor with {count} dimensions")
+        shape = self._unpack(f"<{count}Q")
+        self._unpack("<IQ")
+        return shape
 
     def _unpack(self, form: str) -> tuple:
         return struct.unpack(form, self._take(struct.calcsize(form)))

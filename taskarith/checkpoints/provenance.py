@@ -103,8 +103,8 @@ def write_provenance(
 
 def record_is_sealed(folder: Path) -> bool | None:
     """Tell whether the record in a folder is as it was written; None if it has no digest of itself."""
-    text, record = (folder / PROVENANCE_NAME).read_bytes(), read_provenance(folder) or {}
-    return is_sealed(text, str(record["digest"])) if "digest" in record else None
+    record = read_provenance(folder) or {}  # first: what is not a file that can be read is refused
+    return is_sealed((folder / PROVENANCE_NAME).read_bytes(), str(record["digest"])) if "digest" in record else None
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:

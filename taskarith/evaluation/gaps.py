@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from taskarith.errors import DataError, MismatchError
 from taskarith.evaluation.metrics.intervals import Estimate
 
@@ -38,7 +40,10 @@ class Found:
     def attempt(self, name: str, calculate: Callable[[], _Value]) -> _Value | None:
         """Return what a number is to be made from, or say why it is missing."""
         try:
-            return calculate()
+            with np.errstate(over="raise"):  # what may overflow says so itself
+                return calculate()
         except (DataError, MismatchError) as error:
             self.missing[name] = f"cannot be calculated: {error.message}"
-            return None
+        except (FloatingPointError, OverflowError):
+            self.missing[name] = "cannot be calculated: a value is too large for a float"
+        return None

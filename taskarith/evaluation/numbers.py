@@ -134,9 +134,9 @@ def _task_numbers(found: Found, samples: Mapping[str, Record], scores: Mapping[s
         bounds = RATE if {0.0, 1.0}.issuperset(values) else (-math.inf, math.inf)
         found.add(name, lambda values=values, bounds=bounds: mean(values, bounds))
     for name, record in scores.items():
-        value, stderr = record["value"], record["stderr"]
+        value, stderr = record["value"], record.get("stderr")
         ends = (None, None) if not stderr else (value - _NORMAL * stderr, value + _NORMAL * stderr)
-        found.numbers[name] = Estimate(value, *ends, record["samples"] or 0)
+        found.numbers[name] = Estimate(value, *ends, record.get("samples") or 0)
 
 
 def _divergence_numbers(found: Found, records: Mapping[str, Record]) -> None:

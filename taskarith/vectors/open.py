@@ -273,10 +273,9 @@ def _hint(reference: OperandRef, common: CommonBase, model: Checkpoint | None) -
 
 def _locate(name: str, listener: Listener) -> Path:
     path = Path(name)
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-        return resolve_model(name, listener).path
     if exists(path):
-        return path
+        is_model = path.is_dir() or (path.is_file() and path.suffix == ".gguf")
+        return resolve_model(name, listener).path if is_model else path
     if path.suffix == ".safetensors" or name.count("/") != 1:
         raise VectorError(
             f"there is no vector {name}",
