@@ -29,7 +29,16 @@ from taskarith.checkpoints.resolve import resolve_model
 from taskarith.data.load import load_data
 from taskarith.edit.apply import apply
 from taskarith.edit.undo import undo
-from taskarith.errors import CheckpointError, DataError, OutputError, TaskarithError, UsageError, name_some, readable
+from taskarith.errors import (
+    CheckpointError,
+    DataError,
+    OutputError,
+    TaskarithError,
+    UsageError,
+    VectorError,
+    name_some,
+    readable,
+)
 from taskarith.evaluation.models import open_model
 from taskarith.evaluation.score import score
 from taskarith.models.load import load_model
@@ -38,6 +47,7 @@ from taskarith.spec import OperandRef, finite_number, parse_alphas, parse_model,
 from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
 from taskarith.vectors.extract import extract
+from taskarith.vectors.lora.read import read_adapter
 from taskarith.vectors.open import choose_base
 
 
@@ -248,6 +258,15 @@ def _enlarged(line, key, value):
     if isinstance(found, list):
         return {key: [value] * len(found)}
     return {key: value} if isinstance(found, float) else {}
+
+
+@pytest.mark.parametrize("pattern", ["(", "[" * 2000, "(" * 5000 + ")" * 5000, "[[a]", "a{99999999999}", "\\p", "a**"])
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_patterns_of_strangers_need_not_be_regular_expressions(tmp_path, key, pattern):
+    path = sound.make_adapter(tmp_path / "a") / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: {pattern: 1}}))
+    with pytest.raises(VectorError, match="pattern"):
+        read_adapter(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".safetensors", "a/" + "x" * 300, "/" + "x/" * 3000, "a\0b"])

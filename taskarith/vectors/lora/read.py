@@ -6,8 +6,10 @@ for each of them, wrapped in each other as ``base_layer``; those of many experts
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,7 +295,14 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
 
 
 def _matches(pattern: str, module: str) -> bool:
+    return _compiled(pattern).fullmatch(module) is not None
+
+
+@functools.lru_cache(256)
+def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # such as of "[[", which may mean a set of sets one day
+            return re.compile(rf"(?:.*\.)?(?:{pattern})")
+    except (re.error, OverflowError, RecursionError) as error:
         raise VectorError(f"pattern '{pattern}' of the adapter is not a regular expression", "Correct it.") from error
