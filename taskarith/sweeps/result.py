@@ -13,6 +13,7 @@ from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.run import Evaluation
 from taskarith.evaluation.score import Scores, make_scores
+from taskarith.spec import OperandRef
 from taskarith.sweeps.reasons import explain, lacking_effect
 from taskarith.sweeps.remaining import Remaining, measure_remaining
 from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
@@ -49,6 +50,11 @@ class SweepRow:
         return self.edit.alpha
 
     @property
+    def operands(self) -> tuple[OperandRef, ...]:
+        """The vectors with their coefficients."""
+        return self.edit.operands
+
+    @property
     def is_shown(self) -> bool:
         """Whether the samples show of each text that most of it is forgotten; true of the unedited model."""
         return self.alpha == 0 or all(one.is_forgotten for one in self.remaining.values())
@@ -59,9 +65,7 @@ class SweepRow:
         return {
             "name": self.name,
             "alpha": self.alpha,
-            "operands": [
-                plain_operand(replace(one, base=located(one.base))) for one in self.edit.operands if not one.role
-            ],
+            "operands": [plain_operand(replace(one, base=located(one.base))) for one in self.operands if not one.role],
             **{name: number.to_json() for name, number in estimates.items()},
             "remaining": {text: left.to_json() for text, left in self.remaining.items()},
         }
