@@ -169,6 +169,16 @@ def written_keys(folder: Path) -> set[str]:
     return found
 
 
+def test_the_modules_and_names_of_the_architecture_page_exist():
+    page = text_of(ROOT / "docs/architecture.md")
+    modules = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", page))
+    assert len(modules) > 20
+    for module in modules:
+        assert any((ROOT / folder / module).is_file() for folder in ("taskarith", "")), module
+    for name, module in re.findall(r"`(\w+)` \(`([a-z_/]+\.py)`\)", page):
+        assert re.search(rf"\b{name}\b", text_of(ROOT / "taskarith" / module)), f"{name} of {module}"
+
+
 def test_the_tree_of_the_architecture_page_is_the_tree():
     named = set(re.findall(r"^  ([a-z_]+(?:/|\.py))", text_of(ROOT / "docs/architecture.md"), re.MULTILINE))
     entries = [p for p in (ROOT / "taskarith").iterdir() if not p.name.startswith("__")]
