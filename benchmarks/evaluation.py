@@ -28,12 +28,13 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.measure import warm_up
 from benchmarks.results import bullets, machine, table
 from taskarith.data.load import load_data
+from taskarith.evaluation.batches import Batching
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 from taskarith.evaluation.measure import measure
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
-from taskarith.evaluation.questions import Questions, ask
+from taskarith.evaluation.questions import Asked, Questions, ask
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.score import make_scores
 from taskarith.progress import SILENT
@@ -127,10 +128,10 @@ def _log_likelihoods(
     loaded: Loaded, questions: Questions, batch: int, rounds: int
 ) -> tuple[dict[str, list[Timing]], str]:
     samples = [sample for _, sample in questions.samples]
-    ours, theirs = score_samples(loaded.model, samples, batch, shrink=False, on_tokens=_ignore), []
+    ours, theirs = score_samples(loaded.model, samples, Batching(batch)), []
     found = _race(
         {
-            _OURS: lambda: score_samples(loaded.model, samples, batch, shrink=False, on_tokens=_ignore),
+            _OURS: lambda: score_samples(loaded.model, samples, Batching(batch)),
             _LM_EVAL: _lm_eval_pass(loaded, questions, batch, theirs),
         },
         rounds,
@@ -155,11 +156,9 @@ def _continuations(
             loaded.model,
             tokenizer,
             prompts,
+            Batching(batch),
             max_new_tokens=tokens,
             end_ids=loaded.end_ids,
-            batch_size=batch,
-            shrink=False,
-            on_tokens=_ignore,
         )
 
     def theirs() -> None:
@@ -176,11 +175,11 @@ def _families(loaded: Loaded, options: argparse.Namespace) -> str:
     questions, measurement = _ask(loaded, options, block, batch), _settings(options, block, batch)
     halves = (("holdout" if number % 2 else "forget", sample) for number, (_, sample) in enumerate(questions.samples))
     questions = Questions(tuple(halves), ())  # membership compares two texts
-    _, reference = measure(loaded, questions, measurement, "reference", _ignore, keep=True)
+    _, reference = measure(Asked(loaded, questions), measurement, "reference", _ignore, keep=True)
     names: set[str] = set()
 
     def shared() -> None:
-        records, _ = measure(loaded, questions, measurement, "model", _ignore, reference=reference)
+        records, _ = measure(Asked(loaded, questions), measurement, "model", _ignore, reference=reference)
         scores = make_scores({sheet.model: sheet for sheet in arrange(records, "the benchmark")}, {})
         names.update(scores.by_text["model"]["forget"], scores.overall["model"])
 

@@ -9,7 +9,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
-from taskarith.evaluation.records import loss_record
+from taskarith.evaluation.records import loss_record, token_fields
 
 LN2 = math.log(2)
 
@@ -73,7 +73,9 @@ def losses(model, text, rows, **more):
             float(np.sum(row)),
             len(row),
             sum(loss < 1 for loss in row),
-            **{"token_losses": row, "hits": [loss < 1 for loss in row], "z_scores": [-loss for loss in row]}
+        )
+        | token_fields(
+            **{"losses": row, "hits": [loss < 1 for loss in row], "z_scores": [-loss for loss in row]}
             | {"zlib_bytes": 10, "end_tokens": 0}
             | more,
         )

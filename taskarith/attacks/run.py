@@ -15,10 +15,11 @@ from taskarith.attacks.quantise import Rounding, quantised
 from taskarith.attacks.relearn import relearned
 from taskarith.checkpoints.units import Units
 from taskarith.errors import CheckpointError
-from taskarith.evaluation.batches import batch_start
-from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
+from taskarith.evaluation.batches import Batching, batch_start
+from taskarith.evaluation.generation import Prompt, Sampling, continue_greedily, continue_sampled
 from taskarith.evaluation.measure import measure
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.questions import Asked
 from taskarith.evaluation.read_records import read_rows
 from taskarith.evaluation.records import Record, continuation_record
 from taskarith.progress import Listener
@@ -91,7 +92,8 @@ class Examination:
 
         units = self.units.within(row)
         try:
-            return measure(self.loaded, self.exam.questions, self.options.unprompted, row, on_share, units=units)[0]
+            asked = Asked(self.loaded, self.exam.questions)
+            return measure(asked, self.options.unprompted, row, on_share, units=units)[0]
         except CheckpointError as error:
             raise CheckpointError(f"{row} ({self.loaded.name}): {error.message}", error.hint) from error
 
@@ -143,12 +145,9 @@ class Examination:
             self.loaded.model,
             self.loaded.tokenizer,
             prompts,
+            Batching(size, shrink, units=self.units.within(stage)),
             max_new_tokens=self.options.measurement.continuation_tokens,
             end_ids=self.loaded.end_ids,
-            batch_size=size,
-            shrink=shrink,
-            on_tokens=_count_nothing,
-            units=self.units.within(stage),
         )
 
     def _sampled(self, prompts: Sequence[Prompt]) -> list[list[str]]:
@@ -157,14 +156,10 @@ class Examination:
             self.loaded.model,
             self.loaded.tokenizer,
             prompts,
-            draws=self.options.draws,
-            top_k=TOP_K,
-            seed=self.options.measurement.seed,
+            Batching(size, shrink),
+            Sampling(self.options.draws, TOP_K, self.options.measurement.seed),
             max_new_tokens=self.options.measurement.continuation_tokens,
             end_ids=self.loaded.end_ids,
-            batch_size=size,
-            shrink=shrink,
-            on_tokens=_count_nothing,
         )
 
     def _batch_size(self, prompts: Sequence[Prompt]) -> tuple[int, bool]:
@@ -187,7 +182,3 @@ def _exact_share(reference: str, continuation: str, tokenizer: PreTrainedTokeniz
     )
     same = next((place for place, pair in enumerate(zip(true, made, strict=False)) if pair[0] != pair[1]), None)
     return (min(len(true), len(made)) if same is None else same) / max(len(true), 1)
-
-
-def _count_nothing(_tokens: int) -> None:
-    """Take the number of tokens of a step, which nobody asks for."""

@@ -13,10 +13,10 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from taskarith.checkpoints.team import ALONE, Team
-from taskarith.checkpoints.units import Batches
+from taskarith.checkpoints.units import Batches, Units
 from taskarith.errors import TaskarithError
 
-__all__ = ["Grouping", "batch_start", "in_batches", "pad"]
+__all__ = ["Batching", "Grouping", "batch_start", "in_batches", "pad"]
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -39,6 +39,28 @@ class Grouping(IntEnum):
 
     ALONE = 2
     """None."""
+
+
+def _count_nothing(_tokens: int) -> None:
+    """Take a number of tokens that nobody asks for."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a model goes through many samples or prompts.
+
+    :param size: Of a batch.
+    :param shrink: Halve it where memory is short.
+    :param on_tokens: Receives the number of tokens of each finished batch or step.
+    :param team: The processes that make this call and share the batches.
+    :param units: Where finished batches are kept; None keeps none.
+    """
+
+    size: int
+    shrink: bool = False
+    on_tokens: Callable[[int], None] = _count_nothing
+    team: Team = ALONE
+    units: Units | None = None
 
 
 def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:

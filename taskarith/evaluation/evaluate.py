@@ -28,9 +28,10 @@ from taskarith.evaluation.leakage import FORGET, HOLDOUT
 from taskarith.evaluation.lm_eval import find_tasks
 from taskarith.evaluation.measurement import MEASUREMENT, EvaluationKeywords, Measurement, with_keywords
 from taskarith.evaluation.models import parse_dtype
+from taskarith.evaluation.questions import Asked
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
-from taskarith.evaluation.run import Asked, Evaluation, Row, RowPlan, ask_models, measure_rows, row_name
+from taskarith.evaluation.run import Evaluation, Row, RowPlan, ask_models, measure_rows, row_name
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.data.tokens import Sample
 from taskarith.errors import CheckpointError
-from taskarith.evaluation.batches import batch_start
-from taskarith.evaluation.generation import continue_sampled
+from taskarith.evaluation.batches import Batching, batch_start
+from taskarith.evaluation.generation import Sampling, continue_sampled
 from taskarith.evaluation.leakage import FORGET, HOLDOUT
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.records import Record, gradient_record, sampled_record
@@ -101,14 +101,10 @@ def _sampled(loaded: Loaded, questions: Questions, measurement: Measurement, row
             loaded.model,
             loaded.tokenizer,
             [prompt for _, prompt in prompts],
-            draws=measurement.draws,
-            top_k=0,
-            seed=measurement.seed,
+            Batching(size, shrink=given == "auto"),
+            Sampling(measurement.draws, 0, measurement.seed),
             max_new_tokens=tokens,
             end_ids=loaded.end_ids,
-            batch_size=size,
-            shrink=given == "auto",
-            on_tokens=lambda _: None,
         )
         records += [
             sampled_record(row, text, prompt.id, prompt.reference, texts)

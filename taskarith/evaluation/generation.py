@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,16 +15,15 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from taskarith.checkpoints.team import ALONE, Team
-from taskarith.checkpoints.units import Batches, Units
+from taskarith.checkpoints.units import Batches
 from taskarith.data.documents import Document
 from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample, text_prefix
 from taskarith.errors import DataError
-from taskarith.evaluation.batches import Grouping, in_batches, pad
+from taskarith.evaluation.batches import Batching, Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_generation, runs_with_cache
 
-__all__ = ["Prompt", "continue_greedily", "continue_sampled", "make_prompts"]
+__all__ = ["Prompt", "Sampling", "continue_greedily", "continue_sampled", "make_prompts"]
 
 
 @dataclass(frozen=True)
@@ -116,18 +115,28 @@ def _windows(
         passed += count
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What is drawn at temperature 1.
+
+    :param draws: Continuations of each prompt.
+    :param top_k: How many of the likeliest tokens may be drawn at a step; 0 is all.
+    :param seed: Of the draws.
+    """
+
+    draws: int
+    top_k: int
+    seed: int
+
+
 def continue_greedily(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    batching: Batching,
     *,
     max_new_tokens: int,
     end_ids: Collection[int],
-    batch_size: int,
-    shrink: bool,
-    on_tokens: Callable[[int], None],
-    team: Team = ALONE,
-    units: Units | None = None,
 ) -> list[str]:
     """Continue prompts with the likeliest token at each step, and nothing else: no penalties, no sampling.
 
@@ -137,16 +146,13 @@ def continue_greedily(
     :param model: In evaluation mode.
     :param tokenizer: Of that model.
     :param prompts: From ``make_prompts``.
+    :param batching: Changes no continuation but for ties within rounding.
+    :param max_new_tokens: Tokens of a continuation, at most.
     :param end_ids: The model's end tokens; may be empty.
-    :param batch_size: Prompts of a batch; changes no continuation but for ties within rounding.
-    :param shrink: Halve it where memory is short.
-    :param on_tokens: Told the number of tokens after each step.
-    :param team: The processes that make this call and share the batches.
-    :param units: Where finished batches are kept.
     """
     config = _generation(model, max_new_tokens, end_ids, do_sample=False)
-    kept = None if units is None else Batches(units, list, _unpack)
-    found = _continue(model, tokenizer, prompts, config, batch_size, shrink, on_tokens, team, kept)
+    kept = None if batching.units is None else Batches(batching.units, list, _unpack)
+    found = _continue(model, tokenizer, prompts, config, batching, kept)
     return [greedy for (greedy,) in found]
 
 
@@ -154,23 +160,18 @@ def continue_sampled(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    batching: Batching,
+    sampling: Sampling,
     *,
-    draws: int,
-    top_k: int,
-    seed: int,
     max_new_tokens: int,
     end_ids: Collection[int],
-    batch_size: int,
-    shrink: bool,
-    on_tokens: Callable[[int], None],
 ) -> list[list[str]]:
-    """Continue each prompt several times with tokens drawn at temperature 1 from the likeliest ``top_k``.
+    """Continue each prompt several times with tokens drawn at temperature 1 from the likeliest ones.
 
     Torch's generators are left as they were. The draws depend on the seed, the device and the batches.
 
-    :param draws: Continuations of each prompt.
-    :param top_k: How many tokens may be drawn at a step.
-    :param seed: Of the draws.
+    :param batching: Its size is in continuations; nothing is kept or shared.
+    :param sampling: What is drawn.
     :return: For each prompt its continuations; other parameters are those of ``continue_greedily``.
     """
     config = _generation(
@@ -179,13 +180,15 @@ def continue_sampled(
         end_ids,
         do_sample=True,
         temperature=1.0,
-        top_k=top_k,
+        top_k=sampling.top_k,
         top_p=1.0,
-        num_return_sequences=draws,
+        num_return_sequences=sampling.draws,
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return _continue(model, tokenizer, prompts, config, max(1, batch_size // draws), shrink, on_tokens, ALONE)
+        torch.manual_seed(sampling.seed)
+        return _continue(
+            model, tokenizer, prompts, config, replace(batching, size=max(1, batching.size // sampling.draws))
+        )
 
 
 def _generation(model: PreTrainedModel, max_new_tokens: int, end_ids: Collection[int], **how: Any) -> GenerationConfig:
@@ -204,10 +207,7 @@ def _continue(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     config: GenerationConfig,
-    batch_size: int,
-    shrink: bool,
-    on_tokens: Callable[[int], None],
-    team: Team,
+    batching: Batching,
     kept: Batches | None = None,
 ) -> list[list[str]]:
     """Return for each prompt the continuations that the configuration asks for."""
@@ -218,11 +218,11 @@ def _continue(
     def generate(batch: list[int]) -> list[list[str]]:
         ids, mask = pad([rows[index] for index in batch], model.device, left=True)
         each = int(config.num_return_sequences or 1)
-        steps = _Steps(lambda: on_tokens(len(batch) * each))
+        steps = _Steps(lambda: batching.on_tokens(len(batch) * each))
         watch = StoppingCriteriaList([steps])
         make: Any = model.generate  # a Module's attribute may be anything, says its type
         found = make(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
-        on_tokens(len(batch) * each * (limit - steps.count))  # those that ended early
+        batching.on_tokens(len(batch) * each * (limit - steps.count))  # those that ended early
         texts = [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
         groups = [texts[start : start + each] for start in range(0, len(texts), each)]
         return [[_cut(text, prompts[index].ends) for text in group] for group, index in zip(groups, batch, strict=True)]
@@ -231,13 +231,15 @@ def _continue(
         return [[text for _ in range(copies) for (text,) in generate(batch)]]
 
     with torch.inference_mode():
-        is_alone = min(batch_size, len(rows)) * copies == 1
+        is_alone = min(batching.size, len(rows)) * copies == 1
         grouping = Grouping.ALONE if is_alone else grouping_of_generation(model, rows)
         if grouping == Grouping.ALONE:
             config.num_return_sequences = 1
         run = one_by_one if grouping == Grouping.ALONE else generate
         lengths = [len(row) for row in rows]
-        return in_batches(lengths, run, batch_size, shrink=shrink, grouping=grouping, team=team, kept=kept)
+        return in_batches(
+            lengths, run, batching.size, shrink=batching.shrink, grouping=grouping, team=batching.team, kept=kept
+        )
 
 
 def _unpack(_: int, values: Any) -> list[str]:

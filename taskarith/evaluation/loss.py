@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from taskarith.checkpoints.team import ALONE, Team
-from taskarith.checkpoints.units import Batches, Units
+from taskarith.checkpoints.units import Batches
 from taskarith.data.tokens import Sample
 from taskarith.errors import CheckpointError
-from taskarith.evaluation.batches import Grouping, in_batches, pad
+from taskarith.evaluation.batches import Batching, Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
 
 __all__ = ["Halves", "Kept", "TokenScore", "keep_states", "score_samples", "split_model"]
@@ -121,15 +120,11 @@ class Kept:
 def score_samples(
     model: PreTrainedModel,
     samples: Sequence[Sample],
-    batch_size: int,
+    batching: Batching,
     *,
-    shrink: bool,
-    on_tokens: Callable[[int], None],
     halves: Halves | None = None,
     keep: dict[int, torch.Tensor] | None = None,
     reference: Kept | None = None,
-    team: Team = ALONE,
-    units: Units | None = None,
 ) -> list[TokenScore]:
     """Score samples by forward passes over batches of like length, one for all numbers.
 
@@ -138,20 +133,16 @@ def score_samples(
 
     :param model: In evaluation mode.
     :param samples: Their ids name them in errors.
-    :param batch_size: Samples of a batch.
-    :param shrink: Halve it where memory is short.
-    :param on_tokens: Told the number of tokens of each finished batch.
+    :param batching: Its units are not used with ``keep``, which needs all batches to be run.
     :param halves: From ``split_model``, where that is known.
     :param keep: Takes the hidden states of this process's samples, to be ``Kept``.
     :param reference: What is kept of another model of the same vocabulary on the same samples.
-    :param team: The processes that make this call and share the batches.
-    :param units: Where finished batches are kept; not with ``keep``, which needs all of them to be run.
     :raises CheckpointError: A loss is not finite.
     """
     kept = None
-    if units is not None and keep is None:
+    if batching.units is not None and keep is None:
         unpack = partial(_unpack, samples, reference is not None)
-        kept = Batches(units, TokenScore.pack, unpack)
+        kept = Batches(batching.units, TokenScore.pack, unpack)
     parts = halves or split_model(model, samples[0])
 
     def run(batch: list[int]) -> list[TokenScore]:
@@ -161,15 +152,17 @@ def score_samples(
             keep.update(zip(batch, states.cpu().split(counts), strict=True))
         others = None if reference is None else torch.cat([reference.states[index] for index in batch])
         scores = _score_tokens(states, targets, parts.head, others, reference)
-        on_tokens(sum(len(sample.input_ids) for sample in chosen))
+        batching.on_tokens(sum(len(sample.input_ids) for sample in chosen))
         return _by_sample(scores, counts)
 
     with torch.inference_mode():
         rows = [sample.input_ids for sample in samples]
-        is_alone = min(batch_size, len(rows)) == 1
+        is_alone = min(batching.size, len(rows)) == 1
         grouping = Grouping.ALONE if is_alone else grouping_of_scoring(model, rows)
         lengths = [len(row) for row in rows]
-        scores = in_batches(lengths, run, batch_size, shrink=shrink, grouping=grouping, team=team, kept=kept)
+        scores = in_batches(
+            lengths, run, batching.size, shrink=batching.shrink, grouping=grouping, team=batching.team, kept=kept
+        )
     broken = [(sample, score) for sample, score in zip(samples, scores, strict=True) if not math.isfinite(score.nll)]
     for sample, score in broken:
         raise CheckpointError(

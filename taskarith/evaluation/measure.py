@@ -13,16 +13,16 @@ from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
 from taskarith.data.tokens import Sample
 from taskarith.evaluation.answers import answer_records
-from taskarith.evaluation.batches import batch_start
+from taskarith.evaluation.batches import Batching, batch_start
 from taskarith.evaluation.extras import extra_records
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
-from taskarith.evaluation.questions import Questions
+from taskarith.evaluation.questions import Asked, Questions
 from taskarith.evaluation.read_records import read_rows
-from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record
+from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record, token_fields
 
 __all__ = ["Reference", "keep_reference", "measure"]
 
@@ -52,8 +52,7 @@ class Reference:
 
 
 def measure(
-    loaded: Loaded,
-    questions: Questions,
+    asked: Asked,
     measurement: Measurement,
     row: str,
     on_share: Callable[[float], None],
@@ -65,6 +64,7 @@ def measure(
 ) -> tuple[list[Record], Reference | None]:
     """Run a model over all samples, other answers and prompts, and record every one.
 
+    :param asked: The model, loaded, and what it is asked.
     :param row: Name of the row of scores that the records belong to.
     :param on_share: Told how much of the work is done, from 0 to 1.
     :param reference: Another row that this one is to be compared with; the two compare.
@@ -73,34 +73,32 @@ def measure(
     :param units: Where finished batches of the row are kept.
     :raises CheckpointError: A loss is not finite.
     """
-    run = _run(loaded, questions, measurement, row, on_share, team, units)
+    run = _run(asked, measurement, row, on_share, team, units)
     records, kept = run.losses(reference, keep=keep)
     more = run.answers(records) + run.continuations() + run.extras()
     return records + more, kept
 
 
 def keep_reference(
-    loaded: Loaded,
-    questions: Questions,
+    asked: Asked,
     measurement: Measurement,
     row: str,
     on_share: Callable[[float], None],
     team: Team = ALONE,
 ) -> Reference | None:
     """Return what later rows can be compared with, of a row whose records are there already; see ``measure``."""
-    return _run(loaded, questions, measurement, row, on_share, team, None).losses(None, keep=True)[1]
+    return _run(asked, measurement, row, on_share, team, None).losses(None, keep=True)[1]
 
 
 def _run(
-    loaded: Loaded,
-    questions: Questions,
+    asked: Asked,
     measurement: Measurement,
     row: str,
     on_share: Callable[[float], None],
     team: Team,
     units: Units | None,
 ) -> _Run:
-    done, cost = 0, questions.cost(measurement.continuation_tokens)
+    done, cost = 0, asked.questions.cost(measurement.continuation_tokens)
 
     def on_tokens(count: int) -> None:
         nonlocal done
@@ -108,7 +106,7 @@ def _run(
         on_share(done / cost)
 
     on_share(0.0)
-    return _Run(loaded, questions, measurement, row, on_tokens, team, units or Units())
+    return _Run(asked.loaded, asked.questions, measurement, row, on_tokens, team, units or Units())
 
 
 @dataclass(frozen=True)
@@ -134,14 +132,10 @@ class _Run:
         scores = score_samples(
             self.loaded.model,
             samples,
-            beside.batch_size if beside else size,
-            shrink=shrink,
-            on_tokens=self.on_tokens,
+            self._batching(beside.batch_size if beside else size, shrink, "losses"),
             halves=halves,
             keep=states if keep and halves.is_split else None,
             reference=beside,
-            team=self.team,
-            units=self.units.within("losses"),
         )
         records = [
             loss_record(
@@ -151,7 +145,9 @@ class _Run:
                 score.nll,
                 score.tokens,
                 score.correct,
-                token_losses=score.losses,
+            )
+            | token_fields(
+                losses=score.losses,
                 hits=score.hits,
                 z_scores=score.z_scores,
                 end_tokens=sample.end_tokens,
@@ -175,15 +171,7 @@ class _Run:
         if not samples:
             return []
         size, shrink = self._batch_size("answers", max(len(sample.input_ids) for sample in samples), cached=False)
-        scores = score_samples(
-            self.loaded.model,
-            samples,
-            size,
-            shrink=shrink,
-            on_tokens=self.on_tokens,
-            team=self.team,
-            units=self.units.within("answers"),
-        )
+        scores = score_samples(self.loaded.model, samples, self._batching(size, shrink, "answers"))
         rights = {(r["text"], r["sample"]): r["nll"] / r["tokens"] for r in losses if r["kind"] == "loss"}
         others = [score.nll / score.tokens for score in scores]
         return answer_records(self.row, self.questions.answers, rights, others)
@@ -198,13 +186,9 @@ class _Run:
                 self.loaded.model,
                 self.loaded.tokenizer,
                 [prompt for _, prompt in prompts],
+                self._batching(size, shrink, stage),
                 max_new_tokens=tokens,
                 end_ids=self.loaded.end_ids,
-                batch_size=size,
-                shrink=shrink,
-                on_tokens=self.on_tokens,
-                team=self.team,
-                units=self.units.within(stage),
             )
             records += [
                 continuation_record(self.row, text, prompt.id, prompt.text, prompt.reference, continuation)
@@ -220,6 +204,9 @@ class _Run:
             if known:
                 self.units.put("extras", known)
         return known
+
+    def _batching(self, size: int, shrink: bool, stage: str) -> Batching:
+        return Batching(size, shrink, self.on_tokens, self.team, self.units.within(stage))
 
     def _batch_size(self, stage: str, longest: int, *, cached: bool) -> tuple[int, bool]:
         """Return the samples of a batch, the same in all processes and after an interruption; whether it may shrink."""

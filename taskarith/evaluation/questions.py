@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample, fingerprint_samples, tokenize
@@ -12,11 +13,11 @@ from taskarith.evaluation.answers import Answers, ask_part
 from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.generation import Prompt, make_prompts
 from taskarith.evaluation.measurement import Measurement
-from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.models import Loaded, model_record
 from taskarith.evaluation.numbers import KNOWMEM
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Questions", "ask"]
+__all__ = ["Asked", "Questions", "ask"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ class Questions:
         samples = [*(sample for _, sample in self.samples), *(s for answers in self.answers for s in answers.samples)]
         written = sum(prompt.new_tokens or continuation_tokens for _, prompt in self.prompts)
         return sum(len(sample.input_ids) for sample in samples) + written
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model that is opened but not yet loaded, and what it will be asked."""
+
+    loaded: Loaded
+    questions: Questions
+
+    def record(self) -> dict[str, Any]:
+        """Return where the model is from, and fingerprints of its weights and of what it is asked."""
+        return {**model_record(self.loaded), "token_fingerprints": self.questions.fingerprints()}
 
 
 def ask(

@@ -22,6 +22,7 @@ __all__ = [
     "task_record",
     "task_score_record",
     "text_tokens",
+    "token_fields",
 ]
 
 _Tokens = TypeVar("_Tokens", str, list[float])
@@ -60,25 +61,14 @@ def loss_record(
     nll: float,
     tokens: int,
     correct: int,
-    *,
-    token_losses: ArrayLike | None = None,
-    hits: ArrayLike | None = None,
-    z_scores: ArrayLike | None = None,
-    end_tokens: int | None = None,
-    zlib_bytes: int | None = None,
 ) -> Record:
-    """Record a teacher-forced pass over one sample; what is not given is not in the record.
+    """Record a teacher-forced pass over one sample; see ``token_fields`` for what else it may hold.
 
     :param nll: Sum of the negative log-likelihoods of the scored tokens, in nats.
     :param tokens: Number of scored tokens.
     :param correct: How many of them are the model's first choice.
-    :param token_losses: Loss of each scored token, float32 of shape (tokens,); kept exactly, in the fewest digits.
-    :param hits: Whether each is the first choice, bool of shape (tokens,).
-    :param z_scores: Standardised log-probability of each, float32 of shape (tokens,).
-    :param end_tokens: How many of the last scored tokens only end the text.
-    :param zlib_bytes: ``metrics.membership.zlib_bytes`` of the sample's text.
     """
-    record: Record = {
+    return {
         "kind": "loss",
         "model": model,
         "text": text,
@@ -87,8 +77,27 @@ def loss_record(
         "tokens": tokens,
         "correct": correct,
     }
-    if token_losses is not None:
-        record["token_losses"] = _float32s(token_losses)
+
+
+def token_fields(
+    *,
+    losses: ArrayLike | None = None,
+    hits: ArrayLike | None = None,
+    z_scores: ArrayLike | None = None,
+    end_tokens: int | None = None,
+    zlib_bytes: int | None = None,
+) -> Record:
+    """Return what a record of losses holds of the tokens of its sample; what is not given is not in it.
+
+    :param losses: Loss of each scored token, float32 of shape (tokens,); kept exactly, in the fewest digits.
+    :param hits: Whether each is the first choice, bool of shape (tokens,).
+    :param z_scores: Standardised log-probability of each, float32 of shape (tokens,).
+    :param end_tokens: How many of the last scored tokens only end the text.
+    :param zlib_bytes: ``metrics.membership.zlib_bytes`` of the sample's text.
+    """
+    record: Record = {}
+    if losses is not None:
+        record["token_losses"] = _float32s(losses)
     if hits is not None:
         record["hits"] = "".join("1" if hit else "0" for hit in np.asarray(hits, dtype=np.bool_))
     if z_scores is not None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -19,8 +18,8 @@ from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.lm_eval import Tasks, run_tasks
 from taskarith.evaluation.measure import Reference, keep_reference, measure
 from taskarith.evaluation.measurement import Measurement
-from taskarith.evaluation.models import Loaded, find_model, model_record, open_model, parse_dtype
-from taskarith.evaluation.questions import Questions, ask
+from taskarith.evaluation.models import Loaded, find_model, open_model, parse_dtype
+from taskarith.evaluation.questions import Asked, ask
 from taskarith.evaluation.read_records import arrange, read_rows
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores
@@ -28,7 +27,7 @@ from taskarith.models.device import choose_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Asked", "Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
+__all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
 
 _ALL = "all"
 """Names the records of a row among its units."""
@@ -45,18 +44,6 @@ class Evaluation:
 
     scores: Scores
     records: list[Record] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A model that is opened but not yet loaded, and what it will be asked."""
-
-    loaded: Loaded
-    questions: Questions
-
-    def record(self) -> dict[str, Any]:
-        """Return where the model is from, and fingerprints of its weights and of what it is asked."""
-        return {**model_record(self.loaded), "token_fingerprints": self.questions.fingerprints()}
 
 
 @dataclass(frozen=True)
@@ -218,7 +205,7 @@ class _Work:
         if done is None:
             done = self._measure(asked, row.name, units, on_share, keep=is_reference)
         elif is_reference:
-            about = asked.loaded, asked.questions, self.measurement, row.name
+            about = asked, self.measurement, row.name
             self.reference = keep_reference(*about, on_share, self.team)
         self.rows[row.name] = done
         on_share(1.0)
@@ -231,8 +218,7 @@ class _Work:
             self.listener.note(f"KL and agreement of {row} are missing: {why}")
             reference = None
         records, kept = measure(
-            asked.loaded,
-            asked.questions,
+            asked,
             self.measurement,
             row,
             on_share,

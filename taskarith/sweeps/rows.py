@@ -14,8 +14,9 @@ from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.evaluation.edited import LazyEdit
 from taskarith.evaluation.measurement import Measurement
+from taskarith.evaluation.questions import Asked
 from taskarith.evaluation.records import Record
-from taskarith.evaluation.run import Asked, Row, row_name
+from taskarith.evaluation.run import Row, row_name
 from taskarith.progress import Listener
 from taskarith.sweeps.gradient_search import descend
 from taskarith.sweeps.optuna_search import try_coefficients

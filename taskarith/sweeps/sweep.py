@@ -23,8 +23,9 @@ from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.edited import editable
 from taskarith.evaluation.measurement import MEASUREMENT, Measurement, MeasurementKeywords, with_keywords
 from taskarith.evaluation.models import parse_dtype
+from taskarith.evaluation.questions import Asked
 from taskarith.evaluation.results import kept_results, write_results
-from taskarith.evaluation.run import Asked, RowPlan, ask_models, measure_rows
+from taskarith.evaluation.run import RowPlan, ask_models, measure_rows
 from taskarith.merging.methods import LINEAR, Method
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime

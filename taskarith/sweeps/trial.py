@@ -12,7 +12,7 @@ import torch
 from taskarith.checkpoints.units import Units
 from taskarith.data.tokens import Sample
 from taskarith.edit.in_memory import InMemoryEdit
-from taskarith.evaluation.batches import batch_start
+from taskarith.evaluation.batches import Batching, batch_start
 from taskarith.evaluation.loss import Kept, TokenScore, keep_states, score_samples, split_model
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
@@ -124,9 +124,7 @@ class Bench:
 
     def _score(self, **more: Any) -> list[TokenScore]:
         samples = [sample for _, sample in self.samples]
-        return score_samples(
-            self.model, samples, self._size, shrink=self._shrink, on_tokens=_ignore, halves=self._halves, **more
-        )
+        return score_samples(self.model, samples, Batching(self._size, self._shrink), halves=self._halves, **more)
 
     def _point(self, scores: Sequence[TokenScore]) -> Point:
         texts: dict[str, list[TokenScore]] = {}
@@ -144,7 +142,3 @@ class Bench:
             {text: mark for text, mark in marks.items() if not is_forgotten(text)},
             kl,
         )
-
-
-def _ignore(count: int) -> None:
-    del count

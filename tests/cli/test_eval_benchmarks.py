@@ -98,9 +98,9 @@ def test_without_references_the_missing_ones_are_named(phi, tmp_path):
 def test_muse_gives_its_numbers(phi, phi_tuned, tmp_path, monkeypatch):
     muse, asked = layouts.write_muse(tmp_path / "MUSE"), []
 
-    def spy(model, tokenizer, prompts, *, max_new_tokens, **options):
+    def spy(model, tokenizer, prompts, *more, max_new_tokens, **options):
         asked.append((max_new_tokens, len(prompts)))
-        return continue_greedily(model, tokenizer, prompts, max_new_tokens=max_new_tokens, **options)
+        return continue_greedily(model, tokenizer, prompts, *more, max_new_tokens=max_new_tokens, **options)
 
     monkeypatch.setattr("taskarith.evaluation.measure.continue_greedily", spy)
     found = as_json(phi_tuned, "--retain", phi, "--benchmark", f"muse-books={muse}", "-o", tmp_path / "out")

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from taskarith.data.documents import ANSWER_ALONE, RowForm
 from taskarith.errors import DataError
 from taskarith.evaluation.answers import answer_records, ask_part
+from taskarith.evaluation.batches import Batching
 from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 
@@ -41,7 +42,7 @@ def own_loss(model, prompt, text):
 def records_of(model, part, form=ANSWER_ALONE):
     asked = ask_part(part, tiny.tokenizer(), positions=256, form=form)
     rest = [sample for answers in asked.answers for sample in answers.samples]
-    scores = score_samples(model, [*asked.samples, *rest], 8, shrink=False, on_tokens=lambda _: None)
+    scores = score_samples(model, [*asked.samples, *rest], Batching(8))
     losses = [score.nll / score.tokens for score in scores]
     rights = {(part.name, sample.id): loss for sample, loss in zip(asked.samples, losses, strict=False)}
     return answer_records("m", asked.answers, rights, losses[len(asked.samples) :])
@@ -159,8 +160,7 @@ def test_a_continuation_ends_where_its_prompt_says(model, muse):
 
     def run(ends):
         asked = [type(p)(p.id, p.input_ids, p.text, p.reference, p.new_tokens, ends) for p in prompts]
-        options = {"max_new_tokens": 12, "end_ids": (), "batch_size": 2, "shrink": False}
-        return continue_greedily(model, tiny.tokenizer(), asked, on_tokens=lambda _: None, **options)
+        return continue_greedily(model, tiny.tokenizer(), asked, Batching(2), max_new_tokens=12, end_ids=())
 
     whole = run(())
     end = whole[0][3:5]

@@ -8,13 +8,14 @@ import pytest
 import tiny
 import torch
 from attacking import opened
-from evaluating import LENGTHS, SMALL, constant_model, load, random_samples, silent, strip, values
+from evaluating import LENGTHS, SMALL, constant_model, load, random_samples, strip, values
 
 from taskarith.data.load import load_data
 from taskarith.data.tokens import tokenize
 from taskarith.errors import DataError
+from taskarith.evaluation.batches import Batching
 from taskarith.evaluation.evaluate import evaluate
-from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled, make_prompts
+from taskarith.evaluation.generation import Prompt, Sampling, continue_greedily, continue_sampled, make_prompts
 
 
 def random_prompts():
@@ -26,11 +27,9 @@ def continuations(model, batch_size, end_ids=(), prompts=None):
         model,
         tiny.tokenizer(),
         prompts or random_prompts(),
+        Batching(batch_size),
         max_new_tokens=12,
         end_ids=end_ids,
-        batch_size=batch_size,
-        shrink=False,
-        on_tokens=silent,
     )
 
 
@@ -165,10 +164,10 @@ def test_a_row_without_a_prompt_is_refused_for_continuations_only(tmp_path):
 
 def test_sampling_is_seeded_and_leaves_the_generators_alone(phi):
     loaded, prompts = opened(phi), [Prompt(str(n), tuple(range(5, 9 + n)), "", "") for n in range(3)]
-    how = {"max_new_tokens": 8, "end_ids": (), "batch_size": 4, "shrink": False, "on_tokens": lambda _: None}
+    how = {"max_new_tokens": 8, "end_ids": ()}
 
     def drawn(seed, top_k=50):
-        return continue_sampled(loaded.model, loaded.tokenizer, prompts, draws=3, top_k=top_k, seed=seed, **how)
+        return continue_sampled(loaded.model, loaded.tokenizer, prompts, Batching(4), Sampling(3, top_k, seed), **how)
 
     state = torch.get_rng_state()
     first = drawn(1)
@@ -176,5 +175,5 @@ def test_sampling_is_seeded_and_leaves_the_generators_alone(phi):
     assert [len(draws) for draws in first] == [3, 3, 3]
     assert first == drawn(1)
     assert first != drawn(2)
-    greedy = continue_greedily(loaded.model, loaded.tokenizer, prompts, **how)
+    greedy = continue_greedily(loaded.model, loaded.tokenizer, prompts, Batching(4), **how)
     assert drawn(1, top_k=1) == [[text] * 3 for text in greedy]

@@ -11,8 +11,8 @@ from transformers import GenerationConfig
 from benchmarks.architectures.population import build
 from benchmarks.architectures.recipes import VOCABULARY
 from taskarith.data.tokens import Sample
-from taskarith.evaluation.batches import Grouping
-from taskarith.evaluation.generation import Prompt, continue_greedily, continue_sampled
+from taskarith.evaluation.batches import Batching, Grouping
+from taskarith.evaluation.generation import Prompt, Sampling, continue_greedily, continue_sampled
 from taskarith.evaluation.grouping import grouping_of_generation, grouping_of_scoring, takes_padding
 from taskarith.evaluation.loss import score_samples
 
@@ -44,20 +44,17 @@ def tiny_model(name):
     return model
 
 
-def silent(_tokens):
-    pass
-
-
-def continuations(model, batch_size, **options):
+def continuations(model, batch_size, sampling=None, *, shrink=False, max_new_tokens=8, end_ids=()):
     prompts = [Prompt(str(number), row, "", "") for number, row in enumerate(rows())]
-    options = {"shrink": False, "on_tokens": silent, "max_new_tokens": 8, "end_ids": ()} | options
-    continue_ = continue_sampled if "draws" in options else continue_greedily
-    return continue_(model, Words(), prompts, batch_size=batch_size, **options)
+    options = {"max_new_tokens": max_new_tokens, "end_ids": end_ids}
+    if sampling is not None:
+        return continue_sampled(model, Words(), prompts, Batching(batch_size, shrink), sampling, **options)
+    return continue_greedily(model, Words(), prompts, Batching(batch_size, shrink), **options)
 
 
 def losses(model, batch_size):
     samples = [Sample(str(number), row, 0) for number, row in enumerate(rows())]
-    return [score.nll for score in score_samples(model, samples, batch_size, shrink=False, on_tokens=silent)]
+    return [score.nll for score in score_samples(model, samples, Batching(batch_size))]
 
 
 @pytest.mark.parametrize("name", [*PADDED, *EQUAL, *ALONE])
@@ -132,14 +129,17 @@ def test_an_attention_model_is_asked_once_and_then_given_full_batches(monkeypatc
 @pytest.mark.parametrize("name", ["llama", "recurrent_gemma", "rwkv"])
 def test_draws_are_those_of_the_seed(name):
     model = tiny_model(name)
-    options = {"draws": 3, "top_k": 20, "max_new_tokens": 6}
+
+    def drawn(seed, top_k=20):
+        return continuations(model, 6, Sampling(3, top_k, seed), max_new_tokens=6)
+
     state = torch.random.get_rng_state()
-    found = continuations(model, 6, seed=1, **options)
+    found = drawn(1)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert found == continuations(model, 6, seed=1, **options)
-    assert found != continuations(model, 6, seed=2, **options)
+    assert found == drawn(1)
+    assert found != drawn(2)
     assert all(len(draws) == 3 and len(set(draws)) > 1 for draws in found)
-    certain = continuations(model, 6, seed=1, **options | {"top_k": 1})
+    certain = drawn(1, top_k=1)
     assert certain == [[text] * 3 for text in continuations(model, 1, max_new_tokens=6)]
 
 

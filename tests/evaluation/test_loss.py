@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from evaluating import gemma, load, own_scores, random_samples, silent
+from evaluating import gemma, load, own_scores, random_samples
 
+from taskarith.evaluation.batches import Batching
 from taskarith.evaluation.loss import keep_states, score_samples, split_model
 from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
 
@@ -17,7 +18,7 @@ from taskarith.evaluation.metrics.divergence import agreement, kl_divergence
 @pytest.mark.parametrize("batch_size", [1, 4, 8])
 def test_loss_is_the_models_own(any_model, batch_size):
     samples = random_samples()
-    scores = score_samples(any_model, samples, batch_size, shrink=False, on_tokens=silent)
+    scores = score_samples(any_model, samples, Batching(batch_size))
     for sample, score in zip(samples, scores, strict=True):
         nll, tokens, correct = own_scores(any_model, sample)
         assert (score.tokens, score.correct) == (tokens, correct)
@@ -26,7 +27,7 @@ def test_loss_is_the_models_own(any_model, batch_size):
 
 def test_loss_of_a_model_that_caps_its_logits_is_its_own():
     model, samples = gemma(), random_samples()
-    scores = score_samples(model, samples, 4, shrink=False, on_tokens=silent)
+    scores = score_samples(model, samples, Batching(4))
     for sample, score in zip(samples, scores, strict=True):
         nll, tokens, correct = own_scores(model, sample)
         assert (score.tokens, score.correct) == (tokens, correct)
@@ -35,9 +36,9 @@ def test_loss_of_a_model_that_caps_its_logits_is_its_own():
 
 def test_loss_in_small_chunks_of_logits_is_the_same(any_model, monkeypatch):
     samples = random_samples()
-    whole = score_samples(any_model, samples, 8, shrink=False, on_tokens=silent)
+    whole = score_samples(any_model, samples, Batching(8))
     monkeypatch.setattr("taskarith.evaluation.loss._CPU_CHUNK", 3 * tiny.VOCABULARY)
-    pieces = score_samples(any_model, samples, 8, shrink=False, on_tokens=silent)
+    pieces = score_samples(any_model, samples, Batching(8))
     assert [(p.tokens, p.correct) for p in pieces] == [(w.tokens, w.correct) for w in whole]
     assert [p.nll for p in pieces] == pytest.approx([w.nll for w in whole], rel=1e-6)
 
@@ -54,9 +55,7 @@ def distributions(model, sample):
 def test_every_token_is_recorded_with_its_z_score(any_model, monkeypatch):
     monkeypatch.setattr("taskarith.evaluation.loss._CPU_CHUNK", 7 * tiny.VOCABULARY)
     samples = random_samples()
-    for sample, found in zip(
-        samples, score_samples(any_model, samples, 4, shrink=False, on_tokens=silent), strict=True
-    ):
+    for sample, found in zip(samples, score_samples(any_model, samples, Batching(4)), strict=True):
         log, tokens = distributions(any_model, sample)
         own = log.gather(-1, tokens[:, None])[:, 0]
         mean = (log.exp() * log).sum(-1)
@@ -70,9 +69,9 @@ def test_every_token_is_recorded_with_its_z_score(any_model, monkeypatch):
 def compared(model, reference, samples, batch_size=4):
     """Scores of a model beside another, of which only states and head are kept."""
     parts, states = split_model(reference, samples[0]), {}
-    score_samples(reference, samples, batch_size, shrink=False, on_tokens=silent, halves=parts, keep=states)
+    score_samples(reference, samples, Batching(batch_size), halves=parts, keep=states)
     kept = keep_states(parts, states, batch_size)
-    return score_samples(model, samples, batch_size, shrink=False, on_tokens=silent, reference=kept)
+    return score_samples(model, samples, Batching(batch_size), reference=kept)
 
 
 def test_divergence_is_that_of_the_whole_distributions(phi, phi_tuned):
@@ -92,11 +91,11 @@ def test_a_model_does_not_diverge_from_itself(any_model):
 def test_z_scores_are_finite_where_a_model_is_certain_or_excludes(phi):
     model, samples = load(phi), random_samples()
     model.lm_head.bias.data[7] = 1e4
-    for found in score_samples(model, samples, 4, shrink=False, on_tokens=silent):
+    for found in score_samples(model, samples, Batching(4)):
         assert np.isfinite(found.z_scores).all()
         assert found.z_scores.min() < -1e5  # a loss of 1e4 by a deviation of at least 1e-3
     model.lm_head.bias.data[7] = -math.inf  # which no sample asks for
     asked = [sample for sample in samples if 7 not in sample.input_ids[1:]]
-    for found in score_samples(model, asked, 4, shrink=False, on_tokens=silent):
+    for found in score_samples(model, asked, Batching(4)):
         assert np.isfinite(found.z_scores).all()
         assert np.abs(found.z_scores).max() < 100

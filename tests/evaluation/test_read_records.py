@@ -50,13 +50,13 @@ def test_files_that_are_no_records_are_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, words in {
         "empty.jsonl": "holds no records",
-        "cut.jsonl": "no file of JSON lines",
+        "cut.jsonl": "not a file of JSON lines",
         "list.jsonl": "line 1 of .* is not a record",
         "other.json": "logs of unknown names: a",
         "list.json": "has no logs",
-        "deep.jsonl": "no file of JSON lines",
+        "deep.jsonl": "not a file of JSON lines",
         "deep.json": "is not JSON",
-        "bytes.jsonl": "no file of JSON lines",
+        "bytes.jsonl": "not a file of JSON lines",
         "folder": "has no records",
         "absent": "there are no records at",
     }.items():
