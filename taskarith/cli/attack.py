@@ -39,17 +39,11 @@ class _RuntimeOptions(RuntimeOptions):
 
 
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="EDITED", help="The model that forgot: folder, hub id or GGUF file.", show_default=False
-        ),
-    ],
+    model: Annotated[str, typer.Argument(metavar="EDITED", help="The model that forgot: folder, hub id or GGUF file.")],
     *,
-    forget: Annotated[str, _attack(metavar="SPEC", help="The text that it forgot.", show_default=False)],
+    forget: Annotated[str, _attack(metavar="SPEC", help="The text that it forgot.")],
     before: Annotated[
-        str | None,
-        _attack(metavar="MODEL", help="The model before the edit: what can come back.", show_default="none"),
+        str | None, _attack(metavar="MODEL", help="The model before the edit: what can come back.", show_default="none")
     ] = None,
     retain: Annotated[
         str | None,

@@ -47,15 +47,10 @@ class _MeasurementOptions(MeasurementOptions):
 
 def command(
     models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL", help="Model folders, hub ids, GGUF files or adapter folders.", show_default=False
-        ),
+        list[str], typer.Argument(metavar="MODEL", help="Model folders, hub ids, GGUF files or adapter folders.")
     ],
     *,
-    data: Annotated[
-        list[str] | None, _data(metavar="NAME=SPEC", help="A text and its name; repeatable.", show_default=False)
-    ] = None,
+    data: Annotated[list[str] | None, _data(metavar="NAME=SPEC", help="A text and its name; repeatable.")] = None,
     retain: Annotated[
         str | None,
         _data(
@@ -78,22 +73,12 @@ def command(
     add: AddOption = None,
     negate: NegateOption = None,
     alpha: Annotated[
-        str | None,
-        _edit(
-            metavar="LIST",
-            help="Coefficients, as 0,0.5,1 or 0:1:0.1; the first is the reference.",
-            show_default="0,1",
-        ),
+        str | None, _edit(metavar="LIST", help="As 0,0.5,1 or 0:1:0.1; the first is the reference.", show_default="0,1")
     ] = None,
     scale: ScaleOption = None,
     recipe: Annotated[
         Path | None,
-        _edit(
-            metavar="FILE",
-            help="The edit as a recipe, with any merge method, as for apply --config.",
-            exists=True,
-            dir_okay=False,
-        ),
+        _edit(metavar="FILE", help="The edit as a recipe, as for apply --config.", exists=True, dir_okay=False),
     ] = None,
     measurement: Annotated[Measurement, _MeasurementOptions],
     output_dir: ResultsFolderOption = None,
@@ -130,18 +115,18 @@ def command(
             texts,
             retain=retain,
             benchmark=benchmark,
-            tasks=tasks.split(",") if tasks is not None else (),
             task_folder=task_folder,
+            tasks=tasks.split(",") if tasks is not None else (),
             add=add or (),
-            negate=negate or (),
             alphas=alphas,
-            scale=scale or (),
+            negate=negate or (),
             recipe=edit,
+            scale=scale or (),
+            measurement=measurement,
+            runtime=runtime,
             output_dir=output_dir,
             overwrite=overwrite,
             launched=True,
-            measurement=measurement,
-            runtime=runtime,
             listener=console,
         )
     show_scores(evaluation.scores, console)

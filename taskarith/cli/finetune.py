@@ -92,16 +92,9 @@ def command(
     model: ModelArgument,
     *,
     data: Annotated[
-        list[str],
-        _data(
-            metavar="SPEC",
-            help="FILE[:COLUMN] or ID[:CONFIG[:SPLIT[:COLUMN]]]; repeat to join several.",
-            show_default=False,
-        ),
+        list[str], _data(metavar="SPEC", help="FILE[:COLUMN] or ID[:CONFIG[:SPLIT[:COLUMN]]]; repeat to join several.")
     ],
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder to write.", show_default=False)
-    ],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder to write.")],
     retain: Annotated[
         list[str] | None, _data(metavar="SPEC", help="Mix in a data set with another weight; repeatable.")
     ] = None,

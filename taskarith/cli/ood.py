@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-import typer
-
-from taskarith.cli.options import BaseOption, InputGroup, OutputOptions, RuntimeGroup, under
+from taskarith.cli.options import BaseOption, InputGroup, OutputOptions, RuntimeGroup, VectorsArgument, under
 from taskarith.cli.output import show_relation
 from taskarith.errors import UsageError
 from taskarith.spec import parse_named_data
@@ -19,12 +17,7 @@ _target = under("Target task")
 
 
 def command(
-    vectors: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="V", help="Task vectors, LoRA folders or fine-tuned models of known tasks.", show_default=False
-        ),
-    ],
+    vectors: VectorsArgument,
     *,
     model: BaseOption = None,
     gamma: Annotated[
@@ -32,10 +25,7 @@ def command(
     ] = None,
     data: Annotated[
         list[str] | None,
-        _target(
-            metavar="NAME=SPEC",
-            help="Instead: a test set of the target; after it, if wanted, one of each vector's task.",
-        ),
+        _target(metavar="NAME=SPEC", help="Instead: test set of the target, then optionally of each vector's task."),
     ] = None,
     margin: Annotated[float, _target(metavar="C", help="The theorem's c, between 0 and 1.")] = 0.1,
     threshold: Annotated[

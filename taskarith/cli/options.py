@@ -55,6 +55,7 @@ __all__ = [
     "TopOption",
     "TrustFlag",
     "VectorDtypeOption",
+    "VectorsArgument",
     "VocabOption",
     "WeightsOption",
     "under",
@@ -76,9 +77,7 @@ _VECTOR = "V[@@BASE][:C]"
 
 # --- the edit --------------------------------------------------------------------------------------------------------
 
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model folder, hub id (ID@REVISION) or GGUF file.", show_default=False)
-]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, hub id (ID@REVISION) or GGUF file.")]
 AddOption = Annotated[
     list[str] | None,
     _edit(
@@ -246,6 +245,10 @@ MeasurementGroup = Annotated[Measurement, MeasurementOptions]
 
 # --- relations -------------------------------------------------------------------------------------------------------
 
+VectorsArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="V", help="Task vectors, LoRA folders or fine-tuned models; of relate, two or more."),
+]
 BaseOption = Annotated[
     str | None,
     typer.Option("--model", metavar="MODEL", help="Base of the vectors.", show_default="the one they record"),

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.options import MEASURE, BaseOption, InputGroup, OutputOptions, OverwriteFlag, RuntimeGroup, under
+from taskarith.cli.options import (
+    MEASURE,
+    BaseOption,
+    InputGroup,
+    OutputOptions,
+    OverwriteFlag,
+    RuntimeGroup,
+    VectorsArgument,
+    under,
+)
 from taskarith.cli.output import show_relation
 from taskarith.errors import OutputError
 from taskarith.spec import parse_data, parse_named_data, parse_operand
@@ -19,12 +28,7 @@ _measure = under(MEASURE)
 
 
 def command(
-    vectors: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="V", help="Two or more task vectors, LoRA folders or fine-tuned models.", show_default=False
-        ),
-    ],
+    vectors: VectorsArgument,
     *,
     model: BaseOption = None,
     rank: Annotated[

@@ -18,19 +18,13 @@ __all__ = ["command"]
 def command(
     records: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RECORDS",
-            help="Folders of eval, records.jsonl files, or TOFU's eval_log*.json.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="RECORDS", help="Folders of eval, records.jsonl files, or TOFU's eval_log*.json."),
     ],
     *,
     retain: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|RECORDS",
-            help="A model of RECORDS that never saw the forget set, or records of one.",
-            show_default="none: numbers that need it are named",
+            metavar="MODEL|RECORDS", help="A model of RECORDS that never saw the forget set, or records of one."
         ),
     ] = None,
     finetuned: Annotated[

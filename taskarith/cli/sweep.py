@@ -42,17 +42,12 @@ def command(
             metavar="NAME=SPEC",
             help="A text and its name, repeatable; names that begin with forget are forget sets, all others retain "
             "sets.",
-            show_default=False,
         ),
     ],
     add: AddOption = None,
     negate: NegateOption = None,
     alpha: Annotated[
-        str,
-        _edit(
-            metavar="LIST",
-            help="Coefficients, as 0,0.5,1 or 0:2:0.1; 0 is always measured. The bounds of a search.",
-        ),
+        str, _edit(metavar="LIST", help="As 0,0.5,1 or 0:2:0.1; 0 is always measured. The bounds of a search.")
     ] = "0:2:0.2",
     scale: ScaleOption = None,
     method: MethodOption = "linear",
@@ -76,8 +71,7 @@ def command(
     by: Annotated[
         list[str] | None,
         _search(
-            metavar="layer|module",
-            help="A coefficient for each third of the layers, or kind of module; repeatable for both.",
+            metavar="layer|module", help="A coefficient for each third of the layers, or kind of module; repeatable."
         ),
     ] = None,
     kl: Annotated[float, _search(help="Weight of the KL divergence on what is kept.")] = 0.0,
@@ -113,25 +107,25 @@ def command(
             texts,
             add=add or (),
             negate=negate or (),
+            scale=scale or (),
             alphas=alphas,
             search=search,
             gradient=gradient,
             by=by or (),
-            reference=reference,
-            target=target,
-            budget=budget,
             kl=kl,
             storage=storage,
             method=parse_method(method, density=density, rank=rank),
-            scale=scale or (),
-            protect=protect or (),
             weights=weights,
-            output_dir=output_dir,
-            overwrite=overwrite,
+            protect=protect or (),
+            reference=reference,
+            target=target,
+            budget=budget,
             launched=True,
             measurement=measurement,
             runtime=runtime,
             draw=plot_sweep,
+            output_dir=output_dir,
+            overwrite=overwrite,
             listener=console,
         )
     show_tables(sweep_table(found), console)
