@@ -128,6 +128,9 @@ def _with_pictures(name: str, text: str, vision: str, **more: Any) -> Pretrained
     return getattr(transformers, name)(**parts, **more)
 
 
+WITH_PICTURES = ["gemma3", "llava", "paligemma"]
+"""Those of OTHERS whose language model is one of several parts."""
+
 OTHERS: dict[str, Callable[[], PretrainedConfig]] = {
     # other names, or other tensors, in memory than in files
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SIZES),

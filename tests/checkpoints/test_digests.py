@@ -40,6 +40,11 @@ def test_every_file_is_digested_and_what_changed_is_named(model):
     changes = compare_folder(model, recorded)
     assert changes == FolderChanges(2, ("sub/a.txt",), ("gone",), ("new",))
     assert not changes.are_harmless
+    assert [FolderChanges(1, *one).are_harmless for one in (((), (), ()), (("a",),), ((), ("a",)))] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_of_weights_the_header_alone_is_digested(model):

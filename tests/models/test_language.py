@@ -9,7 +9,6 @@ import tiny
 import torch
 import transformers
 from finetuning import QUICK, Notes
-from trained import WITH_PICTURES
 from transformers import PreTrainedModel
 
 from taskarith.errors import CheckpointError
@@ -21,7 +20,7 @@ from taskarith.training.finetune import finetune
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("kind", ["phi", *WITH_PICTURES])
+@pytest.mark.parametrize("kind", ["phi", *tiny.WITH_PICTURES])
 def test_no_prediction_depends_on_a_later_token(tmp_path, kind):
     """PaliGemma would see a whole text at once if it were not told that all of it is to be predicted."""
     model = load_model(tiny.save_model(tmp_path / "base", kind), torch.float32)

@@ -8,7 +8,6 @@ import pytest
 import tiny
 import torch
 from finetuning import Notes, quick, weights
-from trained import WITH_PICTURES
 
 from taskarith.evaluation.models import open_model
 from taskarith.models.language import has_token_loss
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OUTSIDE = ("vision_tower.", "multi_modal_projector.")
 
 
-@pytest.mark.parametrize("kind", WITH_PICTURES)
+@pytest.mark.parametrize("kind", tiny.WITH_PICTURES)
 def test_only_the_language_part_is_trained(tmp_path, text, kind):
     base = tiny.save_model(tmp_path / "base", kind)
     notes = Notes()

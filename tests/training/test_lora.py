@@ -13,7 +13,6 @@ import torch
 import transformers
 from finetuning import QUICK, Notes, quick, tokenizer_of, weights
 from peft import PeftModel
-from trained import WITH_PICTURES
 from transformers import AutoModelForCausalLM
 
 from taskarith.errors import UsageError
@@ -25,7 +24,7 @@ from taskarith.training.finetune import finetune
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("kind", WITH_PICTURES)
+@pytest.mark.parametrize("kind", tiny.WITH_PICTURES)
 def test_lora_adapts_the_language_part(tmp_path, text, kind):
     base = tiny.save_model(tmp_path / "base", kind)
     notes = Notes()

@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from coverage_of import RUNS
-from drawn import reals
 from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from taskarith.attacks.shares import difference, level, share
@@ -26,6 +25,10 @@ from taskarith.evaluation.metrics.qa import (
     truth_ratio,
     utility_truth,
 )
+
+RUNS = 400
+
+reals = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 
 SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)  # three standard errors of a simulated coverage of 95%
 

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from drawn import LN2, reals
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,9 @@ from taskarith.evaluation.metrics.qa import (
     truth_ratio,
     utility_truth,
 )
+
+LN2 = math.log(2)
+reals = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 
 losses = st.floats(0, 50)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from drawn import LN2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taskarith.errors import DataError
 from taskarith.evaluation.metrics.qa import knowmem
 from taskarith.evaluation.metrics.text import exact_memorisation, extraction_strength, perplexity, verbmem
+
+LN2 = math.log(2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from packed_vectors import FORMS
+from packed_forms import FORMS
 from safetensors.torch import load_file, save_file
 
 from taskarith.vectors.extract import extract

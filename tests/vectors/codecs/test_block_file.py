@@ -12,8 +12,7 @@ import oracle
 import pytest
 import torch
 import zstandard
-from packed_forms import deltas_of
-from packed_vectors import FORMS, decoded
+from packed_forms import FORMS, decoded, deltas_of
 from safetensors.torch import load_file, save_file
 
 import taskarith

@@ -8,9 +8,8 @@ import pytest
 import tiny
 import torch
 from adapters import save_adapter
-from packed_forms import check_apply
+from packed_forms import check_apply, largest
 from safetensors.torch import load_file, save_file
-from sparse import largest
 
 from taskarith.errors import MismatchError, UsageError
 from taskarith.vectors.extract import extract

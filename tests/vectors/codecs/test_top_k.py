@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packed_forms import check_apply, deltas_of
-from sparse import largest
+from packed_forms import check_apply, deltas_of, largest
 
 from taskarith.vectors.codecs.top_k import LargestEntries, LargestRows
 from taskarith.vectors.extract import extract

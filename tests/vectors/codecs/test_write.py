@@ -11,7 +11,7 @@ import time
 import oracle
 import pytest
 import torch
-from packed_vectors import FORMS, decoded
+from packed_forms import FORMS, decoded
 
 import taskarith
 from taskarith.checkpoints.checkpoint import fingerprint_tensors, open_checkpoint

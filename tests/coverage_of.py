@@ -1,5 +1,0 @@
-"""How often intervals hold the truth."""
-
-from __future__ import annotations
-
-RUNS = 400
