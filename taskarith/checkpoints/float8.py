@@ -55,7 +55,8 @@ def find_scalings(path: Path, tensors: Mapping[str, TensorEntry], config: Mappin
     if not quantization:
         _check_no_scales(path, tensors)
         return {}
-    method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+    said = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    method = said if isinstance(said, str) else "unknown"
     if all(tensor.is_float for tensor in tensors.values()):
         raise CheckpointError(
             f"{path} is said to be quantised ({method}), but all of its tensors are plain floats",

@@ -46,6 +46,8 @@ from taskarith.progress import SILENT
 from taskarith.spec import OperandRef, finite_number, parse_alphas, parse_model, parse_operand, parse_size
 from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_bytes
+from taskarith.vectors.codecs.block_file import join_parts
+from taskarith.vectors.codecs.quantised import _QuantisedBlock
 from taskarith.vectors.extract import extract
 from taskarith.vectors.lora.read import read_adapter
 from taskarith.vectors.open import choose_base
@@ -258,6 +260,27 @@ def _enlarged(line, key, value):
     if isinstance(found, list):
         return {key: [value] * len(found)}
     return {key: value} if isinstance(found, float) else {}
+
+
+@pytest.mark.parametrize("value", [None, -1, ["fp8"], {"a": 1}, [4, None]])
+def test_values_of_a_quantised_configuration_may_be_anything(tmp_path, value):
+    said = {"quant_method": "fp8", "weight_block_size": [4, 4], "scale_fmt": None}
+    sound.make_float8(tmp_path / "m", quantization_config=said)
+    path = tmp_path / "m/config.json"
+    config = json.loads(path.read_text())
+    changes = [{"quantization_config": said | {key: value}} for key in said]
+    for changed in ({"quantization_config": value}, {"text_config": value}, *changes):
+        path.write_text(json.dumps(config | changed))
+        with contextlib.suppress(CheckpointError):
+            assert open_checkpoint(tmp_path / "m").tensors
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, np.finfo("f4").max, -1])
+def test_scales_of_a_quantised_vector_may_be_any_bits(bits, scale):
+    data = memoryview(join_parts([np.full(1, scale, "<f4").tobytes(), bytes([130]) * bits]))
+    with contextlib.nullcontext() if np.isfinite(scale) else pytest.raises(ValueError, match="a scale is not finite"):
+        _QuantisedBlock(data, 0, 8, 8, bits).read(0, memoryview(bytearray(32)), None)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[" * 2000, "(" * 5000 + ")" * 5000, "[[a]", "a{99999999999}", "\\p", "a**"])

@@ -85,7 +85,7 @@ class QuantisedVector(PackedFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path, Quantised.kind)
         self._bits = header_json(path, self.metadata, "options").get("bits", 0)
-        if self._bits not in BITS or set(self.dtypes.values()) - {"F32"}:
+        if type(self._bits) is not int or self._bits not in BITS or set(self.dtypes.values()) - {"F32"}:
             raise VectorError(f"{path} has a broken header: it does not say how many bits", "Extract it again.")
 
     def delta(self, tensor: str) -> Packed:
@@ -108,6 +108,8 @@ class _QuantisedBlock:
         scales, codes = split_parts(data, 2)
         size = (count * bits + 7) // 8
         rows = np.frombuffer(unpack(scales, 4 * len(lengths)) or bytes(4 * len(lengths)), "<f4")
+        if not np.isfinite(rows).all():
+            raise ValueError("a scale is not finite")
         self._values = _dequantise(_from_bytes(unpack(codes, size) or bytes(size), count, bits), rows, lengths)
 
     def read(self, start: int, room: memoryview, against: memoryview | None) -> None:
@@ -133,7 +135,8 @@ def _quantise(values: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
 def _dequantise(codes: np.ndarray, scales: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return float32 ``scale * code``, rounded once."""
     values = codes.astype("<f4")
-    values *= np.repeat(scales, lengths)
+    with np.errstate(over="ignore"):  # only in a damaged file; whoever uses it sees that it is not finite
+        values *= np.repeat(scales, lengths)
     return values
 
 
