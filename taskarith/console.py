@@ -38,7 +38,7 @@ class Console:
         self.quiet = quiet
         self._first = os.environ.get("RANK", "0") == "0"
         self._out = RichConsole(soft_wrap=True, highlight=False)
-        self._err = RichConsole(stderr=True, soft_wrap=True, highlight=False)
+        self._err = _Words(stderr=True, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._what = ""
@@ -75,7 +75,8 @@ class Console:
         """Print one remark on stderr."""
         if not self.quiet and self._first:
             target = self._bars.console if self._bars else self._err
-            target.print(Text(escaped_lines(message)))  # it may quote a stranger's file
+            with _telling():
+                target.print(Text(escaped_lines(message)))  # it may quote a stranger's file
 
     def progress(self, what: str, done: float, total: float) -> None:
         """Draw or move the bar of ``what``; a new ``what`` (up to its first ``|``) starts a new bar."""
@@ -95,14 +96,23 @@ class Console:
     def error(self, error: TaskarithError) -> None:
         """Print what is wrong and what to do, on two lines."""
         self.close()
-        self._err.print(Text.assemble(("error: ", "bold red"), error.message))
-        self._err.print(Text.assemble(("hint:  ", "bold"), error.hint))
+        with _telling():
+            self._err.print(Text.assemble(("error: ", "bold red"), error.message))
+            self._err.print(Text.assemble(("hint:  ", "bold"), error.hint))
 
     def close(self) -> None:
         """Take the bars off the screen."""
         if self._bars is not None:
             self._bars.stop()
         self._bars, self._task, self._what = None, None, ""
+
+
+class _Words(RichConsole):
+    """What goes to stderr; whoever has stopped reading it has not stopped the work."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more; by default the process would end."""
+        self.quiet = True
 
 
 @contextmanager
@@ -117,3 +127,13 @@ def _printing() -> Generator[None]:
             raise SystemExit(1) from None  # whoever read it has had enough
         what = f"cannot print the result: {error.strerror}"
         raise OutputError(what, "What else the command wrote is complete; print into what has space.") from error
+
+
+@contextmanager
+def _telling() -> Generator[None]:
+    """Go on where words cannot be printed on stderr: what was done is done, and its exit code says so."""
+    try:
+        yield
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the interpreter would try again as it ends

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +39,8 @@ _HARMLESS = {float, bool, type(None)}
 _SEQUENCES = {list, tuple, set}
 _LARGEST_PLAIN = 1 << 63
 _DEEPEST = 100
+_ODD_NUMBER = re.compile(r"_|:|^[-+]?0[\dbo]")
+"""Numbers of YAML that few would read as it does; times and addresses among them."""
 _MOST = 10_000
 """Values of a YAML file, those of an alias counted each time that it is used."""
 
@@ -90,11 +94,11 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
     """Parse JSON whose values can be used and written again without a surprise; see ``check_value``.
 
     :param text: The document.
-    :param pairs: As ``json.loads`` has it: makes an object of its keys and values.
+    :param pairs: As ``json.loads`` has it: makes an object of its keys and values; by default each key is there once.
     :raises MalformedError: It is not JSON, or has such a value.
     """
     try:
-        value = json.loads(text, object_pairs_hook=pairs)
+        value = json.loads(text, object_pairs_hook=pairs or _once)
     except UnicodeDecodeError as error:
         raise MalformedError(f"it is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
@@ -116,11 +120,43 @@ def parse_yaml(text: str) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_depth(yaml.parse(text, loader))
-        value = yaml.load(text, loader)  # noqa: S506 both loaders are safe ones
+        value = yaml.load(text, _plain(loader))  # noqa: S506 both loaders are safe ones
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MalformedError(readable(" ".join(str(error).split()), 300)) from error
     check_value(value, _MOST)
     return value
+
+
+def _plain(loader: Any) -> Any:
+    """Return a loader that takes no key twice, and as numbers only what is written as everywhere.
+
+    By the first version of YAML ``010`` is 8, ``1:30`` is 90 and ``1_000`` is 1000; here they are refused.
+    """
+
+    class Plain(loader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key.value, str) and key.value != "<<"]
+            if len(set(keys)) < len(keys):
+                _once([(key, None) for _, key in keys])
+            return super().construct_mapping(node, deep)
+
+        def construct_scalar(self, node: Any) -> Any:
+            text = super().construct_scalar(node)
+            is_number = node.tag in {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+            if is_number and isinstance(text, str) and _ODD_NUMBER.search(text):
+                raise MalformedError(f"the number {text} is not written with plain digits; if it is a text, quote it")
+            return text
+
+    return Plain
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of keys that occur once: of a key that occurs twice every reader takes another value."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise MalformedError(f"the key {readable(ascii(twice), 80)} occurs twice")
+    return values
 
 
 def _check_depth(events: Any) -> None:

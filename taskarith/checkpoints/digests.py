@@ -16,6 +16,7 @@ __all__ = [
     "UNSEALED",
     "FolderChanges",
     "compare_folder",
+    "describe_file",
     "digest_folder",
     "file_digest",
     "folder_files",
@@ -63,7 +64,7 @@ def digest_folder(folder: Path, besides: Collection[str] = (), headers: Collecti
         fingerprints.
     """
     names = [name for name in folder_files(folder) if name not in besides]
-    return {name: _describe(folder / name, name in headers) for name in names}
+    return {name: describe_file(folder / name, name in headers) for name in names}
 
 
 def compare_folder(
@@ -78,10 +79,12 @@ def compare_folder(
     :raises CheckpointError: A file cannot be read.
     """
     found = [name for name in folder_files(folder) if name not in besides]
-    there = [name for name in sorted(recorded) if name in set(found)]
+    there = sorted(recorded.keys() & set(found))
     bar = _Bar(listener, sum(_size(folder / name) for name in there if "sha256" in recorded[name]))
     changed = [
-        name for name in there if _describe(folder / name, "sha256" not in recorded[name], bar.add) != recorded[name]
+        name
+        for name in there
+        if describe_file(folder / name, "sha256" not in recorded[name], bar.add) != recorded[name]
     ]
     return FolderChanges(
         len(there),
@@ -148,7 +151,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _describe(path: Path, header_only: bool, on_bytes: Callable[[int], object] = int) -> dict[str, Any]:
+def describe_file(path: Path, header_only: bool, on_bytes: Callable[[int], object] = int) -> dict[str, Any]:
     """Return size and digest of a file; of what is not a regular file the kind alone."""
     try:
         if not path.is_file():  # a pipe would be waited for, a dangling link cannot be read

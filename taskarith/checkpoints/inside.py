@@ -37,7 +37,7 @@ def finish_moves(target: Path, room: Path) -> None:
 
     :raises OSError: A move failed; the next run tries it again.
     """
-    moves = _read_moves(room)
+    moves = _read_moves(target, room)
     if moves is None:
         return
     (room / "old").mkdir(exist_ok=True)
@@ -47,6 +47,8 @@ def finish_moves(target: Path, room: Path) -> None:
             (target / name).rename(room / "old" / name)
     for name in new:
         if os.path.lexists(room / "output" / name):
+            if os.path.lexists(target / name):
+                raise OutputError(f"{target / name} came meanwhile, and is kept", "Move it elsewhere, and run again.")
             (room / "output" / name).rename(target / name)
     if foreign := foreign_entries(room / "old") if old else []:
         raise OutputError(
@@ -56,7 +58,7 @@ def finish_moves(target: Path, room: Path) -> None:
     (room / MOVES_NAME).unlink()
 
 
-def _read_moves(room: Path) -> tuple[list[str], list[str]] | None:
+def _read_moves(target: Path, room: Path) -> tuple[list[str], list[str]] | None:
     """Return the names that are to go out and in.
 
     :raises OutputError: The list is not one that ``move_into`` wrote.
@@ -67,7 +69,8 @@ def _read_moves(room: Path) -> tuple[list[str], list[str]] | None:
     try:
         moves: Any = json.loads(path.read_bytes()) if path.is_file() and not path.is_symlink() else None
         old, new = moves["old"], moves["new"]
-        is_plain = all(Path(name).name == name not in {"", ".."} for name in (*old, *new))
+        apart = {"", "..", *work_names(target)}
+        is_plain = all(Path(name).name == name not in apart for name in (*old, *new))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         is_plain = False
     if not is_plain:

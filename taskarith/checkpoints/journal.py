@@ -104,10 +104,20 @@ class Journal:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
-    def discard(self) -> None:
-        """Close and remove the journal, on disk: the next run starts anew."""
+    def retire(self) -> None:
+        """Close the journal and take it off its place, on disk: the next run starts anew."""
         self.close()
-        self._path.unlink(missing_ok=True)
+        if self._path.exists():
+            self._path.replace(self._retired)
+
+    def bring_back(self) -> None:
+        """Undo ``retire``: the next run goes on."""
+        if self._retired.exists():
+            self._retired.replace(self._path)
+
+    @property
+    def _retired(self) -> Path:
+        return self._path.with_name("old-journal.jsonl")
 
     def close(self) -> None:
         """Close the file."""

@@ -40,6 +40,15 @@ def lock_folder(folder: Path, target: Path) -> int:
             raise _busy(target) from error
         except FileNotFoundError:
             pass
+        except OSError as error:  # as on some network disks
+            os.close(descriptor)
+            if os.listdir(folder) == [LOCK_NAME]:  # noqa: PTH208
+                (folder / LOCK_NAME).unlink()
+                folder.rmdir()
+            raise OutputError(
+                f"two runs could write {target}: the disk of {folder.parent} locks no files ({error.strerror})",
+                "Name an output on another disk, and copy it when it is complete.",
+            ) from error
         os.close(descriptor)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.digests import describe_file
 from taskarith.checkpoints.header import read_header
-from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance
+from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance, record_is_sealed
 from taskarith.errors import CheckpointError
 
 __all__ = ["DRAWN_BY", "VECTOR_FORMAT", "entry_names", "foreign_entries"]
@@ -39,6 +40,11 @@ _DEMO_PARTS = re.compile(
 )
 """Outputs in the folder of a demo, each of which must be one of ours itself."""
 
+_SMALL = 1 << 26
+"""Bytes of a file that is compared with its digest whenever its output is to be replaced."""
+
+_CHANGED = " (changed since)"
+
 _LEFTOVERS = re.compile(r"\.(.+)\.(partial|training)")
 """What a killed demo leaves of the output that it was writing."""
 
@@ -56,9 +62,10 @@ _MODEL_FILES = re.compile(
 def foreign_entries(target: Path) -> list[str]:
     """Return what an output holds that taskarith did not write, as paths relative to it; ``.`` is the file itself.
 
-    A folder is known by its record, which lists its files. The records of earlier releases do not: there, their kind
-    says what belongs to them, and what the edited model still holds under the same name travelled along. A vector is
-    known by its header, a picture by its metadata. Links and empty folders are never ours.
+    A folder is known by its record, which lists its files: one that was changed since, and all files of a record that
+    was, are somebody's work. The records of earlier releases do not list them: there, their kind says what belongs to
+    them, and what the edited model still holds under the same name travelled along. A vector is known by its header, a
+    picture by its metadata. Links and empty folders are never ours.
 
     :param target: A file or a folder that exists.
     """
@@ -67,8 +74,16 @@ def foreign_entries(target: Path) -> list[str]:
     record = _record(target)
     if record is None:
         return sorted(entry_names(target))
-    is_known = _known_names(target, record)
-    return sorted(name for name in _entries(target) if not is_known(name))
+    is_known, listed = _known_names(target, record), record.get("files")
+    entries = sorted(_entries(target))
+    foreign = [name for name in entries if not is_known(name)]
+    if isinstance(listed, dict) and record["kind"] != "demo":
+        if record_is_sealed(target) is False:
+            return [*foreign, PROVENANCE_NAME + _CHANGED]
+        since = (target / PROVENANCE_NAME).stat().st_mtime_ns
+        known = [name for name in entries if name in listed]
+        foreign += [name + _CHANGED for name in known if _is_changed(target / name, listed[name], since)]
+    return foreign
 
 
 def entry_names(folder: Path) -> set[str]:
@@ -86,6 +101,20 @@ def _record(folder: Path) -> dict[str, Any] | None:
         return None
     is_ours = record is not None and {"kind", "command", "versions"} <= record.keys()
     return record if is_ours else None
+
+
+def _is_changed(path: Path, recorded: Any, since: int) -> bool:
+    """Tell whether a file is not as recorded; a large one that is older than its record is not read."""
+    status = path.stat()
+    if not isinstance(recorded, dict) or status.st_size != recorded.get("bytes"):
+        return True
+    is_header = "sha256" not in recorded
+    if not is_header and status.st_size > _SMALL and status.st_mtime_ns <= since:
+        return False
+    try:
+        return describe_file(path, is_header) != recorded
+    except CheckpointError:
+        return True
 
 
 def _is_vector_file(path: Path) -> bool:

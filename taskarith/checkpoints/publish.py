@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -117,10 +118,17 @@ def publish(
                 _follow_umask(output, target_mode(room))
                 _sync_tree(output)
                 check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come meanwhile
-                ends = f"{target} is complete, and in its place."
-                with uninterrupted(ends):
-                    journal.discard()  # from here on nothing in the room may be taken for work in progress
-                    _move(output, target, room)
+                with uninterrupted(f"{target} is complete, and in its place."):
+                    journal.retire()  # from here on nothing in the room may be taken for work in progress
+                    try:
+                        _move(output, target, room)
+                    except OSError:
+                        if not (room / MOVES_NAME).exists():  # all of it is still here
+                            journal.bring_back()
+                        raise
+                    ends = f"{target} is complete, and in its place."
+                    for folder in {target.parent, room.parent}:
+                        _sync(folder)
         except BaseException as error:
             is_early = not begun or run is not None or isinstance(error, OSError)  # such as a disk that is too small
             is_over = ends or (run is None and is_verdict(error))
@@ -169,7 +177,6 @@ def _move(output: Path, target: Path, room: Path) -> None:
     """Put the output in its place: in one step where the system can exchange two names."""
     if room.parent == target:
         move_into(output, target, room)
-        _sync(target)
     elif output.is_dir() and target.exists():
         if not _exchange(output, target):
             target.rename(room / "old")  # a kill between these two is mended by the next run
@@ -179,7 +186,6 @@ def _move(output: Path, target: Path, room: Path) -> None:
                 _recover(room, target)  # if that failed: the room, and all that is in it, goes next
     else:
         output.replace(target)
-    _sync(target.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -211,11 +217,11 @@ def _remove_room(room: Path) -> None:
 
 def _follow_umask(output: Path, mode: int) -> None:
     """Give all files the rights of new ones; libraries that write under temporary names make them the user's alone."""
-    for parent, _, names in os.walk(output):
-        for name in names:
-            (Path(parent) / name).chmod(mode)
-    if output.is_file():
-        output.chmod(mode)
+    files = [Path(parent) / name for parent, _, names in os.walk(output) for name in names]
+    for path in files or [output]:
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
+            with suppress(PermissionError):  # some network disks and memory cards have no rights to change
+                path.chmod(mode)
 
 
 def _sync_tree(path: Path) -> None:
@@ -272,6 +278,9 @@ def _output_errors(target: Path) -> Generator[None, None, None]:
             ) from caught
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}:
             raise OutputError(
-                f"cannot write {target}: {error.strerror}", "Name an output that you may write."
+                f"cannot write {target}: {error.strerror}", f"Name an output that you may write.{kept}"
             ) from caught
+        if error.filename is None:  # nothing else would say what it is about
+            what = error.strerror or str(error)
+            raise OutputError(f"cannot complete {target}: {what}", f"Check the disk.{kept}") from caught
         raise

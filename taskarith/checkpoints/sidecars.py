@@ -12,7 +12,7 @@ from pathlib import Path
 from taskarith.checkpoints.header import read_header
 from taskarith.errors import CheckpointError
 
-__all__ = ["check_sidecars", "copy_sidecars"]
+__all__ = ["check_sidecars", "copy_sidecars", "leads_out"]
 
 
 def check_sidecars(folder: Path, names: Iterable[str | Path]) -> None:
@@ -37,7 +37,7 @@ def check_sidecars(folder: Path, names: Iterable[str | Path]) -> None:
             raise _refused(path, why) from error
         if not stat.S_ISREG(status.st_mode):
             raise _refused(path, "is not a regular file")
-        if _leads_out(folder, path):
+        if leads_out(folder, path):
             stores = _stores(folder) if stores is None else stores
             if Path(os.path.realpath(path)).parent not in stores:
                 raise _refused(path, f"is a link out of its folder, to {os.path.realpath(path)}")
@@ -57,7 +57,8 @@ def copy_sidecars(folder: Path, names: Iterable[str | Path], output: Path) -> No
         shutil.copyfile(folder / name, target)
 
 
-def _leads_out(folder: Path, path: Path) -> bool:
+def leads_out(folder: Path, path: Path) -> bool:
+    """Tell whether a path of a folder is a link to elsewhere; the hub cache's links to its blobs are not."""
     home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     blobs = home.parent.with_name("blobs") if home.parent.name == "snapshots" else None
     return not real.is_relative_to(home) and real.parent != blobs

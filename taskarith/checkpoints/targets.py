@@ -30,7 +30,7 @@ __all__ = [
     "work_names",
 ]
 
-_ROOM = re.compile(r"lock|journal(-\d+)?\.jsonl|finished\.json|output|old|new|factors|moves\.json")
+_ROOM = re.compile(r"lock|journal(-\d+)?\.jsonl|old-journal\.jsonl|finished\.json|output|old|new|factors|moves\.json")
 """What lies in the room of an output that is being built."""
 
 MOVES_NAME = "moves.json"
@@ -41,6 +41,9 @@ _WORK = ("partial", "training", "old")
 
 _NAME_BYTES = 255
 """What file systems take of a name, encrypted ones apart."""
+
+_PATH_BYTES = 4000
+"""What systems take of a path is 4096 or less; the names of what is built come to it."""
 
 
 def check_target(
@@ -147,9 +150,13 @@ def check_space(target: Path, nbytes: int) -> None:
     free = shutil.disk_usage(place).free + sum(_taken(work_folder(target, what)) for what in ("partial", "training"))
     if free < nbytes:
         raise OutputError(
-            f"no space left for {target}: {place} has {free / 1e9:.2f} GB, and {nbytes / 1e9:.2f} GB will be written",
+            f"no space left for {target}: {place} has {_size(free)}, and {_size(nbytes)} will be written",
             "Free some space or name an output on another disk.",
         )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.{2 if nbytes >= 1e8 else 6}f} GB"
 
 
 def _taken(folder: Path) -> int:
@@ -172,18 +179,20 @@ def target_mode(room: Path) -> int:
 
 
 def _check_name(place: Path) -> None:
-    size = len(os.fsencode(place.name))
-    if size > _NAME_BYTES:
-        raise OutputError(
-            f"the name {place.name[:40]}... has {size} bytes, and a name may have {_NAME_BYTES}",
-            "Give the output a shorter name.",
-        )
+    for what, name, most in (("name", place.name, _NAME_BYTES), ("path", str(place), _PATH_BYTES)):
+        size = len(os.fsencode(name))
+        if size > most:
+            raise OutputError(
+                f"the {what} {name[:40]}... has {size} bytes, and a {what} may have {most}",
+                f"Give the output a shorter {what}.",
+            )
 
 
 def check_apart(target: Path, inputs: Iterable[str | Path]) -> None:
     """Refuse an output that is, holds or lies in something that is read; see ``check_target``."""
     place = settle(target)
     own, around = _identity(place), _around(place)
+    rooms = {_identity(room) for what in _WORK if (room := work_folder(place, what)).is_dir() and not room.is_symlink()}
     for given in dict.fromkeys(filter(None, map(str, inputs))):
         for path in _read_with(Path(given)):
             inner, outer = _around(path), _identity(path)
@@ -193,6 +202,8 @@ def check_apart(target: Path, inputs: Iterable[str | Path]) -> None:
                 how = f"the output {target} holds {path}, which this command reads"
             elif outer in around:
                 how = f"the output {target} lies in {path}, which this command reads"
+            elif rooms & {outer, *inner}:
+                how = f"{path} is read by this command, and lies where the output {target} is built"
             else:
                 continue
             raise OutputError(how, "Name another output, outside of everything that is read.")
@@ -216,15 +227,16 @@ def _read_with(path: Path) -> Iterator[Path]:
 def _around(path: Path) -> set[tuple[int, int] | str]:
     """Return the identities of all folders around a path, those of what it links to and those of the link."""
     places = (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path)))
-    return {_identity(folder) for folder in {folder for place in places for folder in place.parents}}
+    folders = {folder for place in places for folder in place.parents}
+    return {_identity(folder, os.fspath(folder)) for folder in folders}
 
 
-def _identity(path: Path) -> tuple[int, int] | str:
-    """Return what tells files and folders apart, whatever they are called; of what does not exist, its path."""
+def _identity(path: Path, real: str = "") -> tuple[int, int] | str:
+    """Return what tells files and folders apart, whatever they are called; of what is not there, its ``real`` path."""
     try:
         status = path.stat()
     except (OSError, ValueError, RuntimeError):
-        return os.path.realpath(path)
+        return real or os.path.realpath(path)
     return status.st_dev, status.st_ino
 
 
@@ -262,9 +274,24 @@ def _check_kind(target: Path, place: Path, is_folder: bool | None) -> None:
 
 
 def _check_rights(target: Path, place: Path) -> None:
-    folder = _nearest(place if _has_to_stay(place) else place.parent)
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {target}: {folder} may not be written", "Name an output that you may write.")
+    stays = _has_to_stay(place)
+    folder, why = _nearest(place if stays else place.parent), ""
+    if not folder.is_dir():
+        why = f"{folder} is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        why = f"{folder} may not be written"
+    elif not stays and os.path.lexists(place) and not _may_be_replaced(place):
+        why = f"{place} may not be replaced"
+    if why:
+        raise OutputError(f"cannot write {target}: {why}", "Name an output that you may write.")
+
+
+def _may_be_replaced(place: Path) -> bool:
+    """Tell whether an output can be moved away: of a folder that all may write, such as /tmp, each only their own."""
+    status, folder = place.lstat(), place.absolute().parent.stat()
+    if folder.st_mode & stat.S_ISVTX and os.geteuid() not in {0, status.st_uid, folder.st_uid}:
+        return False
+    return not stat.S_ISDIR(status.st_mode) or os.access(place, os.W_OK | os.X_OK)
 
 
 def _nearest(place: Path) -> Path:

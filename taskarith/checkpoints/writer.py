@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
@@ -39,8 +40,7 @@ def sized_files(sizes: Mapping[Path, int]) -> Generator[dict[Path, int], None, N
         for path, size in sizes.items():
             files[path] = os.open(path, _FLAGS, 0o666)
             os.ftruncate(files[path], size)
-            if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(files[path], 0, size)
+            _allocate(files[path], size)
         flusher.start()
         yield files
     finally:
@@ -92,6 +92,17 @@ class PrintedWriter:
     def fingerprint(self) -> str:
         """Return the fingerprint of what was written."""
         return self._state.hexdigest()
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Take the place on the disk that a file will have, where the file system can do that beforehand."""
+    if not hasattr(os, "posix_fallocate") or not size:
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
 
 
 def _flush(descriptors: Iterable[int], end: threading.Event, lost: list[OSError]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
@@ -13,7 +16,7 @@ import typer
 from taskarith.cli.process import interruptible
 from taskarith.errors import TaskarithError, UsageError
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "show_unprintable"]
 
 
 _AGAIN = {
@@ -39,6 +42,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         try:
             with interruptible():
+                _check_folder()
                 made = {name: group.make(values) for name, group in groups.items()}
                 command(**values, **made)
         except TaskarithError as error:
@@ -103,6 +107,20 @@ def _group(hint: Any) -> _Group | None:
 def _shown(default: Any) -> Any:
     """Return what an option shows as its default: nothing where it is empty."""
     return None if default in ("", ()) else default
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that is gone: no path in it leads anywhere, and libraries end the process."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise TaskarithError("the current folder is gone", "Change to a folder that exists: cd ~") from error
+
+
+def show_unprintable(error: OSError) -> None:
+    """Say that stdout takes no more, and let the interpreter not try again as it ends."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    _show(TaskarithError(f"cannot print: {error.strerror or error}", "Print into what has space."))
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import ModuleType
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from taskarith.cli import (  # a command's module has its name
     undo,
     verify,
 )
-from taskarith.cli.guard import guarded
+from taskarith.cli.guard import guarded, show_unprintable
 from taskarith.cli.help import HelpfulCommand, HelpfulGroup
 from taskarith.cli.process import end_on_interrupt, escape_logs, open_streams
 
@@ -81,4 +82,8 @@ def main() -> None:
     # torch's idle threads spin by default, and where other programs use the same cores that costs more than it gains
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     escape_logs()
-    app()
+    try:
+        app()
+    except OSError as error:  # of printing help, the version, or what is wrong with a call
+        show_unprintable(error)
+        sys.exit(1)

@@ -212,7 +212,15 @@ SystemPromptOption = Annotated[
     str,
     _measure("--system-prompt", metavar="TEXT", help="First message of every chat.", show_default="none"),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+
+def _check_seed(seed: int | None) -> int | None:
+    if seed is not None and not 0 <= seed < 1 << 32:  # what numpy's and torch's generators all take
+        raise typer.BadParameter(f"{seed} is not a number from 0 to {(1 << 32) - 1}")
+    return seed
+
+
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", callback=_check_seed)]
 
 
 def _parse_batch_size(text: str) -> int | Literal["auto"]:

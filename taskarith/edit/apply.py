@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ from taskarith.vectors.open import choose_base
 from taskarith.vectors.vocabulary import UNION, check_vocab
 
 __all__ = ["ApplyResult", "apply"]
+
+_MOST_JOBS = max(16, 2 * (os.cpu_count() or 1))
+"""Processes on one machine; each takes 200 MB before it does anything."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,8 @@ def apply(
     check_vocab(vocab)
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
-    if jobs < 1:
-        raise UsageError(f"jobs is {jobs}", "Give the number of processes, as in --jobs 4")
+    if not 1 <= jobs <= _MOST_JOBS:
+        raise UsageError(f"jobs is {jobs}", f"Give a number of processes from 1 to {_MOST_JOBS}, as in --jobs 4")
     if keep_undo and (chat_template or tokenizer or vocab == UNION):
         raise UsageError(
             "no way back is kept from an edit that adds rows of new tokens, a tokenizer or a chat template",

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taskarith.checkpoints.digests import compare_folder
+from taskarith.checkpoints.digests import compare_folder, folder_files
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance, record_is_sealed
-from taskarith.errors import CheckpointError, TaskarithError
+from taskarith.checkpoints.sidecars import leads_out
+from taskarith.errors import CheckpointError, TaskarithError, name_some
 from taskarith.inspection.verification import Verification
 from taskarith.inspection.verify_edit import verify_edit
 from taskarith.inspection.verify_record import broken_record
@@ -54,16 +55,22 @@ def _verify_folder(place: Path, seed: int, listener: Listener) -> Verification:
         str(kind),
         files=changes,
         is_record_changed=sealed is False or (sealed is None and files is not None),
-        uncovered=_uncovered(record, sealed),
+        uncovered=(*_uncovered(record, sealed), *_links(place)),
     )
     if kind != "edit":
-        return replace(found, unsampled=f"a {kind} is compared by the digests of its files alone")
+        return replace(found, unsampled=f"what is of kind {kind} is compared by the digests of its files alone")
     try:
         return verify_edit(found, record, seed, listener)
     except TaskarithError as error:
         if found.is_sound:
             raise
         return replace(found, unsampled=f"its weights cannot be read: {error.message}")
+
+
+def _links(place: Path) -> tuple[str, ...]:
+    """Say what is no file of the folder: what it leads to may be as recorded now, and not travel with the folder."""
+    links = [name for name in folder_files(place) if not name.endswith("/") and leads_out(place, place / name)]
+    return (f"links to files outside of the folder, which were written as files: {name_some(links)}",) if links else ()
 
 
 def _uncovered(record: Mapping[str, Any], sealed: bool | None) -> tuple[str, ...]:

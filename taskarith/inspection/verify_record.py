@@ -39,5 +39,6 @@ def broken_record(place: Path) -> Generator[None, None, None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"the record of {place} is broken: {error!r}", "Restore it from where it came."
+            f"the record of {place} is broken, or of a newer release: {error!r}",
+            "Restore it from where it came, or verify it with the release that it names under versions.",
         ) from error

@@ -212,3 +212,18 @@ def test_a_wrong_configuration_is_refused(tmp_path, monkeypatch, text, words):
 
 def test_version():
     assert re.fullmatch(r"taskarith \d+\.\d+\.\d+\n", invoke("--version").stdout)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32, 1 << 70])
+@pytest.mark.parametrize("words", [["verify", "v"], ["eval", "m"], ["finetune", "m", "--data", "t", "-o", "o"]])
+def test_a_seed_that_no_generator_takes_is_refused(words, seed):
+    result = invoke(*words, "--seed", seed)
+    assert result.exit_code == 2
+    assert f"{seed} is not a number from 0 to" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 1000, 10**20])
+def test_a_number_of_processes_has_bounds(jobs):
+    result = invoke("apply", "base", "--negate", "v", "--jobs", jobs)
+    assert result.exit_code == 2
+    assert f"jobs is {jobs}" in result.stderr

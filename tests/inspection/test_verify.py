@@ -42,3 +42,14 @@ def test_what_cannot_be_verified_is_said(tmp_path, phi):
         assert "hint:" in done.stderr
     with pytest.raises(CheckpointError, match=r"taskarith\.json"):
         verify(tmp_path / "empty")
+
+
+def test_links_in_the_place_of_files_are_named(tmp_path, phi, phi_tuned):
+    out = tmp_path / "out"
+    apply(str(phi), add=[f"{phi_tuned}@@{phi}"], output_dir=out)
+    (out / "tokenizer.json").rename(tmp_path / "elsewhere")
+    (out / "tokenizer.json").symlink_to(tmp_path / "elsewhere")
+    found = verify(out)
+    assert found.is_sound
+    assert "outside of the folder" in found.uncovered[0]
+    assert "tokenizer.json" in found.uncovered[0]

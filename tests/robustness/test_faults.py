@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+from commands import invoke
 from transformers import Trainer
 
 from benchmarks.robustness.faults.commands import Command
@@ -57,6 +58,37 @@ def test_a_result_that_cannot_be_printed_is_an_error(monkeypatch, what, stream, 
     sys.stdout.close()
     with suppress(OSError):
         broken.close()
+
+
+@pytest.mark.parametrize("stream", [full, unread])
+def test_words_that_cannot_be_printed_change_nothing(monkeypatch, stream):
+    broken = stream()
+    monkeypatch.setattr(sys, "stderr", broken)
+    Console().note("a remark")
+    Console().error(OutputError("what", "hint"))
+    sys.stderr.write("more")
+    sys.stderr.close()
+    with suppress(OSError):
+        broken.close()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["apply", "--help"]])
+def test_help_that_cannot_be_printed_is_an_error_in_a_line(words):
+    with full() as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "taskarith", *words], stdout=stream, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "error: cannot print: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert invoke("inspect", "v.safetensors").exit_code == 1
+    assert "the current folder is gone" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

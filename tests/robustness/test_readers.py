@@ -143,6 +143,9 @@ def test_names_that_are_not_unicode_are_refused(parse):
         ("[1" + "0" * 5000 + "]", "4300 digits"),
         (b'"\xff"', "not UTF-8"),
         ("{", "Expecting"),
+        ('{"a": 1, "a": 1}', "the key 'a' occurs twice"),
+        ('[{"b": {"a": 1, "\\u0061": 2}}]', "the key 'a' occurs twice"),
+        ("{" + ", ".join(f'"{number % 99_999}": 0' for number in range(100_000)) + "}", "the key '0' occurs twice"),
     ],
 )
 def test_json_that_programs_stumble_over_is_malformed(text, words):
@@ -164,11 +167,23 @@ _BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("[" + "0," * 50_000 + "0]", "long"),
         ("!!python/object:os.system x", "constructor"),
         ("a: 2001-99-99", "month"),
+        ("a: 1\nb: 2\na: 1", "the key 'a' occurs twice"),
+        ("- {x: {1: a, 1: b}}", "the key '1' occurs twice"),
+        *((f"a: {number}", "plain digits") for number in ("010", "0b1", "1_000", "1.0_0", "1:30", "-1:30.5")),
     ],
 )
 def test_yaml_that_programs_stumble_over_is_malformed(text, words):
     with pytest.raises(MalformedError, match=words):
         parse_yaml(text)
+
+
+def test_yaml_of_plain_numbers_and_merged_maps_is_read():
+    text = "a: &a {b: 1, c: -0.5}\nd: {<<: *a, b: 2}\ne: [0, .5, 1e5, '010', 0.1, +5]"
+    assert parse_yaml(text) == {
+        "a": {"b": 1, "c": -0.5},
+        "d": {"b": 2, "c": -0.5},
+        "e": [0, 0.5, "1e5", "010", 0.1, 5],
+    }
 
 
 def _pipe(path):
