@@ -60,13 +60,7 @@ class _Header:
         _, version, tensors, keys = self._unpack("<4sIQQ")
         if version not in {2, 3}:
             return
-        numbers: dict[str, int] = {}
-        for _ in range(keys):
-            name, (kind,) = self._text(), self._unpack("<I")
-            if kind in _INTEGERS:
-                (numbers[name.partition(b".")[2].decode(errors="replace")],) = self._unpack(_INTEGERS[kind])
-            else:
-                self._value(kind)
+        numbers = self._numbers(keys)
         if numbers.get(_LAYERS, 0) > tensors:
             raise MalformedError(f"it claims {numbers[_LAYERS]} layers, and has {tensors} tensors")
         shapes = [self._shape() for _ in range(tensors)]
@@ -78,6 +72,24 @@ class _Header:
         for key in _ROWS:
             if numbers.get(key, 0) * numbers[_WIDTH] > elements:
                 raise MalformedError(f"its {key} is {numbers[key]}, and its tensors have {elements} elements")
+
+    def _numbers(self, keys: int) -> dict[str, int]:
+        """Return the integers that the header says of its architecture, which is a part of their names."""
+        found, architecture = {}, b""
+        for _ in range(keys):
+            name, (kind,) = self._text(), self._unpack("<I")
+            if kind in _INTEGERS:
+                (found[name],) = self._unpack(_INTEGERS[kind])
+            elif name == b"general.architecture" and kind == _STRING:
+                architecture = self._text()
+            else:
+                self._value(kind)
+        start = architecture + b"."
+        return {
+            name.removeprefix(start).decode(errors="replace"): number
+            for name, number in found.items()
+            if name.startswith(start)
+        }
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of the next tensor."""
