@@ -14,7 +14,7 @@ from taskarith.edit.recipe import Recipe, parse_recipe
 from taskarith.errors import TaskarithError, name_some, readable
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_text
 
-__all__ = ["ConfigFile", "RecipeFile", "load_config", "use_config"]
+__all__ = ["ConfigFile", "RecipeFile", "load_config", "read_recipe", "use_config"]
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -64,18 +64,26 @@ def _load_options(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
-    """Read the file, let its option values be defaults, and return the recipe as the value of this option."""
-    if path is None or context.resilient_parsing:
-        return None
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe, the record of an edit, or a configuration of mergekit.
+
+    :raises typer.BadParameter: It is none of these, or a value cannot be read.
+    """
     try:
         values = load_config(path)
         if "kind" in values:  # the record of an edit
             values = absolute_names(values, path.parent)
-        recipe = replace(parse_recipe(values), path=path)
-        use_config(context, path, dict(recipe.options))
+        return replace(parse_recipe(values), path=path)
     except TaskarithError as error:
         raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error
+
+
+def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
+    """Read the file, let its option values be defaults, and return the recipe as the value of this option."""
+    if path is None or context.resilient_parsing:
+        return None
+    recipe = read_recipe(path)
+    use_config(context, path, dict(recipe.options))
     return recipe
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from taskarith.cli.config import load_config
+from taskarith.cli.config import read_recipe
 from taskarith.cli.options import (
     EDIT,
     MEASURE,
@@ -24,7 +24,7 @@ from taskarith.cli.options import (
 from taskarith.cli.output import show_scores
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
-from taskarith.spec import parse_alphas, parse_named_data
+from taskarith.spec import finite_number, parse_alphas, parse_named_data, short
 
 __all__ = ["command"]
 
@@ -102,12 +102,11 @@ def command(
     """
     texts = parse_named_data(data or ())
     from taskarith.checkpoints.targets import check_apart
-    from taskarith.edit.recipe import parse_recipe
     from taskarith.evaluation.evaluate import evaluate
 
     if recipe and output_dir:
         check_apart(output_dir, [recipe])
-    edit = None if recipe is None else parse_recipe(load_config(recipe))
+    edit = None if recipe is None else read_recipe(recipe)
     alphas = _alphas(alpha, edited=bool(add or negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0)
     with output.console() as console:
         evaluation = evaluate(
@@ -135,7 +134,15 @@ def command(
     console.result(evaluation.scores.to_json())
 
 
-def _alphas(text: str | None, *, edited: bool, last: float) -> list[float]:
+def _alphas(text: str | None, *, edited: bool, last: Any) -> list[float]:
+    """Read the coefficients to measure: those of the option, or 0 and that of the recipe."""
     if text is not None and not edited:
         raise UsageError("--alpha is given without a vector", "Name one with --negate V or --add V, or leave it out.")
-    return [0.0, float(last)] if text is None else parse_alphas(text)
+    if text is not None:
+        return parse_alphas(text)
+    number = finite_number(last)
+    if number is None:
+        raise UsageError(
+            f"alpha {short(last)} of the recipe is not a finite number", "Write alpha: 1.0, or give --alpha."
+        )
+    return [0.0, number]

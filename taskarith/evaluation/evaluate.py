@@ -95,13 +95,11 @@ def evaluate(
     :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
-    edit = None if recipe is None else recipe.edit()
+    if recipe is not None and (add or negate):
+        raise UsageError("a recipe and vectors are given", "Name the vectors in the recipe, or leave it out.")
     if parse_scales(scale) and not (add or negate):
         raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
-    if add or negate:
-        if edit is not None:
-            raise UsageError("a recipe and vectors are given", "Name the vectors in the recipe, or leave it out.")
-        edit = Edit.from_options(add, negate, scale=scale)
+    edit = recipe.edit() if recipe else Edit.from_options(add, negate, scale=scale) if add or negate else None
     edits = [] if edit is None else [replace(edit, alpha=alpha) for alpha in alphas]
     _check(models, retain, edits if edit else None)
     _check_questions(data, benchmark, tasks, task_folder, measurement)

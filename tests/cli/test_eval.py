@@ -7,6 +7,7 @@ import tiny
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
+from taskarith.edit.apply import apply
 
 SMALL = ["--block-size", "48", "--prompts", "2", "--prompt-tokens", "6", "--continuation-tokens", "8"]
 
@@ -94,6 +95,8 @@ def test_a_recipe_is_evaluated_as_it_would_be_written(phi, phi_tuned, texts, tmp
         ("operands: [a.safetensors]\nvocab: intersection\n", "not adapted in memory"),
         ("operands: [a.safetensors]\nmethod: ties\n", "needs a density"),
         ("operands: [absent.safetensors]\n", "there is no vector absent.safetensors"),
+        ("operands: [absent.safetensors]\nalpha: much\n", "alpha 'much' of the recipe is not a finite number"),
+        ("operands: [absent.safetensors]\nalpha: .inf\n", "alpha inf of the recipe is not a finite number"),
     ],
 )
 def test_recipes_that_cannot_be_evaluated(phi, texts, tmp_path, text, message):
@@ -101,8 +104,15 @@ def test_recipes_that_cannot_be_evaluated(phi, texts, tmp_path, text, message):
     result = run(phi, "--recipe", tmp_path / "recipe.yaml", *texts, *SMALL)
     assert result.exit_code in {1, 2}
     assert message in result.stderr
-    both = run(phi, "--recipe", tmp_path / "recipe.yaml", "--add", "v.safetensors", *texts)
+    both = run(phi, "--recipe", tmp_path / "recipe.yaml", "--add", "v.safetensors", "--alpha", "1", *texts)
     assert "a recipe and vectors are given" in both.stderr
+
+
+def test_the_record_of_an_edit_is_a_recipe_from_wherever_it_is_read(phi, phi_tuned, texts, tmp_path, monkeypatch):
+    apply(str(phi), add=[f"{phi_tuned}@@{phi}"], alpha=0.5, output_dir=tmp_path / "deep/edited")
+    monkeypatch.chdir(tmp_path)  # the record names its models relative to its own folder
+    found = json.loads(run(phi, "--recipe", "deep/edited/taskarith.json", *texts, *SMALL, "--json", "--quiet").stdout)
+    assert found["models"] == [f"{phi} alpha=0", f"{phi} alpha=0.5"]
 
 
 def test_options_come_from_a_file_and_flags_win(phi, texts, tmp_path):
