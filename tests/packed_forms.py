@@ -42,7 +42,7 @@ def decoded(path, base):
             room = bytearray(int(np.prod(shape)) * kind.itemsize)
             if packed.base is not None:
                 against = memoryview(bytearray(reader.read(packed.base, 0, packed.base.nbytes)))
-            packed.open(reader).fill(memoryview(room), against)
+            packed.open(reader).read_into(memoryview(room), against)
             found[name] = torch.frombuffer(room, dtype=kind).reshape(shape).double()
             if against is not None:
                 found[name] -= torch.frombuffer(against, dtype=kind).reshape(shape).double()

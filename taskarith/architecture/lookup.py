@@ -32,7 +32,7 @@ def architectures_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> Ite
     build the model, the only architecture is guessed from the names in the files, and its ``remark`` says why.
 
     :param checkpoint: The model.
-    :param listener: Told that transformers is asked.
+    :param listener: Receives a note that transformers is asked.
     """
     key, reason, found = _key(checkpoint), "it has no class of that kind", False
     classes, why = _kept(f"{key}-classes", lambda: _ask_classes(checkpoint), listener)

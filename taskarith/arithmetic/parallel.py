@@ -31,8 +31,8 @@ _Task = TypeVar("_Task")
 class Input(Protocol):
     """A tensor that is read, or decoded, from beginning to end."""
 
-    def fill(self, room: memoryview) -> None:
-        """Read the next elements into all of ``room``."""
+    def read_into(self, out: memoryview) -> None:
+        """Read the next elements into all of ``out``."""
 
 
 CHUNK_ELEMENTS = 1 << 19
@@ -53,7 +53,7 @@ def filled_chunks(
         if stop.is_set():
             return
         for index, tensor in enumerate(inputs):
-            tensor.fill(calculator.room(index, end - start))
+            tensor.read_into(calculator.room(index, end - start))
         yield start, end
 
 
@@ -89,7 +89,7 @@ def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calc
 
     :param device: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
     :param chunk: The most elements of a chunk.
-    :param listener: Told when the kernels have to be compiled, or cannot be kept.
+    :param listener: Receives a note when the kernels have to be compiled, or cannot be kept.
     """
     if device == "cpu":
         try:
@@ -121,7 +121,7 @@ def work_through(
 
     :param tasks: The largest first, so that no thread is left alone at the end.
     :param do: Does one task and returns its size; it looks at the event now and then and gives up when it is set.
-    :param listener: Told how much is done.
+    :param listener: Receives progress updates.
     :param what: What is being done, for the listener.
     :param total: Sum of the sizes of all tasks.
     :param device: Where to calculate, as in ``new_calculator``.

@@ -123,7 +123,7 @@ def attack(
     :param measurement: How each state is measured; the attacker learns blocks of its size, and its seed is that of
         what the attacker gets, of the order of learning and of sampling.
     :param runtime: How models are loaded; relearning needs float32.
-    :param listener: Told about every state and how long it took.
+    :param listener: Receives notes about every state and how long it took.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty or too short, or leaves nothing to hold out.

@@ -38,7 +38,7 @@ class Examination:
     :param role: ``before``, ``edited`` or ``retain``: begins its name in every record.
     :param exam: What it is asked.
     :param options: How.
-    :param listener: Told about every state and how long it took.
+    :param listener: Receives notes about every state and how long it took.
     :param units: What of it is finished, and where to keep more.
     :param records: What was found so far.
     """

@@ -75,7 +75,7 @@ def compare_folder(
     :param folder: It need not be as it was.
     :param recorded: What was returned.
     :param besides: Names that are left out.
-    :param listener: Told about progress, in bytes.
+    :param listener: Receives progress updates, in bytes.
     :raises CheckpointError: A file cannot be read.
     """
     found = [name for name in folder_files(folder) if name not in besides]

@@ -83,7 +83,7 @@ class Journal:
         """Return which finished tensors are indeed in the output, and forget all others.
 
         :param places: The tensors of the output.
-        :param listener: Told about progress.
+        :param listener: Receives progress updates.
         :param fits: Tells whether what is noted of a tensor can have been noted by this plan.
         """
         claimed = [one for one in places if one.name in self.done and fits(one, self.done[one.name])]

@@ -18,7 +18,7 @@ from taskarith.checkpoints.header import TensorEntry, file_state
 from taskarith.errors import CheckpointError, ReadError
 
 __all__ = [
-    "PrintedTensor",
+    "HashingTensor",
     "TensorReader",
     "check_unchanged",
     "combine_fingerprints",
@@ -55,25 +55,25 @@ class TensorReader:
         :raises CheckpointError: The file has changed, or cannot be read.
         """
         buffer = bytearray(stop - start)
-        self.fill(tensor, start, memoryview(buffer))
+        self.read_into(tensor, start, memoryview(buffer))
         return buffer
 
-    def fill(self, tensor: TensorEntry, start: int, room: memoryview) -> None:
-        """Read bytes of a tensor, from its byte ``start`` on, into all of ``room``.
+    def read_into(self, tensor: TensorEntry, start: int, out: memoryview) -> None:
+        """Read bytes of a tensor, from its byte ``start`` on, into all of ``out``.
 
         :raises CheckpointError: The file has changed since its header was read, has become shorter, or cannot be read.
         """
         position = tensor.offset + start
         try:
             with self._using(tensor) as descriptor:
-                while room:
-                    count = os.preadv(descriptor, [room], position)
+                while out:
+                    count = os.preadv(descriptor, [out], position)
                     if count == 0:
                         raise CheckpointError(
                             f"{tensor.path} ended inside {tensor.name}: it changed while it was read",
                             "Let no other program write the file, and run again.",
                         )
-                    room, position = room[count:], position + count
+                    out, position = out[count:], position + count
         except OSError as error:
             hint = "Allow more with 'ulimit -n 4096'" if error.errno == errno.EMFILE else "Check the disk"
             raise ReadError(
@@ -137,7 +137,7 @@ class TensorReader:
             os.close(self._files.pop(path).descriptor)
 
 
-class PrintedTensor:
+class HashingTensor:
     """Reads one tensor from beginning to end, and fingerprints it on the way."""
 
     def __init__(self, entry: TensorEntry, reader: TensorReader) -> None:
@@ -145,11 +145,11 @@ class PrintedTensor:
         self._state = hasher(entry.dtype, entry.shape)
         self._position = 0
 
-    def fill(self, room: memoryview) -> None:
-        """Read the next bytes into all of ``room``."""
-        self._reader.fill(self.entry, self._position, room)
-        self._position += len(room)
-        self._state.update(room)
+    def read_into(self, out: memoryview) -> None:
+        """Read the next bytes into all of ``out``."""
+        self._reader.read_into(self.entry, self._position, out)
+        self._position += len(out)
+        self._state.update(out)
 
     def fingerprint(self) -> str:
         """Return the fingerprint, valid after the last byte."""

@@ -50,7 +50,7 @@ def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_loca
     """Find a model, downloading or dequantising it (once) where needed.
 
     :param model: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, or a folder with one.
-    :param listener: Told about downloads and conversions.
+    :param listener: Receives notes about downloads and conversions.
     :param is_local: Download nothing: of the hub's models only those in the cache are found.
     :raises CheckpointError: There is no such model, or it cannot be reached.
     """

@@ -114,7 +114,7 @@ def units_of(
     :param overwrite: Replace an output that is there, and drop what a run of another plan has finished.
     :param run: Gives what decides the results, by name: models, texts, options, versions.
     :param inputs: What is read; see ``check_target``.
-    :param listener: Told how much is finished.
+    :param listener: Receives progress updates.
     :raises OutputError: Another run has left finished work, or is under way; or as ``publish`` does.
     """
     if target is None:

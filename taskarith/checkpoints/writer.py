@@ -11,7 +11,7 @@ from pathlib import Path
 
 from taskarith.checkpoints.reader import hasher
 
-__all__ = ["PrintedWriter", "growing_file", "sized_files", "write_at"]
+__all__ = ["HashingWriter", "growing_file", "sized_files", "write_at"]
 
 _FLUSH_SECONDS = 0.1
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,7 +76,7 @@ def write_at(descriptor: int, data: bytes | bytearray | memoryview, position: in
         view, position = view[count:], position + count
 
 
-class PrintedWriter:
+class HashingWriter:
     """Writes the bytes of one tensor at its place, piece after piece, and fingerprints them on the way."""
 
     def __init__(self, descriptor: int, dtype: str, shape: tuple[int, ...], offset: int) -> None:

@@ -54,7 +54,7 @@ def tokenize(
     :param data: The documents.
     :param tokenizer: Of the model to be trained.
     :param block_size: Largest number of tokens of a sample.
-    :param listener: Told what a template or tokenizer cannot write.
+    :param listener: Receives a note of what a template or tokenizer cannot write.
     :raises DataError: A prompt with its completion, or a chat, is longer than a block (nothing is cut off silently);
         the tokenizer has no chat template, or its template refuses a chat or leaves something out; the tokenizer knows
         nothing of a text; or nothing is left to learn.

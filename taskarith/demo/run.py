@@ -84,7 +84,7 @@ def run_demo(
     :param seed: Of training and of the random vector.
     :param device: Of training and evaluation.
     :param overwrite: Replace the folder of an earlier demo.
-    :param listener: Told about every step.
+    :param listener: Receives notes about every step.
     :raises OutputError: The folder exists and may not be replaced, or is not a demo's.
     """
     start, folder = time.perf_counter(), Path(output_dir)

@@ -24,7 +24,7 @@ def agreed_plan(plan: EditPlan, team: Team, listener: Listener = SILENT) -> str:
 
     :param plan: This process's plan.
     :param team: All processes.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises MismatchError: A process has another plan, or other inputs; all of them raise it.
     """
     if team.size == 1:

@@ -131,7 +131,7 @@ def apply(
         fingerprints.
     :param dry_run: Read headers only and write nothing.
     :param model_fingerprint: What the model must have, as an earlier edit recorded it; empty if that does not matter.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises UsageError: No vector, no model, an unknown dtype or device, a scale that names no tensor, a fine-tune
         without a base.
     :raises MismatchError: A vector does not fit the model, the base that it was made from is not found, or the result
@@ -220,7 +220,7 @@ def _apply(edit: Edit, output: _Output, *, team: Team, listener: Listener = SILE
             result = run_plan(plan, workplace, device=output.device, listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
-            result.base = longer.prints(result.base)
+            result.base = longer.fingerprints(result.base)
             check_inputs(plan, result)
             chosen.check(result.base)
             check_bases(operands, result.base)

@@ -25,8 +25,8 @@ from taskarith.checkpoints.reader import (
     fingerprint_bytes,
 )
 from taskarith.checkpoints.resolve import ResolvedModel
-from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
-from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_prints
+from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
+from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
 from taskarith.edit.operands import Operand, check_bases, named_paths, open_operands
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
@@ -86,7 +86,7 @@ def combine(
     :param dtype: Of the deltas: float32, float64, bfloat16 or float16.
     :param rank: Of an adapter, at most; None keeps the sum of the ranks, and with it the whole combination.
     :param overwrite: Replace an existing output.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises UsageError: The expression, the dtype, the rank or the output makes no sense, or no base is known.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
@@ -155,10 +155,10 @@ class _Job:
 
         :raises MismatchError: It is another model than a vector records that was made from it.
         """
-        prints = fingerprint_tensors(self.checkpoint, listener)
-        self.chosen.check(prints)
-        check_bases(self.operands, prints)
-        return BaseRecord.of(self.base, prints)
+        fingerprints = fingerprint_tensors(self.checkpoint, listener)
+        self.chosen.check(fingerprints)
+        check_bases(self.operands, fingerprints)
+        return BaseRecord.of(self.base, fingerprints)
 
     def described(self) -> list[dict[str, Any]]:
         """Return what is recorded of the operands."""
@@ -237,21 +237,21 @@ def _add_up(
     what = gather(NOTHING, entry.shape, deltas, entry.dtype)
     calculator.begin(what.recipe)
     inputs = open_inputs(what, reader, calculator)
-    writer, is_finite = PrintedWriter(descriptor, entry.dtype, entry.shape, entry.offset), True
+    writer, is_finite = HashingWriter(descriptor, entry.dtype, entry.shape, entry.offset), True
     for start, end in filled_chunks(calculator, inputs, entry.elements, CHUNK_ELEMENTS, stop):
         data, finite = calculator.linear(start, end)
         writer.append(data)
         is_finite = is_finite and finite
     if not stop.is_set():
-        for (operand, name), found in zip(moving, term_prints(what, inputs), strict=True):
+        for (operand, name), found in zip(moving, term_fingerprints(what, inputs), strict=True):
             check_delta(operand.vector, name, entry.shape, found)
     return {"output": writer.fingerprint(), "finite": is_finite}
 
 
 def _metadata(job: _Job, target: Path, record: BaseRecord | None, found: dict[str, Any] | None) -> dict[str, str]:
     """Describe the result; before it is known, with placeholders as long as what will stand there."""
-    prints = dict.fromkeys(job.checkpoint.tensors, _PLACEHOLDER)
-    base = record or BaseRecord.of(job.base, prints)
+    fingerprints = dict.fromkeys(job.checkpoint.tensors, _PLACEHOLDER)
+    base = record or BaseRecord.of(job.base, fingerprints)
     deltas = {name: str(found[name]["output"]) if found else _PLACEHOLDER for name, _, _ in job.layout()}
     return vector_metadata(
         "dense",

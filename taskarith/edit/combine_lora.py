@@ -63,7 +63,7 @@ def combine_factors(
     :param folder: An empty folder.
     :param dtype: Of the factors, as safetensors names it.
     :param rank: The most that a tensor gets; None keeps the sum of the ranks.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises UsageError: An operand is not an adapter, or moves something that has no factors.
     :raises MismatchError: A factor is not finite.
     """

@@ -34,7 +34,7 @@ class Enlarged:
     rows: int = 0
     before: Mapping[str, TensorEntry] = field(default_factory=dict)
 
-    def prints(self, found: Mapping[str, str]) -> dict[str, str]:
+    def fingerprints(self, found: Mapping[str, str]) -> dict[str, str]:
         """Return the fingerprints of the model's own tensors, given those of what was read."""
         with TensorReader() as reader:
             return {**found, **{name: reader.fingerprint(entry) for name, entry in self.before.items()}}

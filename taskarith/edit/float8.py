@@ -20,9 +20,9 @@ from taskarith.arithmetic.float8 import LARGEST, VALUES, to_float8
 from taskarith.arithmetic.parallel import chunks
 from taskarith.checkpoints.float8 import Scaling
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
-from taskarith.checkpoints.reader import PrintedTensor, TensorReader
-from taskarith.checkpoints.writer import PrintedWriter
-from taskarith.edit.inputs import Calculation, open_inputs, term_prints
+from taskarith.checkpoints.reader import HashingTensor, TensorReader
+from taskarith.checkpoints.writer import HashingWriter
+from taskarith.edit.inputs import Calculation, open_inputs, term_fingerprints
 from taskarith.errors import MismatchError
 
 __all__ = ["requantise"]
@@ -34,7 +34,7 @@ def requantise(
     scaling: Scaling,
     calculator: Calculator,
     reader: TensorReader,
-    writers: tuple[PrintedWriter, PrintedWriter],
+    writers: tuple[HashingWriter, HashingWriter],
     chunk: int,
     stop: threading.Event,
 ) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def requantise(
     :param stop: Set when the run is given up.
     :raises MismatchError: A scale is not finite, or a float8 value is NaN.
     """
-    scale = PrintedTensor(scaling.scale, reader)
+    scale = HashingTensor(scaling.scale, reader)
     data = bytearray(scaling.scale.nbytes)
-    scale.fill(memoryview(data))
+    scale.read_into(memoryview(data))
     before = decode(data, scaling.scale.dtype)
     _check(scaling.scale, "scales", ~np.isfinite(before))
     work = _Pass(source, what, scaling, before, calculator, reader, chunk)
@@ -75,7 +75,7 @@ def requantise(
     scales.append(stored)
     return {
         "base": work.base,
-        "operands": work.prints,
+        "operands": work.fingerprints,
         "finite": is_finite and bool(np.isfinite(after).all()),
         "scale": {"base": scale.fingerprint(), "output": scales.fingerprint(), "operands": [], "finite": True},
         "error": math.sqrt(error / total) if total else 0.0,
@@ -97,7 +97,7 @@ class _Pass:
     ) -> None:
         self._source, self._what, self._scaling, self._scales = source, what, scaling, scales
         self._calculator, self._reader, self._chunk = calculator, reader, chunk
-        self.base, self.prints = "", list[str]()
+        self.base, self.fingerprints = "", list[str]()
 
     def edited(self, stop: threading.Event) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
         """Return codes as stored, edited float64 values, their blocks, and whether all are finite, chunk by chunk.
@@ -112,7 +112,7 @@ class _Pass:
             if stop.is_set():
                 return
             stored = bytearray(end - start)
-            inputs[0].fill(memoryview(stored))
+            inputs[0].read_into(memoryview(stored))
             codes = np.frombuffer(stored, np.uint8)
             _check(source, "float8 values", np.isnan(VALUES[codes]))
             row, column = np.divmod(np.arange(start, end), columns)
@@ -120,10 +120,10 @@ class _Pass:
             values = VALUES[codes] * self._scales[blocks]
             self._calculator.room(0, end - start)[:] = values.tobytes()
             for index, tensor in enumerate(inputs[1:], 1):
-                tensor.fill(self._calculator.room(index, end - start))
+                tensor.read_into(self._calculator.room(index, end - start))
             data, finite = self._calculator.linear(start, end)
             yield codes, np.frombuffer(data, np.float64), blocks, finite
-        self.base, self.prints = inputs[0].fingerprint(), term_prints(self._what, inputs)
+        self.base, self.fingerprints = inputs[0].fingerprint(), term_fingerprints(self._what, inputs)
 
 
 def _scales(before: np.ndarray, largest: np.ndarray, grid: str) -> np.ndarray:

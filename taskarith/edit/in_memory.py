@@ -49,7 +49,7 @@ def check_edit(base: Path, edit: Edit, listener: Listener = SILENT) -> list[str]
 
     :param base: The folder of the model.
     :param edit: What is to be done.
-    :param listener: Told about models that are read.
+    :param listener: Receives notes about models that are read.
     :raises TaskarithError: As ``InMemoryEdit`` does.
     """
     checkpoint = open_checkpoint(base)
@@ -246,7 +246,7 @@ def _calculate(
                 whole[position : position + len(data)] = data
                 position, is_finite = position + len(data), is_finite and finite
             if not stop.is_set():
-                work.prints()  # refuses an exact vector of another base, and damaged deltas
+                work.fingerprints()  # refuses an exact vector of another base, and damaged deltas
             if not is_finite:
                 broken.append(name)
             put(name, values)

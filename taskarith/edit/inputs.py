@@ -8,13 +8,22 @@ from dataclasses import dataclass, field
 
 from taskarith.arithmetic.calculator import Calculator, Recipe, Term
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
-from taskarith.checkpoints.reader import PrintedTensor, TensorReader
+from taskarith.checkpoints.reader import HashingTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored
 from taskarith.vectors.vocabulary import first_rows
 
-__all__ = ["NOTHING", "Calculation", "OpenInput", "calculated", "calculation", "gather", "open_inputs", "term_prints"]
+__all__ = [
+    "NOTHING",
+    "Calculation",
+    "OpenInput",
+    "calculated",
+    "calculation",
+    "gather",
+    "open_inputs",
+    "term_fingerprints",
+]
 
 
 class _Zeros:
@@ -23,10 +32,10 @@ class _Zeros:
     def __init__(self, reader: TensorReader) -> None:
         del reader
 
-    def fill(self, room: memoryview, against: memoryview | None) -> None:
+    def read_into(self, out: memoryview, base: memoryview | None) -> None:
         """Write zeros."""
-        del against
-        room[:] = bytes(len(room))
+        del base
+        out[:] = bytes(len(out))
 
     def skip(self, elements: int) -> None:
         """Do nothing: all are alike."""
@@ -46,7 +55,7 @@ class Calculation:
 
     :param inputs: What is read, the base first; no tensor is read twice.
     :param recipe: What is done with it.
-    :param prints: For each term the input whose fingerprint is that of its delta, or the fingerprint of its factors.
+    :param fingerprints: For each term the input that has its fingerprint, or the fingerprint of its factors.
     :param against: For each packed input that is stored relative to a base the input that is this base.
     :param result: The input that is the result, bit for bit: a fine-tune that is decoded from the very tensor that is
         edited, with a coefficient of 1. None: the recipe says what the result is.
@@ -54,7 +63,7 @@ class Calculation:
 
     inputs: tuple[TensorEntry | Packed, ...]
     recipe: Recipe
-    prints: tuple[int | str, ...]
+    fingerprints: tuple[int | str, ...]
     against: dict[int, int] = field(default_factory=dict)
     result: int | None = None
 
@@ -88,27 +97,27 @@ def gather(
             inputs.append(entry)
         return index
 
-    terms, prints = [], []
+    terms, fingerprints = [], []
     for coefficient, form in deltas:
         match form:
             case Stored(delta):
                 terms.append(Term(coefficient, number(delta)))
-                prints.append(number(delta))
+                fingerprints.append(number(delta))
             case Difference(finetuned, origin):
                 terms.append(Term(coefficient, number(finetuned, origin), number(origin, finetuned)))
-                prints.append(number(finetuned, origin))
+                fingerprints.append(number(finetuned, origin))
             case Factored(factors, fingerprint):
                 terms.append(Term(coefficient, factors))
-                prints.append(fingerprint)
+                fingerprints.append(fingerprint)
             case Packed() as packed:
                 row = None if packed.base is None else number(_origin(packed.base, base))
                 if row is not None:
                     against[len(inputs)] = row
                 terms.append(Term(coefficient, len(inputs), row))
-                prints.append(len(inputs))
+                fingerprints.append(len(inputs))
                 inputs.append(packed)
     recipe = Recipe(tuple(entry.dtype for entry in inputs), tuple(terms), dtype)
-    return Calculation(tuple(inputs), recipe, tuple(prints), against, _result(recipe, against))
+    return Calculation(tuple(inputs), recipe, tuple(fingerprints), against, _result(recipe, against))
 
 
 def _origin(base: TensorEntry, edited: TensorEntry | Packed) -> TensorEntry:
@@ -129,22 +138,22 @@ class OpenInput:
 
     def __init__(self, what: Calculation, index: int, reader: TensorReader, calculator: Calculator) -> None:
         entry = what.inputs[index]
-        self._source = entry.open(reader) if isinstance(entry, Packed) else PrintedTensor(entry, reader)
+        self._source = entry.open(reader) if isinstance(entry, Packed) else HashingTensor(entry, reader)
         self._size = ITEM_SIZES[entry.dtype]
         self._against, self._calculator = what.against.get(index), calculator
         self._left = entry.nbytes
 
-    def fill(self, room: memoryview) -> None:
-        """Read the next elements into all of ``room``; the base that they are relative to has been read before."""
-        if isinstance(self._source, PrintedTensor):
-            stored = min(len(room), self._left)
-            self._source.fill(room[:stored])
-            room[stored:] = bytes(len(room) - stored)
+    def read_into(self, out: memoryview) -> None:
+        """Read the next elements into all of ``out``; the base that they are relative to has been read before."""
+        if isinstance(self._source, HashingTensor):
+            stored = min(len(out), self._left)
+            self._source.read_into(out[:stored])
+            out[stored:] = bytes(len(out) - stored)
             self._left -= stored
         else:
             origin = self._against
-            base = None if origin is None else self._calculator.room(origin, len(room) // self._size)
-            self._source.fill(room, base)
+            base = None if origin is None else self._calculator.room(origin, len(out) // self._size)
+            self._source.read_into(out, base)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of what was read, valid after the last element."""
@@ -171,7 +180,7 @@ def calculated(what: Calculation, calculator: Calculator, start: int, stop: int)
     return calculator.linear(start, stop)
 
 
-def term_prints(what: Calculation, inputs: Sequence[OpenInput]) -> list[str]:
+def term_fingerprints(what: Calculation, inputs: Sequence[OpenInput]) -> list[str]:
     """Return the fingerprint of each term's delta, after all inputs have been read to their ends.
 
     :raises MismatchError: What is stored relative to a base was decoded against another one.
@@ -184,7 +193,7 @@ def term_prints(what: Calculation, inputs: Sequence[OpenInput]) -> list[str]:
                 "an exact vector needs the base that it was made from, to the bit",
                 "Give it that base, as recorded (taskarith inspect VECTOR), or extract it again without --exact.",
             )
-    return [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.prints]
+    return [item if isinstance(item, str) else inputs[item].fingerprint() for item in what.fingerprints]
 
 
 def _place(entry: TensorEntry) -> tuple[str, int, str, int]:

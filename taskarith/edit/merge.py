@@ -105,7 +105,7 @@ class Merge:
         """Read a part of a piece, keep the bytes of the base, and take the differences."""
         calculator, count = self._calculator, last - first
         for index, tensor in enumerate(self.inputs):
-            tensor.fill(calculator.room(index, count))
+            tensor.read_into(calculator.room(index, count))
         self._stored[first * self._size : last * self._size] = calculator.room(0, count)
         for row, term in self._rows:
             if not calculator.delta(term, start + first, start + last, row[first:last]):

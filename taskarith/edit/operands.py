@@ -113,7 +113,7 @@ def open_operands(
 
     :param references: As the user named them.
     :param base: The checkpoint to edit.
-    :param listener: Told about downloads.
+    :param listener: Receives notes about downloads.
     :param scale: Multiplies the coefficients of all of them, beside the scale that each has of its own.
     :param common: What the user has said about the base of all of them.
     :param shared_vocabulary: Where vocabularies differ in size, edit the rows that all have.

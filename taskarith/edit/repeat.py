@@ -44,9 +44,9 @@ def record_edit(edit: Edit, plan: EditPlan, model: ResolvedModel, result: RunRes
             _recorded_name(reference, operand.vector),
             operand.vector.kind,
             _base(operand, base),
-            combine_fingerprints(prints),
+            combine_fingerprints(fingerprints),
         )
-        for operand, reference, prints in zip(plan.operands, edit.operands, result.operands, strict=True)
+        for operand, reference, fingerprints in zip(plan.operands, edit.operands, result.operands, strict=True)
     ]
     return edit.to_record(base, vectors, {"fingerprint": combine_fingerprints(result.output), "tensors": tensors})
 
@@ -60,8 +60,8 @@ def check_inputs(plan: EditPlan, result: RunResult) -> None:
     """
     found = [(str(plan.base.path), plan.edit.model_fingerprint, combine_fingerprints(result.base))]
     found += [
-        (reference.name, reference.fingerprint, combine_fingerprints(prints))
-        for reference, prints in zip(plan.edit.operands, result.operands, strict=True)
+        (reference.name, reference.fingerprint, combine_fingerprints(fingerprints))
+        for reference, fingerprints in zip(plan.edit.operands, result.operands, strict=True)
     ]
     changed = [name for name, expected, fingerprint in found if expected and expected != fingerprint]
     if changed:

@@ -18,7 +18,7 @@ from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.sidecars import copy_sidecars
-from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
 from taskarith.edit.inputs import calculation
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.stream import EditedTensor, check_terms
@@ -165,7 +165,7 @@ class _Work:
         """Calculate or copy one tensor, write and record it; return its bytes."""
         self.place.team.check()
         shard, tensor = task
-        writer = PrintedWriter(self.files[shard], tensor.dtype, tensor.source.shape, tensor.offset)
+        writer = HashingWriter(self.files[shard], tensor.dtype, tensor.source.shape, tensor.offset)
         if tensor.action == "copied":
             for piece in self.reader.pieces(tensor.source):
                 writer.append(piece)
@@ -180,22 +180,22 @@ class _Work:
         return tensor.nbytes
 
     def _calculate(
-        self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
+        self, tensor: TensorPlan, calculator: Calculator, writer: HashingWriter, stop: threading.Event
     ) -> dict[str, object]:
         work, is_finite = EditedTensor(self.plan, tensor, self.reader, calculator), True
         for data, finite in work.pieces(self.chunk, stop):
             writer.append(data)
             is_finite = is_finite and finite
-        return {} if stop.is_set() else work.prints() | {"finite": is_finite}
+        return {} if stop.is_set() else work.fingerprints() | {"finite": is_finite}
 
     def _requantise(
-        self, tensor: TensorPlan, calculator: Calculator, writer: PrintedWriter, stop: threading.Event
+        self, tensor: TensorPlan, calculator: Calculator, writer: HashingWriter, stop: threading.Event
     ) -> dict[str, object]:
         from taskarith.edit.float8 import requantise
 
         scaling = self.plan.base.scalings[tensor.source.name]
         shard, scale = self.shards[scaling.scale.name], self.tensors[scaling.scale.name]
-        writers = writer, PrintedWriter(self.files[shard], scale.dtype, scale.source.shape, scale.offset)
+        writers = writer, HashingWriter(self.files[shard], scale.dtype, scale.source.shape, scale.offset)
         what = calculation(self.plan, tensor)
         entry = requantise(tensor.source, what, scaling, calculator, self.reader, writers, self.chunk, stop)
         if not stop.is_set():

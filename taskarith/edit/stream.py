@@ -9,7 +9,7 @@ from dataclasses import replace
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import filled_chunks
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.edit.inputs import Calculation, OpenInput, calculated, calculation, open_inputs, term_prints
+from taskarith.edit.inputs import Calculation, OpenInput, calculated, calculation, open_inputs, term_fingerprints
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
 from taskarith.merging.methods import METHODS
@@ -54,13 +54,13 @@ class EditedTensor:
         else:
             yield from self._linear(self._what, chunk, stop)
 
-    def prints(self) -> dict[str, object]:
+    def fingerprints(self) -> dict[str, object]:
         """Return the fingerprints of the base and of each term's delta, valid after the last piece.
 
         :raises MismatchError: An exact vector was decoded against another base than its own.
         :raises VectorError: A delta is not what was written when it was extracted.
         """
-        operands = term_prints(self._what, self._inputs)
+        operands = term_fingerprints(self._what, self._inputs)
         check_terms(self._plan, self._tensor, operands)
         return {"base": self._inputs[0].fingerprint(), "operands": operands}
 

@@ -27,7 +27,7 @@ from taskarith.checkpoints.publish import check_target, publish_folder
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.sidecars import check_sidecars, copy_sidecars
 from taskarith.checkpoints.targets import check_space
-from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
 from taskarith.edit.undo_patch import OpenPatch, open_patch, unpack
 from taskarith.edit.undo_pieces import piece_names, prediction, spans, unplanes
 from taskarith.edit.undo_rerun import is_restored
@@ -62,7 +62,7 @@ def undo(
     :param output_dir: The folder to write.
     :param overwrite: Replace an existing output of taskarith. A folder that holds just what would be written, as an
         earlier undo leaves it, stays as it is.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises CheckpointError: There is no patch, or it is broken.
     :raises OutputError: The output exists and may not be replaced, or cannot be written.
     :raises MismatchError: What was restored is not what the edit had read: the folder was changed since.
@@ -100,7 +100,7 @@ def undo(
             def do(task: tuple[Path, TensorEntry], calculator: Calculator, stop: threading.Event) -> int:
                 del calculator
                 path, tensor = task
-                writer = PrintedWriter(descriptors[path], tensor.dtype, tensor.shape, tensor.offset)
+                writer = HashingWriter(descriptors[path], tensor.dtype, tensor.shape, tensor.offset)
                 for data in _restored(tensor, after.tensors[tensor.name], entries, reader, stop):
                     writer.append(data)
                 if not stop.is_set() and writer.fingerprint() != record["tensors"][tensor.name]["base"]:

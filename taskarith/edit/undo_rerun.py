@@ -19,7 +19,7 @@ def is_restored(patch: OpenPatch, target: Path, listener: Listener) -> bool:
 
     :param patch: It says what all files are, unless an earlier release wrote it.
     :param target: Any path.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     """
     if patch.taken is None or not target.is_dir() or target.is_symlink():
         return False

@@ -36,7 +36,7 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
 
     :param plan: The edit.
     :param folder: Its output, complete.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     """
     output = {
         tensor.source.name: TensorEntry(

@@ -68,7 +68,7 @@ def ask_part(
     :param part: From ``load_benchmark``.
     :param positions: The longest sequence that the model can take; None where there is no limit.
     :param form: Whether questions are put into the tokenizer's chat template, and after which system prompt.
-    :param listener: Told what is cut.
+    :param listener: Receives a note of what is cut.
     :raises DataError: Samples are longer than the model takes and may not be cut, or there is no chat template.
     """
     items = {item.id: item for item in part.items}

@@ -71,7 +71,7 @@ class LazyEdit:
 
     :param loaded: The model.
     :param edit: What is to be done.
-    :param listener: Told what there is to remark.
+    :param listener: Receives a note of what there is to remark.
     """
 
     def __init__(self, loaded: Loaded, edit: Edit, listener: Listener) -> None:

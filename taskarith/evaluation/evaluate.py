@@ -87,7 +87,7 @@ def evaluate(
         one writes, and all get the same numbers.
     :param measurement: Sizes of blocks, prompts and batches, chat template, draws and seed.
     :param runtime: Dtype and device of the models in memory.
-    :param listener: Told about progress, precision and speed.
+    :param listener: Receives notes about progress, precision and speed.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty, or too short.

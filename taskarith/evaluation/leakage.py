@@ -10,7 +10,7 @@ from taskarith.errors import name_some
 from taskarith.evaluation.gaps import Found
 from taskarith.evaluation.metrics import low_fpr, membership
 from taskarith.evaluation.metrics.intervals import Estimate, Floats
-from taskarith.evaluation.read_records import Sheet, check_same_samples
+from taskarith.evaluation.read_records import RecordTable, check_same_samples
 from taskarith.evaluation.records import Record, text_tokens
 
 __all__ = ["FORGET", "HOLDOUT", "NEEDS_RETAIN", "membership_numbers"]
@@ -28,7 +28,7 @@ _Score = Callable[[Record], float]
 _Sides = tuple[list[float], list[float]]
 
 
-def membership_numbers(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
+def membership_numbers(found: Found, sheet: RecordTable, retain: RecordTable | None) -> None:
     """Add the AUC of every attack and its true positive rates at low false positive rates, and PrivLeak.
 
     :param sheet: Records of the model that is attacked; without losses of a text named ``forget`` nothing is added.
@@ -87,7 +87,7 @@ def _add_attack(found: Found, name: str, sides: Callable[[], _Sides]) -> None:
             found.add(f"tpr_at_{_percent(rate)}_{name}", lambda rate=rate: low_fpr.tpr_with_interval(*scores, rate))
 
 
-def _beside_retain(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
+def _beside_retain(found: Found, sheet: RecordTable, retain: RecordTable | None) -> None:
     """Add the numbers that need a model that never saw the forget set."""
     both = ("auc_reference", "privleak")
     if retain is None:
@@ -117,12 +117,12 @@ def _beside_retain(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
         found.add("privleak", privleak)
 
 
-def _check_same(sheet: Sheet, retain: Sheet) -> None:
+def _check_same(sheet: RecordTable, retain: RecordTable) -> None:
     for text in (FORGET, HOLDOUT):
         check_same_samples(sheet, retain, "loss", text)
 
 
-def _lacking(sheet: Sheet, keys: Sequence[str]) -> str | None:
+def _lacking(sheet: RecordTable, keys: Sequence[str]) -> str | None:
     """Say which fields not all loss records have; None if nothing is missing."""
     records = [record for text in (FORGET, HOLDOUT) for record in sheet.of("loss", text).values()]
     absent = [key for key in keys if any(key not in record for record in records)]
@@ -131,7 +131,7 @@ def _lacking(sheet: Sheet, keys: Sequence[str]) -> str | None:
     return f"needs {' and '.join(absent)} in every loss record of {FORGET} and {HOLDOUT} in {sheet.where}"
 
 
-def _sides(sheet: Sheet, score: _Score, kind: str = "loss") -> _Sides:
+def _sides(sheet: RecordTable, score: _Score, kind: str = "loss") -> _Sides:
     """Return the scores of members and nonmembers."""
     members, nonmembers = ([score(record) for record in sheet.of(kind, text).values()] for text in (FORGET, HOLDOUT))
     return members, nonmembers

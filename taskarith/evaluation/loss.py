@@ -22,7 +22,7 @@ from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Batching, Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
 
-__all__ = ["Halves", "Kept", "TokenScore", "keep_states", "score_samples", "split_model"]
+__all__ = ["CachedReference", "Halves", "TokenScore", "keep_states", "score_samples", "split_model"]
 
 _CPU_CHUNK = 2**24  # logits held at once, in a float32 array of 64 MiB (beside a reference two)
 _GPU_CHUNK = 2**26
@@ -103,7 +103,7 @@ class Halves:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedReference:
     """What is left of a model to compare others with: far less than its distributions.
 
     :param head: Its output layer, a copy.
@@ -124,7 +124,7 @@ def score_samples(
     *,
     halves: Halves | None = None,
     keep: dict[int, torch.Tensor] | None = None,
-    reference: Kept | None = None,
+    reference: CachedReference | None = None,
 ) -> list[TokenScore]:
     """Score samples by forward passes over batches of like length, one for all numbers.
 
@@ -135,7 +135,7 @@ def score_samples(
     :param samples: Their ids name them in errors.
     :param batching: Its units are not used with ``keep``, which needs all batches to be run.
     :param halves: From ``split_model``, where that is known.
-    :param keep: Takes the hidden states of this process's samples, to be ``Kept``.
+    :param keep: Takes the hidden states of this process's samples, to be ``CachedReference``.
     :param reference: What is kept of another model of the same vocabulary on the same samples.
     :raises CheckpointError: A loss is not finite.
     """
@@ -176,9 +176,9 @@ def _unpack(samples: Sequence[Sample], is_compared: bool, item: int, values: Any
     return TokenScore.unpack(values, samples[item], is_compared=is_compared)
 
 
-def keep_states(halves: Halves, states: Mapping[int, torch.Tensor], batch_size: int) -> Kept:
+def keep_states(halves: Halves, states: Mapping[int, torch.Tensor], batch_size: int) -> CachedReference:
     """Return what ``score_samples`` compares other models with; an edit in memory does not change it."""
-    return Kept(copy.deepcopy(halves.head), states, batch_size)
+    return CachedReference(copy.deepcopy(halves.head), states, batch_size)
 
 
 def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
@@ -236,7 +236,11 @@ def _states(
 
 
 def _score_tokens(
-    states: torch.Tensor, targets: torch.Tensor, head: _Logits, others: torch.Tensor | None, reference: Kept | None
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    head: _Logits,
+    others: torch.Tensor | None,
+    reference: CachedReference | None,
 ) -> _Tokens:
     width = head(states[:1]).shape[-1]
     rows = max(1, (_CPU_CHUNK if states.device.type == "cpu" else _GPU_CHUNK) // width)

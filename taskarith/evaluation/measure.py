@@ -16,7 +16,7 @@ from taskarith.evaluation.answers import answer_records
 from taskarith.evaluation.batches import Batching, batch_start
 from taskarith.evaluation.extras import extra_records
 from taskarith.evaluation.generation import continue_greedily
-from taskarith.evaluation.loss import Kept, keep_states, score_samples, split_model
+from taskarith.evaluation.loss import CachedReference, keep_states, score_samples, split_model
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
@@ -40,7 +40,7 @@ class Reference:
     name: str
     questions: Questions
     vocabulary: int | None
-    kept: Kept | None
+    kept: CachedReference | None
 
     def mismatch(self, loaded: Loaded, questions: Questions) -> str | None:
         """Say why a model's distributions do not compare with these; None if they do."""

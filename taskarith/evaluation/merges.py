@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from taskarith.errors import DataError
 from taskarith.evaluation.gaps import Found, Missing, Numbers
 from taskarith.evaluation.metrics.merging import Answered, normalised_accuracy
-from taskarith.evaluation.read_records import Sheet, check_same_samples
+from taskarith.evaluation.read_records import RecordTable, check_same_samples
 from taskarith.evaluation.records import Record, column
 
 __all__ = ["merge_numbers"]
@@ -17,7 +17,7 @@ _METRICS = ("acc", "exact_match")
 """Of lm-eval's tasks, what counts as accuracy; the first that there is."""
 
 
-def merge_numbers(sheet: Sheet, finetuned: Mapping[str, Sheet]) -> tuple[Numbers, Missing]:
+def merge_numbers(sheet: RecordTable, finetuned: Mapping[str, RecordTable]) -> tuple[Numbers, Missing]:
     """Return the normalised accuracy of each task, and if there are several their mean; and why others are missing.
 
     :param finetuned: Names of texts or of tasks of lm-eval to the records of the model that was fine-tuned for each.
@@ -35,7 +35,7 @@ def merge_numbers(sheet: Sheet, finetuned: Mapping[str, Sheet]) -> tuple[Numbers
     return found.numbers, found.missing
 
 
-def _answered(sheet: Sheet, finetuned: Sheet, text: str) -> Answered:
+def _answered(sheet: RecordTable, finetuned: RecordTable, text: str) -> Answered:
     kind = "task" if sheet.of("task", text) else "loss"
     here, there = sheet.of(kind, text), finetuned.of(kind, text)
     if absent := [each.model for each, records in ((sheet, here), (finetuned, there)) if not records]:

@@ -17,7 +17,7 @@ from taskarith.evaluation.metrics.intervals import RATE, Estimate, Floats, estim
 from taskarith.evaluation.metrics.rouge import rouge_l
 from taskarith.evaluation.metrics.sampling import budgets, leak_at_k
 from taskarith.evaluation.metrics.text import exact_memorisation, extraction_strength, perplexity, verbmem
-from taskarith.evaluation.read_records import Sheet, check_same_samples
+from taskarith.evaluation.read_records import RecordTable, check_same_samples
 from taskarith.evaluation.records import Record, column, text_tokens
 
 __all__ = ["BESIDE", "CHOICES", "FORGET", "KNOWMEM", "UTILITY", "across_texts", "of_text"]
@@ -39,7 +39,7 @@ _POSITIVE = (0.0, math.inf)
 _NORMAL = 1.959963984540054  # standard errors on either side of a 95% interval
 
 
-def of_text(sheet: Sheet, text: str) -> tuple[Numbers, Missing]:
+def of_text(sheet: RecordTable, text: str) -> tuple[Numbers, Missing]:
     """Return all numbers that the records of one text give, and why others are missing."""
     found = Found()
     _loss_numbers(found, sheet.of("loss", text))
@@ -55,7 +55,7 @@ def of_text(sheet: Sheet, text: str) -> tuple[Numbers, Missing]:
     return found.numbers, {f"{name} of {text}": why for name, why in found.missing.items()}
 
 
-def across_texts(sheet: Sheet, retain: Sheet | None) -> tuple[Numbers, Missing]:
+def across_texts(sheet: RecordTable, retain: RecordTable | None) -> tuple[Numbers, Missing]:
     """Return the numbers that need several texts or another model, and why others are missing.
 
     A number is looked for where its forget set is there: a text named ``forget`` with answers for TOFU, with losses for
@@ -112,7 +112,7 @@ def _continuation_numbers(found: Found, records: Mapping[str, Record]) -> None:
     found.add("fluency", lambda: mean([ngram_entropy(guess) for _, guess in pairs], _POSITIVE))
 
 
-def _sampled_numbers(found: Found, sheet: Sheet, text: str) -> None:
+def _sampled_numbers(found: Found, sheet: RecordTable, text: str) -> None:
     """Add what the best of k drawn continuations scores; of the forget set it is named where eval has drawn none."""
     samples = sheet.of("sampled", text)
     if not samples:
@@ -148,7 +148,7 @@ def _divergence_numbers(found: Found, records: Mapping[str, Record]) -> None:
             found.add(start + reference, lambda values=values: ratio(*values))
 
 
-def _tofu(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
+def _tofu(found: Found, sheet: RecordTable, retain: RecordTable | None) -> None:
     if "answer" not in sheet.kinds:
         return
     if absent := [text for text in UTILITY if not sheet.of("answer", text) or not sheet.of("continuation", text)]:
@@ -166,7 +166,7 @@ def _tofu(found: Found, sheet: Sheet, retain: Sheet | None) -> None:
         found.add("forget_distance", lambda: _forget_test(sheet, retain, "distance"))
 
 
-def _forget_test(sheet: Sheet, retain: Sheet, number: str) -> Estimate:
+def _forget_test(sheet: RecordTable, retain: RecordTable, number: str) -> Estimate:
     """Return one of the two numbers of the Kolmogorov-Smirnov test of truth ratios; neither has an interval.
 
     The bootstrap of D never comes down to the 0 of two models that do not differ, so its interval would cover nothing
@@ -177,7 +177,7 @@ def _forget_test(sheet: Sheet, retain: Sheet, number: str) -> Estimate:
     return Estimate(getattr(qa.forget_quality(*sides), number), None, None, len(sides[0]))
 
 
-def _model_utility(sheet: Sheet) -> Estimate:
+def _model_utility(sheet: RecordTable) -> Estimate:
     """Return the harmonic mean of nine means; a resample draws each sample's three numbers together."""
     tables = []
     for text in UTILITY:

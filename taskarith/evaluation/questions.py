@@ -80,7 +80,7 @@ def ask(
     """Tokenise all texts for a model.
 
     :param benchmark: More texts, from ``load_benchmark``.
-    :param listener: Told what of the texts cannot be measured.
+    :param listener: Receives a note of what of the texts cannot be measured.
     :raises DataError: A text is too short, or its rows are too long.
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """

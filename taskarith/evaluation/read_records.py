@@ -15,13 +15,13 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.tofu_logs import AGGREGATED, LOG_FILES, read_tofu_logs
 from taskarith.untrusted import MalformedError, open_regular, parse_json
 
-__all__ = ["Sheet", "arrange", "check_same_samples", "other_samples", "read_records", "read_rows", "read_sheets"]
+__all__ = ["RecordTable", "arrange", "check_same_samples", "other_samples", "read_records", "read_rows", "read_sheets"]
 
 _RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True)
-class Sheet:
+class RecordTable:
     """The records of one model.
 
     :param model: Its name.
@@ -63,7 +63,7 @@ def read_records(path: Path) -> list[Record]:
     return _read_lines(path)
 
 
-def read_sheets(path: str | Path) -> list[Sheet]:
+def read_sheets(path: str | Path) -> list[RecordTable]:
     """Read stored records by model, in the order in which models first occur.
 
     :raises DataError: As ``read_records`` and ``arrange`` do.
@@ -71,7 +71,7 @@ def read_sheets(path: str | Path) -> list[Sheet]:
     return arrange(read_records(Path(path)), str(path))
 
 
-def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
+def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[RecordTable]:
     """Sort records by model, kind, text and sample, and check every one.
 
     Samples come in the order of their ids, so that no number depends on the order of the records.
@@ -80,7 +80,7 @@ def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
     :raises DataError: There are none; one is of an unknown kind, lacks a value, has a value that is not a finite number
         of its range, or is there twice. Samples are named, the first five and how many.
     """
-    sheets: dict[str, Sheet] = {}
+    sheets: dict[str, RecordTable] = {}
     faults: dict[str, list[str]] = {}
     for number, record in enumerate(records, start=1):
         lost = [key for key in ("kind", "model", "text", "sample") if not isinstance(record.get(key), str)]
@@ -88,7 +88,7 @@ def arrange(records: Iterable[Mapping[str, Any]], where: str) -> list[Sheet]:
             what = f"lacks {', '.join(lost)}" if lost else f"is of the unknown kind '{record['kind']}'"
             raise DataError(f"record {number} of {where} {what}", f"Known kinds are {', '.join(_CHECKS)}.")
         model, kind, text, sample = (record[key] for key in ("model", "kind", "text", "sample"))
-        sheet = sheets.setdefault(model, Sheet(model, where, {}))
+        sheet = sheets.setdefault(model, RecordTable(model, where, {}))
         group = sheet.kinds.setdefault(kind, {}).setdefault(text, {})
         name = f"{record.get('reference')}: {sample}" if kind == "divergence" else sample
         fault = "is there twice" if name in group else _CHECKS[kind](record)
@@ -120,7 +120,7 @@ def read_rows(row: str, records: Any) -> list[Record]:
     return records
 
 
-def check_same_samples(first: Sheet, second: Sheet, kind: str, text: str) -> None:
+def check_same_samples(first: RecordTable, second: RecordTable, kind: str, text: str) -> None:
     """Make sure that two models answered the same questions, because their records are to be combined.
 
     :raises MismatchError: Ids differ, or samples of the same id have other true texts.
@@ -132,7 +132,7 @@ def check_same_samples(first: Sheet, second: Sheet, kind: str, text: str) -> Non
         )
 
 
-def other_samples(first: Sheet, second: Sheet, kind: str, text: str) -> str | None:
+def other_samples(first: RecordTable, second: RecordTable, kind: str, text: str) -> str | None:
     """Say what two models were asked differently: other ids, or other texts for the same ids; None is nothing."""
     one, two = first.of(kind, text), second.of(kind, text)
     if other := sorted(one.keys() ^ two.keys()):

@@ -47,7 +47,7 @@ def kept_results(
     :param inputs: What is read; the output may not lie there.
     :param read: Files of which the record has no fingerprint.
     :param team: The processes of the run; the first one has the folder.
-    :param listener: Told how much is finished.
+    :param listener: Receives progress updates.
     """
     made: dict[str, Any] = {}
 

@@ -13,7 +13,7 @@ from taskarith.evaluation.conventions import conventions_of
 from taskarith.evaluation.merges import merge_numbers
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
 from taskarith.evaluation.numbers import BESIDE, FORGET, across_texts, of_text
-from taskarith.evaluation.read_records import Sheet, other_samples, read_sheets
+from taskarith.evaluation.read_records import RecordTable, other_samples, read_sheets
 
 __all__ = ["Number", "Scores", "make_scores", "score"]
 
@@ -94,9 +94,9 @@ def score(
 
 
 def make_scores(
-    rows: Mapping[str, Sheet],
-    retain: Mapping[str, Sheet],
-    finetuned: Mapping[str, Mapping[str, Sheet]] = MappingProxyType({}),
+    rows: Mapping[str, RecordTable],
+    retain: Mapping[str, RecordTable],
+    finetuned: Mapping[str, Mapping[str, RecordTable]] = MappingProxyType({}),
 ) -> Scores:
     """Make all numbers from records.
 
@@ -121,7 +121,9 @@ def make_scores(
     return Scores(tuple(rows), texts, by_text, overall, missing, _remarks(rows))
 
 
-def _retain_sheets(sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], retain: str) -> dict[str, Sheet]:
+def _retain_sheets(
+    sources: Sequence[Sequence[RecordTable]], rows: Mapping[str, RecordTable], retain: str
+) -> dict[str, RecordTable]:
     """Return for each row the records of the retain model: those beside it, or those named."""
     what = "the model that never saw the forget set"
     found = _beside(sources, rows, retain, f"--retain {retain}", what)
@@ -134,8 +136,8 @@ def _retain_sheets(sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet]
 
 
 def _finetuned_sheets(
-    sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], finetuned: Mapping[str, str | Path]
-) -> dict[str, dict[str, Sheet]]:
+    sources: Sequence[Sequence[RecordTable]], rows: Mapping[str, RecordTable], finetuned: Mapping[str, str | Path]
+) -> dict[str, dict[str, RecordTable]]:
     """Return for each row the records of the models that were fine-tuned, by text."""
     texts = {text for sheet in rows.values() for text in sheet.texts}
     if unknown := [text for text in finetuned if text not in texts]:
@@ -151,8 +153,8 @@ def _finetuned_sheets(
 
 
 def _beside(
-    sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet], name: str, option: str, what: str
-) -> dict[str, Sheet]:
+    sources: Sequence[Sequence[RecordTable]], rows: Mapping[str, RecordTable], name: str, option: str, what: str
+) -> dict[str, RecordTable]:
     """Return for each row the records of a model: of its own source if it is there, of another, or of a path.
 
     :param option: Names it in errors.
@@ -164,7 +166,7 @@ def _beside(
     return {row: own[id(sheet)] or other for row, sheet in rows.items()}
 
 
-def _single(path: str, option: str, what: str) -> Sheet:
+def _single(path: str, option: str, what: str) -> RecordTable:
     sheets = read_sheets(path)
     if len(sheets) > 1:
         raise UsageError(
@@ -174,11 +176,11 @@ def _single(path: str, option: str, what: str) -> Sheet:
     return sheets[0]
 
 
-def _named(sources: Sequence[Sequence[Sheet]]) -> dict[str, Sheet]:
+def _named(sources: Sequence[Sequence[RecordTable]]) -> dict[str, RecordTable]:
     """Return all sheets by the name of their row: the model's, and where several have it also where it is from."""
     sheets = [sheet for source in sources for sheet in source]
     names = [sheet.model for sheet in sheets]
-    rows: dict[str, Sheet] = {}
+    rows: dict[str, RecordTable] = {}
     for sheet in sheets:
         name = sheet.model if names.count(sheet.model) == 1 else f"{sheet.model} ({sheet.where})"
         if name in rows:
@@ -187,7 +189,7 @@ def _named(sources: Sequence[Sequence[Sheet]]) -> dict[str, Sheet]:
     return rows
 
 
-def _remarks(rows: Mapping[str, Sheet]) -> tuple[str, ...]:
+def _remarks(rows: Mapping[str, RecordTable]) -> tuple[str, ...]:
     """Say where models side by side were asked different things."""
     first, *others = rows.items()
     remarks = [
@@ -199,7 +201,7 @@ def _remarks(rows: Mapping[str, Sheet]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(remarks))
 
 
-def _over_seeds(scores: Scores, sources: Sequence[Sequence[Sheet]], rows: Mapping[str, Sheet]) -> Scores:
+def _over_seeds(scores: Scores, sources: Sequence[Sequence[RecordTable]], rows: Mapping[str, RecordTable]) -> Scores:
     """Return one row for the models at the same place of each source; its name is the first one's."""
     if len(sources) < 2 or len({len(source) for source in sources}) > 1:
         raise UsageError(

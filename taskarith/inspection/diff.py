@@ -116,7 +116,7 @@ def diff(first: str | Path, second: str | Path, *, listener: Listener = SILENT) 
 
     :param first: A ``.safetensors`` file, a LoRA folder, or a model: folder, hub id or GGUF.
     :param second: Another; how either is cut into shards does not matter.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises CheckpointError: One of them is missing, or cannot be read safely.
     :raises VectorError: One is a pickled adapter.
     """

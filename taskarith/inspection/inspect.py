@@ -157,7 +157,7 @@ def inspect(name: str | Path, *, listener: Listener = SILENT) -> Inspection:
     """Look at a task vector, a LoRA folder, a model or any safetensors file; read in pieces.
 
     :param name: A ``.safetensors`` file, a LoRA folder, or a model: folder, hub id or GGUF.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises CheckpointError: There is nothing, or it cannot be read safely.
     :raises VectorError: It is a pickled adapter.
     """

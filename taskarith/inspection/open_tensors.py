@@ -18,7 +18,7 @@ from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, read_header
 from taskarith.checkpoints.places import absolute_names
 from taskarith.checkpoints.provenance import read_provenance
-from taskarith.checkpoints.reader import PrintedTensor, TensorReader
+from taskarith.checkpoints.reader import HashingTensor, TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError
 from taskarith.progress import SILENT, Listener
@@ -86,7 +86,7 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
     """Open a safetensors file, a LoRA folder or a model (folder, hub id or GGUF).
 
     :param name: As the user wrote it.
-    :param listener: Told about downloads and conversions.
+    :param listener: Receives notes about downloads and conversions.
     :raises CheckpointError: There is nothing, or it cannot be read safely.
     :raises VectorError: It is a pickled adapter.
     """
@@ -160,7 +160,7 @@ def go_through(
     :param tasks: What is to be done.
     :param do: Does one task, with numpy, which lets other threads run meanwhile.
     :param size: Its size, for the listener.
-    :param listener: Told how much is done.
+    :param listener: Receives progress updates.
     :param what: What is being done, for the listener.
     """
     total, done = sum(map(size, tasks)), 0
@@ -205,16 +205,16 @@ def _decoded(found: Contents, listener: Listener) -> Contents:
 
 def _decoded_chunks(reader: TensorReader, entry: PackedEntry) -> Iterator[bytes | bytearray]:
     packed, stream = entry.packed, entry.packed.open(reader)
-    size, origin = ITEM_SIZES[packed.dtype], PrintedTensor(packed.base, reader) if packed.base else None
+    size, origin = ITEM_SIZES[packed.dtype], HashingTensor(packed.base, reader) if packed.base else None
     for start, stop in chunks(entry.elements):
         room = bytearray((stop - start) * size)
         if origin is None:
-            stream.fill(memoryview(room), None)
+            stream.read_into(memoryview(room), None)
             yield room
             continue
         before = bytearray(len(room))
-        origin.fill(memoryview(before))
-        stream.fill(memoryview(room), memoryview(before))
+        origin.read_into(memoryview(before))
+        stream.read_into(memoryview(room), memoryview(before))
         yield (decode(room, packed.dtype) - decode(before, packed.dtype)).tobytes()
     if origin is not None and packed.expected not in {"", origin.fingerprint()}:
         raise MismatchError(

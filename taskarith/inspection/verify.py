@@ -27,7 +27,7 @@ def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> 
 
     :param path: A task vector file, or a folder with ``taskarith.json``.
     :param seed: Where the samples are taken.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises CheckpointError: There is no record to compare with, or the files are broken.
     """
     place = Path(path)

@@ -32,7 +32,7 @@ def verify_edit(found: Verification, record: Mapping[str, Any], seed: int, liste
     :param found: What has been found of its files.
     :param record: Of the edit.
     :param seed: Where the samples are taken.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises CheckpointError: The weights cannot be read.
     """
     checkpoint = open_checkpoint(found.path)

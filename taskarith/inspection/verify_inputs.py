@@ -57,7 +57,7 @@ def _fingerprint(plan: EditPlan, operand: int, reader: TensorReader) -> str:
 
 
 def _term_fingerprint(what: Calculation, number: int, reader: TensorReader) -> str:
-    index = what.prints[number]
+    index = what.fingerprints[number]
     if isinstance(index, str):
         return index
     entry = what.inputs[index]
@@ -68,5 +68,5 @@ def _term_fingerprint(what: Calculation, number: int, reader: TensorReader) -> s
     elements = base.elements if isinstance(base, TensorEntry) else 0
     for start, stop in chunks(elements):
         against = None if not isinstance(origin, TensorEntry) else reader.read(origin, start * size, stop * size)
-        stream.fill(memoryview(bytearray((stop - start) * size)), None if against is None else memoryview(against))
+        stream.read_into(memoryview(bytearray((stop - start) * size)), None if against is None else memoryview(against))
     return stream.fingerprint()

@@ -37,7 +37,7 @@ def merge_again(
     :param written: The tensors of the output.
     :param names: Those that are sound and were edited.
     :param seed: Which of them.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :returns: Number of elements, and names of the tensors that differ.
     """
     order = np.random.default_rng(seed).permutation(len(names))

@@ -68,7 +68,7 @@ def _is_right(packed: Packed, both: Difference, start: int, stop: int, reader: T
     stream = packed.open(reader)
     stream.skip(start)
     try:
-        stream.fill(memoryview(room), memoryview(before))
+        stream.read_into(memoryview(room), memoryview(before))
     except (VectorError, MismatchError):
         return False
     if packed.base is not None:

@@ -92,7 +92,7 @@ def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> l
         if isinstance(entry, Packed):
             data, stream, origin = bytearray((stop - start) * size), entry.open(reader), what.against.get(index)
             stream.skip(start)
-            stream.fill(memoryview(data), None if origin is None else memoryview(stored[origin]))
+            stream.read_into(memoryview(data), None if origin is None else memoryview(stored[origin]))
         else:
             rows_end = min(stop * size, entry.nbytes)  # a smaller vocabulary is filled up with zeros
             data = reader.read(entry, min(start * size, rows_end), rows_end).ljust((stop - start) * size, b"\0")

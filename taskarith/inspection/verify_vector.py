@@ -33,7 +33,7 @@ def verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
 
     :param path: The file.
     :param seed: Where the samples are taken.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises CheckpointError: It is not a sound safetensors file, or has no fingerprints.
     :raises VectorError: It is not a task vector.
     """

@@ -62,7 +62,7 @@ def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Bas
 
     :param model: A local folder, ``id`` or ``id@revision`` on the hub, or GGUF.
     :param trust_remote_code: Run the code that comes with the model.
-    :param listener: Told about downloads and conversions.
+    :param listener: Receives notes about downloads and conversions.
     :raises UsageError: The model brings its own code, which is not trusted.
     :raises CheckpointError: It is missing, broken, or of a kind that transformers does not know; or has no tokenizer.
     """

@@ -17,7 +17,7 @@ from taskarith.arithmetic.calculator import Calculator, Products
 from taskarith.arithmetic.parallel import chunks, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
-from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_prints
+from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
 from taskarith.edit.scales import layer_places
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
@@ -202,9 +202,9 @@ def _relate_tensor(
         if stop.is_set():
             return None
         for index, tensor in enumerate(inputs[1:], 1):  # there is no base to read
-            tensor.fill(calculator.room(index, end - start))
+            tensor.read_into(calculator.room(index, end - start))
         calculator.inner_products(start, end, products)
-    for operand, found in zip(operands, term_prints(what, inputs), strict=True):
+    for operand, found in zip(operands, term_fingerprints(what, inputs), strict=True):
         check_delta(operand.vector, entry.name, entry.shape, found)
     sample.keep(first, moving, products.few)
     return _group(len(related.operands), moving, products) if np.isfinite(products.sums).all() else None

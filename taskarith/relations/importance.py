@@ -88,7 +88,7 @@ def importance(
     :param device: auto, cpu, cuda[:N] or mps.
     :param overwrite: Replace an existing file.
     :param trust_remote_code: Run the code that comes with the model.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises UsageError: The kind is unknown, or a block is longer than the model has positions.
     :raises DataError: A data set is missing, empty or too short.
     :raises CheckpointError: The model cannot be used, or a gradient is not finite.
@@ -176,10 +176,10 @@ def _metadata(
     loaded: Loaded, base: Checkpoint, target: Path, kind: str, weights: Mapping[str, torch.Tensor]
 ) -> dict[str, str]:
     with TensorReader() as reader:
-        prints = {name: reader.fingerprint(entry) for name, entry in sorted(base.tensors.items())}
+        fingerprints = {name: reader.fingerprint(entry) for name, entry in sorted(base.tensors.items())}
     return vector_metadata(
         WEIGHTS,
-        BaseRecord.of(loaded.resolved, prints),
+        BaseRecord.of(loaded.resolved, fingerprints),
         {"name": f"importance by {kind}"},
         "F32",
         {},

@@ -23,7 +23,7 @@ from taskarith.relations.vectors import Related, open_related
 
 if TYPE_CHECKING:
     from taskarith.data.tokens import Sample
-    from taskarith.relations.probe import Answer, Lab
+    from taskarith.relations.probe import Answer, Probe
 
 __all__ = ["OutOfDomain", "Point", "out_of_domain"]
 
@@ -124,7 +124,7 @@ def out_of_domain(
     :param cap: Most that a coefficient may be.
     :param cut: Number and length of test inputs, and how their chats are written.
     :param runtime: Dtype and device of the model in memory.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :param keywords: Fields of ``cut`` and ``runtime`` by name, such as ``inputs=8``.
     :raises UsageError: Gammas and data, or neither, are given, or a number is out of range.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
@@ -197,7 +197,7 @@ class _Study:
     ) -> None:
         from taskarith.relations.probe import cut_inputs, open_lab
 
-        self._lab: Lab = open_lab(related, runtime, listener)
+        self._lab: Probe = open_lab(related, runtime, listener)
         tasks = list(cut_inputs(self._lab.loaded, data, cut).values())
         self._target, self._own = tasks[0], tasks[1:]
         self._count = len(related.names)

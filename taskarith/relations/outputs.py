@@ -13,7 +13,7 @@ from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
 from taskarith.relations.correlations import DECISIVE, MEASURES, MULTIPLES, OutputRelations, Removal
 from taskarith.relations.inputs import TestInputs
-from taskarith.relations.probe import Answer, Lab, alone, cut_inputs, open_lab
+from taskarith.relations.probe import Answer, Probe, alone, cut_inputs, open_lab
 from taskarith.relations.vectors import Related
 from taskarith.relations.verdict import coefficient_of
 
@@ -40,7 +40,7 @@ class Setup:
     runtime: Runtime
 
 
-def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Lab, list[list[Sample]]]:
+def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Probe, list[list[Sample]]]:
     """Open the base, and cut the test inputs of all tasks; nothing is loaded yet.
 
     :raises UsageError: A number is out of range, or the model is an adapter.
@@ -50,7 +50,7 @@ def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Lab,
     return lab, list(cut_inputs(lab.loaded, setup.data, setup.inputs).values())
 
 
-def relate_outputs(setup: Setup, lab: Lab, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:
+def relate_outputs(setup: Setup, lab: Probe, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:
     """Run the base and each vector's model over the test inputs of all tasks, and compare what they say.
 
     The model is loaded once and edited in memory.
@@ -90,7 +90,7 @@ def _change(base: Sequence[Answer], model: Sequence[Answer]) -> Estimate:
 
 
 def _together(
-    lab: Lab, tasks: Sequence[Sequence[Sample]], base: Sequence[Sequence[Answer]], pair: tuple[int, int], least: float
+    lab: Probe, tasks: Sequence[Sequence[Sample]], base: Sequence[Sequence[Answer]], pair: tuple[int, int], least: float
 ) -> tuple[Estimate, Estimate]:
     """Measure the sum of a pair: the first vector, and so much of the second."""
     weights = [0.0] * len(tasks)
@@ -143,7 +143,7 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([_cosine(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]))
 
 
-def _removals(lab: Lab, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...]:
+def _removals(lab: Probe, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...]:
     """Take the first vector away from models that know the other tasks."""
     found = []
     for task in range(1, len(tasks)):
@@ -157,7 +157,7 @@ def _removals(lab: Lab, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...
     return tuple(found)
 
 
-def _stand_in(lab: Lab, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
+def _stand_in(lab: Probe, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
     """Return the multiple of a task's vector that gives its inputs the least loss, and their losses with it."""
     best: tuple[float, np.ndarray] | None = None
     for known in MULTIPLES:

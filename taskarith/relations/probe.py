@@ -21,7 +21,7 @@ from taskarith.progress import Listener
 from taskarith.relations.inputs import TestInputs
 from taskarith.relations.vectors import Related
 
-__all__ = ["Answer", "Lab", "alone", "cut_inputs", "open_lab"]
+__all__ = ["Answer", "Probe", "alone", "cut_inputs", "open_lab"]
 
 _POSITIONS = 8
 """Positions of an input at which whole outputs are compared: a vocabulary of float32 each."""
@@ -69,12 +69,12 @@ def cut_inputs(loaded: Loaded, data: Mapping[str, str], cut: TestInputs) -> dict
 
 
 @dataclass(frozen=True)
-class Lab:
+class Probe:
     """A loaded model that is edited in memory and asked.
 
     :param loaded: The base of the vectors.
     :param related: The vectors.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     """
 
     loaded: Loaded
@@ -110,7 +110,7 @@ class Lab:
         InMemoryEdit(self.loaded.model, str(self.loaded.resolved.path), operands=operands).set(1.0)
 
 
-def open_lab(related: Related, runtime: Runtime, listener: Listener) -> Lab:
+def open_lab(related: Related, runtime: Runtime, listener: Listener) -> Probe:
     """Load the base of the vectors.
 
     :raises UsageError: The dtype or device is unknown, or the model is an adapter.
@@ -122,7 +122,7 @@ def open_lab(related: Related, runtime: Runtime, listener: Listener) -> Lab:
     loaded = open_model(related.model, place, precision, listener, trust_remote_code=runtime.trust_remote_code)
     if loaded.adapter is not None:
         raise UsageError(f"{related.model} is an adapter", "Name the base of the vectors with --model.")
-    return Lab(loaded, related, listener)
+    return Probe(loaded, related, listener)
 
 
 def alone(index: int, count: int) -> list[float]:

@@ -89,7 +89,7 @@ def relate(
     :param beta: Of the theorems, assumed.
     :param cut: Number and length of test inputs, and how their chats are written.
     :param runtime: Dtype and device of the model in memory.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :param keywords: Fields of ``cut`` and ``runtime`` by name, such as ``inputs=8``.
     :raises UsageError: There are less than two vectors, no base is known, or there is not one test set for each, or it
         is another vector's.

@@ -105,7 +105,7 @@ class _Rows:
         for begin in range(0, len(values), CHUNK_ELEMENTS):
             end = min(begin + CHUNK_ELEMENTS, len(values))
             for index, tensor in enumerate(self._inputs):
-                tensor.fill(self._calculator.room(index, end - begin))
+                tensor.read_into(self._calculator.room(index, end - begin))
             self._calculator.delta(self._what.recipe.terms[0], first + begin, first + end, values[begin:end])
         self._next = stop
         return values.reshape(stop - start, self._columns)

@@ -25,15 +25,17 @@ def learned_from(related: Related, data: Mapping[str, str], form: RowForm = ANSW
     :raises DataError: A test set is missing.
     """
     recorded = [_recorded(related, index) for index in range(len(related.names))]
-    prints = [load_data(spec, form).fingerprint for spec in data.values()]
-    for (name, spec), print_, own in zip(data.items(), prints, recorded, strict=True):
-        others = [number for number, known in enumerate(recorded, 1) if known and print_ in known]
-        if others and own is not None and print_ not in own:
+    fingerprints = [load_data(spec, form).fingerprint for spec in data.values()]
+    for (name, spec), fingerprint, own in zip(data.items(), fingerprints, recorded, strict=True):
+        others = [number for number, known in enumerate(recorded, 1) if known and fingerprint in known]
+        if others and own is not None and fingerprint not in own:
             raise UsageError(
                 f"{spec} is given as {name}, but it is what vector {others[0]} was trained on",
                 "Give one --data for each vector, in the order of the vectors.",
             )
-    return tuple(None if own is None else print_ in own for print_, own in zip(prints, recorded, strict=True))
+    return tuple(
+        None if own is None else fingerprint in own for fingerprint, own in zip(fingerprints, recorded, strict=True)
+    )
 
 
 def _recorded(related: Related, index: int) -> frozenset[str] | None:

@@ -59,7 +59,7 @@ def open_related(
 
     :param vectors: Vectors, each with an optional base and coefficient.
     :param model: Their base; None takes the first that one of them is given with or records.
-    :param listener: Told about downloads.
+    :param listener: Receives notes about downloads.
     :param names: Of the vectors; None makes names of their paths.
     :raises UsageError: No base is known.
     :raises VectorError: A vector is missing or of a kind that cannot be used.

@@ -20,7 +20,7 @@ from taskarith.edit.scales import tensor_factors
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.sweeps.rule import Point
 from taskarith.sweeps.split import is_forgotten
-from taskarith.sweeps.trial import Bench, Trial
+from taskarith.sweeps.trial import Trial, TrialModel
 
 __all__ = ["Slope", "descend", "project"]
 
@@ -30,7 +30,7 @@ _MARGIN = 0.02  # nats by which the rule is to be met
 
 
 def descend(
-    bench: Bench, steps: int, *, kl: float, on_trial: Callable[[int, float], None], note: Callable[[str], None]
+    bench: TrialModel, steps: int, *, kl: float, on_trial: Callable[[int, float], None], note: Callable[[str], None]
 ) -> list[Trial]:
     """Follow gradients from plain negation at the middle of the range.
 
@@ -93,7 +93,7 @@ def project(
     return step
 
 
-def _slope(bench: Bench, slope: Slope, trial: Trial, weights: Mapping[str, float], kl: float) -> torch.Tensor:
+def _slope(bench: TrialModel, slope: Slope, trial: Trial, weights: Mapping[str, float], kl: float) -> torch.Tensor:
     """Return the derivative at what was tried, where it is not known already; see ``Slope.at``."""
     name = f"slope {json.dumps([trial.values, sorted(weights.items()), kl])}"
     known = bench.units.get(name, lambda value: _read_slope(value, len(trial.values)))
@@ -111,7 +111,7 @@ def _read_slope(value: Any, size: int) -> torch.Tensor:
     return found
 
 
-def _sides(bench: Bench, point: Point) -> tuple[dict[str, float], dict[str, float], float]:
+def _sides(bench: TrialModel, point: Point) -> tuple[dict[str, float], dict[str, float], float]:
     """Return what is to become small and what has a bound, as weights of the losses of texts; and what that lacks."""
     aim = bench.aim
     forget = dict.fromkeys(point.forget, 1 / len(point.forget))
@@ -135,7 +135,7 @@ class Slope:
     :raises UsageError: The model has other names in memory than in its files.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: TrialModel) -> None:
         self._bench = bench
         self._places = _places(bench)
         self._deltas = _deltas(bench)
@@ -190,7 +190,7 @@ class Slope:
         return loss + kl / all_kept * distance
 
 
-def _deltas(bench: Bench) -> list[dict[str, torch.Tensor]]:
+def _deltas(bench: TrialModel) -> list[dict[str, torch.Tensor]]:
     """Return what each vector adds to each parameter at a value of 1, in the model's dtype."""
     vectors, parts = sum(not one.role for one in bench.space.edit.operands), len(bench.space.parts)
     base = {name: one.detach().clone() for name, one in bench.model.named_parameters()}
@@ -203,7 +203,7 @@ def _deltas(bench: Bench) -> list[dict[str, torch.Tensor]]:
     return found
 
 
-def _places(bench: Bench) -> dict[str, int]:
+def _places(bench: TrialModel) -> dict[str, int]:
     """Return which part each parameter is in."""
     parts, files = bench.space.parts, list(bench.memory.dimensions)
     found = tensor_factors({part: (float(number),) for number, part in enumerate(parts)}, files)

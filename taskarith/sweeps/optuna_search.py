@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskarith.errors import CheckpointError, OutputError, UsageError
-from taskarith.sweeps.trial import Bench, Trial, pack, unpack
+from taskarith.sweeps.trial import Trial, TrialModel, pack, unpack
 from taskarith.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def load_optuna() -> Any:
 
 
 def try_coefficients(
-    bench: Bench, trials: int, *, seed: int, storage: str | None, name: str, on_trial: Callable[[int, float], None]
+    bench: TrialModel, trials: int, *, seed: int, storage: str | None, name: str, on_trial: Callable[[int, float], None]
 ) -> list[Trial]:
     """Try coefficients until so many trials are finished, those of earlier runs and other processes included.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskarith.evaluation.records import Record
-from taskarith.sweeps.rule import Aim
+from taskarith.sweeps.rule import Rule
 from taskarith.sweeps.split import mean_loss
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["explain", "lacking_effect"]
 
 
 def explain(
-    aim: Aim, rows: Sequence[SweepRow], chosen: int | None, reached: int | None, reference: str | None, *, search: bool
+    aim: Rule, rows: Sequence[SweepRow], chosen: int | None, reached: int | None, reference: str | None, *, search: bool
 ) -> str:
     """Say by what rule a row was chosen, or why none was.
 
@@ -48,7 +48,7 @@ def explain(
 
 
 def lacking_effect(
-    aim: Aim, rows: Sequence[SweepRow], chosen: int | None, records: Sequence[Sequence[Record]]
+    aim: Rule, rows: Sequence[SweepRow], chosen: int | None, records: Sequence[Sequence[Record]]
 ) -> str | None:
     """Say where the most forgetting within a budget is none beyond its uncertainty, by all samples.
 

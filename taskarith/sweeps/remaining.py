@@ -10,7 +10,7 @@ import numpy as np
 
 from taskarith.evaluation.metrics.intervals import Estimate, Floats, estimate, ratio
 from taskarith.evaluation.records import Record
-from taskarith.sweeps.rule import Mark
+from taskarith.sweeps.rule import TextScore
 from taskarith.sweeps.split import is_forgotten
 
 __all__ = ["MOST_LEFT", "Remaining", "measure_remaining"]
@@ -48,7 +48,7 @@ class Remaining:
 
 
 def measure_remaining(
-    edited: Sequence[Record], unedited: Sequence[Record], level: Sequence[Record] | Mapping[str, Mark]
+    edited: Sequence[Record], unedited: Sequence[Record], level: Sequence[Record] | Mapping[str, TextScore]
 ) -> dict[str, Remaining]:
     """Return what is left of each text to be forgotten.
 

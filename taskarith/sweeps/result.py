@@ -16,7 +16,7 @@ from taskarith.evaluation.score import Scores, make_scores
 from taskarith.spec import OperandRef
 from taskarith.sweeps.reasons import explain, lacking_effect
 from taskarith.sweeps.remaining import Remaining, measure_remaining
-from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
+from taskarith.sweeps.rule import Point, Rule, TextScore, find_cliff, pareto_front
 from taskarith.sweeps.split import Halves, deal, mean_loss, point_of
 from taskarith.sweeps.trial import Trial
 
@@ -94,7 +94,7 @@ class Sweep:
 
     scores: Scores
     rows: tuple[SweepRow, ...]
-    aim: Aim
+    aim: Rule
     chosen: int | None
     reason: str
     heldout: Scores
@@ -137,7 +137,7 @@ class Sweep:
 def conclude(
     evaluation: Evaluation,
     edits: Mapping[str, Edit],
-    aim: Aim,
+    aim: Rule,
     reference: str | None,
     names: Sequence[str] = (),
     trials: Sequence[Trial] = (),
@@ -194,12 +194,12 @@ def row_halves(records: Sequence[Record]) -> Halves:
     return deal([(one["kind"], one["text"], one["sample"]) for one in records if one["kind"] in kinds])
 
 
-def leveled(aim: Aim, reference: Sequence[Record] | None, half: Callable[[Sequence[Record]], list[Record]]) -> Aim:
+def leveled(aim: Rule, reference: Sequence[Record] | None, half: Callable[[Sequence[Record]], list[Record]]) -> Rule:
     """Return a rule with the reference's level on one half of the samples."""
     return aim if reference is None else replace(aim, level=point_of(0.0, half(reference)).forget)
 
 
-def _shown(aim: Aim, rows: Sequence[SweepRow]) -> int | None:
+def _shown(aim: Rule, rows: Sequence[SweepRow]) -> int | None:
     """Return the number of the row that the rule chooses; a level has to be shown to be reached, by all samples."""
     able = [number for number, row in enumerate(rows) if aim.budget is not None or row.is_shown]
     chosen = aim.choose([rows[number].choosing for number in able], rows[0].choosing)
@@ -211,7 +211,7 @@ def _row(
     edit: Edit,
     records: Sequence[Record],
     unedited: Sequence[Record],
-    level: Sequence[Record] | Mapping[str, Mark] | None,
+    level: Sequence[Record] | Mapping[str, TextScore] | None,
     halves: Halves,
 ) -> SweepRow:
     return SweepRow(

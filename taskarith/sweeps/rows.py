@@ -21,10 +21,10 @@ from taskarith.progress import Listener
 from taskarith.sweeps.gradient_search import descend
 from taskarith.sweeps.optuna_search import try_coefficients
 from taskarith.sweeps.result import leveled, row_halves
-from taskarith.sweeps.rule import Aim
+from taskarith.sweeps.rule import Rule
 from taskarith.sweeps.search_options import SearchOptions
 from taskarith.sweeps.search_space import Space, find_parts
-from taskarith.sweeps.trial import Bench, Trial
+from taskarith.sweeps.trial import Trial, TrialModel
 
 __all__ = ["FINALISTS", "SweepRows"]
 
@@ -37,7 +37,7 @@ class SweepRows:
     """A sweep under way.
 
     :param edit: What is made at each alpha, or whose coefficients are searched for.
-    :param prints: Fingerprint of each text.
+    :param fingerprints: Fingerprint of each text.
     :param edits: Name of each row to its edit.
     :param names: Of the coefficients that a search sets.
     :param trials: What it tried.
@@ -46,9 +46,9 @@ class SweepRows:
     edit: Edit
     measurement: Measurement
     reference: str | None
-    aim: Aim
+    aim: Rule
     search: SearchOptions
-    prints: Mapping[str, str]
+    fingerprints: Mapping[str, str]
     listener: Listener
     edits: dict[str, Edit] = field(default_factory=dict)
     names: tuple[str, ...] = ()
@@ -77,7 +77,9 @@ class SweepRows:
         parts = find_parts(memory.dimensions, search.by)
         space = Space(self.edit, parts, min(search.alphas), max(search.alphas))
         samples = [(text, one) for text, one in asked.questions.samples if ("loss", text, one.id) in halves.validation]
-        bench = Bench(asked.loaded, samples, self.measurement, memory, space, aim, search.kl, units.within("search"))
+        bench = TrialModel(
+            asked.loaded, samples, self.measurement, memory, space, aim, search.kl, units.within("search")
+        )
         self.names = space.names
 
         def on_trial(number: int, best: float) -> None:
@@ -95,9 +97,14 @@ class SweepRows:
         for number in best[:FINALISTS]:
             yield number, self.trials[number], space.edit_at(self.trials[number].values)
 
-    def _study(self, bench: Bench, memory: InMemoryEdit) -> str:
+    def _study(self, bench: TrialModel, memory: InMemoryEdit) -> str:
         """Return the name under which trials are kept: it changes with all that decides them."""
         space = bench.space
-        problem: list[Any] = [self.prints, self.measurement.record(), str(bench.model.dtype), memory.fingerprint()]
+        problem: list[Any] = [
+            self.fingerprints,
+            self.measurement.record(),
+            str(bench.model.dtype),
+            memory.fingerprint(),
+        ]
         problem += [space.names, space.low, space.high, repr(bench.aim), self.search.kl]
         return fingerprint_bytes(json.dumps(problem).encode())

@@ -10,7 +10,7 @@ from statistics import median
 
 from taskarith.evaluation.metrics.intervals import Estimate
 
-__all__ = ["CLIFF_RISE", "CLIFF_SPEED", "ROUGE_MARGIN", "Aim", "Mark", "Point", "find_cliff", "pareto_front"]
+__all__ = ["CLIFF_RISE", "CLIFF_SPEED", "ROUGE_MARGIN", "Point", "Rule", "TextScore", "find_cliff", "pareto_front"]
 
 ROUGE_MARGIN = 0.03
 """A text counts as forgotten where ROUGE-L F1 is at most this much above that of a model that never knew it."""
@@ -22,7 +22,7 @@ _SHORTFALL = 10.0  # what a nat that is lacking costs in a search: more than for
 
 
 @dataclass(frozen=True)
-class Mark:
+class TextScore:
     """What a model gives to one text.
 
     :param loss: Nats a token.
@@ -44,8 +44,8 @@ class Point:
     """
 
     alpha: float
-    forget: Mapping[str, Mark]
-    keep: Mapping[str, Mark]
+    forget: Mapping[str, TextScore]
+    keep: Mapping[str, TextScore]
     kl: float = 0.0
 
     @property
@@ -60,7 +60,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Aim:
+class Rule:
     """What is wanted of an edit: one of two rules.
 
     ``reference``: the least alpha at which each text to be forgotten has at least the loss of its level, and at most
@@ -72,7 +72,7 @@ class Aim:
     :param budget: In nats.
     """
 
-    level: Mapping[str, Mark] | None = None
+    level: Mapping[str, TextScore] | None = None
     budget: float | None = None
 
     @property
@@ -107,11 +107,11 @@ class Aim:
         return _SHORTFALL * lacking + rise + kl * point.kl
 
 
-def _mean(marks: Mapping[str, Mark]) -> float:
+def _mean(marks: Mapping[str, TextScore]) -> float:
     return sum(mark.loss for mark in marks.values()) / len(marks)
 
 
-def _at_level(mark: Mark, level: Mark) -> bool:
+def _at_level(mark: TextScore, level: TextScore) -> bool:
     near = mark.rouge is None or level.rouge is None or mark.rouge <= level.rouge + ROUGE_MARGIN
     return mark.loss >= level.loss and near
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from taskarith.evaluation.metrics.intervals import Estimate, estimate
 from taskarith.evaluation.records import Record
-from taskarith.sweeps.rule import Mark, Point
+from taskarith.sweeps.rule import Point, TextScore
 
 __all__ = ["Halves", "deal", "is_forgotten", "mean_loss", "point_of"]
 
@@ -82,13 +82,13 @@ def _key(record: Record) -> tuple[str, str, str]:
 
 def point_of(alpha: float, records: Sequence[Record]) -> Point:
     """Return the means of one row's records."""
-    forget: dict[str, Mark] = {}
-    keep: dict[str, Mark] = {}
+    forget: dict[str, TextScore] = {}
+    keep: dict[str, TextScore] = {}
     for text in dict.fromkeys(record["text"] for record in records):
         losses = [one for one in records if one["kind"] == _LOSS and one["text"] == text]
         scores = [one["rouge_l_f1"] for one in records if one["kind"] == _CONTINUATION and one["text"] == text]
         loss = math.fsum(one["nll"] for one in losses) / sum(one["tokens"] for one in losses)
-        mark = Mark(loss, math.fsum(scores) / len(scores) if scores else None)
+        mark = TextScore(loss, math.fsum(scores) / len(scores) if scores else None)
         (forget if is_forgotten(text) else keep)[text] = mark
     return Point(alpha, forget, keep)
 

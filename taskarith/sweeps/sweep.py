@@ -34,7 +34,7 @@ from taskarith.spec import plain_scales
 from taskarith.sweeps.optuna_search import check_storage
 from taskarith.sweeps.result import Sweep, conclude
 from taskarith.sweeps.rows import FINALISTS, SweepRows
-from taskarith.sweeps.rule import Aim, Mark
+from taskarith.sweeps.rule import Rule, TextScore
 from taskarith.sweeps.search_options import SearchOptions
 from taskarith.sweeps.search_space import find_parts
 from taskarith.sweeps.split import is_forgotten
@@ -102,7 +102,7 @@ def sweep(
     :param draw: Draws pictures into that folder before it is published.
     :param measurement: As for ``evaluate``; its seed is that of a search, too.
     :param runtime: As for ``evaluate``.
-    :param listener: Told about progress, precision and speed.
+    :param listener: Receives notes about progress, precision and speed.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, options contradict each other, or no text is to be forgotten or kept.
     :raises DataError: A data set is missing, empty, or too short.
@@ -175,8 +175,8 @@ def sweep(
         provenance,
     ):
         torch.manual_seed(measurement.seed)
-        prints = {name: text.fingerprint for name, text in texts.items()}
-        rows = SweepRows(edit, measurement, reference, aim, tried, prints, listener)
+        fingerprints = {name: text.fingerprint for name, text in texts.items()}
+        rows = SweepRows(edit, measurement, reference, aim, tried, fingerprints, listener)
         count = (1 + FINALISTS if tried.is_search else len({0.0, *alphas})) + bool(reference)
         evaluation = measure_rows(
             asked,
@@ -196,18 +196,18 @@ def sweep(
     return found
 
 
-def _aim(data: Mapping[str, str], target: float | None, budget: float | None) -> Aim:
+def _aim(data: Mapping[str, str], target: float | None, budget: float | None) -> Rule:
     """Return the rule as far as it is known before the reference is measured."""
     for name, value in (("target", target), ("budget", budget)):
         if value is not None and not math.isfinite(value):
             raise UsageError(f"{name} is {value}", f"Give a finite number of nats, as in --{name} 0.5")
     if budget is not None and target is not None:
         raise UsageError("a target and a budget are two rules", "Give one of --target and --budget.")
-    level = None if target is None else {text: Mark(target) for text in data if is_forgotten(text)}
-    return Aim(level, budget)
+    level = None if target is None else {text: TextScore(target) for text in data if is_forgotten(text)}
+    return Rule(level, budget)
 
 
-def _check(model: str, data: Mapping[str, str], aim: Aim, reference: str | None) -> None:
+def _check(model: str, data: Mapping[str, str], aim: Rule, reference: str | None) -> None:
     sides = {is_forgotten(text) for text in data}
     if sides != {True, False}:
         lacking = "to be forgotten" if True not in sides else "to be kept"

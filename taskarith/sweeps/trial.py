@@ -13,14 +13,14 @@ from taskarith.checkpoints.units import Units
 from taskarith.data.tokens import Sample
 from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.evaluation.batches import Batching, batch_start
-from taskarith.evaluation.loss import Kept, TokenScore, keep_states, score_samples, split_model
+from taskarith.evaluation.loss import CachedReference, TokenScore, keep_states, score_samples, split_model
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
-from taskarith.sweeps.rule import Aim, Mark, Point
+from taskarith.sweeps.rule import Point, Rule, TextScore
 from taskarith.sweeps.search_space import Space
 from taskarith.sweeps.split import is_forgotten
 
-__all__ = ["Bench", "Trial"]
+__all__ = ["Trial", "TrialModel"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ def pack(point: Point) -> dict[str, Any]:
 
 def unpack(values: Mapping[str, Any]) -> Point:
     """Return the point of such values."""
-    forget, keep = ({text: Mark(float(loss)) for text, loss in values[side].items()} for side in ("forget", "keep"))
+    forget, keep = (
+        {text: TextScore(float(loss)) for text, loss in values[side].items()} for side in ("forget", "keep")
+    )
     return Point(1.0, forget, keep, float(values["kl"]))
 
 
-class Bench:
+class TrialModel:
     """Tries coefficients.
 
     :param loaded: The model.
@@ -71,7 +73,7 @@ class Bench:
         measurement: Measurement,
         memory: InMemoryEdit,
         space: Space,
-        aim: Aim,
+        aim: Rule,
         kl: float,
         units: Units | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class Bench:
         states: dict[int, torch.Tensor] = {}
         scores = self._score(keep=states if kl else None)
         self.unedited = self._point(scores)
-        self.kept: Kept | None = keep_states(self._halves, states, self._size) if kl else None
+        self.kept: CachedReference | None = keep_states(self._halves, states, self._size) if kl else None
 
     def attempt(self, values: Sequence[float]) -> Trial:
         """Edit the model and measure it, where that is not done already.
@@ -131,7 +133,7 @@ class Bench:
         for (text, _), score in zip(self.samples, scores, strict=True):
             texts.setdefault(text, []).append(score)
         marks = {
-            text: Mark(sum(one.nll for one in found) / sum(one.tokens for one in found))
+            text: TextScore(sum(one.nll for one in found) / sum(one.tokens for one in found))
             for text, found in texts.items()
         }
         kept = [one for text, found in texts.items() if not is_forgotten(text) for one in found]

@@ -80,7 +80,7 @@ def make_examples(
     :param learned: Data sets, of weight 1.
     :param retained: Retain sets, of the retain weight.
     :param settings: Block size and retain weight.
-    :param listener: Told what of the data cannot be learned.
+    :param listener: Receives a note of what of the data cannot be learned.
     :return: The samples with their weights, and a record of each set for provenance.
     :raises UsageError: The block is longer than the model has positions.
     :raises MismatchError: The tokenizer makes tokens that the model does not have.

@@ -55,7 +55,7 @@ def finetune(
     :param retain: Data sets to mix in with another weight; an epoch goes through them too.
     :param overwrite: Replace an output that exists, and drop checkpoints of an interrupted run.
     :param settings: How to train.
-    :param listener: Told about progress and choices.
+    :param listener: Receives notes about progress and choices.
     :param keywords: Fields of ``settings`` by name, such as ``learning_rate=1e-4``.
     :raises UsageError: A value is wrong, a combination is, or the model cannot take it.
     :raises DataError: A data set is missing, empty or of an unknown shape.

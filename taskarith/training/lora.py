@@ -39,7 +39,7 @@ def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Liste
 
     :param model: The model; its layers are replaced in place.
     :param settings: Rank, alpha and targets.
-    :param listener: Told which weights the adapter does not reach.
+    :param listener: Receives a note of the weights the adapter does not reach.
     :raises UsageError: A target is not a linear layer, is the output layer where that is tied to the embeddings, or is
         one that PEFT refuses; or the model does not run with the adapter.
     """

@@ -122,7 +122,7 @@ def save_adapter(
     :param folder: An empty folder to write into.
     :param dtype: Of the factors on disk.
     :param origin: Name and revision of the base.
-    :param listener: Told about layers that the training has not reached.
+    :param listener: Receives notes about layers that the training has not reached.
     :raises TaskarithError: A weight is not finite in ``dtype``.
     :raises SafetensorError: The disk is full; ``publish`` says so.
     """

@@ -210,7 +210,7 @@ def find_own_base(recorded: RecordedBase, model: Checkpoint, listener: Listener 
 
     :param recorded: What is recorded.
     :param model: The model that is edited.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises MismatchError: There is no such model.
     """
     place = _locally(recorded, listener)

@@ -13,8 +13,8 @@ from taskarith.arithmetic.calculator import Calculator, Recipe, Term
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Input, filled_chunks
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
-from taskarith.checkpoints.reader import PrintedTensor, TensorReader
-from taskarith.checkpoints.writer import PrintedWriter
+from taskarith.checkpoints.reader import HashingTensor, TensorReader
+from taskarith.checkpoints.writer import HashingWriter
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.lora.adapter import AdapterVector
@@ -78,18 +78,18 @@ class PairSource:
         """Return what to calculate."""
         return Recipe((self._base[name].dtype, self._finetuned[name].dtype), (Term(1.0, 1),), dtype)
 
-    def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
+    def fingerprints(self, name: str, inputs: list[Input]) -> dict[str, str]:
         """Return the fingerprints of both sides, valid after the last element."""
         if name in self.base_rows:
             return self.rest[name]
-        sides = [tensor.fingerprint() for tensor in inputs if isinstance(tensor, PrintedTensor)]
+        sides = [tensor.fingerprint() for tensor in inputs if isinstance(tensor, HashingTensor)]
         return dict(zip(("base", "finetuned"), sides, strict=True))
 
-    def restricted(self, names: Iterable[str], prints: Mapping[str, dict[str, str]]) -> PairSource:
+    def restricted(self, names: Iterable[str], fingerprints: Mapping[str, dict[str, str]]) -> PairSource:
         """Return the deltas of a few tensors; the fingerprints of all others are known."""
         part = copy(self)
         part.shapes = {name: self.shapes[name] for name in names}
-        part.rest = {name: dict(found) for name, found in prints.items() if name not in part.shapes}
+        part.rest = {name: dict(found) for name, found in fingerprints.items() if name not in part.shapes}
         return part
 
 
@@ -131,7 +131,7 @@ class AdapterSource:
                 return Recipe(("F64", packed.dtype), (Term(1.0, 1),), dtype)
         raise AssertionError(name)
 
-    def prints(self, name: str, inputs: list[Input]) -> dict[str, str]:
+    def fingerprints(self, name: str, inputs: list[Input]) -> dict[str, str]:
         """Return nothing more than ``rest``: what was fine-tuned has no tensors."""
         del name, inputs
         return {}
@@ -142,29 +142,29 @@ def _open(entry: Subtrahend, reader: TensorReader, elements: int) -> Input:
         return _Zeros()
     if isinstance(entry, Packed):
         return _Decoded(entry.open(reader))
-    return PrintedTensor(entry, reader) if entry.elements == elements else _Lengthened(entry, reader)
+    return HashingTensor(entry, reader) if entry.elements == elements else _Lengthened(entry, reader)
 
 
 class _Zeros:
     """An input of nothing but zeros."""
 
-    def fill(self, room: memoryview) -> None:
-        """Write zeros into all of ``room``."""
-        room[:] = bytes(len(room))
+    def read_into(self, out: memoryview) -> None:
+        """Write zeros into all of ``out``."""
+        out[:] = bytes(len(out))
 
 
 class _Lengthened:
     """A tensor with fewer rows than the delta; zeros follow."""
 
     def __init__(self, entry: TensorEntry, reader: TensorReader) -> None:
-        self._tensor, self._left = PrintedTensor(entry, reader), entry.nbytes
+        self._tensor, self._left = HashingTensor(entry, reader), entry.nbytes
 
-    def fill(self, room: memoryview) -> None:
-        """Read the next elements into all of ``room``."""
-        count = min(len(room), self._left)
+    def read_into(self, out: memoryview) -> None:
+        """Read the next elements into all of ``out``."""
+        count = min(len(out), self._left)
         if count:
-            self._tensor.fill(room[:count])
-        room[count:] = bytes(len(room) - count)
+            self._tensor.read_into(out[:count])
+        out[count:] = bytes(len(out) - count)
         self._left -= count
 
 
@@ -174,9 +174,9 @@ class _Decoded:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def fill(self, room: memoryview) -> None:
-        """Decode the next elements into all of ``room``."""
-        self._stream.fill(room, None)
+    def read_into(self, out: memoryview) -> None:
+        """Decode the next elements into all of ``out``."""
+        self._stream.read_into(out, None)
 
 
 def subtract(
@@ -184,7 +184,7 @@ def subtract(
     name: str,
     calculator: Calculator,
     reader: TensorReader,
-    writer: PrintedWriter,
+    writer: HashingWriter,
     stop: threading.Event,
 ) -> dict[str, Any]:
     """Calculate and write one delta; return fingerprints of both sides and of the output, and what was found."""
@@ -197,4 +197,4 @@ def subtract(
         is_finite = is_finite and finite
         inexact, moved, squares = inexact + found.inexact, moved + found.moved, squares + found.squares
     found_all = {"inexact": inexact, "moved": moved, "squares": squares, "finite": is_finite}
-    return source.rest.get(name, {}) | source.prints(name, inputs) | {"output": writer.fingerprint()} | found_all
+    return source.rest.get(name, {}) | source.fingerprints(name, inputs) | {"output": writer.fingerprint()} | found_all

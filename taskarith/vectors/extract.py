@@ -27,7 +27,7 @@ from taskarith.checkpoints.reader import (
     fingerprint_bytes,
 )
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
-from taskarith.checkpoints.writer import PrintedWriter, sized_files, write_at
+from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
@@ -114,7 +114,7 @@ def extract(
     :param vocab: Where vocabularies differ in size, ``intersection`` takes the rows that both models have, ``union``
         also those that only the fine-tune has, as it has them; None refuses that.
     :param overwrite: Replace an existing file.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises MismatchError: The two do not correspond, or a delta is not finite.
     :raises OutputError: The output exists or cannot be written.
     :raises UsageError: The dtype or device is unknown, or no base is given or recorded.
@@ -212,7 +212,7 @@ def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> Extr
 
         def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
             calculator.begin(source.recipe(entry.name, job.dtype))
-            writer = PrintedWriter(files[place.path], entry.dtype, entry.shape, entry.offset)
+            writer = HashingWriter(files[place.path], entry.dtype, entry.shape, entry.offset)
             found = subtract(source, entry.name, calculator, reader, writer, stop)
             if not stop.is_set():
                 journal.record(entry.name, found)
@@ -293,13 +293,13 @@ def _prints(job: _Job, found: Mapping[str, Mapping[str, Any]], side: str) -> dic
 def _metadata(job: _Job, found: Mapping[str, Mapping[str, Any]] | None, total: int) -> dict[str, str]:
     """Describe the vector; before it is known, with placeholders at least as long as what will stand there."""
     source = job.source
-    prints = _prints(job, found, "base") if found is not None else dict.fromkeys(job.before.tensors, _PLACEHOLDER)
+    fingerprints = _prints(job, found, "base") if found is not None else dict.fromkeys(job.before.tensors, _PLACEHOLDER)
     deltas = {name: str(found[name]["output"]) if found is not None else _PLACEHOLDER for name in source.shapes}
     fingerprint = combine_fingerprints(_prints(job, found, "finetuned")) if found is not None else _PLACEHOLDER
     finetuned = BaseRecord(job.tuned.recorded_name, job.tuned.revision, fingerprint).to_json()
     return vector_metadata(
         "dense",
-        BaseRecord.of(job.base, prints),
+        BaseRecord.of(job.base, fingerprints),
         {**finetuned, "training": read_provenance(job.tuned.path)},
         job.dtype,
         source.tied,

@@ -94,7 +94,7 @@ def extract_low_rank(
     :param device: auto (the CPU), cpu or cuda[:N]: where the eigenvectors are found.
     :param ignore_buffers: Leave out buffers that only one of the two has.
     :param overwrite: Replace an existing folder.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :raises MismatchError: The two do not correspond, a delta is not finite, or no matrix moved.
     :raises OutputError: The output exists or cannot be written.
     :raises UsageError: An option is wrong, or no base is given or recorded.
@@ -119,7 +119,7 @@ def extract_low_rank(
         work.keep(layout)
         nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
-            part = source.restricted(layout.rest, work.prints)
+            part = source.restricted(layout.rest, work.fingerprints)
             files = workplace.path / REST_WEIGHTS, target / REST_WEIGHTS
             rest = extract_tensors(resolved, tuned, before, part, *files, dtype, place)
             nbytes += rest.nbytes
@@ -158,7 +158,7 @@ class _Work:
     ) -> None:
         self.source = source
         self.architecture = next(architectures_of(base, listener))
-        self.prints: dict[str, dict[str, str]] = dict(self.source.rest)
+        self.fingerprints: dict[str, dict[str, str]] = dict(self.source.rest)
         self.ranks: dict[str, int] = {}
         self.energies: dict[str, tuple[float, float]] = {}
         self._moved: set[str] = set()
@@ -222,8 +222,8 @@ class _Work:
 
     def _fingerprint(self, entry: TensorEntry, reader: TensorReader) -> None:
         tuned = self._tuned.tensors[entry.name]
-        self.prints[entry.name] = {"base": reader.fingerprint(entry), "finetuned": reader.fingerprint(tuned)}
-        if len(set(self.prints[entry.name].values())) > 1:
+        self.fingerprints[entry.name] = {"base": reader.fingerprint(entry), "finetuned": reader.fingerprint(tuned)}
+        if len(set(self.fingerprints[entry.name].values())) > 1:
             self._moved.add(entry.name)
 
     def _measure(self, entry: TensorEntry, reader: TensorReader) -> None:
@@ -297,12 +297,14 @@ class _Work:
 
     def record(self, resolved: ResolvedModel) -> BaseRecord:
         """Return the base, by name and fingerprint."""
-        prints = {name: sides["base"] for name, sides in self.prints.items() if "base" in sides}
-        return BaseRecord.of(resolved, prints)
+        fingerprints = {name: sides["base"] for name, sides in self.fingerprints.items() if "base" in sides}
+        return BaseRecord.of(resolved, fingerprints)
 
     def finetuned(self) -> str:
         """Return the fingerprint of the fine-tune."""
-        return combine_fingerprints({n: sides["finetuned"] for n, sides in self.prints.items() if "finetuned" in sides})
+        return combine_fingerprints(
+            {n: sides["finetuned"] for n, sides in self.fingerprints.items() if "finetuned" in sides}
+        )
 
     def label(self, parameter: str) -> str:
         """Return the stored tensor that a parameter is, or its own name where it is stored in parts."""

@@ -70,7 +70,7 @@ def open_vector(
 
     :param reference: A ``.safetensors`` task vector, a LoRA folder, or a fine-tuned model (folder or hub id).
     :param model: The checkpoint to be edited.
-    :param listener: Told about downloads and models that are read.
+    :param listener: Receives notes about downloads and models that are read.
     :param common: What the user has said about the base of all vectors.
     :param shared_vocabulary: Accept a fine-tune with a vocabulary of another size; see ``PairVector``.
     :param ignore_buffers: Leave out buffers that only one of a fine-tune and its base has.

@@ -143,8 +143,8 @@ def find_tied(
     found = {}
     for entry in (one for one in floats if one.name not in common):
         like = [one for one in floats if one.name in common and (one.shape, one.dtype) == (entry.shape, entry.dtype)]
-        print_ = reader.fingerprint(entry) if like else ""
-        copies = [one.name for one in like if reader.fingerprint(one) == print_]
+        fingerprint = reader.fingerprint(entry) if like else ""
+        copies = [one.name for one in like if reader.fingerprint(one) == fingerprint]
         if not copies or _is_constant(entry, reader):
             continue
         if moved is None or len(copies) == 1 or len({moved(name) for name in copies}) == 1:

@@ -105,11 +105,11 @@ class Factored:
 class Stream(Protocol):
     """Decodes one tensor from its first element to its last."""
 
-    def fill(self, room: memoryview, against: memoryview | None) -> None:
-        """Decode the next elements into all of ``room``.
+    def read_into(self, out: memoryview, base: memoryview | None) -> None:
+        """Decode the next elements into all of ``out``.
 
-        :param room: Bytes for whole elements.
-        :param against: The bytes of the same elements of the base, for a tensor that is stored relative to it.
+        :param out: Bytes for whole elements.
+        :param base: The bytes of the same elements of the base, for a tensor that is stored relative to it.
         """
 
     def skip(self, elements: int) -> None:

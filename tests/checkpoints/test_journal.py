@@ -144,13 +144,13 @@ def test_what_is_noted_of_a_delta_has_the_right_types(tmp_path, monkeypatch, mad
 def test_a_method_looks_at_the_scale_of_vectors_that_do_not_move_a_tensor(made):
     base = open_checkpoint(made / "base")
     vector, method = str(made / "v.safetensors"), parse_method("dare_linear", density=1.0, normalize=True)
-    prints = set()
+    fingerprints = set()
     for scale in ({}, {"mlp": (0.5,)}, {"mlp": (0.0,)}):
         edit = Edit((OperandRef(vector, 0.5), OperandRef(vector, 0.5, scale)), method=method)
         operands = open_edit(edit, base)
         operands[1].vector.shapes.pop(next(name for name in operands[1].vector.shapes if "mlp" in name))
-        prints.add(plan_edit(base, operands, edit).fingerprint())
-    assert len(prints) == 3
+        fingerprints.add(plan_edit(base, operands, edit).fingerprint())
+    assert len(fingerprints) == 3
 
 
 def test_the_release_is_part_of_the_plan(made, monkeypatch):

@@ -189,8 +189,8 @@ def test_another_scale_is_another_plan(phi, phi_tuned):
     base = open_checkpoint(phi)
     scales = ({}, {"mlp": 0.5}, {"mlp": 0.25}, {"mlp": 1.0})
     edits = [Edit.from_options([str(phi_tuned)], scale=scale) for scale in scales]
-    prints = {plan_edit(base, open_edit(edit, base), edit).fingerprint() for edit in edits}
-    assert len(prints) == 4  # a factor of 1 changes nothing but the record
+    fingerprints = {plan_edit(base, open_edit(edit, base), edit).fingerprint() for edit in edits}
+    assert len(fingerprints) == 4  # a factor of 1 changes nothing but the record
 
 
 def test_a_tied_head_goes_with_its_embedding(tmp_path):

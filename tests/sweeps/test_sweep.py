@@ -36,11 +36,11 @@ from taskarith.sweeps.gradient_search import Slope, project
 from taskarith.sweeps.optuna_search import load_optuna, open_study
 from taskarith.sweeps.remaining import measure_remaining
 from taskarith.sweeps.result import conclude
-from taskarith.sweeps.rule import Aim, Mark, Point, find_cliff, pareto_front
+from taskarith.sweeps.rule import Point, Rule, TextScore, find_cliff, pareto_front
 from taskarith.sweeps.search_space import Space, find_parts
 from taskarith.sweeps.split import deal, mean_loss, point_of
 from taskarith.sweeps.sweep import sweep
-from taskarith.sweeps.trial import Bench
+from taskarith.sweeps.trial import TrialModel
 
 SMALL = {"block_size": 32, "prompts": 8, "prompt_tokens": 6, "continuation_tokens": 8}
 LOSSES = SMALL | {"prompts": 0}
@@ -51,7 +51,7 @@ OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items(
 
 
 def point(alpha, forget, keep, rouge=None):
-    return Point(alpha, {"forget": Mark(forget, rouge)}, {"a": Mark(keep - 0.1), "b": Mark(keep + 0.1)})
+    return Point(alpha, {"forget": TextScore(forget, rouge)}, {"a": TextScore(keep - 0.1), "b": TextScore(keep + 0.1)})
 
 
 CURVE = [point(0, 0.2, 0.3), point(0.5, 1.5, 0.6), point(1, 4.1, 0.8), point(1.5, 6.0, 2.0), point(-0.5, 1.6, 0.5)]
@@ -60,15 +60,15 @@ CURVE = [point(0, 0.2, 0.3), point(0.5, 1.5, 0.6), point(1, 4.1, 0.8), point(1.5
 @pytest.mark.parametrize(
     ("aim", "chosen"),
     [
-        (Aim({"forget": Mark(4.0)}), 2),
-        (Aim({"forget": Mark(1.5)}), 4),  # of two equally small alphas the one that costs less
-        (Aim({"forget": Mark(0.2)}), 0),
-        (Aim({"forget": Mark(6.1)}), None),
-        (Aim(budget=0.51), 2),
-        (Aim(budget=0.25), 4),
-        (Aim(budget=-0.1), None),
-        (Aim({"forget": Mark(6.1)}, budget=2.0), 3),  # beside a budget the level only is there to compare with
-        (Aim(), None),
+        (Rule({"forget": TextScore(4.0)}), 2),
+        (Rule({"forget": TextScore(1.5)}), 4),  # of two equally small alphas the one that costs less
+        (Rule({"forget": TextScore(0.2)}), 0),
+        (Rule({"forget": TextScore(6.1)}), None),
+        (Rule(budget=0.51), 2),
+        (Rule(budget=0.25), 4),
+        (Rule(budget=-0.1), None),
+        (Rule({"forget": TextScore(6.1)}, budget=2.0), 3),  # beside a budget the level only is there to compare with
+        (Rule(), None),
     ],
 )
 def test_a_rule_chooses(aim, chosen):
@@ -76,24 +76,24 @@ def test_a_rule_chooses(aim, chosen):
 
 
 def test_every_text_and_its_rouge_must_be_at_the_level():
-    aim = Aim({"forget": Mark(2.0, 0.10), "forget_too": Mark(1.0, None)})
+    aim = Rule({"forget": TextScore(2.0, 0.10), "forget_too": TextScore(1.0, None)})
 
     def of(first, second):
-        return Point(1, {"forget": first, "forget_too": second}, {"a": Mark(1.0)})
+        return Point(1, {"forget": first, "forget_too": second}, {"a": TextScore(1.0)})
 
-    unedited = of(Mark(0.1, 0.9), Mark(0.1, 0.9))
-    assert aim.is_met(of(Mark(2.0, 0.13), Mark(1.0, 0.9)), unedited)
-    assert not aim.is_met(of(Mark(2.0, 0.131), Mark(1.0, 0.9)), unedited)
-    assert not aim.is_met(of(Mark(2.0, 0.10), Mark(0.9, 0.0)), unedited)
+    unedited = of(TextScore(0.1, 0.9), TextScore(0.1, 0.9))
+    assert aim.is_met(of(TextScore(2.0, 0.13), TextScore(1.0, 0.9)), unedited)
+    assert not aim.is_met(of(TextScore(2.0, 0.131), TextScore(1.0, 0.9)), unedited)
+    assert not aim.is_met(of(TextScore(2.0, 0.10), TextScore(0.9, 0.0)), unedited)
 
 
 def test_the_objective_of_a_search_is_the_rule_with_a_penalty():
     unedited = point(0, 0.2, 0.3)
-    assert Aim({"forget": Mark(4.0)}).objective(point(1, 4.5, 0.8), unedited) == pytest.approx(0.5)
-    assert Aim({"forget": Mark(4.0)}).objective(point(1, 3.9, 0.8), unedited) == pytest.approx(0.5 + 10 * 0.1)
-    assert Aim(budget=0.5).objective(point(1, 3.9, 0.8), unedited) == pytest.approx(-3.9)
-    assert Aim(budget=0.4).objective(point(1, 3.9, 0.8), unedited) == pytest.approx(-3.9 + 10 * 0.1)
-    assert Aim(budget=1.0).objective(replace(point(1, 3.9, 0.8), kl=0.2), unedited, kl=2) == pytest.approx(-3.5)
+    assert Rule({"forget": TextScore(4.0)}).objective(point(1, 4.5, 0.8), unedited) == pytest.approx(0.5)
+    assert Rule({"forget": TextScore(4.0)}).objective(point(1, 3.9, 0.8), unedited) == pytest.approx(0.5 + 10 * 0.1)
+    assert Rule(budget=0.5).objective(point(1, 3.9, 0.8), unedited) == pytest.approx(-3.9)
+    assert Rule(budget=0.4).objective(point(1, 3.9, 0.8), unedited) == pytest.approx(-3.9 + 10 * 0.1)
+    assert Rule(budget=1.0).objective(replace(point(1, 3.9, 0.8), kl=0.2), unedited, kl=2) == pytest.approx(-3.5)
 
 
 def steps(losses, width=None):
@@ -167,8 +167,8 @@ def test_means_of_records():
 
     before, after = row("before", [10, 20], [5, 10, 15]), row("after", [30, 40], [10, 15, 20])
     found = point_of(0.5, after)
-    assert found.forget == {"forget": Mark(3.5, 1.0)}
-    assert found.keep == {"keep": Mark(3.0), "other": Mark(2.0)}
+    assert found.forget == {"forget": TextScore(3.5, 1.0)}
+    assert found.keep == {"keep": TextScore(3.0), "other": TextScore(2.0)}
     assert (found.forget_loss, found.keep_loss) == (3.5, 2.5)
     assert mean_loss(after, forgotten=False).value == 2.5
     rise = mean_loss(after, before, forgotten=False)
@@ -190,7 +190,7 @@ def test_a_budget_recommends_no_edit_that_forgets_nothing(rises, chosen):
     records = row("m alpha=0", [0] * 8) + row("m alpha=1", rises * 2)
     edits = {f"m alpha={alpha}": Edit(alpha=alpha) for alpha in (0, 1)}
     scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
-    found = conclude(Evaluation(scores, records), edits, Aim(budget=1.0), None)
+    found = conclude(Evaluation(scores, records), edits, Rule(budget=1.0), None)
     assert found.chosen == chosen
     assert (found.recipe is None) == (chosen is None)
     if chosen is None:
@@ -228,7 +228,7 @@ def test_what_is_left_of_a_text_has_an_interval_that_decides(edited, loss, rouge
     assert left.loss.value == pytest.approx(loss, abs=0.01)
     assert (left.rouge and left.rouge.value) == (rouge if rouge is None else pytest.approx(rouge, abs=0.01))
     assert left.is_forgotten is is_forgotten
-    of_target = measure_remaining(*rows[:2], {"forget": Mark(3.95)})["forget"]
+    of_target = measure_remaining(*rows[:2], {"forget": TextScore(3.95)})["forget"]
     assert of_target.loss.value == pytest.approx(loss, abs=0.02)
     assert of_target.rouge is None
 
@@ -261,7 +261,7 @@ def test_a_level_that_is_not_shown_to_be_reached_is_not_recommended(losses, chos
     ]
     edits = {f"m alpha={alpha}": Edit(alpha=alpha) for alpha in (0, 1)}
     scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
-    found = conclude(Evaluation(scores, records), edits, Aim(), "n")
+    found = conclude(Evaluation(scores, records), edits, Rule(), "n")
     assert found.chosen == chosen
     assert words in found.reason
     assert (found.recipe is None) == (chosen is None)
@@ -277,7 +277,7 @@ def test_a_budget_that_allows_more_than_was_tried_says_so(rise, words):
     records = [one for alpha, losses in alphas.items() for one in row(f"m alpha={alpha}", *losses)]
     scores = make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
     edits = {f"m alpha={alpha}": Edit(alpha=alpha) for alpha in alphas}
-    found = conclude(Evaluation(scores, records), edits, Aim(budget=0.5), None)
+    found = conclude(Evaluation(scores, records), edits, Rule(budget=0.5), None)
     assert found.reason.endswith(words)
 
 
@@ -602,7 +602,7 @@ def test_gradients_are_those_of_losses_and_kl(lab):
     samples = ask(loaded, {name: load_data(path) for name, path in lab["data"].items()}, measurement).samples
     memory = InMemoryEdit(loaded.model, lab["tuned"], [lab["retain"]], [lab["forget"]])
     space = Space(memory.edit, find_parts(memory.dimensions, ["module"]), 0.0, 2.0)
-    bench = Bench(loaded, samples, measurement, memory, space, Aim(budget=1.0), 0.7)
+    bench = TrialModel(loaded, samples, measurement, memory, space, Rule(budget=1.0), 0.7)
     slope = Slope(bench)
     assert slope.nbytes == 2 * sum(one.nbytes for one in loaded.model.parameters())
     values = [0.1, 0.2, 0.3, 0.8, 0.9, 1.0]

@@ -69,7 +69,7 @@ _loaded: list[Kernels | NowhereToKeepError] = []
 def load_kernels(listener: Listener = SILENT) -> Kernels:
     """Return the kernels; the first run on a machine compiles them, while others that need them, too, wait.
 
-    :param listener: Told that they are compiled, that another process does it, or that they cannot be kept.
+    :param listener: Receives a note that they are compiled, that another process does it, or that they cannot be kept.
     :raises ImportError: numba is not there, and the kernels have not been compiled yet.
     :raises RuntimeError: LLVM cannot do it on this machine.
     :raises NowhereToKeepError: The kernels have not been compiled yet, and no folder can be written to keep them.

@@ -97,20 +97,20 @@ class _BlockStream:
         self._ends = self._read_index()
         self._room = bytearray()
 
-    def fill(self, room: memoryview, against: memoryview | None) -> None:
-        """Decode the next elements into all of ``room``."""
+    def read_into(self, out: memoryview, base: memoryview | None) -> None:
+        """Decode the next elements into all of ``out``."""
         done = 0
-        while done < len(room):
+        while done < len(out):
             number, start = divmod(self._position, self._block)
             if self._position >= self._elements:
                 raise self._broken("it has fewer elements than are read")
             if number != self._number:
                 self._opened: Block = self._open(number)
                 self._number = number
-            count = min((len(room) - done) // self._size, self._first(number + 1) - self._position)
+            count = min((len(out) - done) // self._size, self._first(number + 1) - self._position)
             end = done + count * self._size
             try:
-                self._opened.read(start, room[done:end], None if against is None else against[done:end])
+                self._opened.read(start, out[done:end], None if base is None else base[done:end])
             except ValueError as error:
                 raise self._broken(str(error)) from error
             done, self._position = end, self._position + count
@@ -134,7 +134,7 @@ class _BlockStream:
         if end - start > len(self._room):  # memory that is taken anew for each block costs more than to read it
             self._room = bytearray(end - start)
         data = memoryview(self._room)[: end - start]
-        self._reader.fill(self._entry, start, data)
+        self._reader.read_into(self._entry, start, data)
         self._state.update(data)
         first = self._first(number)
         try:

@@ -35,7 +35,7 @@ def row_sizes(
     :param measure: ``largest`` (absolute value), ``sum`` (of absolute values) or ``squares`` (their sum).
     :param block: Elements of a piece.
     :param device: Where to calculate.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     """
     names = [name for name in sorted(source.shapes) if is_matrix(source.shapes[name])]
     found = {name: np.zeros(math.prod(source.shapes[name][:-1])) for name in names}

@@ -121,7 +121,7 @@ def each_piece(
     :param names: Tensors, in this order.
     :param dtype: Of the deltas.
     :param do: Called from several threads; the pieces are begun in order.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :param what: What is being done, for the listener.
     :param block: The most elements of a piece.
     :param device: Where to calculate.
@@ -152,9 +152,9 @@ def _fill(entry: Subtrahend, start: int, room: memoryview, reader: TensorReader)
     if isinstance(entry, Packed):
         stream = entry.open(reader)
         stream.skip(start)
-        stream.fill(room, None)
+        stream.read_into(room, None)
     elif entry is not None:
-        reader.fill(entry, start * ITEM_SIZES[entry.dtype], room)
+        reader.read_into(entry, start * ITEM_SIZES[entry.dtype], room)
     else:
         room[:] = bytes(len(room))
 
@@ -176,7 +176,7 @@ def write_packed(
     :param source: Where base and fine-tune come from.
     :param form: How the deltas are packed.
     :param describe: Gives the metadata of the header from what is returned; from None placeholders as long as it.
-    :param listener: Told about progress.
+    :param listener: Receives progress updates.
     :param block: Elements of a block.
     :param device: Where to calculate.
     :param workers: Number of threads; by default one a core. It changes no bit.
@@ -271,10 +271,10 @@ class _Blob:
 
     def summary(self, rest: dict[str, str]) -> dict[str, Any]:
         """Return what is known after the last block."""
-        prints = dict(zip(("base", "finetuned"), (state.hexdigest() for state in self._sides), strict=False))
+        fingerprints = dict(zip(("base", "finetuned"), (state.hexdigest() for state in self._sides), strict=False))
         sums: dict[str, Any] = {key: math.fsum(values) for key, values in self._sums.items()}
         sums |= {key: int(sums[key]) for key in ("inexact", "moved")}
-        return rest | prints | {"output": self._state.hexdigest(), "finite": self._finite} | sums
+        return rest | fingerprints | {"output": self._state.hexdigest(), "finite": self._finite} | sums
 
     def _append(self, data: bytes) -> None:
         self.nbytes += len(data)

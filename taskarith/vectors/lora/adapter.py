@@ -18,7 +18,7 @@ from taskarith.errors import MismatchError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.file import DenseVector
 from taskarith.vectors.lora.config import read_adapter_config
-from taskarith.vectors.lora.parts import Dora, Kept, Part, Product, Rows, Saved, Stack, load_values
+from taskarith.vectors.lora.parts import Dora, Part, Product, Rows, Saved, SavedDelta, Stack, load_values
 from taskarith.vectors.lora.place import place_adapter
 from taskarith.vectors.lora.read import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_tensors, read_adapter, scale_of
 from taskarith.vectors.vector import BaseRecord, Delta
@@ -69,7 +69,7 @@ class AdapterVector:
     :param base: The checkpoint to be edited; its shapes tell which layers are transposed.
     :param record: The base as provenance.
     :param origin: The checkpoint it was trained on, against which saved tensors are taken; by default ``base``.
-    :param listener: Told where reading takes some seconds.
+    :param listener: Receives a note where reading takes some seconds.
     :raises VectorError: It is not a LoRA, is pickled, broken, or cannot be expressed in the tensors of ``base``.
     :raises MismatchError: It targets tensors that the base lacks, or of another shape.
     """
@@ -116,7 +116,7 @@ class AdapterVector:
                 f"{len(both)} tensors are both in {rest.name} and in the adapter beside it: {name_some(both)}",
                 "Extract it again.",
             )
-        return {**parts, **{name: Kept(entry) for name, entry in rest.entries.items()}}
+        return {**parts, **{name: SavedDelta(entry) for name, entry in rest.entries.items()}}
 
     def _check_base(self, base: Checkpoint) -> None:
         absent = [name for name in self.shapes if name not in base.tensors]

@@ -24,24 +24,24 @@ _BLOCK = 1 << 16
 class _RowStream(ABC):
     """Gives out float64 elements that are calculated in blocks of whole rows."""
 
-    def __init__(self, rows: int, columns: int, print_: str) -> None:
-        self._rows, self._columns, self._print = rows, columns, print_
+    def __init__(self, rows: int, columns: int, fingerprint: str) -> None:
+        self._rows, self._columns, self._fingerprint = rows, columns, fingerprint
         self._step = max(1, _BLOCK // max(columns, 1))
         self._position, self._start = 0, 0
         self._ready = np.empty(0)
 
-    def fill(self, room: memoryview, against: memoryview | None) -> None:
-        """Calculate the next elements into all of ``room``; the base is read here."""
-        del against
-        out, done = np.frombuffer(room, np.float64), 0
-        while done < len(out):
+    def read_into(self, out: memoryview, base: memoryview | None) -> None:
+        """Calculate the next elements into all of ``out``; the base is read here."""
+        del base
+        values, done = np.frombuffer(out, np.float64), 0
+        while done < len(values):
             offset = self._position - self._start
             if not 0 <= offset < len(self._ready):
                 first = self._position // self._columns // self._step * self._step
                 self._start, offset = first * self._columns, self._position - first * self._columns
                 self._ready = self._calculate(first, min(first + self._step, self._rows)).ravel()
-            count = min(len(out) - done, len(self._ready) - offset)
-            out[done : done + count] = self._ready[offset : offset + count]
+            count = min(len(values) - done, len(self._ready) - offset)
+            values[done : done + count] = self._ready[offset : offset + count]
             done, self._position = done + count, self._position + count
 
     def skip(self, elements: int) -> None:
@@ -50,7 +50,7 @@ class _RowStream(ABC):
 
     def fingerprint(self) -> str:
         """Return the fingerprint of what is stored."""
-        return self._print
+        return self._fingerprint
 
     @abstractmethod
     def _calculate(self, first: int, last: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class DoraStream(_RowStream):
     :param factors: ``scale * left @ right`` is added to it.
     :param magnitude: float64: m, one for each row, or for each column.
     :param is_by_column: Whether outputs are columns; their norms take a pass over W before the first element.
-    :param print_: Fingerprint of what is stored.
+    :param fingerprint: Fingerprint of what is stored.
     :param reader: Reads W.
     """
 
@@ -74,10 +74,10 @@ class DoraStream(_RowStream):
         factors: LowRank,
         magnitude: np.ndarray,
         is_by_column: bool,
-        print_: str,
+        fingerprint: str,
         reader: TensorReader,
     ) -> None:
-        super().__init__(base.shape[0], base.shape[1], print_)
+        super().__init__(base.shape[0], base.shape[1], fingerprint)
         self._base, self._factors, self._reader = base, factors, reader
         self._magnitude, self._growth = magnitude, None
         if is_by_column:
@@ -112,12 +112,12 @@ class RowsStream(_RowStream):
 
     :param rows: Which, and the base.
     :param values: float64, rows x columns: what they are after training.
-    :param print_: Fingerprint of what is stored.
+    :param fingerprint: Fingerprint of what is stored.
     :param reader: Reads the base.
     """
 
-    def __init__(self, rows: Rows, values: np.ndarray, print_: str, reader: TensorReader) -> None:
-        super().__init__(rows.base.shape[0], rows.base.shape[1], print_)
+    def __init__(self, rows: Rows, values: np.ndarray, fingerprint: str, reader: TensorReader) -> None:
+        super().__init__(rows.base.shape[0], rows.base.shape[1], fingerprint)
         self._deltas = {
             number: values[index] - _read_rows(rows.base, number, number + 1, reader)[0]
             for index, number in enumerate(rows.numbers)

@@ -16,7 +16,7 @@ from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Bias", "Dora", "Kept", "Load", "Part", "Product", "Rows", "Saved", "Stack", "load_values"]
+__all__ = ["Bias", "Dora", "Load", "Part", "Product", "Rows", "Saved", "SavedDelta", "Stack", "load_values"]
 
 Load = Callable[[TensorEntry], "tuple[np.ndarray, str]"]
 """Reads a small tensor: its values in float64, in its shape, and the fingerprint of its bytes."""
@@ -91,7 +91,7 @@ class Product:
         """Return the factors as the arithmetic takes them, and their fingerprint."""
         import numpy as np
 
-        (a, a_print), (b, b_print) = load(self.a), load(self.b)
+        (a, a_fingerprint), (b, b_fingerprint) = load(self.a), load(self.b)
         right = a.reshape(self.experts, -1, a.shape[1])
         left = b.reshape(b.shape[0], -1, self.experts).transpose(2, 0, 1)
         if self.is_transposed:
@@ -105,8 +105,8 @@ class Product:
             if piece.is_transposed:
                 left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
         flat = [np.ascontiguousarray(side.reshape(-1, side.shape[2])) for side in (left, right)]
-        print_ = fingerprint_bytes(f"{a_print} {b_print} {self.scale} {self._where()}".encode())
-        return LowRank(flat[0], flat[1], self.scale, len(left)), print_
+        fingerprint = fingerprint_bytes(f"{a_fingerprint} {b_fingerprint} {self.scale} {self._where()}".encode())
+        return LowRank(flat[0], flat[1], self.scale, len(left)), fingerprint
 
     def _where(self) -> str:
         """Describe the piece; expert and first and last row stand where they have always stood."""
@@ -148,17 +148,17 @@ class Stack:
         """
         import numpy as np
 
-        lefts, rights, prints = [], [], []
+        lefts, rights, fingerprints = [], [], []
         for product in self.products:
-            factors, print_ = product.low_rank(load)
+            factors, fingerprint = product.low_rank(load)
             assert product.piece is not None  # noqa: S101  (a stack is made of pieces)
             left = np.zeros((self.whole[0], factors.left.shape[1]))
             left[product.piece.start : product.piece.stop] = factors.scale * factors.left
             lefts.append(left)
             rights.append(factors.right)
-            prints.append(print_)
+            fingerprints.append(fingerprint)
         both = LowRank(np.concatenate(lefts, axis=1), np.concatenate(rights, axis=0), 1.0)
-        return Factored(both, fingerprint_bytes(" ".join(prints).encode()))
+        return Factored(both, fingerprint_bytes(" ".join(fingerprints).encode()))
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class Bias:
         """Read the bias."""
         import numpy as np
 
-        values, print_ = load(self.bias)
+        values, fingerprint = load(self.bias)
         factors = LowRank(np.ones((1, 1)), values.reshape(1, -1), self.scale)
-        return Factored(factors, fingerprint_bytes(f"{print_} {self.scale}".encode()))
+        return Factored(factors, fingerprint_bytes(f"{fingerprint} {self.scale}".encode()))
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedDelta:
     """A delta that a file beside the adapter holds."""
 
     entry: TensorEntry
@@ -238,8 +238,8 @@ class Rows:
         """Return the rows' differences to the base, as a tensor that is zero elsewhere."""
         from taskarith.vectors.lora.folded import RowsStream
 
-        values, print_ = load(self.entry)
-        return Packed("F64", self.entry.nbytes, lambda reader: RowsStream(self, values, print_, reader))
+        values, fingerprint = load(self.entry)
+        return Packed("F64", self.entry.nbytes, lambda reader: RowsStream(self, values, fingerprint, reader))
 
 
 @dataclass(frozen=True)
@@ -266,9 +266,9 @@ class Dora:
         """Return the delta, which is calculated while it is read."""
         from taskarith.vectors.lora.folded import DoraStream
 
-        factors, print_ = self.product.low_rank(load)
+        factors, fingerprint = self.product.low_rank(load)
         magnitude, more = load(self.magnitude)
-        both, is_by_column = fingerprint_bytes(f"{print_} {more}".encode()), self.product.is_transposed
+        both, is_by_column = fingerprint_bytes(f"{fingerprint} {more}".encode()), self.product.is_transposed
         stored = sum(entry.nbytes for entry in (self.product.a, self.product.b, self.magnitude))
         return Packed(
             "F64",

@@ -50,7 +50,7 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint, listen
     :param adapter: The sorted folder.
     :param base: The checkpoint to be edited.
     :param origin: The checkpoint that the adapter was trained on.
-    :param listener: Told where that takes some seconds.
+    :param listener: Receives a note where that takes some seconds.
     :raises VectorError: Two parts claim one tensor, or one cannot be expressed.
     :raises MismatchError: It targets what the model does not have, or a copy of a base weight is not that of the base.
     """
