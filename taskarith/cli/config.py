@@ -39,6 +39,9 @@ def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> 
     """
     known = {_key(parameter): parameter for parameter in context.command.params}
     values = {key.replace("_", "-"): value for key, value in given.items()}
+    if len(values) < len(given):
+        twice = sorted(key for key in given if key.replace("_", "-") != key and key.replace("_", "-") in given)
+        raise typer.BadParameter(readable(f"{path} has keys twice, with - and with _: {name_some(twice)}"))
     if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
         names = sorted(known.keys() - {"config", "help"})
         what = readable(f"{path} has unknown keys: {name_some(unknown)}")
@@ -48,6 +51,8 @@ def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> 
         many = getattr(known[key], "multiple", False) or known[key].nargs != 1
         if any(isinstance(one, dict | list) for one in (value if isinstance(value, list) and many else [value])):
             raise typer.BadParameter(f"{path}: {key} must be a plain value{' or a list of them' if many else ''}")
+        if isinstance(value, bool) and not getattr(known[key], "is_flag", False):
+            raise typer.BadParameter(f"{path}: {key} cannot be {str(value).lower()}; if it is a text, quote it")
         wrapped = many and value is not None and not isinstance(value, list)
         defaults[str(known[key].name)] = [value] if wrapped else value
     context.default_map = defaults

@@ -214,6 +214,23 @@ def test_version():
     assert re.fullmatch(r"taskarith \d+\.\d+\.\d+\n", invoke("--version").stdout)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("alpha: 1\nalpha: 3", "occurs twice"),
+        ("dry-run: true\ndry_run: false", "keys twice"),
+        ("alpha: yes", "alpha cannot be true"),
+        ("dtype: no", "dtype cannot be false"),
+        ("alpha: 010", "plain digits"),
+    ],
+)
+def test_a_configuration_that_can_be_read_in_two_ways_is_refused(tmp_path, text, words):
+    (tmp_path / "c.yaml").write_text(text)
+    result = invoke("apply", "base", "--config", tmp_path / "c.yaml", "--negate", "v")
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize("seed", [-1, 1 << 32, 1 << 70])
 @pytest.mark.parametrize("words", [["verify", "v"], ["eval", "m"], ["finetune", "m", "--data", "t", "-o", "o"]])
 def test_a_seed_that_no_generator_takes_is_refused(words, seed):
