@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny
 import torch
 from damage import flip
 from safetensors import safe_open
@@ -18,6 +19,12 @@ from taskarith.edit.apply import apply
 from taskarith.errors import VectorError
 from taskarith.merging.methods import parse_method
 from taskarith.vectors.extract import extract
+
+
+@pytest.fixture
+def pair(tmp_path):
+    base = tiny.save_model(tmp_path / "base", dtype=torch.bfloat16)
+    return base, tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("options", [{}, {"exact": True}, {"dtype": "bfloat16"}])
