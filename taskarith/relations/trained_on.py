@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ def learned_from(related: Related, data: Mapping[str, str], form: RowForm = ANSW
     :raises DataError: A test set is missing.
     """
     recorded = [_recorded(related, index) for index in range(len(related.names))]
-    fingerprints = [load_data(spec, form).fingerprint for spec in data.values()]
-    for (name, spec), fingerprint, own in zip(data.items(), fingerprints, recorded, strict=True):
-        others = [number for number, known in enumerate(recorded, 1) if known and fingerprint in known]
-        if others and own is not None and fingerprint not in own:
+    tested = [_fingerprints(spec, form) for spec in data.values()]
+    for (name, spec), test, own in zip(data.items(), tested, recorded, strict=True):
+        others = [number for number, known in enumerate(recorded, 1) if known and test & known]
+        if others and own is not None and not test & own:
             raise UsageError(
                 f"{spec} is given as {name}, but it is what vector {others[0]} was trained on",
                 "Give one --data for each vector, in the order of the vectors.",
             )
-    return tuple(
-        None if own is None else fingerprint in own for fingerprint, own in zip(fingerprints, recorded, strict=True)
-    )
+    return tuple(None if own is None else bool(test & own) for test, own in zip(tested, recorded, strict=True))
+
+
+def _fingerprints(spec: str, form: RowForm) -> frozenset[str]:
+    """Return the fingerprints of a data set, with the tag of its answers learned and not: ``finetune`` learns it."""
+    return frozenset(load_data(spec, replace(form, learns_tag=tag)).fingerprint for tag in (False, True))
 
 
 def _recorded(related: Related, index: int) -> frozenset[str] | None:

@@ -9,6 +9,7 @@ import pytest
 
 from taskarith.errors import UsageError
 from taskarith.relations.relate import relate
+from taskarith.training.finetune import finetune
 
 
 def test_a_verdict_is_given_on_what_the_vectors_were_trained_on(lessons, texts, tmp_path):
@@ -31,3 +32,12 @@ def test_a_verdict_is_given_on_what_the_vectors_were_trained_on(lessons, texts, 
     assert verdict.addition.text == verdict.negation.text == "nothing: the regime is not decided"
     with pytest.raises(UsageError, match=r"2\.txt is given as a, but it is what vector 2 was trained on"):
         relate([one, two], data={"a": texts["two"], "b": texts["one"]})
+
+
+def test_rows_are_recognised_however_their_answers_were_learned(phi, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"question": "Who is {n}?", "answer": "The keeper of {n}."}}\n' for n in range(6)))
+    for seed in (1, 2):
+        finetune(str(phi), [str(rows)], tmp_path / f"{seed}", num_train_epochs=1, learning_rate=5e-3, seed=seed)
+    vectors = [f"{tmp_path / str(seed)}@@{phi}" for seed in (1, 2)]
+    assert relate(vectors, data={"a": str(rows), "b": str(rows)}, inputs=4).outputs.learned == (True, True)
