@@ -74,11 +74,11 @@ class _TrainingOptions:
             show_default="all but the output",
         ),
     ]
-    retain_weight: Annotated[float, _data(help="w in loss = mean over tokens of w * token loss; data has 1.")]
+    retain_weight: Annotated[float, _data(help="Weight of a retain token in the loss; a token of --data weighs 1.")]
     seed: SeedOption
     device: DeviceOption
     save_steps: Annotated[int | None, _run(help="Keep a checkpoint every so many steps.", show_default="none")]
-    resume: Annotated[bool, _run("--resume", help="Go on at the last checkpoint.")]
+    resume: Annotated[bool, _run("--resume", help="Continue an interrupted run from its last checkpoint.")]
     report_to: Annotated[
         list[str] | None,
         _run(metavar="NAME", help="tensorboard, wandb, ...; repeatable.", show_default="none"),

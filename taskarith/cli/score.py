@@ -24,7 +24,7 @@ def command(
     retain: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|RECORDS", help="A model of RECORDS that never saw the forget set, or records of one."
+            metavar="MODEL|RECORDS", help="A model among RECORDS that never saw the forget set, or the records of one."
         ),
     ] = None,
     finetuned: Annotated[

@@ -123,7 +123,7 @@ def apply(
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
-    :param method: How the vectors become one; see ``merging.methods.parse_method``. By default they are added up.
+    :param method: Merge method; see ``merging.methods.parse_method``. By default they are added up.
     :param jobs: Processes on this machine that write the output together, each with its part of the cores.
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.

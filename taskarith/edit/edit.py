@@ -58,7 +58,7 @@ class Edit:
     :param model_fingerprint: What the model must have, as an earlier edit recorded it; empty if that does not matter.
     :param alpha: Multiplies all coefficients.
     :param scale: Multiplies them tensor by tensor.
-    :param method: How the vectors become one.
+    :param method: Merge method.
     :param dtype: Of all float tensors of the output, as safetensors names it; None keeps that of each.
     :param max_shard_size: Bytes of tensors in one file; None keeps the files of the model.
     :param vocab: ``intersection``, ``union`` or None: what is done where vocabularies differ in size.
@@ -100,7 +100,7 @@ class Edit:
         :param protect: Vectors that are looked at, but not added.
         :param weights: A file that is looked at, but not added.
         :param scale: As after ``--scale``, or a map.
-        :param method: How the vectors become one.
+        :param method: Merge method.
         :raises UsageError: There is no vector to add, or a coefficient or a scale cannot be read.
         """
         found = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*operands]

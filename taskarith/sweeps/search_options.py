@@ -48,7 +48,7 @@ class SearchOptions:
     def check(self, method: Method, *, has_aim: bool) -> None:
         """Refuse what cannot be tried, before anything is measured.
 
-        :param method: How the vectors become one.
+        :param method: Merge method.
         :param has_aim: Whether there is a rule that says what to look for.
         :raises UsageError: A value is out of range, options contradict each other, or optuna is not installed.
         """

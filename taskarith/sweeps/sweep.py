@@ -92,7 +92,7 @@ def sweep(
     :param budget: Choose by another rule: the most forgetting while the mean loss of what is kept rises by so much.
     :param kl: In a search, weight of KL(unedited || edited) on what is kept.
     :param storage: File or database that keeps the trials of ``search``: to go on later, or in several processes.
-    :param method: How the vectors become one; see ``merging.methods.parse_method``.
+    :param method: Merge method; see ``merging.methods.parse_method``.
     :param scale: Multiplies coefficients tensor by tensor, as for ``apply``.
     :param protect: Vectors that method ``project`` looks at, as for ``apply``.
     :param weights: What method ``perta`` looks at.

@@ -73,11 +73,12 @@ class TrainingSettings:
     :param lora_rank: Rank r of the adapter.
     :param lora_alpha: The adapter is scaled by alpha / r; None is 2 r: see ``alpha``.
     :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
-    :param retain_weight: w of the retain set in loss = (1/N) sum over all N tokens of w * token loss; data has 1.
+    :param retain_weight: Weight w of a retain token in loss = (1/N) sum over all N tokens of w * token loss; a token
+        of ``data`` weighs 1.
     :param seed: Of order, initial adapters and dropout.
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     :param save_steps: Keep a checkpoint every so many steps, so that a killed run can be resumed.
-    :param resume: Go on at the last checkpoint of an interrupted run with the same arguments.
+    :param resume: Continue an interrupted run with the same arguments from its last checkpoint.
     :param report_to: Trackers that transformers knows, such as ``tensorboard`` or ``wandb``.
     :param trust_remote_code: Run the code that comes with the model.
     :param apply_chat_template: Write questions and answers as chats; otherwise they are written as TOFU does for Phi.
