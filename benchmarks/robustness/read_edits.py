@@ -14,7 +14,7 @@ from benchmarks.robustness.runner import Reader
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli.config import load_config, use_config
 from taskarith.cli.main import app
-from taskarith.edit.recipe import parse_recipe
+from taskarith.edit.read_recipe import parse_recipe
 from taskarith.edit.undo import undo
 from taskarith.edit.undo_patch import open_patch
 from taskarith.inspection.inspect import inspect

@@ -12,7 +12,7 @@ from statistics import mean
 
 import taskarith
 from examples.forgetting.learn import ROLES, Pupil
-from taskarith.edit.recipe import parse_recipe
+from taskarith.edit.read_recipe import parse_recipe
 from taskarith.evaluation.score import Number
 
 __all__ = ["OPERATORS", "PLAIN", "Outcome", "Trial", "attempt", "begin", "table"]

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from taskarith.checkpoints.places import absolute_names
-from taskarith.edit.recipe import Recipe, parse_recipe
+from taskarith.edit.read_recipe import parse_recipe
+from taskarith.edit.recipe import Recipe
 from taskarith.errors import TaskarithError, name_some, readable
 from taskarith.untrusted import MalformedError, parse_json, parse_yaml, read_text
 

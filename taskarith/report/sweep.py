@@ -10,7 +10,8 @@ from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.score import Number
 from taskarith.report.plot import COLOURS, GREY, MARKERS, save_figure
 from taskarith.report.tables import TableRows, fitted
-from taskarith.sweeps.result import Sweep, SweepRow
+from taskarith.sweeps.result import Sweep
+from taskarith.sweeps.row import SweepRow
 from taskarith.sweeps.rule import pareto_front
 from taskarith.sweeps.split import is_forgotten
 from taskarith.sweeps.trial import Trial

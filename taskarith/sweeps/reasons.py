@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from taskarith.evaluation.records import Record
+from taskarith.sweeps.row import SweepRow
 from taskarith.sweeps.rule import Rule
 from taskarith.sweeps.split import mean_loss
-
-if TYPE_CHECKING:
-    from taskarith.sweeps.result import SweepRow
 
 __all__ = ["explain", "lacking_effect"]
 

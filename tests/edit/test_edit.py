@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from taskarith.edit.edit import Edit, ReadVector
-from taskarith.edit.recipe import parse_recipe
+from taskarith.edit.read_recipe import parse_recipe
 from taskarith.errors import UsageError
 from taskarith.merging.methods import parse_method
 from taskarith.spec import OperandRef

@@ -17,7 +17,7 @@ from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.edit.recipe import parse_recipe
+from taskarith.edit.read_recipe import parse_recipe
 from taskarith.errors import UsageError
 from taskarith.spec import OperandRef
 from taskarith.vectors.extract import extract

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from taskarith.arithmetic.calculator import LowRank
 from taskarith.arithmetic.encoding import decode
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
-
-if TYPE_CHECKING:
-    from taskarith.vectors.lora.parts import Rows
 
 __all__ = ["DoraStream", "RowsStream"]
 
@@ -110,17 +107,20 @@ class DoraStream(_RowStream):
 class RowsStream(_RowStream):
     """Differences of a few rows to the base; zero elsewhere.
 
-    :param rows: Which, and the base.
+    :param base: What the other rows are.
+    :param numbers: Of the rows.
     :param values: float64, rows x columns: what they are after training.
     :param fingerprint: Fingerprint of what is stored.
     :param reader: Reads the base.
     """
 
-    def __init__(self, rows: Rows, values: np.ndarray, fingerprint: str, reader: TensorReader) -> None:
-        super().__init__(rows.base.shape[0], rows.base.shape[1], fingerprint)
+    def __init__(
+        self, base: TensorEntry, numbers: Sequence[int], values: np.ndarray, fingerprint: str, reader: TensorReader
+    ) -> None:
+        super().__init__(base.shape[0], base.shape[1], fingerprint)
         self._deltas = {
-            number: values[index] - _read_rows(rows.base, number, number + 1, reader)[0]
-            for index, number in enumerate(rows.numbers)
+            number: row - _read_rows(base, number, number + 1, reader)[0]
+            for number, row in zip(numbers, values, strict=True)
         }
 
     def _calculate(self, first: int, last: int) -> np.ndarray:

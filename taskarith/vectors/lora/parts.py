@@ -11,6 +11,7 @@ from taskarith.arithmetic.calculator import LowRank
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.errors import VectorError
+from taskarith.vectors.lora.folded import DoraStream, RowsStream
 from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored
 
 if TYPE_CHECKING:
@@ -236,10 +237,10 @@ class Rows:
 
     def delta(self, load: Load) -> Packed:
         """Return the rows' differences to the base, as a tensor that is zero elsewhere."""
-        from taskarith.vectors.lora.folded import RowsStream
-
         values, fingerprint = load(self.entry)
-        return Packed("F64", self.entry.nbytes, lambda reader: RowsStream(self, values, fingerprint, reader))
+        return Packed(
+            "F64", self.entry.nbytes, lambda reader: RowsStream(self.base, self.numbers, values, fingerprint, reader)
+        )
 
 
 @dataclass(frozen=True)
@@ -264,8 +265,6 @@ class Dora:
 
     def delta(self, load: Load) -> Packed:
         """Return the delta, which is calculated while it is read."""
-        from taskarith.vectors.lora.folded import DoraStream
-
         factors, fingerprint = self.product.low_rank(load)
         magnitude, more = load(self.magnitude)
         both, is_by_column = fingerprint_bytes(f"{fingerprint} {more}".encode()), self.product.is_transposed
