@@ -6,9 +6,13 @@ import json
 import warnings
 from pathlib import Path
 
+import oracle
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
+
+from taskarith.edit.apply import apply
+from taskarith.edit.in_memory import InMemoryEdit
 
 TARGETS = {
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
@@ -63,3 +67,13 @@ def change_config(folder: Path, file: str = "adapter_config.json", **values) -> 
     """Change values of a configuration in place."""
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def check_in_memory(base: Path, adapter: Path, folder: Path) -> None:
+    """Check that an adapter edits a loaded model as it edits the files."""
+    apply(str(base), negate=[str(adapter)], alpha=0.5, output_dir=folder)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with InMemoryEdit(model, str(base), negate=[str(adapter)]) as edit:
+        edit.set(0.5)
+        expected = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        assert oracle.differing(model.state_dict(), expected) == []

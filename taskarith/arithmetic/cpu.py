@@ -53,17 +53,17 @@ class CpuCalculator:
         """Return where the bytes of a chunk of an input belong."""
         return self._row(index, elements * self._sizes[index])
 
+    def _described(self) -> tuple[int, ...]:
+        """Return how the kernels are told of the inputs and of the terms made of them."""
+        inputs = _address(self._addresses), _address(self._codes), len(self._codes)
+        terms = _address(self._plus), _address(self._minus), _address(self._coefficients), len(self._coefficients)
+        return *inputs, *terms
+
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
         self._multiply(start, stop)
         finite = self._kernels.linear(
-            _address(self._addresses),
-            _address(self._codes),
-            len(self._codes),
-            _address(self._plus),
-            _address(self._minus),
-            _address(self._coefficients),
-            len(self._coefficients),
+            *self._described(),
             stop - start,
             self._out,
             self._output,
@@ -90,13 +90,7 @@ class CpuCalculator:
         self._multiply(start, stop)
         place = found.next_from(start)
         self._kernels.inner_products(
-            _address(self._addresses),
-            _address(self._codes),
-            len(self._codes),
-            _address(self._plus),
-            _address(self._minus),
-            _address(self._coefficients),
-            len(self._coefficients),
+            *self._described(),
             stop - start,
             found.sums.ctypes.data,
             found.few.ctypes.data + place * found.few.itemsize,

@@ -6,12 +6,11 @@ import oracle
 import pytest
 import tiny
 import torch
-from adapters import TARGETS, merged, save_adapter
+from adapters import TARGETS, check_in_memory, merged, save_adapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taskarith.edit.apply import apply
-from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.vectors.extract import extract
 
 
@@ -67,12 +66,7 @@ def test_extracting_an_adapter_gives_its_merged_deltas(tmp_path):
 def test_an_adapter_edits_in_memory_too(tmp_path):
     base = tiny.save_model(tmp_path / "base", "gpt2")
     adapter = save_adapter(base, tmp_path / "adapter", target_modules=["c_attn", "c_fc"])
-    apply(str(base), negate=[str(adapter)], alpha=0.5, output_dir=tmp_path / "out")
-    model = AutoModelForCausalLM.from_pretrained(base)
-    with InMemoryEdit(model, str(base), negate=[str(adapter)]) as edit:
-        edit.set(0.5)
-        expected = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
-        assert oracle.differing(model.state_dict(), expected) == []
+    check_in_memory(base, adapter, tmp_path / "out")
 
 
 def test_an_adapter_finds_tensors_that_are_stored_without_the_prefix_of_the_model(tmp_path):
