@@ -123,10 +123,10 @@ def start_slowly(*arguments):
     code = (
         "import os, signal, sys, time; from taskarith.cli.main import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
-        "from taskarith.checkpoints.writer import PrintedWriter\n"
-        "quick = PrintedWriter.append\n"
+        "from taskarith.checkpoints.writer import HashingWriter\n"
+        "quick = HashingWriter.append\n"
         "def slow(*arguments):\n    quick(*arguments); os.write(1, b'#'); time.sleep(0.1)\n"
-        "PrintedWriter.append = slow\n"
+        "HashingWriter.append = slow\n"
         f"sys.argv = ['taskarith', *{[str(item) for item in arguments]!r}]\n"
         "main()\n"
     )

@@ -129,10 +129,10 @@ def children(pid):
 def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair, killed):
     base, tuned = pair
     code = (
-        "import time; from taskarith.checkpoints.writer import PrintedWriter; from taskarith.cli.main import main\n"
-        "quick = PrintedWriter.append\n"
+        "import time; from taskarith.checkpoints.writer import HashingWriter; from taskarith.cli.main import main\n"
+        "quick = HashingWriter.append\n"
         "def slow(*arguments):\n    quick(*arguments); time.sleep(0.4)\n"
-        "PrintedWriter.append = slow\n"
+        "HashingWriter.append = slow\n"
         "if __name__ == '__main__':\n    main()\n"
     )
     (tmp_path / "slowly.py").write_text(code)
@@ -170,10 +170,10 @@ def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(tmp_path, pair, 
 def test_what_another_process_fails_with_is_said_once(tmp_path, pair, failure, words):
     base, tuned = pair
     code = (
-        "from taskarith.checkpoints.writer import PrintedWriter\n"
+        "from taskarith.checkpoints.writer import HashingWriter\n"
         "from taskarith.cli.main import main\n"
         f"def fail(*_):\n    raise {failure}\n"
-        "if __name__ == '__mp_main__':\n    PrintedWriter.append = fail\n"
+        "if __name__ == '__mp_main__':\n    HashingWriter.append = fail\n"
         "if __name__ == '__main__':\n    main()\n"
     )
     (tmp_path / "failing.py").write_text(code)

@@ -17,7 +17,7 @@ SMALL = {"block_size": 32, "prompts": 1, "prompt_tokens": 4, "continuation_token
 def test_a_task_whose_data_are_out_of_reach_is_a_gap_among_ten(phi, monkeypatch, tmp_path):
     names = [f"task{number}" for number in range(10)]
 
-    def run(loaded, tasks, row, settings, seed):
+    def run(loaded, tasks, row, measurement):
         (name,) = tasks.names
         if name == "task3":
             raise DataError(f"lm-eval cannot run {name} on {row}: the hub is out of reach", "Check the connection.")

@@ -107,7 +107,7 @@ def run(made, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("work began")
 
-    for name in ("evaluation.models.load_model", "coefficients.relate.relate_weights"):
+    for name in ("evaluation.models.load_model", "relations.relate.relate_weights"):
         monkeypatch.setattr(f"taskarith.{name}", fail)
     monkeypatch.chdir(made)
 

@@ -216,7 +216,7 @@ def test_new_tokens_that_do_not_fit_are_refused(tmp_path, phi, options, reason):
     places["strange"], places["bare"] = tmp_path / "strange", tmp_path / "bare"
     shutil.copytree(places["chat"], places["strange"])
     path = places["strange"] / "tokenizer.json"
-    path.write_text(path.read_text().replace('"a":', '"@":', 1))
+    path.write_text(path.read_text().replace('"a":', '"snowman":', 1))
     shutil.copytree(phi, places["bare"], ignore=shutil.ignore_patterns("*token*", "*.jinja"))
     filled = {key: value.format(**places) if isinstance(value, str) else value for key, value in options.items()}
     filled["add"] = [one.format(**places) for one in options["add"]]
