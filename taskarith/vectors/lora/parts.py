@@ -11,7 +11,6 @@ from taskarith.arithmetic.calculator import LowRank
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.errors import VectorError
-from taskarith.vectors.lora.folded import DoraStream, RowsStream
 from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored
 
 if TYPE_CHECKING:
@@ -237,6 +236,8 @@ class Rows:
 
     def delta(self, load: Load) -> Packed:
         """Return the rows' differences to the base, as a tensor that is zero elsewhere."""
+        from taskarith.vectors.lora.folded import RowsStream  # late: numpy
+
         values, fingerprint = load(self.entry)
         return Packed(
             "F64", self.entry.nbytes, lambda reader: RowsStream(self.base, self.numbers, values, fingerprint, reader)
@@ -265,6 +266,8 @@ class Dora:
 
     def delta(self, load: Load) -> Packed:
         """Return the delta, which is calculated while it is read."""
+        from taskarith.vectors.lora.folded import DoraStream  # late: numpy
+
         factors, fingerprint = self.product.low_rank(load)
         magnitude, more = load(self.magnitude)
         both, is_by_column = fingerprint_bytes(f"{fingerprint} {more}".encode()), self.product.is_transposed
