@@ -135,7 +135,7 @@ def _show(error: TaskarithError) -> None:
 
 
 def _hide_variables(parameters: list[inspect.Parameter]) -> None:
-    """Keep the environment variable of every option out of ``--help``; one sentence of the README names them all."""
+    """Keep the environment variable of every option out of ``--help``; one sentence of the reference names them all."""
     for parameter in parameters:
         for option in getattr(parameter.annotation, "__metadata__", ()):
             if hasattr(option, "show_envvar"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -114,7 +115,7 @@ class Products:
         return max(-1.0, min(1.0, self._sums[first, second] / norms)) if norms else 0.0
 
 
-class _BetweenModels:
+class _BetweenModels(ABC):
     """Base of operators that go to a point between models, which the angles between these decide.
 
     The point is the sum of the models, each times a factor. Coefficients say how near it is to each: only what share
@@ -157,9 +158,9 @@ class _BetweenModels:
             total += excess * base
         return total if self._alpha == 1.0 else self._alpha * total
 
+    @abstractmethod
     def _decide(self, products: Products) -> list[float]:
         """Return the factor of each model."""
-        raise NotImplementedError
 
 
 class Slerp(_BetweenModels):

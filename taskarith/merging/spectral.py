@@ -8,6 +8,7 @@ low rank, corollary 1 of arXiv:2504.10957.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,7 +85,7 @@ def low_rank(delta: np.ndarray, rank: int) -> np.ndarray:
     return ((left[:, :rank] * values[:rank]) @ right[:rank]).numpy()
 
 
-class _WholeMatrices(SinglePass):
+class _WholeMatrices(SinglePass, ABC):
     """Base of operators that merge whole matrices; all other tensors take the mean of the weighted deltas."""
 
     def __init__(self, setting: Setting) -> None:
@@ -99,8 +100,9 @@ class _WholeMatrices(SinglePass):
             return self._merge_others(parts)
         return self._merge_matrices([part.reshape(shape) for part in parts]).ravel()
 
+    @abstractmethod
     def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
-        raise NotImplementedError
+        """Return the merged matrix."""
 
     def _merge_others(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return ordered_sum(parts) / self._setting.count
