@@ -60,26 +60,6 @@ def test_perta_weighs_each_parameter():
     assert merge(method("perta"), [[2.0, 4.0], [0.0, 2.0]], [1.0, -1.0], guides=[[0.25, 0.5]]).tolist() == [0.5, 1.0]
 
 
-def test_rows_keeps_those_with_the_largest_norms():
-    delta = np.array([[1.0, 1.0], [3.0, 0.0], [0.0, 3.0], [-2.0, 1.0]])
-    kept = merge(method("rows", 0.5), [delta], shape=delta.shape).reshape(4, 2)
-    assert kept.tolist() == [[0, 0], [3, 0], [0, 3], [0, 0]]
-    one = merge(method("rows", 0.25), [delta], shape=delta.shape).reshape(4, 2)
-    assert one.tolist() == [[0, 0], [3, 0], [0, 0], [0, 0]]  # of equal ones the first
-    assert merge(method("rows", 0.25), [delta.ravel()]).tolist() == delta.ravel().tolist()  # a vector has no rows
-
-
-def test_low_rank_is_the_best_approximation_of_each_delta():
-    generator = np.random.default_rng(0)
-    deltas = [generator.normal(size=(7, 5)) for _ in range(2)]
-    merged = merge(method("low_rank", rank=2), deltas, [1.0, -0.5], shape=(7, 5)).reshape(7, 5)
-    expected = np.zeros((7, 5))
-    for weight, delta in zip([1.0, -0.5], deltas, strict=True):
-        left, values, right = np.linalg.svd(delta, full_matrices=False)
-        expected += weight * (left[:, :2] * values[:2]) @ right[:2]
-    assert np.allclose(merged, expected, atol=1e-13)
-
-
 # whole edits
 
 
@@ -176,12 +156,6 @@ def test_guides_that_do_not_fit(tmp_path, phi, tuned, name, options, words):
         guides["weights"] = str(tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=words):
         apply(str(phi), negate=tuned[:1], output_dir=tmp_path / "no", method=method(name), **guides)
-
-
-@pytest.mark.parametrize("rank", [None, 0, -1])
-def test_a_rank_that_is_none(rank):
-    with pytest.raises(UsageError, match="rank of 1 or more"):
-        method("low_rank", rank=rank)
 
 
 def test_protected_vectors_alone_is_no_edit(tmp_path, phi, tuned):

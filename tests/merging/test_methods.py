@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ from taskarith.edit.plan import plan_edit
 from taskarith.edit.run import run_plan
 from taskarith.errors import MismatchError, UsageError
 from taskarith.inspection.verify import verify
-from taskarith.merging.methods import LINEAR, Method
+from taskarith.merging.methods import LINEAR, Method, parse_method
 
 
 @pytest.fixture(scope="module")
@@ -159,27 +160,6 @@ def test_tensors_without_elements_and_scalars(tmp_path, phi, tuned):
         assert sum(result.actions.values()) == 3
 
 
-def test_core_space_of_adapters(tmp_path, phi, phi_tuned):
-    adapters = [str(save_adapter(phi, tmp_path / f"a{seed}", seed=seed)) for seed in (1, 2)]
-    how = method("core_space", 1.0)
-    one = {"add": [f"{adapters[0]}:0.6"], "dtype": "float64"}
-    expected = apply(str(phi), **one, output_dir=tmp_path / "linear").fingerprint
-    assert apply(str(phi), **one, output_dir=tmp_path / "core", method=how).fingerprint == expected
-    both = {"dtype": "float64", "method": method("core_space", 0.5)}
-    first = apply(str(phi), add=adapters, output_dir=tmp_path / "ab", **both).fingerprint
-    assert apply(str(phi), add=adapters[::-1], output_dir=tmp_path / "ba", **both).fingerprint == first != expected
-    with pytest.raises(UsageError, match="LoRA"):
-        apply(str(phi), add=[adapters[0], str(phi_tuned)], output_dir=tmp_path / "no", method=how)
-
-
-def test_core_space_leaves_nothing_of_an_adapter_out(tmp_path, phi):
-    plain = save_adapter(phi, tmp_path / "plain", target_modules=["q_proj"])
-    more = save_adapter(phi, tmp_path / "more", target_modules=["q_proj"], modules_to_save=["lm_head"])
-    with pytest.raises(MismatchError, match=r"something else for lm_head\.weight"):
-        apply(str(phi), add=[str(plain), str(more)], output_dir=tmp_path / "no", method=method("core_space", 0.5))
-    assert not (tmp_path / "no").exists()
-
-
 def test_the_record_the_name_the_way_back_and_the_check(tmp_path, monkeypatch, phi, tuned):
     monkeypatch.chdir(tmp_path)
     call = ["apply", str(phi), "--add", tuned[0], "--add", tuned[1], "--method", "dare_ties", "--density", "0.3"]
@@ -275,3 +255,31 @@ def test_operands_that_do_not_fit(tmp_path, phi, tuned, name, options, add, nega
             output_dir=tmp_path / "out",
             method=method(name, **options),
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("tie", {}, "unknown method"),
+        ("ties", {}, "needs a density"),
+        ("ties", {"density": 0.0}, "density is 0"),
+        ("ties", {"density": 1.5}, "density is 1.5"),
+        ("ties", {"density": math.nan}, "density is nan"),
+        ("ties", {"density": 0.5, "seed": 1}, "has no seed"),
+        ("linear", {"density": 0.5}, "has no density"),
+        ("slerp", {"rescale": False}, "has no rescale"),
+        ("breadcrumbs", {"density": 0.5, "gamma": 1.0}, "gamma is 1"),
+        ("della", {"density": 0.1}, "epsilon is 0.15"),
+        ("della", {"density": 0.5, "epsilon": -0.1}, "epsilon is -0.1"),
+        ("dare_ties", {"density": 0.5, "seed": -1}, "seed is -1"),
+    ],
+)
+def test_options_that_do_not_fit(name, options, words):
+    with pytest.raises(UsageError, match=words):
+        parse_method(name, **options)
+
+
+@pytest.mark.parametrize("rank", [None, 0, -1])
+def test_a_rank_that_is_none(rank):
+    with pytest.raises(UsageError, match="rank of 1 or more"):
+        method("low_rank", rank=rank)
