@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -37,6 +38,14 @@ def phi(tmp_path_factory) -> Path:
 def phi_tuned(tmp_path_factory, phi) -> Path:
     """The tiny Phi with every weight moved a little."""
     return tiny.save_model(tmp_path_factory.mktemp("phi") / "tuned", nudge_of=phi, seed=1)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory) -> dict[str, Any]:
+    """A model that learned two texts after another one, and the vector of each text: see ``sweeping``."""
+    from sweeping import make_lab
+
+    return make_lab(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture
