@@ -36,16 +36,20 @@ class CpuCalculator:
                 raise AssertionError("factors must be float64, one row after the other")
         self._dtypes = recipe.dtypes
         dtypes = [*recipe.dtypes, *["F64"] * len(self._factors)]
-        if len(dtypes) > self._rows or len(recipe.terms) > self._terms:
+        if len(dtypes) > self._rows or len(recipe.terms) > self._room_for:
             self._reserve(len(dtypes), len(recipe.terms))
         numbers = iter(range(len(recipe.dtypes), len(dtypes)))
         self._inputs = len(recipe.dtypes)
         self._sizes = [ITEM_SIZES[dtype] for dtype in dtypes]
         self._addresses = array("q", [self._start + row * self._stride for row in range(len(dtypes))])
         self._codes = array("q", [DTYPE_CODES[dtype] for dtype in dtypes])
-        self._plus = array("q", [one.plus if isinstance(one.plus, int) else next(numbers) for one in recipe.terms])
-        self._minus = array("q", [-1 if term.minus is None else term.minus for term in recipe.terms])
-        self._coefficients = array("d", [term.coefficient for term in recipe.terms])
+        self._terms = (
+            array("q", [one.plus if isinstance(one.plus, int) else next(numbers) for one in recipe.terms]),
+            array("q", [-1 if term.minus is None else term.minus for term in recipe.terms]),
+            array("d", [term.coefficient for term in recipe.terms]),
+        )
+        parts = (self._addresses, self._codes, *self._terms)
+        self._recipe = array("q", [len(dtypes), len(recipe.terms), *map(_address, parts)])
         self._output = DTYPE_CODES[recipe.output]
         self._output_size = ITEM_SIZES[recipe.output]
 
@@ -53,22 +57,11 @@ class CpuCalculator:
         """Return where the bytes of a chunk of an input belong."""
         return self._row(index, elements * self._sizes[index])
 
-    def _described(self) -> tuple[int, ...]:
-        """Return how the kernels are told of the inputs and of the terms made of them."""
-        inputs = _address(self._addresses), _address(self._codes), len(self._codes)
-        terms = _address(self._plus), _address(self._minus), _address(self._coefficients), len(self._coefficients)
-        return *inputs, *terms
-
     def linear(self, start: int, stop: int) -> tuple[memoryview, bool]:
         """Calculate ``round(base + sum of terms)``."""
         self._multiply(start, stop)
-        finite = self._kernels.linear(
-            *self._described(),
-            stop - start,
-            self._out,
-            self._output,
-            self._scratch,
-        )
+        recipe = _address(self._recipe)
+        finite = self._kernels.linear(recipe, stop - start, self._out, self._output, self._scratch)
         return self._result(stop - start), bool(finite)
 
     def delta(self, term: Term, start: int, stop: int, out: np.ndarray) -> bool:
@@ -90,7 +83,7 @@ class CpuCalculator:
         self._multiply(start, stop)
         place = found.next_from(start)
         self._kernels.inner_products(
-            *self._described(),
+            _address(self._recipe),
             stop - start,
             found.sums.ctypes.data,
             found.few.ctypes.data + place * found.few.itemsize,
@@ -103,24 +96,14 @@ class CpuCalculator:
     def difference(self, start: int, stop: int) -> tuple[memoryview, bool, Comparison]:
         """Calculate ``round(plus - base)`` of the first term and compare."""
         self._multiply(start, stop)
-        tuned, found = self._plus[0], array("d", [0.0] * 4)
-        self._kernels.difference(
-            self._addresses[0],
-            self._codes[0],
-            self._addresses[tuned],
-            self._codes[tuned],
-            stop - start,
-            self._out,
-            self._output,
-            _address(found),
-            self._scratch,
-        )
+        recipe, found = _address(self._recipe), array("d", [0.0] * 4)
+        self._kernels.difference(recipe, stop - start, self._out, self._output, _address(found), self._scratch)
         finite, inexact, moved, squares = found
         return self._result(stop - start), bool(finite), Comparison(int(inexact), int(moved), squares)
 
     def _reserve(self, rows: int, terms: int) -> None:
         """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
-        self._rows, self._terms = rows, terms
+        self._rows, self._room_for = rows, terms
         scratch = (8 + max(terms, 1)) * 8 * BLOCK
         self._memory = mmap.mmap(-1, (rows + 1) * self._stride + scratch)
         self._view = memoryview(self._memory)
@@ -133,19 +116,16 @@ class CpuCalculator:
             self._product(factors, start, stop, self._addresses[row])
 
     def _product(self, factors: LowRank, start: int, stop: int, out: int) -> None:
-        self._kernels.low_rank(*_sides(factors), factors.scale, start, stop, out, self._scratch)
+        (rows, rank), columns = factors.left.shape, factors.right.shape[1]
+        sides = factors.left.ctypes.data, factors.right.ctypes.data
+        parts = array("q", [*sides, rank, columns, rows // factors.blocks])
+        self._kernels.low_rank(_address(parts), factors.scale, start, stop, out, self._scratch)
 
     def _row(self, index: int, size: int) -> memoryview:
         return self._view[index * self._stride : index * self._stride + size]
 
     def _result(self, elements: int) -> memoryview:
         return self._row(self._rows, elements * self._output_size)
-
-
-def _sides(factors: LowRank) -> tuple[int, int, int, int, int]:
-    """Return what the kernels know factors by: two addresses, the rank, the columns, the rows of a product."""
-    (rows, rank), columns = factors.left.shape, factors.right.shape[1]
-    return factors.left.ctypes.data, factors.right.ctypes.data, rank, columns, rows // factors.blocks
 
 
 def _address(values: array) -> int:

@@ -158,11 +158,10 @@ def fold(before: memoryview, after: memoryview, dtype: str) -> tuple[bytes, int]
     moved = kernels.fold(origin, _address(after), code, count, folded, _pointer(sizes))
     widths, bits, rest = _choose(sizes, dtype)
     stream, three, runs = bytearray((bits + 7) // 8 + 8), array("q", widths), -(-count // RUN)
-    lengths, counts, entries = (array("H", bytes(2 * number)) for number in (runs, runs, rest))
-    room = [_address(memoryview(stream)), *(_pointer(part) for part in (lengths, counts, entries))]
-    bits = kernels.pack(origin, folded, code, _pointer(three), count, *room, rest)
-    rest = sum(counts)
-    return b"".join([_HEAD.pack(*widths, rest), lengths, counts, entries[:rest], stream[: (bits + 7) // 8]]), moved
+    tables, to = array("H", bytes(2 * (2 * runs + rest))), _address(memoryview(stream))
+    bits = kernels.pack(origin, folded, code, _pointer(three), count, to, _pointer(tables), len(tables))
+    rest = sum(tables[runs : 2 * runs])
+    return b"".join([_HEAD.pack(*widths, rest), tables[: 2 * runs + rest], stream[: (bits + 7) // 8]]), moved
 
 
 def _fold_with_numpy(before: memoryview, after: memoryview, dtype: str) -> tuple[bytes, int]:

@@ -24,15 +24,15 @@ __all__ = ["Kernels", "NowhereToKeepError", "load_kernels"]
 _DIGEST = 16
 _KERNELS = "kernels"
 _SIGNATURES = {
-    "linear": "iiiiiiiiiii",
+    "linear": "iiiii",
     "delta": "iiiiiii",
-    "difference": "iiiiiiiii",
-    "inner_products": "iiiiiiiiiiiiii",
-    "low_rank": "iiiiidiiii",
+    "difference": "iiiiii",
+    "inner_products": "iiiiiiii",
+    "low_rank": "idiiii",
     "draw": "iiii",
     "fold": "iiiiii",
     "keep": "iiiiiddii",
-    "pack": "iiiiiiiiii",
+    "pack": "iiiiiiii",
     "unfold": "iiiiiii",
 }
 """Parameters of each function: i for int64 and addresses, d for float64. All return int64."""

@@ -10,21 +10,20 @@ import numpy as np
 from numba import njit
 
 from taskarith.arithmetic.kernels.layout import BLOCK
-from taskarith.arithmetic.kernels.rounding import F64, array, kernel, scaled, widened, width
+from taskarith.arithmetic.kernels.rounding import F64, array, kernel, recipe_at, scaled, widened, width
 
 __all__ = ["inner_products"]
 
 
 @kernel
-def inner_products(
-    addresses, codes, inputs, plus, minus, coefficients, terms, count, sums, few, room, at, step, scratch
-):
+def inner_products(recipe, count, sums, few, room, at, step, scratch):
     """Add the inner products of all pairs of terms ``c_i (plus_i - minus_i)`` to those of the chunks before.
 
     A block's are summed by several accumulators in one order, the blocks' one after the other: if all chunks but the
     last are whole blocks, no bit depends on how a tensor is cut.
 
-    :param addresses: int64: where the elements of each input are; and so on until ``count``: as for ``linear``.
+    :param recipe: As for ``recipe_at``.
+    :param count: Number of elements.
     :param sums: Address of float64, terms x terms; what is on the diagonal and below it is added to.
     :param few: Address of float32; takes every ``step``-th element of the first term; the other terms' follow.
     :param room: How many elements lie between those of one term and of the next.
@@ -32,9 +31,9 @@ def inner_products(
     :param step: At least 1.
     :param scratch: As for ``linear``.
     """
-    where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
-    plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
-    coefficients, sums = array(coefficients, terms, np.float64), array(sums, terms * terms, np.float64)
+    where, codes, plus, minus, coefficients = recipe_at(recipe)
+    terms = len(plus)
+    sums = array(sums, terms * terms, np.float64)
     other, zero = _buffer(scratch, 0, np.float64), _buffer(scratch, 1, np.float64)
     parts = scratch + 16 * BLOCK
     taken, place = array(few, terms * room, np.float32), 0

@@ -17,6 +17,7 @@ from taskarith.arithmetic.kernels.rounding import (
     finish,
     kernel,
     poison,
+    recipe_at,
     scaled,
     squares,
     widened,
@@ -43,27 +44,20 @@ def _buffer(scratch, number):
 
 
 @kernel
-def linear(addresses, codes, inputs, plus, minus, coefficients, terms, count, out, out_code, scratch):
+def linear(recipe, count, out, out_code, scratch):
     """Write ``round(base + sum c_i (plus_i - minus_i))`` and return 1 if all of it is finite, else 0.
 
     The sum is that of float64. Where it is zero the base's bits stay. Two terms commute; three or more are added in the
     order of their values, element by element, so that the order of the operands never changes a bit.
 
-    :param addresses: int64: where the elements of each input are; input 0 is the base.
-    :param codes: int64: dtype of each input, as in ``rounding``.
-    :param inputs: Number of inputs.
-    :param plus: int64: input of each term.
-    :param minus: int64: input that is subtracted first, or -1.
-    :param coefficients: float64, one a term.
-    :param terms: Number of terms.
+    :param recipe: As for ``recipe_at``.
     :param count: Number of elements.
     :param out: Address of the result.
-    :param out_code: Its dtype.
+    :param out_code: Its dtype, as in ``rounding``.
     :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 8 more buffers.
     """
-    where, codes = array(addresses, inputs, np.int64), array(codes, inputs, np.int64)
-    plus, minus = array(plus, terms, np.int64), array(minus, terms, np.int64)
-    coefficients = array(coefficients, terms, np.float64)
+    where, codes, plus, minus, coefficients = recipe_at(recipe)
+    terms = len(plus)
     wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
     total = _buffer(scratch, _PARTS)
     zero[:] = 0
@@ -137,20 +131,19 @@ def delta(plus, plus_code, minus, minus_code, count, out, scratch):
 
 
 @kernel
-def difference(base, base_code, tuned, tuned_code, count, out, out_code, found, scratch):
+def difference(recipe, count, out, out_code, found, scratch):
     """Write the delta ``round(tuned - base)`` and compare what ``base + delta`` gives back with ``tuned``.
 
-    :param base: Address of the base's elements.
-    :param base_code: Their dtype, as in ``rounding``.
-    :param tuned: Address of the fine-tune's elements.
-    :param tuned_code: Their dtype.
+    :param recipe: As for ``recipe_at``; the input of the first term is the fine-tune.
     :param count: Number of elements.
     :param out: Address of the delta.
-    :param out_code: Its dtype.
+    :param out_code: Its dtype, as in ``rounding``.
     :param found: Address of four float64, which take: whether all is finite, elements not given back to the bit, deltas
         that are not zero, sum of their squares.
     :param scratch: Address of 6 buffers of ``8 * BLOCK`` bytes.
     """
+    where, codes, plus, _, _ = recipe_at(recipe)
+    base, base_code, tuned, tuned_code = where[0], codes[0], where[plus[0]], codes[plus[0]]
     wide, delta, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
     spare, again = scratch + 24 * BLOCK, scratch + 40 * BLOCK
     light = width(base_code) == 2 and width(tuned_code) == 2 and out_code == F32

@@ -18,36 +18,36 @@ _DEPTH = 16
 
 
 @kernel
-def low_rank(left, right, rank, columns, rows, scale, start, stop, out, scratch):
+def low_rank(factors, scale, start, stop, out, scratch):
     """Write elements ``start`` to ``stop`` (row-major) of ``scale * left @ right``.
 
-    :param left: Address of float64, rows x rank.
-    :param right: Address of float64, rank x columns.
-    :param rank: Their common size.
-    :param columns: Length of a row of the product.
-    :param rows: Rows of ``left`` that belong to the same ``right``; the next ones belong to one ``rank`` rows below.
+    :param factors: Address of five int64: the address of ``left``, float64, rows x rank; that of ``right``, float64,
+        rank x columns; their common size, the rank; the columns; and how many rows of ``left`` belong to the same
+        ``right``: the next ones belong to one ``rank`` rows below.
     :param scale: A factor.
     :param start: First element.
     :param stop: Element after the last.
     :param out: Address of float64, at least ``stop - start``.
     :param scratch: Address of ``32 * BLOCK`` bytes.
     """
-    position = start
+    factors, position = array(factors, 5, np.int64), start
+    columns, rows = factors[3], factors[4]
     while position < stop:
         row, first = position // columns, position % columns
         width, height = min(columns - first, stop - position), np.int64(1)
         if width == columns:  # whole rows, down to the last that belongs to the same factor
             height = min((stop - position) // columns, rows - row % rows)
-        here, there = left + 8 * row * rank, right + 8 * (row // rows * rank * columns + first)
-        _panel(here, there, rank, columns, height, width, scale, out + 8 * (position - start), scratch)
+        _panel(factors, position, height, width, scale, out + 8 * (position - start), scratch)
         position += width * height
     return np.int64(0)
 
 
 @kernel
-def _panel(left, right, rank, columns, height, width, scale, out, scratch):
-    """Calculate ``height`` rows of ``width`` columns of the product, one row after the other."""
-    most = _TILE // 8
+def _panel(factors, position, height, width, scale, out, scratch):
+    """Calculate ``height`` rows of ``width`` columns of the product from a position, one row after the other."""
+    rank, columns, most = factors[2], factors[3], _TILE // 8
+    row, first = position // columns, position % columns
+    left, right = factors[0] + 8 * row * rank, factors[1] + 8 * (row // factors[4] * rank * columns + first)
     for column in range(0, width, most):
         n = min(most, width - column)
         for depth in range(0, max(rank, 1), _DEPTH):

@@ -25,6 +25,7 @@ __all__ = [
     "finish",
     "kernel",
     "poison",
+    "recipe_at",
     "scaled",
     "squares",
     "widened",
@@ -53,6 +54,21 @@ def _pointer(typing, address):
 def array(address, count, dtype):
     """Return the memory at an address as a flat array."""
     return carray(_pointer(np.uintp(address)), count, dtype)  # ty: ignore[missing-argument]
+
+
+@kernel
+def recipe_at(address):
+    """Return what is calculated, from the address of seven int64.
+
+    :param address: How many inputs there are; how many terms; the addresses of int64: where the elements of each input
+        are (input 0 is the base), the dtype of each, the input of each term, the input that is subtracted first, or -1;
+        the address of float64: the coefficient of each term.
+    """
+    parts = array(address, 7, np.int64)
+    inputs, terms = parts[0], parts[1]
+    where, codes = array(parts[2], inputs, np.int64), array(parts[3], inputs, np.int64)
+    plus, minus = array(parts[4], terms, np.int64), array(parts[5], terms, np.int64)
+    return where, codes, plus, minus, array(parts[6], terms, np.float64)
 
 
 @kernel

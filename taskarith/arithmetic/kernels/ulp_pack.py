@@ -109,8 +109,10 @@ def fold(before, after, code, count, out, sizes):
 
 
 @kernel
-def _pack(before, changes, code, widths, count, out, lengths, counts, entries):
-    to, left, filled, bits, number = np.uint64(out), _0, _0, _0, 0
+def _pack(before, changes, code, widths, out, tables):
+    count, to, left, filled, bits, number = len(before), np.uint64(out), _0, _0, _0, 0
+    runs = (count + BLOCK - 1) // BLOCK
+    lengths, counts, entries = tables[:runs], tables[runs : 2 * runs], tables[2 * runs :]
     for first in range(0, count, BLOCK):
         n, any_, size, begun = min(BLOCK, count - first), _0, _0, number
         for i in range(first, first + n):
@@ -134,7 +136,7 @@ def _pack(before, changes, code, widths, count, out, lengths, counts, entries):
 
 
 @kernel
-def pack(before, changes, code, widths, count, out, lengths, counts, entries, room):
+def pack(before, changes, code, widths, count, out, tables, size):
     """Write the changes as a stream of bits, the lowest first; return how many bits it has.
 
     :param before: Address of the base's elements.
@@ -144,21 +146,17 @@ def pack(before, changes, code, widths, count, out, lengths, counts, entries, ro
         fewest bits of a change that are in the stream whatever the exponent, and the most, at most 56.
     :param count: Number of elements.
     :param out: Address of the stream, with 8 bytes more than it needs.
-    :param lengths: Address of a uint16 for each run of ``BLOCK`` elements, which takes how many bits it has; a run
-        without any change has none.
-    :param counts: Address of a uint16 for each run, which takes how many entries it has.
-    :param entries: Address of uint16: for each change that has further bits, seven of them, the lowest first, above the
-        number of the element in its run, then the next seven likewise, as long as there are any.
-    :param room: How many entries there are.
+    :param tables: Address of uint16: for each run of ``BLOCK`` elements how many bits it has, none if nothing changes;
+        for each run how many entries it has; the entries: for each change that has further bits, seven of them, the
+        lowest first, above the number of the element in its run, then the next seven, as long as there are any.
+    :param size: How many uint16 there are.
     """
-    runs, three = (count + BLOCK - 1) // BLOCK, array(widths, 3, np.int64)
-    sizes, numbers = array(lengths, runs, np.uint16), array(counts, runs, np.uint16)
-    above = array(entries, room, np.uint16)
+    three, tables = array(widths, 3, np.int64), array(tables, size, np.uint16)
     if width(code) == 2:
         before16, changes16 = array(before, count, np.uint16), array(changes, count, np.uint16)
-        return _pack(before16, changes16, code, three, count, out, sizes, numbers, above)
+        return _pack(before16, changes16, code, three, out, tables)
     if code == F32:
         before32, changes32 = array(before, count, np.uint32), array(changes, count, np.uint32)
-        return _pack(before32, changes32, code, three, count, out, sizes, numbers, above)
+        return _pack(before32, changes32, code, three, out, tables)
     before64, changes64 = array(before, count, np.uint64), array(changes, count, np.uint64)
-    return _pack(before64, changes64, code, three, count, out, sizes, numbers, above)
+    return _pack(before64, changes64, code, three, out, tables)

@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from taskarith.arithmetic.kernels.layout import BLOCK
-from taskarith.arithmetic.kernels.rounding import BF16, F16, F32, array, kernel
+from taskarith.arithmetic.kernels.rounding import BF16, F16, F32, F64, array, kernel
 from taskarith.arithmetic.kernels.ulp_pack import ENTRY_BITS, PLACE_BITS, bits_in_stream, store
 
 __all__ = ["unfold"]
@@ -99,10 +99,6 @@ def _masks_for(kind, wide, fraction):
     return masks
 
 
-_masks_brain, _masks_half = _masks_for(np.int16, np.uint32, 7), _masks_for(np.int16, np.uint32, 10)
-_masks32, _masks64 = _masks_for(np.int32, np.uint64, 23), _masks_for(np.int64, np.uint64, 52)
-
-
 @kernel
 def _bits_at(address, position):
     """Return what is in the stream from a bit on: 57 bits of it, or more."""
@@ -148,36 +144,49 @@ def _add_entries(entries, one, last, offset, before, code, widths, out):
     return one
 
 
-@kernel
-def _unfold(before, kind, code, masks, unpack, step, parts, state, start, count, out):
-    widths, elements = parts[4:7], parts[7]
-    runs = (elements + BLOCK - 1) // BLOCK
-    lengths, counts = array(parts[8], runs, np.uint16), array(parts[9], runs, np.uint16)
-    entries = array(parts[10], parts[11], np.uint16)
-    position, begun, one, last = np.uint64(state[0]), state[1], state[2], state[3]
-    done = 0
-    while done < count:
-        offset, run = (start + done) % BLOCK, (start + done) // BLOCK
-        n, size = min(BLOCK - offset, count - done), np.int64(lengths[run])
-        to, origin = out[done : done + n], before[done : done + n]
-        if offset == 0:
-            position, last = np.uint64(begun), one + np.int64(counts[run])
-        if (begun + size + 7) >> 3 > parts[1] or last > len(entries):
-            return np.int64(0)
-        if size == 0:
-            to[:] = 0
-        else:
-            masks(origin, widths, to)
-            position = unpack(to, parts[0] if begun >> 3 < parts[2] else parts[3] - parts[2], position)
-        one = _add_entries(entries, one, last, offset, origin, code, widths, to)
-        step(origin.view(kind), to.view(kind))
-        done += n
-        if offset + n == BLOCK or start + done == elements:
-            if one < last:
+def _unfold_for(kind, code, masks, unpack, step):
+    """Return the kernel that does what ``unfold`` does for one dtype."""
+
+    @kernel
+    def unfold_elements(before, parts, state, start, out):
+        widths, elements, count = parts[4:7], parts[7], len(out)
+        runs = (elements + BLOCK - 1) // BLOCK
+        lengths, counts = array(parts[8], runs, np.uint16), array(parts[9], runs, np.uint16)
+        entries = array(parts[10], parts[11], np.uint16)
+        position, begun, one, last = np.uint64(state[0]), state[1], state[2], state[3]
+        done = 0
+        while done < count:
+            offset, run = (start + done) % BLOCK, (start + done) // BLOCK
+            n, size = min(BLOCK - offset, count - done), np.int64(lengths[run])
+            to, origin = out[done : done + n], before[done : done + n]
+            if offset == 0:
+                position, last = np.uint64(begun), one + np.int64(counts[run])
+            if (begun + size + 7) >> 3 > parts[1] or last > len(entries):
                 return np.int64(0)
-            begun += size
-    state[0], state[1], state[2], state[3] = np.int64(position), begun, one, last
-    return np.int64(1)
+            if size == 0:
+                to[:] = 0
+            else:
+                masks(origin, widths, to)
+                position = unpack(to, parts[0] if begun >> 3 < parts[2] else parts[3] - parts[2], position)
+            one = _add_entries(entries, one, last, offset, origin, code, widths, to)
+            step(origin.view(kind), to.view(kind))
+            done += n
+            if offset + n == BLOCK or start + done == elements:
+                if one < last:
+                    return np.int64(0)
+                begun += size
+        state[0], state[1], state[2], state[3] = np.int64(position), begun, one, last
+        return np.int64(1)
+
+    return unfold_elements
+
+
+_unfold_bf16, _unfold_f16, _unfold_f32, _unfold_f64 = (
+    _unfold_for(np.int16, BF16, _masks_for(np.int16, np.uint32, 7), _unpack_fours, _step16),
+    _unfold_for(np.int16, F16, _masks_for(np.int16, np.uint32, 10), _unpack_fours, _step16),
+    _unfold_for(np.int32, F32, _masks_for(np.int32, np.uint64, 23), _unpack, _step32),
+    _unfold_for(np.int64, F64, _masks_for(np.int64, np.uint64, 52), _unpack, _step64),
+)
 
 
 @kernel
@@ -203,12 +212,10 @@ def unfold(before, code, parts, state, start, count, out):
     if code in (BF16, F16):
         before16, out16 = array(before, count, np.uint16), array(out, count, np.uint16)
         if code == BF16:
-            return _unfold(
-                before16, np.int16, code, _masks_brain, _unpack_fours, _step16, parts, now, start, count, out16
-            )
-        return _unfold(before16, np.int16, code, _masks_half, _unpack_fours, _step16, parts, now, start, count, out16)
+            return _unfold_bf16(before16, parts, now, start, out16)
+        return _unfold_f16(before16, parts, now, start, out16)
     if code == F32:
         before32, out32 = array(before, count, np.uint32), array(out, count, np.uint32)
-        return _unfold(before32, np.int32, code, _masks32, _unpack, _step32, parts, now, start, count, out32)
+        return _unfold_f32(before32, parts, now, start, out32)
     before64, out64 = array(before, count, np.uint64), array(out, count, np.uint64)
-    return _unfold(before64, np.int64, code, _masks64, _unpack, _step64, parts, now, start, count, out64)
+    return _unfold_f64(before64, parts, now, start, out64)
