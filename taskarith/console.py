@@ -1,4 +1,4 @@
-"""What people see: results on stdout, words, bars and errors on stderr; as tables, as JSON, or quietly."""
+"""Printing: results on stdout as tables or JSON; remarks, progress bars and errors on stderr."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _WIDEST = 10_000
 
 
 class Console:
-    """The voice of one command; it is also the listener of the work that the command starts.
+    """The output of one command, and the listener of the work it starts.
 
-    Only the first process of several speaks. Results go to stdout, everything else to stderr. ``NO_COLOR`` is
-    honoured by rich; bars are drawn on a terminal only.
+    Of several processes only the first prints. Results go to stdout, everything else to stderr. ``NO_COLOR`` is
+    honoured by rich; progress bars are shown on a terminal only.
 
-    :param as_json: Print one JSON document on stdout and no table.
-    :param quiet: Print results only, without words or bars.
+    :param as_json: Print one JSON document on stdout instead of tables.
+    :param quiet: Print results only, without remarks or progress bars.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -38,23 +38,23 @@ class Console:
         self.quiet = quiet
         self._first = os.environ.get("RANK", "0") == "0"
         self._out = RichConsole(soft_wrap=True, highlight=False)
-        self._err = _Words(stderr=True, soft_wrap=True, highlight=False)
+        self._err = _ErrorConsole(stderr=True, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._what = ""
 
     def result(self, data: Mapping[str, Any]) -> None:
-        """Print the machine-readable result, if it was asked for."""
+        """Print the result as JSON, if --json was given."""
         if self.as_json and self._first:
             is_narrow = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
-            with _printing():
+            with _reporting_failures():
                 sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=is_narrow, allow_nan=False) + "\n")
 
     def line(self, text: str) -> None:
         """Print one line of the human-readable result on stdout."""
         self.close()
         if not self.as_json and self._first:
-            with _printing():
+            with _reporting_failures():
                 self._out.print(Text(text))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -67,19 +67,21 @@ class Console:
             table.add_column(column, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        whole = Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
-        with _printing():
-            RichConsole(width=whole, highlight=False).print(table, crop=False)  # no cell is cut; a terminal may wrap
+        width = Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
+        with _reporting_failures():
+            RichConsole(width=width, highlight=False).print(
+                table, crop=False
+            )  # cells are never cut; a terminal may wrap lines
 
     def note(self, message: str) -> None:
         """Print one remark on stderr."""
         if not self.quiet and self._first:
             target = self._bars.console if self._bars else self._err
-            with _telling():
-                target.print(Text(escaped_lines(message)))  # it may quote a stranger's file
+            with _ignoring_failures():
+                target.print(Text(escaped_lines(message)))  # it may quote an untrusted file
 
     def progress(self, what: str, done: float, total: float) -> None:
-        """Draw or move the bar of ``what``; a new ``what`` (up to its first ``|``) starts a new bar."""
+        """Start or advance the bar of ``what``; a new ``what`` (up to its first ``|``) starts a new bar."""
         if self.quiet or not self._first or not self._err.is_terminal:
             return
         label = what.partition("|")[0].strip()
@@ -96,7 +98,7 @@ class Console:
     def error(self, error: TaskarithError) -> None:
         """Print what is wrong and what to do, on two lines."""
         self.close()
-        with _telling():
+        with _ignoring_failures():
             self._err.print(Text.assemble(("error: ", "bold red"), error.message))
             self._err.print(Text.assemble(("hint:  ", "bold"), error.hint))
 
@@ -107,33 +109,35 @@ class Console:
         self._bars, self._task, self._what = None, None, ""
 
 
-class _Words(RichConsole):
-    """What goes to stderr; whoever has stopped reading it has not stopped the work."""
+class _ErrorConsole(RichConsole):
+    """The console on stderr; a closed pipe does not stop the work."""
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more; by default the process would end."""
+        """Stop printing; by default the process would end."""
         self.quiet = True
 
 
 @contextmanager
-def _printing() -> Generator[None]:
-    """See that what is printed on stdout gets there, while it can still be said that it does not."""
+def _reporting_failures() -> Generator[None]:
+    """Flush stdout, and raise an error if it cannot be written."""
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the interpreter would try again as it ends
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the interpreter would try again at exit
         if isinstance(error, BrokenPipeError):
-            raise SystemExit(1) from None  # whoever read it has had enough
-        what = f"cannot print the result: {error.strerror}"
-        raise OutputError(what, "What else the command wrote is complete; print into what has space.") from error
+            raise SystemExit(1) from None  # the reader closed the pipe
+        message = f"cannot print the result: {error.strerror}"
+        raise OutputError(
+            message, "Other outputs of the command are complete; redirect to a disk with free space."
+        ) from error
 
 
 @contextmanager
-def _telling() -> Generator[None]:
-    """Go on where words cannot be printed on stderr: what was done is done, and its exit code says so."""
+def _ignoring_failures() -> Generator[None]:
+    """Go on if stderr cannot be written: the exit code still tells how the work ended."""
     try:
         yield
         sys.stderr.flush()
     except OSError:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the interpreter would try again as it ends
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the interpreter would try again at exit

@@ -1,11 +1,11 @@
-"""The exceptions of taskarith: each says what is wrong, what to do, and how the process exits.
+"""The exceptions of taskarith: each says what is wrong and what to do next, and sets the exit code.
 
 TaskarithError              exit code 1
 ├── UsageError              exit code 2: the call itself is wrong
 ├── CheckpointError         a model's files are missing, broken or unsafe
-│   └── ReadError           the system could not read them, which says nothing about them
+│   └── ReadError           the system could not read them; the files may be fine
 ├── VectorError             a task vector or adapter is missing, broken or of a kind that cannot be used
-├── MismatchError           files are sound, but do not fit each other
+├── MismatchError           files are valid, but do not match each other
 ├── DataError               a data set is missing, empty or of an unknown shape
 └── OutputError             the output cannot be written
 """
@@ -28,8 +28,8 @@ __all__ = [
     "readable",
 ]
 
-_LONGEST, _LONGEST_NAME = 1000, 120
-"""Characters of a message, and of one of several names in it: what is quoted may come from a stranger's file."""
+_MAX_MESSAGE, _MAX_NAME = 1000, 120
+"""Maximum characters of a message, and of each name listed in it: it may quote an untrusted file."""
 
 
 class TaskarithError(Exception):
@@ -46,7 +46,7 @@ class TaskarithError(Exception):
         super().__init__(f"{self.message}\n{self.hint}")
 
     def __reduce__(self) -> tuple[type[TaskarithError], tuple[str, str]]:
-        """Let an error travel between processes."""
+        """Make the error picklable, to pass it between processes."""
         return type(self), (self.message, self.hint)
 
 
@@ -61,7 +61,7 @@ class CheckpointError(TaskarithError):
 
 
 class ReadError(CheckpointError):
-    """The system could not read a file now; what was done until then is right."""
+    """The system could not read a file right now; what was done before is valid."""
 
 
 class VectorError(TaskarithError):
@@ -69,7 +69,7 @@ class VectorError(TaskarithError):
 
 
 class MismatchError(TaskarithError):
-    """The files are sound, but they do not fit each other."""
+    """The files are valid, but they do not match each other."""
 
 
 class DataError(TaskarithError):
@@ -81,32 +81,32 @@ class OutputError(TaskarithError):
 
 
 def name_some(names: Sequence[str], limit: int = 5) -> str:
-    """Name the first few of many things and how many there are: ``a, b and 7 more``."""
-    shown = ", ".join(readable(name, _LONGEST_NAME) for name in names[:limit])
+    """List the first few names and the number of others: ``a, b and 7 more``."""
+    shown = ", ".join(readable(name, _MAX_NAME) for name in names[:limit])
     rest = len(names) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def readable(text: str, longest: int = _LONGEST) -> str:
-    r"""Return a text as a terminal can show it: cut in the middle, and escaped where it is not made of characters.
+def readable(text: str, longest: int = _MAX_MESSAGE) -> str:
+    r"""Shorten a text in the middle, and escape what is not printable.
 
-    :param text: May quote a file: half characters, control characters and marks that turn the writing direction are
-        shown as in ``\x1b``.
-    :param longest: About how many characters are left.
+    :param text: May quote a file: lone surrogates, control characters and marks that change the writing direction are
+        shown as ``\x1b``.
+    :param longest: About how many characters to keep.
     """
     text = _cut(text, longest)
     return _cut(_escaped(text), longest)
 
 
 def escaped_lines(text: str) -> str:
-    r"""Return a text of lines with what is not made of characters as in ``\x1b``; a terminal would act on it."""
+    r"""Escape what is not printable in a text of several lines, as in ``\x1b``: a terminal would act on it."""
     return "\n".join(map(_escaped, text.expandtabs().split("\n")))
 
 
 def _escaped(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _cut(text: str, longest: int) -> str:

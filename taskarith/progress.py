@@ -1,4 +1,4 @@
-"""How work that never prints tells its caller how far it is."""
+"""The interface through which library code, which never prints, reports progress."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["SILENT", "Listener"]
 
 
 class Listener(Protocol):
-    """Receives progress and remarks; the command line draws them, a library call may ignore them."""
+    """Receives progress and remarks: the command line shows them, a library call may ignore them."""
 
     def progress(self, what: str, done: float, total: float) -> None:
-        """Report that ``done`` of ``total`` units of ``what`` are finished; a changed ``what`` is a new bar."""
+        """Report that ``done`` of ``total`` units of ``what`` are finished; a new ``what`` starts a new bar."""
 
     def note(self, message: str) -> None:
-        """Report one remark of one line that the user should read."""
+        """Report a one-line remark that the user should read."""
 
 
 class _Silent:

@@ -1,4 +1,4 @@
-"""The small languages of the command line: models, vectors, scales, data sets, benchmarks, alpha lists, sizes."""
+"""Parsers of what users write: models, vectors, scales, data sets, benchmarks, lists of alpha, sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Scales = Mapping[str, tuple[float, ...]]
-"""Selectors of tensors, in order, each with its factor, or with the factors of a gradient over the layers."""
+"""Tensor selectors, in order, each with its factor, or several factors interpolated over the layers."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,12 @@ class OperandRef:
 
     :param name: A file, a folder or a hub id.
     :param coefficient: Sign included.
-    :param scale: What multiplies the coefficient, tensor by tensor.
-    :param fingerprint: What its deltas must have, as an earlier edit recorded it; empty if that does not matter.
-    :param against_model: Take the delta of a fine-tuned model against the model that is edited, whatever base it
-        records.
-    :param role: Empty if it is added. ``protect`` or ``weights``: the method looks at it, see ``merging.methods``.
-    :param base: The model that a fine-tune is a difference to, as the user named it; empty for the one it records.
-    :param base_fingerprint: What that model must have, as an earlier edit recorded it; empty if that does not matter.
+    :param scale: Factors of the coefficient, tensor by tensor.
+    :param fingerprint: The fingerprint its deltas must have, as recorded by an earlier edit; empty for any.
+    :param against_model: Take the delta of a fine-tuned model against the edited model, whatever base it records.
+    :param role: Empty for a vector that is added; ``protect`` or ``weights`` for an input of the merge method.
+    :param base: The base of a fine-tuned model, as the user named it; empty for the one it records.
+    :param base_fingerprint: The fingerprint that base must have, as recorded by an earlier edit; empty for any.
     """
 
     name: str
@@ -74,7 +73,7 @@ class OperandRef:
     base_fingerprint: str = ""
 
     def option(self, base: str) -> str:
-        """Return the option that names this vector with its base, as one could type it."""
+        """Return the command-line option that names this vector with the given base."""
         option = f"--{self.role}" if self.role else "--negate" if self.coefficient < 0 else "--add"
         return shlex.join([option, str(replace(self, base=base))])
 
@@ -104,8 +103,8 @@ class BenchmarkRef:
     """A public benchmark as the user named it.
 
     :param name: ``tofu``, ``muse-books`` or ``muse-news``.
-    :param split: Of TOFU its forget set, ``forget10`` for example; empty for the others.
-    :param folder: A local copy in the benchmark's own layout; None is the hub.
+    :param split: TOFU's forget set, such as ``forget10``; empty for the others.
+    :param folder: A local copy in the benchmark's own layout; None for the hub.
     """
 
     name: str
@@ -118,7 +117,7 @@ class BenchmarkRef:
 
 
 def exists(name: str | Path) -> bool:
-    """Tell whether there is something at a path; at what cannot be a path, such as a text of a page, there is not."""
+    """Tell whether a path exists; False for what cannot be a path, such as a long text."""
     try:
         return Path(name).exists()
     except (OSError, ValueError):
@@ -128,17 +127,17 @@ def exists(name: str | Path) -> bool:
 def check_unicode(name: str) -> str:
     """Return a name that can be recorded.
 
-    :raises UsageError: It has bytes that are not Unicode text, as file names may have.
+    :raises UsageError: It is not Unicode text, as file names may not be.
     """
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {name} is not Unicode text, and no record could hold it", "Rename it.") from error
+        raise UsageError(f"the name {name} is not Unicode text and cannot be recorded", "Rename it.") from error
     return name
 
 
 def parse_model(text: str) -> ModelRef:
-    """Read ``path``, ``id`` or ``id@revision``; a path that exists is taken whole.
+    """Read ``path``, ``id`` or ``id@revision``; an existing path is taken as it is.
 
     :raises UsageError: It is not Unicode text.
     """
@@ -151,7 +150,7 @@ def parse_model(text: str) -> ModelRef:
 
 
 def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
-    """Read ``vector``, ``vector@@base``, or either with ``:coefficient``; a path that exists is taken whole.
+    """Read ``vector``, ``vector@@base``, or either with ``:coefficient``; an existing path is taken as it is.
 
     :param text: What the user wrote after ``--add`` or ``--negate``.
     :param sign: +1 for ``--add``, -1 for ``--negate``.
@@ -166,7 +165,7 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
         coefficient = None
     if coefficient is not None and stem and not _is_plain(number):
         raise UsageError(
-            f"coefficient '{number}' of {stem} is not written as a number", "Write digits alone, as in vector:1000"
+            f"coefficient '{number}' of {stem} is not a plain number", "Write only digits, as in vector:1000"
         )
     if coefficient is None or not stem:
         return OperandRef(name, sign, base=base)
@@ -179,7 +178,7 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
 
 
 def _split_base(text: str) -> tuple[str, str]:
-    """Part ``vector@@base``, where a coefficient may still follow the last of them."""
+    """Split ``vector@@base``; a coefficient may still follow the base."""
     name, marks, base = text.rpartition("@@")
     if not marks or exists(text) or exists(text.rpartition(":")[0] or text):
         return text, ""
@@ -189,7 +188,7 @@ def _split_base(text: str) -> tuple[str, str]:
 
 
 def parse_combination(text: str) -> list[OperandRef]:
-    """Read ``V1:0.6 - V2:0.4 + V3``: vectors with signs, which stand between blanks.
+    """Read ``V1:0.6 - V2:0.4 + V3``: vectors with signs, separated by spaces.
 
     :raises UsageError: A vector or a sign is missing, or a coefficient is not finite.
     """
@@ -202,13 +201,13 @@ def parse_combination(text: str) -> list[OperandRef]:
 
 
 def parse_scales(given: Mapping[str, Any] | Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """Read what multiplies coefficients tensor by tensor: ``SELECTOR=FACTOR``, or a map of selectors to factors.
+    """Read factors of coefficients per tensor: ``SELECTOR=FACTOR``, or a map of selectors to factors.
 
     A selector is a whole tensor name, or a pattern of one or more dotted parts of it: ``mlp`` and ``layers.*.mlp.*``
     name every tensor of an MLP. ``*`` stands for anything, ``?`` for one character, and a part ``0-11`` for each of
-    these numbers. A factor is a number, or several (``0..1``, ``0..0.5..1`` or ``[0, 0.5, 1]``) that are spread
-    evenly over the layers, from the first to the last, and interpolated linearly in between. Where several
-    selectors name a tensor, the last of them counts.
+    these numbers. A factor is a number, or several (``0..1``, ``0..0.5..1`` or ``[0, 0.5, 1]``), spread
+    evenly from the first layer to the last and interpolated linearly in between. If several
+    selectors match a tensor, the last one counts.
 
     :raises UsageError: A selector is empty, or a factor is not a finite number.
     """
@@ -217,13 +216,13 @@ def parse_scales(given: Mapping[str, Any] | Iterable[str]) -> dict[str, tuple[fl
     scales: dict[str, tuple[float, ...]] = {}
     for text in given:
         selector, _, factors = str(text).rpartition("=")
-        scales.pop(selector, None)  # what is given again comes last
+        scales.pop(selector, None)  # a repeated selector moves to the end
         scales[selector] = _factors(selector, factors)
     return scales
 
 
 def plain_scales(scales: Scales) -> dict[str, float | list[float]]:
-    """Return scales as they are written in JSON and YAML; ``parse_scales`` reads them back."""
+    """Return scales as JSON and YAML values; ``parse_scales`` reads them back."""
     return {name: factors[0] if len(factors) == 1 else list(factors) for name, factors in scales.items()}
 
 
@@ -246,7 +245,7 @@ def _factors(selector: str, value: Any) -> tuple[float, ...]:
 
 
 def finite_number(value: Any) -> float | None:
-    """Return a number, or a text that is one, as a float; None for anything else, infinities and NaN."""
+    """Return a number, or a string that spells one, as a float; None for infinities, NaN and anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and not _is_plain(value):
@@ -259,12 +258,12 @@ def finite_number(value: Any) -> float | None:
 
 
 def _is_plain(number: str) -> bool:
-    """Tell whether a number is written as everywhere: Python also reads ``1_000`` and digits of all scripts."""
+    """Tell whether a number is in plain ASCII: Python also reads ``1_000`` and digits of other scripts."""
     return number.isascii() and "_" not in number
 
 
 def short(value: Any) -> str:
-    """Return what a value looks like, in a few words, however large, nested or recursive it is."""
+    """Return a short ``repr`` of a value, however large, nested or recursive it is."""
     shortener = reprlib.Repr()
     shortener.maxlevel, shortener.maxstring = 2, 80
     try:
@@ -273,23 +272,23 @@ def short(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-_MOST_ALPHAS = 10_000
+_MAX_ALPHAS = 10_000
 
 
 def parse_alphas(text: str) -> list[float]:
     """Read ``0,0.5,1`` or ``start:stop:step`` (stop included) as a list of coefficients.
 
-    :raises UsageError: A part is not a finite number, or a range has no step that reaches its end.
+    :raises UsageError: A part is not a finite number, or the step of a range does not lead to its end.
     """
     try:
         parts = [float(part) for part in (text.split(":") if ":" in text else text.split(",")) if _is_plain(text)]
         if ":" in text:
             start, stop, step = parts
             count = math.floor((stop - start) / step + 1e-9) + 1
-            if count > _MOST_ALPHAS:
+            if count > _MAX_ALPHAS:
                 raise UsageError(
-                    f"alpha '{text}' is a range of {count} coefficients; {_MOST_ALPHAS} are the most",
-                    "Take larger steps, as in 0:1:0.1",
+                    f"alpha '{text}' is a range of {count} coefficients, more than {_MAX_ALPHAS}",
+                    "Use a larger step, as in 0:1:0.1",
                 )
             alphas = [round(start + step * index, 12) for index in range(count)]
         else:
@@ -302,16 +301,16 @@ def parse_alphas(text: str) -> list[float]:
 
 
 def parse_data(text: str) -> DataRef:
-    """Read a data set: ``file[:column]`` or ``id[:config[:split[:column]]]``; empty parts are left out.
+    """Read a data set: ``file[:column]`` or ``id[:config[:split[:column]]]``; empty parts take defaults.
 
-    :raises UsageError: There are more parts than the form has.
+    :raises UsageError: It has too many parts, or no name.
     """
     if exists(text):
         return DataRef(text)
     name, *parts = text.split(":")
     if name and exists(name):
         if len(parts) > 1:
-            raise UsageError(f"data '{text}' has too many parts", "A local file is FILE or FILE:COLUMN")
+            raise UsageError(f"data '{text}' has too many parts", "Write a local file as FILE or FILE:COLUMN")
         return DataRef(name, column=(parts[0] or None) if parts else None)
     if len(parts) > 3 or not name:
         raise UsageError(f"cannot read data '{text}'", "Write FILE[:COLUMN] or ID[:CONFIG[:SPLIT[:COLUMN]]]")
@@ -322,7 +321,7 @@ def parse_data(text: str) -> DataRef:
 def parse_named_data(texts: Iterable[str]) -> dict[str, str]:
     """Read ``name=SPEC`` arguments; a bare SPEC is named after its file.
 
-    :raises UsageError: Two data sets have one name, or a part is empty.
+    :raises UsageError: Two data sets have the same name, or a part is empty.
     """
     named: dict[str, str] = {}
     for text in texts:
@@ -332,27 +331,27 @@ def parse_named_data(texts: Iterable[str]) -> dict[str, str]:
         if not name or not spec:
             raise UsageError(f"cannot read data '{text}'", "Write --data name=FILE, as in --data forget=forget.txt")
         if name in named:
-            raise UsageError(f"two data sets are named '{name}'", "Give each its own name: --data other=FILE")
+            raise UsageError(f"two data sets are named '{name}'", "Give each its own name, as in --data other=FILE")
         named[name] = spec
     return named
 
 
 _BENCHMARKS = {"tofu": ("forget10", "forget05", "forget01"), "muse-books": ("",), "muse-news": ("",)}
-"""Names of benchmarks, and of their splits; the first is the default."""
+"""Benchmarks and their splits; the first split is the default."""
 
 
 def parse_benchmark(text: str) -> BenchmarkRef:
     """Read ``tofu[:SPLIT][=FOLDER]``, ``muse-books[=FOLDER]`` or ``muse-news[=FOLDER]``.
 
-    :raises UsageError: There is no such benchmark or split, or the folder's name is empty.
+    :raises UsageError: The benchmark or split is unknown, or the folder's name is empty.
     """
-    which, equals, folder = text.partition("=")
-    name, colon, split = which.partition(":")
+    benchmark, equals, folder = text.partition("=")
+    name, colon, split = benchmark.partition(":")
     if name not in _BENCHMARKS or (equals and not folder) or (colon and split not in _BENCHMARKS[name]):
         known = ", ".join(name for name in _BENCHMARKS)
         raise UsageError(
             f"unknown benchmark '{text}'",
-            f"Known are {known}; of tofu also tofu:forget01, :forget05, :forget10; each with =FOLDER for a local copy.",
+            f"Use one of {known}; tofu:forget01, :forget05 or :forget10 for a split of TOFU; =FOLDER for a local copy.",
         )
     return BenchmarkRef(name, split or _BENCHMARKS[name][0], Path(folder) if folder else None)
 
@@ -373,5 +372,5 @@ def parse_size(text: str) -> int:
     except (ValueError, KeyError, OverflowError):
         size = 0
     if size <= 0:
-        raise UsageError(f"cannot read the size '{text}'", "Write a size as 5GB, 200MB or 1GiB")
+        raise UsageError(f"cannot read the size '{text}'", "Write a size such as 5GB, 200MB or 1GiB")
     return size

@@ -1,7 +1,7 @@
-"""Files of strangers: read and parsed within bounds, their values taken by type.
+"""Bounded reading and parsing of untrusted files, with checks of their values' types.
 
-What is wrong is raised as ``MalformedError``, a ``ValueError`` of one short line; each kind of file has one door that
-turns it into an error with the file's name and a hint.
+Faults raise ``MalformedError``, a ``ValueError`` with a short message; the reader of each kind of file turns it into an
+error with the file's name and a hint.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ __all__ = [
 ]
 
 LARGEST = 1 << 28
-"""Bytes of a file of JSON or YAML; the index of a model with 100,000 tensors takes 10 MB."""
+"""Maximum bytes of a JSON or YAML file; the index of a model with 100,000 tensors takes 10 MB."""
 
 _HARMLESS = {float, bool, type(None)}
 _SEQUENCES = {list, tuple, set}
 _LARGEST_PLAIN = 1 << 63
 _DEEPEST = 100
 _ODD_NUMBER = re.compile(r"_|:|^[-+]?0[\dbo]")
-"""Numbers of YAML that few would read as it does; times and addresses among them."""
+"""Numbers that YAML reads differently from most people, such as times and octals."""
 _MOST = 10_000
-"""Values of a YAML file, those of an alias counted each time that it is used."""
+"""Maximum values of a YAML file, counting those of an alias at each use."""
 
 
 class MalformedError(ValueError):
@@ -50,10 +50,11 @@ class MalformedError(ValueError):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read it; a pipe or device, which may never end, is not waited for.
+    """Open a regular file for reading, without blocking on a pipe or device.
 
-    :raises MalformedError: It is something else.
-    :raises OSError, RuntimeError: It is missing or cannot be read; RuntimeError: a loop of links, up to Python 3.12.
+    :raises MalformedError: It is not a regular file.
+    :raises OSError: It is missing or cannot be read.
+    :raises RuntimeError: It is a loop of symbolic links (up to Python 3.12).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -66,14 +67,14 @@ def read_bytes(path: Path, largest: int | None = LARGEST) -> bytes:
     """Read a whole regular file; see ``open_regular``.
 
     :param path: The file.
-    :param largest: The most bytes that are read; None for any number.
-    :raises MalformedError: It is missing, unreadable, something else than a file, or too large.
+    :param largest: Maximum size in bytes; None for no limit.
+    :raises MalformedError: It is missing, unreadable, not a regular file, or too large.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if largest is not None and size > largest:
-                raise MalformedError(f"it has {size} bytes, more than the {largest} that such a file may have")
+                raise MalformedError(f"it has {size} bytes, more than the {largest} allowed for such a file")
             return file.read()
     except (OSError, RuntimeError) as error:
         raise MalformedError(getattr(error, "strerror", None) or str(error)) from error
@@ -91,11 +92,11 @@ def read_text(path: Path, largest: int | None = LARGEST) -> str:
 
 
 def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Parse JSON whose values can be used and written again without a surprise; see ``check_value``.
+    """Parse JSON, refusing values that cannot be used and written again safely; see ``check_value``.
 
     :param text: The document.
-    :param pairs: As ``json.loads`` has it: makes an object of its keys and values; by default each key is there once.
-    :raises MalformedError: It is not JSON, or has such a value.
+    :param pairs: The ``object_pairs_hook`` of ``json.loads``; by default duplicate keys are refused.
+    :raises MalformedError: It is not JSON, or contains such a value.
     """
     try:
         value = json.loads(text, object_pairs_hook=pairs or _once)
@@ -112,15 +113,14 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
 def parse_yaml(text: str) -> Any:
     """Parse YAML of plain values.
 
-    :raises MalformedError: It is not YAML, has such a value, or is larger than a file that a person writes, as one
-        whose aliases multiply.
+    :raises MalformedError: It is not YAML, contains such a value, or has too many values, as when aliases multiply.
     """
     import yaml  # late: --help does without it
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_depth(yaml.parse(text, loader))
-        value = yaml.load(text, _plain(loader))  # noqa: S506 both loaders are safe ones
+        value = yaml.load(text, _plain(loader))  # noqa: S506 both loaders are safe
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MalformedError(readable(" ".join(str(error).split()), 300)) from error
     check_value(value, _MOST)
@@ -128,9 +128,9 @@ def parse_yaml(text: str) -> Any:
 
 
 def _plain(loader: Any) -> Any:
-    """Return a loader that takes no key twice, and as numbers only what is written as everywhere.
+    """Return a loader that refuses duplicate keys and ambiguous numbers.
 
-    By the first version of YAML ``010`` is 8, ``1:30`` is 90 and ``1_000`` is 1000; here they are refused.
+    In YAML 1.1 ``010`` is 8, ``1:30`` is 90 and ``1_000`` is 1000.
     """
 
     class Plain(loader):
@@ -144,18 +144,18 @@ def _plain(loader: Any) -> Any:
             text = super().construct_scalar(node)
             is_number = node.tag in {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
             if is_number and isinstance(text, str) and _ODD_NUMBER.search(text):
-                raise MalformedError(f"the number {text} is not written with plain digits; if it is a text, quote it")
+                raise MalformedError(f"the number {text} is not written in plain digits; if it is a string, quote it")
             return text
 
     return Plain
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of keys that occur once: of a key that occurs twice every reader takes another value."""
+    """Make a dictionary, refusing duplicate keys: readers disagree on which value counts."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise MalformedError(f"the key {readable(ascii(twice), 80)} occurs twice")
+        (duplicate, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise MalformedError(f"the key {readable(ascii(duplicate), 80)} occurs twice")
     return values
 
 
@@ -170,26 +170,26 @@ def _check_depth(events: Any) -> None:
 
 
 def check_value(value: Any, most: int | None = None) -> None:
-    """Refuse values that programs stumble over: deep nesting, half characters, integers beyond all floats.
+    """Refuse values that break other programs: deep nesting, lone surrogates, integers beyond the range of floats.
 
     :param value: What a parser returned.
-    :param most: The most values that there may be, those in several places counted in each.
-    :raises MalformedError: There is one.
+    :param most: Maximum number of values; one that occurs in several places counts each time.
+    :raises MalformedError: It contains such a value.
     """
     level, count = [value], 0
     for _ in range(_DEEPEST):
         below: list[Any] = []
-        for one in level:
-            kind = type(one)
-            if kind in _HARMLESS or (kind is int and -_LARGEST_PLAIN < one < _LARGEST_PLAIN):
+        for item in level:
+            kind = type(item)
+            if kind in _HARMLESS or (kind is int and -_LARGEST_PLAIN < item < _LARGEST_PLAIN):
                 continue
             if kind is dict:
-                below += one.keys()
-                below += one.values()
+                below += item.keys()
+                below += item.values()
             elif kind in _SEQUENCES:
-                below += one
+                below += item
             else:
-                _check_plain(one)
+                _check_plain(item)
             if most is not None and count + len(below) > most:
                 raise MalformedError(f"it has more than {most} values")
         if not below:
@@ -199,28 +199,30 @@ def check_value(value: Any, most: int | None = None) -> None:
 
 
 def _check_plain(value: Any) -> None:
-    if isinstance(value, str) and not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
-        raise MalformedError(f"{readable(ascii(value), 80)} holds half of a surrogate pair, which is not Unicode text")
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise MalformedError(
+            f"{readable(ascii(value), 80)} contains half of a surrogate pair, which is not Unicode text"
+        )
     if type(value) is int and value.bit_length() > 1023:
-        raise MalformedError(f"an integer of {value.bit_length()} bits, which is larger than any float")
+        raise MalformedError(f"it has an integer of {value.bit_length()} bits, larger than any float")
 
 
 def is_number(value: object) -> bool:
-    """Tell whether a value is a finite number, and no truth value."""
+    """Tell whether a value is a finite number, not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(value: object) -> bool:
-    """Tell whether a value is an integer from 0 to 2**63, and no truth value."""
+    """Tell whether a value is an integer from 0 to 2**63, not a boolean."""
     return type(value) is int and 0 <= value < 1 << 63
 
 
 def check_fields(values: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], bool]]) -> None:
-    """Check the types of the values that will be used; keys that are missing or null are not.
+    """Check the types of values by key; missing and null ones are skipped.
 
     :param values: A JSON object.
-    :param kinds: For each key what tells whether a value is of its type.
-    :raises MalformedError: One is not; the message names it.
+    :param kinds: For each key, a function that tells whether a value has the right type.
+    :raises MalformedError: A value has the wrong type; the message names its key.
     """
     for key, fits in kinds.items():
         value = values.get(key)

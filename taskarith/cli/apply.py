@@ -38,7 +38,7 @@ def command(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="Model folder, hub id or GGUF file; by default the base that the vector records."
+            metavar="[MODEL]", help="Model folder, hub id or GGUF file; by default the base recorded in the vector."
         ),
     ] = None,
     *,
@@ -57,20 +57,22 @@ def command(
     ] = None,
     epsilon: Annotated[
         float | None,
-        _method("--epsilon", help=f"Half the range of probabilities: {users('epsilon')}.", show_default="0.15"),
+        _method("--epsilon", help=f"Half the range of keep probabilities: {users('epsilon')}.", show_default="0.15"),
     ] = None,
     normalize: Annotated[
         bool | None,
         _method(
             "--normalize/--no-normalize",
-            help="Divide by the sum of coefficients, or by nothing.",
+            help="Divide by the sum of the coefficients.",
             show_default="as the method does",
         ),
     ] = None,
     rescale: Annotated[
         bool | None,
         _method(
-            "--rescale/--no-rescale", help=f"Make up for what is dropped: {users('rescale')}.", show_default="rescale"
+            "--rescale/--no-rescale",
+            help=f"Scale up what is kept to make up for what is dropped: {users('rescale')}.",
+            show_default="rescale",
         ),
     ] = None,
     rank: RankOption = None,
@@ -80,15 +82,15 @@ def command(
     output_dir: Annotated[
         Path | None,
         _output(
-            "--output-dir", "-o", metavar="DIR", help="Folder to write.", show_default="a name made of model and edit"
+            "--output-dir", "-o", metavar="DIR", help="Folder to write.", show_default="named after model and edit"
         ),
     ] = None,
     dtype: Annotated[
-        str | None, _output("--dtype", help="float32, bfloat16, float16 or float64.", show_default="that of the base")
+        str | None, _output("--dtype", help="float32, bfloat16, float16 or float64.", show_default="as the base")
     ] = None,
     max_shard_size: Annotated[
         str | None,
-        _output("--max-shard-size", help="Size of a weight file, as 5GB.", show_default="the files of the base"),
+        _output("--max-shard-size", help="Largest weight file, such as 5GB.", show_default="shards as the base"),
     ] = None,
     chat_template: Annotated[
         str | None,
@@ -173,13 +175,13 @@ def command(
     console.note(f"{result.model}: tensors {counts}; read {read:,.1f} MB, {verb} {written:,.1f} MB")
     if result.undo_bytes:
         share = result.undo_bytes / max(result.write_bytes, 1)
-        console.note(f"the way back takes {result.undo_bytes / 1e6:,.1f} MB, {share:.0%} of the model")
+        console.note(f"undo patch: {result.undo_bytes / 1e6:,.1f} MB, {share:.0%} of the model")
     if (cost := result.forecast) is not None:
         console.note(
             f"about {cost.seconds:,.1f} s at {cost.read_rate / 1e6:,.0f} MB/s reading and {cost.write_rate / 1e6:,.0f} "
             f"MB/s writing, about {cost.memory_bytes / 1e6:,.0f} MB of memory"
         )
         for problem in cost.problems:
-            console.note(f"it would fail: {problem}")
+            console.note(f"would fail: {problem}")
     console.line(str(result.path))
     console.result(dataclasses.asdict(result) | {"path": str(result.path), "dry_run": dry_run})

@@ -27,9 +27,11 @@ _measure, _model = under(MEASURE), under(MODEL)
 
 
 class _MeasurementOptions(MeasurementOptions):
-    block_size: Annotated[int, _measure(help="Tokens of the blocks that are measured and relearned.")]
-    prompts: Annotated[int, _measure(help="Continuations in each state.")]
-    continuation_tokens: Annotated[int, _measure(help="Tokens of a continuation.")] = MEASUREMENT.continuation_tokens
+    block_size: Annotated[int, _measure(help="Tokens per block, to measure and to relearn.")]
+    prompts: Annotated[int, _measure(help="Continuations per attacked model.")]
+    continuation_tokens: Annotated[int, _measure(help="Continuation length, in tokens.")] = (
+        MEASUREMENT.continuation_tokens
+    )
 
 
 class _RuntimeOptions(RuntimeOptions):
@@ -41,39 +43,40 @@ class _RuntimeOptions(RuntimeOptions):
 def command(
     model: Annotated[str, typer.Argument(metavar="EDITED", help="The model that forgot: folder, hub id or GGUF file.")],
     *,
-    forget: Annotated[str, _attack(metavar="SPEC", help="The text that it forgot.")],
+    forget: Annotated[str, _attack(metavar="SPEC", help="The text it forgot.")],
     before: Annotated[
-        str | None, _attack(metavar="MODEL", help="The model before the edit: what can come back.", show_default="none")
+        str | None,
+        _attack(
+            metavar="MODEL", help="The model before the edit, which sets what can be recovered.", show_default="none"
+        ),
     ] = None,
     retain: Annotated[
         str | None,
         _attack(
             metavar="MODEL",
-            help="A model that never knew the text, retrained without it or the base: it is attacked likewise.",
+            help="A model that never saw the text (the base, or retrained without it); attacked in the same way.",
             show_default="none",
         ),
     ] = None,
-    attacks: Annotated[str, _attack(metavar="LIST", help="Which attacks.")] = "relearn,quantise,rephrase,prefix",
+    attacks: Annotated[str, _attack(metavar="LIST", help="Attacks to run.")] = "relearn,quantise,rephrase,prefix",
     unrelated: Annotated[
-        str | None, _relearn(metavar="SPEC", help="Relearn from this text too.", show_default="none")
+        str | None, _relearn(metavar="SPEC", help="Also relearn on this text.", show_default="none")
     ] = None,
-    relearn_samples: Annotated[int, _relearn(help="Blocks or rows that the attacker has.")] = 1,
+    relearn_samples: Annotated[int, _relearn(help="Blocks or rows given to the attacker.")] = 1,
     relearn_steps: Annotated[str, _relearn(metavar="LIST", help="Optimizer steps after which to measure.")] = "2,4,8",
     relearn_epochs: Annotated[
-        int, _relearn(help="Passes of a second attacker over half of the forget text; 0 leaves it out.")
+        int, _relearn(help="Epochs of a second attacker on half of the forget text; 0 to skip it.")
     ] = 1,
     learning_rate: Annotated[float, _relearn(help="Learning rate of the relearning attack.")] = 3e-5,
     bits: Annotated[
-        str, _others(metavar="LIST", help="What to round to: bits, bits and weights of a group (4g128), nf4.")
+        str, _others(metavar="LIST", help="Quantisation formats: bits (8), bits and group size (4g128), or nf4.")
     ] = "8,4,4g128,nf4",
     rephrased: Annotated[
         str | None,
         _others(metavar="FILE", help="Rows of rephrased prompts and completions.", show_default="rephrased by rules"),
     ] = None,
-    prefixes: Annotated[
-        str, _others(metavar="LIST", help="Tokens of the text shown before the continuation.")
-    ] = "8,16,32,64",
-    draws: Annotated[int, _others(help="Sampled continuations of each prefix; 0 for none.")] = 4,
+    prefixes: Annotated[str, _others(metavar="LIST", help="Prefix lengths, in tokens.")] = "8,16,32,64",
+    draws: Annotated[int, _others(help="Sampled continuations per prefix; 0 for none.")] = 4,
     measurement: Annotated[Measurement, _MeasurementOptions],
     output_dir: ResultsFolderOption = None,
     overwrite: OverwriteFlag = False,
@@ -129,5 +132,5 @@ def command(
 def _numbers(option: str, text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise UsageError(f"cannot read --{option} '{text}'", "Give whole numbers, as in 8,4")
+        raise UsageError(f"cannot read --{option} '{text}'", "Give whole numbers separated by commas, such as 8,4")
     return [int(part) for part in parts]

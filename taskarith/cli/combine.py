@@ -15,7 +15,9 @@ __all__ = ["command"]
 def command(
     expression: Annotated[
         list[str],
-        typer.Argument(metavar="EXPRESSION", help="Vectors with coefficients and signs, as 'V1:0.6 - V2@@BASE:0.4'."),
+        typer.Argument(
+            metavar="EXPRESSION", help="Vectors with coefficients and signs, such as 'V1:0.6 - V2@@BASE:0.4'."
+        ),
     ],
     *,
     output_file: OutputFileOption,
@@ -24,14 +26,14 @@ def command(
     ] = None,
     dtype: VectorDtypeOption = "float32",
     rank: Annotated[
-        int | None, typer.Option(help="Rank of an adapter folder, at most.", show_default="the sum of all ranks")
+        int | None, typer.Option(help="Maximum rank of a LoRA output folder.", show_default="the sum of all ranks")
     ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
 ) -> None:
     """Write a sum of task vectors as a new vector.
 
-    Vectors may be of any kind; blanks stand around every sign.
+    Vectors may be of any kind; put spaces around every sign.
 
     Example: taskarith combine 'saga.safetensors:0.6 - manual.safetensors:0.4' -o mixed.safetensors
     """
@@ -46,6 +48,6 @@ def command(
     console.note(f"base {result.base}, fingerprint {result.base.fingerprint}")
     console.note(f"{result.tensors} tensors, {result.nbytes / 1e6:,.1f} MB")
     if result.kind == "lora":
-        console.note(f"an adapter of rank {result.rank}, with {result.energy:.2%} of the energy")
+        console.note(f"adapter of rank {result.rank}, keeps {result.energy:.2%} of the energy")
     console.line(str(result.path))
     console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": result.base.to_json()})

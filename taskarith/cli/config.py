@@ -1,4 +1,4 @@
-"""The option --config: a YAML file of option values, or for apply a recipe, a record of an edit, or mergekit's file."""
+"""The option --config: YAML option values or, for apply, a recipe, an edit's record or a mergekit configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_config(path: Path) -> dict[str, Any]:
     :raises typer.BadParameter: It is not YAML, or not a map.
     """
     try:
-        # the record of an edit may have a line for each of many tensors, for which a reader of YAML takes minutes
+        # the record of an edit may list every tensor, which takes a YAML parser minutes
         values = (parse_json if path.suffix == ".json" else parse_yaml)(read_text(path)) or {}
     except MalformedError as error:
         raise typer.BadParameter(readable(f"cannot read {path}: {error}")) from error
@@ -34,26 +34,26 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> None:
-    """Let values of options be the defaults of a command.
+    """Make option values the defaults of a command.
 
-    :raises typer.BadParameter: A key is not an option, or a value is neither plain nor a list of plain ones.
+    :raises typer.BadParameter: A key is not an option, or a value is neither plain nor a list of plain values.
     """
     known = {_key(parameter): parameter for parameter in context.command.params}
     values = {key.replace("_", "-"): value for key, value in given.items()}
     if len(values) < len(given):
-        twice = sorted(key for key in given if key.replace("_", "-") != key and key.replace("_", "-") in given)
-        raise typer.BadParameter(readable(f"{path} has keys twice, with - and with _: {name_some(twice)}"))
+        duplicates = sorted(key for key in given if key.replace("_", "-") != key and key.replace("_", "-") in given)
+        raise typer.BadParameter(readable(f"{path} has keys both with - and with _: {name_some(duplicates)}"))
     if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
         names = sorted(known.keys() - {"config", "help"})
-        what = readable(f"{path} has unknown keys: {name_some(unknown)}")
-        raise typer.BadParameter(f"{what}; known are {', '.join(names)}")
+        problem = readable(f"{path} has unknown keys: {name_some(unknown)}")
+        raise typer.BadParameter(f"{problem}; known are {', '.join(names)}")
     defaults = dict(context.default_map or {})
     for key, value in values.items():
         many = getattr(known[key], "multiple", False) or known[key].nargs != 1
-        if any(isinstance(one, dict | list) for one in (value if isinstance(value, list) and many else [value])):
+        if any(isinstance(item, dict | list) for item in (value if isinstance(value, list) and many else [value])):
             raise typer.BadParameter(f"{path}: {key} must be a plain value{' or a list of them' if many else ''}")
         if isinstance(value, bool) and not getattr(known[key], "is_flag", False):
-            raise typer.BadParameter(f"{path}: {key} cannot be {str(value).lower()}; if it is a text, quote it")
+            raise typer.BadParameter(f"{path}: {key} cannot be {str(value).lower()}; if it is a string, quote it")
         wrapped = many and value is not None and not isinstance(value, list)
         defaults[str(known[key].name)] = [value] if wrapped else value
     context.default_map = defaults
@@ -71,7 +71,7 @@ def _load_options(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe, the record of an edit, or a configuration of mergekit.
+    """Read a recipe, the record of an edit, or a mergekit configuration.
 
     :raises typer.BadParameter: It is none of these, or a value cannot be read.
     """
@@ -85,7 +85,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
-    """Read the file, let its option values be defaults, and return the recipe as the value of this option."""
+    """Read a recipe, make its option values the defaults, and return it as the value of --config."""
     if path is None or context.resilient_parsing:
         return None
     recipe = read_recipe(path)
@@ -100,9 +100,9 @@ def _option(text: str, callback: Callable[..., Any]) -> Any:
 
 
 ConfigFile = Annotated[
-    Path | None, _option("YAML file of option values; a flag or environment variable wins over it.", _load_options)
+    Path | None, _option("YAML file of option values; flags and environment variables override it.", _load_options)
 ]
 RecipeFile = Annotated[
     Path | None,
-    _option("A recipe, the taskarith.json of an edit, or a mergekit file; a flag wins over it.", _load_recipe),
+    _option("A recipe, the taskarith.json of an edit, or a mergekit file; flags override it.", _load_recipe),
 ]

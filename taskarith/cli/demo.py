@@ -1,4 +1,4 @@
-"""`taskarith demo`: the main job on a real model, with nothing to prepare."""
+"""`taskarith demo`: make a real model forget a text, with nothing to prepare."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def command(
         str | None,
         typer.Option(help="Model folder, hub id or GGUF file.", show_default="SmolLM2-135M-Instruct from its wheel"),
     ] = None,
-    lora: Annotated[bool, typer.Option("--lora", help="Learn with adapters instead of full fine-tuning.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The same path on less text, in about two minutes.")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Train LoRA adapters instead of full fine-tuning.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same steps on less text, in about two minutes.")] = False,
     seed: SeedOption = 42,
     device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
 ) -> None:
-    """Let a real model learn three texts and forget one, in minutes.
+    """Teach a real model three texts and make it forget one, in minutes.
 
-    It fine-tunes a small model on two instalments of a saga and a field manual, takes the vector of the first
-    instalment away, and shows what became of all three texts, with the unrelated and random vectors as a control.
+    It fine-tunes a small model on two instalments of a saga and a field manual, subtracts the vector of the first
+    instalment, and measures all three texts, with an unrelated and a random vector as controls.
 
     Example: taskarith demo -o runs/demo
     """
@@ -65,16 +65,16 @@ def _show(result: DemoResult, console: Console) -> None:
     rows = [["base", *_cells(result.base)]]
     for alpha, scores in result.curve.items():
         rows.append([f"tuned - {alpha:g} v" if alpha else "tuned on all three", *_cells(scores)])
-    console.table("Minus alpha times v, the vector of the forgotten text", columns, rows)
+    console.table("tuned - alpha v, where v is the vector of the forgotten text", columns, rows)
     console.line("")
     tuned = result.curve[0.0]
     control = [["nothing", *(f"{tuned[text]['loss'].value:.3f}" for text in texts)]]
     for whose, scores in result.control.items():
         control.append([f"the {whose} one" if whose == "random" else f"the {whose} text's", *_changes(scores, tuned)])
-    console.table("Control: loss when another vector is taken away at alpha 1", ["vector", *texts], control)
+    console.table("Control: loss when another vector is subtracted at alpha 1", ["vector", *texts], control)
     console.line("")
     lost = ", ".join(f"{text} {share:.0%}" for text, share in result.lost.items())
-    console.line(f"Of what training gained in loss over the base, alpha 1 took away: {lost}.")
+    console.line(f"Share of the loss improvement over the base that alpha 1 removed: {lost}.")
     if result.recommended is None:
         console.line("No alpha is recommended: forgetting is not reached, or not shown.")
     elif result.recommended == 0:
@@ -84,7 +84,7 @@ def _show(result: DemoResult, console: Console) -> None:
     for remark in result.remarks:
         console.line(f"  {remark}")
     console.line(
-        f"Plot: {result.output_dir / 'alpha.png'}. It took {result.seconds / 60:.1f} minutes. The same by hand:"
+        f"Plot: {result.output_dir / 'alpha.png'}. It took {result.seconds / 60:.1f} minutes. The same steps by hand:"
     )
     console.line("")
     for line in result.commands:
@@ -93,8 +93,8 @@ def _show(result: DemoResult, console: Console) -> None:
 
 def _cells(scores: Mapping[str, Mapping[str, Number]]) -> list[str]:
     names = ("loss", "accuracy", "rouge_l_f1")
-    found = [[score[name].value if name in score else 0 for name in names] for score in scores.values()]
-    return [f"{loss:.3f}  {accuracy:.2f}  {rouge:.3f}" for loss, accuracy, rouge in found]
+    values = [[score[name].value if name in score else 0 for name in names] for score in scores.values()]
+    return [f"{loss:.3f}  {accuracy:.2f}  {rouge:.3f}" for loss, accuracy, rouge in values]
 
 
 def _changes(scores: Mapping[str, Mapping[str, Number]], tuned: Mapping[str, Mapping[str, Number]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`taskarith diff`: two models, vectors or other safetensors files, tensor by tensor."""
+"""`taskarith diff`: compare two models, vectors or other safetensors files, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = ("name", "shape", "dtype", "differ", "share", "largest difference", "
 
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="Model (folder, hub id, GGUF), vector or other file.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
     *,
     top: TopOption = 10,
     output: OutputOptions,
@@ -35,41 +35,41 @@ def command(
     from taskarith.inspection.diff import diff
 
     with output.console() as console:
-        found = diff(first, second, listener=console)
-    for line in _lines(found):
+        result = diff(first, second, listener=console)
+    for line in _lines(result):
         console.line(printable(line))
-    moved = sorted((tensor for tensor in found.tensors if tensor.differing), key=_order)[:top]
+    moved = sorted((tensor for tensor in result.tensors if tensor.differing), key=_order)[:top]
     if moved:
         console.line("")
-        console.table("what differs most", _COLUMNS, [_row(tensor) for tensor in moved])
-    console.result(found.to_json())
-    if not found.is_equal:
+        console.table("largest differences", _COLUMNS, [_row(tensor) for tensor in moved])
+    console.result(result.to_json())
+    if not result.is_equal:
         raise typer.Exit(1)
 
 
-def _lines(found: Differences) -> list[str]:
+def _lines(result: Differences) -> list[str]:
     lines = []
-    for side, names in ((found.first, found.only_first), (found.second, found.only_second)):
+    for side, names in ((result.first, result.only_first), (result.second, result.only_second)):
         if names:
             lines.append(f"only in {side}: {len(names)} tensors: {name_some(names)}")
-    shapes = [f"{t.name} {list(t.shapes[0])} / {list(t.shapes[1])}" for t in found.tensors if len({*t.shapes}) > 1]
-    dtypes = [f"{t.name} {t.dtypes[0]} / {t.dtypes[1]}" for t in found.tensors if len({*t.dtypes}) > 1]
-    for what, names in (("shape", shapes), ("dtype", dtypes)):
+    shapes = [f"{t.name} {list(t.shapes[0])} / {list(t.shapes[1])}" for t in result.tensors if len({*t.shapes}) > 1]
+    dtypes = [f"{t.name} {t.dtypes[0]} / {t.dtypes[1]}" for t in result.tensors if len({*t.dtypes}) > 1]
+    for attribute, names in (("shape", shapes), ("dtype", dtypes)):
         if names:
-            lines.append(f"another {what}: {len(names)} tensors: {name_some(names)}")
-    if found.is_equal:
-        return [f"equal to the bit: {len(found.tensors)} tensors, {found.elements:,} elements"]
-    count = sum(not tensor.is_equal for tensor in found.tensors)
-    text = f"{count} of {len(found.tensors)} tensors and {found.differing:,} of {found.elements:,} elements differ"
-    if found.differing:
-        text += f", at most by {found.largest:.4g}; |a-b|/|a| {_number(found.relative)}"
-    if found.nonfinite:
-        text += f"; {found.nonfinite:,} differences are not finite"
+            lines.append(f"different {attribute}: {len(names)} tensors: {name_some(names)}")
+    if result.is_equal:
+        return [f"equal to the bit: {len(result.tensors)} tensors, {result.elements:,} elements"]
+    count = sum(not tensor.is_equal for tensor in result.tensors)
+    text = f"{count} of {len(result.tensors)} tensors and {result.differing:,} of {result.elements:,} elements differ"
+    if result.differing:
+        text += f", at most by {result.largest:.4g}; |a-b|/|a| {_number(result.relative)}"
+    if result.nonfinite:
+        text += f"; {result.nonfinite:,} differences are not finite"
     return [*lines, text]
 
 
 def _order(tensor: TensorDifference) -> tuple[bool, float]:
-    """Put first where numbers are not finite, then what has no relative difference, then the largest."""
+    """Sort tensors with non-finite differences first, then those without a relative difference, then the largest."""
     relative = tensor.relative
     return not tensor.nonfinite, -math.inf if relative is None or math.isnan(relative) else -relative
 

@@ -34,13 +34,13 @@ _data, _benchmark, _edit, _measure = under("Data"), under("Benchmarks"), under(E
 class _MeasurementOptions(MeasurementOptions):
     limit: Annotated[
         int | None,
-        _benchmark(metavar="N", help="Only the first N samples of each text of the benchmark and of each task."),
+        _benchmark(metavar="N", help="Use only the first N samples of each benchmark text and task."),
     ]
-    draws: Annotated[int, _measure(help="Sampled continuations of each prompt, for leak@k.")]
+    draws: Annotated[int, _measure(help="Sampled continuations per prompt, for leak@k.")]
     gradient_norms: Annotated[
         bool,
         _measure(
-            "--gradient-norms", help="Take the gradient of each sample of forget and holdout, for membership inference."
+            "--gradient-norms", help="Measure gradient norms of forget and holdout samples, for membership inference."
         ),
     ]
 
@@ -55,7 +55,7 @@ def command(
         str | None,
         _data(
             metavar="MODEL",
-            help="A model that never saw the forget set: one more row, and the reference.",
+            help="A model that never saw the forget set; becomes the reference.",
             show_default="the first model is the reference",
         ),
     ] = None,
@@ -67,13 +67,18 @@ def command(
         ),
     ] = None,
     tasks: Annotated[
-        str | None, _benchmark(metavar="LIST", help="Tasks of lm-eval, as piqa,arc_easy; needs the extra lm-eval.")
+        str | None, _benchmark(metavar="LIST", help="lm-eval tasks, such as piqa,arc_easy; needs the lm-eval extra.")
     ] = None,
-    task_folder: Annotated[Path | None, _benchmark(metavar="DIR", help="Folder of more task files of lm-eval.")] = None,
+    task_folder: Annotated[
+        Path | None, _benchmark(metavar="DIR", help="Folder of additional lm-eval task files.")
+    ] = None,
     add: AddOption = None,
     negate: NegateOption = None,
     alpha: Annotated[
-        str | None, _edit(metavar="LIST", help="As 0,0.5,1 or 0:1:0.1; the first is the reference.", show_default="0,1")
+        str | None,
+        _edit(
+            metavar="LIST", help="Coefficients (0,0.5,1 or 0:1:0.1); the first is the reference.", show_default="0,1"
+        ),
     ] = None,
     scale: ScaleOption = None,
     recipe: Annotated[
@@ -90,15 +95,15 @@ def command(
 
     Example: taskarith eval base tuned edited --data forget=forget.txt --data holdout=unseen.txt -o runs/eval
 
-    Loss, top-1 accuracy and memorisation are teacher-forced; ROUGE-L and verbatim are of greedy continuations.
-    Texts named forget and holdout give membership inference, with --retain PrivLeak too. KL and agreement compare
-    next-token distributions with the reference's. Intervals are of 95%; score makes all numbers again from the records.
+    Loss, top-1 accuracy and memorisation are teacher-forced; ROUGE-L and verbatim use greedy continuations.
+    Texts named forget and holdout give membership inference, with --retain also PrivLeak. KL and agreement compare
+    next-token distributions with the reference's. Intervals are 95%; score recomputes every number from the records.
 
     On several GPUs or machines: accelerate launch -m taskarith eval ...
 
     Public benchmarks by name: taskarith eval MODEL --benchmark tofu:forget10 --retain RETRAINED, or --tasks piqa
 
-    An edit needs no written model: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
+    An edit without writing it: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
     """
     texts = parse_named_data(data or ())
     from taskarith.checkpoints.targets import check_apart
@@ -135,14 +140,14 @@ def command(
 
 
 def _alphas(text: str | None, *, edited: bool, last: Any) -> list[float]:
-    """Read the coefficients to measure: those of the option, or 0 and that of the recipe."""
+    """Return the coefficients of --alpha, or 0 and the recipe's."""
     if text is not None and not edited:
-        raise UsageError("--alpha is given without a vector", "Name one with --negate V or --add V, or leave it out.")
+        raise UsageError("--alpha is given without a vector", "Give --negate V or --add V, or leave out --alpha.")
     if text is not None:
         return parse_alphas(text)
     number = finite_number(last)
     if number is None:
         raise UsageError(
-            f"alpha {short(last)} of the recipe is not a finite number", "Write alpha: 1.0, or give --alpha."
+            f"the recipe's alpha {short(last)} is not a finite number", "Write alpha: 1.0, or give --alpha."
         )
     return [0.0, number]

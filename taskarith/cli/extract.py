@@ -1,4 +1,4 @@
-"""`taskarith extract`: fine-tuned minus base, as a task vector file."""
+"""`taskarith extract`: write fine-tuned minus base as a task vector."""
 
 from __future__ import annotations
 
@@ -43,22 +43,24 @@ def command(
     output_file: OutputFileOption,
     dtype: VectorDtypeOption = "float32",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Store changes of bits: a coefficient of 1 restores the fine-tune's bits.")
+        bool,
+        typer.Option(
+            "--exact", help="Store deltas without loss: a coefficient of 1 restores every bit of the fine-tune."
+        ),
     ] = False,
     rank: Annotated[
-        int | None, _low_rank(help="Write a LoRA folder: the best factors of this rank for each matrix.")
+        int | None, _low_rank(help="Write a LoRA folder with the best factors of this rank for each matrix.")
     ] = None,
     energy: Annotated[
-        float | None, _low_rank(help="Likewise, of the least rank that keeps this share of each matrix.")
+        float | None,
+        _low_rank(help="Write a LoRA folder with the smallest ranks that keep this share of each matrix's energy."),
     ] = None,
-    top_k: Annotated[float | None, _sparse(help="Keep this share of the entries, the largest, as in 0.05.")] = None,
+    top_k: Annotated[float | None, _sparse(help="Keep this share of the entries, largest first, such as 0.05.")] = None,
     top_k_per: Annotated[
-        str, _sparse(help="Keep that share of all entries together (global) or of each tensor.")
+        str, _sparse(help="Apply --top-k to all entries together (global) or to each tensor.")
     ] = "global",
-    rows: Annotated[
-        float | None, _sparse(help="Keep this share of each matrix's rows, those of the largest norm.")
-    ] = None,
-    bits: Annotated[int | None, _sparse(help="Store 8, 4 or 1 bits an entry, and a scale for each row.")] = None,
+    rows: Annotated[float | None, _sparse(help="Keep this share of each matrix's rows, largest norm first.")] = None,
+    bits: Annotated[int | None, _sparse(help="Store 8, 4 or 1 bits per entry, and one scale per row.")] = None,
     ignore_buffers: IgnoreBuffersFlag = False,
     vocab: VocabOption = None,
     device: DeviceOption = "auto",
@@ -76,12 +78,12 @@ def command(
     if len(models) > 2:
         raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
     if os.environ.get("RANK", "0") != "0":
-        return  # of several launched processes the first one extracts
+        return  # of several launched processes, only the first extracts
     base, finetuned = models[0] if len(models) == 2 else None, models[-1]
     is_low_rank = rank is not None or energy is not None
     if is_low_rank and any(option is not None for option in (exact or None, top_k, rows, bits, vocab)):
         raise UsageError(
-            "--rank and --energy are another form than --exact, --top-k, --rows and --bits, and take no --vocab",
+            "--rank and --energy cannot be combined with --exact, --top-k, --rows, --bits or --vocab",
             "Choose one of them.",
         )
     if is_low_rank:
@@ -141,7 +143,7 @@ def _lines(result: ExtractResult, dtype: str) -> Iterator[str]:
     )
     yield from (f"note: {remark}" for remark in ignored_remark(result.ignored))
     if result.kind != "dense":
-        yield f"{result.kind}: {8 * result.nbytes / max(result.elements, 1):.3g} bits an element"
+        yield f"{result.kind}: {8 * result.nbytes / max(result.elements, 1):.3g} bits per element"
     if result.loss is not None:
         loss = result.loss
         yield (
@@ -150,8 +152,8 @@ def _lines(result: ExtractResult, dtype: str) -> Iterator[str]:
         )
     elif result.inexact is not None:
         share = result.inexact / max(result.elements, 1)
-        remedy = "; --exact does" if result.inexact and dtype != "float64" else ""
-        yield f"a coefficient of 1 does not reproduce {result.inexact:,} elements ({share:.2g}) to the bit{remedy}"
+        remedy = "; use --exact" if result.inexact and dtype != "float64" else ""
+        yield f"{result.inexact:,} elements ({share:.2g}) are not bit-exact at coefficient 1{remedy}"
 
 
 def _low_rank_lines(result: LowRankResult) -> Iterator[str]:
@@ -159,12 +161,12 @@ def _low_rank_lines(result: LowRankResult) -> Iterator[str]:
     lowest = min(result.energies, key=lambda name: result.energies[name])
     yield (
         f"{len(ranks)} matrices of rank {ranks[0]} to {ranks[-1]}, {result.energy:.2%} of the energy kept, "
-        f"least {result.energies[lowest]:.2%} in {lowest}, {result.nbytes / 1e6:,.1f} MB"
+        f"lowest {result.energies[lowest]:.2%} in {lowest}, {result.nbytes / 1e6:,.1f} MB"
     )
     if result.whole:
-        yield f"{len(result.whole)} tensors are kept whole in the adapter: {name_some(result.whole)}"
+        yield f"{len(result.whole)} tensors are stored whole in the adapter: {name_some(result.whole)}"
     if result.rest:
         yield (
-            f"{len(result.rest)} tensors have no place in PEFT and are kept in rest.safetensors, which only taskarith "
-            f"reads: {name_some(result.rest)}"
+            f"{len(result.rest)} tensors cannot be part of a PEFT adapter and are in rest.safetensors, which only "
+            f"taskarith reads: {name_some(result.rest)}"
         )

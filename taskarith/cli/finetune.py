@@ -27,9 +27,9 @@ _data, _lora, _training, _run = under("Data"), under("LoRA"), under("Training"),
 
 
 class _TrainingOptions:
-    """The options that make ``TrainingSettings``."""
+    """Options of ``TrainingSettings``."""
 
-    block_size: Annotated[int, _data(help="Tokens of a block of plain text, and the most of a row.")]
+    block_size: Annotated[int, _data(help="Tokens per block of plain text, and the maximum of a row.")]
     learning_rate: Annotated[
         float | None, _training(help="Peak learning rate.", show_default="5e-5, or 5e-4 with --lora")
     ]
@@ -37,31 +37,29 @@ class _TrainingOptions:
         float | None,
         _training(help="Passes over the data.", show_default="3, or at most 30 with --until-loss"),
     ]
-    max_steps: Annotated[int | None, _training(help="Optimizer steps; wins over epochs.", show_default="by epochs")]
+    max_steps: Annotated[int | None, _training(help="Optimizer steps; overrides epochs.", show_default="by epochs")]
     until_loss: Annotated[
         float | None,
-        _training(
-            help="End after the first epoch in which the mean loss of the data is at most this.", show_default="none"
-        ),
+        _training(help="Stop after the first epoch whose mean loss is at most this.", show_default="none"),
     ]
-    per_device_train_batch_size: Annotated[int, _training(help="Samples of a batch on each device.")]
-    gradient_accumulation_steps: Annotated[int, _training(help="Batches of an optimizer step.")]
+    per_device_train_batch_size: Annotated[int, _training(help="Batch size per device.")]
+    gradient_accumulation_steps: Annotated[int, _training(help="Batches per optimizer step.")]
     gradient_checkpointing: Annotated[bool, _training("--gradient-checkpointing", help="Trade time for memory.")]
     lr_scheduler_type: Annotated[str, _training(metavar="NAME", help="linear, cosine, constant, ...")]
-    warmup_steps: Annotated[float, _training(help="Steps of warmup; below 1 a share of all steps.")]
+    warmup_steps: Annotated[float, _training(help="Warmup steps; below 1, a share of all steps.")]
     weight_decay: Annotated[float, _training(help="Weight decay of AdamW.")]
-    max_grad_norm: Annotated[float, _training(help="Clip gradients to this norm; 0 does not clip.")]
+    max_grad_norm: Annotated[float, _training(help="Clip gradients to this norm; 0 disables clipping.")]
     bf16: Annotated[
         bool | None,
         _training(
             "--bf16/--no-bf16",
             help="bfloat16 autocast; weights stay float32.",
-            show_default="where the device is good at it",
+            show_default="on where the device is fast at it",
         ),
     ]
     dtype: Annotated[
         str,
-        _training(metavar="DTYPE", help="Dtype of the saved weights; a 16-bit one rounds most of the change away."),
+        _training(metavar="DTYPE", help="Dtype of the saved weights; 16-bit dtypes round most of the change away."),
     ]
     lora: Annotated[bool, _lora("--lora", help="Train a LoRA adapter instead of all weights.")]
     lora_rank: Annotated[int, _lora(help="Rank of the adapter.")]
@@ -74,10 +72,10 @@ class _TrainingOptions:
             show_default="all but the output",
         ),
     ]
-    retain_weight: Annotated[float, _data(help="Weight of a retain token in the loss; a token of --data weighs 1.")]
+    retain_weight: Annotated[float, _data(help="Loss weight of a retain token; a --data token has weight 1.")]
     seed: SeedOption
     device: DeviceOption
-    save_steps: Annotated[int | None, _run(help="Keep a checkpoint every so many steps.", show_default="none")]
+    save_steps: Annotated[int | None, _run(help="Save a checkpoint every this many steps.", show_default="none")]
     resume: Annotated[bool, _run("--resume", help="Continue an interrupted run from its last checkpoint.")]
     report_to: Annotated[
         list[str] | None,
@@ -96,7 +94,7 @@ def command(
     ],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder to write.")],
     retain: Annotated[
-        list[str] | None, _data(metavar="SPEC", help="Mix in a data set with another weight; repeatable.")
+        list[str] | None, _data(metavar="SPEC", help="Mix in a data set, weighted by --retain-weight; repeatable.")
     ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
@@ -106,9 +104,9 @@ def command(
 
     Example: taskarith finetune microsoft/phi-1_5 --data forget.txt -o runs/forget
 
-    Data are text files, rows (.jsonl, .json, .csv, .parquet), folders that datasets saved, and hub ids.
+    Data are text files, rows (.jsonl, .json, .csv, .parquet), folders saved by datasets, and hub ids.
 
-    Rows hold text, prompt and completion, question and answer, or messages; answers alone are learned.
+    Rows hold text, prompt and completion, question and answer, or messages; only answers are learned.
 
     The output is a folder that transformers or PEFT loads, with a record in taskarith.json.
     """
@@ -124,9 +122,9 @@ def command(
             settings=settings,
             listener=console,
         )
-    what = "model" if result.kind == "full" else "LoRA adapter"
+    kind = "model" if result.kind == "full" else "LoRA adapter"
     console.note(
-        f"{what}: final loss {result.final_loss:.4f} after {result.steps} steps "
+        f"{kind}: final loss {result.final_loss:.4f} after {result.steps} steps "
         f"({result.tokens:,} tokens, {result.seconds:.0f} s)"
     )
     console.line(str(result.output_dir))

@@ -1,4 +1,4 @@
-"""How every command is called: its groups of options are taken apart, and a failure becomes two lines and a code."""
+"""The wrapper of every command: expands groups of options, and turns a failure into two lines and an exit code."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from taskarith.errors import TaskarithError, UsageError
 __all__ = ["guarded", "show_unprintable"]
 
 
-_AGAIN = {
+_RERUN = {
     **dict.fromkeys(
         ("apply", "extract", "combine"),
-        "The same command starts anew, or goes on with what an earlier run of it has finished.",
+        "The same command starts over, or continues from what an earlier run finished.",
     ),
-    "finetune": "Nothing of this run is kept.",
+    "finetune": "Nothing of this run was kept.",
 }
-"""What a command does that was interrupted before it had anything to keep, but not for the first time."""
+"""What running an interrupted command again does, where the interrupt does not say so itself."""
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command: a failure that a user can act on becomes two lines and its exit code, Ctrl-C 130.
+    """Wrap a command: a failure that a user can act on prints two lines and exits with its code, Ctrl-C with 130.
 
-    A parameter that is a dataclass stands for options, one for each of its fields; of ``Annotated[Dataclass, Options]``
-    for the fields that the class ``Options`` annotates.
+    A parameter whose type is a dataclass becomes one option per field; with ``Annotated[Dataclass, Options]``, one per
+    field that the class ``Options`` annotates.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: group for name, hint in hints.items() if (group := _group(hint))}
@@ -48,13 +48,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except TaskarithError as error:
             _show(type(error)(error.message, " ".join([error.hint, *_notes(error)])))
             raise typer.Exit(error.exit_code) from error
-        except OSError as error:  # a path that cannot be read or written, which no verb has named better
-            where, what = error.filename or "a file", error.strerror or str(error)
-            _show(TaskarithError(f"{where}: {what}", "Check the path, its permissions and the space left."))
+        except OSError as error:  # a path that cannot be read or written, and no verb said so in better words
+            path, problem = error.filename or "a file", error.strerror or str(error)
+            _show(TaskarithError(f"{path}: {problem}", "Check the path, its permissions and the free disk space."))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             verb = command.__module__.rpartition(".")[2]
-            how = " ".join(_notes(error)) or _AGAIN.get(verb, "The same command starts anew.")
+            how = " ".join(_notes(error)) or _RERUN.get(verb, "The same command starts over.")
             _show(UsageError("interrupted", f"No unfinished output was published. {how}"))
             raise typer.Exit(130) from error
 
@@ -64,13 +64,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         parameters += groups[name].parameters if name in groups else [own]
     _hide_variables(parameters)
     wrapper: Any = run
-    wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     wrapper.__signature__ = inspect.Signature(parameters)
     return run
 
 
 class _Group:
-    """A parameter that is a dataclass, whose fields are options.
+    """The options of a parameter whose type is a dataclass.
 
     :param kind: The dataclass.
     :param options: Names and annotates the fields that are options; it may give them other defaults.
@@ -85,7 +85,7 @@ class _Group:
         ]
 
     def make(self, values: dict[str, Any]) -> Any:
-        """Take the values of the options out of those of a command, and return the dataclass with them."""
+        """Remove this group's options from the values of a command, and return the dataclass made of them."""
         given = {}
         for parameter in self.parameters:
             value = values.pop(parameter.name)
@@ -97,7 +97,7 @@ class _Group:
 
 
 def _group(hint: Any) -> _Group | None:
-    """Return what a parameter of a command stands for, if it is an options dataclass or ``Annotated`` with options."""
+    """Return the group of a parameter whose type is a dataclass, or None."""
     if is_dataclass(hint):
         return _Group(hint, hint)
     kind = getattr(hint, "__origin__", None)
@@ -105,26 +105,26 @@ def _group(hint: Any) -> _Group | None:
 
 
 def _shown(default: Any) -> Any:
-    """Return what an option shows as its default: nothing where it is empty."""
+    """Return the default that ``--help`` shows: none where it is empty."""
     return None if default in ("", ()) else default
 
 
 def _check_folder() -> None:
-    """Refuse to work in a folder that is gone: no path in it leads anywhere, and libraries end the process."""
+    """Refuse to run in a deleted folder, where every relative path fails and some libraries abort."""
     try:
         Path.cwd()
     except OSError as error:
-        raise TaskarithError("the current folder is gone", "Change to a folder that exists: cd ~") from error
+        raise TaskarithError("the current folder no longer exists", "Change to a folder that exists: cd ~") from error
 
 
 def show_unprintable(error: OSError) -> None:
-    """Say that stdout takes no more, and let the interpreter not try again as it ends."""
+    """Report that stdout cannot be written, and keep the interpreter from trying again at exit."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    _show(TaskarithError(f"cannot print: {error.strerror or error}", "Print into what has space."))
+    _show(TaskarithError(f"cannot print: {error.strerror or error}", "Redirect the output to a disk with free space."))
 
 
 def _notes(error: BaseException) -> list[str]:
-    """Return what was noted on an exception's way: what is kept, and how to go on."""
+    """Return the notes added to an exception: what was kept, and how to continue."""
     return list(getattr(error, "__notes__", ()))
 
 
@@ -135,7 +135,7 @@ def _show(error: TaskarithError) -> None:
 
 
 def _hide_variables(parameters: list[inspect.Parameter]) -> None:
-    """Keep the environment variable of every option out of ``--help``; one sentence of the reference names them all."""
+    """Hide environment variables from ``--help``; one sentence of the reference describes them all."""
     for parameter in parameters:
         for option in getattr(parameter.annotation, "__metadata__", ()):
             if hasattr(option, "show_envvar"):

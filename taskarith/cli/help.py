@@ -1,4 +1,4 @@
-"""What ``--help`` prints: commands and options under headings, and no sentence cut off."""
+"""The layout of ``--help``: commands and options under headings, first sentences in full."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["HelpfulCommand", "HelpfulGroup"]
 
-_WHOLE = 1000  # characters of a description: all of its first sentence
+_UNCUT = 1000  # characters: more than any first sentence has
 
 
 class HelpfulCommand(TyperCommand):
     """A command that shows its options under the headings that ``rich_help_panel`` gives them."""
 
-    def get_short_help_str(self, limit: int = _WHOLE) -> str:
+    def get_short_help_str(self, limit: int = _UNCUT) -> str:
         """Return the first sentence, uncut, for the list of commands and for shell completion."""
         return super().get_short_help_str(limit)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, then the options of each heading; those without one come last."""
+        """Write arguments, then the options under each heading; those without a heading come last."""
         rows = [(_heading(parameter), parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
         _write_sections(sorted(rows, key=lambda row: row[0] == "Options"), formatter)
 
@@ -29,7 +29,7 @@ class HelpfulGroup(TyperGroup):
     """A group that shows its commands under the headings that ``rich_help_panel`` gives them."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the options without their environment variables, which nobody sets for them."""
+        """Return the options of the group itself, without environment variables."""
         parameters: list[Any] = super().get_params(ctx)
         for parameter in parameters:
             parameter.show_envvar = False
@@ -42,10 +42,10 @@ class HelpfulGroup(TyperGroup):
         _write_sections(rows, formatter)
 
 
-def _heading(thing: Any) -> str:
-    if getattr(thing, "param_type_name", "") == "argument":
+def _heading(item: Any) -> str:
+    if getattr(item, "param_type_name", "") == "argument":
         return "Arguments"
-    panel = getattr(thing, "rich_help_panel", None)
+    panel = getattr(item, "rich_help_panel", None)
     return panel if isinstance(panel, str) else "Options"
 
 
@@ -54,6 +54,6 @@ def _write_sections(rows: Iterable[tuple[str, tuple[str, str] | None]], formatte
     for heading, row in rows:
         if row is not None:
             sections.setdefault(heading, []).append(row)
-    for heading, found in sections.items():
+    for heading, section_rows in sections.items():
         with formatter.section(heading):
-            formatter.write_dl(found)
+            formatter.write_dl(section_rows)

@@ -27,12 +27,12 @@ def command(
     output_file: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.")
     ],
-    forget: Annotated[str, typer.Option(metavar="SPEC", help="Text or data set that is to be forgotten.")],
-    retain: Annotated[str, typer.Option(metavar="SPEC", help="Text or data set that is to be kept.")],
+    forget: Annotated[str, typer.Option(metavar="SPEC", help="Text or data set to forget.")],
+    retain: Annotated[str, typer.Option(metavar="SPEC", help="Text or data set to retain.")],
     kind: Annotated[
         str, typer.Option(help="gradient (its magnitude) or fisher (mean square over samples).")
     ] = "gradient",
-    block_size: Annotated[int, typer.Option(help="Tokens of a sample of plain text.")] = 256,
+    block_size: Annotated[int, typer.Option(help="Tokens per sample of plain text.")] = 256,
     apply_chat_template: ChatTemplateFlag = False,
     system_prompt: SystemPromptOption = "",
     overwrite: OverwriteFlag = False,
@@ -40,7 +40,7 @@ def command(
     device: DeviceOption = "auto",
     trust_remote_code: TrustFlag = False,
 ) -> None:
-    """Weigh parameters by what forgetting needs, for --method perta.
+    """Weight parameters by importance for forgetting (--method perta).
 
     Example: taskarith importance tuned --forget forget.txt --retain retain.txt -o weights.safetensors
     """

@@ -1,4 +1,4 @@
-"""`taskarith inspect`: what a vector, an adapter, a model or another safetensors file is."""
+"""`taskarith inspect`: show what a vector, adapter, model or other safetensors file holds."""
 
 from __future__ import annotations
 
@@ -38,51 +38,51 @@ def command(
     from taskarith.inspection.inspect import inspect
 
     with output.console() as console:
-        found = inspect(path, listener=console)
-    for key, text in _facts(found):
+        inspection = inspect(path, listener=console)
+    for key, text in _facts(inspection):
         console.line(printable(f"{key:<11} {text}"))
-    title, columns, rows = _target_rows(found, top) if found.targets else _tensor_rows(found, top)
+    title, columns, rows = _target_rows(inspection, top) if inspection.targets else _tensor_rows(inspection, top)
     if rows:
         console.line("")
         console.table(title, columns, rows)
-    for remark in found.remarks:
+    for remark in inspection.remarks:
         console.note(f"note: {printable(remark)}")
-    console.result(found.to_json())
+    console.result(inspection.to_json())
 
 
-def _facts(found: Inspection) -> list[tuple[str, str]]:
-    facts = [(_KINDS[found.kind], str(found.path))]
-    if found.base:
-        known = f", fingerprint {found.base.fingerprint}" if found.base.fingerprint else ""
-        facts.append(("base", f"{found.base}{known}"))
-    keys = found.record if found.kind == "file" else _FACTS
-    facts += [(key, text[:_LONGEST]) for key in keys if (text := _words(found.record.get(key)))]
-    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in found.dtypes.items())
-    size = f"{found.elements:,} elements, {found.nbytes / 1e6:,.1f} MB"
-    facts.append(("tensors", f"{len(found.tensors)} ({dtypes}), {size}" if found.tensors else "none"))
-    odd = f"{found.nonfinite:,} not finite" if found.nonfinite else "all finite"
-    if found.targets:
-        facts.append(("change", f"norm {_number(found.norm)}"))
-        return [*facts, ("factors", f"{found.zeros:.2%} zeros, {odd}")]
-    facts.append(("values", f"norm {_number(found.norm)}, {found.zeros:.2%} zeros, {odd}"))
+def _facts(inspection: Inspection) -> list[tuple[str, str]]:
+    facts = [(_KINDS[inspection.kind], str(inspection.path))]
+    if inspection.base:
+        known = f", fingerprint {inspection.base.fingerprint}" if inspection.base.fingerprint else ""
+        facts.append(("base", f"{inspection.base}{known}"))
+    keys = inspection.record if inspection.kind == "file" else _FACTS
+    facts += [(key, text[:_LONGEST]) for key in keys if (text := _one_line(inspection.record.get(key)))]
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
+    size = f"{inspection.elements:,} elements, {inspection.nbytes / 1e6:,.1f} MB"
+    facts.append(("tensors", f"{len(inspection.tensors)} ({dtypes}), {size}" if inspection.tensors else "none"))
+    odd = f"{inspection.nonfinite:,} not finite" if inspection.nonfinite else "all finite"
+    if inspection.targets:
+        facts.append(("change", f"norm {_number(inspection.norm)}"))
+        return [*facts, ("factors", f"{inspection.zeros:.2%} zeros, {odd}")]
+    facts.append(("values", f"norm {_number(inspection.norm)}, {inspection.zeros:.2%} zeros, {odd}"))
     return facts
 
 
-def _words(value: Any) -> str:
-    """Write a value of a record in one line, without what lies deeper in it."""
+def _one_line(value: Any) -> str:
+    """Write a value of a record on one line, without nested values."""
     if isinstance(value, dict):
         flat = {
             key: item for key, item in value.items() if not isinstance(item, dict | list) and item not in (None, "")
         }
         return ", ".join(f"{key} {item}" for key, item in flat.items())
     if isinstance(value, list):
-        return "; ".join(map(_words, value))
+        return "; ".join(map(_one_line, value))
     return "" if value is None else str(value)
 
 
-def _tensor_rows(found: Inspection, top: int) -> _Table:
-    """Show the largest tensors; first of all those with values that are not finite."""
-    floats = [tensor for tensor in found.tensors if tensor.norm is not None]
+def _tensor_rows(inspection: Inspection, top: int) -> _Table:
+    """Return the largest tensors, those with non-finite values first."""
+    floats = [tensor for tensor in inspection.tensors if tensor.norm is not None]
     shown = sorted(floats, key=lambda tensor: (not tensor.nonfinite, -(tensor.norm or 0)))[:top]
     columns = ("tensor", "shape", "dtype", "norm", "rms", "zeros", "largest", "not finite")
     rows = [
@@ -98,15 +98,15 @@ def _tensor_rows(found: Inspection, top: int) -> _Table:
         )
         for tensor in shown
     ]
-    return f"largest {len(rows)} of {len(found.tensors)} tensors", columns, rows
+    return f"largest {len(rows)} of {len(inspection.tensors)} tensors", columns, rows
 
 
-def _target_rows(found: Inspection, top: int) -> _Table:
-    """Show the weights that an adapter changes most; first of all those whose change is not finite."""
-    shown = sorted(found.targets, key=lambda target: (target.norm is not None, -(target.norm or 0)))[:top]
+def _target_rows(inspection: Inspection, top: int) -> _Table:
+    """Return the weights that an adapter changes most, those with a non-finite change first."""
+    shown = sorted(inspection.targets, key=lambda target: (target.norm is not None, -(target.norm or 0)))[:top]
     columns = ("target", "shape", "rank", "scale", "norm of scale B A")
     rows = [(printable(t.name), str(list(t.shape)), str(t.rank), f"{t.scale:.4g}", _number(t.norm)) for t in shown]
-    return f"largest {len(rows)} of {len(found.targets)} changes", columns, rows
+    return f"largest {len(rows)} of {len(inspection.targets)} changes", columns, rows
 
 
 def _number(value: float | None) -> str:

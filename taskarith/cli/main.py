@@ -1,4 +1,4 @@
-"""The `taskarith` command: registers the commands and nothing else."""
+"""The `taskarith` command line: registers the commands."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def main() -> None:
     """Run the command line."""
     open_streams()
     end_on_interrupt()
-    # torch's idle threads spin by default, and where other programs use the same cores that costs more than it gains
+    # torch's idle threads spin by default, which costs more than it gains where other programs share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     escape_logs()
     try:
         app()
-    except OSError as error:  # of printing help, the version, or what is wrong with a call
+    except OSError as error:  # while printing help, the version or a usage error
         show_unprintable(error)
         sys.exit(1)

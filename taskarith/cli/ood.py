@@ -21,17 +21,20 @@ def command(
     *,
     model: BaseOption = None,
     gamma: Annotated[
-        str | None, _target(metavar="LIST", help="Correlation of the target with each vector's task, as 0.8,-0.6.")
+        str | None, _target(metavar="LIST", help="Correlation of the target with each vector's task, such as 0.8,-0.6.")
     ] = None,
     data: Annotated[
         list[str] | None,
-        _target(metavar="NAME=SPEC", help="Instead: test set of the target, then optionally of each vector's task."),
+        _target(
+            metavar="NAME=SPEC",
+            help="Instead of --gamma: test set of the target, then optionally of each vector's task.",
+        ),
     ] = None,
     margin: Annotated[float, _target(metavar="C", help="The theorem's c, between 0 and 1.")] = 0.1,
     threshold: Annotated[
-        float | None, _target(metavar="T", help="Least value of both sums.", show_default="1 + c")
+        float | None, _target(metavar="T", help="Lower bound of both sums.", show_default="1 + c")
     ] = None,
-    cap: Annotated[float, _target(help="Most that a coefficient may be.", show_default="none")] = math.inf,
+    cap: Annotated[float, _target(help="Upper bound of every coefficient.", show_default="none")] = math.inf,
     cut: InputGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
@@ -46,7 +49,7 @@ def command(
     from taskarith.report.linear_programs import programme_lines, programme_tables
 
     with output.console() as console:
-        found = out_of_domain(
+        result = out_of_domain(
             vectors,
             gammas=gammas,
             data=tests,
@@ -58,12 +61,14 @@ def command(
             runtime=runtime,
             listener=console,
         )
-    show_relation(programme_tables(found), programme_lines(found), found.remarks, console)
-    console.result(found.to_json())
+    show_relation(programme_tables(result), programme_lines(result), result.remarks, console)
+    console.result(result.to_json())
 
 
 def _gammas(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"--gamma {text} is not a list of numbers", "As in --gamma 0.8,-0.6") from error
+        raise UsageError(
+            f"--gamma {text} is not a list of numbers", "Write numbers separated by commas, as in --gamma 0.8,-0.6"
+        ) from error

@@ -1,8 +1,8 @@
-"""The options that several commands share: each is written once here, with its help.
+"""Options that several commands share, each written once with its help.
 
-An option is the type of a parameter of a command. Options that travel together make one value, which a command takes
-as one parameter and passes on as it is: a class names the options, and ``Annotated`` the value that they make. Their
-defaults are those of the value.
+An option is the type of a command's parameter. Options that belong together are one parameter: of
+``Annotated[Value, Options]``, ``Value`` is the dataclass that the command receives, with its defaults, and ``Options``
+declares the options that fill it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ EDIT, METHOD, MEASURE, MODEL = "Edit", "Merge method", "Measure", "Model"
 
 
 def under(heading: str) -> Callable[..., Any]:
-    """Return what makes options that the help of a command shows under a heading."""
+    """Return ``typer.Option`` for options shown under a heading of the help."""
     return partial(typer.Option, rich_help_panel=heading)
 
 
@@ -88,41 +88,41 @@ AddOption = Annotated[
 ]
 NegateOption = Annotated[
     list[str] | None,
-    _edit("--negate", metavar=_VECTOR, help="Subtract one; repeatable."),
+    _edit("--negate", metavar=_VECTOR, help="Subtract a vector, written as for --add; repeatable."),
 ]
 ScaleOption = Annotated[
     list[str] | None,
     _edit(
         "--scale",
         metavar="SELECTOR=FACTOR",
-        help="Multiply the coefficients of some tensors, as 'mlp=0.5', 'layers.0-11=0', 'layers=0..1'; repeatable.",
+        help="Multiply the coefficients of some tensors ('mlp=0.5', 'layers.0-11=0', 'layers=0..1'); repeatable.",
     ),
 ]
 ProtectOption = Annotated[
     list[str] | None,
-    _method("--protect", metavar="V", help="Vector of what is to be kept, for --method project; repeatable."),
+    _method("--protect", metavar="V", help="Vector of a task to keep, for --method project; repeatable."),
 ]
 WeightsOption = Annotated[
     str | None,
-    _method("--weights", metavar="FILE", help="A weight for each parameter, from importance, for --method perta."),
+    _method("--weights", metavar="FILE", help="Weights of all parameters, from importance, for --method perta."),
 ]
 MethodOption = Annotated[str, _method("--method", help=f"Merge method: {', '.join(METHODS)}.")]
 DensityOption = Annotated[
     float | None,
-    _method("--density", help=f"Share of each delta that is kept: {users('density')}."),
+    _method("--density", help=f"Share of each delta to keep: {users('density')}."),
 ]
-RankOption = Annotated[int | None, _method("--rank", help=f"Singular values that are kept: {users('rank')}.")]
+RankOption = Annotated[int | None, _method("--rank", help=f"Singular values to keep: {users('rank')}.")]
 VocabOption = Annotated[
     str | None,
     typer.Option(
         "--vocab",
         metavar="intersection|union",
-        help="Where vocabularies differ in size, use the rows that all have; union adds those of new tokens.",
+        help="For vocabularies of different sizes: use the rows that all have, or (union) also those of new tokens.",
     ),
 ]
 IgnoreBuffersFlag = Annotated[
     bool,
-    typer.Option("--ignore-buffers", help="Leave out buffers that only one side has, such as masks, and name them."),
+    typer.Option("--ignore-buffers", help="Leave out buffers that only one side has, such as masks, and list them."),
 ]
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
@@ -135,20 +135,18 @@ OutputFileOption = Annotated[
 ]
 ResultsFolderOption = Annotated[
     Path | None,
-    typer.Option(
-        "--output-dir", "-o", metavar="DIR", help="Folder for results and records.", show_default="none is written"
-    ),
+    typer.Option("--output-dir", "-o", metavar="DIR", help="Folder for results and records.", show_default="none"),
 ]
-OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 VectorDtypeOption = Annotated[
     str, typer.Option("--dtype", help="Dtype of the deltas: float32, float64 (exact), bfloat16 or float16.")
 ]
-TopOption = Annotated[int, typer.Option("--top", min=0, help="Rows of the table; --json has every tensor.")]
+TopOption = Annotated[int, typer.Option("--top", min=0, help="Rows of the table; --json lists every tensor.")]
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a command is configured and how it prints."""
+    """Options of every command: its configuration and how it prints."""
 
     config: ConfigFile = None
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
@@ -156,7 +154,7 @@ class OutputOptions:
 
     @contextmanager
     def console(self) -> Generator[Console]:
-        """Give the console that a verb reports to; afterwards its bars are gone, and it prints what came out."""
+        """Yield the console that a verb reports to, and remove its progress bars afterwards."""
         from taskarith.console import Console
 
         console = Console(as_json=self.as_json, quiet=self.quiet)
@@ -168,13 +166,13 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class RecipeOutputOptions(OutputOptions):
-    """As ``OutputOptions``, where the configuration may be a recipe."""
+    """``OutputOptions`` whose configuration may be a recipe."""
 
     config: RecipeFile = None
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that --config reads; without one it is empty."""
+        """The recipe that --config reads; empty without one."""
         return self.config if isinstance(self.config, Recipe) else Recipe({})
 
 
@@ -185,15 +183,15 @@ DtypeOption = Annotated[
     _model(
         "--dtype",
         metavar="DTYPE",
-        help="auto, float32, bfloat16 or float16; auto is that of the files, on a CPU float32.",
+        help="auto, float32, bfloat16 or float16; auto is the dtype of the files, on a CPU float32.",
     ),
 ]
 DeviceOption = Annotated[str, _model("--device", metavar="DEVICE", help="auto, cpu, cuda[:N] or mps.")]
-TrustFlag = Annotated[bool, _model("--trust-remote-code", help="Run the code that comes with a model.")]
+TrustFlag = Annotated[bool, _model("--trust-remote-code", help="Run Python code that comes with a model.")]
 
 
 class RuntimeOptions:
-    """The options that make a ``Runtime``."""
+    """Options of a ``Runtime``."""
 
     dtype: DtypeOption
     device: DeviceOption
@@ -206,16 +204,16 @@ RuntimeGroup = Annotated[Runtime, RuntimeOptions]
 
 ChatTemplateFlag = Annotated[
     bool,
-    _measure("--apply-chat-template", help="Write questions and answers through the chat template."),
+    _measure("--apply-chat-template", help="Format questions and answers with the chat template."),
 ]
 SystemPromptOption = Annotated[
     str,
-    _measure("--system-prompt", metavar="TEXT", help="First message of every chat.", show_default="none"),
+    _measure("--system-prompt", metavar="TEXT", help="System message of every chat.", show_default="none"),
 ]
 
 
 def _check_seed(seed: int | None) -> int | None:
-    if seed is not None and not 0 <= seed < 1 << 32:  # what numpy's and torch's generators all take
+    if seed is not None and not 0 <= seed < 1 << 32:  # the range that generators of numpy and torch share
         raise typer.BadParameter(f"{seed} is not a number from 0 to {(1 << 32) - 1}")
     return seed
 
@@ -227,22 +225,22 @@ def _parse_batch_size(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text} is not a positive number", "Give a number, or auto.")
+        raise UsageError(f"--batch-size {text} is not a positive integer", "Give a positive integer, or auto.")
     return int(text)
 
 
 BatchSizeOption = Annotated[
-    str, _measure("--batch-size", metavar="N|auto", help="Sequences at a time."), _parse_batch_size
+    str, _measure("--batch-size", metavar="N|auto", help="Sequences per batch."), _parse_batch_size
 ]
 
 
 class MeasurementOptions:
-    """The options that make a ``Measurement``."""
+    """Options of a ``Measurement``."""
 
-    block_size: Annotated[int, _measure(help="Tokens of the blocks in which losses are measured.")]
+    block_size: Annotated[int, _measure(help="Tokens per block in which losses are measured.")]
     prompts: Annotated[int, _measure(help="Greedy continuations per text; 0 for losses only.")]
-    prompt_tokens: Annotated[int, _measure(help="Tokens of a prompt from plain text.")]
-    continuation_tokens: Annotated[int, _measure(help="Tokens of a continuation.")]
+    prompt_tokens: Annotated[int, _measure(help="Prompt length for plain text, in tokens.")]
+    continuation_tokens: Annotated[int, _measure(help="Continuation length, in tokens.")]
     batch_size: BatchSizeOption
     apply_chat_template: ChatTemplateFlag
     system_prompt: SystemPromptOption
@@ -255,7 +253,7 @@ MeasurementGroup = Annotated[Measurement, MeasurementOptions]
 
 VectorsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="V", help="Task vectors, LoRA folders or fine-tuned models; of relate, two or more."),
+    typer.Argument(metavar="V", help="Task vectors, LoRA folders or fine-tuned models; relate needs two or more."),
 ]
 BaseOption = Annotated[
     str | None,
@@ -264,10 +262,10 @@ BaseOption = Annotated[
 
 
 class InputOptions:
-    """The options that make ``TestInputs``."""
+    """Options of ``TestInputs``."""
 
-    block_size: Annotated[int, _measure(help="Tokens of a test input.")]
-    inputs: Annotated[int, _measure(help="Test inputs of each task, at most.")]
+    block_size: Annotated[int, _measure(help="Test input length, in tokens.")]
+    inputs: Annotated[int, _measure(help="Maximum number of test inputs per task.")]
     apply_chat_template: ChatTemplateFlag
     system_prompt: SystemPromptOption
 

@@ -1,4 +1,4 @@
-"""How commands print: tables, scores, and text of files that nobody has vetted."""
+"""Printing of tables, scores and text from untrusted files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["printable", "show_relation", "show_scores", "show_tables"]
 
 
 def printable(text: str) -> str:
-    """Return text from a file that nobody has vetted so that it can steer no terminal and be written as UTF-8."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """Replace characters of untrusted text that control a terminal or cannot be written as UTF-8."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def show_scores(scores: Scores, console: Console) -> None:
-    """Print the tables of scores, and what is missing or does not compare as remarks."""
+    """Print tables of scores, then remarks on what is missing or not comparable."""
     from taskarith.report.scores import score_remarks, score_tables
 
     show_tables(score_tables(scores), console)
@@ -28,7 +28,7 @@ def show_scores(scores: Scores, console: Console) -> None:
 
 
 def show_tables(tables: Sequence[TableRows], console: Console) -> None:
-    """Print tables, an empty line between two."""
+    """Print tables separated by empty lines."""
     for number, table in enumerate(tables):
         if number:
             console.line("")
@@ -37,7 +37,7 @@ def show_tables(tables: Sequence[TableRows], console: Console) -> None:
 
 
 def show_relation(tables: Sequence[TableRows], lines: Iterable[str], remarks: Iterable[str], console: Console) -> None:
-    """Print tables, an empty line after each, then what follows from them, and remarks."""
+    """Print tables, each followed by an empty line, then conclusions and remarks."""
     for table in tables:
         console.table(table.title, table.columns, table.rows)
         console.line("")

@@ -1,4 +1,4 @@
-"""What the process of a command needs: open streams, logs that are safe to print, Ctrl-C at the right time."""
+"""Process setup for commands: standard streams, escaped logs, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ __all__ = ["end_on_interrupt", "escape_logs", "interruptible", "open_streams"]
 
 
 def open_streams() -> None:
-    """Open standard streams that were closed, and let all of them take every character.
+    """Reopen closed standard streams on the null device, and escape characters that a stream's encoding lacks.
 
-    A file would get the number of a closed one, and what is printed with it. What an encoding does not have, a name of
-    a file that is not Unicode for one, is escaped.
+    Otherwise the next file opened would get the descriptor of a closed stream, and everything printed to it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -38,14 +37,14 @@ def open_streams() -> None:
 
 
 def end_on_interrupt() -> None:
-    """Let Ctrl-C end the process at once, and in silence, while no command is at work; see ``interruptible``."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, as in the background
+    """Let Ctrl-C end the process silently while no command is running; see ``interruptible``."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in background jobs
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Let Ctrl-C raise ``KeyboardInterrupt`` where ``end_on_interrupt`` was called: what was begun is put in order."""
+    """Let Ctrl-C raise ``KeyboardInterrupt`` while a command runs, so that it can clean up."""
     is_silent = threading.current_thread() is threading.main_thread()
     is_silent = is_silent and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     if is_silent:
@@ -61,14 +60,14 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def escape_logs() -> None:
-    """Let libraries log what they quote of files without what a terminal would act on."""
+    """Escape control characters in the log messages of libraries, which may quote untrusted files."""
     make = logging.getLogRecordFactory()
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         made = make(*args, **kwargs)
         try:
             message = made.getMessage()
-        except Exception:  # a library's own slip, which logging reports and goes on
+        except Exception:  # a library's faulty log call, which logging reports itself
             return made
         made.msg, made.args = escaped_lines(_COLOURS.sub("", message)), None
         return made

@@ -35,7 +35,7 @@ def command(
         int | None, typer.Option(metavar="K", help="Also compare the leading K singular directions of every matrix.")
     ] = None,
     beta: Annotated[float, typer.Option(help="The theorems' beta: small, and unknown for a real model.")] = 0.0,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the cosines: *.svg or *.png.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the cosines to a .svg or .png file.")] = None,
     data: Annotated[
         list[str] | None,
         _measure(metavar="NAME=SPEC", help="A test set of each vector's task, in the order of the vectors."),
@@ -49,7 +49,7 @@ def command(
 
     Example: taskarith relate forget.safetensors retain.safetensors --data a=forget.txt --data b=retain.txt
 
-    With data: the verdict, and what taking the first vector away is expected to cost the other tasks.
+    --data adds the verdict, and what subtracting the first vector is expected to cost the other tasks.
     """
     tests = parse_named_data(data) if data else None
     if plot is not None:
@@ -60,7 +60,7 @@ def command(
     from taskarith.report.relations import relation_tables, verdict_lines
 
     with output.console() as console:
-        found = relate(
+        relation = relate(
             vectors,
             model=model,
             data=tests,
@@ -73,18 +73,18 @@ def command(
     if plot is not None:
         from taskarith.report.heatmap import plot_relations
 
-        plot_relations(found, plot, overwrite=overwrite)
-        console.note(f"the cosines are drawn in {plot}")
-    show_relation(relation_tables(found), verdict_lines(found), found.remarks, console)
-    console.result(found.to_json())
+        plot_relations(relation, plot, overwrite=overwrite)
+        console.note(f"the cosines are plotted in {plot}")
+    show_relation(relation_tables(relation), verdict_lines(relation), relation.remarks, console)
+    console.result(relation.to_json())
 
 
 def _check_plot(plot: Path, overwrite: bool, vectors: Sequence[str], inputs: Sequence[str]) -> None:
-    """Refuse at once a picture that could not be drawn in the end."""
+    """Refuse a plot that could not be written, before any work is done."""
     from taskarith.checkpoints.targets import check_target
     from taskarith.edit.operands import named_paths
 
     if plot.suffix not in {".svg", ".png"}:
-        raise OutputError(f"cannot draw into {plot}", "Name a file *.svg or *.png.")
+        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg or .png file.")
     read = named_paths(parse_operand(text) for text in vectors)
     check_target(plot, overwrite, is_folder=False, inputs=[*read, *inputs])

@@ -24,7 +24,8 @@ def command(
     retain: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|RECORDS", help="A model among RECORDS that never saw the forget set, or the records of one."
+            metavar="MODEL|RECORDS",
+            help="A model in RECORDS that never saw the forget set, or records of such a model.",
         ),
     ] = None,
     finetuned: Annotated[
@@ -36,7 +37,7 @@ def command(
         ),
     ] = None,
     seeds: Annotated[
-        bool, typer.Option("--seeds", help="The records are of one evaluation under several seeds: mean and spread.")
+        bool, typer.Option("--seeds", help="The records are one evaluation under several seeds; give mean and spread.")
     ] = False,
     output: OutputOptions,
 ) -> None:
@@ -44,8 +45,8 @@ def command(
 
     Example: taskarith score runs/eval --retain runs/eval-retrained
 
-    Numbers have 95% intervals over their samples. Texts named forget, retain, real_authors and
-    world_facts give TOFU's numbers, forget and holdout membership inference.
+    Intervals are 95%, over samples. Texts named forget, retain, real_authors and
+    world_facts give TOFU's metrics; forget and holdout give membership inference.
     """
     from taskarith.evaluation.score import score
 
@@ -56,7 +57,7 @@ def command(
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    """Read ``TASK=MODEL`` arguments; a task's name has no equals sign."""
+    """Read ``TASK=MODEL`` arguments; a task's name contains no equals sign."""
     pairs = [text.partition("=") for text in texts]
     for text, (task, _, model) in zip(texts, pairs, strict=True):
         if not task or not model:

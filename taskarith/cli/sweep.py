@@ -40,14 +40,16 @@ def command(
         list[str],
         _data(
             metavar="NAME=SPEC",
-            help="A text and its name, repeatable; names that begin with forget are forget sets, all others retain "
-            "sets.",
+            help="A text and its name, repeatable; names starting with forget are forget sets, all others retain sets.",
         ),
     ],
     add: AddOption = None,
     negate: NegateOption = None,
     alpha: Annotated[
-        str, _edit(metavar="LIST", help="As 0,0.5,1 or 0:2:0.1; 0 is always measured. The bounds of a search.")
+        str,
+        _edit(
+            metavar="LIST", help="Coefficients (0,0.5,1 or 0:2:0.1), or the bounds of a search; 0 is always measured."
+        ),
     ] = "0:2:0.2",
     scale: ScaleOption = None,
     method: MethodOption = "linear",
@@ -57,29 +59,31 @@ def command(
     weights: WeightsOption = None,
     reference: Annotated[
         str | None,
-        _choose(
-            metavar="MODEL", help="A model that never knew what is to be forgotten: its loss is the level to reach."
-        ),
+        _choose(metavar="MODEL", help="A model that never saw the forget sets: its loss on them is the target."),
     ] = None,
-    target: Annotated[float | None, _choose(help="Instead: the loss to reach, in nats a token.")] = None,
+    target: Annotated[
+        float | None, _choose(help="Instead of --reference: the loss to reach, in nats per token.")
+    ] = None,
     budget: Annotated[
         float | None,
-        _choose(help="The other rule: forget most while the loss of what is kept rises by at most so many nats."),
+        _choose(
+            help="Instead: forget as much as possible while retain losses rise by at most this, in nats per token."
+        ),
     ] = None,
-    search: Annotated[int, _search(metavar="N", help="N trials by optuna, for a coefficient of each vector.")] = 0,
-    gradient: Annotated[int, _search(metavar="N", help="Instead: N steps of gradient descent.")] = 0,
+    search: Annotated[int, _search(metavar="N", help="N Optuna trials, with one coefficient per vector.")] = 0,
+    gradient: Annotated[int, _search(metavar="N", help="Instead of --search: N steps of gradient descent.")] = 0,
     by: Annotated[
         list[str] | None,
         _search(
-            metavar="layer|module", help="A coefficient for each third of the layers, or kind of module; repeatable."
+            metavar="layer|module", help="One coefficient per third of the layers, or per kind of module; repeatable."
         ),
     ] = None,
-    kl: Annotated[float, _search(help="Weight of the KL divergence on what is kept.")] = 0.0,
+    kl: Annotated[float, _search(help="Weight of the KL divergence on retain sets.")] = 0.0,
     storage: Annotated[
         str | None,
         _search(
             metavar="FILE|URL",
-            help="Keep trials, to go on later or in several processes; as trials.jsonl or sqlite:///trials.db.",
+            help="Store trials, to continue later or share among processes: trials.jsonl or sqlite:///trials.db.",
         ),
     ] = None,
     measurement: MeasurementGroup,
@@ -88,13 +92,13 @@ def command(
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
-    """Choose coefficients by a rule, from losses at many of them.
+    """Choose coefficients by a rule, from losses measured at many.
 
     Example: taskarith sweep tuned --negate v.safetensors --reference base --data forget=A --data retain=B -o runs/sweep
 
-    The model is loaded once. The rule chooses on one half of the samples: the least alpha that reaches the level of the
-    reference, or the most forgetting within a budget; the other half says what it is worth. runs/sweep/recipe.yaml
-    is what apply --config takes.
+    The model is loaded once. The rule chooses on one half of the samples: the smallest alpha that reaches the loss of
+    the reference, or the most forgetting within a budget. The other half measures the choice.
+    Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
     from taskarith.merging.methods import parse_method
@@ -102,7 +106,7 @@ def command(
     from taskarith.sweeps.sweep import RECIPE, sweep
 
     with output.console() as console, _trials_kept(storage):
-        found = sweep(
+        result = sweep(
             model,
             texts,
             add=add or (),
@@ -128,35 +132,36 @@ def command(
             overwrite=overwrite,
             listener=console,
         )
-    show_tables(sweep_table(found), console)
+    show_tables(sweep_table(result), console)
     console.line("")
     console.line("the held-out half:")
-    show_scores(found.heldout, console)
-    for remark in sweep_remarks(found):
+    show_scores(result.heldout, console)
+    for remark in sweep_remarks(result):
         console.note(remark)
     if output_dir is not None:
-        what = f"{RECIPE} (apply --config), " if found.recipe is not None else ""
-        console.note(f"{what}results, records and figure are in {output_dir}")
-    console.line("nothing recommended" if found.chosen is None else f"recommended: {_values(found.recipe)}")
-    console.result(found.to_json())
+        recipe = f"{RECIPE} (apply --config), " if result.recipe is not None else ""
+        console.note(f"{recipe}results, records and figure are in {output_dir}")
+    console.line("nothing recommended" if result.chosen is None else f"recommended: {_values(result.recipe)}")
+    console.result(result.to_json())
 
 
 @contextmanager
 def _trials_kept(storage: str | None) -> Generator[None]:
-    """Let an interrupted search say that it can go on."""
+    """Note on an interrupt how to continue a search with --storage."""
     try:
         yield
     except KeyboardInterrupt as error:
         if storage is not None:
-            error.add_note(f"Finished trials are kept in {storage}: the same command goes on after them.")
+            error.add_note(f"Finished trials are kept in {storage}; the same command continues after them.")
         raise
 
 
 def _values(recipe: object) -> str:
-    """Write the coefficients of a recipe in a line."""
+    """Write the coefficients of a recipe on one line."""
     assert isinstance(recipe, dict)  # noqa: S101
     operands = [
-        f"{one['coefficient']:+.4g} {Path(one['vector']).name}" + (f" {one['scale']}" if "scale" in one else "")
-        for one in recipe["operands"]
+        f"{operand['coefficient']:+.4g} {Path(operand['vector']).name}"
+        + (f" {operand['scale']}" if "scale" in operand else "")
+        for operand in recipe["operands"]
     ]
     return f"alpha {recipe['alpha']:g}, {', '.join(operands)}"

@@ -1,4 +1,4 @@
-"""`taskarith undo`: from the output of an edit back to its input."""
+"""`taskarith undo`: restore the input of an edit from its output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Restore the model before an edit, bit for bit.
 
-    It is restored from the patch that apply --keep-undo left; what cannot be restored is named.
+    It uses the patch that apply --keep-undo wrote, and lists what cannot be restored.
 
     Example: taskarith undo edited -o original
     """
@@ -33,6 +33,6 @@ def command(
         result = undo(edited, output_dir, overwrite=overwrite, listener=console)
     for remark in result.remarks:
         console.note(printable(f"note: {remark}"))
-    console.note(f"{result.tensors} tensors, {result.nbytes / 1e6:,.1f} MB, each with the fingerprint it had")
+    console.note(f"{result.tensors} tensors, {result.nbytes / 1e6:,.1f} MB, each with its original fingerprint")
     console.line(str(result.path))
     console.result(dataclasses.asdict(result) | {"path": str(result.path)})

@@ -1,4 +1,4 @@
-"""`taskarith verify`: whether it is still what was written, and was calculated rightly."""
+"""`taskarith verify`: check that an output is unchanged and was calculated correctly."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ def command(
 ) -> None:
     """Check an output against its record, and recompute a sample.
 
-    Every digest and fingerprint is taken again, and a sample of elements is calculated again from the recorded inputs.
-
-    Exit code 0: everything is as recorded. Exit code 1: something is not, and it is named.
+    It recomputes every digest and fingerprint, and a sample of elements from the recorded inputs.
+    The exit code is 0 if everything matches the record, else 1; what does not match is listed.
 
     Example: taskarith verify edited
     """
@@ -36,45 +35,45 @@ def command(
     from taskarith.inspection.verify import verify
 
     with output.console() as console:
-        found = verify(path, seed=seed, listener=console)
-    for line in _lines(found):
+        result = verify(path, seed=seed, listener=console)
+    for line in _lines(result):
         console.line(printable(line))
-    for note in _notes(found):
+    for note in _notes(result):
         console.note(printable(f"note: {note}"))
-    console.result(plain(dataclasses.asdict(found) | {"path": str(found.path), "is_sound": found.is_sound}))
-    if not found.is_sound:
+    console.result(plain(dataclasses.asdict(result) | {"path": str(result.path), "is_sound": result.is_sound}))
+    if not result.is_sound:
         raise typer.Exit(1)
 
 
-def _lines(found: Verification) -> Iterator[str]:
-    """Say what was compared, and what is not as it should be."""
+def _lines(result: Verification) -> Iterator[str]:
+    """Describe what was compared, and what does not match."""
     from taskarith.errors import name_some
 
     counts = []
-    if found.tensors:
-        counts.append(f"{found.tensors - len(found.damaged)} of {found.tensors} tensors intact")
-    if found.files is not None:
-        total = found.files.compared + len(found.files.missing)
-        counts.append(f"{found.files.compared - len(found.files.changed)} of {total} files as recorded")
-    yield f"{found.path}: {found.kind}, {', '.join(counts)}"
-    if found.is_record_changed:
-        yield f"the {'header' if found.path.is_file() else 'record'} is not as it was written"
-    files = found.files
+    if result.tensors:
+        counts.append(f"{result.tensors - len(result.damaged)} of {result.tensors} tensors intact")
+    if result.files is not None:
+        total = result.files.compared + len(result.files.missing)
+        counts.append(f"{result.files.compared - len(result.files.changed)} of {total} files as recorded")
+    yield f"{result.path}: {result.kind}, {', '.join(counts)}"
+    if result.is_record_changed:
+        yield f"the {'header' if result.path.is_file() else 'record'} was changed after it was written"
+    files = result.files
     named = {
-        "not as recorded": (*found.damaged, *(files.changed if files else ())),
-        "gone": files.missing if files else (),
+        "not as recorded": (*result.damaged, *(files.changed if files else ())),
+        "missing": files.missing if files else (),
         "not in the record": files.added if files else (),
     }
-    yield from (f"{what}: {name_some(names)}" for what, names in named.items() if names)
-    if found.sampled or not found.unsampled:
-        how = f"within {found.tolerance:.0e} of a tensor's largest change: " if found.tolerance else ""
-        yield f"{found.sampled:,} elements calculated again in float64: {how}{len(found.wrong)} tensors differ"
-    if found.wrong:
-        yield f"not what the inputs give: {name_some(found.wrong)}"
+    yield from (f"{state}: {name_some(names)}" for state, names in named.items() if names)
+    if result.sampled or not result.unsampled:
+        how = f"within {result.tolerance:.0e} of a tensor's largest change: " if result.tolerance else ""
+        yield f"{result.sampled:,} elements recomputed in float64: {how}{len(result.wrong)} tensors differ"
+    if result.wrong:
+        yield f"differ from what the inputs give: {name_some(result.wrong)}"
 
 
-def _notes(found: Verification) -> Iterator[str]:
-    """Say what was not compared."""
-    if found.unsampled:
-        yield f"{'not everything' if found.sampled else 'nothing'} was calculated again: {found.unsampled}"
-    yield from found.uncovered
+def _notes(result: Verification) -> Iterator[str]:
+    """Describe what was not compared."""
+    if result.unsampled:
+        yield f"{'not everything' if result.sampled else 'nothing'} was recomputed: {result.unsampled}"
+    yield from result.uncovered

@@ -49,9 +49,9 @@ def test_work_is_not_kept_where_the_data_are_wrong(tmp_path, monkeypatch, made, 
     ("options", "place", "words"),
     [
         ([], "taskarith.vectors.extract.subtract", "goes on where this one stopped"),
-        (["--exact"], "taskarith.vectors.extract.write_packed", "starts anew"),
-        (["--top-k", "0.1"], "taskarith.vectors.extract.write_packed", "starts anew"),
-        (["--rank", "2"], "taskarith.vectors.low_rank.write_adapter", "starts anew"),
+        (["--exact"], "taskarith.vectors.extract.write_packed", "starts over"),
+        (["--top-k", "0.1"], "taskarith.vectors.extract.write_packed", "starts over"),
+        (["--rank", "2"], "taskarith.vectors.low_rank.write_adapter", "starts over"),
     ],
 )
 def test_what_an_interruption_says_is_true_of_the_command(tmp_path, monkeypatch, made, options, place, words):

@@ -95,8 +95,8 @@ def test_a_recipe_is_evaluated_as_it_would_be_written(phi, phi_tuned, texts, tmp
         ("operands: [a.safetensors]\nvocab: intersection\n", "not adapted in memory"),
         ("operands: [a.safetensors]\nmethod: ties\n", "needs a density"),
         ("operands: [absent.safetensors]\n", "there is no vector absent.safetensors"),
-        ("operands: [absent.safetensors]\nalpha: much\n", "alpha 'much' of the recipe is not a finite number"),
-        ("operands: [absent.safetensors]\nalpha: .inf\n", "alpha inf of the recipe is not a finite number"),
+        ("operands: [absent.safetensors]\nalpha: much\n", "the recipe's alpha 'much' is not a finite number"),
+        ("operands: [absent.safetensors]\nalpha: .inf\n", "the recipe's alpha inf is not a finite number"),
     ],
 )
 def test_recipes_that_cannot_be_evaluated(phi, texts, tmp_path, text, message):

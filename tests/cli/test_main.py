@@ -218,7 +218,7 @@ def test_version():
     ("text", "words"),
     [
         ("alpha: 1\nalpha: 3", "occurs twice"),
-        ("dry-run: true\ndry_run: false", "keys twice"),
+        ("dry-run: true\ndry_run: false", "keys both"),
         ("alpha: yes", "alpha cannot be true"),
         ("dtype: no", "dtype cannot be false"),
         ("alpha: 010", "plain digits"),

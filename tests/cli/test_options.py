@@ -77,7 +77,10 @@ def test_an_option_that_several_commands_have_is_described_alike():
 def test_a_batch_size_that_is_no_number_is_refused(tmp_path):
     result = invoke("eval", "absent", "--data", "forget=gone.txt", "--batch-size", "many")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "error: --batch-size many is not a positive number\nhint:  Give a number, or auto.\n"
+    assert (
+        result.stderr
+        == "error: --batch-size many is not a positive integer\nhint:  Give a positive integer, or auto.\n"
+    )
 
 
 def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):

@@ -81,7 +81,7 @@ def test_commands(tmp_path, phi, phi_tuned):
     edited, back = str(tmp_path / "edited"), str(tmp_path / "back")
     done = run.invoke(app, ["apply", str(phi), "--negate", str(phi_tuned), "-o", edited, "--keep-undo"])
     assert done.exit_code == 0
-    assert "the way back takes" in done.stderr
+    assert "undo patch:" in done.stderr
     done = run.invoke(app, ["undo", edited, "-o", back, "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["tensors"] > 0

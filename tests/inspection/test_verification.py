@@ -115,7 +115,7 @@ def test_a_changed_record_is_said(out, change):
     assert verify(out).is_record_changed
     done = CliRunner().invoke(app, ["verify", str(out)])
     assert done.exit_code == 1
-    assert "the record is not as it was written" in done.stdout
+    assert "the record was changed after it was written" in done.stdout
 
 
 def test_every_byte_of_a_record_counts(out):

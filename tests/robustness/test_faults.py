@@ -88,7 +88,7 @@ def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert invoke("inspect", "v.safetensors").exit_code == 1
-    assert "the current folder is gone" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr
+    assert "the current folder no longer exists" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
