@@ -61,13 +61,13 @@ _KERNELS = {
         next(test for test in _TESTS if test.endswith(f"/test_{name}")) for name in tests.split()
     ]
     for kernel, tests in {
-        "philox": "masks ties_dare methods",
+        "philox": "philox masks ties_dare methods",
         "inner_products": "inner_products",
         "linear": "calculator linear inner_products",
-        "ulp_pack": "ulp_codec exact block_file",
+        "ulp_pack": "ulp_pack ulp_codec exact block_file",
         "low_rank": "calculator low_rank",
-        "rounding": "calculator ulp_codec linear",
-        "ulp_unpack": "ulp_codec exact block_file",
+        "rounding": "rounding calculator ulp_codec linear",
+        "ulp_unpack": "ulp_unpack ulp_codec exact block_file",
     }.items()
 }
 """Test files of the modules that are compiled, where no coverage is measured."""

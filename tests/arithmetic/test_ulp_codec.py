@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numba import njit, types
+from ulp_data import SOUND, head
 
 from taskarith.arithmetic import ulp_codec as folding
-from taskarith.arithmetic.kernels import ulp_unpack as unpacking
 from taskarith.arithmetic.ulp_codec import RUN, Folded, fold
 from taskarith.checkpoints.header import ITEM_SIZES
 
@@ -73,72 +71,6 @@ def test_kernels_and_numpy_fold_alike(both):
     assert fold(*both) == folding._fold_with_numpy(*both)
 
 
-def bits(*numbers):
-    return memoryview(bytearray(np.array(numbers, "<u2")))
-
-
-def head(both, least, most, entries):
-    return struct.pack("<hBBI", both, least, most, entries)
-
-
-def words(*numbers):
-    return np.array(numbers, "<u2").tobytes()
-
-
-def test_neighbours_in_order_are_one_apart():
-    before = bits(0x0000, 0x8000, 0x3F80, 0xBF80, 0x7F7F)  # 0, -0, 1, -1, the largest
-    after = bits(0x0001, 0x0000, 0x3F81, 0xBF81, 0x7F80)  # one up, up, up, down, up to infinity
-    data, moved = fold(before, after, "BF16")
-    assert moved == 5
-    assert data[3] == data[2] == 2  # bits of each change
-    stream = bytes([0b01_10_10_10, 0b10])  # a sign is the lowest bit, and the first change comes first
-    assert data[4:] == bytes(4) + words(10) + words(0) + stream
-
-
-def test_few_large_changes_lie_beside_the_stream():
-    before, after = bits(*[0x3F80] * 600), bits(*[0x3F80] * 600)
-    after[2 * 3 : 2 * 4], after[2 * 550 : 2 * 551] = bits(0x3F81), bits(0x3F80 + 100)
-    data, moved = fold(before, after, "BF16")
-    assert moved == 2
-    entries = words(3 | 2 << 9, 38 | (200 & 127) << 9, 38 | 200 >> 7 << 9)  # seven bits of a change each
-    assert data[2:] == bytes([0, 0]) + struct.pack("<I", 3) + words(0, 0) + words(1, 2) + entries
-
-
-def test_a_change_has_a_bit_less_for_each_step_of_the_exponent():
-    powers = np.repeat(np.arange(110, 121), 1000)
-    before = powers << 7 | 5
-    changes = (np.random.default_rng(0).random(len(powers)) * 2.0 ** (118 - powers)).astype(int)
-    data, _ = fold(bits(*before), bits(*(before + changes)), "BF16")
-    assert (struct.unpack("<h", data[:2])[0], data[2], data[3]) == (119, 0, 9)  # with the sign, which is one bit
-
-
-def test_a_run_without_changes_takes_no_bits():
-    before, after = bits(*[0x3F80] * 1024), bits(*[0x3F80] * 512, *[0x3F81] * 512)
-    data, _ = fold(before, after, "BF16")
-    assert data[4:] == bytes(4) + words(0, 1024) + words(0, 0) + bytes([0b10_10_10_10]) * 128
-
-
-@given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 14), min_size=4, max_size=4))
-def test_bits_are_spread_alike_on_all_processors(number, widths):
-    masks = sum(((1 << width) - 1) << (16 * lane) for lane, width in enumerate(widths))
-    expected, rest = 0, number
-    for lane, width in enumerate(widths):
-        expected |= (rest & ((1 << width) - 1)) << (16 * lane)
-        rest >>= width
-    for spread in SPREADS:
-        assert spread(np.uint64(number), np.uint64(masks)) == expected
-
-
-def compiled(function):
-    return njit(types.uint64(types.uint64, types.uint64))(lambda number, masks: function(number, masks))  # noqa: PLW0108
-
-
-SPREADS = [compiled(unpacking.spread), compiled(unpacking._spread)]
-
-TWOS = head(0, 2, 2, 1)
-SOUND = TWOS + words(8) + words(1) + words(0) + b"1"
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -154,38 +86,6 @@ def test_sizes_that_do_not_fit_are_refused(data):
     Folded(SOUND, "BF16", 4)
     with pytest.raises(ValueError, match="do not fit"):
         Folded(data, "BF16", 4)
-
-
-@pytest.mark.parametrize("with_numpy", [False, True])
-@pytest.mark.parametrize(
-    "data",
-    [
-        TWOS + words(9) + SOUND[10:],  # more bits than there are
-        TWOS + words(0) + SOUND[10:],  # fewer
-        SOUND + b"1",
-        TWOS + words(8) + words(2) + SOUND[12:],  # more entries than there are
-        TWOS + words(8) + words(0) + SOUND[12:],  # fewer
-        TWOS + words(8) + words(1) + words(4) + b"1",  # one of a fifth element
-        head(0, 2, 2, 2) + words(8) + words(2) + words(2, 1) + b"1",  # one behind the other
-    ],
-)
-def test_changes_that_do_not_fit_are_refused(monkeypatch, with_numpy, data):
-    if with_numpy:
-        monkeypatch.setattr(folding, "load_or_none", lambda: None)
-    room, before = memoryview(bytearray(8)), memoryview(bytearray(8))
-    Folded(SOUND, "BF16", 4).read(0, room, before)
-    with pytest.raises(ValueError, match="do not fit"):
-        Folded(data, "BF16", 4).read(0, room, before)
-
-
-@pytest.mark.parametrize("with_numpy", [False, True])
-def test_a_wrong_base_and_endless_entries_stay_inside(monkeypatch, with_numpy):
-    if with_numpy:
-        monkeypatch.setattr(folding, "load_or_none", lambda: None)
-    wide = head(14, 2, 14, 0) + words(8) + words(0) + b"1"  # other exponents than the eight bits were written for
-    Folded(wide, "BF16", 4).read(0, memoryview(bytearray(8)), bits(*[0x0080] * 4))
-    many = head(0, 2, 2, 40) + words(8) + words(40) + words(*[1 | 127 << 9] * 40) + b"1"
-    Folded(many, "BF16", 4).read(0, memoryview(bytearray(8)), memoryview(bytearray(8)))
 
 
 def test_elements_that_are_not_there_are_refused():

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.checkpoints.publish import publish
 from taskarith.edit.apply import apply
@@ -257,13 +256,6 @@ def test_a_vector_whose_recorded_base_has_moved_says_so(tmp_path):
     result = apply(str(tmp_path / "moved"), add=[str(tmp_path / "v.safetensors")], output_dir=tmp_path / "out")
     assert result.remarks == ()  # found again by its content, wherever it lies
     assert result.fingerprint == fingerprint_model(tuned)
-
-
-def test_check_device():
-    assert check_device("cpu") == check_device("auto") == "cpu"
-    for name in ("mps", "cuda:99", "meta", "nonsense"):
-        with pytest.raises(UsageError):
-            check_device(name)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
