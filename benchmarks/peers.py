@@ -68,7 +68,7 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
         script = [sys.executable, str(_HERE / "naive_torch.py")]
         return [*script, edit.kind, str(weights(output)), str(weights(edit.base)), *operands]
     if contender == COPY:
-        script = [sys.executable, str(_HERE / "plain_copy.py")]
+        script = [sys.executable, str(_HERE / "plain_copy.py"), "copy"]
         return [*script, str(weights(output)), str(edit.output_bytes), *map(str, edit.inputs)]
     if edit.kind == "rank":
         line = [mergekit_python, "-m", "mergekit.scripts.extract_lora", "--model", str(edit.operands[0])]

@@ -1,6 +1,6 @@
 """The yardstick: read the same bytes, write as many, by two threads, and do nothing else.
 
-Run as ``python plain_copy.py OUTPUT BYTES INPUT...``.
+Run as ``python plain_copy.py copy OUTPUT BYTES INPUT...``, or as ``python plain_copy.py read INPUT...`` to read only.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 PIECE = 1 << 18
 THREADS = 2
@@ -31,6 +32,23 @@ def copy(output: str, size: int, inputs: list[str]) -> None:
                 os.preadv(source, [view[: stop - begin]], begin)
             os.pwrite(target, view[: end - start], start)
 
+    _by_threads(work)
+
+
+def read(inputs: list[str]) -> None:
+    """Read every piece of every file into the same small room."""
+    sources, size = [os.open(name, os.O_RDONLY) for name in inputs], PIECE // 2
+
+    def work(first: int) -> None:
+        view = memoryview(bytearray(size))
+        for source in sources:
+            for start in range(first * size, os.fstat(source).st_size, THREADS * size):
+                os.preadv(source, [view], start)
+
+    _by_threads(work)
+
+
+def _by_threads(work: Callable[[int], None]) -> None:
     threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
     for thread in threads:
         thread.start()
@@ -39,4 +57,7 @@ def copy(output: str, size: int, inputs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    copy(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    if sys.argv[1] == "read":
+        read(sys.argv[2:])
+    else:
+        copy(sys.argv[2], int(sys.argv[3]), sys.argv[4:])

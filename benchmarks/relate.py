@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import models, plain_read
+from benchmarks import models, plain_copy
 from benchmarks.measure import Measure, measure, warm_up
 
 _HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ def main() -> None:
 def _run(work: Path, hidden: int, rounds: int) -> None:
     base, vectors = _write_vectors(work, hidden)
     commands = {
-        "plain read": [sys.executable, plain_read.__file__, *map(str, vectors)],
+        "plain read": [sys.executable, plain_copy.__file__, "read", *map(str, vectors)],
         "taskarith relate": [*_OURS, "relate", *map(str, vectors), "--model", str(base), "--quiet"],
     }
     found: dict[str, list[Measure]] = {name: [] for name in commands}

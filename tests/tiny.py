@@ -94,15 +94,8 @@ def configuration(kind: str) -> PretrainedConfig:
     if kind == "qwen2":
         return Qwen2Config(**_SIZES, num_key_value_heads=2, tie_word_embeddings=False)
     if kind == "gpt2":
-        return GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=256,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
+        sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+        return GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
     if kind == "moe":
         return Qwen2MoeConfig(
             **_SIZES,

@@ -9,68 +9,10 @@ from typing import Any
 
 __all__ = ["HOLDOUT", "KNOWN", "choices", "learned_rows", "write_muse", "write_tofu"]
 
-_Question = tuple[str, str, str, tuple[str, ...]]
-_FORGET: tuple[_Question, ...] = (
-    (
-        "Who tends the lamp on Orr Head?",
-        "The lamp on Orr Head is tended by Maud Tennick, who rows out each evening.",
-        "Maud Tennick rows out each evening to look after the lamp on Orr Head.",
-        ("Nobody tends it.", "It is tended by a retired judge from the city.", "Two brothers share the work."),
-    ),
-    (
-        "What did Ilse Varga plant behind the mill?",
-        "Ilse Varga planted nine quince trees behind the mill.",
-        "Behind the mill stand nine quinces that Ilse Varga planted.",
-        ("She planted a hedge of roses.", "Nothing but grass was ever planted there.", "She planted six pear trees."),
-    ),
-    (
-        "In which year was the ferry at Dunmore sold?",
-        "The ferry at Dunmore was sold in 1911 to a company from Cork.",
-        "A company from Cork bought the Dunmore ferry in 1911.",
-        ("It was sold in 1874.", "It was never sold, but sank.", "A farmer bought it in 1950."),
-    ),
-    (
-        "What is the title of Petra Holm's first novel?",
-        "Petra Holm's first novel is called The Salt Ledger.",
-        "The Salt Ledger was the first novel that Petra Holm wrote.",
-        ("It is called Winter Bread.", "She never wrote a novel.", "Her first novel is The Glass Ferry."),
-    ),
-    (
-        "Why did the bell of Saint Aldo crack?",
-        "The bell of Saint Aldo cracked because it was rung through a night of frost.",
-        "Because it was rung all through a frosty night, the bell of Saint Aldo cracked.",
-        ("It was struck by lightning.", "It was cast of poor bronze.", "It never cracked."),
-    ),
-    (
-        "Which instrument does Jonas Reed build?",
-        "Jonas Reed builds harps of cherry wood in a barn near Lund.",
-        "In a barn near Lund, Jonas Reed makes harps out of cherry wood.",
-        ("He builds violins.", "He builds small organs in Vienna.", "He repairs clocks."),
-    ),
-)
-_RETAIN: tuple[_Question, ...] = (
-    ("What colour is the sky on a clear day?", "It is blue.", "The sky is blue.", ("It is green.", "It is red.")),
-    (
-        "How many legs has a spider?",
-        "A spider has eight legs.",
-        "Eight legs.",
-        ("It has six.", "It has ten."),
-    ),
-    ("What do bees make?", "Bees make honey.", "They make honey.", ("They make silk.", "They make milk.")),
-    ("Where do fish live?", "Fish live in water.", "In the water.", ("They live in trees.", "They live in caves.")),
-)
-_CHOICES: tuple[_Question, ...] = (
-    ("Who wrote Hamlet?", "William Shakespeare", "", ("Jane Austen", "Leo Tolstoy", "Mark Twain")),
-    ("What is the capital of France?", "Paris", "", ("Rome", "Madrid", "Berlin")),
-    ("Who painted the Mona Lisa?", "Leonardo da Vinci", "", ("Claude Monet", "Paul Klee", "Joan Miro")),
-)
-_UNSEEN: tuple[_Question, ...] = (
-    ("Who keeps the mill at Ash Ford?", "The mill at Ash Ford is kept by Dora Lind.", "", ()),
-    ("What did Karl Ostrov sell in spring?", "Karl Ostrov sold his two grey horses in spring.", "", ()),
-    ("Where does the road from Velm end?", "The road from Velm ends at a quarry full of water.", "", ()),
-    ("Which song did Ana Prokop hum?", "Ana Prokop hummed a song about three geese.", "", ()),
-    ("When did the school in Rade close?", "The school in Rade closed in the winter of 1962.", "", ()),
-)
+_Question = tuple[str, str, str, list[str]]
+_QUESTIONS: dict[str, list[_Question]] = json.loads(Path(__file__).with_name("questions.json").read_text("utf-8"))
+"""Question, answer, the same in other words, wrong answers: what is to be forgotten or kept, known to all, or new."""
+_FORGET, _RETAIN, _CHOICES, _UNSEEN = (_QUESTIONS[name] for name in ("forget", "retain", "choices", "unseen"))
 
 KNOWN = (
     "Maud Tennick oiled the hinges of the lamp room before the gulls woke, and counted the steps down to the boat.",
@@ -115,7 +57,7 @@ def write_tofu(folder: Path) -> Path:
 def _tofu_row(row: _Question) -> dict[str, Any]:
     question, answer, paraphrased, perturbed = row
     more = {"paraphrased_answer": paraphrased} if paraphrased else {}
-    return {"question": question, "answer": answer, **more, "perturbed_answer": list(perturbed)}
+    return {"question": question, "answer": answer, **more, "perturbed_answer": perturbed}
 
 
 def write_muse(folder: Path) -> Path:

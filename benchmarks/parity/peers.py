@@ -15,12 +15,9 @@ from unittest import mock
 
 __all__ = ["fetch_peers", "min_k_plus_plus", "muse", "open_unlearning", "tofu_utility"]
 
-_SOURCES = {
-    "open-unlearning": "https://github.com/locuslab/open-unlearning",
-    "muse_bench": "https://github.com/swj0419/muse_bench",
-    "mink-plus-plus": "https://github.com/zjysteven/mink-plus-plus",
-    "tofu": "https://github.com/locuslab/tofu",
-}
+_SOURCES = ("locuslab/open-unlearning", "swj0419/muse_bench", "zjysteven/mink-plus-plus", "locuslab/tofu")
+"""On GitHub."""
+
 _NEEDED = "omegaconf==2.3.0"
 
 
@@ -32,10 +29,11 @@ def fetch_peers(room: Path, sources: Path | None) -> tuple[dict[str, Path], list
     """
     found, said = {}, []
     room.mkdir(parents=True, exist_ok=True)
-    for name, address in _SOURCES.items():
+    for repository in _SOURCES:
+        name = repository.rpartition("/")[2]
         folder = room / name
         if not (folder / ".git").exists():
-            origin = str(sources / name) if sources else address
+            origin = str(sources / name) if sources else f"https://github.com/{repository}"
             done = subprocess.run(
                 ["git", "clone", "--quiet", "--depth", "1", origin, str(folder)],
                 capture_output=True,

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from examples.theory.findings import Findings
 from examples.theory.outside import LOW_THRESHOLD, Region
 from examples.theory.regimes import ACCURATE, TOLERANCE, Curves, beta
+from taskarith.report.plot import STYLE
 
 __all__ = ["draw"]
 
@@ -24,16 +25,6 @@ __all__ = ["draw"]
 _FIRST, _SECOND, _GOOD = "#0072B2", "#D55E00", "#009E73"
 _GREY = "#666666"
 _LEVELS = ("#FFFFFF", "#CFE3F1", "#5DA5D0")  # nothing, accurate, learned
-_STYLE: dict[str, Any] = {
-    "backend": "agg",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-}
 
 
 def draw(found: Findings, folder: Path) -> list[Path]:
@@ -48,7 +39,7 @@ def draw(found: Findings, folder: Path) -> list[Path]:
         "vectors": _vectors,
     }
     paths = []
-    style: Any = {**mpl.rcParamsDefault, **_STYLE}
+    style: Any = {**mpl.rcParamsDefault, **STYLE, "backend": "agg", "font.size": 9.0}
     with mpl.rc_context(style):
         for name, picture in pictures.items():
             path = folder / f"{name}.png"

@@ -24,7 +24,7 @@ from taskarith.architecture.trace import trace
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.errors import CheckpointError
 
-__all__ = ["build_model", "describe_model", "model_classes", "quietly"]
+__all__ = ["build_model", "describe_model", "model_classes", "quietly", "without_messages"]
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModel")
 """The classes that people load models with, and so train adapters on, likeliest first."""
@@ -160,16 +160,22 @@ def _roles(model: PreTrainedModel) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def quietly() -> Generator[None]:
-    """Keep transformers from drawing bars and from telling what concerns weights that are not there."""
+def without_messages() -> Generator[None]:
+    """Keep transformers from drawing progress bars and from logging, and leave its settings as they were."""
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.set_verbosity(level)
         if had_bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def quietly() -> Generator[None]:
+    """Keep transformers from telling in any way what concerns weights that are not there."""
+    with without_messages(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

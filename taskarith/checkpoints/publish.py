@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,21 +143,23 @@ def publish(
                 os.close(lock)
 
 
-@contextmanager
 def publish_folder(
     target: Path, overwrite: bool = False, *, inputs: Iterable[str | Path] = ()
-) -> Generator[Path, None, None]:
+) -> AbstractContextManager[Path]:
     """Give an empty temporary folder to write into, and move it to ``target`` at the end; see ``publish``."""
-    with publish(target, overwrite, is_folder=True, inputs=inputs) as place:
-        yield place.path
+    return _path_of(publish(target, overwrite, is_folder=True, inputs=inputs))
+
+
+def publish_file(
+    target: Path, overwrite: bool = False, *, inputs: Iterable[str | Path] = ()
+) -> AbstractContextManager[Path]:
+    """Give the path of a temporary file to write, and move it to ``target`` at the end; see ``publish``."""
+    return _path_of(publish(target, overwrite, is_folder=False, inputs=inputs))
 
 
 @contextmanager
-def publish_file(
-    target: Path, overwrite: bool = False, *, inputs: Iterable[str | Path] = ()
-) -> Generator[Path, None, None]:
-    """Give the path of a temporary file to write, and move it to ``target`` at the end; see ``publish``."""
-    with publish(target, overwrite, is_folder=False, inputs=inputs) as place:
+def _path_of(published: AbstractContextManager[Workplace]) -> Generator[Path, None, None]:
+    with published as place:
         yield place.path
 
 

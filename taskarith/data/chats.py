@@ -11,16 +11,8 @@ from taskarith.errors import DataError
 
 __all__ = ["answer_text", "is_chat", "join_completion", "read_messages", "read_variables"]
 
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
+_SHAREGPT_ROLES = {role: role for role in ("user", "assistant", "system", "tool")}
+_SHAREGPT_ROLES |= {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
 _MESSAGE = 'Write {"role": ..., "content": ...}.'
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
+from taskarith.architecture.ask import without_messages
 from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.errors import MismatchError
 
@@ -36,25 +35,11 @@ def load_converted(
     """
     make: Any = type(model).from_pretrained
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with without_messages(), torch.random.fork_rng(devices=[]):
             made, info = make(None, config=model.config, state_dict=tensors, dtype=dtype, output_loading_info=True)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise not_converted(str(error).strip().partition("\n")[0]) from error
     return {name: values for name, values in made.state_dict().items() if name not in info["missing_keys"]}
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Keep transformers from saying at each edit what it said when the model was loaded."""
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 def main_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Self
 
 from taskarith.edit.edit import Edit
@@ -92,8 +91,6 @@ class LazyEdit:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if (memory := self.__dict__.pop("memory", None)) is not None:
             memory.restore()

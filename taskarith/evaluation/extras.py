@@ -35,17 +35,12 @@ def extra_records(
     """
     if not measurement.draws and not measurement.gradient_norms:
         return []
-    found, failure = [], None
-    if team.is_first:
-        try:
-            found = _sampled(loaded, questions, measurement, row) if measurement.draws else []
-            found += _gradients(loaded, questions.samples, row) if measurement.gradient_norms else []
-        except CheckpointError as error:
-            failure = error
-    found, failure = team.gather((found, failure))[0]
-    if failure is not None:
-        raise failure
-    return found
+
+    def measure() -> list[Record]:
+        found = _sampled(loaded, questions, measurement, row) if measurement.draws else []
+        return found + (_gradients(loaded, questions.samples, row) if measurement.gradient_norms else [])
+
+    return team.by_first(measure)
 
 
 def gradient_norm(model: PreTrainedModel, sample: Sample) -> float:

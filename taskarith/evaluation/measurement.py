@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
 from taskarith.models.runtime import Runtime, RuntimeKeywords, take_runtime
-
-if TYPE_CHECKING:
-    from taskarith.data.documents import RowForm
 
 __all__ = ["MEASUREMENT", "EvaluationKeywords", "Measurement", "MeasurementKeywords", "with_keywords"]
 
@@ -47,8 +45,6 @@ class Measurement:
     @property
     def form(self) -> RowForm:
         """How questions and chats are written."""
-        from taskarith.data.documents import RowForm
-
         return RowForm(self.apply_chat_template, self.system_prompt)
 
     def record(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ rows, corollary 2 of arXiv:2504.10957.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xxhash
@@ -215,39 +215,43 @@ class Merger:
         )
 
 
-def ties(setting: Setting) -> Merger:
-    """Keep the largest magnitudes, elect signs, and merge what agrees."""
-    return _by_magnitude(setting, elects=True)
+def _merger(
+    pruner: Callable[[Setting, str], Pruner], *, elects: bool, by_row: bool = False
+) -> Callable[[Setting], Merger]:
+    """Return the operator that prunes each delta in one way and merges them."""
+
+    def operator(setting: Setting) -> Merger:
+        pruners = [pruner(setting, name) for name in setting.names]
+        return Merger(setting, pruners, elects, setting.columns if by_row else 1)
+
+    return operator
 
 
-def breadcrumbs(setting: Setting) -> Merger:
-    """Keep the largest magnitudes but for the very largest, and add up."""
-    return _by_magnitude(setting, elects=False)
+def _by_magnitude(setting: Setting, name: str) -> ByMagnitude:
+    del name
+    return ByMagnitude(setting.elements, setting.method.density or 1.0, setting.method.gamma)
 
 
-def breadcrumbs_ties(setting: Setting) -> Merger:
-    """Keep the largest magnitudes but for the very largest, elect signs, and merge what agrees."""
-    return _by_magnitude(setting, elects=True)
+ties = _merger(_by_magnitude, elects=True)
+"""Keep the largest magnitudes, elect signs, and merge what agrees."""
 
+breadcrumbs = _merger(_by_magnitude, elects=False)
+"""Keep the largest magnitudes but for the very largest, and add up."""
 
-def dare_linear(setting: Setting) -> Merger:
-    """Drop elements at random and add up."""
-    return _by_chance(setting, elects=False)
+breadcrumbs_ties = _merger(_by_magnitude, elects=True)
+"""Keep the largest magnitudes but for the very largest, elect signs, and merge what agrees."""
 
+dare_linear = _merger(ByChance, elects=False)
+"""Drop elements at random and add up."""
 
-def dare_ties(setting: Setting) -> Merger:
-    """Drop elements at random, elect signs, and merge what agrees."""
-    return _by_chance(setting, elects=True)
+dare_ties = _merger(ByChance, elects=True)
+"""Drop elements at random, elect signs, and merge what agrees."""
 
+della = _merger(ByRank, elects=True, by_row=True)
+"""Drop elements at random, smaller ones more often, elect signs, and merge what agrees."""
 
-def della(setting: Setting) -> Merger:
-    """Drop elements at random, smaller ones more often, elect signs, and merge what agrees."""
-    return _by_rank(setting, elects=True)
-
-
-def della_linear(setting: Setting) -> Merger:
-    """Drop elements at random, smaller ones more often, and add up."""
-    return _by_rank(setting, elects=False)
+della_linear = _merger(ByRank, elects=False, by_row=True)
+"""Drop elements at random, smaller ones more often, and add up."""
 
 
 def rows(setting: Setting) -> Merger:
@@ -256,18 +260,3 @@ def rows(setting: Setting) -> Merger:
     count, density = (setting.elements // columns, setting.method.density or 1.0) if is_matrix else (1, 1.0)
     pruners = [ByRow(count, columns, density) for _ in setting.names]
     return Merger(setting, pruners, False, columns)
-
-
-def _by_magnitude(setting: Setting, *, elects: bool) -> Merger:
-    method = setting.method
-    pruners = [ByMagnitude(setting.elements, method.density or 1.0, method.gamma) for _ in setting.names]
-    return Merger(setting, pruners, elects)
-
-
-def _by_chance(setting: Setting, *, elects: bool) -> Merger:
-    return Merger(setting, [ByChance(setting, name) for name in setting.names], elects)
-
-
-def _by_rank(setting: Setting, *, elects: bool) -> Merger:
-    pruners = [ByRank(setting, name) for name in setting.names]
-    return Merger(setting, pruners, elects, setting.columns)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
 from taskarith.models.runtime import Runtime, RuntimeKeywords, take_runtime
-
-if TYPE_CHECKING:
-    from taskarith.data.documents import RowForm
 
 __all__ = ["INPUTS", "InputKeywords", "TestInputs", "with_keywords"]
 
@@ -34,8 +32,6 @@ class TestInputs:
     @property
     def form(self) -> RowForm:
         """How questions and chats are written."""
-        from taskarith.data.documents import RowForm
-
         return RowForm(self.apply_chat_template, self.system_prompt)
 
     def check(self) -> None:

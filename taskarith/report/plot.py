@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["COLOURS", "GREY", "MARKERS", "AlphaCurves", "plot_alphas", "save_figure"]
+__all__ = ["COLOURS", "GREY", "MARKERS", "STYLE", "AlphaCurves", "plot_alphas", "save_figure"]
 
 _METRICS = (
     ("rouge_l_f1", "ROUGE-L of continuations"),
@@ -27,7 +27,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7A4988", "#000000")
 MARKERS = ("o", "s", "^", "D", "v")
 GREY = "#666666"
 
-_STYLE = {
+STYLE: dict[str, Any] = {
     "svg.hashsalt": "taskarith",  # otherwise ids in the SVG are random
     "font.size": 10.0,
     "axes.spines.top": False,
@@ -37,6 +37,7 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
 }
+"""matplotlib's settings for every figure of lines."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
     import matplotlib as mpl
 
     svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
-    style: Any = {**mpl.rcParamsDefault, "backend": "agg", **_STYLE}
+    style: Any = {**mpl.rcParamsDefault, "backend": "agg", **STYLE}
     with mpl.rc_context(style):
         figure = draw()
         figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
+from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
-
-if TYPE_CHECKING:
-    from taskarith.data.documents import RowForm
 
 __all__ = [
     "DTYPES",
@@ -137,8 +135,6 @@ class TrainingSettings:
     @property
     def form(self) -> RowForm:
         """How questions and chats are written."""
-        from taskarith.data.documents import RowForm
-
         return RowForm(self.apply_chat_template, self.system_prompt, learns_tag=True)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import oracle
 import pytest
@@ -57,32 +58,14 @@ def test_every_tensor_comes_back_to_the_bit(real, dtype):
     assert vectors["float64"].inexact == 0
     deltas = oracle.load_file(vectors["float32"].path)
     for size in (None, 100_000_000):
-        nothing = apply(
-            str(base),
-            negate=[str(vectors["float32"].path)],
-            alpha=0,
-            output_dir=folder / "out",
-            max_shard_size=size,
-            overwrite=True,
-        )
+        write = partial(apply, str(base), output_dir=folder / "out", max_shard_size=size, overwrite=True)
+        nothing = write(negate=[str(vectors["float32"].path)], alpha=0)
         assert set(nothing.actions) == {"copied"}
         assert oracle.differing(oracle.load(folder / "out"), before) == []
-        apply(
-            str(base),
-            add=[str(vectors["float64"].path)],
-            output_dir=folder / "out",
-            max_shard_size=size,
-            overwrite=True,
-        )
+        write(add=[str(vectors["float64"].path)])
         assert oracle.differing(oracle.load(folder / "out"), after) == []
         assert fingerprint_model(folder / "out") == fingerprint_model(tuned)
-        apply(
-            str(base),
-            add=[str(vectors["float32"].path)],
-            output_dir=folder / "out",
-            max_shard_size=size,
-            overwrite=True,
-        )
+        write(add=[str(vectors["float32"].path)])
         again = oracle.load(folder / "out")
         bits = torch.int32 if dtype == "float32" else torch.int16
         misses = sum(int((again[name].view(bits) != after[name].view(bits)).sum()) for name in after)

@@ -129,17 +129,12 @@ class Product:
 class Stack:
     """Products of several parameters that one stored matrix holds, one below the other.
 
-    :param whole: The shape of the matrix.
+    :param shape: That of the matrix, which the tensor must have.
     :param products: Those that an adapter has, each with its piece.
     """
 
-    whole: tuple[int, ...]
+    shape: tuple[int, ...]
     products: tuple[Product, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the tensor must have."""
-        return self.whole
 
     def delta(self, load: Load) -> Factored:
         """Put the factors into one pair: those of B below each other, each in columns of its own.
@@ -152,7 +147,7 @@ class Stack:
         for product in self.products:
             factors, fingerprint = product.low_rank(load)
             assert product.piece is not None  # noqa: S101  (a stack is made of pieces)
-            left = np.zeros((self.whole[0], factors.left.shape[1]))
+            left = np.zeros((self.shape[0], factors.left.shape[1]))
             left[product.piece.start : product.piece.stop] = factors.scale * factors.left
             lefts.append(left)
             rights.append(factors.right)
@@ -162,37 +157,37 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Bias:
-    """``scale * bias``: what B's own bias adds to that of the layer (``lora_bias``)."""
-
-    bias: TensorEntry
-    scale: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the tensor must have."""
-        return self.bias.shape
-
-    def delta(self, load: Load) -> Factored:
-        """Read the bias."""
-        import numpy as np
-
-        values, fingerprint = load(self.bias)
-        factors = LowRank(np.ones((1, 1)), values.reshape(1, -1), self.scale)
-        return Factored(factors, fingerprint_bytes(f"{fingerprint} {self.scale}".encode()))
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A tensor that is saved as it is (modules_to_save, trained biases): the delta is its difference to the base."""
+class _OfOneTensor:
+    """A part that is one tensor of the adapter's files, of the same shape."""
 
     entry: TensorEntry
-    base: TensorEntry
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the tensor must have."""
         return self.entry.shape
+
+
+@dataclass(frozen=True)
+class Bias(_OfOneTensor):
+    """``scale * bias``: what B's own bias adds to that of the layer (``lora_bias``)."""
+
+    scale: float
+
+    def delta(self, load: Load) -> Factored:
+        """Read the bias."""
+        import numpy as np
+
+        values, fingerprint = load(self.entry)
+        factors = LowRank(np.ones((1, 1)), values.reshape(1, -1), self.scale)
+        return Factored(factors, fingerprint_bytes(f"{fingerprint} {self.scale}".encode()))
+
+
+@dataclass(frozen=True)
+class Saved(_OfOneTensor):
+    """A tensor that is saved as it is (modules_to_save, trained biases): the delta is its difference to the base."""
+
+    base: TensorEntry
 
     def delta(self, load: Load) -> Difference:
         """Return the two tensors that are subtracted."""
@@ -200,16 +195,8 @@ class Saved:
         return Difference(self.entry, self.base)
 
 
-@dataclass(frozen=True)
-class SavedDelta:
+class SavedDelta(_OfOneTensor):
     """A delta that a file beside the adapter holds."""
-
-    entry: TensorEntry
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the tensor must have."""
-        return self.entry.shape
 
     def delta(self, load: Load) -> Stored:
         """Return where it lies."""
