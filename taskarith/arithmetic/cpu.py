@@ -34,7 +34,6 @@ class CpuCalculator:
         for side in (side for factors in self._factors for side in (factors.left, factors.right)):
             if side.dtype != "float64" or not side.flags.c_contiguous:  # the kernels know nothing but its address
                 raise AssertionError("factors must be float64, one row after the other")
-        self._dtypes = recipe.dtypes
         dtypes = [*recipe.dtypes, *["F64"] * len(self._factors)]
         if len(dtypes) > self._rows or len(recipe.terms) > self._room_for:
             self._reserve(len(dtypes), len(recipe.terms))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
@@ -16,7 +17,9 @@ from taskarith.progress import SILENT, Listener
 
 __all__ = [
     "CHUNK_ELEMENTS",
+    "WORKERS",
     "Input",
+    "Workers",
     "check_device",
     "chunks",
     "filled_chunks",
@@ -37,6 +40,25 @@ class Input(Protocol):
 
 CHUNK_ELEMENTS = 1 << 19
 """Elements read, calculated and written at a time: they stay in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Threads that calculate, each with a calculator of its own.
+
+    :param device: Where to calculate, as in ``new_calculator``.
+    :param chunk: The most elements of a chunk; it changes no bit.
+    :param count: How many threads; by default one a usable core. It changes no bit.
+    :param uses_torch: What is done calculates with torch, which is to stay in the calling thread.
+    """
+
+    device: str = "cpu"
+    chunk: int = CHUNK_ELEMENTS
+    count: int | None = None
+    uses_torch: bool = False
+
+
+WORKERS = Workers()
 
 
 def chunks(elements: int, size: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, int]]:
@@ -111,11 +133,7 @@ def work_through(
     listener: Listener,
     what: str,
     total: int,
-    *,
-    device: str = "cpu",
-    chunk: int = CHUNK_ELEMENTS,
-    workers: int | None = None,
-    uses_torch: bool = False,
+    workers: Workers = WORKERS,
 ) -> None:
     """Do all tasks on a few threads, in the order given.
 
@@ -124,16 +142,13 @@ def work_through(
     :param listener: Receives progress updates.
     :param what: What is being done, for the listener.
     :param total: Sum of the sizes of all tasks.
-    :param device: Where to calculate, as in ``new_calculator``.
-    :param chunk: The most elements of a chunk.
-    :param workers: Number of threads; by default one a usable core.
-    :param uses_torch: ``do`` calculates with torch, which is to stay in the calling thread.
+    :param workers: Who does them.
     """
     listener.progress(what, 0, total)
-    count = max(1, min(workers or usable_cores(), len(tasks)))
+    count = max(1, min(workers.count or usable_cores(), len(tasks)))
     calculators: SimpleQueue[Calculator] = SimpleQueue()
     for _ in range(count):
-        calculators.put(new_calculator(device, chunk, listener))
+        calculators.put(new_calculator(workers.device, workers.chunk, listener))
     stop, done = threading.Event(), 0
 
     def run(task: _Task) -> int:
@@ -144,7 +159,7 @@ def work_through(
             calculators.put(calculator)
 
     with ExitStack() as stack:
-        if uses_torch or device != "cpu":
+        if workers.uses_torch or workers.device != "cpu":
             stack.enter_context(_one_torch_thread())
             pool = stack.enter_context(ThreadPoolExecutor(count, initializer=_use_one_torch_thread))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from taskarith.checkpoints.dtypes import TORCH_NAMES, VECTOR_DTYPES
 from taskarith.errors import UsageError
@@ -24,7 +24,7 @@ from taskarith.spec import (
 from taskarith.vectors.vector import BaseRecord
 from taskarith.vectors.vocabulary import check_vocab
 
-__all__ = ["Edit", "ReadVector", "located", "plain_operand"]
+__all__ = ["Edit", "EditKeywords", "ReadVector", "located", "plain_operand"]
 
 _WITH_BASE = {"finetuned", "exact", "lora"}
 """Kinds of operands whose deltas may be taken against a base of their own."""
@@ -47,6 +47,16 @@ class ReadVector:
     kind: str
     base: BaseRecord | None
     fingerprint: str
+
+
+class EditKeywords(TypedDict, total=False):
+    """What ``Edit.from_options`` takes by name beside the vectors that are added and subtracted."""
+
+    operands: Sequence[OperandRef]
+    protect: Sequence[str]
+    weights: str | None
+    scale: Mapping[str, Any] | Sequence[str]
+    method: Method
 
 
 @dataclass(frozen=True)

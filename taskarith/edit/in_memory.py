@@ -7,19 +7,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, Unpack
 
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, work_through
 from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.edit.edit import Edit
+from taskarith.edit.edit import Edit, EditKeywords
 from taskarith.edit.loaded import (
     check_numbers,
     check_shared,
@@ -34,7 +34,6 @@ from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.remarks import own_bases
 from taskarith.edit.stream import EditedTensor
 from taskarith.errors import MismatchError
-from taskarith.merging.methods import LINEAR, Method
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef
 
@@ -71,11 +70,8 @@ class InMemoryEdit:
     :param base: The folder or id it was loaded from.
     :param add: Vectors with optional coefficients, as on the command line.
     :param negate: Likewise, subtracted.
-    :param method: How the deltas of several operands become one; see ``merging.methods.parse_method``.
-    :param scale: Multiplies the coefficients tensor by tensor, as in ``apply``.
-    :param protect: What method ``project`` looks at, as in ``apply``.
-    :param weights: What method ``perta`` looks at, as in ``apply``.
-    :param operands: More vectors, each with a coefficient and a scale of its own.
+    :param options: By name, as in ``apply``: ``method``, ``scale``, ``protect`` and ``weights``; ``operands`` are more
+        vectors, each with a coefficient and a scale of its own.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, the model that it was made from is not found, the model is
         quantised or partly not in memory, the result is not finite, or it would be two tensors where the model has one.
@@ -87,16 +83,9 @@ class InMemoryEdit:
         base: str,
         add: Sequence[str] = (),
         negate: Sequence[str] = (),
-        *,
-        method: Method = LINEAR,
-        scale: Mapping[str, Any] | Sequence[str] = (),
-        protect: Sequence[str] = (),
-        weights: str | None = None,
-        operands: Sequence[OperandRef] = (),
+        **options: Unpack[EditKeywords],
     ) -> None:
-        self.edit = Edit.from_options(
-            add, negate, operands, protect=protect, weights=weights, scale=scale, method=method
-        )
+        self.edit = Edit.from_options(add, negate, **options)
         self._model, self._checkpoint = model, open_checkpoint(resolve_model(base).path)
         _check_scales(self._checkpoint, base)
         self._operands = open_edit(self.edit, self._checkpoint)
@@ -250,8 +239,8 @@ def _calculate(
             return tensor.nbytes
 
         tasks = sorted((tensor for tensor in wanted if tensor.terms), key=lambda tensor: -tensor.nbytes)
-        total, is_torch = sum(tensor.nbytes for tensor in tasks), plan.edit.method.needs_torch
-        work_through(tasks, do, SILENT, "editing in memory", total, uses_torch=is_torch)
+        total = sum(tensor.nbytes for tensor in tasks)
+        work_through(tasks, do, SILENT, "editing in memory", total, Workers(uses_torch=plan.edit.method.needs_torch))
     if broken:
         raise MismatchError(
             f"the edited {broken[0]} has values that are not finite",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, usable_cores, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, usable_cores, work_through
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.journal import are_fingerprints
@@ -77,10 +77,8 @@ def run_plan(
         left = team.share(sorted(left, key=lambda task: -task[1].nbytes))
         total = sum(tensor.nbytes for _, tensor in left)
         count = workers or max(1, usable_cores() // team.local_size)
-        torch = plan.edit.method.needs_torch
-        work_through(
-            left, work.do, listener, "applying", total, device=device, chunk=chunk, workers=count, uses_torch=torch
-        )
+        threads = Workers(device, chunk, count, plan.edit.method.needs_torch)
+        work_through(left, work.do, listener, "applying", total, threads)
     place.gather()
     if not team.is_first:
         return RunResult()

@@ -9,7 +9,7 @@ import numpy as np
 
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.encoding import decode, encode
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, fingerprint_bytes
 from taskarith.edit.plan import EditPlan, TensorPlan
@@ -67,7 +67,7 @@ def merge_again(
 
         chosen.sort(key=lambda tensor: -tensor.source.elements)
         total = sum(tensor.source.elements for tensor in chosen)
-        work_through(chosen, do, listener, "merging again", total, device="torch", uses_torch=True)
+        work_through(chosen, do, listener, "merging again", total, Workers("torch"))
     return total, tuple(sorted(wrong))
 
 

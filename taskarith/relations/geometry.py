@@ -14,7 +14,7 @@ import numpy as np
 
 from taskarith.architecture.module_kinds import KINDS, kinds_of
 from taskarith.arithmetic.calculator import Calculator, Products
-from taskarith.arithmetic.parallel import chunks, work_through
+from taskarith.arithmetic.parallel import Workers, chunks, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
@@ -165,7 +165,8 @@ def relate_weights(related: Related, listener: Listener) -> WeightRelations:
                 found[entry.name] = sums
             return entry.elements
 
-        work_through(sorted(tensors, key=lambda e: -e.elements), do, listener, "relating weights", total, chunk=_PIECE)
+        largest_first = sorted(tensors, key=lambda entry: -entry.elements)
+        work_through(largest_first, do, listener, "relating weights", total, Workers(chunk=_PIECE))
     if broken:
         raise MismatchError(
             f"{len(broken)} deltas have values that are not finite, or too large: {name_some(sorted(broken))}",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.inputs import NOTHING, OpenInput, gather, open_inputs
@@ -69,7 +69,7 @@ def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[S
 
         largest_first = sorted(matrices, key=lambda entry: -entry.elements)
         total = sum(entry.elements for entry in matrices)
-        work_through(largest_first, do, listener, "comparing subspaces", total, uses_torch=True)
+        work_through(largest_first, do, listener, "comparing subspaces", total, Workers(uses_torch=True))
     return tuple(one for entry in matrices for one in found[entry.name])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import check_device, work_through
+from taskarith.arithmetic.parallel import Workers, check_device, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
@@ -221,7 +221,7 @@ def _write(place: Workplace, job: _Job, device: str, listener: Listener) -> Extr
         tasks = sorted(
             (entry for name, entry in entries.items() if name not in done), key=lambda entry: -entry.elements
         )
-        work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), device=device)
+        work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), Workers(device))
         _check_finite(journal.done)
         check_unchanged(job.states)
         header, places = build_header(layout, _metadata(job, journal.done, total), length=len(reserve))
@@ -251,7 +251,7 @@ def _write_packed(place: Workplace, job: _Job, device: str, listener: Listener, 
     def describe(found: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
         return _metadata(job, found, total) | packed_metadata(job.source, form, found)
 
-    found = write_packed(place.path, job.source, form, describe, listener, device=device)
+    found = write_packed(place.path, job.source, form, describe, listener, Workers(device))
     if form.is_lossy:
         _check_finite(found)
     check_unchanged(job.states)

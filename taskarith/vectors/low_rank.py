@@ -14,7 +14,7 @@ import torch
 from taskarith.architecture.layout import positions
 from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import check_device, work_through
+from taskarith.arithmetic.parallel import Workers, check_device, work_through
 from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES
@@ -205,7 +205,7 @@ class _Work:
 
         tasks = sorted(tasks, key=lambda task: -task.elements)
         device = "torch" if self._device == "cpu" else self._device
-        work_through(tasks, do, listener, what, sum(task.elements for task in tasks), device=device, chunk=1)
+        work_through(tasks, do, listener, what, sum(task.elements for task in tasks), Workers(device, chunk=1))
 
     def _is_stored(self, parameter: str) -> bool:
         """Tell whether the files hold all of a parameter, in tensors that have a delta."""

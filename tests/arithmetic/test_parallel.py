@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from taskarith.arithmetic.cpu import CpuCalculator
-from taskarith.arithmetic.parallel import check_device, chunks, new_calculator, usable_cores, work_through
+from taskarith.arithmetic.parallel import Workers, check_device, chunks, new_calculator, usable_cores, work_through
 from taskarith.arithmetic.torch import TorchCalculator
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT
@@ -50,7 +50,7 @@ def test_a_failure_ends_the_work_and_is_the_one_that_is_raised():
         return 1
 
     with pytest.raises(OSError, match="disk full"):
-        work_through(range(100), do, SILENT, "working", 100, chunk=10, workers=2)
+        work_through(range(100), do, SILENT, "working", 100, Workers(chunk=10, count=2))
     assert {0, 1} <= set(begun) <= {0, 1, 2}  # the thread that failed may take one more before it is told
 
 
@@ -69,7 +69,7 @@ def test_all_work_is_done_with_a_calculator_for_each_worker(workers):
         calculators.add(id(calculator))
         return task
 
-    work_through([5, 3, 2], do, Listener(), "working", 10, chunk=10, workers=workers)
+    work_through([5, 3, 2], do, Listener(), "working", 10, Workers(chunk=10, count=workers))
     assert len(calculators) <= workers
     assert shares[0] == ("working", 0, 10)
     assert shares[-1] == ("working", 10, 10)
@@ -79,7 +79,8 @@ def test_torch_has_one_thread_while_it_works_and_as_many_as_before_afterwards():
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        work_through([1], lambda *_: seen.append(torch.get_num_threads()) or 1, SILENT, "", 1, chunk=4, uses_torch=True)
+        workers = Workers(chunk=4, uses_torch=True)
+        work_through([1], lambda *_: seen.append(torch.get_num_threads()) or 1, SILENT, "", 1, workers)
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from taskarith.arithmetic.parallel import Workers
 from taskarith.arithmetic.ulp_codec import Folded, fold
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.errors import MismatchError, UsageError, VectorError, name_some
@@ -36,13 +37,13 @@ class Exact:
     def __init__(self) -> None:
         self.options: dict[str, Any] = {"layout": _LAYOUT}
 
-    def prepare(self, source: Source, names: Sequence[str], block: int, device: str, listener: Listener) -> None:
+    def prepare(self, source: Source, names: Sequence[str], workers: Workers, listener: Listener) -> None:
         """Check that both sides are of one dtype.
 
         :raises UsageError: The vector is that of an adapter.
         :raises MismatchError: A tensor has another dtype on either side.
         """
-        del block, device, listener
+        del workers, listener
         if not source.has_result:
             raise UsageError(
                 "an adapter stores no fine-tuned weights that could be restored to the bit",

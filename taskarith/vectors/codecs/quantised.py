@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from taskarith.arithmetic.parallel import Workers
 from taskarith.errors import VectorError
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.block_file import PackedFile, join_parts, split_parts, unpack
@@ -41,11 +42,11 @@ class Quantised:
         self._bits = bits
         self.options: dict[str, Any] = {"bits": bits}
 
-    def prepare(self, source: Source, names: Sequence[str], block: int, device: str, listener: Listener) -> None:
+    def prepare(self, source: Source, names: Sequence[str], workers: Workers, listener: Listener) -> None:
         """Find the scale of each row."""
         del names
         measure = "sum" if self._bits == 1 else "largest"
-        sizes = row_sizes(source, self.dtype, measure, block=block, device=device, listener=listener)
+        sizes = row_sizes(source, self.dtype, measure, workers, listener)
         self._columns = {name: source.shapes[name][-1] for name in sizes}
         self._scales = {
             name: (size / (self._columns[name] if self._bits == 1 else _most(self._bits))).astype("<f4")

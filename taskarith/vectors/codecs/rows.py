@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from taskarith.arithmetic.parallel import Workers
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.write import Piece, Source, Turns, each_piece
 
@@ -25,16 +26,13 @@ def row_lengths(columns: int, start: int, stop: int) -> np.ndarray:
     return np.minimum((rows + 1) * columns, stop) - np.maximum(rows * columns, start)
 
 
-def row_sizes(
-    source: Source, dtype: str, measure: str, *, block: int, device: str, listener: Listener
-) -> dict[str, np.ndarray]:
+def row_sizes(source: Source, dtype: str, measure: str, workers: Workers, listener: Listener) -> dict[str, np.ndarray]:
     """Return for each matrix a number a row, in float64.
 
     :param source: Where base and fine-tune come from.
     :param dtype: Of the deltas: F32 or F64.
     :param measure: ``largest`` (absolute value), ``sum`` (of absolute values) or ``squares`` (their sum).
-    :param block: Elements of a piece.
-    :param device: Where to calculate.
+    :param workers: Who calculates.
     :param listener: Receives progress updates.
     """
     names = [name for name in sorted(source.shapes) if is_matrix(source.shapes[name])]
@@ -55,5 +53,5 @@ def row_sizes(
                 rows = found[piece.name][first : first + len(part)]
                 collect(rows, part, out=rows)
 
-    each_piece(source, names, dtype, do, listener, "measuring rows", block=block, device=device)
+    each_piece(source, names, dtype, do, listener, "measuring rows", workers)
     return found

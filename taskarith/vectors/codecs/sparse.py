@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskarith.arithmetic.encoding import decode, encode
+from taskarith.arithmetic.parallel import Workers
 from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.errors import MismatchError
 from taskarith.progress import Listener
@@ -36,9 +37,9 @@ class Sparse:
         self._selection, self._dtype, self.options = selection, dtype, options
         self.dtype = "F64" if dtype == "F64" else "F32"
 
-    def prepare(self, source: Source, names: Sequence[str], block: int, device: str, listener: Listener) -> None:
+    def prepare(self, source: Source, names: Sequence[str], workers: Workers, listener: Listener) -> None:
         """Find out which entries are kept."""
-        self._selection.prepare(source, names, self.dtype, block, device, listener)
+        self._selection.prepare(source, names, self.dtype, workers, listener)
 
     def decoded(self, name: str) -> str:
         """Return the dtype of the values."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from taskarith.arithmetic.parallel import Workers
 from taskarith.arithmetic.selection import KthLargest, largest_rows
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.rows import is_matrix, row_sizes
@@ -29,18 +30,13 @@ class LargestEntries:
     def __init__(self, density: float, per_tensor: bool) -> None:
         self.density, self.per_tensor = density, per_tensor
 
-    def prepare(
-        self, source: Source, names: Sequence[str], dtype: str, block: int, device: str, listener: Listener
-    ) -> None:
+    def prepare(self, source: Source, names: Sequence[str], dtype: str, workers: Workers, listener: Listener) -> None:
         """Find the least magnitude that is kept, and how many entries of just this one are."""
         full = [name for name in names if math.prod(source.shapes[name])]
         groups = [[name] for name in full] if self.per_tensor else [full] * bool(full)
         self._group = {name: number for number, group in enumerate(groups) for name in group}
         self._turns = Turns()
-        found = [
-            _threshold(source, group, self.density, dtype, block=block, device=device, listener=listener)
-            for group in groups
-        ]
+        found = [_threshold(source, group, self.density, dtype, workers, listener) for group in groups]
         self._least = [least for least, _ in found]
         self._left = [ties for _, ties in found]
 
@@ -66,14 +62,12 @@ class LargestRows:
     def __init__(self, share: float) -> None:
         self.share = share
 
-    def prepare(
-        self, source: Source, names: Sequence[str], dtype: str, block: int, device: str, listener: Listener
-    ) -> None:
+    def prepare(self, source: Source, names: Sequence[str], dtype: str, workers: Workers, listener: Listener) -> None:
         """Find the rows; of equal ones the first are kept."""
         del names
         self._columns = {name: shape[-1] for name, shape in source.shapes.items() if is_matrix(shape)}
         self._rows = {}
-        for name, squares in row_sizes(source, dtype, "squares", block=block, device=device, listener=listener).items():
+        for name, squares in row_sizes(source, dtype, "squares", workers, listener).items():
             self._rows[name] = largest_rows(squares, _count(self.share, len(squares)))
 
     def of(self, piece: Piece, stop: threading.Event) -> np.ndarray:
@@ -100,7 +94,7 @@ def _magnitudes(piece: Piece) -> np.ndarray:
 
 
 def _threshold(
-    source: Source, names: Sequence[str], density: float, dtype: str, *, block: int, device: str, listener: Listener
+    source: Source, names: Sequence[str], density: float, dtype: str, workers: Workers, listener: Listener
 ) -> tuple[int, int]:
     """Return the bit pattern of the k-th magnitude, and how many of the k entries have it."""
     count = _count(density, sum(math.prod(source.shapes[name]) for name in names))
@@ -113,6 +107,6 @@ def _threshold(
             search.add(part)
 
     while not search.is_known:
-        each_piece(source, names, dtype, do, listener, "finding the largest", block=block, device=device)
+        each_piece(source, names, dtype, do, listener, "finding the largest", workers)
         search.narrow()
     return search.prefix, search.rest

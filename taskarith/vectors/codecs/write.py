@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from taskarith.arithmetic.calculator import Calculator, Comparison
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, chunks, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, WORKERS, Workers, chunks, work_through
 from taskarith.checkpoints.header import ITEM_SIZES, build_header
 from taskarith.checkpoints.reader import TensorReader, hasher
 from taskarith.checkpoints.writer import growing_file, write_at
@@ -75,7 +75,7 @@ class Form(Protocol):
     is_lossy: bool
     """Whether the numbers that are summed up are those of a ``Loss``."""
 
-    def prepare(self, source: Source, names: Sequence[str], block: int, device: str, listener: Listener) -> None:
+    def prepare(self, source: Source, names: Sequence[str], workers: Workers, listener: Listener) -> None:
         """Find out from all deltas what has to be known before the first block."""
 
     def decoded(self, name: str) -> str:
@@ -110,10 +110,7 @@ def each_piece(
     do: Callable[[Piece, threading.Event], None],
     listener: Listener,
     what: str,
-    *,
-    block: int = CHUNK_ELEMENTS,
-    device: str = "cpu",
-    workers: int | None = None,
+    workers: Workers,
 ) -> None:
     """Calculate the deltas block by block, one worker a core, and call ``do`` with each.
 
@@ -123,11 +120,9 @@ def each_piece(
     :param do: Called from several threads; the pieces are begun in order.
     :param listener: Receives progress updates.
     :param what: What is being done, for the listener.
-    :param block: The most elements of a piece.
-    :param device: Where to calculate.
-    :param workers: Number of threads; by default one a core.
+    :param workers: Who calculates; a piece has at most as many elements as their chunk.
     """
-    spans = [(name, *span) for name in names for span in chunks(math.prod(source.shapes[name]), block)]
+    spans = [(name, *span) for name in names for span in chunks(math.prod(source.shapes[name]), workers.chunk)]
     with TensorReader() as reader:
 
         def one(task: tuple[int, tuple[str, int, int]], calculator: Calculator, stop: threading.Event) -> int:
@@ -145,7 +140,7 @@ def each_piece(
 
         total = sum(end - start for _, start, end in spans)
         tasks = list(enumerate(spans))
-        work_through(tasks, one, listener, what, total, device=device, chunk=block, workers=workers)
+        work_through(tasks, one, listener, what, total, workers)
 
 
 def _fill(entry: Subtrahend, start: int, room: memoryview, reader: TensorReader) -> None:
@@ -165,10 +160,7 @@ def write_packed(
     form: Form,
     describe: Callable[[dict[str, dict[str, Any]] | None], dict[str, str]],
     listener: Listener,
-    *,
-    block: int = CHUNK_ELEMENTS,
-    device: str = "cpu",
-    workers: int | None = None,
+    workers: Workers = WORKERS,
 ) -> dict[str, dict[str, Any]]:
     """Write a packed vector file; return by tensor its fingerprints, counts and what the form summed up.
 
@@ -177,12 +169,10 @@ def write_packed(
     :param form: How the deltas are packed.
     :param describe: Gives the metadata of the header from what is returned; from None placeholders as long as it.
     :param listener: Receives progress updates.
-    :param block: Elements of a block.
-    :param device: Where to calculate.
-    :param workers: Number of threads; by default one a core. It changes no bit.
+    :param workers: Who calculates; a block has as many elements as their chunk.
     """
     names = sorted(source.shapes)
-    form.prepare(source, names, block, device, listener)
+    form.prepare(source, names, workers, listener)
     blobs = {name: _Blob(name, source, form) for name in names}
     # sizes are known only at the end: the header gets all the room that it can need, and is written last
     reserve, _ = build_header([(name, "U8", (10**15,)) for name in names], describe(None))
@@ -204,7 +194,7 @@ def write_packed(
                     if piece.stop == math.prod(source.shapes[piece.name]):
                         append(blobs[piece.name].index())
 
-        each_piece(source, names, form.dtype, do, listener, "extracting", block=block, device=device, workers=workers)
+        each_piece(source, names, form.dtype, do, listener, "extracting", workers)
         found = {name: blob.summary(source.rest.get(name, {})) for name, blob in blobs.items()}
         layout = [(name, "U8", (blob.nbytes,)) for name, blob in blobs.items()]
         header, _ = build_header(layout, describe(found), length=len(reserve))

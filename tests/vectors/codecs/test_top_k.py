@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_forms import check_apply, deltas_of, largest
 
+from taskarith.arithmetic.parallel import Workers
 from taskarith.vectors.codecs.top_k import LargestEntries, LargestRows
 from taskarith.vectors.extract import extract
 
@@ -51,16 +52,16 @@ def selected(selection, arrays, block, workers):
     """Return what a selection keeps of some arrays, cut into blocks."""
     from taskarith.vectors.codecs import top_k as module
 
-    def pieces(source, names, dtype, do, listener, what, *, block, device, workers=workers):
-        del dtype, listener, what, device
+    def pieces(source, names, dtype, do, listener, what, threads):
+        del dtype, listener, what
         from concurrent.futures import ThreadPoolExecutor
 
         from taskarith.arithmetic.calculator import Comparison
         from taskarith.arithmetic.parallel import chunks
         from taskarith.vectors.codecs.write import Piece
 
-        spans = [(name, *span) for name in names for span in chunks(source.arrays[name].size, block)]
-        with ThreadPoolExecutor(workers) as pool:
+        spans = [(name, *span) for name in names for span in chunks(source.arrays[name].size, threads.chunk)]
+        with ThreadPoolExecutor(threads.count) as pool:
             tasks = [
                 pool.submit(
                     do,
@@ -82,17 +83,18 @@ def selected(selection, arrays, block, workers):
             for task in tasks:
                 task.result()
 
+    threads = Workers(chunk=block, count=workers)
     source, kept = Source(arrays), {name: np.zeros(value.size, bool) for name, value in arrays.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "each_piece", pieces)
         patch.setattr("taskarith.vectors.codecs.rows.each_piece", pieces)
         dtype = "F64" if next(iter(arrays.values())).itemsize == 8 else "F32"
-        selection.prepare(source, sorted(arrays), dtype, block, "cpu", None)
+        selection.prepare(source, sorted(arrays), dtype, threads, None)
 
         def keep(piece, stop):
             kept[piece.name][piece.start : piece.stop] = selection.of(piece, stop)
 
-        pieces(source, sorted(arrays), dtype, keep, None, "", block=block, device="cpu")
+        pieces(source, sorted(arrays), dtype, keep, None, "", threads)
     return kept
 
 

@@ -14,6 +14,7 @@ import torch
 from packed_forms import FORMS, decoded
 
 import taskarith
+from taskarith.arithmetic.parallel import Workers
 from taskarith.checkpoints.checkpoint import fingerprint_tensors, open_checkpoint
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.edit.apply import apply
@@ -40,7 +41,7 @@ def test_many_blocks_and_threads(tmp_path, pair, form):
             return known | packed_metadata(source, packing, found, block=100)
 
         files.append(tmp_path / f"{workers}.safetensors")
-        write_packed(files[-1], source, packing, describe, taskarith.progress.SILENT, block=100, workers=workers)
+        write_packed(files[-1], source, packing, describe, taskarith.progress.SILENT, Workers(chunk=100, count=workers))
     assert files[0].read_bytes() == files[1].read_bytes()
     deltas = decoded(files[0], pair[0])
     whole = extract(*map(str, pair), tmp_path / "whole.safetensors", **FORMS[form]).path
