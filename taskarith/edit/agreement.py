@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import xxhash
@@ -32,6 +33,13 @@ def agreed_plan(plan: EditPlan, team: Team, listener: Listener = SILENT) -> str:
     states = [plan.states[path] for path in sorted(plan.states)]
     told = team.gather((plan.fingerprint(), plan.decisions(), _sizes(plan), [state[1:] for state in states]))
     for rank, (_, decisions, sizes, _) in enumerate(told):
+        if len(sizes) != len(told[0][2]):
+            extra = _more(sizes, told[0][2])
+            raise MismatchError(
+                f"process {rank} reads {len(sizes)} input files and process 0 reads {len(told[0][2])}: "
+                f"{extra} is read by one of them only",
+                "Start all of them in folders where models, vectors and the bases they record have the same paths.",
+            )
         if sizes != told[0][2]:
             raise _differ(rank, _first(told[0][2], sizes))
         if decisions != told[0][1]:
@@ -67,9 +75,14 @@ def _contents(plan: EditPlan, listener: Listener) -> list[str]:
 
 
 def _first(ours: list, theirs: list) -> tuple:
-    """Return the first entry that differs, or is missing on one side."""
-    count = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
-    return (ours if len(ours) > len(theirs) else theirs)[min(len(ours), len(theirs))] if count is None else ours[count]
+    """Return the first entry that differs."""
+    return next(one for one, other in zip(ours, theirs, strict=True) if one != other)
+
+
+def _more(one: list[tuple[str, int]], other: list[tuple[str, int]]) -> str:
+    """Return the name of a file that the longer list has more often than the shorter one."""
+    short, long = sorted((one, other), key=len)
+    return next(iter(Counter(long) - Counter(short)))[0]
 
 
 def _differ(rank: int, file: tuple[str, int]) -> MismatchError:
