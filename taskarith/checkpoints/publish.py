@@ -29,7 +29,7 @@ __all__ = ["KEPT", "Workplace", "check_target", "publish", "publish_file", "publ
 KEPT = "What is finished is kept: the same command goes on where this one stopped."
 """Noted on failures after which that is so."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -268,6 +268,11 @@ def _output_errors(target: Path) -> Generator[None, None, None]:
             raise OutputError(
                 f"no space left for {target} ({error.strerror})",
                 f"Free some space or name an output on another disk.{kept}",
+            ) from caught
+        if error.errno == errno.EFBIG:
+            raise OutputError(
+                f"cannot write {target}: a file would be larger than this system allows",
+                f"Raise the limit (ulimit -f unlimited), or name an output on another disk.{kept}",
             ) from caught
         if error.errno in {errno.EMFILE, errno.ENFILE}:
             raise OutputError(
