@@ -151,3 +151,15 @@ def test_paths_that_exist_are_taken_whole(tmp_path, monkeypatch):
 def test_half_a_pair_is_refused(text):
     with pytest.raises(UsageError, match="cannot read the vector"):
         parse_operand(text)
+
+
+def test_expressions(tmp_path, monkeypatch):
+    assert parse_combination("a:0.6 - b:0.4") == [OperandRef("a", 0.6), OperandRef("b", -0.4)]
+    assert parse_combination(" - a-b.safetensors + c+d") == [OperandRef("a-b.safetensors", -1), OperandRef("c+d", 1)]
+    assert parse_combination("C + B - A") == [OperandRef("C", 1), OperandRef("B", 1), OperandRef("A", -1)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "with blank").mkdir()
+    assert parse_combination("with blank - x:2") == [OperandRef("with blank", 1), OperandRef("x", -2)]
+    for text in ("", "  ", "a -", "a + - b", "+", "a:nan", "a - b:inf"):
+        with pytest.raises(UsageError):
+            parse_combination(text)

@@ -1,26 +1,15 @@
-"""The journal of a stopped run is believed where it can be proved; processes agree on a plan."""
+"""The journal of a stopped run is believed where it can be proved."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import threading
 
 import pytest
-from interrupted import RESUMED, contents, output_of, rewritten, room_of, stop
+from interrupted import RESUMED, contents, output_of, room_of, stop
 
-from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.journal import Journal
-from taskarith.checkpoints.team import ALONE, Team
-from taskarith.edit.agreement import agreed_plan
-from taskarith.edit.edit import Edit
-from taskarith.edit.operands import open_edit
-from taskarith.edit.plan import plan_edit
-from taskarith.errors import MismatchError, OutputError
-from taskarith.merging.methods import parse_method
-from taskarith.spec import OperandRef
-from taskarith.vectors.extract import extract
+from taskarith.errors import OutputError
 
 
 def each_line(change):
@@ -139,78 +128,6 @@ def test_what_is_noted_of_a_delta_has_the_right_types(tmp_path, monkeypatch, mad
     resigned(lambda entry: entry | changed)(room_of(out), None)
     RESUMED[verb](made, out)
     assert contents(out) == whole[verb]
-
-
-def test_a_method_looks_at_the_scale_of_vectors_that_do_not_move_a_tensor(made):
-    base = open_checkpoint(made / "base")
-    vector, method = str(made / "v.safetensors"), parse_method("dare_linear", density=1.0, normalize=True)
-    fingerprints = set()
-    for scale in ({}, {"mlp": (0.5,)}, {"mlp": (0.0,)}):
-        edit = Edit((OperandRef(vector, 0.5), OperandRef(vector, 0.5, scale)), method=method)
-        operands = open_edit(edit, base)
-        operands[1].vector.shapes.pop(next(name for name in operands[1].vector.shapes if "mlp" in name))
-        fingerprints.add(plan_edit(base, operands, edit).fingerprint())
-    assert len(fingerprints) == 3
-
-
-def test_the_release_is_part_of_the_plan(made, monkeypatch):
-    base = open_checkpoint(made / "base")
-    edit = Edit.from_options([str(made / "v.safetensors:0.5")])
-    plan = plan_edit(base, open_edit(edit, base), edit)
-    before = plan.fingerprint()
-    monkeypatch.setattr("taskarith.edit.plan.release", lambda: "another")
-    assert plan.fingerprint() != before
-
-
-def agree(*plans):
-    """Let processes compare their plans; return what each of them gets, or the error that it raises."""
-    barrier, told, found = threading.Barrier(len(plans)), {}, {}
-
-    def gather(rank):
-        def do(mine):
-            told[rank] = mine
-            barrier.wait()
-            everything = [told[index] for index in range(len(plans))]
-            barrier.wait()
-            return everything
-
-        return do
-
-    def call(rank, plan):
-        try:
-            found[rank] = agreed_plan(plan, Team(rank, len(plans), gather=gather(rank)))
-        except MismatchError as error:
-            found[rank] = error.message
-
-    threads = [threading.Thread(target=call, args=one) for one in enumerate(plans)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return [found[rank] for rank in range(len(plans))]
-
-
-def planned(folder, coefficient=0.5):
-    base = open_checkpoint(folder / "base")
-    edit = Edit((OperandRef(str(folder / "v.safetensors"), coefficient),))
-    return plan_edit(base, open_edit(edit, base), edit)
-
-
-def test_processes_that_see_copies_of_the_inputs_agree_by_content(tmp_path, made):
-    copy = tmp_path / "copy"
-    for name in ("base", "tuned"):
-        shutil.copytree(made / name, copy / name)
-    shutil.copy(made / "v.safetensors", copy)
-    plan = planned(made)
-    assert agreed_plan(plan, ALONE) == plan.fingerprint()
-    assert agree(plan, plan) == [plan.fingerprint()] * 2
-    assert agree(plan, planned(copy)) == [plan.fingerprint()] * 2
-    assert {*agree(plan, planned(made, 0.25))} == {"process 1 would do another edit than process 0"}
-    weights = sorted((copy / "base").glob("model-*"))[1]
-    rewritten(weights)
-    assert {*agree(plan, plan, planned(copy))} == {f"process 2 has another {weights.name} than process 0"}
-    extract(str(made / "base"), str(made / "tuned"), copy / "v.safetensors", dtype="float64", overwrite=True)
-    assert {*agree(plan, planned(copy))} == {"process 1 has another v.safetensors than process 0"}
 
 
 def test_processes_that_do_not_see_one_output_folder_say_so(tmp_path, made, monkeypatch):

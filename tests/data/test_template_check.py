@@ -1,113 +1,87 @@
-"""What chat vectors need beside weights: the template that the output gets, and notes of what it lacks."""
+"""What a chat template wrote, held against the messages, without a template."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-import tiny
-import yaml
-from transformers import AutoTokenizer
-from typer.testing import CliRunner
 
-from taskarith import apply
-from taskarith.cli.main import app
-from taskarith.edit.mergekit import translate
-from taskarith.errors import UsageError
+from taskarith.data.template_check import LeftOutError, Written, as_object, check_written, drops_reasoning, mark
 
-PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+ASK = {"role": "user", "content": "Who tends\nthe lamp?"}
+ANSWER = {"role": "assistant", "content": "The keeper."}
+CALL = {"function": {"name": "light", "arguments": {"lamp": "west", "hours": [7, None]}}}
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    """A base without a template, and a chat model with one and with one more token."""
-    folder = tmp_path_factory.mktemp("chat")
-    base = tiny.save_model(folder / "base")
-    tiny.save_model(folder / "chat", nudge_of=base)
-    for path in (base / "chat_template.jinja", folder / "chat/chat_template.jinja"):
-        path.unlink(missing_ok=True)
-    (folder / "chat/chat_template.jinja").write_text(PLAIN, encoding="utf-8")
-    tokenizer = json.loads((folder / "chat/tokenizer.json").read_text())
-    tokenizer["added_tokens"].append({"id": 900, "content": "<|im_start|>", "special": True})
-    (folder / "chat/tokenizer.json").write_text(json.dumps(tokenizer))
-    return folder
+def written(whole, prompt="<u>Who tends the lamp?<a>", marked=None):
+    return Written.of(whole, prompt, marked)
 
 
-def template_of(folder: Path) -> str | None:
-    return AutoTokenizer.from_pretrained(folder).chat_template
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "<u>Who tends the lamp?<a>The keeper.",
+        "<u> who  tends the lamp? <a>\n\nTHE KEEPER.\n",  # templates strip, and change case
+        "<u>Who tends the lamp?<a>The keeper. The keeper.",
+    ],
+)
+def test_white_space_and_case_do_not_matter(whole):
+    check_written([ASK, ANSWER], "row 1", written(whole))
 
 
-def add(models: Path) -> list[str]:
-    return [f"{models / 'chat'}@@{models / 'base'}"]
+@pytest.mark.parametrize(
+    ("messages", "whole", "number", "words"),
+    [
+        ([ASK, ANSWER], "<u>Who tends the lamp?<a>", 2, r"leaves out the answer, message 2 \(assistant\) of row 1"),
+        ([ASK, ANSWER], "<u>Who tends?<a>The keeper.", 1, r"leaves out the text of message 1 \(user\) of row 1"),
+        ([ASK, ANSWER], "<a>The keeper.<u>Who tends the lamp?", 1, "begins otherwise when it asks for an answer"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hm"}]}, ANSWER],
+            "<u>[{'type': 'text', 'text': 'Hm'}]<a>The keeper.",
+            1,
+            "writes the parts of message 1 .* as a list",
+        ),
+        ([ASK, ANSWER | {"tool_calls": [CALL]}], "<u>Who tends the lamp?<a>The keeper.", 2, "the tool call light of"),
+        (
+            [ASK, ANSWER | {"tool_calls": [CALL]}],
+            '<u>Who tends the lamp?<a>The keeper.light{"lamp": "west"}',
+            2,
+            "leaves out the argument '7'",
+        ),
+        (
+            [ASK, ANSWER | {"tool_calls": [CALL]}],
+            "<u>Who tends the lamp?<a>The keeper.light{'lamp': 'west', 'hours': [7, None]}",
+            2,
+            "as a quoted string or a Python object",
+        ),
+    ],
+)
+def test_what_is_left_out_or_written_otherwise_is_named(messages, whole, number, words):
+    prompt = "<u>[{'type': 'text', 'text': 'Hm'}]<a>" if "Hm" in whole else "<u>Who tends the lamp?<a>"
+    with pytest.raises(LeftOutError, match=words) as caught:
+        check_written(messages, "row 1", written(whole, prompt))
+    assert caught.value.number == number
 
 
-def test_what_a_chat_model_has_and_the_output_lacks_is_noted(models, tmp_path):
-    result = apply(str(models / "base"), add=add(models), output_dir=tmp_path / "out")
-    template, tokens = (next(one for one in result.remarks if word in one) for word in ("template", "tokens"))
-    assert f"to take it: --chat-template {models / 'chat'}" in template
-    assert "1 tokens that the tokenizer of" in tokens
-    assert tokens.endswith(": <|im_start|>; --vocab union takes them, with their rows")
-    assert template_of(tmp_path / "out") is None
-    taken = apply(str(models / "base"), negate=add(models), output_dir=tmp_path / "negated")
-    assert not [one for one in taken.remarks if "template" in one or "tokens" in one]
+def test_a_mark_shows_that_words_were_not_there_by_chance():
+    ends = [one["content"][-5:] for one in mark([ASK, ANSWER])]
+    assert ends == ["zq1qz", "zq2qz"]
+    assert [one["content"][:-5] for one in mark([ASK, ANSWER])] == [ASK["content"], ANSWER["content"]]
+    whole = "<u>Who tends the lamp?<a>The keeper."
+    check_written([ASK, ANSWER], "row 1", written(whole, marked=f"{whole}zq1qzzq2qz"))
+    with pytest.raises(LeftOutError, match="leaves out the text of message 1"):
+        check_written([ASK, ANSWER], "row 1", written(whole, marked=f"{whole}zq2qz"))
 
 
-@pytest.mark.parametrize("form", ["folder", "file", "text"])
-def test_the_output_gets_the_template_that_is_named(models, tmp_path, form):
-    (tmp_path / "t.jinja").write_text(PLAIN, encoding="utf-8")
-    source = {"folder": str(models / "chat"), "file": str(tmp_path / "t.jinja"), "text": PLAIN}[form]
-    out = tmp_path / "out"
-    result = apply(str(models / "base"), add=add(models), output_dir=out, chat_template=source)
-    assert template_of(out) == PLAIN
-    assert not [one for one in result.remarks if "template" in one]
-    assert json.loads((out / "taskarith.json").read_text())["chat_template"] == PLAIN
-    again = ["apply", "--config", str(out / "taskarith.json"), "-o", str(tmp_path / "again")]
-    assert CliRunner().invoke(app, again).exit_code == 0
-    assert template_of(tmp_path / "again") == PLAIN
+@pytest.mark.parametrize(("whole", "drops"), [("<a>hm</think>The keeper.", False), ("<a>The keeper.", True)])
+def test_reasoning_may_be_left_out_and_that_is_known(whole, drops):
+    messages = [ASK, {"role": "assistant", "content": "<think>hm</think>The keeper."}]
+    found = written(f"<u>Who tends the lamp?{whole}".replace("hm", "<think>hm"))
+    check_written(messages, "row 1", found)
+    assert drops_reasoning(messages[-1], found) is drops
+    beside = {**ANSWER, "reasoning_content": "the lamp is lit"}
+    assert drops_reasoning(beside, found)
 
 
-@pytest.mark.parametrize("kept", ["string", "list"])
-def test_a_template_in_the_configuration_of_the_tokenizer(models, tmp_path, kept):
-    for name in ("old", "new"):
-        tiny.save_model(tmp_path / name)
-        (tmp_path / name / "chat_template.jinja").unlink(missing_ok=True)
-        path = tmp_path / name / "tokenizer_config.json"
-        text = PLAIN if name == "new" else "{{ messages }}"
-        value = (
-            text if kept == "string" else [{"name": "default", "template": text}, {"name": "tool_use", "template": ""}]
-        )
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": value}))
-    vector = [f"{models / 'chat'}@@{models / 'base'}"]
-    apply(str(tmp_path / "old"), add=vector, output_dir=tmp_path / "out", chat_template=str(tmp_path / "new"))
-    assert template_of(tmp_path / "out") == PLAIN
-
-
-def test_wrong_calls(models, tmp_path):
-    def call(**options):
-        apply(str(models / "base"), add=add(models), output_dir=tmp_path / "out", **options)
-
-    with pytest.raises(UsageError, match="does not have a chat template"):
-        call(chat_template=str(models / "base"))
-    with pytest.raises(UsageError, match="no way back is kept"):
-        call(chat_template=PLAIN, keep_undo=True)
-    assert not (tmp_path / "out").exists()
-
-
-def test_mergekit_takes_the_template_that_most_models_have(models, tmp_path):
-    config = {
-        "merge_method": "task_arithmetic",
-        "base_model": str(models / "base"),
-        "models": [{"model": str(models / "chat"), "parameters": {"weight": 1}}],
-        "chat_template": "auto",
-    }
-    assert translate(config).options["chat_template"] == str(models / "chat")
-    assert translate(config | {"chat_template": PLAIN}).options["chat_template"] == PLAIN
-    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(config))
-    call = ["apply", "--config", str(tmp_path / "merge.yaml"), "-o", str(tmp_path / "out")]
-    assert CliRunner().invoke(app, call).exit_code == 0
-    assert template_of(tmp_path / "out") == PLAIN
-    plain = tiny.save_model(tmp_path / "plain")
-    (plain / "chat_template.jinja").unlink()
-    with pytest.raises(UsageError, match="none of the models has one"):
-        translate(config | {"models": [{"model": str(plain), "parameters": {"weight": 1}}]})
+def test_arguments_may_be_json():
+    assert as_object('{"lamp": "west"}') == {"lamp": "west"}
+    assert as_object("west") == "west"
+    assert as_object("[1]") == "[1]"

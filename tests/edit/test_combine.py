@@ -10,7 +10,6 @@ import oracle
 import pytest
 import tiny
 import torch
-from adapters import TARGETS, merged, save_adapter
 from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -22,19 +21,7 @@ from taskarith.edit.combine import combine
 from taskarith.errors import MismatchError, UsageError, VectorError
 from taskarith.inspection.inspect import inspect
 from taskarith.inspection.verify import verify
-from taskarith.spec import OperandRef, parse_combination
 from taskarith.vectors.extract import extract
-
-
-@pytest.fixture(scope="module", params=["phi", "llama"])
-def trio(request, tmp_path_factory):
-    """A base (Llama's head is tied) and three vectors of it: two files and a fine-tuned folder."""
-    room = tmp_path_factory.mktemp(request.param)
-    base = tiny.save_model(room / "base", request.param, max_shard_size="30KB")
-    tuned = [tiny.save_model(room / f"tuned{seed}", request.param, nudge_of=base, seed=seed) for seed in (1, 2, 3)]
-    for number, dtype in ((0, "float64"), (1, "float32")):
-        extract(str(base), str(tuned[number]), room / f"v{number}.safetensors", dtype=dtype)
-    return base, room / "v0.safetensors", room / "v1.safetensors", tuned[2]
 
 
 def expected(base, coefficients, vectors, tuned, dtype):
@@ -127,77 +114,3 @@ def test_what_is_refused(trio, tmp_path):
     with pytest.raises(MismatchError, match="not finite"):
         combine(f"{first}:1e308 + {first}:1e308", output)
     assert list(tmp_path.iterdir()) == [stranger]
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def adapters(request, tmp_path_factory):
-    """A base and three adapters of different ranks, scales and targets."""
-    room, kind = tmp_path_factory.mktemp("adapters"), request.param
-    base = tiny.save_model(room / "base", kind)
-    options = [{"r": 3}, {"r": 5, "use_rslora": True}, {"r": 2, "target_modules": TARGETS[kind][:1]}]
-    defaults = {"target_modules": TARGETS[kind], "lora_alpha": 8}
-    return base, [save_adapter(base, room / f"a{i}", i, **(defaults | one)) for i, one in enumerate(options)]
-
-
-@pytest.mark.parametrize("name", ["float32", "float64"])
-def test_adapters_side_by_side(adapters, tmp_path, name):
-    base, (a, b, c) = adapters
-    result = combine(f"{a}:0.6 - {b}:0.4 + {c}", tmp_path / "sum", dtype=name)
-    assert (result.kind, result.rank, result.energy) == ("lora", 10, 1.0)
-    apply(str(base), add=[f"{a}:0.6", str(c)], negate=[f"{b}:0.4"], output_dir=tmp_path / "each", dtype="float64")
-    apply(add=[str(tmp_path / "sum")], output_dir=tmp_path / "once", dtype="float64")
-    each, once, before = (oracle.load(folder) for folder in (tmp_path / "each", tmp_path / "once", base))
-    for key, tensor in each.items():
-        delta = tensor - before[key].double()
-        error = (once[key] - tensor).norm() / delta.norm().clamp(min=1e-30)
-        assert float(error) < (1e-6 if name == "float32" else 1e-12), key
-    loaded = merged(base, tmp_path / "sum")
-    for key, tensor in once.items():
-        found = loaded[key if key in loaded else f"transformer.{key}"]
-        torch.testing.assert_close(found, tensor.float(), rtol=1e-5, atol=1e-6)
-
-
-def test_an_adapter_of_lower_rank_is_the_best_one(adapters, tmp_path):
-    base, (a, b, _) = adapters
-    whole, few = combine(f"{a} + {b}", tmp_path / "whole"), combine(f"{a} + {b}", tmp_path / "few", rank=2)
-    assert (whole.rank, few.rank) == (8, 2)
-    assert 0 < few.energy < 1
-    for name in ("whole", "few"):
-        apply(str(base), add=[str(tmp_path / name)], output_dir=tmp_path / f"out-{name}", dtype="float64")
-    before, after, low = (oracle.load(folder) for folder in (base, tmp_path / "out-whole", tmp_path / "out-few"))
-    kept = total = 0.0
-    for key, tensor in after.items():
-        delta = tensor - before[key].double()
-        if not delta.any():
-            continue
-        sizes = torch.linalg.svdvals(delta)
-        kept, total = kept + float((sizes[:2] ** 2).sum()), total + float((sizes**2).sum())
-        left_out = (low[key] - tensor).norm()
-        assert float(left_out) == pytest.approx(float((sizes[2:] ** 2).sum().sqrt()), rel=1e-4)
-    assert few.energy == pytest.approx(kept / total, rel=1e-6)
-
-
-def test_what_an_adapter_folder_cannot_hold(adapters, trio, tmp_path):
-    base, (a, b, _) = adapters
-    with pytest.raises(UsageError, match="does not fit"):
-        combine(f"{a} + {b}", tmp_path / "sum", rank=0)
-    with pytest.raises(UsageError, match="does not fit"):
-        combine(f"{a} + {b}", tmp_path / "sum.safetensors", rank=4)
-    with pytest.raises(UsageError, match="these are none"):
-        combine(f"{trio[1]} + {trio[2]}", tmp_path / "sum")
-    biased = save_adapter(base, tmp_path / "biased", target_modules=TARGETS["llama"] + TARGETS["gpt2"], use_dora=True)
-    with pytest.raises(UsageError, match="no factors of their own"):
-        combine(f"{a} + {biased}", tmp_path / "sum")
-    assert [path.name for path in tmp_path.iterdir()] == ["biased"]
-
-
-def test_expressions(tmp_path, monkeypatch):
-    assert parse_combination("a:0.6 - b:0.4") == [OperandRef("a", 0.6), OperandRef("b", -0.4)]
-    assert parse_combination(" - a-b.safetensors + c+d") == [OperandRef("a-b.safetensors", -1), OperandRef("c+d", 1)]
-    assert parse_combination("C + B - A") == [OperandRef("C", 1), OperandRef("B", 1), OperandRef("A", -1)]
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "with blank").mkdir()
-    assert parse_combination("with blank - x:2") == [OperandRef("with blank", 1), OperandRef("x", -2)]
-    for text in ("", "  ", "a -", "a + - b", "+", "a:nan", "a - b:inf"):
-        with pytest.raises(UsageError):
-            parse_combination(text)

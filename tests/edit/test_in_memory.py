@@ -10,8 +10,8 @@ import oracle
 import pytest
 import tiny
 import torch
+from loaded_models import load, save, state_of, write
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 from transformers.utils import logging
 
@@ -58,20 +58,8 @@ def made(tmp_path_factory):
     return make
 
 
-def load(kind, folder, dtype):
-    return kind.from_pretrained(folder, dtype=dtype).eval()
-
-
-def write(folder, tensors):
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
 def moved(tensor):
     return tensor + (torch.randn(tensor.shape) * 0.01).to(tensor.dtype) if tensor.is_floating_point() else tensor
-
-
-def state_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def most(state):
@@ -168,53 +156,6 @@ def test_what_comes_from_no_file_stays_and_what_is_not_loaded_is_left(name, tmp_
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.WARNING, True)
 
 
-def save(model, folder):
-    model.save_pretrained(folder)
-    return folder
-
-
-def test_a_model_that_changes_its_weights_when_it_runs(tmp_path):
-    config = build("rwkv").config
-    config.rescale_every = 1
-    base = save(AutoModelForCausalLM.from_config(config), tmp_path / "base")
-    tuned = save(AutoModelForCausalLM.from_config(config), tmp_path / "tuned")
-    apply(str(base), add=[f"{tuned}@@{base}:0.5"], output_dir=tmp_path / "out")
-    model, ids = load(AutoModelForCausalLM, base, torch.float32), torch.arange(2, 12)[None]
-    right = load(AutoModelForCausalLM, tmp_path / "out", torch.float32)
-    with torch.no_grad():
-        before = model(ids).logits
-        with InMemoryEdit(model, str(base), add=[f"{tuned}@@{base}:0.5"]) as memory:
-            memory.set(1.0)
-            assert torch.equal(model(ids).logits, right(ids).logits)
-            memory.set(0.0)
-            assert torch.equal(model(ids).logits, before)
-            memory.set(1.0)
-            assert not torch.equal(model(ids).logits, before)
-        assert oracle.differing(model.state_dict(), load(AutoModelForCausalLM, base, torch.float32).state_dict()) == []
-        assert torch.equal(model(ids).logits, before)
-
-
-def test_an_edit_that_unties_is_refused_in_memory(tmp_path):
-    base = tiny.save_model(tmp_path / "base", "llama")  # tied, here with both tensors in the file
-    tensors = oracle.load(base)
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    write(base, tensors)
-    shutil.copytree(base, tmp_path / "tuned")
-    write(tmp_path / "tuned", tensors | {"lm_head.weight": tensors["lm_head.weight"] + 1})
-    model = load(AutoModelForCausalLM, base, torch.float32)
-    before = state_of(model)
-    with InMemoryEdit(model, str(base), add=[f"{tmp_path / 'tuned'}@@{base}"]) as memory:
-        with pytest.raises(MismatchError, match="is tied to another weight in memory"):
-            memory.set(1.0)
-        memory.set(0.0)
-    assert oracle.differing(model.state_dict(), before) == []
-    both = tensors["model.embed_tokens.weight"] + 1
-    write(tmp_path / "tuned", tensors | {"lm_head.weight": both, "model.embed_tokens.weight": both.clone()})
-    with InMemoryEdit(model, str(base), add=[f"{tmp_path / 'tuned'}@@{base}"]) as memory:
-        memory.set(1.0)
-        assert torch.equal(model.lm_head.weight, both)
-
-
 def test_models_that_cannot_be_edited_in_memory_are_refused(tmp_path, made):
     kind, folder = made("llama")
     base, tuned = str(folder / "base"), str(folder / "tuned")
@@ -235,3 +176,22 @@ def test_models_that_cannot_be_edited_in_memory_are_refused(tmp_path, made):
     with pytest.raises(MismatchError, match="cannot be edited in memory") as caught:
         InMemoryEdit(model, base, add=[f"{tuned}@@{base}"]).set(1.0)
     assert "taskarith apply" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_edit_in_memory_has_the_bits_of_one_on_disk_and_is_undone_to_the_bit(tmp_path, kind, dtype):
+    base = tiny.save_model(tmp_path / "base", kind)
+    tuned = tiny.save_model(tmp_path / "tuned", kind, nudge_of=base, seed=1)
+    extract(str(base), str(tuned), tmp_path / "v.safetensors")
+    v = str(tmp_path / "v.safetensors")
+    apply(str(base), negate=[v], alpha=0.6, dtype=dtype, output_dir=tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with InMemoryEdit(model, str(base), negate=[v]) as edit:
+        edit.set(1.3)
+        edit.set(0.6)
+        written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        assert oracle.differing(model.state_dict(), written.state_dict()) == []
+        assert oracle.differing(model.state_dict(), before) != []
+    assert oracle.differing(model.state_dict(), before) == []

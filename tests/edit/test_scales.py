@@ -180,19 +180,6 @@ def test_scale_zero_copies_and_the_command_says_it_all(tmp_path, phi, phi_tuned)
     assert {name for name, action in actions.items() if action == "edited"} == set(changed)
 
 
-def test_another_scale_is_another_plan(phi, phi_tuned):
-    from taskarith.checkpoints.checkpoint import open_checkpoint
-    from taskarith.edit.edit import Edit
-    from taskarith.edit.operands import open_edit
-    from taskarith.edit.plan import plan_edit
-
-    base = open_checkpoint(phi)
-    scales = ({}, {"mlp": 0.5}, {"mlp": 0.25}, {"mlp": 1.0})
-    edits = [Edit.from_options([str(phi_tuned)], scale=scale) for scale in scales]
-    fingerprints = {plan_edit(base, open_edit(edit, base), edit).fingerprint() for edit in edits}
-    assert len(fingerprints) == 4  # a factor of 1 changes nothing but the record
-
-
 def test_a_tied_head_goes_with_its_embedding(tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -9,7 +9,7 @@ from merging import method
 
 from taskarith.arithmetic.calculator import LowRank
 from taskarith.edit.apply import apply
-from taskarith.errors import MismatchError, UsageError
+from taskarith.errors import UsageError
 from taskarith.merging import core_space as core
 from taskarith.merging.sums import elect
 
@@ -43,11 +43,3 @@ def test_core_space_of_adapters(tmp_path, phi, phi_tuned):
     assert apply(str(phi), add=adapters[::-1], output_dir=tmp_path / "ba", **both).fingerprint == first != expected
     with pytest.raises(UsageError, match="LoRA"):
         apply(str(phi), add=[adapters[0], str(phi_tuned)], output_dir=tmp_path / "no", method=how)
-
-
-def test_core_space_leaves_nothing_of_an_adapter_out(tmp_path, phi):
-    plain = save_adapter(phi, tmp_path / "plain", target_modules=["q_proj"])
-    more = save_adapter(phi, tmp_path / "more", target_modules=["q_proj"], modules_to_save=["lm_head"])
-    with pytest.raises(MismatchError, match=r"something else for lm_head\.weight"):
-        apply(str(phi), add=[str(plain), str(more)], output_dir=tmp_path / "no", method=method("core_space", 0.5))
-    assert not (tmp_path / "no").exists()
