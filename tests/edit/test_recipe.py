@@ -1,4 +1,4 @@
-"""Recipes: written by hand, or by an edit that is then repeated; hostile ones."""
+"""Recipes written by hand: the same as the call, and as a configuration of options."""
 
 from __future__ import annotations
 

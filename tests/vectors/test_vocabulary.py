@@ -1,4 +1,4 @@
-"""Fine-tunes with an enlarged or reduced vocabulary: refused with the way out, or edited in the rows that all have."""
+"""Fine-tunes with an enlarged or reduced vocabulary: refused with the way out; vectors of the rows that both have."""
 
 from __future__ import annotations
 
