@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def _check_fields(fields: Sequence[str], columns: Sequence[str], where: str, sep
 
 
 def _refuse_repeated(columns: Sequence[str], path: Path) -> None:
-    if repeated := [column for column in dict.fromkeys(columns) if list(columns).count(column) > 1]:
+    if repeated := [column for column, times in Counter(columns).items() if times > 1]:
         raise DataError(f"{path} has a column twice: {name_some(repeated)}", "Rename or remove one of the two.")
 
 

@@ -18,6 +18,7 @@ so that the question stays; MUSE's own code cuts nothing, and runs past the posi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -215,7 +216,7 @@ def _items(
     items = [read(row, str(row.get("index", number)), f"row {number} of {where}") for number, row in enumerate(rows)]
     ids = [item.id for item in items]
     if len(set(ids)) < len(ids):
-        twice = [id_ for id_ in dict.fromkeys(ids) if ids.count(id_) > 1]
+        twice = [id_ for id_, times in Counter(ids).items() if times > 1]
         raise DataError(f"{where} has an index twice: {name_some(twice)}", "Take the repeated rows out.")
     return tuple(items)
 
