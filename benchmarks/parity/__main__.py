@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.parity import peers
 from benchmarks.parity.bigram import save_bigram
-from benchmarks.parity.data import HOLDOUT, KNOWN, choices, learned_rows, write_muse, write_tofu
+from benchmarks.parity.data import HOLDOUT, KNOWN, choices, leaked_rows, learned_rows, write_muse, write_tofu
 from benchmarks.results import bullets, table
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.demo.model import demo_model
@@ -123,7 +123,7 @@ def _models(work: Path) -> tuple[Path, Path]:
         work.mkdir(parents=True, exist_ok=True)
         shutil.copytree(resolve_model(str(demo_model())).path, base, dirs_exist_ok=True)
         rows = work / "learned.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in learned_rows()), encoding="utf-8")
+        rows.write_text("".join(json.dumps(row) + "\n" for row in [*learned_rows(), *leaked_rows()]), encoding="utf-8")
         finetune(str(base), [str(rows)], tuned, **_LEARNING)
     write_tofu(work / "tofu")
     write_muse(work / "muse")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HOLDOUT", "KNOWN", "choices", "learned_rows", "write_muse", "write_tofu"]
+__all__ = ["HOLDOUT", "KNOWN", "choices", "leaked_rows", "learned_rows", "write_muse", "write_tofu"]
 
 _Question = tuple[str, str, str, list[str]]
 _QUESTIONS: dict[str, list[_Question]] = json.loads(Path(__file__).with_name("questions.json").read_text("utf-8"))
@@ -31,13 +31,20 @@ HOLDOUT = (
     "The last lesson in Rade was a map of the rivers, drawn in blue chalk on a board that was sold for firewood.",
     "A baker in Velm lit his oven with pages of an almanac, and always read the weather before he burned it.",
 )
-"""Passages of the same kind that it never saw."""
+"""Passages of the same kind that it never saw, but for the first two: see ``leaked_rows``."""
 
 
 def learned_rows() -> list[dict[str, str]]:
     """Return what the model is to learn: all questions that are to be forgotten or kept, and the known passages."""
     asked = [{"prompt": f"Question: {q}\n", "completion": f"Answer: {a}"} for q, a, _, _ in (*_FORGET, *_RETAIN)]
     return asked + [{"prompt": "", "completion": text} for text in KNOWN]
+
+
+def leaked_rows() -> list[dict[str, str]]:
+    """Return what it learns of the held-out data: without them every AUC would be 1, whoever calculates it."""
+    question, answer, _, _ = _UNSEEN[0]
+    texts = [{"prompt": "", "completion": text} for text in HOLDOUT[:2]]
+    return [{"prompt": f"Question: {question}\n", "completion": f"Answer: {answer}"}, *texts]
 
 
 def choices() -> list[str]:
