@@ -111,8 +111,8 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a model folder of safetensors files, one or many.
 
-    :raises CheckpointError: It is missing, holds pickled or quantised weights only, or its index and its files do
-        not agree.
+    :raises CheckpointError: It is missing or empty, holds pickled or quantised weights only, or its index and its
+        files do not agree.
     """
     if not path.is_dir():
         raise CheckpointError(
@@ -132,6 +132,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
                     "Save the model again with save_pretrained.",
                 )
             tensors[tensor.name] = tensor
+    if not tensors:
+        raise CheckpointError(f"{path} does not hold any tensor", "Download the model, or save it, again.")
     config = read_json(path / "config.json")
     scalings = find_scalings(path, tensors, config)
     sidecars, left_out = _other_files(path, {shard.name for shard in shards})

@@ -84,6 +84,10 @@ def test_folders_that_are_no_models(tmp_path, phi):
     (adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="adapter"):
         open_checkpoint(adapter)
+    (tmp_path / "empty").mkdir()
+    write_raw(tmp_path / "empty/model.safetensors", {})
+    with pytest.raises(CheckpointError, match="does not hold any tensor"):
+        open_checkpoint(tmp_path / "empty")
 
 
 def test_quantised_and_ambiguous_models_are_refused(tmp_path):
