@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import typer
 from commands import invoke, run
 
-from taskarith.attacks import defaults
-from taskarith.cli import attack, eval, ood, relate, sweep  # noqa: A004
-from taskarith.cli.guard import guarded
 from taskarith.cli.main import app
 from taskarith.evaluation.measurement import EvaluationKeywords, Measurement, MeasurementKeywords
 from taskarith.models.runtime import Runtime, RuntimeKeywords
@@ -28,29 +22,6 @@ OTHERS |= {"config", "draws", "forget", "gamma", "learning_rate", "lora", "outpu
 """Options that mean another thing in another command."""
 
 COMMANDS = typer.main.get_command(app).commands
-
-
-@pytest.mark.parametrize(
-    ("command", "values"),
-    [
-        (eval, [Measurement(), Runtime()]),
-        (sweep, [Measurement(), Runtime()]),
-        (attack, [defaults.MEASUREMENT, defaults.RUNTIME]),
-        (relate, [TestInputs(), Runtime()]),
-        (ood, [TestInputs(), Runtime()]),
-    ],
-)
-def test_options_that_are_not_given_make_the_defaults_of_the_library(command, values):
-    found = {}
-
-    def take(**arguments):
-        found.update(arguments)
-
-    take.__annotations__ = get_type_hints(command.command, include_extras=True)
-    take.__signature__ = inspect.signature(command.command)
-    run = guarded(take)
-    run(**{name: option.default for name, option in inspect.signature(run).parameters.items()})
-    assert [value for value in found.values() if isinstance(value, Measurement | Runtime | TestInputs)] == values
 
 
 @pytest.mark.parametrize(
@@ -81,33 +52,6 @@ def test_a_batch_size_that_is_no_number_is_refused(tmp_path):
         result.stderr
         == "error: --batch-size many is not a positive integer\nhint:  Give a positive integer, or auto.\n"
     )
-
-
-def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    sections = invoke("--help").stdout.split("\n\n")
-    found = {section.partition(":\n")[0]: section.splitlines()[1:] for section in sections if ":\n" in section}
-    shown = {heading: [line.split()[0] for line in lines] for heading, lines in found.items()}
-    assert shown.pop("Options")
-    assert shown == {
-        "Edit a model": ["finetune", "extract", "combine", "apply", "demo"],
-        "Choose coefficients": ["sweep", "relate", "ood", "importance"],
-        "Measure and attack": ["eval", "score", "attack"],
-        "Look, check, undo": ["inspect", "diff", "verify", "undo"],
-    }
-    for heading in shown:
-        for line in found[heading]:
-            name, description = line.split(maxsplit=1)
-            assert description == f"{inspect.cleandoc(COMMANDS[name].help).splitlines()[0]}"
-            assert description.endswith((".", ")."))
-
-
-def test_help_of_a_command_shows_its_options_under_headings():
-    text = invoke("sweep", "--help").stdout
-    headings = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
-    assert headings == ["Arguments", "Data", "Edit", "Merge method", "Choose", "Search", "Measure", "Model", "Options"]
-    for option in COMMANDS["sweep"].params:
-        assert option.param_type_name == "argument" or f" {option.opts[-1]}" in text
 
 
 def bash(script, home):

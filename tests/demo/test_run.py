@@ -6,9 +6,7 @@ import json
 
 import pytest
 from tiny_demo import TINY
-from typer.testing import CliRunner
 
-from taskarith.cli.main import app
 from taskarith.demo.run import TEXTS, run_demo
 from taskarith.errors import OutputError
 
@@ -31,24 +29,6 @@ def test_every_number_and_every_promised_file_is_there(shown):
     )
     assert names - {"edited"} == expected
     assert ("edited" in names) == (result.recommended is not None)
-
-
-def test_the_command_shows_both_tables_and_says_what_it_found(tmp_path, phi, monkeypatch):
-    monkeypatch.setattr("taskarith.demo.run.QUICK", TINY)
-    done = CliRunner().invoke(app, ["demo", "--model", str(phi), "-o", str(tmp_path / "d"), "--quick"])
-    assert done.exit_code == 0, done.output
-    for words in (
-        "loss, top-1 accuracy, ROUGE-L on:",
-        "tuned on all three",
-        "Control",
-        "the random one",
-        "alpha.png",
-    ):
-        assert words in done.stdout
-    assert "No alpha is recommended: forgetting is not reached, or not shown." in done.stdout
-    assert "by loss" in done.stdout
-    assert "the base" in done.stdout
-    assert done.stdout.count("  taskarith ") == 4  # a model of random weights learns nothing that could be forgotten
 
 
 def test_only_the_folder_of_a_demo_is_replaced(tmp_path, phi):

@@ -79,17 +79,6 @@ def test_the_order_changes_no_bit_and_an_existing_output_stays(trio, tmp_path):
     assert oracle.differing(load_file(one), load_file(two)) == []
 
 
-def test_the_command(trio, tmp_path):
-    _, first, second, _ = trio
-    arguments = ["combine", str(first), "-", f"{second}:0.4", "-o", str(tmp_path / "c.safetensors"), "--json"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["kind"] == "dense"
-    combine(f"{first} - {second}:0.4", tmp_path / "again.safetensors")
-    again = load_file(tmp_path / "again.safetensors")
-    assert oracle.differing(load_file(tmp_path / "c.safetensors"), again) == []
-
-
 def test_a_vector_of_another_model_is_named(trio, tmp_path):
     base, first, _, tuned = trio
     other = tiny.save_model(tmp_path / "other", "phi" if "phi" in str(base) else "llama", nudge_of=base, seed=9)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import oracle
 from recipes import run, write
 
@@ -45,10 +43,3 @@ def test_a_recipe_is_the_same_as_the_call(tmp_path, phi, phi_tuned, other):
     deltas = [oracle.load(one)[name].double() - base[name].double() for one in (phi_tuned, other, other)]
     expected = oracle.edit(base[name], deltas, [-0.6 * 0.5, 0.2 * 0.5, 0.5 * 0.5], oracle.torch.bfloat16)
     assert oracle.load(tmp_path / "out")[name].equal(expected)
-
-
-def test_a_single_value_of_an_option_that_repeats(tmp_path, phi, phi_tuned):
-    config = write(tmp_path / "c.yaml", {"negate": str(phi_tuned), "scale": "mlp=0", "dry_run": True, "json": True})
-    done = run(phi, "--config", config)
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["actions"] == {"copied": 8, "edited": 25}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -41,21 +40,6 @@ def test_every_file_is_as_before(tmp_path, kind, dtype, size):
     shutil.rmtree(tuned)
     undo(tmp_path / "out", tmp_path / "back")
     assert files(tmp_path / "back") == before
-
-
-def test_commands(tmp_path, phi, phi_tuned):
-    run = CliRunner()
-    edited, back = str(tmp_path / "edited"), str(tmp_path / "back")
-    done = run.invoke(app, ["apply", str(phi), "--negate", str(phi_tuned), "-o", edited, "--keep-undo"])
-    assert done.exit_code == 0
-    assert "undo patch:" in done.stderr
-    done = run.invoke(app, ["undo", edited, "-o", back, "--json"])
-    assert done.exit_code == 0
-    assert json.loads(done.stdout)["tensors"] > 0
-    assert files(tmp_path / "back") == files(phi)
-    again = run.invoke(app, ["undo", edited, "-o", back])
-    assert again.exit_code == 1
-    assert "already exists" in again.stderr
 
 
 def test_a_folder_that_changed_after_the_edit_is_not_undone(tmp_path, phi, phi_tuned):

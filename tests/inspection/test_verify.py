@@ -5,12 +5,9 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from typer.testing import CliRunner
 from verifying import tensors
 
-from taskarith.cli.main import app
 from taskarith.edit.apply import apply
-from taskarith.errors import CheckpointError
 from taskarith.inspection.verify import verify
 from taskarith.inspection.verify_sample import SAMPLE
 from taskarith.vectors.extract import extract
@@ -32,16 +29,6 @@ def test_a_sound_edit_and_a_sound_vector(tmp_path, kind, dtype):
     assert vector.is_sound
     assert (vector.kind, vector.unsampled) == ("vector", "")
     assert vector.sampled > 0
-
-
-def test_what_cannot_be_verified_is_said(tmp_path, phi):
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "absent", phi, phi / "model.safetensors"):
-        done = CliRunner().invoke(app, ["verify", str(path)])
-        assert done.exit_code == 1
-        assert "hint:" in done.stderr
-    with pytest.raises(CheckpointError, match=r"taskarith\.json"):
-        verify(tmp_path / "empty")
 
 
 def test_links_in_the_place_of_files_are_named(tmp_path, phi, phi_tuned):

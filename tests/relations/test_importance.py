@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import tiny
 import torch
@@ -61,21 +59,6 @@ def test_one_text_on_both_sides_weighs_all_alike(tmp_path, phi, texts):
     result = importance(str(phi), texts[0], texts[0], tmp_path / "w.safetensors")
     assert all((one == 0.5).all() for one in load_file(result.path).values())
     assert result.mean == 0.5
-
-
-def test_the_command_and_what_apply_makes_of_it(tmp_path, phi, texts):
-    tuned = str(tiny.save_model(tmp_path / "tuned", nudge_of=phi, seed=5))
-    call = ["importance", str(phi), "--forget", texts[0], "--retain", texts[1], "-o", str(tmp_path / "w.safetensors")]
-    done = CliRunner().invoke(app, [*call, "--json", "--quiet"])
-    assert done.exit_code == 0
-    assert json.loads(done.stdout)["forget_samples"] >= 1
-    how, weights = parse_method("perta"), load_file(tmp_path / "w.safetensors")
-    options = {"weights": str(tmp_path / "w.safetensors"), "method": how, "dtype": "float64"}
-    apply(str(phi), negate=[tuned], alpha=0.5, output_dir=tmp_path / "out", **options)
-    got, base, fine = (load_file(path / "model.safetensors") for path in (tmp_path / "out", phi, type(phi)(tuned)))
-    for name, values in base.items():
-        delta = (fine[name].double() - values.double()) * -0.5 * weights[name].double()
-        assert torch.equal(got[name], values.double() + delta)
 
 
 def test_weights_that_changed_are_not_used(tmp_path, phi, phi_tuned, texts):

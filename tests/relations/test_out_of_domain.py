@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 
 import numpy as np
 import pytest
@@ -31,19 +30,6 @@ def run(*arguments):
     return CliRunner().invoke(app, ["ood", *map(str, arguments)])
 
 
-def test_given_gammas(room, phi):
-    a, b = room / "a.safetensors", room / "b.safetensors"
-    done = run(a, b, "--gamma", "0.792,-0.637", "--json", "--quiet")
-    assert done.exit_code == 0, done.stderr
-    found = json.loads(done.stdout)
-    literal, figure = found["programmes"]
-    assert (literal["threshold"], figure["threshold"]) == (1.1, 0.2)
-    first, second = literal["lambdas"]
-    assert (first, second) == pytest.approx((1.1 * 1.4465, 1.1 * 0.2286), rel=1e-3)
-    words = ["taskarith", "apply", str(phi), "--add", f"{a}:{first:.4g}", "--add", f"{b}:{second:.4g}"]
-    assert shlex.split(found["command"]) == [*words, "-o", "combined"]
-
-
 @pytest.mark.parametrize(("gammas", "is_remarked"), [("0.6,-0.8", False), ("0.9,0.9", True), ("1,1", True)])
 def test_gammas_that_the_theorem_excludes_are_remarked(room, gammas, is_remarked):
     done = run(room / "a.safetensors", room / "b.safetensors", f"--gamma={gammas}", "--json", "--quiet")
@@ -51,15 +37,6 @@ def test_gammas_that_the_theorem_excludes_are_remarked(room, gammas, is_remarked
         one for one in json.loads(done.stdout)["remarks"] if one.startswith("the squares of the gammas add up to")
     ]
     assert bool(remarks) == is_remarked
-
-
-def test_an_infeasible_target_is_an_answer(room):
-    done = run(room / "a.safetensors", room / "b.safetensors", "--gamma", "-0.5,-0.5")
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.count("infeasible: every gamma that is not 0 is -0.5") == 2
-    assert "taskarith apply" not in done.stdout
-    capped = run(room / "a.safetensors", room / "b.safetensors", "--gamma=-0.2,-0.9", "--cap", 2, "--threshold", 1)
-    assert "above the cap" in capped.stdout
 
 
 def test_measured_gammas(room, phi):

@@ -13,7 +13,6 @@ import sys
 from contextlib import suppress
 
 import pytest
-from commands import invoke
 from transformers import Trainer
 
 from benchmarks.robustness.faults.commands import Command
@@ -21,7 +20,6 @@ from benchmarks.robustness.faults.runs import Ended
 from benchmarks.robustness.faults.stage import Stage, contents
 from taskarith.checkpoints import publish
 from taskarith.checkpoints.lock import check_unlocked, lock_folder
-from taskarith.cli.process import end_on_interrupt, interruptible
 from taskarith.console import Console
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
@@ -83,63 +81,12 @@ def test_help_that_cannot_be_printed_is_an_error_in_a_line(words):
     assert "Traceback" not in done.stderr
 
 
-def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert invoke("inspect", "v.safetensors").exit_code == 1
-    assert "the current folder no longer exists" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_can_be_read_in_every_encoding(monkeypatch, encoding):
     data = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding, errors="backslashreplace"))
     Console(as_json=True).result({"name": "ünï 码"})
     assert json.loads(data.getvalue().decode(encoding)) == {"name": "ünï 码"}
-
-
-CALL = "import taskarith.__main__ as program, sys; sys.argv = ['taskarith', *sys.argv[1:]]; "
-
-
-def call(code, *words, **options):
-    command = [sys.executable, "-c", CALL + code, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
-@pytest.mark.parametrize("closed", [(1,), (1, 2), (0, 1, 2)])
-def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed):
-    code = (
-        "import typer; from taskarith.cli import main\n"
-        "words = lambda: str(print('x')) and str(sys.stderr.write('y'))\n"
-        f"main.app = lambda: open({str(tmp_path / 'file')!r}, 'w').write(words())\n"
-        "program.main()"
-    )
-    done = call(code, preexec_fn=lambda: [os.close(number) for number in closed])
-    assert done.returncode == 0
-    assert (tmp_path / "file").read_text() == "1"
-
-
-def test_ctrl_c_before_a_command_is_at_work_ends_in_silence():
-    code = (
-        "import os, signal; from taskarith.cli import main\nmain.app = lambda: os.kill(os.getpid(), 2)\nprogram.main()"
-    )
-    setup = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    done = call(code, **setup)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
-    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}  # as in the background
-    assert call(code, **ignored).returncode == 0
-
-
-def test_ctrl_c_raises_while_a_command_is_at_work(monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        end_on_interrupt()
-        with pytest.raises(KeyboardInterrupt), interruptible():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +25,6 @@ from taskarith.evaluation.evaluate import evaluate
 from taskarith.inspection.verify import verify
 from taskarith.training import saving
 from taskarith.training.finetune import finetune
-from taskarith.training.settings import TrainingKeywords, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,35 +171,6 @@ def test_command_trains_and_prints_json(tmp_path, text, tuned, phi, app):
     assert (result["kind"], result["steps"], result["output_dir"]) == ("full", 2, str(tmp_path / "out"))
     assert "training full on cpu: float32 weights" in done.stderr
     assert distance(tuned, tmp_path / "out") == 0  # the flag won over the file, the file over the default
-
-
-def test_command_says_what_is_wrong_in_two_lines(tmp_path, text, phi, app):
-    words = [str(phi), "--data", text, "-o", str(tmp_path / "out")]
-    for more, code, first in (
-        (["--lora-rank", "4"], 2, "error: a LoRA option is set, but not --lora"),
-        (["--data", str(tmp_path / "absent.txt")], 1, "error: there is no file"),
-        (["--block-size", "4096"], 2, "error: --block-size 4096 is more than the 256 positions"),
-    ):
-        done = CliRunner().invoke(app, [*words, *more])
-        lines = done.stderr.strip().splitlines()
-        assert done.exit_code == code
-        assert len(lines) == 2
-        assert lines[0].startswith(first)
-        assert lines[1].startswith("hint:  ")
-        assert done.stdout == ""
-
-
-def test_every_setting_is_an_option_and_a_keyword_with_one_default(app):
-    fields = {one.name: one.default for one in dataclasses.fields(TrainingSettings)}
-    options = inspect.signature(guarded(finetune_cli.command)).parameters
-    assert fields.keys() == TrainingKeywords.__optional_keys__
-    assert options.keys() - fields.keys() == {
-        *inspect.signature(finetune).parameters.keys() - {"settings", "keywords", "listener"},
-        *("config", "as_json", "quiet"),
-    }
-    assert {name: options[name].default for name in fields} == {
-        name: None if default in ("", ()) else default for name, default in fields.items()
-    }
 
 
 @pytest.mark.parametrize("verb", [finetune, evaluate])

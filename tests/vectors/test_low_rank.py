@@ -12,9 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
-from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError
 from taskarith.evaluation.evaluate import evaluate
@@ -124,23 +122,6 @@ def test_ranks_follow_the_energy_and_alone_what_moved_is_written(tmp_path):
     assert again.ranks == result.ranks
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
-
-
-def test_the_command(tmp_path):
-    base = tiny.save_model(tmp_path / "base", "moe")
-    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base)
-    arguments = ["extract", str(base), str(tuned), "-o", str(tmp_path / "adapter"), "--rank", "3"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0
-    assert done.stdout.strip() == str(tmp_path / "adapter")
-    assert "matrices of rank 3 to 3" in done.stderr
-    assert "kept whole in the adapter: model.layers.0.input_layernorm.weight" in done.stderr
-    shown = json.loads(CliRunner().invoke(app, [*arguments, "--overwrite", "--json"]).stdout)
-    assert set(shown["ranks"].values()) == {3}
-    record = json.loads((tmp_path / "adapter/taskarith.json").read_text())
-    assert record["base"]["fingerprint"] == shown["base"]["fingerprint"]
-    assert record["tensors"]["model.layers.0.self_attn.q_proj.weight"]["rank"] == 3
-    assert record["rest"] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""How every command is called: options that stand for the fields of a value, and failures in two lines."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_type_hints
+
+import pytest
+from commands import invoke, run
+
+from taskarith.attacks import defaults
+from taskarith.cli import attack, eval, ood, relate, sweep  # noqa: A004
+from taskarith.cli.guard import guarded
+from taskarith.evaluation.measurement import Measurement
+from taskarith.models.runtime import Runtime
+from taskarith.relations.inputs import TestInputs
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        (eval, [Measurement(), Runtime()]),
+        (sweep, [Measurement(), Runtime()]),
+        (attack, [defaults.MEASUREMENT, defaults.RUNTIME]),
+        (relate, [TestInputs(), Runtime()]),
+        (ood, [TestInputs(), Runtime()]),
+    ],
+)
+def test_options_that_are_not_given_make_the_defaults_of_the_library(command, values):
+    found = {}
+
+    def take(**arguments):
+        found.update(arguments)
+
+    take.__annotations__ = get_type_hints(command.command, include_extras=True)
+    take.__signature__ = inspect.signature(command.command)
+    run = guarded(take)
+    run(**{name: option.default for name, option in inspect.signature(run).parameters.items()})
+    assert [value for value in found.values() if isinstance(value, Measurement | Runtime | TestInputs)] == values
+
+
+def test_an_error_is_two_lines_on_stderr(tmp_path):
+    done = run("apply", tmp_path, "--negate", "v.safetensors")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert second.startswith("hint:  ")
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert invoke("inspect", "v.safetensors").exit_code == 1
+    assert "the current folder no longer exists" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr

@@ -1,0 +1,54 @@
+"""What the process of a command needs: streams that are open, and Ctrl-C at the right time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from taskarith.cli.process import end_on_interrupt, interruptible
+
+CALL = "import taskarith.__main__ as program, sys; sys.argv = ['taskarith', *sys.argv[1:]]; "
+
+
+def call(code, *words, **options):
+    command = [sys.executable, "-c", CALL + code, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("closed", [(1,), (1, 2), (0, 1, 2)])
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed):
+    code = (
+        "import typer; from taskarith.cli import main\n"
+        "words = lambda: str(print('x')) and str(sys.stderr.write('y'))\n"
+        f"main.app = lambda: open({str(tmp_path / 'file')!r}, 'w').write(words())\n"
+        "program.main()"
+    )
+    done = call(code, preexec_fn=lambda: [os.close(number) for number in closed])
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == "1"
+
+
+def test_ctrl_c_before_a_command_is_at_work_ends_in_silence():
+    code = (
+        "import os, signal; from taskarith.cli import main\nmain.app = lambda: os.kill(os.getpid(), 2)\nprogram.main()"
+    )
+    setup = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    done = call(code, **setup)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}  # as in the background
+    assert call(code, **ignored).returncode == 0
+
+
+def test_ctrl_c_raises_while_a_command_is_at_work(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        end_on_interrupt()
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
