@@ -3,7 +3,7 @@
 A share is a quotient of two differences between models on the same samples, and means nothing where the lower one, what
 there is to bring back, may be 0. Its interval is Fieller's (1954): all shares r for which above - r * below is not
 apart from 0 by Student's t. It is bounded just where below is apart from 0; elsewhere there is no share. Samples of
-several models are paired by what they are of. ``tests/test_intervals.py`` simulates the coverage.
+several models are paired by what they are of. ``tests/evaluation/metrics/test_intervals.py`` simulates the coverage.
 """
 
 from __future__ import annotations

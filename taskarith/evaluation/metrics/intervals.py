@@ -4,9 +4,10 @@ Intervals are Student's t on the jackknife's standard error (Quenouille 1956, Tu
 interval), with the degrees of freedom of Welch (1947) and Satterthwaite (1946) where several groups of samples are
 independent. Of values between two bounds, of which too few differ to tell their spread, the interval is at least that
 of Clopper and Pearson (1934) for a rate, which is right for the largest spread that such values can have. A percentile
-bootstrap covers 78% instead of 95% at 4 samples, and nothing where all samples are equal. ``tests/test_intervals.py``
-simulates the coverage: 92% or more, but for strongly skewed values without bounds, such as losses, 87% at 4 samples and
-92% at 16. Samples are taken as independent, which overlapping prompts and the blocks of one text are not quite.
+bootstrap covers 78% instead of 95% at 4 samples, and nothing where all samples are equal.
+``tests/evaluation/metrics/test_intervals.py`` simulates the coverage: 92% or more, but for strongly skewed values
+without bounds, such as losses, 87% at 4 samples and 92% at 16. Samples are taken as independent, which overlapping
+prompts and the blocks of one text are not quite.
 """
 
 from __future__ import annotations
