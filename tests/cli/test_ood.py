@@ -6,9 +6,11 @@ import json
 import shlex
 
 import pytest
+from asking import CHAT, CHAT_OPTIONS, write_questions
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
+from taskarith.relations.out_of_domain import out_of_domain
 
 
 def run(*arguments):
@@ -37,3 +39,11 @@ def test_an_infeasible_target_is_an_answer(vectors):
         vectors / "a.safetensors", vectors / "b.safetensors", "--gamma=-0.2,-0.9", "--cap", 2, "--threshold", 1
     )
     assert "above the cap" in capped.stdout
+
+
+def test_questions_are_asked_by_the_chat_template_if_that_is_wanted(vectors, tmp_path):
+    vector, path = str(vectors / "a.safetensors"), write_questions(tmp_path)["questions"]
+    done = run(vector, "--data", f"x={path}", "--inputs", 4, *CHAT_OPTIONS, "--json")
+    assert done.exit_code == 0, done.stderr
+    expected = out_of_domain([vector], data={"x": path}, inputs=4, **CHAT)
+    assert json.loads(done.stdout) == json.loads(json.dumps(expected.to_json()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from asking import CHAT, CHAT_OPTIONS, write_questions
 from commands import invoke
 
 from taskarith.relations.relate import relate
@@ -35,3 +36,11 @@ def test_a_plot_that_cannot_be_written_is_refused_before_any_work(vectors, tmp_p
     done = invoke("relate", vectors / "a.safetensors", vectors / "b.safetensors", "--plot", tmp_path / plot)
     assert done.exit_code == code
     assert words in done.stderr
+
+
+def test_questions_are_asked_by_the_chat_template_if_that_is_wanted(vectors, tmp_path):
+    pair, path = [str(vectors / f"{name}.safetensors") for name in "ab"], write_questions(tmp_path)["questions"]
+    done = invoke("relate", *pair, "--data", f"x={path}", "--data", f"y={path}", "--inputs", 4, *CHAT_OPTIONS, "--json")
+    assert done.exit_code == 0, done.stderr
+    expected = relate(pair, data={"x": path, "y": path}, inputs=4, **CHAT)
+    assert json.loads(done.stdout) == json.loads(json.dumps(expected.to_json()))

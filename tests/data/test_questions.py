@@ -124,6 +124,11 @@ def test_a_system_prompt_begins_chats_that_have_none(tmp_path):
         "eval {model} --data forget={text} -o {out}",
         "sweep {model} --data forget={text} --data keep={text} --negate {tuned} -o {out}",
         "attack {model} --forget {text} -o {out}",
+        "relate {tuned} {tuned} --data a={text} --data b={text}",
+        "relate {tuned} {tuned}",
+        "ood {tuned} --data target={text}",
+        "ood {tuned} --gamma 0.5",
+        "importance {model} --forget {text} --retain {text} -o {out}",
     ],
 )
 def test_what_changes_nothing_is_refused(tmp_path, phi, verb, option):
@@ -134,6 +139,26 @@ def test_what_changes_nothing_is_refused(tmp_path, phi, verb, option):
     done = CliRunner().invoke(app, [*call.split(), option])
     assert done.exit_code == 2, done.output
     assert f"{option.partition('=')[0]} is given, but nothing is written by a chat template" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "eval {model} --data forget={rows}",
+        "relate {tuned} {tuned} --data a={rows} --data b={rows}",
+        "ood {tuned} --data target={rows}",
+        "importance {model} --forget {rows} --retain {rows} -o {out}",
+    ],
+)
+def test_a_system_prompt_alone_makes_no_chat_of_a_question(tmp_path, phi, phi_tuned, rows, verb):
+    call = verb.format(model=phi, tuned=phi_tuned, rows=rows, out=tmp_path / "out")
+    done = CliRunner().invoke(app, [*call.split(), "--system-prompt", HELPER])
+    assert done.exit_code == 2, done.output
+    assert "--system-prompt is given, but nothing is written by a chat template" in done.output
+    assert "question and answer with --apply-chat-template" in done.output
+    blank = CliRunner().invoke(app, [*call.split(), "--apply-chat-template", "--system-prompt", " "])
+    assert (blank.exit_code, "--system-prompt is blank" in blank.output) == (2, True)
     assert not (tmp_path / "out").exists()
 
 

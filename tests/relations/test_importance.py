@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from asking import CHAT, write_questions
 from damage import flip
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -59,6 +60,27 @@ def test_one_text_on_both_sides_weighs_all_alike(tmp_path, phi, texts):
     result = importance(str(phi), texts[0], texts[0], tmp_path / "w.safetensors")
     assert all((one == 0.5).all() for one in load_file(result.path).values())
     assert result.mean == 0.5
+
+
+def test_questions_are_asked_by_the_chat_template(tmp_path, phi, texts):
+    questions = write_questions(tmp_path)
+
+    def weights(name, **options):
+        path = importance(
+            str(phi), questions[name], texts[1], tmp_path / "w.safetensors", overwrite=True, **options
+        ).path
+        return load_file(path)
+
+    asked, plain = weights("questions", apply_chat_template=True), weights("questions")
+    with_system, written = weights("questions", **CHAT), weights("chats")
+    assert all(torch.equal(values, with_system[name]) for name, values in written.items())
+    assert all(torch.equal(values, plain[name]) for name, values in weights("prompts").items())
+    head = "lm_head.weight"
+    assert not any(torch.equal(*pair) for pair in ((asked[head], plain[head]), (asked[head], with_system[head])))
+    bare = tiny.save_model(tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(DataError, match="is a chat, but the model's tokenizer has no chat template"):
+        importance(str(bare), questions["questions"], texts[1], tmp_path / "no.safetensors", **CHAT)
 
 
 def test_weights_that_changed_are_not_used(tmp_path, phi, phi_tuned, texts):
