@@ -101,7 +101,7 @@ class Laboratory:
         everything = " ".join(f"--data {file}" for file in files.values())
         named = " ".join(f"--data {name}={file}" for name, file in files.items())
         measured = f"--prompts {scale.prompts} --prompt-tokens {scale.prompt_tokens}"
-        measured += f" --continuation-tokens {scale.continuation_tokens} --block-size {scale.block_size}"
+        measured += f" --continuation-tokens {scale.continuation_tokens} --block-size {scale.measured_block_size}"
         alphas = ",".join(f"{alpha:g}" for alpha in scale.alphas)
         all_of, one = f"{how} {scale.epochs_all}", f"{how} {scale.epochs_one}"
         lines = [f"taskarith finetune {model} {everything} {all_of} -o {'adapter' if self.lora else 'tuned'}"]
@@ -140,5 +140,6 @@ class Laboratory:
     @property
     def _measured(self) -> dict[str, Any]:
         scale = self.scale
-        lengths = {name: getattr(scale, name) for name in ("block_size", "prompt_tokens", "continuation_tokens")}
+        lengths = {name: getattr(scale, name) for name in ("prompt_tokens", "continuation_tokens")}
+        lengths["block_size"] = scale.measured_block_size
         return {**lengths, "device": self.device, "seed": self.seed, "listener": self.listener}

@@ -21,7 +21,8 @@ class Scale:
     """How long and how finely the demo works.
 
     :param characters: Of each text that are used; None uses all.
-    :param block_size: Tokens of a block.
+    :param block_size: Tokens of a block that is learned.
+    :param measured_block_size: Tokens of a block whose loss is measured: intervals need more blocks than training.
     :param batch_size: Blocks of a step: one gives the most steps for the same work.
     :param epochs_all: Passes over all three texts.
     :param epochs_one: Passes over a single text, for its vector.
@@ -34,6 +35,7 @@ class Scale:
 
     characters: int | None = None
     block_size: int = 272  # each text is four blocks
+    measured_block_size: int = 68
     batch_size: int = 1
     epochs_all: int = 4
     epochs_one: int = 4
@@ -48,6 +50,7 @@ FULL = Scale()
 QUICK = Scale(
     characters=800,
     block_size=48,  # each text is about four blocks
+    measured_block_size=24,
     batch_size=2,
     epochs_all=5,
     epochs_one=5,
