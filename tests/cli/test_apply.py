@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import oracle
 import pytest
@@ -32,3 +33,18 @@ def test_a_number_of_processes_has_bounds(jobs):
     result = invoke("apply", "base", "--negate", "v", "--jobs", jobs)
     assert result.exit_code == 2
     assert f"jobs is {jobs}" in result.stderr
+
+
+def test_a_dry_run_says_what_it_would_do_and_what_would_fail(tmp_path, phi, vectors, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    words = ["--add", vectors / "a.safetensors", "-o", tmp_path / "out", "--dry-run"]
+    done = invoke("apply", phi, *words)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out'}\n"
+    size = (phi / "model.safetensors").stat().st_size / 1e6
+    assert f"tensors 33 edited; read {2 * size:,.1f} MB, would write {size:,.1f} MB" in done.stderr
+    assert "MB of memory" in done.stderr
+    assert f"would fail: {tmp_path} has 0.0 GB of space" in done.stderr
+    shown = json.loads(invoke("apply", phi, *words, "--json").stdout)
+    assert (shown["dry_run"], shown["fingerprint"], shown["forecast"]["write_rate"] > 0) == (True, "", True)
+    assert list(tmp_path.iterdir()) == []
