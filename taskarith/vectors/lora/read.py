@@ -126,7 +126,9 @@ def read_adapter(path: Path) -> Adapter:
     _check_names(path, adapter_tensors(path))
     parts: dict[str, dict[str, TensorEntry]] = {}
     odd = []
-    for tensor in adapter_tensors(path):
+    if not (tensors := adapter_tensors(path)):
+        raise VectorError(f"{path / ADAPTER_WEIGHTS} does not hold any tensor", "Save the adapter again with PEFT.")
+    for tensor in tensors:
         name = _NAMED.sub(r"\1", tensor.name.removeprefix(_PREFIX))
         match = _PART.fullmatch(name)
         if not tensor.is_float:

@@ -69,3 +69,11 @@ def test_broken_factors_are_refused(tmp_path):
     (adapter / "adapter_model.bin").touch()
     with pytest.raises(VectorError, match="pickled"):
         apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
+
+
+def test_an_adapter_without_tensors_is_refused(tmp_path):
+    base = tiny.save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    save_file({}, adapter / "adapter_model.safetensors")
+    with pytest.raises(VectorError, match="does not hold any tensor"):
+        apply(str(base), add=[str(adapter)], output_dir=tmp_path / "out")
