@@ -36,8 +36,8 @@ def agreed_plan(plan: EditPlan, team: Team, listener: Listener = SILENT) -> str:
         if len(sizes) != len(told[0][2]):
             extra = _more(sizes, told[0][2])
             raise MismatchError(
-                f"process {rank} reads {len(sizes)} input files and process 0 reads {len(told[0][2])}: "
-                f"{extra} is read by one of them only",
+                f"process {rank} reads {len(sizes)} input files and process 0 reads {len(told[0][2])}; "
+                f"the difference includes {extra}",
                 "Start all of them in folders where models, vectors and the bases they record have the same paths.",
             )
         if sizes != told[0][2]:

@@ -46,9 +46,9 @@ def agree(*plans):
     return [found[rank] for rank in range(len(plans))]
 
 
-def planned(folder, coefficient=0.5):
+def planned(folder, coefficient=0.5, vector="v.safetensors"):
     base = open_checkpoint(folder / "base")
-    edit = Edit((OperandRef(str(folder / "v.safetensors"), coefficient),))
+    edit = Edit((OperandRef(str(folder / vector), coefficient),))
     return plan_edit(base, open_edit(edit, base), edit)
 
 
@@ -67,3 +67,16 @@ def test_processes_that_see_copies_of_the_inputs_agree_by_content(tmp_path, shar
     assert {*agree(plan, plan, planned(copy))} == {f"process 2 has another {weights.name} than process 0"}
     extract(str(sharded / "base"), str(sharded / "tuned"), copy / "v.safetensors", dtype="float64", overwrite=True)
     assert {*agree(plan, planned(copy))} == {"process 1 has another v.safetensors than process 0"}
+
+
+def test_a_process_that_reads_more_files_is_told_which(tmp_path, sharded):
+    """A fine-tune records where its base is: a process that was started beside a copy reads both."""
+    copy = tmp_path / "copy"
+    for name in ("base", "tuned"):
+        shutil.copytree(sharded / name, copy / name)
+    first = sorted((sharded / "base").glob("model-*"))
+    both = planned(copy, vector="tuned")
+    assert len(both.states) == 2 * len(first) + 1, "the copy of the base and the one that the fine-tune records"
+    counts = f"process 1 reads {2 * len(first) + 1} input files and process 0 reads {len(first) + 1}"
+    said = {*agree(planned(sharded, vector="tuned"), both)}
+    assert said == {f"{counts}; the difference includes {first[0].name}"}
