@@ -390,18 +390,6 @@ def test_a_quantised_model_that_is_not_understood_is_refused_for_its_true_reason
     assert ("quantization_config" in caught.value.hint) == (fault.startswith("stripped") or fault == "dequantised")
 
 
-def test_a_dtype_that_cannot_be_edited_is_named(tmp_path):
-    base = tiny.save_model(tmp_path / "base", "llama")
-    tuned = tiny.save_model(tmp_path / "tuned", "llama", nudge_of=base, seed=1)
-    extract(str(base), str(tuned), tmp_path / "v.safetensors")
-    tensors = load_file(base / "model.safetensors")
-    for name, dtype in ((Q, torch.float8_e5m2), ("model.norm.weight", torch.float8_e4m3fn)):
-        tensors[name] = tensors[name].to(dtype)
-    save_file(tensors, base / "model.safetensors")
-    with pytest.raises(MismatchError, match=rf"2 tensors .* {Q} \(F8_E5M2\), model\.norm\.weight \(F8_E4M3\)"):
-        apply(str(base), negate=[str(tmp_path / "v.safetensors")], output_dir=tmp_path / "out")
-
-
 @pytest.mark.parametrize("size", [[0, 16], 16, ["a", "b"], [16]])
 def test_block_sizes_that_make_no_sense_are_refused(tmp_path, size):
     base = quantise(tiny.save_model(tmp_path / "base", "llama"), "blocks")

@@ -6,7 +6,12 @@ import shutil
 
 from merging import method
 
+from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.edit.apply import apply
+from taskarith.edit.edit import Edit
+from taskarith.edit.operands import open_edit
+from taskarith.edit.remarks import own_bases, rounding
+from taskarith.edit.run import RunResult
 
 
 def test_a_vector_on_another_model_of_the_same_shape_says_so_in_one_line(tmp_path, vector, phi, phi_tuned):
@@ -34,3 +39,15 @@ def test_a_dry_run_names_the_matrices_that_are_held_whole(tmp_path, phi, tuned):
     light = apply(str(phi), add=tuned, output_dir=tmp_path / "out", method=method("iso_c"), dry_run=True)
     assert light.forecast.memory_bytes > 80_000_000
     assert not (tmp_path / "out").exists()
+
+
+def test_what_quantising_again_costs_is_that_of_the_worst_weight():
+    assert rounding(RunResult()) == []
+    (remark,) = rounding(RunResult(errors={"a": 0.01, "b": 0.0312, "c": 0.02}))
+    assert remark.startswith("3 float8 weights were quantised again, with a relative error of up to 0.031 (b)")
+
+
+def test_a_base_of_its_own_is_named_where_it_is_not_the_model(phi, tuned):
+    base = open_checkpoint(phi)
+    operands = open_edit(Edit.from_options([f"{tuned[0]}@@{tuned[1]}", f"{tuned[0]}@@{phi}"]), base)
+    assert own_bases(operands) == [f"{tuned[0]} is taken as the difference to {tuned[1]}"]
