@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from taskarith.data.spec import parse_benchmark
 from taskarith.evaluation.benchmarks import load_benchmark
-from taskarith.spec import parse_benchmark
 
 
 def load(text, limit=None):

@@ -8,19 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskarith.data.spec import DataRef, parse_data
 from taskarith.errors import UsageError
-from taskarith.spec import (
-    DataRef,
-    ModelRef,
-    OperandRef,
-    parse_alphas,
-    parse_combination,
-    parse_data,
-    parse_model,
-    parse_named_data,
-    parse_operand,
-    parse_size,
-)
+from taskarith.spec import ModelRef, OperandRef, parse_alphas, parse_combination, parse_model, parse_operand, parse_size
 
 
 @pytest.mark.parametrize(
@@ -80,26 +70,6 @@ def test_parse_alphas_has_no_drift_and_includes_the_end():
 def test_parse_alphas_refuses(text):
     with pytest.raises(UsageError, match="alpha"):
         parse_alphas(text)
-
-
-def test_parse_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.jsonl").touch()
-    assert parse_data("rows.jsonl") == DataRef("rows.jsonl")
-    assert parse_data("rows.jsonl:story") == DataRef("rows.jsonl", column="story")
-    assert parse_data("locuslab/TOFU:forget10") == DataRef("locuslab/TOFU", "forget10")
-    assert parse_data("a/b::train:text") == DataRef("a/b", None, "train", "text")
-    assert str(parse_data("a/b::train:text")) == "a/b::train:text"
-    for text in ["rows.jsonl:a:b", "a:b:c:d:e", ":x"]:
-        with pytest.raises(UsageError):
-            parse_data(text)
-
-
-def test_parse_named_data():
-    assert parse_named_data(["forget=a.txt", "books/retain.txt"]) == {"forget": "a.txt", "retain": "books/retain.txt"}
-    for texts in (["a=x", "a=y"], ["=x"], ["a="]):
-        with pytest.raises(UsageError):
-            parse_named_data(texts)
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,11 @@ from benchmarks.robustness import sound
 from benchmarks.robustness.damage import changed, damage
 from benchmarks.robustness.runner import Reader
 from taskarith.data.load import load_data
+from taskarith.data.spec import parse_benchmark, parse_data, parse_named_data
 from taskarith.evaluation.benchmarks import load_benchmark
 from taskarith.evaluation.read_records import read_sheets
 from taskarith.evaluation.score import score
-from taskarith.spec import (
-    parse_alphas,
-    parse_benchmark,
-    parse_combination,
-    parse_data,
-    parse_model,
-    parse_named_data,
-    parse_operand,
-    parse_scales,
-    parse_size,
-)
+from taskarith.spec import parse_alphas, parse_combination, parse_model, parse_operand, parse_scales, parse_size
 from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
 
 __all__ = ["DATA"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from taskarith.checkpoints.ownership import entry_names, foreign_entries
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
-from taskarith.checkpoints.targets import MOVES_NAME, work_names
+from taskarith.checkpoints.rooms import MOVES_NAME, work_names
 from taskarith.errors import OutputError, name_some
 
 __all__ = ["finish_moves", "move_into"]

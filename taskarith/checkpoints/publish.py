@@ -20,7 +20,8 @@ from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal, remove
 from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals
 from taskarith.checkpoints.lock import LOCK_NAME, lock_folder, uninterrupted
-from taskarith.checkpoints.targets import MOVES_NAME, check_room, check_target, room_of, settle, target_mode
+from taskarith.checkpoints.rooms import MOVES_NAME, room_of, settle, target_mode
+from taskarith.checkpoints.targets import check_room, check_target
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import OutputError
 

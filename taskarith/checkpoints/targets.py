@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,34 +12,30 @@ from contextlib import suppress
 from pathlib import Path
 
 from taskarith.checkpoints.ownership import entry_names, foreign_entries
+from taskarith.checkpoints.rooms import (
+    MOVES_NAME,
+    NAME_BYTES,
+    WORK,
+    folders_around,
+    has_to_stay,
+    identity,
+    is_mounted,
+    room_of,
+    settle,
+    work_folder,
+    work_names,
+)
 from taskarith.errors import OutputError, name_some
 
 __all__ = [
-    "MOVES_NAME",
     "check_apart",
     "check_room",
     "check_space",
     "check_target",
-    "hidden_sibling",
-    "room_of",
-    "settle",
-    "short_name",
-    "target_mode",
-    "work_folder",
-    "work_names",
 ]
 
 _ROOM = re.compile(r"lock|journal(-\d+)?\.jsonl|old-journal\.jsonl|finished\.json|output|old|new|factors|moves\.json")
 """What lies in the room of an output that is being built."""
-
-MOVES_NAME = "moves.json"
-"""In a room: what is to be moved where, of an output that is complete and is put into a folder that stays."""
-
-_WORK = ("partial", "training", "old")
-"""What there may be of an output under way, by the last part of its name."""
-
-_NAME_BYTES = 255
-"""What file systems take of a name, encrypted ones apart."""
 
 _PATH_BYTES = 4000
 """What systems take of a path is 4096 or less; the names of what is built come to it."""
@@ -69,54 +64,6 @@ def check_target(
     _check_foreign(target, place)
     _check_rights(target, place)
     check_room(room_of(place))
-
-
-def settle(target: Path) -> Path:
-    """Return an output with a name of its own, where it was given as ``.`` or the like.
-
-    :raises OutputError: It is the root of the file system.
-    """
-    place = Path(os.path.realpath(target)) if target.name in {"", ".."} else target
-    if not place.name:
-        raise OutputError(f"'{target}' cannot be an output", "Name a folder or file of its own, as in -o edited.")
-    return place
-
-
-def room_of(target: Path) -> Path:
-    """Return the folder in which an output is built: ``.NAME.partial``, see ``work_folder``."""
-    return work_folder(target, "partial")
-
-
-def work_folder(target: Path, what: str) -> Path:
-    """Return the folder ``.NAME.WHAT`` for work on an output: beside it, or in it where it has to stay.
-
-    A mount point (a volume of a container), the current folder, and a folder in a place that may not be written cannot
-    be exchanged for another one.
-    """
-    place = settle(target)
-    inside = place / place.name
-    stays = _has_to_stay(place) or any(hidden_sibling(inside, one).exists() for one in _WORK)
-    return hidden_sibling(inside if stays else place, what)
-
-
-def work_names(target: Path) -> set[str]:
-    """Return the names of what lies in a folder that has to stay while there is work on it; none elsewhere."""
-    return {path.name for what in _WORK if (path := work_folder(target, what)).parent == target}
-
-
-def hidden_sibling(target: Path, what: str) -> Path:
-    """Return ``.NAME.WHAT`` beside an output, with a digest instead of a part of the name where that is too long."""
-    return target.with_name(f".{short_name(target.name, _NAME_BYTES - len(what) - 2)}.{what}")
-
-
-def short_name(name: str, limit: int = _NAME_BYTES) -> str:
-    """Return a name of at most so many bytes: what is left out in the middle is replaced by its digest."""
-    data = os.fsencode(name)
-    if len(data) <= limit:
-        return name
-    digest, half = hashlib.sha256(data).hexdigest()[:12], (limit - 14) // 2
-    first, last = (part.decode(errors="ignore") for part in (data[:half], data[-half:]))
-    return f"{first}-{digest}-{last}"
 
 
 def check_room(room: Path) -> None:
@@ -168,18 +115,8 @@ def _taken(folder: Path) -> int:
     return found * 512
 
 
-def target_mode(room: Path) -> int:
-    """Return the rights that new files get in a room, by the umask or by the access list of its folder."""
-    probe = room / "new"
-    probe.unlink(missing_ok=True)
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    return mode
-
-
 def _check_name(place: Path) -> None:
-    for what, name, most in (("name", place.name, _NAME_BYTES), ("path", str(place), _PATH_BYTES)):
+    for what, name, most in (("name", place.name, NAME_BYTES), ("path", str(place), _PATH_BYTES)):
         size = len(os.fsencode(name))
         if size > most:
             raise OutputError(
@@ -191,11 +128,11 @@ def _check_name(place: Path) -> None:
 def check_apart(target: Path, inputs: Iterable[str | Path]) -> None:
     """Refuse an output that is, holds or lies in something that is read; see ``check_target``."""
     place = settle(target)
-    own, around = _identity(place), _around(place)
-    rooms = {_identity(room) for what in _WORK if (room := work_folder(place, what)).is_dir() and not room.is_symlink()}
+    own, around = identity(place), folders_around(place)
+    rooms = {identity(room) for what in WORK if (room := work_folder(place, what)).is_dir() and not room.is_symlink()}
     for given in dict.fromkeys(filter(None, map(str, inputs))):
         for path in _read_with(Path(given)):
-            inner, outer = _around(path), _identity(path)
+            inner, outer = folders_around(path), identity(path)
             if outer == own:
                 how = f"{target} is read by this command and cannot be its output"
             elif own in inner:
@@ -222,22 +159,6 @@ def _read_with(path: Path) -> Iterator[Path]:
             yield from [Path(base)] if base and Path(base).exists() else []
     except (OSError, ValueError, TypeError, KeyError, RuntimeError):
         return  # whoever reads it says what is wrong with it
-
-
-def _around(path: Path) -> set[tuple[int, int] | str]:
-    """Return the identities of all folders around a path, those of what it links to and those of the link."""
-    places = (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path)))
-    folders = {folder for place in places for folder in place.parents}
-    return {_identity(folder, os.fspath(folder)) for folder in folders}
-
-
-def _identity(path: Path, real: str = "") -> tuple[int, int] | str:
-    """Return what tells files and folders apart, whatever they are called; of what is not there, its ``real`` path."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError, RuntimeError):
-        return real or os.path.realpath(path)
-    return status.st_dev, status.st_ino
 
 
 def _is_occupied(place: Path) -> bool:
@@ -269,12 +190,12 @@ def _check_kind(target: Path, place: Path, is_folder: bool | None) -> None:
         raise OutputError(f"{target} is not a folder", "Name another output folder.")
     if is_folder is False and place.is_dir():
         raise OutputError(f"{target} is a folder", "Name a file, as in -o forget.safetensors.")
-    if is_folder is False and place.exists() and _is_mounted(place):
+    if is_folder is False and place.exists() and is_mounted(place):
         raise OutputError(f"{target} is mounted as a file and cannot be replaced", "Mount the folder that it is in.")
 
 
 def _check_rights(target: Path, place: Path) -> None:
-    stays = _has_to_stay(place)
+    stays = has_to_stay(place)
     folder, why = _nearest(place if stays else place.parent), ""
     if not folder.is_dir():
         why = f"{folder} is not a folder"
@@ -297,36 +218,6 @@ def _may_be_replaced(place: Path) -> bool:
 def _nearest(place: Path) -> Path:
     """Return a path, or the nearest one around it that exists."""
     return next((one for one in (place, *place.absolute().parents) if os.path.lexists(one)), Path(place.anchor or "."))
-
-
-def _has_to_stay(target: Path) -> bool:
-    if not target.is_dir() or target.is_symlink():
-        return False
-    return (
-        _holds_current_folder(target)
-        or not os.access(target.absolute().parent, os.W_OK | os.X_OK)
-        or _is_mounted(target)
-    )
-
-
-def _holds_current_folder(target: Path) -> bool:
-    try:
-        here = Path.cwd()
-    except OSError:  # it was removed
-        return False
-    return _identity(target) in {_identity(here), *_around(here)}
-
-
-def _is_mounted(path: Path) -> bool:
-    """Whether a file system is mounted here, one that lies in the same file system included."""
-    if os.path.ismount(path):
-        return True
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return False
-    places = {re.sub(rb"\\(\d{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4]) for line in lines}
-    return os.fsencode(os.path.realpath(path)) in places
 
 
 def _mode(path: Path) -> int:

@@ -16,7 +16,8 @@ from taskarith.checkpoints.journal import Journal, count_pieces, other_run
 from taskarith.checkpoints.lock import check_unlocked
 from taskarith.checkpoints.publish import publish
 from taskarith.checkpoints.reader import fingerprint_bytes
-from taskarith.checkpoints.targets import check_room, room_of
+from taskarith.checkpoints.rooms import room_of
+from taskarith.checkpoints.targets import check_room
 from taskarith.errors import OutputError, name_some
 from taskarith.progress import Listener
 

@@ -22,9 +22,10 @@ from taskarith.cli.options import (
     under,
 )
 from taskarith.cli.output import show_scores
+from taskarith.data.spec import parse_named_data
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
-from taskarith.spec import finite_number, parse_alphas, parse_named_data, short
+from taskarith.spec import finite_number, parse_alphas, short
 
 __all__ = ["command"]
 

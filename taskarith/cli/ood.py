@@ -7,8 +7,8 @@ from typing import Annotated
 
 from taskarith.cli.options import BaseOption, InputGroup, OutputOptions, RuntimeGroup, VectorsArgument, under
 from taskarith.cli.output import show_relation
+from taskarith.data.spec import parse_named_data
 from taskarith.errors import UsageError
-from taskarith.spec import parse_named_data
 
 __all__ = ["command"]
 

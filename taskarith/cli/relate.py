@@ -19,8 +19,9 @@ from taskarith.cli.options import (
     under,
 )
 from taskarith.cli.output import show_relation
+from taskarith.data.spec import parse_data, parse_named_data
 from taskarith.errors import OutputError
-from taskarith.spec import parse_data, parse_named_data, parse_operand
+from taskarith.spec import parse_operand
 
 __all__ = ["command"]
 

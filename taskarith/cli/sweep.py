@@ -26,7 +26,8 @@ from taskarith.cli.options import (
     under,
 )
 from taskarith.cli.output import show_scores, show_tables
-from taskarith.spec import parse_alphas, parse_named_data
+from taskarith.data.spec import parse_named_data
+from taskarith.spec import parse_alphas
 
 __all__ = ["command"]
 

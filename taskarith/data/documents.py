@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from taskarith.data.chats import answer_text, is_chat, join_completion, read_messages, read_variables
 from taskarith.data.fields import filled_field, parse_json, text_field
+from taskarith.data.spec import DataRef
 from taskarith.errors import DataError, UsageError
-from taskarith.spec import DataRef
 
 __all__ = ["ANSWER_ALONE", "CHAT_DAY", "Document", "Row", "RowForm", "chat_of", "from_rows"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.data.documents import ANSWER_ALONE, CHAT_DAY, Document, Row, RowForm, from_rows
 from taskarith.data.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
+from taskarith.data.spec import DataRef, parse_data
 from taskarith.errors import DataError, UsageError
-from taskarith.spec import DataRef, parse_data
 
 __all__ = ["DataSet", "check_form", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taskarith.checkpoints.ownership import entry_names, foreign_entries
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
-from taskarith.checkpoints.targets import work_folder, work_names
+from taskarith.checkpoints.rooms import work_folder, work_names
 from taskarith.errors import OutputError
 
 __all__ = ["LAST_FILE", "bring_back", "replacing"]

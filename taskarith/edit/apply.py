@@ -15,8 +15,8 @@ from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
+from taskarith.checkpoints.rooms import short_name
 from taskarith.checkpoints.sidecars import check_sidecars
-from taskarith.checkpoints.targets import short_name
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template

@@ -26,8 +26,8 @@ from pathlib import Path
 from taskarith.data.documents import Document, Row
 from taskarith.data.files import read_rows
 from taskarith.data.load import fingerprint_documents, read_hub
+from taskarith.data.spec import BenchmarkRef, DataRef
 from taskarith.errors import DataError, name_some
-from taskarith.spec import BenchmarkRef, DataRef
 
 __all__ = ["Item", "Part", "fingerprint_parts", "load_benchmark"]
 

@@ -17,6 +17,7 @@ from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.checkpoints.units import Units
 from taskarith.data.load import check_form, data_paths, load_data
+from taskarith.data.spec import parse_benchmark
 from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import check_edit
 from taskarith.edit.operands import named_paths
@@ -35,7 +36,7 @@ from taskarith.evaluation.run import Evaluation, Row, RowPlan, ask_models, measu
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import parse_benchmark, parse_scales
+from taskarith.spec import parse_scales
 
 __all__ = ["evaluate"]
 

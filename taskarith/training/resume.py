@@ -20,7 +20,7 @@ from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.digests import compare_folder, digest_folder
 from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, lock_folder
 from taskarith.checkpoints.ownership import entry_names
-from taskarith.checkpoints.targets import work_folder
+from taskarith.checkpoints.rooms import work_folder
 from taskarith.errors import CheckpointError, MismatchError, OutputError, name_some
 from taskarith.progress import Listener
 from taskarith.untrusted import MalformedError, check_fields, is_count, is_number

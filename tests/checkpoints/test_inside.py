@@ -10,7 +10,7 @@ import pytest
 from outputs import files, fill_folder
 from publishing import fill
 
-from taskarith.checkpoints import targets
+from taskarith.checkpoints import rooms
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.publish import publish_folder
@@ -52,7 +52,7 @@ def staying(request, tmp_path, monkeypatch):
         monkeypatch.chdir(place)
         return Path()
     if request.param == "mounted":
-        monkeypatch.setattr(targets, "_is_mounted", lambda path: path == place)
+        monkeypatch.setattr(rooms, "is_mounted", lambda path: path == place)
     else:
         access = os.access
         monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and access(path, mode))
@@ -108,7 +108,7 @@ def test_a_list_of_moves_of_somebody_else_moves_nothing(tmp_path, staying):
         fill_folder(partial, "one")
     (tmp_path / "thesis.txt").touch()
     (staying / "notes.txt").touch()
-    room = targets.room_of(staying)
+    room = rooms.room_of(staying)
     for moves in ('{"old": ["../thesis.txt"], "new": []}', "[" * 9999, '{"old": ["notes.txt"], "new": []}', "{}"):
         room.mkdir(exist_ok=True)
         (room / "lock").touch()

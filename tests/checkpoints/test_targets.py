@@ -17,7 +17,7 @@ from taskarith.attacks.attack import attack
 from taskarith.checkpoints import targets
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, write_provenance
 from taskarith.checkpoints.publish import check_target, publish_file, publish_folder
-from taskarith.checkpoints.targets import check_apart, check_room, check_space, room_of, settle, short_name, work_folder
+from taskarith.checkpoints.targets import check_apart, check_room, check_space
 from taskarith.cli.main import app
 from taskarith.demo.run import run_demo
 from taskarith.edit.apply import apply
@@ -97,23 +97,6 @@ def test_an_output_is_not_what_is_read_around_it_or_in_it(tmp_path):
         with pytest.raises(OutputError, match=words):
             check_apart(output, [model, "org/name", ""])
     check_apart(tmp_path / "models" / "edited", [model])
-
-
-def test_work_lies_beside_an_output_or_in_one_that_has_to_stay(tmp_path, monkeypatch):
-    assert room_of(tmp_path / "out") == tmp_path / ".out.partial"
-    (tmp_path / "out").mkdir()
-    monkeypatch.chdir(tmp_path / "out")
-    assert settle(Path()) == tmp_path / "out"
-    assert work_folder(Path(), "training") == tmp_path / "out" / ".out.training"
-    with pytest.raises(OutputError, match="cannot be an output"):
-        settle(Path("/"))
-
-
-def test_long_names_are_cut_and_stay_different():
-    one, other = (short_name("ä" * 200 + end) for end in "ab")
-    assert one != other
-    assert max(len(name.encode()) for name in (one, other)) <= 255
-    assert short_name("plain") == "plain"
 
 
 def test_a_room_that_no_run_left_is_not_built_in(tmp_path):

@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 from benchmark_data import load
 
+from taskarith.data.spec import BenchmarkRef, parse_benchmark
 from taskarith.errors import DataError, TaskarithError, UsageError
 from taskarith.evaluation.benchmarks import fingerprint_parts
-from taskarith.spec import BenchmarkRef, parse_benchmark
 
 
 def test_a_name_a_split_and_a_folder_are_read():
