@@ -107,6 +107,16 @@ class Architecture:
         pieces = self.stored.get(tensor, ())
         return pieces[0].parameter if len(pieces) == 1 and self._is_whole(pieces[0]) else None
 
+    def spelled(self, name: str) -> str:
+        """Return what this calls a parameter, a module or a stored tensor; empty if it has none of that name.
+
+        A guessed architecture is known by the files' names only, which may lack the model's own prefix.
+        """
+        known = (self.parameters, self.stored, self.modules, self.ties)
+        spellings = (name,) if self.model_class else (name, name.partition(".")[2])
+        found = (one for one in spellings if one and any(one in names or f"{one}.weight" in names for names in known))
+        return next(found, "")
+
     @staticmethod
     def _is_whole(piece: Piece) -> bool:
         return (piece.rows, piece.columns, piece.expert) == (None, None, None) and not piece.is_transposed

@@ -17,8 +17,9 @@ from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.merging.overflow import naming_overflow
 from taskarith.progress import Listener
 from taskarith.vectors.lora.adapter import AdapterVector
-from taskarith.vectors.lora.layout import tried_layout
+from taskarith.vectors.lora.layout import first_layout
 from taskarith.vectors.lora.parts import load_values
+from taskarith.vectors.lora.peft_layout import tried_layout
 from taskarith.vectors.lora.write import pack_factors, write_adapter
 from taskarith.vectors.ties import tied_tensors
 from taskarith.vectors.vector import BaseRecord
@@ -80,7 +81,7 @@ def combine_factors(
                     kept.append(energy[0])
                     total.append(energy[1])
     ranks = {name: lefts[0].shape[1] for name, (lefts, _) in stacks.items()}
-    layout = tried_layout(architecture, base, (), ranks, {})
+    layout = tried_layout(first_layout(architecture, base, (), ranks, {}), base, ())
     if lost := [name for name in ranks if name not in layout.ranks]:
         raise UsageError(f"PEFT cannot hold factors of {len(lost)} parameters: {name_some(lost)}", _DENSE)
 

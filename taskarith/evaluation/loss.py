@@ -211,17 +211,6 @@ def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
     return Halves(up_to_states, head, is_split=True)
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Values of tokens, each of shape (tokens,), on the CPU; the last two only beside a reference."""
-
-    losses: torch.Tensor
-    hits: torch.Tensor
-    z_scores: torch.Tensor
-    kl: torch.Tensor | None
-    agreed: torch.Tensor | None
-
-
 def _states(
     device: torch.device, samples: Sequence[Sample], body: Callable[..., torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -241,7 +230,8 @@ def _score_tokens(
     head: _Logits,
     others: torch.Tensor | None,
     reference: CachedReference | None,
-) -> _Tokens:
+) -> list[torch.Tensor]:
+    """Return losses, hits and z-scores of tokens, each of shape (tokens,), on the CPU; beside a reference two more."""
     width = head(states[:1]).shape[-1]
     rows = max(1, (_CPU_CHUNK if states.device.type == "cpu" else _GPU_CHUNK) // width)
     chunks: list[list[torch.Tensor]] = []
@@ -255,9 +245,7 @@ def _score_tokens(
             few = slice(first, first + step)
             there = None if beyond is None else _Distribution(beyond[few])
             chunks.append([values.cpu() for values in _score_chunk(_Distribution(logits[few]), wanted[few], there)])
-    losses, hits, z_scores, *beside = (torch.cat(column) for column in zip(*chunks, strict=True))
-    kl, agreed = beside or (None, None)
-    return _Tokens(losses, hits, z_scores, kl, agreed)
+    return [torch.cat(column) for column in zip(*chunks, strict=True)]
 
 
 class _Distribution:
@@ -289,13 +277,9 @@ def _score_chunk(here: _Distribution, targets: torch.Tensor, there: _Distributio
     return [losses, here.choice[:, 0] == targets, (logits - mean) / spread, *beside]
 
 
-def _by_sample(scores: _Tokens, counts: list[int]) -> list[TokenScore]:
-    columns = [scores.losses.split(counts), scores.hits.split(counts), scores.z_scores.split(counts)]
-    found = [[values.numpy() for values in row] for row in zip(*columns, strict=True)]
-    if scores.kl is None or scores.agreed is None:
-        return [TokenScore(*row) for row in found]
-    beside = zip(scores.kl.split(counts), scores.agreed.split(counts), strict=True)
-    return [
-        TokenScore(*row, kl=float(kl.double().sum()), agreed=int(agreed.sum()))
-        for row, (kl, agreed) in zip(found, beside, strict=True)
-    ]
+def _by_sample(columns: Sequence[torch.Tensor], counts: list[int]) -> list[TokenScore]:
+    scores = []
+    for losses, hits, z_scores, *beside in zip(*(column.split(counts) for column in columns), strict=True):
+        kl, agreed = (float(beside[0].double().sum()), int(beside[1].sum())) if beside else (None, None)
+        scores.append(TokenScore(losses.numpy(), hits.numpy(), z_scores.numpy(), kl, agreed))
+    return scores

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from taskarith.architecture.layout import positions
-from taskarith.architecture.lookup import architectures_of
-from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import Workers, check_device, work_through
-from taskarith.arithmetic.torch import TORCH_DTYPES
-from taskarith.checkpoints.checkpoint import Checkpoint, is_adapter, open_checkpoint
+from taskarith.arithmetic.parallel import check_device
+from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import check_target, publish
-from taskarith.checkpoints.reader import TensorReader, check_unchanged, combine_fingerprints, file_states
+from taskarith.checkpoints.reader import check_unchanged, file_states
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
-from taskarith.errors import MismatchError, UsageError, name_some
+from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.difference import PairSource
-from taskarith.vectors.extract import extract_tensors, find_base
+from taskarith.vectors.extract import find_base
+from taskarith.vectors.extraction import Extraction, write_dense
+from taskarith.vectors.factoring import Factoring
 from taskarith.vectors.lora.adapter import REST_WEIGHTS
-from taskarith.vectors.lora.layout import FolderLayout, takes_factors, tried_layout
-from taskarith.vectors.lora.write import pack_factors, write_adapter
+from taskarith.vectors.lora.layout import FolderLayout
 from taskarith.vectors.one_sided import ignored_remark
-from taskarith.vectors.ties import tied_tensors
 from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["LowRankResult", "extract_low_rank"]
-
-_BLOCK = 1 << 20
-"""Elements that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +95,7 @@ def extract_low_rank(
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
     before, after = origin.open(), open_checkpoint(tuned.path)
     source = PairSource(before, after, ignore_buffers=ignore_buffers)
-    work = _Work(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place, listener)
+    work = Factoring(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place, listener)
     states = file_states(source.files)
     with publish(target, overwrite, is_folder=True, inputs=[before.path, after.path, *source.files]) as workplace:
         scratch = workplace.path.with_name("factors")
@@ -120,9 +108,9 @@ def extract_low_rank(
         nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
             part = source.restricted(layout.rest, work.fingerprints)
-            files = workplace.path / REST_WEIGHTS, target / REST_WEIGHTS
-            rest = extract_tensors(resolved, tuned, before, part, *files, dtype, place)
-            nbytes += rest.nbytes
+            rest = Extraction(resolved, tuned, before, part, VECTOR_DTYPES[dtype], states, target / REST_WEIGHTS, place)
+            with publish(workplace.path / REST_WEIGHTS, is_folder=False) as file:
+                nbytes += write_dense(file, rest, SILENT).nbytes
         check_unchanged(states)
         result = _result(target, record, work, layout, nbytes)
         write_provenance(workplace.path, _record(result, tuned, work), target)
@@ -143,229 +131,7 @@ def _check(target: Path, rank: int | None, energy: float | None, dtype: str, dev
     return check_device(device)
 
 
-class _Work:
-    """The deltas of a fine-tune while they are factored."""
-
-    def __init__(
-        self,
-        base: Checkpoint,
-        tuned: Checkpoint,
-        source: PairSource,
-        want: tuple[int | None, float | None],
-        dtype: str,
-        device: str,
-        listener: Listener,
-    ) -> None:
-        self.source = source
-        self.architecture = next(architectures_of(base, listener))
-        self.fingerprints: dict[str, dict[str, str]] = dict(self.source.rest)
-        self.ranks: dict[str, int] = {}
-        self.energies: dict[str, tuple[float, float]] = {}
-        self._moved: set[str] = set()
-        self._base, self._tuned, self._want, self._dtype, self._device = base, tuned, want, dtype, device
-        self._broken: list[str] = []
-        self._numbers = {name: index for index, name in enumerate(self.architecture.parameters)}
-        with TensorReader() as reader:
-            self._tied = tied_tensors(base, self.architecture, reader, base.tensors)
-
-    def measure(self, scratch: Path, listener: Listener) -> None:
-        """Factor all parameters that move into files of their own, the largest first, and note what else moves."""
-        tensors = [self._base.tensors[name] for name in self.source.shapes]
-        tied = {name for source, others in self._tied.items() for name in (source, *others)}
-        shared = {self.architecture.parameter_of(name) or name for name in tied}
-        factors = [
-            _Unit(parameter, self.architecture.holders[parameter], math.prod(one.shape))
-            for parameter, one in self.architecture.parameters.items()
-            if takes_factors(self.architecture, parameter, shared) and self._is_stored(parameter)
-        ]
-        with TensorReader() as reader:
-            self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
-            self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring")
-            done = {tensor for unit in factors if unit.parameter in self.ranks for tensor in unit.tensors}
-            others = [entry for entry in tensors if entry.name in self._moved - done - {*self._broken}]
-            self._work(others, lambda entry: self._measure(entry, reader), listener, "measuring")
-        if self._broken:
-            raise MismatchError(
-                f"{len(self._broken)} deltas are not finite: {name_some(sorted(self._broken))}",
-                "A model has infinities or NaN there: check it.",
-            )
-        self.ranks = {name: self.ranks[name] for name in self.architecture.parameters if name in self.ranks}
-        if not self.ranks:
-            raise MismatchError(
-                "no matrix has a delta that is smaller as factors",
-                "Lower the rank, or write a task vector file: -o forget.safetensors",
-            )
-
-    def _work(self, tasks: Sequence[Any], act: Callable[[Any], None], listener: Listener, what: str) -> None:
-        def do(task: Any, calculator: Calculator, stop: threading.Event) -> int:
-            del calculator
-            if not stop.is_set():
-                act(task)
-            return task.elements
-
-        tasks = sorted(tasks, key=lambda task: -task.elements)
-        device = "torch" if self._device == "cpu" else self._device
-        work_through(tasks, do, listener, what, sum(task.elements for task in tasks), Workers(device, chunk=1))
-
-    def _is_stored(self, parameter: str) -> bool:
-        """Tell whether the files hold all of a parameter, in tensors that have a delta."""
-        holders = self.architecture.holders.get(parameter, ())
-        if not holders or any(name not in self.source.shapes for name in holders):
-            return False
-        shape, stored = self.architecture.parameters[parameter].shape, 0
-        for name in holders:
-            pieces = self.architecture.stored[name]
-            if len(pieces) > 1:
-                return False  # what else the tensor holds would need factors, too
-            stored += self._base.tensors[name].elements
-        return stored == math.prod(shape)
-
-    def _fingerprint(self, entry: TensorEntry, reader: TensorReader) -> None:
-        tuned = self._tuned.tensors[entry.name]
-        self.fingerprints[entry.name] = {"base": reader.fingerprint(entry), "finetuned": reader.fingerprint(tuned)}
-        if len(set(self.fingerprints[entry.name].values())) > 1:
-            self._moved.add(entry.name)
-
-    def _measure(self, entry: TensorEntry, reader: TensorReader) -> None:
-        """Find out how far a tensor without factors moves."""
-        total = _Pair(entry, self._tuned.tensors[entry.name], reader).squares()
-        if not math.isfinite(total):
-            self._broken.append(entry.name)
-        elif total or entry.dtype == self._tuned.tensors[entry.name].dtype:
-            self.energies[entry.name] = total, total
-        else:
-            self._moved.discard(entry.name)  # the same numbers in another dtype
-
-    def _factor(self, unit: _Unit, reader: TensorReader, scratch: Path) -> None:
-        from taskarith.vectors.svd import best_fit
-
-        if not self._moved & {*unit.tensors}:
-            return
-        parameter = self.architecture.parameters[unit.parameter]
-        *many, rows, columns = parameter.shape
-        fits = []
-        for expert in range(math.prod(many)):
-            fit = best_fit(self._rows(unit, expert, reader), (rows, columns), *self._want, self._device)
-            if fit is None:
-                self._broken += unit.tensors
-                return
-            fits.append(fit)
-        rank = max(fit.rank for fit in fits)
-        if not 0 < rank * (rows + columns) * len(fits) < unit.elements:
-            return
-        is_turned = bool(parameter.is_transposed) or parameter.kind == "embedding"
-        sides = [fit.left.numpy() for fit in fits], [fit.right.numpy() for fit in fits]
-        for role, data in zip("AB", pack_factors(*sides, is_turned, self._dtype), strict=True):
-            (scratch / f"{self._numbers[unit.parameter]}.{role}").write_bytes(data)
-        self.ranks[unit.parameter] = rank
-        self.energies[unit.parameter] = sum(fit.kept for fit in fits), sum(fit.total for fit in fits)
-
-    def _rows(self, unit: _Unit, expert: int, reader: TensorReader) -> Callable[[int, int], torch.Tensor]:
-        """Return what gives rows of the delta of a parameter, or of one of its experts."""
-        architecture, height = self.architecture, self.architecture.parameters[unit.parameter].shape[-2]
-        if architecture.parameter_of(unit.tensors[0]) == unit.parameter:
-            entry = self._base.tensors[unit.tensors[0]]
-            pair = _Pair(entry, self._tuned.tensors[entry.name], reader)
-            return lambda start, stop: pair.rows(expert * height + start, expert * height + stop)
-        whole = torch.zeros(architecture.parameters[unit.parameter].shape[-2:], dtype=torch.float64)
-        for name in unit.tensors:
-            (piece,) = architecture.stored[name]
-            if piece.expert is not None and piece.expert != expert:
-                continue
-            entry = self._base.tensors[name]
-            count = math.prod(entry.shape[:-1])
-            delta = _Pair(entry, self._tuned.tensors[name], reader).rows(0, count).reshape(entry.shape)
-            delta = delta[expert] if piece.expert is None and delta.dim() == 3 else delta
-            delta = delta.T if piece.is_transposed else delta
-            rows, columns = (
-                torch.arange(size) if span is None else torch.tensor(positions(span))
-                for span, size in ((piece.rows, whole.shape[0]), (piece.columns, whole.shape[1]))
-            )
-            whole[rows[:, None], columns[None, :]] = delta
-        return lambda start, stop: whole[start:stop]
-
-    def lay_out(self) -> FolderLayout:
-        """Decide where the moved tensors go."""
-        return tried_layout(self.architecture, self._base, self._moved, self.ranks, self._tied)
-
-    def keep(self, layout: FolderLayout) -> None:
-        """Take note that what PEFT cannot hold is kept as it is."""
-        for parameter in [one for one in self.ranks if one not in layout.ranks]:
-            total = self.energies[parameter][1]
-            self.energies[parameter] = total, total
-        self.ranks = dict(layout.ranks)
-
-    def record(self, resolved: ResolvedModel) -> BaseRecord:
-        """Return the base, by name and fingerprint."""
-        fingerprints = {name: sides["base"] for name, sides in self.fingerprints.items() if "base" in sides}
-        return BaseRecord.of(resolved, fingerprints)
-
-    def finetuned(self) -> str:
-        """Return the fingerprint of the fine-tune."""
-        return combine_fingerprints(
-            {n: sides["finetuned"] for n, sides in self.fingerprints.items() if "finetuned" in sides}
-        )
-
-    def label(self, parameter: str) -> str:
-        """Return the stored tensor that a parameter is, or its own name where it is stored in parts."""
-        return self.architecture.tensor_of(parameter) or parameter
-
-    def write(self, folder: Path, record: BaseRecord, scratch: Path, layout: FolderLayout) -> int:
-        """Put the adapter folder together and return the size of its weights."""
-        whole = {name: self._tuned.tensors[self.label(parameter)] for name, parameter in layout.whole_names()}
-
-        def factors(parameter: str) -> tuple[bytes, bytes]:
-            a, b = ((scratch / f"{self._numbers[parameter]}.{role}").read_bytes() for role in "AB")
-            return a, b
-
-        return write_adapter(folder, layout, record, self._dtype, factors, whole)
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """A parameter that may get factors.
-
-    :param parameter: Its name in memory.
-    :param tensors: The stored tensors that hold it.
-    :param elements: Their elements.
-    """
-
-    parameter: str
-    tensors: tuple[str, ...]
-    elements: int
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A tensor of both sides, and the difference of some of its rows."""
-
-    base: TensorEntry
-    finetuned: TensorEntry
-    reader: TensorReader
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows of the delta in float64; those of further axes follow each other."""
-        columns = self.base.shape[-1] if len(self.base.shape) > 1 else 1
-        if not columns:
-            return torch.zeros(stop - start, 0, dtype=torch.float64)
-        before, after = (
-            torch.frombuffer(
-                self.reader.read(one, *(row * columns * ITEM_SIZES[one.dtype] for row in (start, stop))),
-                dtype=TORCH_DTYPES[one.dtype],
-            )
-            for one in (self.base, self.finetuned)
-        )
-        return after.to(torch.float64).sub_(before).reshape(stop - start, columns)
-
-    def squares(self) -> float:
-        """Return the sum of squares of the delta; not finite if an element is not."""
-        columns = self.base.shape[-1] if len(self.base.shape) > 1 else 1
-        count, step = self.base.elements // max(columns, 1), max(1, _BLOCK // max(columns, 1))
-        spans = ((at, min(at + step, count)) for at in range(0, count, step))
-        return math.fsum(float(self.rows(*span).square_().sum()) for span in spans)
-
-
-def _result(target: Path, base: BaseRecord, work: _Work, layout: FolderLayout, nbytes: int) -> LowRankResult:
+def _result(target: Path, base: BaseRecord, work: Factoring, layout: FolderLayout, nbytes: int) -> LowRankResult:
     kept, total = (sum(values) for values in zip(*work.energies.values(), strict=True))
     shares = {name: work.energies[name][0] / work.energies[name][1] for name in work.ranks}
     return LowRankResult(
@@ -381,7 +147,7 @@ def _result(target: Path, base: BaseRecord, work: _Work, layout: FolderLayout, n
     )
 
 
-def _record(result: LowRankResult, tuned: ResolvedModel, work: _Work) -> dict[str, Any]:
+def _record(result: LowRankResult, tuned: ResolvedModel, work: Factoring) -> dict[str, Any]:
     return {
         "kind": "lowrank",
         "base": result.base.to_json(),

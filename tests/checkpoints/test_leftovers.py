@@ -48,10 +48,10 @@ def test_work_is_not_kept_where_the_data_are_wrong(tmp_path, monkeypatch, made, 
 @pytest.mark.parametrize(
     ("options", "place", "words"),
     [
-        ([], "taskarith.vectors.extract.subtract", "goes on where this one stopped"),
-        (["--exact"], "taskarith.vectors.extract.write_packed", "starts over"),
-        (["--top-k", "0.1"], "taskarith.vectors.extract.write_packed", "starts over"),
-        (["--rank", "2"], "taskarith.vectors.low_rank.write_adapter", "starts over"),
+        ([], "taskarith.vectors.extraction.subtract", "goes on where this one stopped"),
+        (["--exact"], "taskarith.vectors.extraction.write_blocks", "starts over"),
+        (["--top-k", "0.1"], "taskarith.vectors.extraction.write_blocks", "starts over"),
+        (["--rank", "2"], "taskarith.vectors.factoring.write_adapter", "starts over"),
     ],
 )
 def test_what_an_interruption_says_is_true_of_the_command(tmp_path, monkeypatch, made, options, place, words):

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taskarith.edit.apply import apply
-from taskarith.errors import CheckpointError, MismatchError, TaskarithError, UsageError
-from taskarith.evaluation.evaluate import evaluate
+from taskarith.errors import MismatchError, TaskarithError, UsageError
 from taskarith.vectors.low_rank import extract_low_rank
 
 
@@ -76,52 +75,6 @@ def test_experts_get_factors_as_parameters(tmp_path):
     merged, state = model.merge_and_unload().state_dict(), AutoModelForCausalLM.from_pretrained(tuned).state_dict()
     for name, tensor in state.items():
         torch.testing.assert_close(merged[name], tensor, rtol=1e-6, atol=1e-6)
-
-
-def test_what_peft_cannot_hold_stays_exact_in_a_file_beside(tmp_path):
-    base, tuned = (tiny.save_model(tmp_path / name, "mamba", seed=seed) for name, seed in (("base", 0), ("tuned", 1)))
-    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=2)
-    text = tmp_path / "retain.txt"
-    text.write_text(tiny.text(20))
-    lost = {f"backbone.layers.{layer}.mixer.{name}" for layer in (0, 1) for name in ("A_log", "D", "out_proj.weight")}
-    assert {*result.rest} == lost  # bare parameters, and a layer that PEFT refuses
-    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
-    expected, found = oracle.load(tuned), oracle.load(tmp_path / "out")
-    for name in lost:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-7)
-    with pytest.raises(CheckpointError, match=r"deltas that PEFT has no place for \(rest\.safetensors\)"):
-        evaluate([str(tmp_path / "adapter")], {"retain": str(text)})
-
-
-def test_ranks_follow_the_energy_and_alone_what_moved_is_written(tmp_path):
-    base = tiny.save_model(tmp_path / "base", "qwen2")
-    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base)
-    tensors = load_file(tuned / "model.safetensors") | {
-        name: tensor for name, tensor in oracle.load(base).items() if "layers.1" in name or "norm" in name
-    }
-    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
-    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", energy=0.4)
-    assert len(set(result.ranks.values())) > 1
-    assert min(result.energies.values()) >= 0.4
-    assert not [name for name in (*result.ranks, *result.whole) if "layers.1" in name or "norm" in name]
-    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
-    assert config["rank_pattern"] == config["alpha_pattern"] != {}
-    assert config["r"] == config["lora_alpha"] == max(result.ranks.values())
-    assert config["bias"] == "all"
-    assert "model.layers.0.self_attn.q_proj" in config["target_modules"]
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").merge_and_unload()
-    apply(add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out", dtype="float64")
-    before, after, found = oracle.load(base), oracle.load(tuned), oracle.load(tmp_path / "out")
-    lost = moved = 0.0
-    for name, tensor in found.items():
-        delta = after[name].double() - before[name].double()
-        lost += float(((tensor - before[name].double()) - delta).square().sum())
-        moved += float(delta.square().sum())
-    assert result.energy == pytest.approx(1 - lost / moved, rel=1e-6)
-    again = extract_low_rank(str(base), str(tuned), tmp_path / "again", energy=0.4)
-    assert again.ranks == result.ranks
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
-"""The door of ``adapter_config.json``: what is looked at in it is of the type that PEFT gives it."""
+"""``adapter_config.json``: types as PEFT gives them, no kind that is not a change of weights, patterns of modules."""
 
 from __future__ import annotations
 
+import functools
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,22 @@ from taskarith.checkpoints.checkpoint import ADAPTER_CONFIG, read_json
 from taskarith.errors import VectorError
 from taskarith.untrusted import MalformedError, check_fields, is_count, is_number
 
-__all__ = ["read_adapter_config"]
+__all__ = ["MERGE", "by_pattern", "check_config", "matches", "read_adapter_config"]
+
+MERGE = "Merge it with PEFT and use the merged model folder."
+"""The way out where an adapter cannot be used."""
+
+_OTHERS = {
+    "layer_replication": "layers that are repeated (layer_replication)",
+    "use_qalora": "QA-LoRA, which pools its inputs",
+    "velora_config": "VeLoRA",
+    "kasa_config": "KaSA, which changes the base",
+    "arrow_config": "a router between adapters (Arrow)",
+    "alora_invocation_tokens": "activation by tokens (aLoRA): it holds for a part of the text only",
+    "monteclora_config": "MonteCLoRA",
+}
+_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations that subtract the first factors from the base: the adapter then fits that changed base only."""
 
 
 def _are_names(value: object) -> bool:
@@ -54,3 +72,50 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     except MalformedError as error:
         raise VectorError(f"{path / ADAPTER_CONFIG}: {error}", "Save the adapter again with PEFT.") from error
     return config
+
+
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse an adapter that is not a LoRA, or of a kind that is not a change of weights.
+
+    :raises VectorError: It is one.
+    """
+    kind = str(config.get("peft_type"))
+    if kind != "LORA":
+        raise VectorError(f"{path} is a {kind} adapter, not LoRA", MERGE)
+    for key, what in _OTHERS.items():
+        if config.get(key):
+            raise VectorError(f"{path} has {what}", MERGE)
+    if (layout := config.get("lora_B_layout")) not in (None, "rank_major"):  # unsloth says how lora_B is packed
+        raise VectorError(
+            f"{path} packs the factors of experts otherwise than PEFT does (lora_B_layout: {layout})",
+            "Convert it to PEFT's packing, rank_major, with the tool that wrote it: PEFT would mix up the experts.",
+        )
+    start = str(config.get("init_lora_weights", "")).lower()
+    if start.startswith(_CHANGING):
+        raise VectorError(
+            f"{path} was initialised with {start}, which changes the base: its factors are not a difference to it",
+            "Save it as plain LoRA: PEFT's save_pretrained(path_initial_model_for_weight_conversion=...).",
+        )
+
+
+def by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """Return the value of the first pattern that a module's name ends with, as PEFT reads them."""
+    return next((value for pattern, value in (patterns or {}).items() if matches(pattern, module)), default)
+
+
+def matches(pattern: str, module: str) -> bool:
+    """Tell whether a pattern fits a module, as PEFT reads it.
+
+    :raises VectorError: It is not a regular expression.
+    """
+    return _compiled(pattern).fullmatch(module) is not None
+
+
+@functools.lru_cache(256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # such as of "[[", which may mean a set of sets one day
+            return re.compile(rf"(?:.*\.)?(?:{pattern})")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise VectorError(f"pattern '{pattern}' of the adapter is not a regular expression", "Correct it.") from error

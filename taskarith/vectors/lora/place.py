@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -10,17 +10,15 @@ from taskarith.architecture.layout import Architecture, Parameter, Piece
 from taskarith.architecture.lookup import architectures_of
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import TensorEntry
-from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import MismatchError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.copies import has_same_rows, has_same_values
-from taskarith.vectors.lora.parts import Bias, Dora, Part, Product, Rows, Saved, Stack, load_values
+from taskarith.vectors.lora.config import MERGE
+from taskarith.vectors.lora.parts import Bias, Dora, Part, Product, Rows, Saved, Stack
 from taskarith.vectors.lora.read import Adapter, Factors, scale_of
-from taskarith.vectors.ties import tied_tensors
+from taskarith.vectors.lora.tied import settle_ties
 
 __all__ = ["Placement", "place_adapter"]
-
-_MERGE = "Merge it with PEFT and use the merged model folder."
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint, listen
     for module, pairs in adapter.factors.items():
         placing.add_pairs(module, pairs)
     for name, entry in adapter.whole.items():
-        placing.add_whole(name, entry)
+        placing.add(placing.tensor(name), Saved(entry, placing.trained_on(name, entry)))
     for module, (entry, numbers) in adapter.tokens.items():
         name = f"{module}.weight"
         trained_on = placing.trained_on(name, entry, least=max(numbers, default=0) + 1)
@@ -72,31 +70,18 @@ def place_adapter(adapter: Adapter, base: Checkpoint, origin: Checkpoint, listen
 def _architecture(adapter: Adapter, base: Checkpoint, listener: Listener) -> Architecture:
     """Return the first architecture that knows all modules of the adapter, by their names in memory or in files."""
     names = [*adapter.factors, *adapter.whole, *adapter.copies, *(f"{module}.weight" for module in adapter.tokens)]
-    fewest: tuple[Architecture, list[str]] | None = None
+    tried: list[tuple[list[str], Architecture]] = []
     for architecture in architectures_of(base, listener):
-        absent = [name for name in names if not _spelled(name, architecture)]
+        absent = [name for name in names if not architecture.spelled(name)]
         if not absent:
             return architecture
-        if fewest is None or len(absent) < len(fewest[1]):
-            fewest = architecture, absent
-    assert fewest is not None  # noqa: S101  (there is always one)
-    architecture, absent = fewest
+        tried.append((absent, architecture))
+    absent, architecture = min(tried, key=lambda one: len(one[0]))
     what = f"{architecture.model_class} of {base.path}" if architecture.model_class else str(base.path)
     raise MismatchError(
         f"{len(absent)} targets of adapter {adapter.path} are not in {what}: {name_some(absent)}",
         "Apply it to the model it was trained on, or to one of that architecture.",
     )
-
-
-def _spelled(name: str, architecture: Architecture) -> str:
-    """Return what the architecture calls a parameter, a module or a stored tensor; empty if it has none of that name.
-
-    A guessed one is known by the files' names only, which may lack the model's own prefix.
-    """
-    known = (architecture.parameters, architecture.stored, architecture.modules, architecture.ties)
-    spellings = (name,) if architecture.model_class else (name, name.partition(".")[2])
-    found = (one for one in spellings if one and any(one in names or f"{one}.weight" in names for names in known))
-    return next(found, "")
 
 
 class _Placing:
@@ -110,13 +95,13 @@ class _Placing:
     def add(self, stored: str, part: Part) -> None:
         """Take a part for a stored tensor."""
         if stored in self._parts:
-            raise VectorError(f"{self._adapter.path} says two things of {stored}", _MERGE)
+            raise VectorError(f"{self._adapter.path} says two things of {stored}", MERGE)
         self._parts[stored] = part
 
     def tensor(self, name: str) -> str:
         """Return the stored tensor that is a parameter as a whole, or the name of one that is tied and not stored."""
         architecture = self._architecture
-        spelled = _spelled(name, architecture)
+        spelled = architecture.spelled(name)
         found = architecture.tensor_of(spelled)
         if found is None and (spelled in architecture.stored or spelled in architecture.ties):
             return spelled  # an older adapter has the names of the files
@@ -125,7 +110,7 @@ class _Placing:
             raise VectorError(
                 f"{self._adapter.path} changes {name}, which {self._base.path} "
                 + (f"stores in parts ({name_some(holders, 3)})" if holders else "does not store"),
-                _MERGE,
+                MERGE,
             )
         return found
 
@@ -172,7 +157,7 @@ class _Placing:
 
     def add_pairs(self, module: str, pairs: list[Factors]) -> None:
         """Take the factors of a module: of its weight, or of the parameters that ``target_parameters`` names."""
-        spelled = _spelled(module, self._architecture)
+        spelled = self._architecture.spelled(module)
         leaves = self._architecture.modules.get(spelled, ())
         names = [leaf for leaf in leaves if self._adapter.targets(module, leaf)]
         if names:
@@ -180,7 +165,7 @@ class _Placing:
         elif leaves and "weight" not in leaves:
             raise VectorError(
                 f"{self._adapter.path} has factors of {module}, which does not have one weight but {name_some(leaves)}",
-                _MERGE,
+                MERGE,
             )
         elif len(pairs) == 1:
             self._add_weight(pairs[0])
@@ -194,7 +179,7 @@ class _Placing:
     def _add_weight(self, factors: Factors) -> None:
         scale = scale_of(self._adapter, factors.module, factors.a.shape[0])
         name = f"{factors.module}.weight"
-        spelled = _spelled(name, self._architecture)
+        spelled = self._architecture.spelled(name)
         parameter = self._architecture.parameters.get(spelled)
         if parameter is None:
             stored = self.tensor(name)
@@ -233,7 +218,7 @@ class _Placing:
         self._products[parameter] = product
         for tensor, parts in self._pieces(parameter).items():
             if factors.magnitude is not None and parts:
-                raise VectorError(f"{self._adapter.path} has DoRA on {parameter}, which is stored in parts", _MERGE)
+                raise VectorError(f"{self._adapter.path} has DoRA on {parameter}, which is stored in parts", MERGE)
             if factors.magnitude is not None:
                 entry = self.trained_on(f"{factors.module}.weight", factors.a)
                 self.add(tensor, Dora(product, factors.magnitude, entry))
@@ -249,9 +234,7 @@ class _Placing:
             self.add(tensor, products[0])
             return
         if len(shape) != 2:
-            raise VectorError(
-                f"{self._adapter.path} moves a part of {tensor} only, which has {len(shape)} axes", _MERGE
-            )
+            raise VectorError(f"{self._adapter.path} moves a part of {tensor} only, which has {len(shape)} axes", MERGE)
         before = self._parts.get(tensor)
         self._parts[tensor] = Stack(shape, (*(before.products if isinstance(before, Stack) else ()), *products))
 
@@ -287,10 +270,10 @@ class _Placing:
             return list(zip(pairs, reversed(names), turned, strict=True))
         fits = []
         for order in permutations(names):
-            found = [(pair, name, turn) for pair, name in zip(pairs, order, strict=True) for turn in (False, True)]
             found = [
                 (pair, name, turn)
-                for pair, name, turn in found
+                for pair, name in zip(pairs, order, strict=True)
+                for turn in (False, True)
                 if Product(pair.a, pair.b, 1.0, turn, _experts(parameters[name])).parameter_shape
                 == parameters[name].shape
             ]
@@ -303,10 +286,6 @@ class _Placing:
             )
         return fits[0]
 
-    def add_whole(self, name: str, entry: TensorEntry) -> None:
-        """Take a tensor that is saved as it is."""
-        self.add(self.tensor(name), Saved(entry, self.trained_on(name, entry)))
-
     def settle(self) -> Placement:
         """Let tied tensors have one delta."""
         if self._wrong:
@@ -315,61 +294,9 @@ class _Placing:
                 f"{name_some(self._wrong)}",
                 "Apply the adapter to the model it was trained on.",
             )
-        parts, tied = dict(self._parts), {}
-        with TensorReader() as reader:
-            groups = tied_tensors(self._base, self._architecture, reader, parts)
-        for source, others in groups.items():
-            claims = {name: parts[name] for name in (source, *others) if name in parts}
-            self._check_sides(source, others, claims)
-            sides = list(claims.values())
-            if len(sides) == 1 and isinstance(sides[0], Product | Dora):
-                self._remarks.append(self._one_sided(source, others))
-            for name in others:
-                parts.pop(name, None)
-            parts[source] = sides[0]
-            tied |= {name: source for name in others if name in self._base.tensors}
-        return Placement(parts, tied, self._products, self._architecture, tuple(self._remarks))
-
-    def _one_sided(self, source: str, others: Iterable[str]) -> str:
-        return (
-            f"{self._adapter.path} was trained on one of {source} and {' and '.join(others)}, which are tied: all of "
-            "them move, as with PEFT's merge_and_unload; PEFT's model before merging moves that one only"
-        )
-
-    def _check_sides(self, source: str, others: Sequence[str], sides: Mapping[str, Part]) -> None:
-        untie = "Untie the model first: save it with tie_word_embeddings=False and both tensors."
-        saved = [name for name, side in sides.items() if isinstance(side, Saved)]
-        is_same = _is_same(list(sides.values()))
-        if saved and not is_same:
-            rest = [name for name in (source, *others) if name not in saved]
-            raise VectorError(
-                f"{self._adapter.path} saves {saved[0]} as a module of its own (modules_to_save), but "
-                f"{self._base.path} has it tied to {name_some(rest or others)}",
-                untie,
-            )
-        if len(sides) > 1 and not is_same:
-            raise VectorError(
-                f"{self._adapter.path} says different things of {source} and {' and '.join(others)}, which are tied",
-                untie,
-            )
+        parts, tied, remarks = settle_ties(self._adapter, self._architecture, self._base, self._parts)
+        return Placement(parts, tied, self._products, self._architecture, (*self._remarks, *remarks))
 
 
 def _experts(parameter: Parameter) -> int:
     return parameter.shape[0] if len(parameter.shape) == 3 else 1
-
-
-def _is_same(sides: Sequence[Part]) -> bool:
-    """Tell whether both sides say the same: the same tensor, or each other's factors transposed (weight tying)."""
-    if len(sides) != 2:
-        return False
-    first, second = sides
-    whole = isinstance(first, Saved) and isinstance(second, Saved)
-    rows = isinstance(first, Rows) and isinstance(second, Rows) and first.numbers == second.numbers
-    if whole or rows:
-        with TensorReader() as reader:
-            return reader.fingerprint(first.entry) == reader.fingerprint(second.entry)
-    if not isinstance(first, Product) or not isinstance(second, Product) or first.shape != second.shape:
-        return False
-    (one, _), (other, _) = first.low_rank(load_values), second.low_rank(load_values)
-    pairs = ((one.left, other.left), (one.right, other.right))
-    return one.scale == other.scale and all(a.shape == b.shape and bool((a == b).all()) for a, b in pairs)

@@ -6,10 +6,8 @@ for each of them, wrapped in each other as ``base_layer``; those of many experts
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ from taskarith.checkpoints.checkpoint import ADAPTER_CONFIG
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.errors import VectorError, name_some
 from taskarith.vectors.copies import has_same_values
-from taskarith.vectors.lora.config import read_adapter_config
+from taskarith.vectors.lora.config import MERGE, by_pattern, check_config, matches, read_adapter_config
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "Factors", "adapter_tensors", "read_adapter", "scale_of"]
 
@@ -31,23 +29,10 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|lora_B\.(?P<bias>bias)"
     r"|lora_(?P<magnitude>magnitude)_vector(?:\.weight)?|token_adapter\.trainable_(?P<tokens>tokens)_delta)"
 )
-_MERGE = "Merge it with PEFT and use the merged model folder."
 _GATHER = "Gather the weights before saving: accelerator.get_state_dict(model), or zero_to_fp32.py on the checkpoint."
 _RENAME = "Rename them to what PEFT's save_pretrained writes, base_model.model.MODULE.lora_A.weight, and save it again."
 _NAMED = re.compile(r"(lora_\w+|modules_to_save)\.default(?=\.weight$|\.bias$|$)")
 """The name of an adapter, which a model's ``state_dict`` has in its names; PEFT loads them all the same."""
-
-_OTHERS = {
-    "layer_replication": "layers that are repeated (layer_replication)",
-    "use_qalora": "QA-LoRA, which pools its inputs",
-    "velora_config": "VeLoRA",
-    "kasa_config": "KaSA, which changes the base",
-    "arrow_config": "a router between adapters (Arrow)",
-    "alora_invocation_tokens": "activation by tokens (aLoRA): it holds for a part of the text only",
-    "monteclora_config": "MonteCLoRA",
-}
-_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that subtract the first factors from the base: the adapter then fits that changed base only."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +107,7 @@ def read_adapter(path: Path) -> Adapter:
     :raises VectorError: It is not a LoRA, of a kind that is not a change of weights, pickled, or broken.
     """
     adapter = Adapter(path, read_adapter_config(path))
-    _check_config(path, adapter.config)
+    check_config(path, adapter.config)
     _check_names(path, adapter_tensors(path))
     parts: dict[str, dict[str, TensorEntry]] = {}
     odd = []
@@ -144,7 +129,7 @@ def read_adapter(path: Path) -> Adapter:
         _add_factors(adapter, name, found, odd)
     if odd:
         raise VectorError(
-            f"{len(odd)} tensors of {path / ADAPTER_WEIGHTS} are not LoRA factors: {name_some(odd)}", _MERGE
+            f"{len(odd)} tensors of {path / ADAPTER_WEIGHTS} are not LoRA factors: {name_some(odd)}", MERGE
         )
     _check_modules(adapter)
     return adapter
@@ -159,34 +144,14 @@ def scale_of(adapter: Adapter, module: str, rank: int) -> float:
     :raises VectorError: The configuration says another rank, or no number.
     """
     config = adapter.config
-    said = _by_pattern(config.get("rank_pattern"), module, config.get("r"))
-    alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    said = by_pattern(config.get("rank_pattern"), module, config.get("r"))
+    alpha = by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
     if not rank or said != rank or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise VectorError(
             f"adapter {adapter.path} says rank {said} and alpha {alpha} for {module}, but its factors have rank {rank}",
             "Save the adapter again with PEFT: configuration and weights do not belong together.",
         )
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-
-
-def _check_config(path: Path, config: Mapping[str, Any]) -> None:
-    kind = str(config.get("peft_type"))
-    if kind != "LORA":
-        raise VectorError(f"{path} is a {kind} adapter, not LoRA", _MERGE)
-    for key, what in _OTHERS.items():
-        if config.get(key):
-            raise VectorError(f"{path} has {what}", _MERGE)
-    if (layout := config.get("lora_B_layout")) not in (None, "rank_major"):  # unsloth says how lora_B is packed
-        raise VectorError(
-            f"{path} packs the factors of experts otherwise than PEFT does (lora_B_layout: {layout})",
-            "Convert it to PEFT's packing, rank_major, with the tool that wrote it: PEFT would mix up the experts.",
-        )
-    start = str(config.get("init_lora_weights", "")).lower()
-    if start.startswith(_CHANGING):
-        raise VectorError(
-            f"{path} was initialised with {start}, which changes the base: its factors are not a difference to it",
-            "Save it as plain LoRA: PEFT's save_pretrained(path_initial_model_for_weight_conversion=...).",
-        )
 
 
 def _check_names(path: Path, tensors: tuple[TensorEntry, ...]) -> None:
@@ -231,7 +196,7 @@ def _add_factors(adapter: Adapter, name: str, found: Mapping[str, TensorEntry], 
     a, b = (found[key] for key in keys)
     bias, magnitude = found.get("bias"), found.get("magnitude")
     if len(a.shape) > 2 and len(b.shape) > 2:
-        raise VectorError(f"{a.name} and {b.name} in {a.path} are the factors of a convolution", _MERGE)
+        raise VectorError(f"{a.name} and {b.name} in {a.path} are the factors of a convolution", MERGE)
     if len(a.shape) != 2 or len(b.shape) != 2:
         odd += [a.name, b.name]
         return
@@ -284,27 +249,8 @@ def _check_modules(adapter: Adapter) -> None:
     modules = [*adapter.factors, *(f"{module}.{leaf}" for module in adapter.factors for leaf in leaves)]
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in adapter.config.get(key) or {}:
-            if not any(_matches(pattern, module) for module in modules):
+            if not any(matches(pattern, module) for module in modules):
                 raise VectorError(
                     f"pattern '{pattern}' in {key} of {adapter.path} fits no module that the adapter has factors of",
                     "Correct it, or take it out of adapter_config.json.",
                 )
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """Return the value of the first pattern that a module's name ends with, as PEFT reads them."""
-    return next((value for pattern, value in (patterns or {}).items() if _matches(pattern, module)), default)
-
-
-def _matches(pattern: str, module: str) -> bool:
-    return _compiled(pattern).fullmatch(module) is not None
-
-
-@functools.lru_cache(256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # such as of "[[", which may mean a set of sets one day
-            return re.compile(rf"(?:.*\.)?(?:{pattern})")
-    except (re.error, OverflowError, RecursionError) as error:
-        raise VectorError(f"pattern '{pattern}' of the adapter is not a regular expression", "Correct it.") from error
