@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 from taskarith.architecture.layout import Architecture, Parameter, Piece
+from taskarith.architecture.names import EMBEDDING, EXPERT, FUSED_EXPERTS, HEAD
 from taskarith.checkpoints.checkpoint import Checkpoint
 
 __all__ = ["guess_architecture"]
-
-_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
-_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
-_EXPERT = re.compile(r"(?P<module>.*\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
-_FUSED = (
-    ("gate_up_proj", ("gate_proj", "up_proj")),
-    ("gate_up_proj", ("w1", "w3")),
-    ("down_proj", ("down_proj",)),
-    ("down_proj", ("w2",)),
-)
-"""What transformers 5 calls the parameters of all experts that it makes of weights that are stored one by one."""
 
 
 def guess_architecture(checkpoint: Checkpoint, remark: str = "") -> Architecture:
@@ -34,7 +23,7 @@ def guess_architecture(checkpoint: Checkpoint, remark: str = "") -> Architecture
         parameters[parameter] = Parameter(shape, "other")
         stored |= {name: (piece,) for name, piece in pieces.items()}
     roles = {}
-    for role, pattern in (("embedding", _EMBEDDING), ("head", _HEAD)):
+    for role, pattern in (("embedding", EMBEDDING), ("head", HEAD)):
         found = [name for name in checkpoint.tensors if pattern.fullmatch(name)]
         if len(found) == 1:
             roles[role] = found[0]
@@ -52,7 +41,7 @@ def _ties(checkpoint: Checkpoint, roles: Mapping[str, str]) -> dict[str, str]:
 
 
 def _kind(name: str, shape: tuple[int, ...]) -> str:
-    if _EMBEDDING.fullmatch(name):
+    if EMBEDDING.fullmatch(name):
         return "embedding"
     return "linear" if len(shape) == 2 and name.endswith(".weight") else "other"
 
@@ -61,10 +50,10 @@ def _fused_experts(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...
     """Give out the parameters that experts stored one by one are fused into, with their shapes and pieces."""
     experts: dict[str, dict[str, dict[int, str]]] = {}
     for name in checkpoint.tensors:
-        if match := _EXPERT.fullmatch(name):
+        if match := EXPERT.fullmatch(name):
             experts.setdefault(match["module"], {}).setdefault(match["part"], {})[int(match["number"])] = name
     for module, parts in experts.items():
-        for parameter, wanted in _FUSED:
+        for parameter, wanted in FUSED_EXPERTS:
             if not all(part in parts and sorted(parts[part]) == list(range(len(parts[wanted[0]]))) for part in wanted):
                 continue
             pieces: dict[str, Piece] = {}

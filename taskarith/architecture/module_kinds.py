@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from taskarith.architecture.layout import Architecture
 from taskarith.architecture.lookup import architectures_of
+from taskarith.architecture.names import MODULE_KINDS
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.progress import SILENT, Listener
 
@@ -13,12 +12,6 @@ __all__ = ["KINDS", "kinds_of"]
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 """All kinds, in the order in which they are shown."""
-
-_HEAD = re.compile(r"lm_head|embed_out")
-_NORM = re.compile(r"(?:.*_)?(?:layer|rms)?norms?\d*(?:_.*)?|ln(?:_?\w+)?")
-_EMBEDDING = re.compile(r"embed.*|.*embeddings?|w[tp]e")
-_ATTENTION = re.compile(r".*att(?:n|ention).*|(?:[qkvo]|qkv|out)_proj|query_key_value")
-_MLP = re.compile(r".*(?:mlp|ffn|feed_?forward|moe|experts?).*|(?:gate|up|down|gate_up)_proj|fc\d|c_fc|w[123]")
 
 
 def kinds_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> dict[str, str]:
@@ -47,5 +40,4 @@ def _kind(tensor: str, architecture: Architecture) -> str:
 
 def _by_name(name: str) -> str:
     parts = name.lower().split(".")
-    patterns = {"head": _HEAD, "norm": _NORM, "embedding": _EMBEDDING, "attention": _ATTENTION, "mlp": _MLP}
-    return next((kind for kind, pattern in patterns.items() if any(map(pattern.fullmatch, parts))), "other")
+    return next((kind for kind, pattern in MODULE_KINDS.items() if any(map(pattern.fullmatch, parts))), "other")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from taskarith.checkpoints.header import build_header
 from taskarith.checkpoints.reader import hasher
 
-__all__ = ["HashingWriter", "growing_file", "sized_files", "write_at"]
+__all__ = ["AppendedTensors", "HashingWriter", "LateHeader", "growing_file", "sized_files", "write_at"]
 
 _FLUSH_SECONDS = 0.1
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -92,6 +93,55 @@ class HashingWriter:
     def fingerprint(self) -> str:
         """Return the fingerprint of what was written."""
         return self._state.hexdigest()
+
+
+class LateHeader:
+    """Room at the start of a safetensors file for its header, which is known only at the end.
+
+    ``nbytes`` is the room, ``offsets`` where the tensors begin.
+
+    :param layout: Name, dtype and shape of each tensor, as large as any can be.
+    :param metadata: Placeholders at least as long as what will stand there.
+    """
+
+    def __init__(self, layout: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> None:
+        header, self.offsets = build_header(layout, metadata)
+        self.nbytes = len(header)
+
+    def write(
+        self, descriptor: int, layout: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    ) -> None:
+        """Write the header."""
+        header, _ = build_header(layout, metadata, length=self.nbytes)
+        if len(header) != self.nbytes:
+            raise AssertionError("the header outgrew its reserve")
+        write_at(descriptor, header, 0)
+
+
+class AppendedTensors:
+    """A safetensors file of byte strings, which are appended by several threads; their sizes are known at the end.
+
+    :param descriptor: Of the file.
+    :param names: Of the tensors.
+    :param metadata: Placeholders at least as long as what will stand there.
+    """
+
+    def __init__(self, descriptor: int, names: Iterable[str], metadata: Mapping[str, str]) -> None:
+        self._descriptor, self._sizes, self._lock = descriptor, {}, threading.Lock()
+        self._header = LateHeader([(name, "U8", (10**15,)) for name in names], metadata)
+        self._position = self._header.nbytes
+
+    def append(self, name: str, data: bytes) -> None:
+        """Append bytes of a tensor: to those of the same one, if it has some."""
+        with self._lock:
+            place, self._position = self._position, self._position + len(data)
+            self._sizes[name] = self._sizes.get(name, 0) + len(data)
+        write_at(self._descriptor, data, place)
+
+    def end(self, metadata: Mapping[str, str]) -> int:
+        """Write the header; return the size of the file."""
+        self._header.write(self._descriptor, [(name, "U8", (size,)) for name, size in self._sizes.items()], metadata)
+        return self._position
 
 
 def _allocate(descriptor: int, size: int) -> None:

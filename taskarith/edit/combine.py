@@ -14,7 +14,7 @@ from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.provenance import command_line, release, versions, write_provenance
 from taskarith.checkpoints.publish import Workplace, check_target, publish, publish_folder
@@ -25,7 +25,7 @@ from taskarith.checkpoints.reader import (
     fingerprint_bytes,
 )
 from taskarith.checkpoints.resolve import ResolvedModel
-from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
+from taskarith.checkpoints.writer import HashingWriter, LateHeader, sized_files
 from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
 from taskarith.edit.operands import Operand, check_bases, named_paths, open_operands
 from taskarith.edit.remarks import strangers
@@ -191,9 +191,9 @@ class _Job:
 
 def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) -> CombineResult:
     layout, journal, states = job.layout(), place.journal, job.states()
-    reserve, offsets = build_header(layout, _metadata(job, target, None, None))
-    size = len(reserve) + sum(math.prod(shape) * ITEM_SIZES[dtype] for _, dtype, shape in layout)
-    entries = {name: TensorEntry(name, dtype, shape, place.path, offsets[name]) for name, dtype, shape in layout}
+    header = LateHeader(layout, _metadata(job, target, None, None))
+    size = header.nbytes + sum(math.prod(shape) * ITEM_SIZES[dtype] for _, dtype, shape in layout)
+    entries = {name: TensorEntry(name, dtype, shape, place.path, header.offsets[name]) for name, dtype, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
         done = journal.intact(entries.values(), listener, _fits)
 
@@ -213,10 +213,7 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
             )
         record = job.record(listener)
         check_unchanged(states)
-        header, places = build_header(layout, _metadata(job, target, record, journal.done), length=len(reserve))
-        if places != offsets:
-            raise AssertionError("the header outgrew its reserve")
-        write_at(files[place.path], header, 0)
+        header.write(files[place.path], layout, _metadata(job, target, record, journal.done))
     remarks = tuple(strangers(job.operands, record.tensors, str(record)))
     return CombineResult(target, "dense", record, len(layout), size, remarks=remarks)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import zstandard
@@ -13,10 +12,10 @@ from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import work_through
 from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint
 from taskarith.checkpoints.digests import file_digest, folder_files
-from taskarith.checkpoints.header import TensorEntry, build_header
+from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.checkpoints.writer import growing_file, write_at
+from taskarith.checkpoints.writer import AppendedTensors, growing_file
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.undo_patch import FILE, FORMAT
 from taskarith.edit.undo_pieces import integers, piece_names, planes, prediction, spans
@@ -48,13 +47,11 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
     changed = [tensor for tensor in plan.tensors if tensor.action != "copied"]
     names = [name for tensor in changed for name in piece_names(tensor.source)]
     small, metadata = _other_files(plan.base)
-    # sizes are known only at the end: the header gets all the room that it can need, and is written last
-    reserve, _ = build_header([(name, "U8", (10**15,)) for name in (*small, *names)], metadata)
     with TensorReader() as reader, growing_file(folder / UNDO_NAME) as descriptor:
-        patch = _Patch(descriptor, len(reserve))
+        patch = AppendedTensors(descriptor, [*small, *names], metadata)
         for name, (path, size) in small.items():
             with path.open("rb") as source:
-                patch.append(name, source.read(size))
+                patch.append(name, _compressed(source.read(size)))
 
         def do(tensor: TensorPlan, calculator: Calculator, stop: threading.Event) -> int:
             del calculator
@@ -62,7 +59,7 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
                 if not stop.is_set():
                     before = integers(reader, tensor.source, start, end)
                     after = prediction(reader, output[tensor.source.name], tensor.source.dtype, start, end)
-                    patch.append(name, planes(before - after))
+                    patch.append(name, _compressed(planes(before - after)))
             return tensor.source.nbytes
 
         tasks = sorted(changed, key=lambda tensor: -tensor.source.nbytes)
@@ -70,26 +67,8 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
         return patch.end(metadata)
 
 
-class _Patch:
-    """A safetensors file of byte strings, appended by several threads; its header comes last."""
-
-    def __init__(self, descriptor: int, start: int) -> None:
-        self._descriptor, self._start, self._position = descriptor, start, start
-        self._sizes: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def append(self, name: str, data: bytes) -> None:
-        packed = zstandard.ZstdCompressor(level=3).compress(data)
-        with self._lock:
-            place, self._position = self._position, self._position + len(packed)
-            self._sizes[name] = len(packed)
-        write_at(self._descriptor, packed, place)
-
-    def end(self, metadata: Mapping[str, str]) -> int:
-        layout = [(name, "U8", (size,)) for name, size in self._sizes.items()]
-        header, _ = build_header(layout, metadata, length=self._start)
-        write_at(self._descriptor, header, 0)
-        return self._position
+def _compressed(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=3).compress(data)
 
 
 def _other_files(base: Checkpoint) -> tuple[dict[str, tuple[Path, int]], dict[str, str]]:

@@ -24,6 +24,7 @@ from taskarith.checkpoints.checkpoint import (
     open_checkpoint,
     read_json,
 )
+from taskarith.checkpoints.dtypes import MODEL_DTYPES, VECTOR_DTYPES
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
@@ -36,9 +37,8 @@ from taskarith.vectors.lora.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST
 from taskarith.vectors.open import recorded_base
 from taskarith.vectors.vector import BaseRecord
 
-__all__ = ["DTYPES", "Loaded", "find_model", "model_record", "open_model", "parse_dtype"]
+__all__ = ["Loaded", "find_model", "model_record", "open_model", "parse_dtype"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _SLOW_ON_CPU = (torch.bfloat16, torch.float16)
 
@@ -110,9 +110,9 @@ def parse_dtype(name: str) -> torch.dtype | None:
 
     :raises UsageError: It is none of them.
     """
-    if name != "auto" and name not in DTYPES:
-        raise UsageError(f"unknown dtype '{name}'", f"Choose auto, {', '.join(DTYPES)}.")
-    return DTYPES.get(name)
+    if name != "auto" and name not in MODEL_DTYPES:
+        raise UsageError(f"unknown dtype '{name}'", f"Choose auto, {', '.join(MODEL_DTYPES)}.")
+    return None if name == "auto" else TORCH_DTYPES[VECTOR_DTYPES[name]]
 
 
 def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from taskarith.checkpoints.dtypes import MODEL_DTYPES
 from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
 
 __all__ = [
-    "DTYPES",
     "EPOCHS",
     "LORA_RANK",
     "MOST_EPOCHS",
@@ -32,7 +32,6 @@ SCHEDULERS = (
 )
 """The schedules of transformers that need no further arguments."""
 
-DTYPES = ("float32", "bfloat16", "float16")
 
 LORA_RANK = 16
 """The default rank."""
@@ -119,7 +118,7 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and fits(value)):
                 raise UsageError(f"{_option(name)} is {value}", f"It must be {wanted}.")
-        for name, known in (("lr_scheduler_type", SCHEDULERS), ("dtype", DTYPES)):
+        for name, known in (("lr_scheduler_type", SCHEDULERS), ("dtype", MODEL_DTYPES)):
             if getattr(self, name) not in known:
                 raise UsageError(
                     f"unknown {_option(name)} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}."

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
+from taskarith.architecture.names import (
+    FREQUENCIES,
+    MARKS,
+    MASK,
+    MASKED_BIAS,
+    NO_BIAS,
+    POSITION_TABLES,
+    QUANTISED,
+)
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 
@@ -13,15 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["is_buffer"]
-
-_FREQUENCIES = re.compile(r"(?:.*\.)?(?:\w+_)?inv_freq")
-_TABLES = re.compile(r"(?:.*\.)?(?:(?:cos|sin)_cached|freqs_cis|embed_positions\.weights)")
-_MARKS = re.compile(r"(?:.*\.)?(?:version|_float_tensor)")
-_MASK = re.compile(r"(?:.*\.)?\w*(?:attn|attention)\.(?:bias|\w*mask)|(?:.*\.)?\w*mask")
-_MASKED_BIAS = re.compile(r"(?:.*\.)?masked_bias")
-_NO_BIAS = re.compile(r"(?:.*\.)?final_logits_bias")
-_WEIGHT = re.compile(r"(?:.*\.)?\w*(?:weight|qzeros|blocks|scales)\w*")
-"""Names of integers that may stand for weights: those of quantised models."""
 
 _NEVER = -1e4
 """What masks add to a score that is not to count, at most; the largest is that of float16."""
@@ -36,18 +35,18 @@ def is_buffer(tensor: TensorEntry, reader: TensorReader) -> bool:
     """
     if not tensor.is_float:
         is_number = tensor.dtype == "BOOL" or tensor.dtype[0] in "IU"
-        return (is_number and not _WEIGHT.fullmatch(tensor.name)) or bool(_TABLES.fullmatch(tensor.name))
-    if _FREQUENCIES.fullmatch(tensor.name):
+        return (is_number and not QUANTISED.fullmatch(tensor.name)) or bool(POSITION_TABLES.fullmatch(tensor.name))
+    if FREQUENCIES.fullmatch(tensor.name):
         return len(tensor.shape) == 1
-    if _MASK.fullmatch(tensor.name):
+    if MASK.fullmatch(tensor.name):
         return _is_causal(tensor, reader)
-    if _MASKED_BIAS.fullmatch(tensor.name):
+    if MASKED_BIAS.fullmatch(tensor.name):
         return tensor.elements == 1 and bool(_values(tensor, reader, 0, 1)[0] <= _NEVER)
-    if _NO_BIAS.fullmatch(tensor.name):
+    if NO_BIAS.fullmatch(tensor.name):
         return not _values(tensor, reader, 0, tensor.elements).any()
-    if _MARKS.fullmatch(tensor.name):
+    if MARKS.fullmatch(tensor.name):
         return tensor.elements == 1
-    return bool(_TABLES.fullmatch(tensor.name))
+    return bool(POSITION_TABLES.fullmatch(tensor.name))
 
 
 def _is_causal(tensor: TensorEntry, reader: TensorReader) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import Workers, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry, build_header
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.provenance import command_line, read_provenance, release, versions
 from taskarith.checkpoints.publish import Workplace
@@ -25,7 +25,7 @@ from taskarith.checkpoints.reader import (
     fingerprint_bytes,
 )
 from taskarith.checkpoints.resolve import ResolvedModel
-from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
+from taskarith.checkpoints.writer import HashingWriter, LateHeader, sized_files
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.error import Loss
@@ -113,9 +113,9 @@ def write_dense(place: Workplace, job: Extraction, listener: Listener) -> Extrac
     source, journal = job.source, place.journal
     layout = [(name, job.dtype, source.shapes[name]) for name in job.before.tensors if name in source.shapes]
     total = sum(math.prod(shape) for _, _, shape in layout)
-    reserve, offsets = build_header(layout, _metadata(job, None, total))
-    size = len(reserve) + total * ITEM_SIZES[job.dtype]
-    entries = {name: TensorEntry(name, job.dtype, shape, place.path, offsets[name]) for name, _, shape in layout}
+    header = LateHeader(layout, _metadata(job, None, total))
+    size = header.nbytes + total * ITEM_SIZES[job.dtype]
+    entries = {name: TensorEntry(name, job.dtype, shape, place.path, header.offsets[name]) for name, _, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
         done = journal.intact(entries.values(), listener, partial(_fits, source))
 
@@ -133,10 +133,7 @@ def write_dense(place: Workplace, job: Extraction, listener: Listener) -> Extrac
         work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), Workers(job.device))
         _check_finite(journal.done)
         check_unchanged(job.states)
-        header, places = build_header(layout, _metadata(job, journal.done, total), length=len(reserve))
-        if places != offsets:
-            raise AssertionError("the header outgrew its reserve")
-        write_at(files[place.path], header, 0)
+        header.write(files[place.path], layout, _metadata(job, journal.done, total))
     return _result(place, job, journal.done, total)
 
 

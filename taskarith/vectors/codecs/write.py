@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from taskarith.arithmetic.calculator import Calculator, Comparison
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, WORKERS, Workers, chunks, work_through
-from taskarith.checkpoints.header import ITEM_SIZES, build_header
+from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.reader import TensorReader, hasher
-from taskarith.checkpoints.writer import growing_file, write_at
+from taskarith.checkpoints.writer import AppendedTensors, growing_file
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.error import Loss
 from taskarith.vectors.difference import AdapterSource, PairSource, Subtrahend
@@ -174,33 +174,24 @@ def write_packed(
     names = sorted(source.shapes)
     form.prepare(source, names, workers, listener)
     blobs = {name: _Blob(name, source, form) for name in names}
-    # sizes are known only at the end: the header gets all the room that it can need, and is written last
-    reserve, _ = build_header([(name, "U8", (10**15,)) for name in names], describe(None))
-    position = len(reserve)
     turns = Turns()
     with growing_file(path) as descriptor:
-
-        def append(data: bytes) -> None:
-            nonlocal position
-            write_at(descriptor, data, position)
-            position += len(data)
+        file = AppendedTensors(descriptor, names, describe(None))
+        for name in names:
+            file.append(name, b"")  # one without elements has no blocks
 
         def do(piece: Piece, stop: threading.Event) -> None:
             data, sums = form.encode(piece, stop)
             with turns.of(piece.number, stop) as goes_on:
                 if goes_on:
-                    append(data)
+                    file.append(piece.name, data)
                     blobs[piece.name].add(piece, data, sums)
                     if piece.stop == math.prod(source.shapes[piece.name]):
-                        append(blobs[piece.name].index())
+                        file.append(piece.name, blobs[piece.name].index())
 
         each_piece(source, names, form.dtype, do, listener, "extracting", workers)
         found = {name: blob.summary(source.rest.get(name, {})) for name, blob in blobs.items()}
-        layout = [(name, "U8", (blob.nbytes,)) for name, blob in blobs.items()]
-        header, _ = build_header(layout, describe(found), length=len(reserve))
-        if len(header) != len(reserve):
-            raise AssertionError("the header outgrew its reserve")
-        write_at(descriptor, header, 0)
+        file.end(describe(found))
     return found
 
 
@@ -231,7 +222,6 @@ class _Blob:
     name: str
     source: Source
     form: Form
-    nbytes: int = 0
     _sizes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -244,7 +234,7 @@ class _Blob:
 
     def add(self, piece: Piece, data: bytes, sums: dict[str, float]) -> None:
         """Take note of the next block."""
-        self._append(data)
+        self._state.update(data)
         self._sizes.append(len(data))
         for side, state in zip(piece.inputs, self._sides, strict=True):
             state.update(side)
@@ -256,7 +246,7 @@ class _Blob:
     def index(self) -> bytes:
         """Return what follows the last block."""
         data = b"".join(size.to_bytes(4, "little") for size in self._sizes)
-        self._append(data)
+        self._state.update(data)
         return data
 
     def summary(self, rest: dict[str, str]) -> dict[str, Any]:
@@ -265,7 +255,3 @@ class _Blob:
         sums: dict[str, Any] = {key: math.fsum(values) for key, values in self._sums.items()}
         sums |= {key: int(sums[key]) for key in ("inexact", "moved")}
         return rest | fingerprints | {"output": self._state.hexdigest(), "finite": self._finite} | sums
-
-    def _append(self, data: bytes) -> None:
-        self.nbytes += len(data)
-        self._state.update(data)
