@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from taskarith.cli.config import RecipeFile
 from taskarith.cli.options import (
     EDIT,
     METHOD,
-    AddOption,
-    DensityOption,
     DeviceOption,
     IgnoreBuffersFlag,
-    MethodOption,
-    NegateOption,
+    Merging,
+    MergingOptions,
+    OutputOptions,
     OverwriteFlag,
-    ProtectOption,
-    RankOption,
-    RecipeOutputOptions,
-    ScaleOption,
+    VectorGroup,
     VocabOption,
-    WeightsOption,
     under,
 )
+from taskarith.edit.recipe import Recipe
 from taskarith.merging.methods import users
 from taskarith.spec import parse_size
 
 __all__ = ["command"]
 
 _edit, _method, _output = under(EDIT), under(METHOD), under("Output")
+
+
+class _MergingOptions(MergingOptions):
+    gamma: Annotated[float | None, _method(help=f"Share of outliers left out: {users('gamma')}.", show_default="0.01")]
+    epsilon: Annotated[
+        float | None,
+        _method(help=f"Half the range of keep probabilities: {users('epsilon')}.", show_default="0.15"),
+    ]
+    normalize: Annotated[
+        bool | None,
+        _method(
+            "--normalize/--no-normalize",
+            help="Divide by the sum of the coefficients.",
+            show_default="as the method does",
+        ),
+    ]
+    rescale: Annotated[
+        bool | None,
+        _method(
+            "--rescale/--no-rescale",
+            help=f"Scale up what is kept to make up for what is dropped: {users('rescale')}.",
+            show_default="rescale",
+        ),
+    ]
+    seed: Annotated[int | None, _method(help=f"Seed of random masks: {users('seed')}.", show_default="42")]
+
+
+@dataclass(frozen=True)
+class _OutputOptions(OutputOptions):
+    """``OutputOptions`` whose configuration may be a recipe."""
+
+    config: RecipeFile = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that --config reads; empty without one."""
+        return self.config if isinstance(self.config, Recipe) else Recipe({})
 
 
 def command(
@@ -42,43 +76,11 @@ def command(
         ),
     ] = None,
     *,
-    add: AddOption = None,
-    negate: NegateOption = None,
+    vectors: VectorGroup,
     alpha: Annotated[float, _edit("--alpha", help="Multiplies all coefficients.")] = 1.0,
-    scale: ScaleOption = None,
     vocab: VocabOption = None,
     ignore_buffers: IgnoreBuffersFlag = False,
-    method: MethodOption = "linear",
-    protect: ProtectOption = None,
-    weights: WeightsOption = None,
-    density: DensityOption = None,
-    gamma: Annotated[
-        float | None, _method("--gamma", help=f"Share of outliers left out: {users('gamma')}.", show_default="0.01")
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        _method("--epsilon", help=f"Half the range of keep probabilities: {users('epsilon')}.", show_default="0.15"),
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        _method(
-            "--normalize/--no-normalize",
-            help="Divide by the sum of the coefficients.",
-            show_default="as the method does",
-        ),
-    ] = None,
-    rescale: Annotated[
-        bool | None,
-        _method(
-            "--rescale/--no-rescale",
-            help=f"Scale up what is kept to make up for what is dropped: {users('rescale')}.",
-            show_default="rescale",
-        ),
-    ] = None,
-    rank: RankOption = None,
-    seed: Annotated[
-        int | None, _method("--seed", help=f"Seed of random masks: {users('seed')}.", show_default="42")
-    ] = None,
+    merging: Annotated[Merging, _MergingOptions],
     output_dir: Annotated[
         Path | None,
         _output(
@@ -116,7 +118,7 @@ def command(
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
     device: DeviceOption = "auto",
-    output: RecipeOutputOptions,
+    output: _OutputOptions,
 ) -> None:
     """Write MODEL plus or minus task vectors as a new model folder.
 
@@ -124,22 +126,18 @@ def command(
     """
     from taskarith.checkpoints.targets import check_apart
     from taskarith.edit.apply import apply
-    from taskarith.merging.methods import parse_method
 
     recipe = output.recipe
     if recipe.path and output_dir:
         check_apart(output_dir, [recipe.path])
-    recipe = recipe.changed(model, vectors=bool(add or negate), alpha=alpha, scale=scale or ())
+    recipe = recipe.changed(model, vectors=bool(vectors.add or vectors.negate), alpha=alpha, scale=vectors.scale)
     with output.console() as console:
         result = apply(
             model,
-            add=add or (),
-            negate=negate or (),
+            **vars(vectors),
+            **merging.keywords(),
             operands=recipe.operands,
-            protect=protect or (),
-            weights=weights,
             alpha=alpha,
-            scale=scale or (),
             output_dir=output_dir,
             dtype=dtype,
             vocab=vocab,
@@ -149,16 +147,6 @@ def command(
             device=device,
             max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
             overwrite=overwrite,
-            method=parse_method(
-                method,
-                density=density,
-                gamma=gamma,
-                epsilon=epsilon,
-                normalize=normalize,
-                rescale=rescale,
-                seed=seed,
-                rank=rank,
-            ),
             jobs=jobs,
             launched=True,
             keep_undo=keep_undo,
@@ -184,4 +172,4 @@ def command(
         for problem in cost.problems:
             console.note(f"would fail: {problem}")
     console.line(str(result.path))
-    console.result(dataclasses.asdict(result) | {"path": str(result.path), "dry_run": dry_run})
+    console.result(asdict(result) | {"path": str(result.path), "dry_run": dry_run})

@@ -11,14 +11,12 @@ from taskarith.cli.config import read_recipe
 from taskarith.cli.options import (
     EDIT,
     MEASURE,
-    AddOption,
     MeasurementOptions,
-    NegateOption,
     OutputOptions,
     OverwriteFlag,
     ResultsFolderOption,
     RuntimeGroup,
-    ScaleOption,
+    VectorGroup,
     under,
 )
 from taskarith.cli.output import show_scores
@@ -73,15 +71,13 @@ def command(
     task_folder: Annotated[
         Path | None, _benchmark(metavar="DIR", help="Folder of additional lm-eval task files.")
     ] = None,
-    add: AddOption = None,
-    negate: NegateOption = None,
+    vectors: VectorGroup,
     alpha: Annotated[
         str | None,
         _edit(
             metavar="LIST", help="Coefficients (0,0.5,1 or 0:1:0.1); the first is the reference.", show_default="0,1"
         ),
     ] = None,
-    scale: ScaleOption = None,
     recipe: Annotated[
         Path | None,
         _edit(metavar="FILE", help="The edit as a recipe, as for apply --config.", exists=True, dir_okay=False),
@@ -113,7 +109,9 @@ def command(
     if recipe and output_dir:
         check_apart(output_dir, [recipe])
     edit = None if recipe is None else read_recipe(recipe)
-    alphas = _alphas(alpha, edited=bool(add or negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0)
+    alphas = _alphas(
+        alpha, edited=bool(vectors.add or vectors.negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0
+    )
     with output.console() as console:
         evaluation = evaluate(
             models,
@@ -122,11 +120,9 @@ def command(
             benchmark=benchmark,
             task_folder=task_folder,
             tasks=tasks.split(",") if tasks is not None else (),
-            add=add or (),
+            **vars(vectors),
             alphas=alphas,
-            negate=negate or (),
             recipe=edit,
-            scale=scale or (),
             measurement=measurement,
             runtime=runtime,
             output_dir=output_dir,

@@ -7,7 +7,7 @@ declares the options that fill it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from taskarith.cli.config import ConfigFile, RecipeFile
-from taskarith.edit.recipe import Recipe
+from taskarith.cli.config import ConfigFile
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
-from taskarith.merging.methods import METHODS, users
+from taskarith.merging.methods import METHODS, PARAMETERS, parse_method, users
 from taskarith.models.runtime import Runtime
 from taskarith.relations.inputs import TestInputs
 
@@ -28,36 +27,30 @@ if TYPE_CHECKING:
     from taskarith.console import Console
 
 __all__ = [
-    "AddOption",
     "BaseOption",
     "ChatTemplateFlag",
-    "DensityOption",
     "DeviceOption",
     "IgnoreBuffersFlag",
     "InputGroup",
     "MeasurementGroup",
     "MeasurementOptions",
-    "MethodOption",
+    "Merging",
+    "MergingOptions",
     "ModelArgument",
-    "NegateOption",
     "OutputFileOption",
     "OutputOptions",
     "OverwriteFlag",
-    "ProtectOption",
-    "RankOption",
-    "RecipeOutputOptions",
     "ResultsFolderOption",
     "RuntimeGroup",
     "RuntimeOptions",
-    "ScaleOption",
     "SeedOption",
     "SystemPromptOption",
     "TopOption",
     "TrustFlag",
     "VectorDtypeOption",
+    "VectorGroup",
     "VectorsArgument",
     "VocabOption",
-    "WeightsOption",
     "under",
 ]
 
@@ -78,40 +71,6 @@ _VECTOR = "V[@@BASE][:C]"
 # --- the edit --------------------------------------------------------------------------------------------------------
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, hub id (ID@REVISION) or GGUF file.")]
-AddOption = Annotated[
-    list[str] | None,
-    _edit(
-        "--add",
-        metavar=_VECTOR,
-        help="Add a task vector, LoRA folder or fine-tuned model (of BASE), times C; repeatable.",
-    ),
-]
-NegateOption = Annotated[
-    list[str] | None,
-    _edit("--negate", metavar=_VECTOR, help="Subtract a vector, written as for --add; repeatable."),
-]
-ScaleOption = Annotated[
-    list[str] | None,
-    _edit(
-        "--scale",
-        metavar="SELECTOR=FACTOR",
-        help="Multiply the coefficients of some tensors ('mlp=0.5', 'layers.0-11=0', 'layers=0..1'); repeatable.",
-    ),
-]
-ProtectOption = Annotated[
-    list[str] | None,
-    _method("--protect", metavar="V", help="Vector of a task to keep, for --method project; repeatable."),
-]
-WeightsOption = Annotated[
-    str | None,
-    _method("--weights", metavar="FILE", help="Weights of all parameters, from importance, for --method perta."),
-]
-MethodOption = Annotated[str, _method("--method", help=f"Merge method: {', '.join(METHODS)}.")]
-DensityOption = Annotated[
-    float | None,
-    _method("--density", help=f"Share of each delta to keep: {users('density')}."),
-]
-RankOption = Annotated[int | None, _method("--rank", help=f"Singular values to keep: {users('rank')}.")]
 VocabOption = Annotated[
     str | None,
     typer.Option(
@@ -124,6 +83,79 @@ IgnoreBuffersFlag = Annotated[
     bool,
     typer.Option("--ignore-buffers", help="Leave out buffers that only one side has, such as masks, and list them."),
 ]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of an edit, by the names that the verbs give them."""
+
+    add: Sequence[str] = ()
+    negate: Sequence[str] = ()
+    scale: Sequence[str] = ()
+
+
+class VectorOptions:
+    """The options that make ``Vectors``."""
+
+    add: Annotated[
+        list[str] | None,
+        _edit(
+            metavar=_VECTOR, help="Add a task vector, LoRA folder or fine-tuned model (of BASE), times C; repeatable."
+        ),
+    ]
+    negate: Annotated[
+        list[str] | None, _edit(metavar=_VECTOR, help="Subtract a vector, written as for --add; repeatable.")
+    ]
+    scale: Annotated[
+        list[str] | None,
+        _edit(
+            metavar="SELECTOR=FACTOR",
+            help="Multiply the coefficients of some tensors ('mlp=0.5', 'layers.0-11=0', 'layers=0..1'); repeatable.",
+        ),
+    ]
+
+
+VectorGroup = Annotated[Vectors, VectorOptions]
+
+
+@dataclass(frozen=True)
+class Merging:
+    """A merge method with its parameters, and what it looks at beside the vectors."""
+
+    method: str = "linear"
+    protect: Sequence[str] = ()
+    weights: str | None = None
+    density: float | None = None
+    gamma: float | None = None
+    epsilon: float | None = None
+    normalize: bool | None = None
+    rescale: bool | None = None
+    rank: int | None = None
+    seed: int | None = None
+
+    def keywords(self) -> dict[str, Any]:
+        """Return it by the names that the verbs give it.
+
+        :raises UsageError: As ``parse_method`` does.
+        """
+        beside, given = ("protect", "weights"), vars(self)
+        method = parse_method(given["method"], **{name: given[name] for name in PARAMETERS})
+        return {"method": method, **{name: given[name] for name in beside}}
+
+
+class MergingOptions:
+    """The options that make ``Merging`` wherever vectors are merged."""
+
+    method: Annotated[str, _method(help=f"Merge method: {', '.join(METHODS)}.")]
+    protect: Annotated[
+        list[str] | None, _method(metavar="V", help="Vector of a task to keep, for --method project; repeatable.")
+    ]
+    weights: Annotated[
+        str | None, _method(metavar="FILE", help="Weights of all parameters, from importance, for --method perta.")
+    ]
+    density: Annotated[float | None, _method(help=f"Share of each delta to keep: {users('density')}.")]
+    rank: Annotated[int | None, _method(help=f"Singular values to keep: {users('rank')}.")]
+
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
@@ -162,18 +194,6 @@ class OutputOptions:
             yield console
         finally:
             console.close()
-
-
-@dataclass(frozen=True)
-class RecipeOutputOptions(OutputOptions):
-    """``OutputOptions`` whose configuration may be a recipe."""
-
-    config: RecipeFile = None
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe that --config reads; empty without one."""
-        return self.config if isinstance(self.config, Recipe) else Recipe({})
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

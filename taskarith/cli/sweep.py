@@ -9,20 +9,15 @@ from typing import Annotated
 
 from taskarith.cli.options import (
     EDIT,
-    AddOption,
-    DensityOption,
     MeasurementGroup,
-    MethodOption,
+    Merging,
+    MergingOptions,
     ModelArgument,
-    NegateOption,
     OutputOptions,
     OverwriteFlag,
-    ProtectOption,
-    RankOption,
     ResultsFolderOption,
     RuntimeGroup,
-    ScaleOption,
-    WeightsOption,
+    VectorGroup,
     under,
 )
 from taskarith.cli.output import show_scores, show_tables
@@ -44,20 +39,14 @@ def command(
             help="A text and its name, repeatable; names starting with forget are forget sets, all others retain sets.",
         ),
     ],
-    add: AddOption = None,
-    negate: NegateOption = None,
+    vectors: VectorGroup,
     alpha: Annotated[
         str,
         _edit(
             metavar="LIST", help="Coefficients (0,0.5,1 or 0:2:0.1), or the bounds of a search; 0 is always measured."
         ),
     ] = "0:2:0.2",
-    scale: ScaleOption = None,
-    method: MethodOption = "linear",
-    density: DensityOption = None,
-    rank: RankOption = None,
-    protect: ProtectOption = None,
-    weights: WeightsOption = None,
+    merging: Annotated[Merging, MergingOptions],
     reference: Annotated[
         str | None,
         _choose(metavar="MODEL", help="A model that never saw the forget sets: its loss on them is the target."),
@@ -102,7 +91,6 @@ def command(
     Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
-    from taskarith.merging.methods import parse_method
     from taskarith.report.sweep import plot_sweep, sweep_remarks, sweep_table
     from taskarith.sweeps.sweep import RECIPE, sweep
 
@@ -110,18 +98,14 @@ def command(
         result = sweep(
             model,
             texts,
-            add=add or (),
-            negate=negate or (),
-            scale=scale or (),
+            **vars(vectors),
+            **merging.keywords(),
             alphas=alphas,
             search=search,
             gradient=gradient,
             by=by or (),
             kl=kl,
             storage=storage,
-            method=parse_method(method, density=density, rank=rank),
-            weights=weights,
-            protect=protect or (),
             reference=reference,
             target=target,
             budget=budget,
