@@ -90,9 +90,9 @@ def attack(
     bits: Sequence[int | str] = (8, 4, "4g128", "nf4"),
     prefixes: Sequence[int] = (8, 16, 32, 64),
     draws: int = 4,
+    draw: Callable[[AttackResult, Path], object] | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
-    draw: Callable[[AttackResult, Path], object] | None = None,
     measurement: Measurement = MEASUREMENT,
     runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
@@ -117,9 +117,9 @@ def attack(
     :param bits: To quantise to: bits, bits and weights of a group as in ``4g128``, or ``nf4``.
     :param prefixes: Tokens of the text shown before the continuation.
     :param draws: Sampled continuations of each prefix, at temperature 1 from the 50 likeliest tokens; 0 takes none.
+    :param draw: Puts pictures of the result into ``output_dir`` before it is published.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
-    :param draw: Puts pictures of the result into the folder before it is published.
     :param measurement: How each state is measured; the attacker learns blocks of its size, and its seed is that of
         what the attacker gets, of the order of learning and of sampling.
     :param runtime: How models are loaded; relearning needs float32.

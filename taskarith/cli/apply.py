@@ -77,7 +77,7 @@ def command(
     ] = None,
     *,
     vectors: VectorGroup,
-    alpha: Annotated[float, _edit("--alpha", help="Multiplies all coefficients.")] = 1.0,
+    alpha: Annotated[float, _edit(help="Multiplies all coefficients.")] = 1.0,
     vocab: VocabOption = None,
     ignore_buffers: IgnoreBuffersFlag = False,
     merging: Annotated[Merging, _MergingOptions],
@@ -88,23 +88,19 @@ def command(
         ),
     ] = None,
     dtype: Annotated[
-        str | None, _output("--dtype", help="float32, bfloat16, float16 or float64.", show_default="as the base")
+        str | None, _output(help="float32, bfloat16, float16 or float64.", show_default="as the base")
     ] = None,
     max_shard_size: Annotated[
         str | None,
-        _output("--max-shard-size", help="Largest weight file, such as 5GB.", show_default="shards as the base"),
+        _output(help="Largest weight file, such as 5GB.", show_default="shards as the base"),
     ] = None,
     chat_template: Annotated[
         str | None,
-        _output(
-            "--chat-template",
-            metavar="FROM",
-            help="Give the output the chat template of this model, or of this .jinja file.",
-        ),
+        _output(metavar="FROM", help="Give the output the chat template of this model, or of this .jinja file."),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        _output("--tokenizer", metavar="FROM", help="Give the output the tokenizer and chat template of this model."),
+        _output(metavar="FROM", help="Give the output the tokenizer and chat template of this model."),
     ] = None,
     keep_undo: Annotated[
         bool, _output("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")
@@ -116,7 +112,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", help="Processes that write the output together.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes that write the output together.")] = 1,
     device: DeviceOption = "auto",
     output: _OutputOptions,
 ) -> None:

@@ -12,8 +12,7 @@ from taskarith.cli.options import (
     MODEL,
     MeasurementOptions,
     OutputOptions,
-    OverwriteFlag,
-    ResultsFolderOption,
+    ResultsGroup,
     RuntimeOptions,
     under,
 )
@@ -78,8 +77,7 @@ def command(
     prefixes: Annotated[str, _others(metavar="LIST", help="Prefix lengths, in tokens.")] = "8,16,32,64",
     draws: Annotated[int, _others(help="Sampled continuations per prefix; 0 for none.")] = 4,
     measurement: Annotated[Measurement, _MeasurementOptions],
-    output_dir: ResultsFolderOption = None,
-    overwrite: OverwriteFlag = False,
+    results: ResultsGroup,
     output: OutputOptions,
     runtime: Annotated[Runtime, _RuntimeOptions],
 ) -> None:
@@ -112,8 +110,7 @@ def command(
             bits=widths,
             prefixes=sizes,
             draws=draws,
-            output_dir=output_dir,
-            overwrite=overwrite,
+            **vars(results),
             draw=plot_recovery,
             measurement=measurement,
             runtime=runtime,
@@ -124,8 +121,8 @@ def command(
         console.line("")
     for remark in attack_remarks(result):
         console.note(remark)
-    if output_dir is not None:
-        console.note(f"results, records and the curve are in {output_dir}")
+    if results.output_dir is not None:
+        console.note(f"results, records and the curve are in {results.output_dir}")
     console.result(result.to_json())
 
 

@@ -13,8 +13,7 @@ from taskarith.cli.options import (
     MEASURE,
     MeasurementOptions,
     OutputOptions,
-    OverwriteFlag,
-    ResultsFolderOption,
+    ResultsGroup,
     RuntimeGroup,
     VectorGroup,
     under,
@@ -83,8 +82,7 @@ def command(
         _edit(metavar="FILE", help="The edit as a recipe, as for apply --config.", exists=True, dir_okay=False),
     ] = None,
     measurement: Annotated[Measurement, _MeasurementOptions],
-    output_dir: ResultsFolderOption = None,
-    overwrite: OverwriteFlag = False,
+    results: ResultsGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
@@ -106,8 +104,8 @@ def command(
     from taskarith.checkpoints.targets import check_apart
     from taskarith.evaluation.evaluate import evaluate
 
-    if recipe and output_dir:
-        check_apart(output_dir, [recipe])
+    if recipe and results.output_dir:
+        check_apart(results.output_dir, [recipe])
     edit = None if recipe is None else read_recipe(recipe)
     alphas = _alphas(
         alpha, edited=bool(vectors.add or vectors.negate or edit), last=edit.options.get("alpha", 1.0) if edit else 1.0
@@ -125,14 +123,13 @@ def command(
             recipe=edit,
             measurement=measurement,
             runtime=runtime,
-            output_dir=output_dir,
-            overwrite=overwrite,
+            **vars(results),
             launched=True,
             listener=console,
         )
     show_scores(evaluation.scores, console)
-    if output_dir is not None:
-        console.note(f"results and records are in {output_dir}")
+    if results.output_dir is not None:
+        console.note(f"results and records are in {results.output_dir}")
     console.result(evaluation.scores.to_json())
 
 

@@ -19,7 +19,7 @@ import typer
 from taskarith.cli.config import ConfigFile
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
-from taskarith.merging.methods import METHODS, PARAMETERS, parse_method, users
+from taskarith.merging.methods import METHODS, PARAMETERS, Method, parse_method, users
 from taskarith.models.runtime import Runtime
 from taskarith.relations.inputs import TestInputs
 
@@ -40,7 +40,7 @@ __all__ = [
     "OutputFileOption",
     "OutputOptions",
     "OverwriteFlag",
-    "ResultsFolderOption",
+    "ResultsGroup",
     "RuntimeGroup",
     "RuntimeOptions",
     "SeedOption",
@@ -119,28 +119,20 @@ VectorGroup = Annotated[Vectors, VectorOptions]
 
 
 @dataclass(frozen=True)
-class Merging:
-    """A merge method with its parameters, and what it looks at beside the vectors."""
+class Merging(Method):
+    """A merge method as its options give it, by the name ``method``, and what it looks at beside the vectors."""
 
     method: str = "linear"
     protect: Sequence[str] = ()
     weights: str | None = None
-    density: float | None = None
-    gamma: float | None = None
-    epsilon: float | None = None
-    normalize: bool | None = None
-    rescale: bool | None = None
-    rank: int | None = None
-    seed: int | None = None
 
     def keywords(self) -> dict[str, Any]:
         """Return it by the names that the verbs give it.
 
         :raises UsageError: As ``parse_method`` does.
         """
-        beside, given = ("protect", "weights"), vars(self)
-        method = parse_method(given["method"], **{name: given[name] for name in PARAMETERS})
-        return {"method": method, **{name: given[name] for name in beside}}
+        method = parse_method(self.method, **{name: getattr(self, name) for name in PARAMETERS})
+        return {"method": method, "protect": self.protect, "weights": self.weights}
 
 
 class MergingOptions:
@@ -165,11 +157,30 @@ OutputFileOption = Annotated[
         "--output", "-o", metavar="FILE", help="The .safetensors file to write, or a folder for a LoRA adapter."
     ),
 ]
-ResultsFolderOption = Annotated[
-    Path | None,
-    typer.Option("--output-dir", "-o", metavar="DIR", help="Folder for results and records.", show_default="none"),
-]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where results and records go, by the names that the verbs give it."""
+
+    output_dir: Path | None = None
+    overwrite: bool = False
+
+
+class ResultsOptions:
+    """The options that make ``Results``."""
+
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", "-o", metavar="DIR", help="Folder for results and records.", show_default="none is written"
+        ),
+    ]
+    overwrite: OverwriteFlag
+
+
+ResultsGroup = Annotated[Results, ResultsOptions]
 VectorDtypeOption = Annotated[
     str, typer.Option("--dtype", help="Dtype of the deltas: float32, float64 (exact), bfloat16 or float16.")
 ]
@@ -249,11 +260,6 @@ def _parse_batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-BatchSizeOption = Annotated[
-    str, _measure("--batch-size", metavar="N|auto", help="Sequences per batch."), _parse_batch_size
-]
-
-
 class MeasurementOptions:
     """Options of a ``Measurement``."""
 
@@ -261,7 +267,7 @@ class MeasurementOptions:
     prompts: Annotated[int, _measure(help="Greedy continuations per text; 0 for losses only.")]
     prompt_tokens: Annotated[int, _measure(help="Prompt length for plain text, in tokens.")]
     continuation_tokens: Annotated[int, _measure(help="Continuation length, in tokens.")]
-    batch_size: BatchSizeOption
+    batch_size: Annotated[str, _measure(metavar="N|auto", help="Sequences per batch."), _parse_batch_size]
     apply_chat_template: ChatTemplateFlag
     system_prompt: SystemPromptOption
     seed: SeedOption

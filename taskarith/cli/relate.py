@@ -62,14 +62,7 @@ def command(
 
     with output.console() as console:
         relation = relate(
-            vectors,
-            model=model,
-            data=tests,
-            rank=rank,
-            beta=beta,
-            cut=cut,
-            runtime=runtime,
-            listener=console,
+            vectors, model=model, data=tests, rank=rank, beta=beta, cut=cut, runtime=runtime, listener=console
         )
     if plot is not None:
         from taskarith.report.heatmap import plot_relations

@@ -14,8 +14,7 @@ from taskarith.cli.options import (
     MergingOptions,
     ModelArgument,
     OutputOptions,
-    OverwriteFlag,
-    ResultsFolderOption,
+    ResultsGroup,
     RuntimeGroup,
     VectorGroup,
     under,
@@ -77,8 +76,7 @@ def command(
         ),
     ] = None,
     measurement: MeasurementGroup,
-    output_dir: ResultsFolderOption = None,
-    overwrite: OverwriteFlag = False,
+    results: ResultsGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
@@ -113,8 +111,7 @@ def command(
             measurement=measurement,
             runtime=runtime,
             draw=plot_sweep,
-            output_dir=output_dir,
-            overwrite=overwrite,
+            **vars(results),
             listener=console,
         )
     show_tables(sweep_table(result), console)
@@ -123,9 +120,9 @@ def command(
     show_scores(result.heldout, console)
     for remark in sweep_remarks(result):
         console.note(remark)
-    if output_dir is not None:
+    if results.output_dir is not None:
         recipe = f"{RECIPE} (apply --config), " if result.recipe is not None else ""
-        console.note(f"{recipe}results, records and figure are in {output_dir}")
+        console.note(f"{recipe}results, records and figure are in {results.output_dir}")
     console.line("nothing recommended" if result.chosen is None else f"recommended: {_values(result.recipe)}")
     console.result(result.to_json())
 

@@ -9,7 +9,7 @@ from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
 from taskarith.models.runtime import Runtime, RuntimeKeywords, take_runtime
 
-__all__ = ["MEASUREMENT", "EvaluationKeywords", "Measurement", "MeasurementKeywords", "with_keywords"]
+__all__ = ["MEASUREMENT", "EvaluationKeywords", "Measurement", "MeasurementKeywords", "TextKeywords", "with_keywords"]
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,21 @@ class Measurement:
 MEASUREMENT = Measurement()
 
 
-class MeasurementKeywords(RuntimeKeywords, total=False):
-    """The fields of ``Runtime``, and those of ``Measurement`` that all verbs that measure take, as keywords."""
+class TextKeywords(RuntimeKeywords, total=False):
+    """The fields of ``Runtime``, and how texts are cut and written, as keywords."""
 
     block_size: int
+    apply_chat_template: bool
+    system_prompt: str
+
+
+class MeasurementKeywords(TextKeywords, total=False):
+    """The fields of ``Runtime``, and those of ``Measurement`` that all verbs that measure take, as keywords."""
+
     prompts: int
     prompt_tokens: int
     continuation_tokens: int
     batch_size: int | Literal["auto"]
-    apply_chat_template: bool
-    system_prompt: str
     seed: int
 
 

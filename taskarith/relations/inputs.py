@@ -7,7 +7,8 @@ from typing import Any
 
 from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
-from taskarith.models.runtime import Runtime, RuntimeKeywords, take_runtime
+from taskarith.evaluation.measurement import TextKeywords
+from taskarith.models.runtime import Runtime, take_runtime
 
 __all__ = ["INPUTS", "InputKeywords", "TestInputs", "with_keywords"]
 
@@ -46,13 +47,10 @@ class TestInputs:
 INPUTS = TestInputs()
 
 
-class InputKeywords(RuntimeKeywords, total=False):
+class InputKeywords(TextKeywords, total=False):
     """The fields of ``TestInputs`` and ``Runtime`` as keywords of a verb."""
 
-    block_size: int
     inputs: int
-    apply_chat_template: bool
-    system_prompt: str
 
 
 def with_keywords(keywords: InputKeywords, inputs: TestInputs, runtime: Runtime) -> tuple[TestInputs, Runtime]:

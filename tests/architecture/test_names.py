@@ -15,7 +15,7 @@ from taskarith.architecture import names
         ("EXPERT", ["model.layers.0.mlp.experts.11.down_proj.weight"], ["model.layers.0.mlp.experts.gate_up_proj"]),
         ("FREQUENCIES", ["model.rotary_emb.inv_freq", "original_inv_freq"], ["inv_freq.weight"]),
         ("POSITION_TABLES", ["rotary.cos_cached", "freqs_cis"], ["embed_positions.weight"]),
-        ("MASK", ["h.0.attn.bias", "causal_mask"], ["h.0.attn.c_attn.bias"]),
+        ("MASK", ["h.0.attn.bias", "causal_mask"], ["h.0.mlp.c_fc.bias"]),
         ("QUANTISED", ["q_proj.qweight", "q_proj.qzeros"], ["position_ids"]),
     ],
 )
