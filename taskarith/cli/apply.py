@@ -34,8 +34,7 @@ _edit, _method, _output = under(EDIT), under(METHOD), under("Output")
 class _MergingOptions(MergingOptions):
     gamma: Annotated[float | None, _method(help=f"Share of outliers left out: {users('gamma')}.", show_default="0.01")]
     epsilon: Annotated[
-        float | None,
-        _method(help=f"Half the range of keep probabilities: {users('epsilon')}.", show_default="0.15"),
+        float | None, _method(help=f"Half the range of keep probabilities: {users('epsilon')}.", show_default="0.15")
     ]
     normalize: Annotated[
         bool | None,
@@ -91,16 +90,14 @@ def command(
         str | None, _output(help="float32, bfloat16, float16 or float64.", show_default="as the base")
     ] = None,
     max_shard_size: Annotated[
-        str | None,
-        _output(help="Largest weight file, such as 5GB.", show_default="shards as the base"),
+        str | None, _output(help="Largest weight file, such as 5GB.", show_default="shards as the base")
     ] = None,
     chat_template: Annotated[
         str | None,
         _output(metavar="FROM", help="Give the output the chat template of this model, or of this .jinja file."),
     ] = None,
     tokenizer: Annotated[
-        str | None,
-        _output(metavar="FROM", help="Give the output the tokenizer and chat template of this model."),
+        str | None, _output(metavar="FROM", help="Give the output the tokenizer and chat template of this model.")
     ] = None,
     keep_undo: Annotated[
         bool, _output("--keep-undo", help="Keep a patch from which undo restores the input, bit for bit.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,23 +39,19 @@ class _RuntimeOptions(RuntimeOptions):
     )
 
 
+def _reference(words: str) -> Any:
+    """Return the option of a model that the edited one is compared with."""
+    return _attack(metavar="MODEL", help=words, show_default="none")
+
+
 def command(
     model: Annotated[str, typer.Argument(metavar="EDITED", help="The model that forgot: folder, hub id or GGUF file.")],
     *,
     forget: Annotated[str, _attack(metavar="SPEC", help="The text it forgot.")],
-    before: Annotated[
-        str | None,
-        _attack(
-            metavar="MODEL", help="The model before the edit, which sets what can be recovered.", show_default="none"
-        ),
-    ] = None,
+    before: Annotated[str | None, _reference("The model before the edit, which sets what can be recovered.")] = None,
     retain: Annotated[
         str | None,
-        _attack(
-            metavar="MODEL",
-            help="A model that never saw the text (the base, or retrained without it); attacked in the same way.",
-            show_default="none",
-        ),
+        _reference("A model that never saw the text (the base, or retrained without it); attacked in the same way."),
     ] = None,
     attacks: Annotated[str, _attack(metavar="LIST", help="Attacks to run.")] = "relearn,quantise,rephrase,prefix",
     unrelated: Annotated[

@@ -31,8 +31,7 @@ _data, _benchmark, _edit, _measure = under("Data"), under("Benchmarks"), under(E
 
 class _MeasurementOptions(MeasurementOptions):
     limit: Annotated[
-        int | None,
-        _benchmark(metavar="N", help="Use only the first N samples of each benchmark text and task."),
+        int | None, _benchmark(metavar="N", help="Use only the first N samples of each benchmark text and task.")
     ]
     draws: Annotated[int, _measure(help="Sampled continuations per prompt, for leak@k.")]
     gradient_norms: Annotated[
@@ -67,9 +66,7 @@ def command(
     tasks: Annotated[
         str | None, _benchmark(metavar="LIST", help="lm-eval tasks, such as piqa,arc_easy; needs the lm-eval extra.")
     ] = None,
-    task_folder: Annotated[
-        Path | None, _benchmark(metavar="DIR", help="Folder of additional lm-eval task files.")
-    ] = None,
+    task_folder: Annotated[Path | None, _benchmark(metavar="DIR", help="Folder of more lm-eval task files.")] = None,
     vectors: VectorGroup,
     alpha: Annotated[
         str | None,

@@ -34,13 +34,11 @@ class _TrainingOptions:
         float | None, _training(help="Peak learning rate.", show_default="5e-5, or 5e-4 with --lora")
     ]
     num_train_epochs: Annotated[
-        float | None,
-        _training(help="Passes over the data.", show_default="3, or at most 30 with --until-loss"),
+        float | None, _training(help="Passes over the data.", show_default="3, or at most 30 with --until-loss")
     ]
     max_steps: Annotated[int | None, _training(help="Optimizer steps; overrides epochs.", show_default="by epochs")]
     until_loss: Annotated[
-        float | None,
-        _training(help="Stop after the first epoch whose mean loss is at most this.", show_default="none"),
+        float | None, _training(help="Stop after the first epoch whose mean loss is at most this.", show_default="none")
     ]
     per_device_train_batch_size: Annotated[int, _training(help="Batch size per device.")]
     gradient_accumulation_steps: Annotated[int, _training(help="Batches per optimizer step.")]
@@ -58,8 +56,7 @@ class _TrainingOptions:
         ),
     ]
     dtype: Annotated[
-        str,
-        _training(metavar="DTYPE", help="Dtype of the saved weights; 16-bit dtypes round most of the change away."),
+        str, _training(metavar="DTYPE", help="Dtype of the saved weights; 16-bit dtypes round most of the change away.")
     ]
     lora: Annotated[bool, _lora("--lora", help="Train a LoRA adapter instead of all weights.")]
     lora_rank: Annotated[int, _lora(help="Rank of the adapter.")]
@@ -78,8 +75,7 @@ class _TrainingOptions:
     save_steps: Annotated[int | None, _run(help="Save a checkpoint every this many steps.", show_default="none")]
     resume: Annotated[bool, _run("--resume", help="Continue an interrupted run from its last checkpoint.")]
     report_to: Annotated[
-        list[str] | None,
-        _run(metavar="NAME", help="tensorboard, wandb, ...; repeatable.", show_default="none"),
+        list[str] | None, _run(metavar="NAME", help="tensorboard, wandb, ...; repeatable.", show_default="none")
     ]
     trust_remote_code: TrustFlag
     apply_chat_template: ChatTemplateFlag

@@ -50,9 +50,7 @@ def command(
         str | None,
         _choose(metavar="MODEL", help="A model that never saw the forget sets: its loss on them is the target."),
     ] = None,
-    target: Annotated[
-        float | None, _choose(help="Instead of --reference: the loss to reach, in nats per token.")
-    ] = None,
+    target: Annotated[float | None, _choose(help="Instead of --reference: a loss to reach, in nats per token.")] = None,
     budget: Annotated[
         float | None,
         _choose(
