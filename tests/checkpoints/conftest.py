@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from extracting import save_sharded
 from interrupted import RESUMED, contents, output_of
 
 from taskarith.checkpoints.provenance import write_provenance
@@ -18,9 +19,7 @@ from taskarith.vectors.extract import extract
 def made(tmp_path_factory):
     """A base, its fine-tune, the vector between them, and an edited model with its undo patch."""
     folder = tmp_path_factory.mktemp("made")
-    base = tiny.save_model(folder / "base", max_shard_size="30KB")
-    tuned = tiny.save_model(folder / "tuned", nudge_of=base, seed=1)
-    extract(str(base), str(tuned), folder / "v.safetensors")
+    base, _ = save_sharded(folder)
     apply(str(base), add=[str(folder / "v.safetensors")], output_dir=folder / "edited", keep_undo=True)
     return folder
 

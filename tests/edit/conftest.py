@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from adapters import TARGETS, save_adapter
+from extracting import save_sharded
 
 from taskarith.edit.apply import apply
 from taskarith.vectors.extract import extract
@@ -77,7 +78,5 @@ def tuned(tmp_path_factory, phi):
 def sharded(tmp_path_factory):
     """A folder with a base of several files, a fine-tune, and the vector between them."""
     folder = tmp_path_factory.mktemp("sharded")
-    base = tiny.save_model(folder / "base", max_shard_size="30KB")
-    tuned = tiny.save_model(folder / "tuned", nudge_of=base, seed=1)
-    extract(str(base), str(tuned), folder / "v.safetensors")
+    save_sharded(folder)
     return folder

@@ -7,21 +7,19 @@ import json
 import numpy as np
 import pytest
 import tiny
+from extracting import save_two_vectors
 from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.errors import DataError, UsageError, VectorError
 from taskarith.relations.out_of_domain import _alignments, out_of_domain
 from taskarith.relations.probe import Answer
-from taskarith.vectors.extract import extract
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory, phi):
     room = tmp_path_factory.mktemp("ood")
-    for name, seed in (("a", 1), ("b", 2)):
-        tiny.save_model(room / f"tuned-{name}", nudge_of=phi, seed=seed)
-        extract(str(phi), str(room / f"tuned-{name}"), room / f"{name}.safetensors")
+    save_two_vectors(room, phi)
     (room / "target.txt").write_text(tiny.text(12, 5), encoding="utf-8")
     return room
 
