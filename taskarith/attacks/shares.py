@@ -121,10 +121,10 @@ def share(above: Level, below: Level) -> Share:
     return Share(above.value, below.value, (a, b, c), n, above.differing)
 
 
-def interval_of(one: Level, tail: float = TAIL) -> tuple[float, float] | None:
+def interval_of(one: Level) -> tuple[float, float] | None:
     """Return Student's interval of a level; None of a single sample."""
     if one.n < 2:
         return None
     squares = math.fsum(influence * influence for influence in one.influences.values())
-    half = student(one.n - 1, tail) * math.sqrt(squares * one.n / (one.n - 1))
+    half = student(one.n - 1, TAIL) * math.sqrt(squares * one.n / (one.n - 1))
     return one.value - half, one.value + half

@@ -161,14 +161,14 @@ class _BlockStream:
         return VectorError(f"{self._entry.name} in {self._entry.path} is broken: {reason}", _HINT)
 
 
-def join_parts(parts: Iterable[bytes], level: int = 1) -> bytes:
+def join_parts(parts: Iterable[bytes]) -> bytes:
     """Compress some byte strings into one: the size of each compressed one as uint32, then all of them.
 
     One that is empty or all zero takes no room but its size.
     """
     import zstandard  # late: exact vectors do without
 
-    compressor = zstandard.ZstdCompressor(level=level)
+    compressor = zstandard.ZstdCompressor(level=1)
     packed = [b"" if part == bytes(len(part)) else compressor.compress(part) for part in parts]
     return b"".join([*(len(part).to_bytes(4, "little") for part in packed), *packed])
 

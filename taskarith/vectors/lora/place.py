@@ -188,8 +188,7 @@ class _Placing:
         turned = factors.is_embedding or parameter.is_transposed
         turned = self._by_shape(factors, parameter.shape) if turned is None else turned
         product = Product(factors.a, factors.b, scale, turned)
-        if parameter.shape:
-            self._check_shape(name, product, parameter)
+        self._check_shape(name, product, parameter)
         self._add_product(spelled, product, factors)
         if factors.bias is not None:
             self.add(self.tensor(f"{factors.module}.bias"), Bias(factors.bias, scale))
@@ -201,7 +200,7 @@ class _Placing:
         return shape == (factors.a.shape[1], factors.b.shape[0])
 
     def _check_shape(self, name: str, product: Product, parameter: Parameter) -> None:
-        if product.parameter_shape != parameter.shape:
+        if parameter.shape and product.parameter_shape != parameter.shape:
             self._wrong.append(f"{name} {list(product.parameter_shape)} against {list(parameter.shape)}")
 
     def _pieces(self, parameter: str) -> dict[str, tuple[Piece, ...]]:
@@ -209,9 +208,8 @@ class _Placing:
         architecture = self._architecture
         found = {}
         for tensor in architecture.holders.get(parameter, ()):
-            is_same = architecture.parameter_of(tensor) == parameter
-            pieces = architecture.stored[tensor]
-            found[tensor] = () if is_same else tuple(one for one in pieces if one.parameter == parameter)
+            pieces = tuple(one for one in architecture.stored[tensor] if one.parameter == parameter)
+            found[tensor] = () if architecture.parameter_of(tensor) == parameter else pieces
         return found or {self.tensor(parameter): ()}
 
     def _add_product(self, parameter: str, product: Product, factors: Factors) -> None:
