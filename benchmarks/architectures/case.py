@@ -12,19 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.architectures.population import build
 from benchmarks.architectures.recipes import VOCABULARY
+from taskarith.models.load import LANGUAGE_MODELS
 
 __all__ = [
     "Case",
@@ -45,11 +37,6 @@ RANK = 4
 
 _UNKNOWN, _END = "<unk>", "<eos>"
 _TOKENS = {"unk_token": _UNKNOWN, "eos_token": _END, "pad_token": _END}
-
-_LANGUAGE_MODELS: dict[Any, Any] = {
-    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-}
 
 
 class WrongError(Exception):
@@ -114,7 +101,7 @@ class Case:
     def language_model(self, path: str | Path) -> Any:
         """Load what the model is as a language model: as a causal one, if the files have all weights of that."""
         config = AutoConfig.from_pretrained(path)
-        for auto, mapping in _LANGUAGE_MODELS.items():
+        for auto, mapping in LANGUAGE_MODELS.items():
             if type(config) in mapping:
                 model, info = auto.from_pretrained(path, dtype="float32", output_loading_info=True)
                 if not info["missing_keys"]:

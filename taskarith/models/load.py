@@ -31,7 +31,13 @@ from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_s
 from taskarith.models.language import prepare_for_text
 from taskarith.progress import Listener
 
-__all__ = ["Base", "load_config", "load_model", "load_tokenizer", "open_base", "without_bars"]
+__all__ = ["LANGUAGE_MODELS", "Base", "load_config", "load_model", "load_tokenizer", "open_base", "without_bars"]
+
+LANGUAGE_MODELS: dict[Any, Any] = {
+    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+}
+"""What loads language models, likeliest first, and the configurations that it knows."""
 
 
 @contextlib.contextmanager
@@ -152,11 +158,7 @@ def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:
             f"{path} is an encoder-decoder model ({', '.join(config.architectures or [config.model_type])})",
             "Use a causal language model: taskarith trains and measures models that continue a text.",
         )
-    known = {
-        AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
-        AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    }
-    return [auto for auto, mapping in known.items() if type(config) in mapping] or [AutoModelForCausalLM]
+    return [auto for auto, mapping in LANGUAGE_MODELS.items() if type(config) in mapping] or [AutoModelForCausalLM]
 
 
 @contextlib.contextmanager
