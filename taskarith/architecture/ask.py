@@ -1,4 +1,4 @@
-"""What transformers makes of a model folder: its class is built without weights and matched with the files' names."""
+"""The architecture of a model folder by transformers: its class is built without weights and matched with the files."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ from taskarith.errors import CheckpointError
 __all__ = ["build_model", "describe_model", "model_classes", "quietly", "without_messages"]
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModel")
-"""The classes that people load models with, and so train adapters on, likeliest first."""
+"""Classes used to load models and train adapters, likeliest first."""
 
 
 def model_classes(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the classes that the folder may be loaded as, each with its ``Auto...`` class, likeliest first."""
+    """Return the classes a folder may be loaded as, each with its ``Auto...`` class, likeliest first."""
     config = _config(checkpoint)
-    found: dict[str, str] = {}
+    classes: dict[str, str] = {}
     named = [str(name) for name in checkpoint.config.get("architectures") or () if hasattr(transformers, str(name))]
     for auto in AUTO_CLASSES:
         mapping = getattr(transformers, auto)._model_mapping
         for cls in (mapping[type(config)],) if type(config) in mapping else ():
-            for one in cls if isinstance(cls, tuple) else (cls,):
-                found.setdefault(one.__name__, auto)
+            for member in cls if isinstance(cls, tuple) else (cls,):
+                classes.setdefault(member.__name__, auto)
     for name in named:
-        found.setdefault(name, "AutoModel")
-    return {name: found[name] for name in sorted(found, key=lambda name: name not in named)}
+        classes.setdefault(name, "AutoModel")
+    return {name: classes[name] for name in sorted(classes, key=lambda name: name not in named)}
 
 
 def build_model(checkpoint: Checkpoint, model_class: str) -> PreTrainedModel:
-    """Build a model of a class on the meta device: with names and shapes, and without weights.
+    """Build a model of a class on the meta device, without weights.
 
-    :raises Exception: Whatever the class raises; models are built by code of many authors.
+    :raises Exception: Whatever the class raises.
     """
     cls, config = getattr(transformers, model_class), _config(checkpoint)
     text = config.get_text_config()
     if not isinstance(config, cls.config_class) and isinstance(text, cls.config_class):
-        config = text  # as the auto classes do: the language model of a model that sees
+        config = text  # as the auto classes do: the language model of a vision-language model
     with quietly(), torch.device("meta"):
         return cls._from_config(config)
 
 
 def describe_model(checkpoint: Checkpoint, model_class: str, auto_class: str) -> Architecture:
-    """Match the tensors of a folder with the parameters of a class, as loading it would.
+    """Match the tensors of a folder with the parameters of a class, as loading would.
 
     :raises Exception: Whatever transformers raises.
     """
@@ -67,9 +67,9 @@ def describe_model(checkpoint: Checkpoint, model_class: str, auto_class: str) ->
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state = {name: torch.empty(entry.shape, device="meta") for name, entry in checkpoint.tensors.items()}
     conversions: Any = copy.deepcopy(get_model_conversion_mapping(model))
-    for one in conversions:
-        if getattr(one, "force_cpu", False):
-            one.force_cpu = False  # where huge weights would be converted; here they are nowhere
+    for conversion in conversions:
+        if getattr(conversion, "force_cpu", False):
+            conversion.force_cpu = False  # meant for huge weights; here there are none
     options = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=conversions, ignore_mismatched_sizes=True)
     with quietly():
         loading, _ = convert_and_load_state_dict_in_model(model, state, options)
@@ -89,32 +89,32 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     with quietly():
         config: Any = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # names and shapes are those of the model before quantisation
+        del config.quantization_config  # names and shapes are those before quantisation
     check_layers(config, checkpoint)
     return config
 
 
 def check_layers(config: PretrainedConfig, checkpoint: Checkpoint) -> None:
-    """Refuse a configuration with more layers than the files have tensors: building them could take for ever.
+    """Refuse a configuration with more layers than the files have tensors, which could take forever to build.
 
-    :raises CheckpointError: It has.
+    :raises CheckpointError: There are more layers than tensors.
     """
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if type(layers) is int and layers > len(checkpoint.tensors):
         raise CheckpointError(
-            f"the configuration of {checkpoint.path} has {layers} layers, and its files have "
+            f"the configuration of {checkpoint.path} has {layers} layers, but its files have only "
             f"{len(checkpoint.tensors)} tensors",
-            "Restore config.json from where the model came.",
+            "Restore config.json from the model's source.",
         )
 
 
 def _as_stored(
     saved: Mapping[str, tuple[Piece, ...]], checkpoint: Checkpoint, prefix: str
 ) -> Iterator[tuple[str, tuple[Piece, ...]]]:
-    """Give out what the files hold, in their order; they may lack the model's own prefix, or have one more."""
+    """Yield the tensors of the files, in order; names may lack or repeat the model's prefix."""
     for name, entry in checkpoint.tensors.items():
         spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
-        pieces = next((saved[one] for one in spellings if one in saved), None)
+        pieces = next((saved[spelling] for spelling in spellings if spelling in saved), None)
         if pieces is not None and (not pieces or pieces[-1].stop == _rows(entry.shape)):
             yield name, pieces
 
@@ -131,23 +131,23 @@ def _parameter(module: torch.nn.Module, shape: tuple[int, ...]) -> Parameter:
     if isinstance(module, torch.nn.modules.conv._ConvNd):
         return Parameter(shape, "convolution")
     kind = "norm" if "norm" in type(module).__name__.lower() else "other"
-    return Parameter(shape, kind, len(shape) == 3 and bool(getattr(module, "is_transposed", False)))  # as PEFT asks
+    return Parameter(shape, kind, len(shape) == 3 and bool(getattr(module, "is_transposed", False)))  # as PEFT decides
 
 
 def _is_plain(module: torch.nn.Linear | Conv1D) -> bool:
-    """Tell whether a linear layer returns a tensor as others do; routers may return several."""
+    """Tell whether a linear layer returns a single tensor; routers may return several."""
     if type(module).forward in {torch.nn.Linear.forward, Conv1D.forward}:
         return True
     width = module.nx if isinstance(module, Conv1D) else module.in_features
     try:
         return isinstance(module(torch.empty(2, width, device="meta")), torch.Tensor)
-    except Exception:  # it wants something else
+    except Exception:  # it expects other inputs
         return False
 
 
 def _roles(model: PreTrainedModel) -> dict[str, str]:
-    """Return the names of the weights of the input embedding and the output layer, where the class knows them."""
-    found = {}
+    """Return the weight names of the input embedding and the output layer, if the class provides them."""
+    roles = {}
     names = {id(module): name for name, module in model.named_modules()}
     for role, get in (("embedding", model.get_input_embeddings), ("head", model.get_output_embeddings)):
         try:
@@ -155,13 +155,13 @@ def _roles(model: PreTrainedModel) -> dict[str, str]:
         except (NotImplementedError, AttributeError):  # not every class has them
             continue
         if module is not None and id(module) in names and hasattr(module, "weight"):
-            found[role] = f"{names[id(module)]}.weight"
-    return found
+            roles[role] = f"{names[id(module)]}.weight"
+    return roles
 
 
 @contextlib.contextmanager
 def without_messages() -> Generator[None]:
-    """Keep transformers from drawing progress bars and from logging, and leave its settings as they were."""
+    """Silence transformers' progress bars and log inside the block."""
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -12,10 +12,10 @@ __all__ = ["guess_architecture"]
 
 
 def guess_architecture(checkpoint: Checkpoint, remark: str = "") -> Architecture:
-    """Take every stored tensor for a parameter of its own name, experts that are stored one by one for fused ones.
+    """Take every stored tensor as a parameter of the same name, and experts stored one by one as fused.
 
     :param checkpoint: The model folder.
-    :param remark: Why this has to be guessed.
+    :param remark: Why the architecture has to be guessed.
     """
     stored = {name: (Piece(name, 0, _rows(entry.shape)),) for name, entry in checkpoint.tensors.items()}
     parameters = {name: Parameter(entry.shape, _kind(name, entry.shape)) for name, entry in checkpoint.tensors.items()}
@@ -24,17 +24,17 @@ def guess_architecture(checkpoint: Checkpoint, remark: str = "") -> Architecture
         stored |= {name: (piece,) for name, piece in pieces.items()}
     roles = {}
     for role, pattern in (("embedding", EMBEDDING), ("head", HEAD)):
-        found = [name for name in checkpoint.tensors if pattern.fullmatch(name)]
-        if len(found) == 1:
-            roles[role] = found[0]
+        matches = [name for name in checkpoint.tensors if pattern.fullmatch(name)]
+        if len(matches) == 1:
+            roles[role] = matches[0]
     return Architecture("", "", parameters, stored, _ties(checkpoint, roles), roles, remark)
 
 
 def _ties(checkpoint: Checkpoint, roles: Mapping[str, str]) -> dict[str, str]:
-    """Return the tie of head and embedding, which is there unless the configuration denies it."""
+    """Return the tie of head and embedding, unless the configuration excludes it."""
     nested = checkpoint.config.get("text_config")
-    said = ((nested if isinstance(nested, dict) else {}) | checkpoint.config).get("tie_word_embeddings")
-    if "embedding" not in roles or said is False or ("head" in roles and said is not True):
+    is_tied = ((nested if isinstance(nested, dict) else {}) | checkpoint.config).get("tie_word_embeddings")
+    if "embedding" not in roles or is_tied is False or ("head" in roles and is_tied is not True):
         return {}
     head = roles.get("head", "embed_out.weight" if "embed_in" in roles["embedding"] else "lm_head.weight")
     return {head: roles["embedding"]}
@@ -47,7 +47,7 @@ def _kind(name: str, shape: tuple[int, ...]) -> str:
 
 
 def _fused_experts(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], dict[str, Piece]]]:
-    """Give out the parameters that experts stored one by one are fused into, with their shapes and pieces."""
+    """Yield the fused parameters of experts stored one by one, with their shapes and pieces."""
     experts: dict[str, dict[str, dict[int, str]]] = {}
     for name in checkpoint.tensors:
         if match := EXPERT.fullmatch(name):

@@ -1,4 +1,4 @@
-"""How the tensors of a model's files and the parameters of its class in memory correspond."""
+"""Correspondence between the tensors of a model's files and the parameters of its class in memory."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any, TypeAlias
 __all__ = ["Architecture", "Parameter", "Piece", "Span", "positions"]
 
 Span: TypeAlias = tuple[int, int, int] | tuple[tuple[int, ...]]
-"""Positions along one axis: ``(start, stop, step)``, or one tuple of all of them."""
+"""Positions along one axis: ``(start, stop, step)``, or a tuple of all positions in a 1-tuple."""
 
 
 def positions(span: Span) -> Sequence[int]:
-    """Return the positions that a span stands for."""
+    """Return the positions of a span."""
     return range(*span) if len(span) == 3 else span[0]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a stored tensor that repeats a part of a parameter.
+    """A part of a stored tensor that equals a part of a parameter.
 
     Element ``[i, j]`` of the part is element ``[rows[i], columns[j]]`` of the parameter, or ``[rows[j], columns[i]]``
-    if it is transposed; of its matrix ``expert``, where it has several and the tensor holds one.
+    if it is transposed; of its matrix ``expert``, if it has several and the tensor holds one.
 
     :param parameter: The parameter's name in memory.
     :param start: First row of the stored tensor.
     :param stop: Row after the last one.
-    :param rows: Rows of the parameter; None is all of them.
-    :param columns: Columns of the parameter; None is all of them.
+    :param rows: Rows of the parameter; None for all.
+    :param columns: Columns of the parameter; None for all.
     :param is_transposed: Whether the file holds the transpose.
-    :param expert: Which matrix of a parameter of three dimensions; None is all of them, or that it has one.
+    :param expert: Index of a matrix in a three-dimensional parameter; None for all, or for a single matrix.
     """
 
     parameter: str
@@ -48,8 +48,8 @@ class Parameter:
     """A parameter, or a saved buffer, of a model in memory.
 
     :param shape: Its shape.
-    :param kind: What its module is: ``linear``, ``embedding``, ``convolution``, ``norm`` or ``other``.
-    :param is_transposed: Whether a matrix is stored as in x out, as that of a Conv1D is; None: its shape has to tell.
+    :param kind: Kind of its module: ``linear``, ``embedding``, ``convolution``, ``norm`` or ``other``.
+    :param is_transposed: Whether a matrix is stored as in x out, as in Conv1D; None if only its shape can tell.
     """
 
     shape: tuple[int, ...]
@@ -59,16 +59,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model's class in memory, and where its files hold each of its parameters.
+    """A model's class in memory, and the location of its parameters in the files.
 
-    :param model_class: The class of transformers; empty if the correspondence was guessed from the files' names.
-    :param auto_class: The ``Auto...`` class that gives it.
-    :param parameters: Parameters and saved buffers by their names, as ``state_dict`` has them.
-    :param stored: For each tensor of the files that the class loads the pieces that it consists of; empty where its
-        elements are rearranged in a way that pieces cannot express.
-    :param ties: Parameters that share the memory of another one if their values agree, mapped to it.
-    :param roles: ``embedding`` and ``head``: the names of the weights of the input embedding and the output layer.
-    :param remark: Where it was guessed, what the user should know of that; else empty.
+    :param model_class: The class in transformers; empty if the architecture was guessed from names.
+    :param auto_class: The ``Auto...`` class that loads it.
+    :param parameters: Parameters and saved buffers by their names in ``state_dict``.
+    :param stored: Pieces of each tensor in the files that the class loads; empty if its elements are rearranged in
+        a way that pieces cannot express.
+    :param ties: Parameters that share memory with another one if their values agree, mapped to it.
+    :param roles: ``embedding`` and ``head``: weight names of the input embedding and the output layer.
+    :param remark: A remark for the user if it was guessed; else empty.
     """
 
     model_class: str
@@ -81,29 +81,29 @@ class Architecture:
 
     @cached_property
     def holders(self) -> Mapping[str, tuple[str, ...]]:
-        """The stored tensors that hold each parameter, or parts of it, in file order."""
-        found: dict[str, list[str]] = {}
+        """Stored tensors that hold each parameter, or parts of it, in file order."""
+        holders: dict[str, list[str]] = {}
         for tensor, pieces in self.stored.items():
             for name in dict.fromkeys(piece.parameter for piece in pieces):
-                found.setdefault(name, []).append(tensor)
-        return {name: tuple(tensors) for name, tensors in found.items()}
+                holders.setdefault(name, []).append(tensor)
+        return {name: tuple(tensors) for name, tensors in holders.items()}
 
     @cached_property
     def modules(self) -> Mapping[str, tuple[str, ...]]:
-        """The parameters of each module that has some of its own, in the order in which the module registers them."""
-        found: dict[str, list[str]] = {}
+        """Own parameters of each module, in the order of registration."""
+        modules: dict[str, list[str]] = {}
         for name in self.parameters:
             module, _, leaf = name.rpartition(".")
-            found.setdefault(module, []).append(leaf)
-        return {module: tuple(leaves) for module, leaves in found.items()}
+            modules.setdefault(module, []).append(leaf)
+        return {module: tuple(leaves) for module, leaves in modules.items()}
 
     def tensor_of(self, parameter: str) -> str | None:
-        """Return the stored tensor that is the parameter, element by element; None if there is none."""
+        """Return the stored tensor that equals the parameter, element by element, or None."""
         alone = [tensor for tensor in self.holders.get(parameter, ()) if self.parameter_of(tensor) == parameter]
         return alone[0] if alone else None
 
     def parameter_of(self, tensor: str) -> str | None:
-        """Return the parameter that a stored tensor is, element by element; None if there is none."""
+        """Return the parameter that a stored tensor equals, element by element, or None."""
         pieces = self.stored.get(tensor, ())
         return pieces[0].parameter if len(pieces) == 1 and self._is_whole(pieces[0]) else None
 
@@ -122,13 +122,11 @@ class Architecture:
         return (piece.rows, piece.columns, piece.expert) == (None, None, None) and not piece.is_transposed
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` reads; a tensor that is one parameter as a whole takes one string."""
+        """Return plain JSON values for ``from_json``; whole parameters take a short form."""
         return {
             "model_class": self.model_class,
             "auto_class": self.auto_class,
-            "parameters": {
-                name: [list(one.shape), one.kind, one.is_transposed] for name, one in self.parameters.items()
-            },
+            "parameters": {name: [list(p.shape), p.kind, p.is_transposed] for name, p in self.parameters.items()},
             "stored": {name: list(_pieces_to_json(pieces)) for name, pieces in self.stored.items()},
             "ties": dict(self.ties),
             "roles": dict(self.roles),
@@ -136,7 +134,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Architecture:
-        """Read what ``to_json`` wrote."""
+        """Read the values of ``to_json``."""
         return cls(
             value["model_class"],
             value["auto_class"],

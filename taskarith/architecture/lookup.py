@@ -1,4 +1,4 @@
-"""The architecture of a model folder: asked of transformers once and kept in the cache, or guessed from its names."""
+"""The architecture of a model folder: from transformers, cached, or guessed from tensor names."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _ASKING = "reading the model's class"
 
 
 def architectures_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> Iterator[Architecture]:
-    """Give out what the folder is in memory for each class that it may be loaded as, likeliest first.
+    """Yield the architecture of a folder for each class it may be loaded as, likeliest first.
 
-    transformers is asked the first time, which takes some seconds; the answer is kept in the cache. Where it cannot
-    build the model, the only architecture is guessed from the names in the files, and its ``remark`` says why.
+    The first call builds the model with transformers, which takes some seconds, and caches the result. If transformers
+    cannot build it, a single architecture is guessed from the names in the files, with a ``remark`` that says why.
 
     :param checkpoint: The model.
-    :param listener: Receives a note that transformers is asked.
+    :param listener: Receives progress updates.
     """
-    key, reason, found = _key(checkpoint), "it has no class of that kind", False
-    classes, why = _kept(f"{key}-classes", lambda: _ask_classes(checkpoint), listener)
+    key, default, is_found = _key(checkpoint), "it has no class of that kind", False
+    classes, reason = _cached(f"{key}-classes", lambda: _ask_classes(checkpoint), listener)
     for name, auto in (classes or {}).items():
-        value, error = _kept(f"{key}-{name}", lambda name=name, auto=auto: _ask(checkpoint, name, auto), listener)
+        value, error = _cached(f"{key}-{name}", lambda name=name, auto=auto: _ask(checkpoint, name, auto), listener)
         if value is not None:
-            found = True
+            is_found = True
             yield Architecture.from_json(value)
         else:
-            why = why or error
-    if not found:
+            reason = reason or error
+    if not is_found:
         remark = (
-            f"transformers cannot build {checkpoint.path} ({why or reason}): which tensor belongs to which module is "
-            "told by their names"
+            f"transformers cannot build {checkpoint.path} ({reason or default}): the module of each tensor is guessed "
+            "from its name"
         )
         yield guess_architecture(checkpoint, remark)
 
@@ -63,8 +63,8 @@ def _ask(checkpoint: Checkpoint, name: str, auto: str) -> dict[str, Any]:
     return describe_model(checkpoint, name, auto).to_json()
 
 
-def _kept(name: str, ask: Callable[[], Any], listener: Listener) -> tuple[Any, str]:
-    """Return what is in the cache, or ask and keep it; None and the reason where there is no answer."""
+def _cached(name: str, ask: Callable[[], Any], listener: Listener) -> tuple[Any, str]:
+    """Return the value from the cache, or compute and store it; on failure, return None and the reason."""
     path = f"{name}.json"
     for folder in cache_folders(_CACHE):
         with suppress(OSError, ValueError):
@@ -75,13 +75,13 @@ def _kept(name: str, ask: Callable[[], Any], listener: Listener) -> tuple[Any, s
     except Exception as error:  # the code of a model's class may raise anything
         return None, str(error).strip().partition("\n")[0] or type(error).__name__
     cache = next(writable_caches(_CACHE), None)
-    if cache is not None:  # else the next run asks again
+    if cache is not None:  # otherwise the next run computes it again
         keep_file(cache / path, json.dumps(value).encode())
     return value, ""
 
 
 def _key(checkpoint: Checkpoint) -> str:
-    """Return a name for all that the answer depends on: configuration, names and shapes, and the code that answers."""
+    """Return a cache key of everything the result depends on: configuration, names, shapes and code."""
     state = xxhash.xxh3_128(json.dumps(checkpoint.config, sort_keys=True).encode())
     state.update(json.dumps([(name, entry.shape) for name, entry in checkpoint.tensors.items()]).encode())
     state.update(_code())
@@ -90,6 +90,6 @@ def _key(checkpoint: Checkpoint) -> str:
 
 @functools.cache
 def _code() -> bytes:
-    """Return the version of transformers and the sources that ask it."""
+    """Return the version of transformers and the sources of this package's part."""
     sources = [Path(__file__).with_name(source).read_bytes() for source in _SOURCES]
     return b"".join([importlib.metadata.version("transformers").encode(), *sources])

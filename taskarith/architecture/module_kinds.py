@@ -1,4 +1,4 @@
-"""Which kind of module each tensor of a model belongs to."""
+"""The kind of module that each tensor of a model belongs to."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from taskarith.progress import SILENT, Listener
 __all__ = ["KINDS", "kinds_of"]
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
-"""All kinds, in the order in which they are shown."""
+"""All kinds, in the order of display."""
 
 
 def kinds_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> dict[str, str]:
     """Return one of ``KINDS`` for each tensor; biases belong to their module, norms of attention heads to the norms.
 
-    Embeddings, the output layer and norms are what the model's class says that they are; attention and MLP, and all
-    where the class is not known, are told by names.
+    Embeddings, the output layer and norms are known from the model's class; attention and MLP, and everything if the
+    class is unknown, are recognised by name.
     """
     architecture = next(architectures_of(checkpoint, listener))
     return {name: _kind(name, architecture) for name in checkpoint.tensors}

@@ -1,4 +1,4 @@
-"""What PEFT makes of an adapter folder, tried on the model without weights before anything is written."""
+"""A check that PEFT loads an adapter, on a model without weights, before anything is written."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from taskarith.errors import OutputError
 __all__ = ["lost_by_peft"]
 
 _NAME = "default"
-"""What PEFT calls an adapter by default; its own names have it, those in files do not."""
+"""PEFT's default adapter name, which is part of names in memory but not in files."""
 
 
 def lost_by_peft(
     checkpoint: Checkpoint, model_class: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> set[str]:
-    """Return the tensors of an adapter file that PEFT would not put into the model.
+    """Return the tensors of an adapter file that PEFT would not load into the model.
 
     :param checkpoint: The base.
-    :param model_class: The class that it is loaded as.
+    :param model_class: The class it is loaded as.
     :param config: ``adapter_config.json``.
-    :param shapes: The names in the adapter file, and their shapes.
-    :raises OutputError: There is no room for temporary files.
-    :raises Exception: Whatever PEFT raises where it cannot load the folder at all.
+    :param shapes: Names and shapes in the adapter file.
+    :raises OutputError: Temporary files cannot be written.
+    :raises Exception: Whatever PEFT raises if it cannot load the folder at all.
     """
     model = build_model(checkpoint, model_class)
     with _trial_folder(config, shapes) as name, quietly(), warnings.catch_warnings():
         loaded = PeftModel(model, PeftConfig.from_pretrained(name), _NAME, low_cpu_mem_usage=True)
         result = loaded.load_adapter(name, _NAME, low_cpu_mem_usage=True, torch_device="cpu")
-        has_place = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+        loaded_names = get_peft_model_state_dict(loaded, save_embedding_layers=False)
     missing = {key.replace(f".{_NAME}", "") for key in result.missing_keys}
-    return {key for key in shapes if key not in has_place or key in missing}
+    return {key for key in shapes if key not in loaded_names or key in missing}
 
 
 @contextmanager
 def _trial_folder(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Generator[str]:
-    """Give a temporary adapter folder without data, for which the file system gives zeros."""
+    """Yield a temporary adapter folder with sparse files, which read as zeros."""
     with ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -59,7 +59,7 @@ def _trial_folder(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
                 file.truncate(end)
         except OSError as error:
             raise OutputError(
-                f"PEFT cannot be asked about the adapter: no temporary file can be written ({error.strerror})",
-                "Free some space there, or set TMPDIR to a folder that can be written.",
+                f"cannot check the adapter with PEFT, since temporary files cannot be written ({error.strerror})",
+                "Free some space there, or set TMPDIR to a writable folder.",
             ) from error
         yield str(folder)

@@ -1,8 +1,8 @@
-"""Where each element of a saved tensor comes from: transformers' own conversion, run on positions instead of weights.
+"""The origin of each element of a saved tensor, traced by running transformers' conversion on positions.
 
-Every parameter is replaced by a tensor of its shape that holds, at each element, its position along one axis. What
-transformers would write of it then says for each saved element which one of which parameter it is. The tensors are
-views that repeat one line, so that they take no memory; a copy of such a view is left out.
+Every parameter is replaced by a tensor of its shape that holds, at each element, its position along one axis. The
+saved tensors then show which element of which parameter each of their elements is. The tensors are views that repeat
+one line, so they take no memory; copies of such views are skipped.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from taskarith.architecture.layout import Piece, Span
 __all__ = ["trace"]
 
 _SAMPLES = 512
-"""Elements of a tensor that are compared with what its pieces say."""
+"""Number of elements of a tensor to check against its pieces."""
 
 
 def trace(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[Piece, ...]]:
-    """Return for each tensor that saving the model would write the pieces of parameters that it consists of.
+    """Return the pieces of parameters that each tensor written by saving the model consists of.
 
-    :param model: On the meta device; its conversions are those of the files that it was matched with.
+    :param model: On the meta device, with the conversions of the files it was matched with.
     :param shapes: Names and shapes of the parameters.
     """
     numbers = {name: number for number, name in enumerate(shapes)}
-    names, found = list(shapes), {}
+    names, pieces_of = list(shapes), {}
     for group in _groups(shapes):
         saved = [_revert(model, {name: fill(numbers[name], shapes[name]) for name in group}) for fill in _fills()]
         for tensor, owners in saved[0].items():
-            found[tensor] = _pieces(owners, [axis[tensor] for axis in saved[1:]], names, shapes)
-    return found
+            pieces_of[tensor] = _pieces(owners, [axis[tensor] for axis in saved[1:]], names, shapes)
+    return pieces_of
 
 
 def _groups(names: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Give out the names layer by layer: what is fused or split belongs to one layer."""
+    """Yield the names layer by layer: fused or split tensors belong to one layer."""
     groups: dict[str, list[str]] = {}
     for name in names:
         match = re.search(r"^.*?\.\d+\.", name)
@@ -51,7 +51,7 @@ def _groups(names: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _fills() -> list[Callable[[int, tuple[int, ...]], torch.Tensor]]:
-    """Return what fills a parameter: its number, then the position along each of its axes."""
+    """Return functions that fill a parameter: with its number, then with the position along each axis."""
 
     def number(own: int, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.tensor(own, dtype=torch.int32).expand(shape)
@@ -61,7 +61,7 @@ def _fills() -> list[Callable[[int, tuple[int, ...]], torch.Tensor]]:
             if axis >= len(shape):
                 return number(0, shape)
             line = torch.arange(shape[axis], dtype=torch.int32)
-            return line.reshape([-1 if place == axis else 1 for place in range(len(shape))]).expand(shape)
+            return line.reshape([-1 if dimension == axis else 1 for dimension in range(len(shape))]).expand(shape)
 
         return fill
 
@@ -74,7 +74,7 @@ def _revert(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str,
 
 
 class _NoCopies(TorchFunctionMode):
-    """Leaves a view as it is where a copy is asked for, and joins views along the axis in which they differ only."""
+    """Skips copies of views, and joins views along the only axis in which they differ."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -84,7 +84,7 @@ class _NoCopies(TorchFunctionMode):
             return args[0]
         if func is torch.stack:
             dim = more.get("dim", args[1] if len(args) > 1 else 0)
-            return _join([one.unsqueeze(dim) for one in args[0]], dim)
+            return _join([tensor.unsqueeze(dim) for tensor in args[0]], dim)
         if func is torch.cat:
             return _join(list(args[0]), more.get("dim", args[1] if len(args) > 1 else 0))
         return func(*args, **more)
@@ -94,21 +94,24 @@ def _join(tensors: list[torch.Tensor], dim: int) -> torch.Tensor:
     first = tensors[0]
     axis = dim % first.dim()
     flat = [
-        place
-        for place in range(first.dim())
-        if place != axis and all(one.stride(place) == 0 and one.shape[place] == first.shape[place] for one in tensors)
+        dimension
+        for dimension in range(first.dim())
+        if dimension != axis
+        and all(t.stride(dimension) == 0 and t.shape[dimension] == first.shape[dimension] for t in tensors)
     ]
     lines = tensors
-    for place in flat:
-        lines = [one.narrow(place, 0, 1) for one in lines]
+    for dimension in flat:
+        lines = [line.narrow(dimension, 0, 1) for line in lines]
     joined = torch.cat(lines, dim=axis)
-    return joined.expand([first.shape[place] if place in flat else size for place, size in enumerate(joined.shape)])
+    return joined.expand(
+        [first.shape[dimension] if dimension in flat else size for dimension, size in enumerate(joined.shape)]
+    )
 
 
 def _pieces(
     owners: torch.Tensor, axes: list[torch.Tensor], names: list[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Piece, ...]:
-    """Describe a saved tensor by pieces; empty if they cannot express it."""
+    """Describe a saved tensor as pieces; empty if that is impossible."""
     if owners.numel() == 0 or owners.dim() > 3:
         only = names[int(owners.flatten()[0])] if owners.numel() else ""
         is_same = bool(only) and tuple(owners.shape) == shapes[only] and _is_plain(owners, axes)
@@ -120,7 +123,7 @@ def _pieces(
     pieces = []
     for start, stop in pairwise(starts):
         name = names[int(line[start])]
-        part = [one.narrow(row_axis, start, stop - start) if one.dim() else one for one in (owners, *axes)]
+        part = [t.narrow(row_axis, start, stop - start) if t.dim() else t for t in (owners, *axes)]
         piece = _piece(name, shapes[name], start, stop, part[0], part[1:])
         if piece is None:
             return ()
@@ -129,12 +132,12 @@ def _pieces(
 
 
 def _is_plain(owners: torch.Tensor, axes: list[torch.Tensor]) -> bool:
-    """Tell whether a tensor of many dimensions is one parameter as it is, as far as three of its axes tell."""
+    """Tell whether a tensor of many dimensions is a single unchanged parameter, by three of its axes."""
     if bool((owners != owners.flatten()[0]).any()):
         return False
     return all(
-        bool((one.movedim(place, -1) == torch.arange(one.shape[place], dtype=torch.int32)).all())
-        for place, one in enumerate(axes)
+        bool((axis.movedim(dimension, -1) == torch.arange(axis.shape[dimension], dtype=torch.int32)).all())
+        for dimension, axis in enumerate(axes)
     )
 
 
@@ -167,17 +170,17 @@ def _varies(line: torch.Tensor) -> bool:
 def _agrees(
     owners: torch.Tensor, axes: list[torch.Tensor], rows: np.ndarray, columns: np.ndarray, piece: Piece, count: int
 ) -> bool:
-    """Compare elements all over the part with what the piece says of them."""
+    """Check a sample of elements against the piece."""
     draw = np.random.default_rng(0)
     where = [draw.integers(0, size, _SAMPLES) for size in owners.shape]
     i, j = (where[-1], where[-2]) if piece.is_transposed else (where[-2], where[-1])
-    places = tuple(torch.from_numpy(one) for one in where)
-    own = owners[places].numpy()
+    samples = tuple(map(torch.from_numpy, where))
+    own = owners[samples].numpy()
     expected = [rows[i], columns[j]]
     if count == 3:
         expected.insert(0, np.full(_SAMPLES, piece.expert) if piece.expert is not None else where[0])
     return bool((own == own[0]).all()) and all(
-        np.array_equal(axes[axis][places].numpy(), one) for axis, one in enumerate(expected)
+        np.array_equal(axes[axis][samples].numpy(), values) for axis, values in enumerate(expected)
     )
 
 
@@ -190,4 +193,4 @@ def _span(line: np.ndarray, size: int) -> Span | None:
             return None
         if step > 0:
             return (int(line[0]), int(line[-1]) + 1, step)
-    return (tuple(int(one) for one in line),)
+    return (tuple(map(int, line)),)

@@ -1,4 +1,4 @@
-"""The verb `attack`: whether forgetting survives an attacker."""
+"""The verb `attack`: test whether forgetting survives an attacker."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ from taskarith.progress import SILENT, Listener
 __all__ = ["AttackResult", "attack"]
 
 _LEARNED = {TEXT: "forget text", HALF: "half of the forget text", UNRELATED: "unrelated text"}
-"""What an attacker learned, in words."""
+"""Names of what an attacker learned."""
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What the attacks brought back.
+    """What the attacks recovered.
 
-    :param models: Role (``before``, ``edited``, ``retain``) to model, as named.
-    :param untouched: Role to its metrics on all of the forget text without an attack.
-    :param outcomes: Without an attack (``none``) and of every attack; relearning at every step count, in both views.
-    :param given: Ids of the samples that the relearning attacker had, and of the prompts that touch them.
-    :param missing: What cannot be told without a model that was not named.
-    :param records: Of all models, as in ``records.jsonl``.
-    :param given_half: As ``given``, of the attacker with half of the text.
+    :param models: Names of the models by role (``before``, ``edited``, ``retain``).
+    :param untouched: Metrics by role on the whole forget text, without an attack.
+    :param outcomes: Outcomes without an attack (``none``) and of every attack; of relearning at every step, in both
+        views.
+    :param given: Ids of the samples given to the relearning attacker, and of prompts that overlap them.
+    :param missing: What cannot be calculated without a model that was not given.
+    :param records: Records of all models, as in ``records.jsonl``.
+    :param given_half: ``given`` for the attacker with half of the text.
     """
 
     models: dict[str, str]
@@ -56,17 +57,17 @@ class AttackResult:
 
     @property
     def strongest(self) -> tuple[Strongest, ...]:
-        """The strongest attack by each metric in which there are shares."""
-        found = (strongest(self.outcomes, metric) for metric in METRICS)
-        return tuple(one for one in found if one is not None)
+        """The strongest attack by each metric that has recovered shares."""
+        by_metric = (strongest(self.outcomes, metric) for metric in METRICS)
+        return tuple(result for result in by_metric if result is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the records as plain values of JSON."""
+        """Return everything except the records as plain JSON values."""
         return {
             "models": dict(self.models),
             "untouched": self.untouched,
-            "outcomes": [found.to_json() for found in self.outcomes],
-            "strongest": [one.to_json() for one in self.strongest],
+            "outcomes": [outcome.to_json() for outcome in self.outcomes],
+            "strongest": [strongest.to_json() for strongest in self.strongest],
             "given_to_attacker": list(self.given),
             "given_to_attacker_with_half": list(self.given_half),
             "missing": list(self.missing),
@@ -100,35 +101,35 @@ def attack(
 ) -> AttackResult:
     """Attack a model that forgot a text, and measure how much of the text comes back.
 
-    All attacks are done in memory, and the same is done to the model that never knew the text: what that one learns or
-    guesses under an attack was not hidden in the edited one.
+    All attacks run in memory. The model that never knew the text is attacked in the same way: what it learns or guesses
+    under an attack was not hidden in the edited model.
 
-    :param edited: The model that forgot: a folder, a hub id or GGUF.
-    :param forget: The text that it forgot, as in ``load_data``.
-    :param before: The model before the edit, which knows the text: the scale of what can come back.
+    :param edited: The model that forgot: a folder, hub id or GGUF file.
+    :param forget: The text it forgot, as in ``load_data``.
+    :param before: The model before the edit, which knows the text and sets what can be recovered.
     :param retain: A model that never knew the text: retrained without it, or the base.
-    :param attacks: Of ``relearn``, ``quantise``, ``rephrase``, ``prefix``.
-    :param unrelated: A text of another kind, to relearn from as well.
+    :param attacks: Any of ``relearn``, ``quantise``, ``rephrase``, ``prefix``.
+    :param unrelated: An unrelated text to relearn on as well.
     :param rephrased: Rows of rephrased prompts and true completions, instead of prompts rephrased by rule.
-    :param relearn_samples: Samples of the forget text (blocks or rows) that the attacker has; the others are held out.
-    :param relearn_steps: Optimizer steps after which to look.
-    :param relearn_epochs: Passes of another attacker over half of the forget text; 0 leaves it out.
-    :param learning_rate: Of relearning.
-    :param bits: To quantise to: bits, bits and weights of a group as in ``4g128``, or ``nf4``.
-    :param prefixes: Tokens of the text shown before the continuation.
-    :param draws: Sampled continuations of each prefix, at temperature 1 from the 50 likeliest tokens; 0 takes none.
-    :param draw: Puts pictures of the result into ``output_dir`` before it is published.
+    :param relearn_samples: Samples of the forget text (blocks or rows) given to the attacker; the others are held out.
+    :param relearn_steps: Optimizer steps after which to measure.
+    :param relearn_epochs: Epochs of another attacker on half of the forget text; 0 to skip it.
+    :param learning_rate: Learning rate of relearning.
+    :param bits: Quantisation formats: bits, bits and group size as in ``4g128``, or ``nf4``.
+    :param prefixes: Prefix lengths, in tokens.
+    :param draws: Sampled continuations per prefix, at temperature 1 from the 50 most likely tokens; 0 for none.
+    :param draw: Plots the result into the folder before it is published.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
-    :param measurement: How each state is measured; the attacker learns blocks of its size, and its seed is that of
-        what the attacker gets, of the order of learning and of sampling.
+    :param measurement: How each attacked model is measured. Its block size is also that of relearning, its seed that of
+        the attacker's samples, their order, and sampling.
     :param runtime: How models are loaded; relearning needs float32.
-    :param listener: Receives notes about every state and how long it took.
+    :param listener: Receives notes on every step and its duration.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty or too short, or leaves nothing to hold out.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
-    :raises MismatchError: A model tokenises the texts otherwise than the edited one.
+    :raises MismatchError: A model tokenises the texts differently from the edited one.
     :raises TaskarithError: Relearning diverged.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
@@ -144,7 +145,7 @@ def attack(
         measurement=measurement,
     )
     models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: retain} if retain else {})
-    place, precision = choose_device(runtime.device), parse_dtype(runtime.dtype)
+    device, precision = choose_device(runtime.device), parse_dtype(runtime.dtype)
     _check(options, models, precision, unrelated, rephrased)
     inputs = [*models.values(), *data_paths([forget, unrelated, rephrased])]
     if output_dir is not None:
@@ -157,16 +158,16 @@ def attack(
     opened: dict[str, Loaded] = {}
     exams: list[Exam] = []
     for role, name in models.items():
-        opened[role] = open_model(name, place, precision, listener, trust_remote_code=runtime.trust_remote_code)
+        opened[role] = open_model(name, device, precision, listener, trust_remote_code=runtime.trust_remote_code)
         if opened[role].adapter is not None:
             raise UsageError(
-                f"{name} is an adapter, and its base's weights would be attacked without it",
-                f"Write the model, and attack that: taskarith apply --add {name} -o merged",
+                f"{name} is an adapter, and attacks would ignore its weights",
+                f"Write the merged model and attack it: taskarith apply --add {name} -o merged",
             )
         exams.append(make_exam(opened[role], texts, options))
         if exams[-1] != exams[0]:
             raise MismatchError(
-                f"{name} tokenises these texts otherwise than {edited}", "Compare models with the same tokenizer."
+                f"{name} tokenises these texts differently from {edited}", "Compare models with the same tokenizer."
             )
 
     def record() -> dict[str, Any]:
@@ -177,7 +178,7 @@ def attack(
                 for role, loaded in opened.items()
             },
             "data": texts.record(),
-            "arguments": {**options.record(), "top_k": TOP_K, "dtype": runtime.dtype, "device": str(place)},
+            "arguments": {**options.record(), "top_k": TOP_K, "dtype": runtime.dtype, "device": str(device)},
         }
 
     records: list[Record] = []
@@ -188,7 +189,7 @@ def attack(
     ):
         for role, loaded in opened.items():
             examination = Examination(loaded, role, exams[0], options, listener, units.within(role))
-            examination.as_it_is()
+            examination.unattacked()
             if role != BEFORE:
                 examination.attacked()
             records += examination.records
@@ -213,12 +214,12 @@ def _check(
         raise UsageError("a model is given twice", "Name different models as edited, --before and --retain.")
     if "relearn" in options.attacks and precision != torch.float32:
         raise UsageError(
-            "relearning needs float32 weights: half precision rounds most of each step away and so hides the leak",
-            "Leave --dtype out, or relearn out of --attacks.",
+            "relearning needs float32 weights: half precision rounds away most of each step, which hides the leak",
+            "Leave out --dtype, or remove relearn from --attacks.",
         )
     for spec, option, needed in ((unrelated, "unrelated", "relearn"), (rephrased, "rephrased", "rephrase")):
         if spec and needed not in options.attacks:
-            raise UsageError(f"--{option} is given, but not the attack {needed}", f"Add {needed} to --attacks.")
+            raise UsageError(f"--{option} needs the attack {needed}", f"Add {needed} to --attacks.")
 
 
 def _result(models: dict[str, str], exam: Exam, options: Options, records: list[Record]) -> AttackResult:
@@ -244,24 +245,24 @@ def _given(exam: Exam, source: str) -> tuple[str, ...]:
 
 
 def _outcomes(exam: Exam, options: Options, records: list[Record]) -> list[Outcome]:
-    found = [outcome(records, attack="none", name=EDITED)]
+    outcomes = [outcome(records, attack="none", name=EDITED)]
     if "quantise" in options.attacks:
         names = [rounding.name for rounding in options.roundings]
-        found += [outcome(records, attack="quantise", name=name, state=name) for name in names]
+        outcomes += [outcome(records, attack="quantise", name=name, state=name) for name in names]
     for source, lesson in exam.lessons.items():
         name = _LEARNED[source]
         for view in (lesson.given, frozenset()):
             for step in (0, *lesson.steps):
                 state = f"{source} {step}" if step else ""
-                found.append(outcome(records, attack="relearn", name=name, state=state, without=view, steps=step))
+                outcomes.append(outcome(records, attack="relearn", name=name, state=state, without=view, steps=step))
     rules = [f"rephrase {rule}" for rule in exam.rephrased]
-    tried = [(rule.removeprefix("rephrase "), [rule]) for rule in rules]
-    found += [outcome(records, attack="rephrase", name=name, texts=texts) for name, texts in tried]
+    by_rule = [(rule.removeprefix("rephrase "), [rule]) for rule in rules]
+    outcomes += [outcome(records, attack="rephrase", name=name, texts=texts) for name, texts in by_rule]
     if len(rules) > 1:
-        found.append(outcome(records, attack="rephrase", name="worst", texts=rules))
+        outcomes.append(outcome(records, attack="rephrase", name="worst", texts=rules))
     for size in exam.growing:
-        found.append(outcome(records, attack="prefix", name=f"{size} greedy", texts=[f"prefix {size}"]))
+        outcomes.append(outcome(records, attack="prefix", name=f"{size} greedy", texts=[f"prefix {size}"]))
         if options.draws:
             name = f"{size} best of {options.draws}"
-            found.append(outcome(records, attack="prefix", name=name, texts=[f"prefix {size} sampled"]))
-    return found
+            outcomes.append(outcome(records, attack="prefix", name=name, texts=[f"prefix {size} sampled"]))
+    return outcomes

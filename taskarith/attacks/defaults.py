@@ -1,4 +1,4 @@
-"""How an attack measures and loads models where nothing else is asked for."""
+"""Default measurement and runtime of an attack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack is to do: its options, checked before a model is loaded, and what all models are asked."""
+"""Options of an attack, checked before a model is loaded, and the prompts and samples used with all models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ATTACKS = ("relearn", "quantise", "rephrase", "prefix")
 TEXT = "forget"
 """Name of the forget text in records."""
 HALF = "half"
-"""Name in records of an attacker that has half of the forget text, and goes through it in passes."""
+"""Name in records of the attacker that trains on half of the forget text for whole epochs."""
 UNRELATED = "unrelated"
 
 
@@ -41,16 +41,16 @@ _LISTS: dict[str, Sequence[Any]] = {
     "relearn_steps": range(1, 10**6 + 1),
     "prefixes": range(1, 10**6 + 1),
 }
-"""What may stand in the options that are lists."""
+"""Allowed values of options that are lists."""
 
 
 _MEASURED = ("prompts", "prompt_tokens", "continuation_tokens", "block_size", "batch_size", "seed")
-"""What of the measurement is recorded among the options."""
+"""Fields of the measurement recorded with the options."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to attack and to measure; see ``attack`` for each.
+    """How to attack and measure; see ``attack`` for each option.
 
     :raises UsageError: A value is out of range, or unknown.
     """
@@ -73,13 +73,15 @@ class Options:
                 option = name.replace("_", "-")
                 raise UsageError(
                     f"--{option} {','.join(map(str, values))} cannot be used",
-                    f"Give one or more of {shown}, each once.",
+                    f"Give {shown}, each at most once.",
                 )
         names = [rounding.name for rounding in self.roundings]
         if not names or len(set(names)) < len(names):
-            raise UsageError(f"--bits {','.join(map(str, self.bits))} cannot be used", "Give one or more, each once.")
+            raise UsageError(
+                f"--bits {','.join(map(str, self.bits))} cannot be used", "Give at least one format, each only once."
+            )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UsageError(f"--learning-rate is {self.learning_rate}", "It must be a number above 0.")
+            raise UsageError(f"--learning-rate {self.learning_rate} is out of range", "Give a number above 0.")
         for name, least in (("relearn_samples", 1), ("relearn_epochs", 0), ("draws", 0), ("prompts", 1), ("seed", 0)):
             value = getattr(self.measurement if name in {"prompts", "seed"} else self, name)
             if value < least:
@@ -88,20 +90,20 @@ class Options:
 
     @property
     def roundings(self) -> tuple[Rounding, ...]:
-        """How weights are rounded.
+        """The quantisation formats.
 
-        :raises UsageError: One cannot be read.
+        :raises UsageError: A format is unknown.
         """
         return tuple(map(Rounding.parse, self.bits))
 
     @property
     def unprompted(self) -> Measurement:
-        """How a model is measured without prompts of its own."""
+        """The measurement without its own prompts."""
         return replace(self.measurement, prompts=0)
 
     @property
     def context_tokens(self) -> int:
-        """The most tokens of a plain text that come before a continuation in any attack."""
+        """Maximum tokens of plain text before a continuation in any attack."""
         prompt_tokens = self.measurement.prompt_tokens
         needed = [prompt_tokens]
         if "prefix" in self.attacks:
@@ -125,17 +127,17 @@ class Texts:
     rephrased: DataSet | None
 
     def record(self) -> dict[str, Any]:
-        """Return where each is from, and its fingerprint."""
+        """Return origin and fingerprint of each."""
         return {name: data and data.record() for name, data in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one attacker learns.
+    """The training of one attacker.
 
-    :param samples: That it trains on.
-    :param steps: After which to look, ascending.
-    :param given: Ids of samples of the forget text, and of passages that touch them, that are not held out.
+    :param samples: Training samples.
+    :param steps: Steps after which to measure, ascending.
+    :param given: Ids of samples of the forget text that are not held out, and of passages that overlap them.
     """
 
     samples: tuple[Sample, ...]
@@ -145,12 +147,12 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Exam:
-    """What every model is asked; models compare only if it is the same for all of them.
+    """The samples and prompts of all attacks; models are comparable only if they are equal for all.
 
     :param questions: The forget text without an attack.
-    :param rephrased: Name of each way of rephrasing to its prompts: the group that a prompt belongs to, and it.
-    :param growing: Tokens of a prefix to the prompts that show so many.
-    :param lessons: Source (``forget``, ``half``, ``unrelated``) to what an attacker learns.
+    :param rephrased: Prompts by rule of rephrasing, each with the group it belongs to.
+    :param growing: Prompts by prefix length in tokens.
+    :param lessons: Training by source (``forget``, ``half``, ``unrelated``).
     """
 
     questions: Questions
@@ -196,18 +198,18 @@ def _lessons(
     samples: dict[str, list[Sample]], passages: Sequence[Passage], texts: Texts, options: Options
 ) -> dict[str, Lesson]:
     forget, steps = samples[TEXT], tuple(sorted(options.relearn_steps))
-    few = tuple(choose_samples(forget, options.relearn_samples, options.measurement.seed, texts.forget.spec))
-    given = _given(passages, few)
+    chosen = tuple(choose_samples(forget, options.relearn_samples, options.measurement.seed, texts.forget.spec))
+    given = _given(passages, chosen)
     if passages and given.issuperset(passage.id for passage in passages):
         raise DataError(
-            "every prompt is in what the attacker is given, so that none is held out",
+            "every prompt overlaps the attacker's samples, so none is held out",
             "Raise --prompts, or lower --relearn-samples, --block-size or --continuation-tokens.",
         )
-    lessons = {TEXT: Lesson(few, steps, given)}
+    lessons = {TEXT: Lesson(chosen, steps, given)}
     if options.relearn_epochs:
         half = tuple(choose_samples(forget, len(forget) // 2, options.measurement.seed, texts.forget.spec))
         lessons[HALF] = Lesson(half, (steps_of(half, options.relearn_epochs),), _given(passages, half))
-    if UNRELATED in samples:  # as much of it as of the forget text, that only the kind of text differs
+    if UNRELATED in samples:  # the same amount as of the forget text, so that only the text differs
         lessons[UNRELATED] = Lesson(tuple(samples[UNRELATED][: options.relearn_samples]), steps, given)
     return lessons
 
@@ -226,11 +228,11 @@ def _rephrased(
         return {"from file": tuple(prompts)}
     if any(document.messages is not None for document in texts.forget.documents):
         raise DataError(
-            f"{texts.forget.spec} holds chats, whose templates rules would break",
-            "Give rephrased chats with --rephrased FILE, or leave rephrase out of --attacks.",
+            f"{texts.forget.spec} contains chats, whose templates the rules of rephrasing would break",
+            "Give rephrased chats with --rephrased FILE, or remove rephrase from --attacks.",
         )
-    made = rephrased_by_rule(passages, loaded.tokenizer)
-    return {rule: tuple((prompt.id, prompt) for prompt in prompts) for rule, prompts in made.items()}
+    by_rule = rephrased_by_rule(passages, loaded.tokenizer)
+    return {rule: tuple((prompt.id, prompt) for prompt in prompts) for rule, prompts in by_rule.items()}
 
 
 def _check_positions(loaded: Loaded, exam: Exam, options: Options) -> None:
@@ -240,6 +242,6 @@ def _check_positions(loaded: Loaded, exam: Exam, options: Options) -> None:
     longest = max(len(prompt.input_ids) for prompt in prompts) + options.measurement.continuation_tokens
     if loaded.positions is not None and longest > loaded.positions:
         raise UsageError(
-            f"a prompt with its continuation takes {longest} tokens; {loaded.name} has {loaded.positions} positions",
+            f"a prompt with its continuation has {longest} tokens; {loaded.name} has {loaded.positions} positions",
             "Lower --prefixes, --prompt-tokens or --continuation-tokens.",
         )

@@ -1,4 +1,4 @@
-"""Passages of the forget text, each a context and its true continuation, and the prompts that attacks make of them."""
+"""Passages of the forget text (a context and its true continuation), and the prompts that attacks make of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _INSTRUCTION = "Continue the text:\n"
 
 @dataclass(frozen=True)
 class Passage:
-    """One place of the forget text.
+    """One passage of the forget text.
 
-    :param id: The row's id, or the document's with ``@`` and the first token of the plain prompt after it.
-    :param context: Tokens before the continuation, as many as any attack shows, without what the tokenizer puts before.
-    :param shown: How many of them, from the end, are the plain prompt.
+    :param id: The row's id, or the document's id, ``@`` and the index of the plain prompt's first token.
+    :param context: Tokens before the continuation, as many as any attack uses, without the tokenizer's start tokens.
+    :param shown: How many of the last ones form the plain prompt.
     :param target: Tokens of the true continuation.
-    :param is_row: Whether it is a row with a prompt of its own: it has no text around it.
-    :param samples: Ids of the samples that hold tokens of the target.
+    :param is_row: Whether it is a row with its own prompt, without surrounding text.
+    :param samples: Ids of the samples that contain tokens of the target.
     """
 
     id: str
@@ -51,11 +51,11 @@ def make_passages(
 ) -> list[Passage]:
     """Take passages from a data set, spread evenly over it.
 
-    :param samples: Of the same data, from ``tokenize`` with ``block_size``.
-    :param prompts: How many at most.
-    :param prompt_tokens: Tokens of the plain prompt of a plain text; a row's prompt is the whole of it.
-    :param context_tokens: The most that any attack shows of a plain text, ``prompt_tokens`` or more.
-    :param continuation_tokens: Tokens of the true continuation at most.
+    :param samples: The same data after ``tokenize`` with ``block_size``.
+    :param prompts: Maximum number of passages.
+    :param prompt_tokens: Length of the plain prompt for plain text; a row's prompt is used whole.
+    :param context_tokens: Maximum tokens of plain text that any attack uses, at least ``prompt_tokens``.
+    :param continuation_tokens: Maximum tokens of the true continuation.
     :raises DataError: A text is too short, or a row's prompt is empty.
     """
     start = len(text_prefix(tokenizer))
@@ -68,7 +68,7 @@ def make_passages(
     longest = max(len(_encode(tokenizer, document.text)) for document in data.documents)
     if longest < window:
         raise DataError(
-            f"{data.spec} has at most {longest} tokens in a row, too few for a context of {context_tokens} "
+            f"{data.spec} has at most {longest} consecutive tokens, too few for a context of {context_tokens} "
             f"and a continuation of {continuation_tokens}",
             "Give more text, or lower --prefixes, --prompt-tokens or --continuation-tokens.",
         )
@@ -80,20 +80,20 @@ def make_passages(
 
 
 def plain(passage: Passage, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Return the prompt that no attack has changed."""
+    """Return the plain prompt, without an attack."""
     return growing(passage, passage.shown, tokenizer)
 
 
 def growing(passage: Passage, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Return the last tokens of the context as a prompt; of a row whose prompt is shorter, all of it."""
+    """Return the last tokens of the context as a prompt, or all of a shorter one."""
     return _prompt(passage.id, passage.context[-tokens:], passage.target, tokenizer)
 
 
 def rephrased_by_rule(passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Prompt]]:
     """Return the prompts of all passages by rule: ``half``, ``lower``, ``bare``, ``instructed``, ``shifted``.
 
-    The last half of the words; lower case; no punctuation; after an instruction to continue; and, of plain texts, the
-    window a quarter of a prompt earlier, its continuation as well. A prompt of which nothing is left is left out.
+    They are the last half of the words; lower case; no punctuation; an instruction to continue in front; and, for plain
+    text, the window moved back by a quarter of a prompt, with its continuation. Prompts that become empty are dropped.
     """
     made: dict[str, list[Prompt]] = {}
     for rule, rewrite in _RULES.items():
@@ -110,13 +110,15 @@ def rephrased_by_rule(passages: Sequence[Passage], tokenizer: PreTrainedTokenize
 def file_prompts(
     data: DataSet, tokenizer: PreTrainedTokenizerBase, *, block_size: int, continuation_tokens: int
 ) -> list[tuple[str, Prompt]]:
-    """Return every prompt of a file of rephrased prompts, with what it has in common with those for the same answer.
+    """Return every prompt of a file of rephrased prompts, grouped by its answer.
 
-    :param data: Rows with a prompt; those with the same completion are paraphrases of one prompt.
+    :param data: Rows with a prompt; rows with the same completion are paraphrases of one prompt.
     :raises DataError: It is plain text, or a row's prompt is empty.
     """
     if any(document.prompt is None and document.messages is None for document in data.documents):
-        raise DataError(f"{data.spec} has no prompts", "Give rows of prompt and completion, or question and answer.")
+        raise DataError(
+            f"{data.spec} does not contain prompts", "Give rows of prompt and completion, or question and answer."
+        )
     samples = tokenize(data, tokenizer, block_size)
     answers = {document.id: document.text for document in data.documents}
     made = make_prompts(
@@ -126,7 +128,7 @@ def file_prompts(
 
 
 def shift_of(prompt_tokens: int) -> int:
-    """Return by how many tokens ``shifted`` moves a window."""
+    """Return the number of tokens by which ``shifted`` moves a window."""
     return max(1, prompt_tokens // 4)
 
 
@@ -148,8 +150,8 @@ def _from_window(window: Prompt, start: int, shown: int, continuation: int, *, b
 def _shifted(passage: Passage, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     shift = shift_of(passage.shown)
     tokens = (*passage.context, *passage.target)[:-shift]
-    place = len(tokens) - len(passage.target)
-    return _prompt(passage.id, tokens[place - passage.shown : place], tokens[place:], tokenizer)
+    start = len(tokens) - len(passage.target)
+    return _prompt(passage.id, tokens[start - passage.shown : start], tokens[start:], tokenizer)
 
 
 def _last_half(text: str) -> str:
@@ -163,7 +165,7 @@ _RULES: dict[str, Callable[[str], str]] = {
     "bare": lambda text: re.sub(r"[^\w\s]", "", text),
     "instructed": lambda text: _INSTRUCTION + text,
 }
-"""What each rule makes of the text of a prompt."""
+"""Rules that rewrite the text of a prompt."""
 
 
 def _prompt(id_: str, tokens: Sequence[int], target: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Prompt:

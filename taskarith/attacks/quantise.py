@@ -1,4 +1,4 @@
-"""Weights changed for the length of an attack: rounded to a few bits, and afterwards what they were, bit for bit."""
+"""Temporary quantisation of weights for an attack; afterwards they are restored bit for bit."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _WRITTEN = re.compile(r"(?:int)?(?P<bits>[2-8])(?:g(?P<group>[1-9][0-9]{0,4}))?"
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded: ``int8``, ``int4`` (one scale an output channel), ``int4g128`` (groups), or ``nf4``.
+    """A quantisation format: ``int8``, ``int4`` (one scale per output channel), ``int4g128`` (groups) or ``nf4``.
 
     :param bits: 2 to 8.
-    :param group: Weights that share a scale; None is a whole output channel.
-    :param normal: To the levels of NormalFloat.
+    :param group: Weights that share a scale; None for a whole output channel.
+    :param normal: Use the levels of NormalFloat.
     """
 
     bits: int
@@ -55,9 +55,9 @@ class Rounding:
 
     @classmethod
     def parse(cls, text: str | int) -> Self:
-        """Read ``8``, ``4``, ``4g128`` or ``nf4``; ``int`` may stand before a number.
+        """Read ``8``, ``4``, ``4g128`` or ``nf4``; ``int`` may precede a number.
 
-        :raises UsageError: It is something else.
+        :raises UsageError: The format is unknown.
         """
         if text == "nf4":
             return cls(4, _NF4_BLOCK, normal=True)
@@ -65,20 +65,20 @@ class Rounding:
         if match is None:
             raise UsageError(
                 f"--bits {text} cannot be used",
-                "Give bits from 2 to 8, as in 4; with groups of so many weights, as in 4g128; or nf4.",
+                "Give bits from 2 to 8, such as 4, bits and a group size, such as 4g128, or nf4.",
             )
         return cls(int(match["bits"]), int(match["group"]) if match["group"] else None)
 
     @property
     def name(self) -> str:
-        """How it is called in results."""
+        """Its name in results."""
         return "nf4" if self.normal else f"int{self.bits}" + (f"g{self.group}" if self.group else "")
 
     def __call__(self, weight: torch.Tensor, axis: int = -1) -> torch.Tensor:
-        """Return weights rounded and back.
+        """Return quantised and dequantised weights.
 
         :param weight: Any shape.
-        :param axis: The inputs.
+        :param axis: The axis of the inputs.
         """
         if self.normal:
             return round_to_nf4(weight.movedim(axis, -1)).movedim(-1, axis)
@@ -89,7 +89,7 @@ class Rounding:
 
 @contextmanager
 def preserved(model: PreTrainedModel) -> Generator[None]:
-    """Put every parameter back at the end, bit for bit, from a copy in the computer's memory."""
+    """Restore every parameter bit for bit at the end, from a copy in CPU memory."""
     saved = {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.named_parameters()}
     try:
         yield
@@ -101,38 +101,40 @@ def preserved(model: PreTrainedModel) -> Generator[None]:
 
 @contextmanager
 def quantised(model: PreTrainedModel, rounding: Rounding | int) -> Generator[tuple[int, float]]:
-    """Round the weights of linear layers to a few bits; put them back at the end.
+    """Quantise the weights of linear layers inside the block; restore them at the end.
 
-    Convention: that of the usual quantisers of language models. All linear layers but the output layer, and the
-    matrices of experts; embeddings, the output layer (tied or not), norms and biases stay. The rounded weights are kept
-    in the model's own dtype, as weight-only quantisation computes with them: no package for it is needed.
+    Convention: as usual for language models, all linear layers except the output layer, and the matrices of experts;
+    embeddings, the output layer (tied or not), norms and biases keep their values. Quantised weights are stored in the
+    model's dtype, with which weight-only quantisation computes, so no quantisation package is needed.
 
-    :param rounding: How; a number of bits is one scale an output channel.
-    :return: How many tensors were rounded, and their share of all parameters.
-    :raises CheckpointError: The model has no linear layer, or weights that are not finite.
+    :param rounding: The format; a number of bits means one scale per output channel.
+    :return: The number of quantised tensors, and their share of all parameters.
+    :raises CheckpointError: The model has no linear layers, or weights that are not finite.
     """
-    how = Rounding(rounding) if isinstance(rounding, int) else rounding
+    quantise = Rounding(rounding) if isinstance(rounding, int) else rounding
     with preserved(model):
         done, elements = 0, 0
         with torch.no_grad():
             for name, weight, axis in _matrices(model):
                 if not bool(torch.isfinite(weight).all()):
-                    raise CheckpointError(f"{name} has values that are not finite", "Check the model: diff, inspect.")
-                weight.copy_(how(weight, axis))
+                    raise CheckpointError(
+                        f"{name} has values that are not finite", "Check the model with taskarith inspect."
+                    )
+                weight.copy_(quantise(weight, axis))
                 done, elements = done + 1, elements + weight.numel()
         if not done:
-            raise CheckpointError("the model has no linear layers to quantise", "Leave quantise out of --attacks.")
+            raise CheckpointError("the model has no linear layers to quantise", "Remove quantise from --attacks.")
         yield done, elements / sum(parameter.numel() for parameter in model.parameters())
 
 
 def round_to_bits(weight: torch.Tensor, bits: int, axis: int = -1) -> torch.Tensor:
-    """Return weights rounded to ``bits`` bits and back: symmetric, one scale an output channel, its absmax.
+    """Quantise and dequantise weights: symmetric, with one absmax scale per output channel.
 
     ``q = round(w / s)``, ``s = absmax / (2**(bits - 1) - 1)``, result ``q * s``; nearest, ties to even, in float32.
 
-    :param weight: Any shape; a channel is what is left of it along ``axis``.
+    :param weight: Any shape; channels are its slices along ``axis``.
     :param bits: 2 to 8.
-    :param axis: The inputs, over which the largest magnitude is taken.
+    :param axis: The axis of the inputs, over which the absmax is taken.
     """
     values, highest = weight.float(), 2 ** (bits - 1) - 1
     scale = values.abs().amax(axis, keepdim=True) / highest
@@ -141,17 +143,19 @@ def round_to_bits(weight: torch.Tensor, bits: int, axis: int = -1) -> torch.Tens
 
 
 def round_in_groups(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
-    """Return weights rounded to ``bits`` bits and back: asymmetric, a scale and a zero point for each group of inputs.
+    """Quantise and dequantise weights: asymmetric, with a scale and a zero point per group of inputs.
 
     ``s = (max(w, 0) - min(w, 0)) / (2**bits - 1)``, ``z = round(-min(w, 0) / s)``, ``q = clamp(round(w / s) + z, 0,
     2**bits - 1)``, result ``(q - z) * s``, in float32: as GPTQ (arXiv:2210.17323) and AWQ (arXiv:2306.00978) do.
 
     :param weight: Shape (..., inputs); the last group of a channel may be shorter.
     :param bits: 2 to 8.
-    :param group: Inputs of a group.
+    :param group: Inputs per group.
     """
     inputs, highest = weight.shape[-1], 2**bits - 1
-    padded = torch.nn.functional.pad(weight.float(), (0, -inputs % group))  # zeros do not move max(w, 0) and min(w, 0)
+    padded = torch.nn.functional.pad(
+        weight.float(), (0, -inputs % group)
+    )  # zeros do not change max(w, 0) and min(w, 0)
     values = padded.unflatten(-1, (-1, group))
     low, high = values.amin(-1, keepdim=True).clamp(max=0), values.amax(-1, keepdim=True).clamp(min=0)
     scale = ((high - low) / highest).clamp(min=torch.finfo(torch.float32).tiny)
@@ -161,10 +165,10 @@ def round_in_groups(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor
 
 
 def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """Return weights rounded to 4-bit NormalFloat and back: the nearest of 16 levels times the absmax of 64 weights.
+    """Quantise and dequantise weights to 4-bit NormalFloat: the nearest of 16 levels times the absmax of 64 weights.
 
-    Blocks go over the weights in the order of memory, as bitsandbytes takes them (without double quantisation): they
-    begin anew in a row only where its length is a multiple of 64. In float32.
+    As in bitsandbytes (without double quantisation), blocks run over the weights in memory order, across rows unless
+    their length is a multiple of 64. In float32.
 
     :param weight: Shape (..., outputs, inputs); the last block may be shorter.
     """
@@ -177,17 +181,17 @@ def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _matrices(model: PreTrainedModel) -> Generator[tuple[str, torch.Tensor, int]]:
-    """Give name, tensor and axis of the inputs of each weight that is quantised."""
+    """Yield name, tensor and input axis of each weight to quantise."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    kept = {id(module.weight) for module in (head, embeddings) if module is not None}
+    excluded = {id(module.weight) for module in (head, embeddings) if module is not None}
     linear = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | Conv1D):
             linear[f"{name}.weight"] = 0 if isinstance(module, Conv1D) else -1
     for name, parameter in model.named_parameters():
-        if id(parameter) in kept:
+        if id(parameter) in excluded:
             continue
         if name in linear:
             yield name, parameter, linear[name]
-        elif parameter.dim() == 3:  # experts, stacked: their last axis holds the inputs in nearly all architectures
+        elif parameter.dim() == 3:  # stacked experts, whose last axis is the inputs in nearly all architectures
             yield name, parameter, -1

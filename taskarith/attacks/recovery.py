@@ -1,4 +1,4 @@
-"""From the records of attacked models to what each attack brings back."""
+"""What each attack recovers, from the records of attacked models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BEFORE", "CONVENTIONS", "EDITED", "METRICS", "RETAIN", "Cell", "Outc
 
 BEFORE, EDITED, RETAIN = "before", "edited", "retain"
 ROLES = (BEFORE, EDITED, RETAIN)
-"""What models are in records: the one before the edit, the edited one, and one that never knew the text."""
+"""Roles of models in records: the model before the edit, the edited one, and one that never knew the text."""
 
 METRICS = ("loss", "accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim", "exact_tokens")
 
@@ -32,7 +32,7 @@ CONVENTIONS = {
     "that hardly differ Clopper-Pearson too; retain_interval likewise",
     "recovered": "(attacked - edited) / (before - edited): 0 is nothing, 1 is all that the edit took away; null where "
     "before - edited is not apart from 0 by its 95% interval, or nothing was taken: lacking says which",
-    "beyond": "(attacked - retain under the same attack) / (before - edited): what the attack brings back and "
+    "beyond": "(attacked - retain under the same attack) / (before - edited): what the attack brings recovered and "
     "does not give to a model that never knew; null likewise",
     "recovered_interval": "95%, Fieller's, samples or prompts paired between models; null where fewer than 3 "
     "differ; beyond_interval likewise",
@@ -40,24 +40,24 @@ CONVENTIONS = {
     "strongest": "of all attacks with a beyond from enough samples or prompts, but what was given to the attacker; its "
     "interval holds for all of them at once (Bonferroni), and so for the one that is chosen",
 }
-"""What each number is, for whoever compares it with another tool's."""
+"""Definitions of the numbers, for comparison with other tools."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """One metric of one attack.
 
-    :param value: Of the attacked edited model.
-    :param retain: Of the model that never knew under the same attack; None where there is none.
+    :param value: Value of the edited model under the attack.
+    :param retain: Value of the model that never knew the text under the same attack, or None.
     :param recovered: Share of the gap between the edited model and the one before the edit that the attack closes.
-    :param beyond: The same share of the gap by which it is above the model that never knew.
-    :param interval: 95% interval of ``value``; None of a single sample.
-    :param retain_interval: That of ``retain``.
-    :param recovered_interval: That of ``recovered``.
-    :param beyond_interval: That of ``beyond``.
-    :param lacking: Why there are no shares, although there is a model before the edit.
-    :param n: Samples or prompts that it rests on.
-    :param moments: What gives the interval of ``beyond`` at another level; not among the plain values.
+    :param beyond: Distance to the model that never knew the text, as a share of the same gap.
+    :param interval: 95% interval of ``value``; None for a single sample.
+    :param retain_interval: 95% interval of ``retain``.
+    :param recovered_interval: 95% interval of ``recovered``.
+    :param beyond_interval: 95% interval of ``beyond``.
+    :param lacking: Why there are no shares although there is a model before the edit.
+    :param n: Number of samples or prompts.
+    :param moments: Gives the interval of ``beyond`` at other levels; not in the JSON.
     """
 
     value: float
@@ -73,21 +73,21 @@ class Cell:
     moments: Share | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values of JSON."""
+        """Return plain JSON values."""
         return {name: value for name, value in vars(self).items() if name != "moments"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one attack does to one view of the forget text.
+    """The result of one attack on one view of the forget text.
 
-    :param attack: Of ``ATTACKS``, or ``none``.
-    :param name: What was done, as in ``int4``.
-    :param view: ``all`` of the text, or what was ``held out`` from the attacker.
-    :param steps: Of relearning; 0 elsewhere.
-    :param before: The metrics of the model before the edit in the same view, without an attack.
-    :param cells: Metric to what became of it.
-    :param prompts: Whose continuations count.
+    :param attack: One of ``ATTACKS``, or ``none``.
+    :param name: Variant of the attack, such as ``int4``.
+    :param view: ``all`` of the text, or the part ``held out`` from the attacker.
+    :param steps: Relearning steps; 0 for other attacks.
+    :param before: Metrics of the model before the edit in the same view, without an attack.
+    :param cells: Results by metric.
+    :param prompts: Number of prompts.
     """
 
     attack: str
@@ -99,14 +99,14 @@ class Outcome:
     prompts: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values of JSON."""
+        """Return plain JSON values."""
         cells = {metric: cell.to_json() for metric, cell in self.cells.items()}
         return {**asdict(replace(self, cells={})), "cells": cells}
 
 
 @dataclass(frozen=True)
 class _Series:
-    """What one model got in one metric: a sum and a count of each sample or prompt, by its name."""
+    """Values of one model in one metric: a sum and a count for each sample or prompt."""
 
     names: tuple[str, ...]
     sums: tuple[float, ...]
@@ -132,15 +132,15 @@ def outcome(
     without: Collection[str] = (),
     steps: int = 0,
 ) -> Outcome:
-    """Make what one attack brings back from the records of all models.
+    """Calculate the outcome of one attack from the records of all models.
 
-    :param records: Of all models without an attack, and under this one.
-    :param attack: Which.
-    :param name: What was done.
-    :param state: What is after the role in the records of this attack, as in ``int4``; empty where weights are as ever.
-    :param texts: Names of the attack's records; of a group that occurs in several, or several times, the best counts.
-    :param without: Ids of samples and prompts that do not count.
-    :param steps: Of relearning.
+    :param records: Records of all models without an attack and under this one.
+    :param attack: The attack.
+    :param name: Its variant.
+    :param state: Follows the role in the attack's records, such as ``int4``; empty if weights are unchanged.
+    :param texts: Texts of the attack's records; the best of several tries of a group counts.
+    :param without: Ids of samples and prompts to exclude.
+    :param steps: Relearning steps.
     """
     kept = [record for record in records if record["sample"] not in without]
     plain = {role: _series(record for record in kept if _is(record, role, ("forget",))) for role in ROLES}
@@ -153,7 +153,7 @@ def outcome(
         name=name,
         view="held out" if without else "all",
         steps=steps,
-        before={metric: found.estimate.value for metric, found in plain[BEFORE].items()},
+        before={metric: series.estimate.value for metric, series in plain[BEFORE].items()},
         cells={
             metric: _cell(metric, value, never.get(metric), plain[EDITED].get(metric), plain[BEFORE].get(metric))
             for metric, value in values.items()
@@ -163,26 +163,26 @@ def outcome(
 
 
 def numbers(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the metrics of one model in one state; what has no records is left out.
+    """Return the metrics of one model in one state, without those that have no records.
 
-    Continuations of one group are tries at the same thing, of which the best counts.
+    Of several continuations of a group, the best counts.
 
     :raises DataError: A loss is not finite.
     """
-    return {metric: found.estimate.value for metric, found in _series(records).items()}
+    return {metric: series.estimate.value for metric, series in _series(records).items()}
 
 
 def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, _Series]:
     given = list(records)
     losses = [record for record in given if record["kind"] == "loss"]
-    found: dict[str, _Series] = {}
+    series: dict[str, _Series] = {}
     if losses:
         names = tuple(str(record["sample"]) for record in losses)
         nll, correct, tokens = (tuple(float(record[key]) for record in losses) for key in ("nll", "correct", "tokens"))
         if not math.isfinite(math.fsum(nll)):
             raise DataError(f"a loss of {losses[0]['model']} is not finite", "Check the model with taskarith eval.")
-        found["loss"] = _Series(names, nll, tokens, (0.0, math.inf))
-        found["accuracy"] = _Series(names, correct, tokens, RATE)
+        series["loss"] = _Series(names, nll, tokens, (0.0, math.inf))
+        series["accuracy"] = _Series(names, correct, tokens, RATE)
     continuations = [record for record in given if record["kind"] == "continuation"]
     for metric in METRICS[2:]:
         best: dict[str, float] = {}
@@ -190,8 +190,8 @@ def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, _Series]:
             if metric in record:
                 best[_group(record)] = max(best.get(_group(record), 0.0), float(record[metric]))
         if best:
-            found[metric] = _Series(tuple(best), tuple(best.values()), (1.0,) * len(best), RATE)
-    return found
+            series[metric] = _Series(tuple(best), tuple(best.values()), (1.0,) * len(best), RATE)
+    return series
 
 
 def _is(record: Record, model: str, texts: Sequence[str]) -> bool:
@@ -202,8 +202,10 @@ def _group(record: Mapping[str, Any]) -> str:
     return str(record.get("group", record["sample"]))
 
 
-def _cell(metric: str, found: _Series, never: _Series | None, edited: _Series | None, before: _Series | None) -> Cell:
-    value, other = found.estimate, None if never is None else never.estimate
+def _cell(
+    metric: str, attacked: _Series, never: _Series | None, edited: _Series | None, before: _Series | None
+) -> Cell:
+    value, other = attacked.estimate, None if never is None else never.estimate
     cell = Cell(
         value.value,
         None if other is None else other.value,
@@ -218,32 +220,34 @@ def _cell(metric: str, found: _Series, never: _Series | None, edited: _Series | 
     gap = difference(before.level, edited.level)
     if lacking := _lacking(metric, gap):
         return replace(cell, lacking=lacking)
-    back = share(difference(found.level, edited.level), gap)
-    beyond = None if never is None else share(difference(found.level, never.level), gap)
+    recovered = share(difference(attacked.level, edited.level), gap)
+    beyond = None if never is None else share(difference(attacked.level, never.level), gap)
     return replace(
         cell,
-        recovered=back.value,
+        recovered=recovered.value,
         beyond=None if beyond is None else beyond.value,
-        recovered_interval=back.interval(),
+        recovered_interval=recovered.interval(),
         beyond_interval=None if beyond is None else beyond.interval(),
         moments=beyond,
     )
 
 
 def _lacking(metric: str, gap: Level) -> str | None:
-    """Say why nothing can be a share of what the edit took: it took nothing, or it is not known to."""
+    """Return why there are no shares: the edit removed nothing, or not demonstrably."""
     if gap.value >= 0 if metric == "loss" else gap.value <= 0:
-        return "before the edit the model knows the text no better than after it"
+        return "the model knew the text no better before the edit than after it"
     interval = interval_of(gap)
     if interval is not None and gap.differing < TELLING and metric not in METRICS[:2]:
-        interval = _interval(mean(list(gap.sums.values()), (-1.0, 1.0)))  # equal scores of a few prompts tell little
+        interval = _interval(mean(list(gap.sums.values()), (-1.0, 1.0)))  # equal scores of a few prompts say little
     if interval is None:
-        return "from a single sample it is not known whether the edit took anything"
+        return "a single sample does not show whether the edit removed anything"
     if interval[0] <= 0 <= interval[1]:
         low, high = interval
-        return f"before - edited is {gap.value:.3f} ({low:.3f} to {high:.3f}), which is not apart from 0"
+        return (
+            f"before - edited is {gap.value:.3f} ({low:.3f} to {high:.3f}), which does not differ significantly from 0"
+        )
     return None
 
 
-def _interval(found: Estimate) -> tuple[float, float] | None:
-    return None if found.low is None or found.high is None else (found.low, found.high)
+def _interval(number: Estimate) -> tuple[float, float] | None:
+    return None if number.low is None or number.high is None else (number.low, number.high)

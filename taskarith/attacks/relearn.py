@@ -1,4 +1,4 @@
-"""Relearning: a short fine-tuning in memory, stopped at several steps to look at what came back."""
+"""Relearning: a short fine-tuning in memory that pauses at several steps for measurements."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from taskarith.training.examples import Collator, Example
 __all__ = ["choose_samples", "relearned", "steps_of"]
 
 _BATCH = 4
-_LARGEST_NORM = 1.0
+_MAX_GRAD_NORM = 1.0
 
 
 def choose_samples(samples: Sequence[Sample], count: int, seed: int, spec: str) -> list[Sample]:
-    """Draw the samples that an attacker is given; the others are held out.
+    """Draw the samples given to the attacker; the others are held out.
 
-    :param samples: All of the forget set.
-    :param count: How many the attacker gets.
-    :param seed: Of the draw.
+    :param samples: The whole forget set.
+    :param count: How many samples the attacker gets.
+    :param seed: Random seed.
     :param spec: Names the forget set in errors.
-    :raises DataError: None would be left to hold out.
+    :raises DataError: No samples would be held out.
     """
     if count >= len(samples):
         raise DataError(
-            f"{spec} has {len(samples)} samples: too few to give {count} to the attacker and hold others out",
+            f"{spec} has {len(samples)} samples, too few to give {count} to the attacker and hold out others",
             "Give more text, a smaller --block-size for more blocks, or fewer --relearn-samples.",
         )
-    chosen = random.Random(seed).sample(range(len(samples)), count)  # noqa: S311  (no secret: it is to be repeated)
+    chosen = random.Random(seed).sample(range(len(samples)), count)  # noqa: S311  (reproducible, not secret)
     return [samples[index] for index in sorted(chosen)]
 
 
 def steps_of(samples: Sequence[Sample], epochs: int) -> int:
-    """Return the optimizer steps of so many passes over samples."""
+    """Return the number of optimizer steps of some epochs over the samples."""
     return math.ceil(len(samples) / _BATCH) * epochs
 
 
 def relearned(
     loaded: Loaded, samples: Sequence[Sample], steps: Sequence[int], learning_rate: float, seed: int
 ) -> Generator[int]:
-    """Fine-tune all weights, and give each step count at which to look; put the weights back at the end.
+    """Fine-tune all weights, yielding at each step to measure; restore the weights at the end.
 
     AdamW without weight decay at a constant learning rate, gradients clipped to norm 1, batches of up to 4 samples in
-    an order that only the seed decides, float32 weights, bfloat16 autocast where the device is good at it. Dropout
-    is off: a few steps are to be the same for every model.
+    an order set by the seed, float32 weights, bfloat16 autocast where the device is fast at it. Dropout is off, so that
+    the few steps are comparable between models.
 
-    :param loaded: In float32 and evaluation mode; it is in that mode whenever a step count is given.
-    :param samples: What the attacker has.
-    :param steps: Ascending.
-    :param learning_rate: Of every step.
-    :param seed: Of the order of samples.
-    :raises TaskarithError: The loss is not finite any more.
+    :param loaded: In float32 and evaluation mode, in which it also is at each yield.
+    :param samples: The attacker's samples.
+    :param steps: Steps to yield at, ascending.
+    :param learning_rate: Learning rate of every step.
+    :param seed: Seed of the order of samples.
+    :raises TaskarithError: The loss becomes infinite or NaN.
     """
     model, collate = loaded.model, Collator(0, weighted=False)
     batches = _batches(samples, seed)
@@ -79,7 +79,7 @@ def relearned(
                         "Lower --learning-rate, and check the model with taskarith eval.",
                     )
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_NORM)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
                 optimizer.step()
                 optimizer.zero_grad()
                 if step in steps:
@@ -90,9 +90,9 @@ def relearned(
 
 
 def _batches(samples: Sequence[Sample], seed: int) -> Generator[list[Sample]]:
-    """Give batches for ever: every pass goes through all samples in a new order."""
+    """Yield batches endlessly, reshuffling all samples every epoch."""
     order = random.Random(seed)  # noqa: S311
     while True:
-        passing = order.sample(list(samples), len(samples))
-        for start in range(0, len(passing), _BATCH):
-            yield passing[start : start + _BATCH]
+        shuffled = order.sample(list(samples), len(samples))
+        for start in range(0, len(shuffled), _BATCH):
+            yield shuffled[start : start + _BATCH]

@@ -1,4 +1,4 @@
-"""One model under all attacks: a record of every answer in every state."""
+"""One model under all attacks, with a record of every answer in every state."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from taskarith.progress import Listener
 __all__ = ["TOP_K", "Examination"]
 
 TOP_K = 50
-"""From how many of the likeliest tokens sampled extraction draws."""
+"""Sampled extraction draws from this many most likely tokens."""
 
 
 @dataclass
 class Examination:
-    """One model, measured state by state; its weights are the same afterwards, bit for bit.
+    """One model, measured in every state; its weights are restored bit for bit.
 
     :param loaded: The model.
-    :param role: ``before``, ``edited`` or ``retain``: begins its name in every record.
-    :param exam: What it is asked.
-    :param options: How.
-    :param listener: Receives notes about every state and how long it took.
-    :param units: What of it is finished, and where to keep more.
-    :param records: What was found so far.
+    :param role: ``before``, ``edited`` or ``retain``; starts its name in every record.
+    :param exam: Samples and prompts of all attacks.
+    :param options: Options of the attacks.
+    :param listener: Receives notes on every state and its duration.
+    :param units: Storage of finished pieces.
+    :param records: The records so far.
     """
 
     loaded: Loaded
@@ -51,7 +51,7 @@ class Examination:
     units: Units
     records: list[Record] = field(default_factory=list)
 
-    def as_it_is(self) -> None:
+    def unattacked(self) -> None:
         """Measure the model without an attack."""
         self._take(self.role, partial(self._measure, self.role))
 
@@ -74,14 +74,14 @@ class Examination:
             self._relearn(source)
 
     def _take(self, row: str, act: Callable[[], list[Record]], stage: str = "") -> None:
-        """Add the records of one row or stage, which are made where they are not there already."""
+        """Add the records of one row or stage, measured unless they are stored already."""
         name, start = stage or row, time.perf_counter()
-        found = self._known(row, name)
-        if found is None:
-            found = act()
-            self.units.put(name, found)
+        records = self._known(row, name)
+        if records is None:
+            records = act()
+            self.units.put(name, records)
             self.listener.note(f"{f'{row} {stage}'.strip()}: {time.perf_counter() - start:.1f} s")
-        self.records += found
+        self.records += records
 
     def _known(self, row: str, name: str) -> list[Record] | None:
         return self.units.get(name, partial(read_rows, row))
@@ -103,7 +103,7 @@ class Examination:
             return self._measure(f"{self.role} {rounding.name}")
 
     def _relearn(self, source: str) -> None:
-        """Train once for all numbers of steps, unless all are measured."""
+        """Train once for all step counts, unless all are measured already."""
         lesson, rate, seed = self.exam.lessons[source], self.options.learning_rate, self.options.measurement.seed
         rows = [f"{self.role} {source} {step}" for step in lesson.steps]
         if all(self._known(row, row) is not None for row in rows):
@@ -115,27 +115,27 @@ class Examination:
                 self._take(row, partial(self._measure, row))
 
     def _rephrased(self) -> list[Record]:
-        named = [(rule, *pair) for rule, pairs in self.exam.rephrased.items() for pair in pairs]
-        found = self._greedy([prompt for _, _, prompt in named], "rephrased")
+        prompts = [(rule, *pair) for rule, pairs in self.exam.rephrased.items() for pair in pairs]
+        continuations = self._greedy([prompt for _, _, prompt in prompts], "rephrased")
         return [
             self._record(f"rephrase {rule}", prompt, continuation, prompt.id, group)
-            for (rule, group, prompt), continuation in zip(named, found, strict=True)
+            for (rule, group, prompt), continuation in zip(prompts, continuations, strict=True)
         ]
 
     def _extracted(self) -> list[Record]:
-        named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
-        found = self._greedy([prompt for _, prompt in named], "prefixes")
+        prompts = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
+        continuations = self._greedy([prompt for _, prompt in prompts], "prefixes")
         return [
             self._record(f"prefix {size}", prompt, continuation, prompt.id, prompt.id)
-            for (size, prompt), continuation in zip(named, found, strict=True)
+            for (size, prompt), continuation in zip(prompts, continuations, strict=True)
         ]
 
     def _drawn(self) -> list[Record]:
-        named = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
-        found = self._sampled([prompt for _, prompt in named])
+        prompts = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
+        continuations = self._sampled([prompt for _, prompt in prompts])
         return [
             self._record(f"prefix {size} sampled", prompt, continuation, f"{prompt.id} draw {number}", prompt.id)
-            for (size, prompt), draws in zip(named, found, strict=True)
+            for (size, prompt), draws in zip(prompts, continuations, strict=True)
             for number, continuation in enumerate(draws, 1)
         ]
 
@@ -169,16 +169,16 @@ class Examination:
         return batch_start(self.loaded.model, longest, cached=True), True
 
     def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> Record:
-        """Record a try; ``group`` names what several tries have in common, of which the best counts."""
+        """Record a continuation; of several in a ``group`` the best counts."""
         record = continuation_record(self.role, text, sample, prompt.text, prompt.reference, continuation)
         exact = _exact_share(prompt.reference, continuation, self.loaded.tokenizer)
         return record | {"group": group, "exact_tokens": exact}
 
 
 def _exact_share(reference: str, continuation: str, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return the share of the true continuation's tokens that a continuation has before its first mistake."""
+    """Return the share of the true continuation's tokens reproduced before the first mistake."""
     true, made = (
         tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in (reference, continuation)
     )
-    same = next((place for place, pair in enumerate(zip(true, made, strict=False)) if pair[0] != pair[1]), None)
+    same = next((index for index, pair in enumerate(zip(true, made, strict=False)) if pair[0] != pair[1]), None)
     return (min(len(true), len(made)) if same is None else same) / max(len(true), 1)

@@ -1,9 +1,10 @@
-"""What an attack brings back as a share of what the edit took away, with intervals that know both are measured.
+"""Shares of what the edit removed that an attack recovers, with intervals that account for the error of both.
 
-A share is a quotient of two differences between models on the same samples, and means nothing where the lower one, what
-there is to bring back, may be 0. Its interval is Fieller's (1954): all shares r for which above - r * below is not
-apart from 0 by Student's t. It is bounded just where below is apart from 0; elsewhere there is no share. Samples of
-several models are paired by what they are of. ``tests/evaluation/metrics/test_intervals.py`` simulates the coverage.
+A share is a quotient of two differences between models on the same samples, and undefined if the denominator, what can
+be recovered, may be 0. Its interval is Fieller's (1954): all shares r for which above - r * below does not differ
+significantly from 0 by Student's t. It is bounded exactly if below differs significantly from 0; otherwise there is no
+share. Samples of several models are paired by name. ``tests/evaluation/metrics/test_intervals.py``
+simulates the coverage.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from taskarith.evaluation.metrics.intervals import TAIL, student
 __all__ = ["TELLING", "Level", "Share", "difference", "interval_of", "level", "share"]
 
 TELLING = 3
-"""So many samples must differ from what most of them bring back for their spread to be known."""
+"""Samples that must differ from the most frequent value for their spread to be known."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A mean, or a difference of means, that knows what each sample does to it.
+    """A mean, or a difference of means, with the influence of each sample.
 
     :param value: The number.
-    :param influences: Of each sample, by its name: what it adds to the deviation of the value; they sum to 0.
-    :param sums: What each sample has of what is summed up; of a difference, the difference.
-    :param n: Samples; of a difference, of the side with fewer.
+    :param influences: Contribution of each sample to the deviation of the value; they sum to 0.
+    :param sums: Sum of each sample, or the difference of sums.
+    :param n: Number of samples; for a difference, of the smaller side.
     """
 
     value: float
@@ -38,19 +39,19 @@ class Level:
 
     @property
     def differing(self) -> int:
-        """Samples of which the sum differs from the most frequent one."""
+        """Number of samples whose sum differs from the most frequent level."""
         return len(self.sums) - max(Counter(self.sums.values()).values())
 
 
 @dataclass(frozen=True)
 class Share:
-    """A quotient of two differences, and what its interval is made of.
+    """A quotient of two differences, with the moments of its interval.
 
-    :param above: What came back.
-    :param below: What there was to bring back.
-    :param variances: Of ``above``, of both together (covariance), and of ``below``.
-    :param n: Samples of the side with fewest.
-    :param differing: Samples of which what came back differs from what came back most often, as nothing does.
+    :param above: What was recovered.
+    :param below: What could be recovered.
+    :param variances: Variance of ``above``, covariance of both, and variance of ``below``.
+    :param n: Number of samples of the smallest side.
+    :param differing: Number of samples whose recovery differs from the most frequent one, such as none.
     """
 
     above: float
@@ -65,9 +66,9 @@ class Share:
         return self.above / self.below + 0.0
 
     def interval(self, tail: float = TAIL) -> tuple[float, float] | None:
-        """Return Fieller's interval; None where it is not bounded, and where hardly any sample differs.
+        """Return Fieller's interval; None if it is unbounded or too few samples differ.
 
-        :param tail: What may lie on either side: 0.025 for 95%.
+        :param tail: Probability outside on each side: 0.025 for 95%.
         """
         if self.n < 2 or self.differing < TELLING:
             return None
@@ -81,34 +82,34 @@ class Share:
 
 
 def level(names: Sequence[str], sums: Sequence[float], counts: Sequence[float]) -> Level:
-    """Return sum / count over all samples, as of losses by token.
+    """Return the ratio of total sum to total count, such as the loss per token.
 
-    :param names: Of the samples, each once.
-    :param sums: Of each sample.
-    :param counts: Of each sample, positive; 1 for plain means.
+    :param names: Unique names of the samples.
+    :param sums: Sum of each sample.
+    :param counts: Count of each sample, positive; 1 for plain means.
     """
     total = math.fsum(counts)
     value = math.fsum(sums) / total
     return Level(
         value,
-        {name: (one - value * count) / total for name, one, count in zip(names, sums, counts, strict=True)},
+        {name: (part - value * count) / total for name, part, count in zip(names, sums, counts, strict=True)},
         dict(zip(names, sums, strict=True)),
         len(names),
     )
 
 
-def difference(one: Level, other: Level) -> Level:
-    """Return one - other; what a sample does to both is paired."""
+def difference(first: Level, second: Level) -> Level:
+    """Return first - second, with samples paired by name."""
     return Level(
-        one.value - other.value,
-        _less(one.influences, other.influences),
-        _less(one.sums, other.sums),
-        min(one.n, other.n),
+        first.value - second.value,
+        _subtract(first.influences, second.influences),
+        _subtract(first.sums, second.sums),
+        min(first.n, second.n),
     )
 
 
-def _less(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    return {name: one.get(name, 0.0) - other.get(name, 0.0) for name in dict.fromkeys([*one, *other])}
+def _subtract(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {name: first.get(name, 0.0) - second.get(name, 0.0) for name in dict.fromkeys([*first, *second])}
 
 
 def share(above: Level, below: Level) -> Share:
@@ -121,10 +122,10 @@ def share(above: Level, below: Level) -> Share:
     return Share(above.value, below.value, (a, b, c), n, above.differing)
 
 
-def interval_of(one: Level) -> tuple[float, float] | None:
-    """Return Student's interval of a level; None of a single sample."""
-    if one.n < 2:
+def interval_of(level: Level) -> tuple[float, float] | None:
+    """Return the Student's t interval of a level; None for a single sample."""
+    if level.n < 2:
         return None
-    squares = math.fsum(influence * influence for influence in one.influences.values())
-    half = student(one.n - 1, TAIL) * math.sqrt(squares * one.n / (one.n - 1))
-    return one.value - half, one.value + half
+    squares = math.fsum(influence * influence for influence in level.influences.values())
+    half = student(level.n - 1, TAIL) * math.sqrt(squares * level.n / (level.n - 1))
+    return level.value - half, level.value + half

@@ -1,4 +1,4 @@
-"""The strongest of many attacks, with an interval that knows it was chosen."""
+"""The strongest of many attacks, with an interval that accounts for the selection."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from taskarith.evaluation.metrics.intervals import TAIL
 __all__ = ["LEAST", "Strongest", "is_attack", "strongest"]
 
 LEAST = 8
-"""With fewer samples or prompts no attack is called the strongest: a maximum over a handful is mostly chance."""
+"""Minimum samples or prompts of a strongest attack: a maximum over fewer is mostly chance."""
 
 
 @dataclass(frozen=True)
 class Strongest:
-    """The attack that brings back most beyond what a model that never knew gives, by one metric.
+    """The attack that recovers most, by one metric, beyond a model that never knew the text.
 
-    Intervals of all attacks hold at once with 95%: each has 95% / attacks beyond its ends (Bonferroni). The strongest
-    is the one whose interval begins highest.
+    The intervals of all attacks hold jointly with 95%: each leaves out 5% / attacks (Bonferroni). The strongest is the
+    one whose interval starts highest.
 
-    :param metric: By which.
-    :param attacks: That were compared.
-    :param few: Attacks left out, from fewer than ``LEAST`` samples or prompts.
-    :param most: Samples or prompts of the attack that has most of them.
-    :param outcome: Of the strongest; None where nothing could be compared.
+    :param metric: The metric.
+    :param attacks: Number of attacks compared.
+    :param few: Number of attacks left out, with fewer than ``LEAST`` samples or prompts.
+    :param most: Largest number of samples or prompts of an attack.
+    :param outcome: Outcome of the strongest attack; None if nothing could be compared.
     :param beyond: Its share.
-    :param interval: That holds for all of them at once.
+    :param interval: Its joint interval.
     """
 
     metric: str
@@ -41,35 +41,37 @@ class Strongest:
 
     @property
     def is_apart(self) -> bool:
-        """Whether it brings back more than nothing, by its interval."""
+        """Whether its interval excludes 0, so that it recovers something."""
         return self.interval is not None and self.interval[0] > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values of JSON."""
+        """Return plain JSON values."""
         named = ("attack", "name", "view", "steps")
-        what = self.outcome and {name: getattr(self.outcome, name) for name in named}
-        return {name: value for name, value in vars(self).items() if name != "outcome"} | {"outcome": what}
+        outcome = self.outcome and {name: getattr(self.outcome, name) for name in named}
+        return {name: value for name, value in vars(self).items() if name != "outcome"} | {"outcome": outcome}
 
 
-def is_attack(found: Outcome) -> bool:
-    """Tell whether an outcome is of an attack, on what the attacker was not given."""
-    return found.attack != "none" and not (found.attack == "relearn" and (found.view == "all" or not found.steps))
+def is_attack(outcome: Outcome) -> bool:
+    """Tell whether an outcome is of an attack, on text not given to the attacker."""
+    return outcome.attack != "none" and not (
+        outcome.attack == "relearn" and (outcome.view == "all" or not outcome.steps)
+    )
 
 
 def strongest(outcomes: Sequence[Outcome], metric: str) -> Strongest | None:
-    """Return the strongest attack by one metric; None where no attack has a share beyond a model that never knew."""
-    cells = [(one, one.cells[metric]) for one in outcomes if is_attack(one) and metric in one.cells]
-    found = [(one, cell) for one, cell in cells if cell.moments is not None]
-    if not found:
+    """Return the strongest attack by one metric; None if no attack has a share beyond a model that never knew."""
+    cells = [(outcome, outcome.cells[metric]) for outcome in outcomes if is_attack(outcome) and metric in outcome.cells]
+    shared = [(outcome, cell) for outcome, cell in cells if cell.moments is not None]
+    if not shared:
         return None
-    enough = [(one, cell) for one, cell in found if cell.n >= LEAST]
-    counts = (metric, len(enough), len(found) - len(enough), max(cell.n for _, cell in found))
+    enough = [(outcome, cell) for outcome, cell in shared if cell.n >= LEAST]
+    counts = (metric, len(enough), len(shared) - len(enough), max(cell.n for _, cell in shared))
     rows = [(*pair, _together(pair[1], len(enough))) for pair in enough]
-    known = [(one, cell, interval) for one, cell, interval in rows if interval is not None]
+    known = [(outcome, cell, interval) for outcome, cell, interval in rows if interval is not None]
     if not known:
         return Strongest(*counts)
-    one, cell, interval = max(known, key=lambda row: row[2][0])
-    return Strongest(*counts, outcome=one, beyond=cell.beyond, interval=interval)
+    outcome, cell, interval = max(known, key=lambda row: row[2][0])
+    return Strongest(*counts, outcome=outcome, beyond=cell.beyond, interval=interval)
 
 
 def _together(cell: Cell, attacks: int) -> tuple[float, float] | None:

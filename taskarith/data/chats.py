@@ -1,4 +1,4 @@
-"""Chats of rows, in the forms of OpenAI, ShareGPT and TRL, as messages and what a template is given beside them."""
+"""Chats from rows in the formats of OpenAI, ShareGPT and TRL: messages, and further variables of a chat template."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MESSAGE = 'Write {"role": ..., "content": ...}.'
 
 
 def read_messages(row: Mapping[str, Any], column: str, id_: str) -> tuple[dict[str, Any], ...]:
-    """Return the messages of a row, each with a role and, unless it calls tools, a content.
+    """Return the messages of a row, each with a role and, unless it calls tools, content.
 
-    Messages of ShareGPT (``from`` and ``value``) become those of OpenAI; a column ``system`` beside them is their
-    first message. Keys that hold None are left out.
+    ShareGPT messages (``from`` and ``value``) become OpenAI messages, with a column ``system`` as first message. Keys
+    with value None are dropped.
 
-    :param column: Holds a list of messages, or one as JSON.
-    :raises DataError: A message is broken, or something in it is not text.
+    :param column: Column with a list of messages, or the JSON of one.
+    :raises DataError: A message is broken, or contains something other than text.
     """
     messages = row.get(column)
     if isinstance(messages, str):
@@ -33,44 +33,44 @@ def read_messages(row: Mapping[str, Any], column: str, id_: str) -> tuple[dict[s
     read = tuple(_message(message, f"message {number} of {id_}") for number, message in enumerate(messages, 1))
     if read[-1]["role"] != "assistant":
         raise DataError(
-            f"the last message of {id_} is of role '{read[-1]['role']}'",
-            "End each chat with the assistant's answer: it is what is learned.",
+            f"the last message of {id_} has the role '{read[-1]['role']}'",
+            "End each chat with the assistant's answer, which is what is learned.",
         )
     if not answer_text(read):
-        raise DataError(f"content of message {len(read)} of {id_} is empty", "Fill it, or take the row out.")
+        raise DataError(f"content of message {len(read)} of {id_} is empty", "Fill it in, or remove the row.")
     return _with_system(row, read, is_sharegpt="from" in messages[0], id_=id_)
 
 
 def is_chat(value: object) -> bool:
-    """Return whether a value looks like a list of messages."""
+    """Tell whether a value looks like a list of messages."""
     first = value[0] if isinstance(value, list | tuple) and value else None
     return isinstance(first, Mapping) and ("role" in first or "from" in first)
 
 
 def join_completion(row: Mapping[str, Any], id_: str) -> tuple[dict[str, Any], ...]:
-    """Return the messages of a row whose prompt and completion are messages, as TRL has them.
+    """Return the messages of a row whose prompt and completion are lists of messages, as in TRL.
 
-    :raises DataError: The completion is not a single message of the assistant.
+    :raises DataError: The completion is not a single assistant message.
     """
     prompt, completion = row.get("prompt"), row.get("completion")
     if not isinstance(prompt, list | tuple) or not isinstance(completion, list | tuple):
         raise DataError(
-            f"of prompt and completion of {id_} only one is a list of messages",
+            f"only one of prompt and completion of {id_} is a list of messages",
             "Write both as text, or both as lists of messages.",
         )
     if len(completion) != 1:
         raise DataError(
             f"completion of {id_} is not a single message",
-            "Put all messages before the last answer into the prompt: only the last answer is learned.",
+            "Put all messages before the last answer into the prompt; only the last answer is learned.",
         )
     return read_messages({**row, "messages": [*prompt, *completion]}, "messages", id_)
 
 
 def read_variables(row: Mapping[str, Any], used: Sequence[str], id_: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a row gives a chat template beside the messages, and its columns that nothing reads.
+    """Return a row's variables for a chat template besides the messages, and its unused columns.
 
-    :param used: Columns that are read already.
-    :return: ``tools``, ``documents`` and all of ``chat_template_kwargs``, where there are any; and the other columns.
+    :param used: Columns that are used already.
+    :return: ``tools``, ``documents`` and the items of ``chat_template_kwargs``, if any; and the other columns.
     :raises DataError: One of them is broken.
     """
     settings = row.get("chat_template_kwargs") or {}
@@ -80,16 +80,16 @@ def read_variables(row: Mapping[str, Any], used: Sequence[str], id_: str) -> tup
         raise DataError(
             f"chat_template_kwargs of {id_} is not an object", 'Write an object, as in {"enable_thinking": false}.'
         )
-    variables = {column: found for column in ("tools", "documents") if (found := list_field(row, column, id_))}
-    if twice := [name for name in settings if name in variables]:
-        raise DataError(f"{id_} has {twice[0]} twice, once in chat_template_kwargs", "Take one of the two out.")
+    variables = {column: items for column in ("tools", "documents") if (items := list_field(row, column, id_))}
+    if repeated := [name for name in settings if name in variables]:
+        raise DataError(f"{id_} sets {repeated[0]} twice, once in chat_template_kwargs", "Remove one of the two.")
     read = {*used, "tools", "documents", "chat_template_kwargs", "system"}
     others = {str(column): value for column, value in row.items() if value is not None and column not in read}
     return {**variables, **settings}, others
 
 
 def answer_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of the last message; of one that only calls tools, its calls as JSON; empty if blank."""
+    """Return the text of the last message, or its tool calls as JSON if it has no text; empty if blank."""
     answer = messages[-1]
     content = answer.get("content", "")
     text = content if isinstance(content, str) else "".join(part["text"] for part in content)
@@ -119,10 +119,10 @@ def _from_sharegpt(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     if name not in _SHAREGPT_ROLES:
         raise DataError(
             f"{where} is from '{name}', which is not a known role",
-            f"Known are {', '.join(_SHAREGPT_ROLES)}; write calls of tools as messages with role and tool_calls.",
+            f"Use one of {', '.join(_SHAREGPT_ROLES)}; write tool calls as messages with role and tool_calls.",
         )
     if "value" not in message:
-        raise DataError(f"{where} has a 'from' and no 'value'", 'Write {"from": "human", "value": "..."}.')
+        raise DataError(f"{where} has 'from' but no 'value'", 'Write {"from": "human", "value": "..."}.')
     rest = {key: value for key, value in message.items() if key not in {"from", "value"}}
     return {"role": _SHAREGPT_ROLES[name], "content": message["value"], **rest}
 
@@ -132,7 +132,7 @@ def _content(message: Mapping[str, Any], where: str) -> str | list[dict[str, Any
     if content is None:
         raise DataError(
             f"content of {where} ({message['role']}) is missing",
-            "Write its text, or take it out; only a message with tool_calls may do without.",
+            "Fill it in, or remove the message; only messages with tool_calls may lack content.",
         )
     if isinstance(content, str):
         return text_field(message, "content", where)
@@ -148,10 +148,10 @@ def _part(given: object, where: str) -> dict[str, Any]:
     part = {str(key): value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else {}
     kind = part.get("type", "text")
     if kind != "text" or "text" not in part:
-        what = f"of type '{kind}'" if kind != "text" else 'not an object with "text"'
+        fault = f"of type '{kind}'" if kind != "text" else 'not an object with "text"'
         raise DataError(
-            f"{where} is {what}; only text is learned here",
-            'Write {"type": "text", "text": "..."}, or take the rows with images and sounds out.',
+            f"{where} is {fault}; only text is supported",
+            'Write {"type": "text", "text": "..."}, or remove the rows with images and audio.',
         )
     text_field(part, "text", where)
     return {"type": "text", **part}
@@ -173,7 +173,7 @@ def _calls(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 def _with_system(
     row: Mapping[str, Any], messages: tuple[dict[str, Any], ...], *, is_sharegpt: bool, id_: str
 ) -> tuple[dict[str, Any], ...]:
-    """Put a column ``system`` first, as ShareGPT's files mean it; beside other messages its meaning is not known."""
+    """Put a column ``system`` first, as in ShareGPT's files; with other messages its meaning is unclear."""
     system = row.get("system")
     if not isinstance(system, str) or not system.strip():
         return messages
@@ -183,6 +183,6 @@ def _with_system(
     if is_sharegpt and first["role"] != "system":
         return ({"role": "system", "content": system}, *messages)
     raise DataError(
-        f"{id_} has a column system beside its messages, which would be left out",
+        f"{id_} has a column system in addition to messages, which would be ignored",
         'Write it as the first message, {"role": "system", "content": ...}, or rename the column.',
     )

@@ -1,4 +1,4 @@
-"""A row of a data set becomes a document: text, prompt and completion, question and answer, or chat."""
+"""Conversion of rows to documents: text, prompt and completion, question and answer, or chat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taskarith.errors import DataError, UsageError
 __all__ = ["ANSWER_ALONE", "CHAT_DAY", "Document", "Row", "RowForm", "chat_of", "from_rows"]
 
 CHAT_DAY = date(2025, 4, 10)
-"""The day that a chat template is told it is, as in open-unlearning: the same rows give the same tokens every day."""
+"""The date given to chat templates, as in open-unlearning, so that tokens do not depend on the day."""
 
 _NO_TOOLS = (None, "", "[]", [])
 
@@ -25,16 +25,16 @@ Row: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """One piece of data; ids are unique in a data set.
+    """One text, prompt with completion, or chat; ids are unique in a data set.
 
-    :param id: The file's name, with the row after a colon where there are rows (the first is 1).
-    :param text: The whole text, or the completion of a prompt, or the last assistant message of a chat;
-        of one that only calls tools, the calls as JSON.
-    :param prompt: What precedes ``text`` and is not learned; None for plain text.
-    :param messages: The whole chat, the assistant's answer last; None for anything else.
-    :param ends_with_eos: Of a chat: its last token is EOS, whatever the template writes after an answer.
-    :param variables: What a chat template is given beside the messages: tools, documents, and settings.
-    :param unused: The other columns of a chat's row, which nothing reads.
+    :param id: The file's name, with a colon and the row number (from 1) for rows.
+    :param text: The whole text, the completion of a prompt, or the last assistant message of a chat (its tool calls as
+        JSON if it has no text).
+    :param prompt: Text before ``text`` that is not learned; None for plain text.
+    :param messages: The whole chat, the assistant's answer last; None otherwise.
+    :param ends_with_eos: For a chat: its last token is EOS, whatever the template writes after an answer.
+    :param variables: Variables of the chat template besides the messages: tools, documents and settings.
+    :param unused: Unused columns of a chat's row.
     """
 
     id: str
@@ -48,12 +48,12 @@ class Document:
 
 @dataclass(frozen=True)
 class RowForm:
-    """How questions and chats are written.
+    """How questions and chats are formatted.
 
     :param apply_chat_template: Write a question and its answer as a chat that ends with EOS, as open-unlearning does.
-    :param system_prompt: The first message of every chat; empty for none.
-    :param learns_tag: Of a question that is not written as a chat, take the tag ``Answer:`` for a part of the answer,
-        as TOFU's own code does; otherwise it is the end of the prompt.
+    :param system_prompt: System message of every chat; empty for none.
+    :param learns_tag: For a question not written as a chat, make the tag ``Answer:`` part of the answer, as TOFU's own
+        code does, rather than the end of the prompt.
     :raises UsageError: The system prompt is blank.
     """
 
@@ -63,10 +63,10 @@ class RowForm:
 
     def __post_init__(self) -> None:
         if self.system_prompt and not self.system_prompt.strip():
-            raise UsageError("--system-prompt is blank", "Give its text, or leave it out.")
+            raise UsageError("--system-prompt is blank", "Give a text, or leave it out.")
 
     def begin(self, messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        """Return messages after the system prompt, if there is one."""
+        """Prepend the system prompt, if there is one, to messages."""
         return ({"role": "system", "content": self.system_prompt}, *messages) if self.system_prompt else messages
 
 
@@ -80,11 +80,11 @@ def chat_of(id_: str, question: str, answer: str, form: RowForm) -> Document:
 
 
 def from_rows(rows: Iterable[Row], reference: DataRef, form: RowForm = ANSWER_ALONE) -> Iterator[Document]:
-    """Return the documents of all rows; the first row's columns tell how they are read.
+    """Return the documents of all rows, whose kind is set by the first row's columns.
 
-    :param reference: Names the data set, and perhaps a column.
-    :param form: How questions and chats are written.
-    :raises DataError: A row has not what is needed.
+    :param reference: Names the data set and, optionally, a column.
+    :param form: How questions and chats are formatted.
+    :raises DataError: A row lacks a required value.
     """
     name = Path(reference.name).name
     convert: Callable[[Row, str], Document | None] | None = None
@@ -96,12 +96,12 @@ def from_rows(rows: Iterable[Row], reference: DataRef, form: RowForm = ANSWER_AL
 
 
 def _converter(row: Row, reference: DataRef, form: RowForm) -> Callable[[Row, str], Document | None]:
-    """Return the reading that fits the columns of the first row."""
+    """Return the conversion that matches the columns of the first row."""
     columns = [str(column) for column in row]
     if reference.column is not None:
         if reference.column not in columns:
             raise DataError(
-                f"{reference.name} has no column '{reference.column}'", f"Its columns are: {', '.join(columns)}"
+                f"{reference.name} has no column '{reference.column}'", f"Use one of its columns: {', '.join(columns)}"
             )
         column = reference.column
         if isinstance(row[column], str) and not is_chat(parse_json(row[column])):
@@ -112,8 +112,8 @@ def _converter(row: Row, reference: DataRef, form: RowForm) -> Callable[[Row, st
             return lambda row, id_: convert(row, id_, form)
     known = "text, prompt and completion, question and answer, messages, or conversations"
     raise DataError(
-        f"{reference.name} has the columns {', '.join(columns)}, and not {known}",
-        "Rename them to these, or name the one column of the text, as in FILE:COLUMN or ID:CONFIG:SPLIT:COLUMN.",
+        f"{reference.name} has the columns {', '.join(columns)} instead of {known}",
+        "Rename them, or name the column of the text, as in FILE:COLUMN or ID:CONFIG:SPLIT:COLUMN.",
     )
 
 
@@ -140,12 +140,12 @@ def _question(row: Row, id_: str, form: RowForm) -> Document:
 
 
 def _refuse_context(row: Row, id_: str) -> None:
-    """Refuse what belongs before a prompt and has no place there but in a chat."""
+    """Refuse columns that only a chat can include."""
     system, tools = row.get("system"), row.get("tools")
     for column, value in (("system", isinstance(system, str) and system.strip()), ("tools", tools not in _NO_TOOLS)):
         if value:
             raise DataError(
-                f"{id_} has a column {column} beside its prompt, which would be left out",
+                f"{id_} has a column {column} in addition to its prompt, which would be ignored",
                 f"Write the rows as chats, write {column} into the prompt, or rename the column.",
             )
 
@@ -160,8 +160,8 @@ def _chat_document(
     variables, unused = read_variables(row, used, id_)
     if form.system_prompt and messages[0]["role"] in _SYSTEM_ROLES:
         raise DataError(
-            f"{id_} has a {messages[0]['role']} message of its own beside --system-prompt",
-            "Leave --system-prompt out, and write a system message into the rows that have none.",
+            f"{id_} has its own {messages[0]['role']} message in addition to --system-prompt",
+            "Leave out --system-prompt, and add a system message to the rows without one.",
         )
     return Document(id_, answer_text(messages), messages=form.begin(messages), variables=variables, unused=unused)
 
@@ -176,4 +176,4 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[Row, str, RowForm], Document | No
     (("conversations",), lambda row, id_, form: _chat(row, "conversations", id_, form)),
     (("conversation",), lambda row, id_, form: _chat(row, "conversation", id_, form)),
 )
-"""What rows hold, by the columns that tell; the first that fits is taken."""
+"""Conversions by required columns; the first match is used."""

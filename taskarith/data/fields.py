@@ -1,4 +1,4 @@
-"""Values of a row: text that must be there, and lists that may be written as JSON."""
+"""Values of a row: required text, and lists that may be written as JSON."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ __all__ = ["filled_field", "list_field", "parse_json", "text_field"]
 def text_field(row: Mapping[str, Any], column: str, where: str) -> str:
     """Return a text, which may be empty.
 
-    :param where: The row as errors name it.
+    :param where: Names the row in errors.
     :raises DataError: It is missing, not text, or not Unicode.
     """
     value = row.get(column)
     if not isinstance(value, str):
-        what = "missing" if value is None else f"of type {type(value).__name__}, not text"
-        raise DataError(f"{column} of {where} is {what}", "Give every row the same columns, filled with text.")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise DataError(f"{column} of {where} holds half of a surrogate pair", "Correct the text: it is not Unicode.")
+        fault = "missing" if value is None else f"of type {type(value).__name__}, not text"
+        raise DataError(f"{column} of {where} is {fault}", "Give every row the same columns, filled with text.")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise DataError(
+            f"{column} of {where} contains half of a surrogate pair", "Correct the text, which is not Unicode."
+        )
     return value
 
 
 def filled_field(row: Mapping[str, Any], column: str, where: str) -> str:
-    """Return a text that is more than white space.
+    """Return a text that is not blank.
 
-    :raises DataError: It is not.
+    :raises DataError: It is blank.
     """
     text = text_field(row, column, where)
     if not text.strip():
-        raise DataError(f"{column} of {where} is empty", "Fill it, or take the row out.")
+        raise DataError(f"{column} of {where} is empty", "Fill it in, or remove the row.")
     return text
 
 
 def list_field(row: Mapping[str, Any], column: str, where: str) -> list[dict[str, Any]]:
-    """Return a list of objects, empty where the row has none; it, and each object, may be a JSON string.
+    """Return a list of objects, possibly empty; the list and each object may be JSON strings.
 
-    :raises DataError: It is something else.
+    :raises DataError: It is not such a list.
     """
     value = row.get(column)
     if isinstance(value, str):
@@ -57,7 +59,7 @@ def list_field(row: Mapping[str, Any], column: str, where: str) -> list[dict[str
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text says; the text itself where it is not JSON."""
+    """Return the value of a JSON text, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

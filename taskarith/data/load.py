@@ -1,4 +1,4 @@
-"""Data sets, from a file, a `datasets` folder or the hub, as documents of text, prompt and completion, or chat."""
+"""Data sets from files, `datasets` folders or the hub, as documents: texts, prompts with completions, or chats."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["DataSet", "check_form", "data_paths", "fingerprint_documents", "load
 class DataSet:
     """All documents of one data set.
 
-    :param spec: As the user named it.
-    :param fingerprint: Over prompts, texts and messages in their order, whatever the file format; 32 hex digits.
-    :param documents: At least one, none of them empty.
-    :param form: How its questions and chats are written.
+    :param spec: The data set as the user named it.
+    :param fingerprint: Of prompts, texts and messages in order, independent of the file format; 32 hex digits.
+    :param documents: At least one document, none empty.
+    :param form: How its questions and chats are formatted.
     """
 
     spec: str
@@ -34,46 +34,46 @@ class DataSet:
 
     @property
     def has_chats(self) -> bool:
-        """Whether a chat template writes it."""
+        """Whether it contains chats."""
         return any(document.messages is not None for document in self.documents)
 
     def record(self) -> dict[str, Any]:
-        """Return where it is from and its fingerprint; of chats also how and on which day they are said to be held."""
+        """Return its spec and fingerprint; for chats also their format and the date given to templates."""
         record = {"spec": self.spec, "fingerprint": self.fingerprint}
         if not self.has_chats:
             return record
-        said = {"apply_chat_template": self.form.apply_chat_template, "system_prompt": self.form.system_prompt}
-        return {**record, "chat_day": CHAT_DAY.isoformat(), **{name: value for name, value in said.items() if value}}
+        options = {"apply_chat_template": self.form.apply_chat_template, "system_prompt": self.form.system_prompt}
+        return {**record, "chat_day": CHAT_DAY.isoformat(), **{name: value for name, value in options.items() if value}}
 
 
 def check_form(form: RowForm, sets: Iterable[DataSet], *, beside: bool = False) -> None:
-    """Make sure that what is said of questions and chats changes something.
+    """Check that the chat options have an effect.
 
-    :param sets: Data sets of that form.
-    :param beside: Whether something else is asked in that form.
-    :raises UsageError: Nothing is a question or a chat.
+    :param sets: Data sets with that form.
+    :param beside: Whether something else uses that form.
+    :raises UsageError: There are no chats.
     """
     option = "--apply-chat-template" if form.apply_chat_template else "--system-prompt" if form.system_prompt else None
     if option and not beside and not any(data.has_chats for data in sets):
         raise UsageError(
-            f"{option} is given, but nothing is written by a chat template",
-            "Give rows of messages, or of question and answer with --apply-chat-template; or leave it out.",
+            f"{option} has no effect, since no data are chats",
+            "Give rows of messages, or of question and answer with --apply-chat-template, or leave it out.",
         )
 
 
 def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
     """Read a data set.
 
-    A file with the suffix jsonl, ndjson, json, csv, tsv or parquet has rows; any other file is one text, in UTF-8. A
-    folder is one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist here is an id on the hub,
-    of which the split is ``train`` if none is named. What rows hold is told by their columns: ``messages`` (a chat),
-    ``prompt`` and ``completion`` (joined as they are, or two lists of messages), ``question`` and ``answer`` (a chat,
-    or as TOFU writes them for Phi: one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations``
-    (a chat, in ShareGPT's form too), or the one column that the user names. Plain rows without text are skipped.
+    A file with the suffix jsonl, ndjson, json, csv, tsv or parquet has rows; any other file is one UTF-8 text. A folder
+    must be one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist locally is a hub id, whose
+    default split is ``train``. Columns set the kind of rows: ``messages`` (a chat), ``prompt`` and ``completion``
+    (joined as they are, or two lists of messages), ``question`` and ``answer`` (a chat, or as TOFU writes them for Phi:
+    one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations`` (a chat, also in ShareGPT's
+    format), or the given column. Plain rows without text are skipped.
 
     :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
-    :param form: How questions and chats are written.
-    :raises DataError: It is missing, empty, unreadable, not UTF-8, or its columns or values are of no known kind.
+    :param form: How questions and chats are formatted.
+    :raises DataError: It is missing, empty, unreadable, not UTF-8, or has unknown columns or values.
     :raises UsageError: ``spec`` cannot be read.
     """
     reference = parse_data(spec)
@@ -86,19 +86,19 @@ def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
         documents = from_rows(read_rows(path), reference, form)
     else:
         documents = _from_text(path, reference)
-    found = tuple(documents)
-    if not found:
+    loaded = tuple(documents)
+    if not loaded:
         raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
-    return DataSet(spec, fingerprint_documents(found), found, form)
+    return DataSet(spec, fingerprint_documents(loaded), loaded, form)
 
 
 def data_paths(specs: Iterable[str | None]) -> list[str]:
-    """Return the files, folders and hub ids that data sets are named by; None names nothing."""
+    """Return the files, folders and hub ids of data sets, skipping None."""
     return [parse_data(spec).name for spec in specs if spec]
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
-    """Return a fingerprint over prompts, texts and messages in their order, and what templates get beside them."""
+    """Return a fingerprint of prompts, texts and messages in order, and of template variables."""
     contents = "\n".join(
         json.dumps([d.prompt, d.text, d.messages, *([d.variables] if d.variables else [])], sort_keys=True, default=str)
         for d in documents
@@ -122,21 +122,22 @@ def _read_folder(path: Path) -> Iterable[Row]:
         splits = sorted(item.name for item in path.iterdir() if (item / "dataset_info.json").exists())
         if "train" not in splits and len(splits) != 1:
             raise DataError(
-                f"{path} has the splits {', '.join(splits) or '(none)'} and no train",
-                f"Name the folder of one split, as in {path / (splits or ['test'])[0]}",
+                f"{path} has no split train, only {', '.join(splits) or '(none)'}",
+                f"Give the folder of one split, as in {path / (splits or ['test'])[0]}",
             )
         path = path / ("train" if "train" in splits else splits[0])
     if not (path / "dataset_info.json").exists():
         raise DataError(
-            f"{path} is a folder, but not one that datasets' save_to_disk wrote", "Name a file in it, one --data each."
+            f"{path} is a folder, but not one written by datasets' save_to_disk",
+            "Give the files in it, each with its own --data.",
         )
     return _load_with_datasets(str(path), lambda datasets: datasets.load_from_disk(str(path)))
 
 
 def read_hub(reference: DataRef) -> Iterable[Row]:
-    """Return the rows of a data set on the hub, of the split ``train`` if none is named.
+    """Return the rows of a data set on the hub, by default of the split ``train``.
 
-    :raises DataError: There is none of that name, config and split, or the hub cannot be reached.
+    :raises DataError: The name, config or split does not exist, or the hub cannot be reached.
     """
     name = reference.name
     looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name

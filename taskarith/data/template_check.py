@@ -1,4 +1,4 @@
-"""What a chat template wrote, held against the messages: a text or a tool call that it left out is found."""
+"""A check of a chat template's output against the messages, for texts and tool calls left out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 class LeftOutError(DataError):
-    """A template leaves something out.
+    """A template leaves out part of a message.
 
-    :param number: Of the message; the first is 1.
+    :param number: Number of the message, from 1.
     """
 
     def __init__(self, message: str, hint: str, number: int = 0) -> None:
@@ -32,11 +32,11 @@ class LeftOutError(DataError):
 
 @dataclass(frozen=True)
 class Written:
-    """What a template wrote; all texts are without white space, which templates strip and change, and without case.
+    """A template's output, without case and white space, which templates strip and change.
 
     :param whole: The chat.
-    :param border: Where the answer begins in it.
-    :param marked: The chat with a mark at the end of each message, from ``mark``; None if the template refuses that.
+    :param border: Start of the answer in it.
+    :param marked: The chat with marks at the ends of messages, see ``mark``; None if the template refuses them.
     """
 
     whole: str
@@ -45,34 +45,34 @@ class Written:
 
     @classmethod
     def of(cls, whole: str, prompt: str, marked: str | None) -> Written:
-        """Take texts as the template wrote them."""
+        """Normalise the template's output."""
         return cls(_squeeze(whole), len(_squeeze(prompt)), None if marked is None else _squeeze(marked))
 
     def has(self, text: str, *, in_answer: bool) -> bool:
-        """Return whether a text, or what it is within JSON, ends behind the border, or stands before it."""
+        """Tell whether a text, as it is or in JSON, ends after the border (in the answer) or before it."""
         spellings = {text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]}
         return any(self._has(_squeeze(spelling), in_answer) for spelling in spellings)
 
     def _has(self, text: str, in_answer: bool) -> bool:
-        place = self.whole.rfind(text) if in_answer else self.whole.find(text)
-        end = place + len(text)
-        return place >= 0 and (end > self.border if in_answer else end <= self.border)
+        start = self.whole.rfind(text) if in_answer else self.whole.find(text)
+        end = start + len(text)
+        return start >= 0 and (end > self.border if in_answer else end <= self.border)
 
     def has_mark(self, number: int) -> bool:
-        """Return whether the mark of a message was written, as far as that is known."""
+        """Tell whether the mark of a message was written; True if unknown."""
         return self.marked is None or _mark(number) in self.marked
 
 
 def mark(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with a mark at the end of each text: its words may be in a template by chance."""
+    """Append a mark to each text, whose words may occur in a template by chance."""
     return [_with_mark(message, _mark(number)) for number, message in enumerate(messages, 1)]
 
 
 def check_written(messages: Sequence[Message], id_: str, written: Written) -> None:
-    """See that all texts and tool calls are there, those before the answer before the border.
+    """Check that all texts and tool calls were written, those before the answer before the border.
 
-    :param id_: Of the document.
-    :raises LeftOutError: Something is not.
+    :param id_: Id of the document.
+    :raises LeftOutError: One was left out.
     """
     for number, message in enumerate(messages, 1):
         check = _Check(number, message, f"message {number} ({message['role']}) of {id_}", number == len(messages))
@@ -82,21 +82,21 @@ def check_written(messages: Sequence[Message], id_: str, written: Written) -> No
 
 
 def drops_reasoning(answer: Message, written: Written) -> bool:
-    """Return whether the reasoning in an answer, or beside it, was left out."""
+    """Tell whether the reasoning of an answer, inside its text or separate, was left out."""
     reasoning = [text for text in _texts(answer) if _after_thoughts(text) != text]
     reasoning += [answer[key] for key in _REASONING_KEYS if isinstance(answer.get(key), str)][:1]
     return not all(written.has(text, in_answer=True) for text in reasoning)
 
 
 def as_object(arguments: Any) -> Any:
-    """Return the arguments of a call as an object, if they are one or the JSON of one."""
+    """Return a call's arguments as an object if they are one, or the JSON of one."""
     read = parse_json(arguments) if isinstance(arguments, str) else arguments
     return read if isinstance(read, Mapping) else arguments
 
 
 @dataclass(frozen=True)
 class _Check:
-    """One message that is looked for.
+    """One message to find in the output.
 
     :param where: Names it in errors.
     """
@@ -113,45 +113,47 @@ class _Check:
             return
         if self.is_answer:
             self._refuse(
-                f"leaves out the answer, {self.where}: it would not be learned",
-                "Use a template that writes it, or write the rows as prompt and completion.",
+                f"leaves out the answer, {self.where}, which would not be learned",
+                "Use a template that includes it, or write the rows as prompt and completion.",
             )
         if is_marked and all(_squeeze(text) in written.whole for text in needed):
             self._refuse(
-                f"begins otherwise when it asks for an answer, so that {self.where} would be learned, too",
-                "Take reasoning out of the earlier answers, or write the rows as prompt and completion.",
+                f"begins differently when it asks for an answer, so {self.where} would be learned, too",
+                "Remove reasoning from earlier answers, or write the rows as prompt and completion.",
             )
         self._refuse(
             f"leaves out the text of {self.where}",
-            "Write it at the head of the first user message, or take it out."
+            "Put it at the start of the first user message, or remove it."
             if self.message["role"] == "system"
-            else "Use a template that writes it, or write the rows as prompt and completion.",
+            else "Use a template that includes it, or write the rows as prompt and completion.",
         )
 
     def parts(self, written: Written) -> None:
         content = self.message.get("content", "")
         for part in [] if isinstance(content, str) else content:
             raw = {str(part), json.dumps(part, ensure_ascii=False)}
-            if self.message["role"] == "tool":  # templates write what tools return as JSON
+            if self.message["role"] == "tool":  # templates write tool results as JSON
                 raw = {str(part)}
             if any(_squeeze(form) in written.whole for form in raw):
-                self._refuse(f"writes the parts of {self.where} as a list, brackets and all", "Write a text instead.")
+                self._refuse(f"writes the parts of {self.where} as a list, including brackets", "Write a text instead.")
 
     def calls(self, written: Written) -> None:
-        hint = "Use a template that writes tool calls, or write the call into the content."
+        hint = "Use a template that includes tool calls, or write the call into the content."
         for call in self.message.get("tool_calls", []):
             function = call.get("function", call)
-            arguments, what = function.get("arguments"), f"the tool call {function['name']} of {self.where}"
+            arguments, name = function.get("arguments"), f"the tool call {function['name']} of {self.where}"
             if not written.has(function["name"], in_answer=self.is_answer):
-                self._refuse(f"leaves out {what}", hint)
+                self._refuse(f"leaves out {name}", hint)
             for value in _leaves(as_object(arguments)):
                 if not written.has(value, in_answer=self.is_answer):
-                    self._refuse(f"leaves out the argument '{value}' of {what}", hint)
+                    self._refuse(f"leaves out the argument '{value}' of {name}", hint)
             if any(_squeeze(form) in written.whole for form in _misspellings(arguments)):
-                self._refuse(f"writes the arguments of {what} as a quoted string or a Python object, not as JSON", hint)
+                self._refuse(
+                    f"writes the arguments of {name} as a quoted string or a Python object instead of JSON", hint
+                )
 
-    def _refuse(self, what: str, hint: str) -> NoReturn:
-        raise LeftOutError(f"the chat template {what}", hint, self.number)
+    def _refuse(self, fault: str, hint: str) -> NoReturn:
+        raise LeftOutError(f"the chat template {fault}", hint, self.number)
 
 
 def _squeeze(text: str) -> str:
@@ -180,7 +182,7 @@ def _texts(message: Message) -> list[str]:
 
 
 def _needed(message: Message) -> list[str]:
-    """Return the texts that must be written: of the assistant what follows its reasoning, if anything does."""
+    """Return the texts that must be written; the assistant's without reasoning, if anything follows it."""
     texts = _texts(message)
     if message["role"] != "assistant":
         return texts
@@ -194,7 +196,7 @@ def _after_thoughts(text: str) -> str:
 
 
 def _leaves(value: Any) -> Iterator[str]:
-    """Return the texts and numbers in the arguments of a call."""
+    """Yield the texts and numbers in the arguments of a call."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -205,7 +207,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _misspellings(arguments: Any) -> set[str]:
-    """Return JSON quoted as one string, or an object as Python writes it, where that is not JSON."""
+    """Return wrong spellings of arguments: JSON quoted as a string, or an object in Python syntax."""
     if not arguments:
         return set()
     as_json = {json.dumps(arguments), json.dumps(arguments, ensure_ascii=False)}

@@ -1,4 +1,4 @@
-"""Chats as a chat template writes them: in the form that it can write, and with nothing left out."""
+"""Rendering of chats by a chat template, in a form that it supports and with nothing left out."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ Render: TypeAlias = Callable[..., str]
 class Rendering:
     """A chat as text.
 
-    :param prompt: What precedes the answer, with what the template writes to ask for one.
-    :param whole: All of it; it starts with ``prompt``.
-    :param drops_reasoning: The template leaves out the reasoning of the answer, and keeps the rest.
+    :param prompt: The text before the answer, including the generation prompt.
+    :param whole: The whole text, which starts with ``prompt``.
+    :param drops_reasoning: Whether the template leaves out the reasoning of the answer.
     """
 
     prompt: str
@@ -48,20 +48,20 @@ class Rendering:
 
     @property
     def learned(self) -> str:
-        """What comes after the prompt."""
+        """The text after the prompt."""
         return self.whole[len(self.prompt) :]
 
 
 def render_chat(document: Document, tokenizer: PreTrainedTokenizerBase) -> Rendering:
-    """Write a chat by the tokenizer's chat template, and see that every message is in what it wrote.
+    """Render a chat with the tokenizer's chat template, and check that every message is written.
 
-    Some templates want each content as text and others as a list of parts, some want the arguments of tool calls as
-    objects and others as JSON: a chat is tried as it is, then in the other forms, and the first that is written in full
-    is taken. Of an answer, and of the assistant's earlier messages, a template may leave out the reasoning.
+    Some templates expect content as text and others as a list of parts, some expect arguments of tool calls as objects
+    and others as JSON: a chat is tried as it is, then in other forms, and the first one written completely is used. A
+    template may leave out the reasoning of assistant messages.
 
-    :param document: With messages.
-    :raises DataError: There is no template; it refuses the chat; or in each form a message, a tool call, the tools or
-        the documents would be left out, or another column of the row that the template reads.
+    :param document: A document with messages.
+    :raises DataError: There is no template; it refuses the chat; or every form would leave out a message, a tool call,
+        the tools, the documents, or another column that the template reads.
     """
     if not tokenizer.chat_template:
         raise DataError(
@@ -79,11 +79,11 @@ def render_chat(document: Document, tokenizer: PreTrainedTokenizerBase) -> Rende
         _refuse_ignored(messages, document, rendering.whole, render)
         _refuse_unread(messages, document, rendering.whole, render, _reserved(tokenizer))
         return rendering
-    raise max(failures, key=_progress)  # the first of equal ones; the others were not in its form
+    raise max(failures, key=_progress)  # the first of equals, since the other forms do not fit
 
 
 def _render_form(messages: list[Message], id_: str, render: Render) -> Rendering:
-    """Write messages in one form.
+    """Render messages in one form.
 
     :raises DataError: The template refuses them, or leaves something out.
     """
@@ -99,43 +99,48 @@ def _render_form(messages: list[Message], id_: str, render: Render) -> Rendering
 
 
 def _progress(failure: DataError) -> int:
-    """Return how far a template came: past this message, to its own refusal, or not even that."""
+    """Rank a failure by how far the template got: the message left out, its own refusal, or a crash."""
     if isinstance(failure, LeftOutError):
         return failure.number
     return 0 if type(failure.__cause__) is TemplateError else -1
 
 
 def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Return how many items two sequences have in common from their start."""
+    """Return the length of the common prefix of two sequences."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _renderer(document: Document, tokenizer: PreTrainedTokenizerBase) -> Render:
-    """Return what writes messages with the row's variables, or with others.
+    """Return a function that renders messages with the row's variables, or with others.
 
-    :raises DataError: The row sets what only the program may set.
+    :raises DataError: The row sets a reserved variable.
     """
     reserved = _reserved(tokenizer) - {"tools", "documents"}
-    if taken := [name for name in document.variables if name in reserved]:
+    if reserved_names := [name for name in document.variables if name in reserved]:
         raise DataError(
-            f"chat_template_kwargs of {document.id} sets {taken[0]}, which is not a variable of a template",
-            "Leave it out.",
+            f"chat_template_kwargs of {document.id} sets {reserved_names[0]}, which is not a template variable",
+            "Remove it.",
         )
 
     def render(messages: list[Message], *, ask: bool = False, variables: Mapping[str, Any] = document.variables) -> str:
         if not messages:
             return ""
         try:
-            how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": ask, **_today(tokenizer), **variables}
+            options: dict[str, Any] = {
+                "tokenize": False,
+                "add_generation_prompt": ask,
+                **_today(tokenizer),
+                **variables,
+            }
             if _NOW in str(tokenizer.chat_template):
-                how["chat_template"] = _with_day(tokenizer.get_chat_template(tools=variables.get("tools")))
-            return str(tokenizer.apply_chat_template(messages, **how))
-        except Exception as error:  # whatever a stranger's template comes to, such as too deep a recursion
-            hint = "Write the chat in the roles and order it knows"
-            if type(error) is not TemplateError:  # it failed, and did not say no
+                options["chat_template"] = _with_day(tokenizer.get_chat_template(tools=variables.get("tools")))
+            return str(tokenizer.apply_chat_template(messages, **options))
+        except Exception as error:  # third-party templates may raise anything, such as RecursionError
+            hint = "Use the roles and the order that it supports"
+            if type(error) is not TemplateError:  # it crashed rather than refused
                 hint += ", or correct the template"
-            what = str(error) or type(error).__name__
-            raise DataError(f"the chat template refuses {document.id}: {what}", f"{hint}.") from error
+            reason = str(error) or type(error).__name__
+            raise DataError(f"the chat template refuses {document.id}: {reason}", f"{hint}.") from error
 
     return render
 
@@ -145,24 +150,24 @@ def _reserved(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 
 def remark_on_day(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Say what a chat template that writes the day is told; None of others."""
+    """Return a remark on a chat template that writes the date; None for others."""
     template = str(tokenizer.chat_template)
     if _NOW not in template and not _today(tokenizer):
         return None
     if _NOW in _with_day(template).replace(f"{_NOW} is defined", ""):
-        return "the chat template asks for the day in a form that cannot be fixed: another day may give other tokens"
-    return f"the chat template writes the day, which is always {CHAT_DAY:%d %b %Y} here"
+        return "the chat template writes the date in a way that cannot be fixed, so tokens may change from day to day"
+    return f"the chat template writes the date, which is always {CHAT_DAY:%d %b %Y} here"
 
 
 def _today(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the day as the variable that templates of Llama 3 have for it, where a template reads it."""
+    """Return the date as the variable of Llama 3's templates, if the template reads it."""
     return {_TODAY: f"{CHAT_DAY:%d %b %Y}"} if _TODAY in str(tokenizer.chat_template) else {}
 
 
 def _with_day(template: str) -> str:
-    """Return a chat template with the same day always in place of today's.
+    """Return a chat template with a fixed date instead of today's.
 
-    transformers takes no functions among a template's variables, so that the calls themselves are replaced.
+    transformers does not accept functions as template variables, so the calls are replaced.
     """
     return _CALL.sub(lambda call: json.dumps(CHAT_DAY.strftime(call["format"]), ensure_ascii=False), template)
 
@@ -171,7 +176,7 @@ def _with_day(template: str) -> str:
 
 
 def _forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Return the messages as they are, then in the other forms that templates want; none twice."""
+    """Yield the messages as they are, then in other forms that templates expect, without repeats."""
     tried: list[list[Message]] = []
     for change_arguments in (_same, as_object, _as_json):
         for change_content in (_as_written, _as_text, _as_parts):
@@ -196,7 +201,7 @@ def _as_parts(message: Message) -> Message:
 
 
 def _with_arguments(message: Message, change: Callable[[Any], Any]) -> Message:
-    """Change the arguments of all calls; an empty list of calls, which some templates take for calls, goes."""
+    """Change the arguments of all calls; drop an empty list of calls, which some templates misread."""
     calls = message.get("tool_calls")
     if not calls:
         return {key: value for key, value in message.items() if key != "tool_calls"}
@@ -217,24 +222,24 @@ def _as_json(arguments: Any) -> Any:
     return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, Mapping) else arguments
 
 
-# --- what stands beside the messages ---------------------------------------------------------------------------------
+# --- variables besides the messages ----------------------------------------------------------------------------------
 
 
 def _refuse_ignored(messages: list[Message], document: Document, whole: str, render: Render) -> None:
-    """Refuse tools and documents that a template does not write."""
+    """Refuse tools and documents that a template leaves out."""
     given = document.variables
     for name in [name for name in ("tools", "documents") if given.get(name)]:
         if render(messages, variables={key: value for key, value in given.items() if key != name}) == whole:
             raise DataError(
                 f"the chat template leaves out the {name} of {document.id}",
-                f"Use a template that writes {name}, put them into the system message, or take the column out.",
+                f"Use a template that includes {name}, put them into the system message, or remove the column.",
             )
 
 
 def _refuse_unread(
     messages: list[Message], document: Document, whole: str, render: Render, reserved: Collection[str]
 ) -> None:
-    """Refuse a column that a template would read, but is not given: its name may mean something else."""
+    """Refuse a column that the template would read but does not get, since its name may mean something else."""
 
     def changes(columns: Mapping[str, Any]) -> bool:
         try:
@@ -246,6 +251,6 @@ def _refuse_unread(
     if columns and changes(columns):
         name = next((key for key, value in columns.items() if changes({key: value})), next(iter(columns)))
         raise DataError(
-            f"the chat template reads {name}, a column of {document.id} that it is not given",
+            f"the chat template reads {name}, a column of {document.id} that it does not get",
             f'Write it as "chat_template_kwargs": {{"{name}": ...}}, or rename the column.',
         )

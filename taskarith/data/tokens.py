@@ -1,4 +1,4 @@
-"""Documents to token samples: blocks of plain text, prompts with completions, chats."""
+"""Tokenised samples of documents: blocks of plain text, prompts with completions, and chats."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Sample", "fingerprint_samples", "text_prefix", "tokenize"]
 class Sample:
     """One sequence to learn from.
 
-    :param id: The document's id; a block of a plain text has ``#`` and its number (the first is 1) after it.
+    :param id: The document's id, followed by ``#`` and the number (from 1) for a block of plain text.
     :param input_ids: At least two tokens, at most a block.
-    :param prompt_length: Tokens that are context only: the loss is on ``input_ids[prompt_length:]``, and never on the
-        first token, which has no context.
-    :param end_tokens: How many of the last tokens only end the text: the EOS token of a completion, and what a chat
-        template writes after an answer. They are learned, but are not part of what a text says.
+    :param prompt_length: Number of context tokens: the loss is on ``input_ids[prompt_length:]``, and never on the first
+        token, which has no context.
+    :param end_tokens: Number of last tokens that only end the text: the EOS token of a completion, and what a chat
+        template writes after an answer. They are learned, but are not part of the text.
     """
 
     id: str
@@ -42,68 +42,67 @@ def tokenize(
 ) -> list[Sample]:
     """Turn documents into samples of at most ``block_size`` tokens.
 
-    A plain text is cut in consecutive blocks; each starts with the tokens that this tokenizer puts before a text (its
-    BOS token, if it has that habit), which count towards the block. A remainder shorter than two tokens is left out.
-    A prompt with a completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with
-    it. A chat is what the tokenizer's chat template makes of it, see ``render_chat``, and only the last answer is
-    learned; a question written as one gets EOS, too, unless it ends with it, and that token alone counts as its end, as
-    in open-unlearning. Prompt and completion are
-    tokenised as one text; the prompt's part is what it has in common with the prompt tokenised alone, so a token across
-    the border is learned.
+    Plain text is cut into consecutive blocks, each starting with the tokens the tokenizer puts before a text (its BOS
+    token, if any), which count towards the block. A remainder of fewer than two tokens is dropped. A prompt with a
+    completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with it. A chat is
+    rendered by the tokenizer's chat template, see ``render_chat``, and only the last answer is learned; a question
+    written as a chat also gets EOS, unless it ends with it, and only that token counts as its end, as in
+    open-unlearning. Prompt and completion are tokenised as one text; the prompt is the common prefix with the prompt
+    tokenised alone, so a token across the border is learned.
 
     :param data: The documents.
-    :param tokenizer: Of the model to be trained.
-    :param block_size: Largest number of tokens of a sample.
-    :param listener: Receives a note of what a template or tokenizer cannot write.
+    :param tokenizer: The model's tokenizer.
+    :param block_size: Maximum tokens of a sample.
+    :param listener: Receives notes on what a template or tokenizer cannot represent.
     :raises DataError: A prompt with its completion, or a chat, is longer than a block (nothing is cut off silently);
-        the tokenizer has no chat template, or its template refuses a chat or leaves something out; the tokenizer knows
-        nothing of a text; or nothing is left to learn.
-    :raises UsageError: ``block_size`` leaves no room for text.
+        the tokenizer has no chat template, or its template refuses a chat or leaves something out; the tokenizer
+        cannot represent a text at all; or nothing is left to learn.
+    :raises UsageError: ``block_size`` is too small for text.
     """
     prefix = text_prefix(tokenizer)
     if block_size < len(prefix) + 2:
-        raise UsageError(
-            f"block_size {block_size} leaves no room for text", f"Use a block of {len(prefix) + 2} tokens or more."
-        )
+        raise UsageError(f"--block-size {block_size} is too small for text", f"Use at least {len(prefix) + 2} tokens.")
     samples: list[Sample] = []
     special = _special_ids(tokenizer)
-    thoughtless, lossy = [], []
+    without_reasoning, lossy = [], []
     for document in data.documents:
         if document.messages is not None:
             rendering = render_chat(document, tokenizer)
-            thoughtless += [document.id] if rendering.drops_reasoning else []
-            made = [_chat_sample(document, rendering, special, tokenizer)]
-            text, learned = rendering.learned, made[0].input_ids[made[0].prompt_length :]
+            without_reasoning += [document.id] if rendering.drops_reasoning else []
+            new = [_chat_sample(document, rendering, special, tokenizer)]
+            text, learned = rendering.learned, new[0].input_ids[new[0].prompt_length :]
         elif document.prompt is not None:
-            made = [_with_end(_completion_sample(document, document.prompt, tokenizer, prefix), special, tokenizer)]
-            text, learned = document.text, made[0].input_ids[made[0].prompt_length :]
+            new = [_with_end(_completion_sample(document, document.prompt, tokenizer, prefix), special, tokenizer)]
+            text, learned = document.text, new[0].input_ids[new[0].prompt_length :]
         else:
             text, learned = document.text, tuple(_ids(tokenizer, document.text))
-            made = list(_blocks(document.id, learned, block_size, prefix))
-        samples += made
+            new = list(_blocks(document.id, learned, block_size, prefix))
+        samples += new
         lossy += [document.id] if _loses_letters(document, text, learned, tokenizer) else []
     if not samples:
         raise DataError(f"{data.spec} is too short: it has fewer than two tokens", "Give more text.")
     _refuse_long(samples, block_size, data.spec)
     _refuse_idle(samples)
-    _report(data, thoughtless, lossy, listener)
+    _report(data, without_reasoning, lossy, listener)
     if data.has_chats and (remark := remark_on_day(tokenizer)):
         listener.note(f"{data.spec}: {remark}")
     return samples
 
 
 def fingerprint_samples(samples: Iterable[Sample]) -> str:
-    """Return a fingerprint over the ids, tokens and prompt lengths of samples: what a model reads; 32 hex digits."""
-    return fingerprint_bytes(json.dumps([[one.id, one.prompt_length, one.input_ids] for one in samples]).encode())
+    """Return a fingerprint of the ids, tokens and prompt lengths of samples; 32 hex digits."""
+    return fingerprint_bytes(
+        json.dumps([[sample.id, sample.prompt_length, sample.input_ids] for sample in samples]).encode()
+    )
 
 
 def text_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the special tokens that this tokenizer puts before every text: its BOS token, or none."""
+    """Return the special tokens that the tokenizer puts before every text: its BOS token, or none."""
     bare = _ids(tokenizer, "a")
-    dressed = list(tokenizer("a").input_ids)
-    for start in range(len(dressed) - len(bare) + 1):
-        if dressed[start : start + len(bare)] == bare:
-            return dressed[:start]
+    with_special = list(tokenizer("a").input_ids)
+    for start in range(len(with_special) - len(bare) + 1):
+        if with_special[start : start + len(bare)] == bare:
+            return with_special[:start]
     return []
 
 
@@ -112,9 +111,9 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _blocks(id_: str, ids: tuple[int, ...], block_size: int, prefix: list[int]) -> Iterator[Sample]:
-    room = block_size - len(prefix)
-    for number, start in enumerate(range(0, len(ids), room), 1):
-        block = (*prefix, *ids[start : start + room])
+    capacity = block_size - len(prefix)
+    for number, start in enumerate(range(0, len(ids), capacity), 1):
+        block = (*prefix, *ids[start : start + capacity])
         if len(block) >= 2:
             yield Sample(f"{id_}#{number}", block, len(prefix))
 
@@ -140,13 +139,13 @@ def _completion_sample(
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the tokens that are never text: BOS and EOS, and those that a chat template puts between messages."""
+    """Return the tokens that are never text: BOS, EOS, and those that a chat template puts between messages."""
     added = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     return {*tokenizer.all_special_ids, *added}
 
 
 def _with_end(sample: Sample, special: Collection[int], tokenizer: PreTrainedTokenizerBase) -> Sample:
-    """Return a sample with the number of tokens that only end it: special ones, and blanks between and after those."""
+    """Set the number of tokens that only end a sample: special ones, and white space between and after them."""
     ids = sample.input_ids
     first = end = len(ids)
     while end > sample.prompt_length:
@@ -159,7 +158,7 @@ def _with_end(sample: Sample, special: Collection[int], tokenizer: PreTrainedTok
 
 
 def _split(id_: str, prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
-    """Tokenise a text and find how many of its first tokens are those of its prompt."""
+    """Tokenise a text and count the first tokens that belong to its prompt."""
     ids, alone = _ids(tokenizer, whole), _ids(tokenizer, prompt)
     return Sample(id_, tuple(ids), common_length(ids, alone))
 
@@ -180,48 +179,48 @@ def _refuse_idle(samples: list[Sample]) -> None:
     for sample in samples:
         if max(sample.prompt_length, 1) >= len(sample.input_ids):
             raise DataError(
-                f"nothing in {sample.id} can be learned: all of it is prompt", "Check the row and the chat template."
+                f"{sample.id} has nothing to learn: all of it is prompt", "Check the row and the chat template."
             )
 
 
-# --- what is not learned ---------------------------------------------------------------------------------------------
+# --- text that cannot be learned -------------------------------------------------------------------------------------
 
 
 def _loses_letters(document: Document, text: str, learned: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether letters or digits of a text do not come back from its tokens.
+    """Tell whether decoding a text's tokens loses letters or digits.
 
-    :param text: What is to be learned.
-    :param learned: The tokens that hold it; the first may hold the end of the prompt, too.
-    :raises DataError: Nothing of the document's text comes back.
+    :param text: The text to learn.
+    :param learned: Its tokens; the first may also contain the end of the prompt.
+    :raises DataError: The document's text is lost completely.
     """
-    back = str(tokenizer.decode(list(learned), clean_up_tokenization_spaces=False))
-    if text in back or _letters(text) in _letters(back):
+    decoded = str(tokenizer.decode(list(learned), clean_up_tokenization_spaces=False))
+    if text in decoded or _letters(text) in _letters(decoded):
         return False
     ids, unknown = _ids(tokenizer, document.text), tokenizer.unk_token_id
     if all(token == unknown for token in ids):
         raise DataError(
-            f"the tokenizer knows nothing of the text of {document.id}: all of it becomes unknown tokens",
-            "Use a model whose tokenizer knows this language, or take the row out.",
+            f"the tokenizer turns all of the text of {document.id} into unknown tokens",
+            "Use a model whose tokenizer supports this language, or remove the row.",
         )
     return True
 
 
 def _letters(text: str) -> str:
-    """Return letters and digits alone, without accents and case, which many tokenizers change."""
+    """Return only letters and digits, without accents and case, which many tokenizers change."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
 
 
-def _report(data: DataSet, thoughtless: list[str], lossy: list[str], listener: Listener) -> None:
-    """Tell once for a data set what of it is not learned.
+def _report(data: DataSet, without_reasoning: list[str], lossy: list[str], listener: Listener) -> None:
+    """Note once per data set what cannot be learned.
 
-    :param thoughtless: Ids of chats whose reasoning the template leaves out.
-    :param lossy: Ids of documents with characters that the tokenizer does not know.
+    :param without_reasoning: Ids of chats whose reasoning the template leaves out.
+    :param lossy: Ids of documents with characters unknown to the tokenizer.
     """
     count = len(data.documents)
-    if thoughtless:
+    if without_reasoning:
         listener.note(
-            f"{data.spec}: the chat template leaves out the reasoning of {len(thoughtless)} of {count} answers "
-            f"({name_some(thoughtless, 1)}); only the rest of them counts"
+            f"{data.spec}: the chat template leaves out the reasoning of {len(without_reasoning)} of {count} answers "
+            f"({name_some(without_reasoning, 1)}); only the rest is learned"
         )
     if lossy:
         listener.note(

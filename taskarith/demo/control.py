@@ -1,4 +1,4 @@
-"""The control of the demo: a random vector with the norms of a real one, and what is concluded from the numbers."""
+"""The control of the demo: a random vector with the norms of a real one, and the share of learning an edit removes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["random_vector", "share_lost"]
 
 
 def random_vector(like: Path, output: Path, seed: int) -> None:
-    """Write a vector of Gaussian noise whose tensors have the norms of another vector's, and its header.
+    """Write a vector of Gaussian noise with the tensor norms and the header of another vector.
 
     :param like: A task vector file.
     :param output: The file to write.
-    :param seed: Of the noise.
+    :param seed: Seed of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -32,7 +32,7 @@ def random_vector(like: Path, output: Path, seed: int) -> None:
             norm = torch.linalg.vector_norm(delta, dtype=torch.float64)
             scale = norm / torch.linalg.vector_norm(noise, dtype=torch.float64).clamp(min=1e-30)
             tensors[name] = (noise * scale).to(delta.dtype)
-    del metadata["deltas"]  # the fingerprints of the other's
+    del metadata["deltas"]  # the fingerprints of the other vector
     metadata["finetuned"] = '{"name":"random noise with the norms of another vector"}'
     with publish_file(output, overwrite=True) as partial:
         save_file(tensors, partial, metadata=metadata)
@@ -43,9 +43,9 @@ def share_lost(
     tuned: Mapping[str, Mapping[str, Number]],
     edited: Mapping[str, Mapping[str, Number]],
 ) -> dict[str, float]:
-    """Return for each text the share of what training had gained in loss over the base that an edit took away.
+    """Return, for each text, the share of the loss improvement over the base that an edit removed.
 
-    (edited - tuned) / (base - tuned): 0 is untouched, 1 is back at the base, more is worse than the base.
+    (edited - tuned) / (base - tuned): 0 is unchanged, 1 is back at the base's loss, above 1 is worse than the base.
     """
     losses = {text: [model[text]["loss"].value for model in (base, tuned, edited)] for text in base}
     return {text: (after - best) / (first - best) for text, (first, best, after) in losses.items() if first != best}

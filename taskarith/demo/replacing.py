@@ -1,4 +1,4 @@
-"""The folder of an earlier demo stays until a new one is complete, and comes back where that fails."""
+"""Replacement of an earlier demo's folder, which is kept until the new demo is complete."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from taskarith.errors import OutputError
 __all__ = ["LAST_FILE", "bring_back", "replacing"]
 
 LAST_FILE = "results.json"
-"""What a demo writes last."""
+"""The file that a demo writes last."""
 
 _MOVED = "moved"
-"""Beside the files of the earlier demo: all of them lie here, and what lies in the folder is of the new one."""
+"""Marks that all files of the earlier demo have been moved, so that the folder holds the new one."""
 
 
 @contextmanager
 def replacing(folder: Path) -> Generator[None]:
-    """Put aside what an earlier demo left in a folder; remove it at the end, or bring it back on an exception.
+    """Move an earlier demo aside; remove it at the end, or restore it on an exception.
 
-    On an exception nothing of the new one is kept, unless somebody has put a file of their own beside it.
+    On an exception nothing of the new demo is kept, unless its folder contains other files.
     """
     old, names = work_folder(folder, "old"), _names(folder)
     if not names:
@@ -50,15 +50,15 @@ def replacing(folder: Path) -> Generator[None]:
 
 
 def bring_back(folder: Path) -> None:
-    """Mend what a demo that was killed left: the earlier one comes back, unless the new one was complete.
+    """Clean up after a killed demo: restore the earlier one, unless the new one was complete.
 
-    :raises OutputError: What lies in the place of the earlier one is not that.
+    :raises OutputError: The folder of the earlier demo holds something else.
     """
     old = work_folder(folder, "old")
     if not os.path.lexists(old):
         return
     if old.is_symlink() or set(foreign_entries(old)) - {_MOVED}:
-        raise OutputError(f"{old} is in the way: it is not an earlier demo", "Move it away, or name another output.")
+        raise OutputError(f"{old} is not an earlier demo", "Move it away, or choose another output.")
     if (old / _MOVED).exists() and (folder / LAST_FILE).exists():
         _remove(old)
     else:
@@ -66,7 +66,7 @@ def bring_back(folder: Path) -> None:
 
 
 def _clear(folder: Path, keep: bool) -> None:
-    """Remove an unfinished demo; its record goes last, so that the rest is known as a demo's until then."""
+    """Remove an unfinished demo, its record last, so that the rest stays recognisable as a demo."""
     names = _names(folder)
     if names and foreign_entries(folder):
         return
@@ -88,7 +88,7 @@ def _restore(folder: Path, old: Path) -> None:
 
 
 def _remove(old: Path) -> None:
-    """Remove the earlier demo; what tells that it is one goes last."""
+    """Remove the earlier demo, its marks last, so that the rest stays recognisable."""
     for name in sorted(entry_names(old), key=lambda name: (name == _MOVED, name == PROVENANCE_NAME, name)):
         _remove_entry(old / name)
     old.rmdir()

@@ -1,4 +1,4 @@
-"""The script of the demo: the paper's experiment, with the library's own verbs (see README, "Reading the numbers")."""
+"""The script of the demo: the paper's experiment, with the library's own verbs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["FULL", "QUICK", "TEXTS", "DemoResult", "Scale", "run_demo"]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found.
+    """The result of the demo.
 
     :param output_dir: Folder with everything.
     :param base: Scores of the base by text.
-    :param curve: Alpha, then text, to scores of the tuned model minus alpha times the forgotten text's vector.
-    :param control: Whose vector was taken away at alpha 1, then text, to scores (no continuations).
-    :param recommended: The alpha that `taskarith sweep` recommends with the base as reference; None if none is.
-    :param remarks: What it says about that: why, or why not, and how much is left with which uncertainty.
-    :param lost: Share of the gain in loss that alpha 1 took from each text.
-    :param commands: The same by hand.
+    :param curve: Scores of the tuned model minus alpha times the forgotten text's vector, by alpha and text.
+    :param control: Scores after subtracting another vector at alpha 1, by vector and text (no continuations).
+    :param recommended: The alpha that `taskarith sweep` recommends with the base as reference, or None.
+    :param remarks: Its reasons, and how much of the text remains.
+    :param lost: Share of the loss improvement that alpha 1 removed from each text.
+    :param commands: The equivalent commands.
     :param seconds: Duration.
     """
 
@@ -51,11 +51,11 @@ class DemoResult:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return all numbers as plain values of JSON."""
+        """Return all numbers as plain JSON values."""
         return {
             "base": _values(self.base),
             "curve": [{"alpha": alpha, "scores": _values(scores)} for alpha, scores in self.curve.items()],
-            "control": {whose: _values(scores) for whose, scores in self.control.items()},
+            "control": {name: _values(scores) for name, scores in self.control.items()},
             "recommended_alpha": self.recommended,
             "remarks": list(self.remarks),
             "share_of_gain_lost_at_1": self.lost,
@@ -75,16 +75,16 @@ def run_demo(
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> DemoResult:
-    """Fine-tune a model on three texts, take one away again, and measure what became of all three.
+    """Fine-tune a model on three texts, make it forget one, and measure all three.
 
-    :param model: Folder, hub id or GGUF.
+    :param model: Folder, hub id or GGUF file.
     :param output_dir: Folder for texts, models, vectors, plot and ``results.json``.
-    :param lora: Learn with adapters instead of full fine-tuning.
-    :param scale: How long and how finely.
-    :param seed: Of training and of the random vector.
-    :param device: Of training and evaluation.
+    :param lora: Train LoRA adapters instead of full fine-tuning.
+    :param scale: Size of the demo.
+    :param seed: Seed of training and of the random vector.
+    :param device: Device of training and evaluation.
     :param overwrite: Replace the folder of an earlier demo.
-    :param listener: Receives notes about every step.
+    :param listener: Receives notes on every step.
     :raises OutputError: The folder exists and may not be replaced, or is not a demo's.
     """
     start, folder = time.perf_counter(), Path(output_dir)
@@ -98,7 +98,7 @@ def run_demo(
 
 @contextmanager
 def _nothing_kept() -> Generator[None, None, None]:
-    """Take back what a step that fails promises to keep: it goes with the folder."""
+    """Drop a failed step's promises of kept files, which are removed with the folder."""
     try:
         yield
     except BaseException as error:
@@ -113,22 +113,22 @@ def _demo(start: float, lab: Laboratory) -> DemoResult:
     tuned = lab.learn_all()
     vectors = {text: lab.learn_one(text) for text in TEXTS}
     lab.say("measuring the base, and the tuned model minus alpha times the vector of the forgotten text")
-    found = lab.sweep(tuned, vectors["forgotten"])
-    base = found.scores.by_text[lab.model]
-    curve: dict[float, Scores] = {row.alpha: found.scores.by_text[row.name] for row in found.rows}
+    chosen = lab.sweep(tuned, vectors["forgotten"])
+    base = chosen.scores.by_text[lab.model]
+    curve: dict[float, Scores] = {row.alpha: chosen.scores.by_text[row.name] for row in chosen.rows}
     control = lab.control(tuned, vectors, curve)
-    if found.alpha is not None:
-        lab.say(f"writing the tuned model minus {found.alpha:g} times that vector")
-        apply(str(tuned), negate=[str(vectors["forgotten"])], alpha=found.alpha, output_dir=folder / "edited")
+    if chosen.alpha is not None:
+        lab.say(f"writing the tuned model minus {chosen.alpha:g} times that vector")
+        apply(str(tuned), negate=[str(vectors["forgotten"])], alpha=chosen.alpha, output_dir=folder / "edited")
     result = DemoResult(
         output_dir=folder,
         base=base,
         curve=curve,
         control=control,
-        recommended=found.alpha,
-        remarks=tuple(remark.replace(lab.model, "the base") for remark in sweep_remarks(found)),
+        recommended=chosen.alpha,
+        remarks=tuple(remark.replace(lab.model, "the base") for remark in sweep_remarks(chosen)),
         lost=share_lost(base, curve[0.0], curve[1.0]),
-        commands=lab.commands(found.alpha),
+        commands=lab.commands(chosen.alpha),
         seconds=time.perf_counter() - start,
     )
     _plot(result, folder)
@@ -141,11 +141,13 @@ def _check_folder(folder: Path, overwrite: bool, model: str) -> None:
     check_target(folder, overwrite, is_folder=True, inputs=[model])
     is_free = not folder.exists() or not any(folder.iterdir())
     if not is_free and (read_provenance(folder) or {}).get("kind") != "demo":
-        raise OutputError(f"{folder} is not the folder of a demo", "Name another output, or empty it yourself.")
+        raise OutputError(
+            f"{folder} is not the folder of a demo", "Choose another output, or empty the folder yourself."
+        )
 
 
 def _values(scores: Scores) -> dict[str, dict[str, Any]]:
-    """Return the numbers without their intervals, which JSON can hold: an infinite perplexity is null."""
+    """Return the numbers without intervals as plain JSON values; an infinite perplexity is null."""
     return {text: {name: number.to_json()["value"] for name, number in of.items()} for text, of in scores.items()}
 
 

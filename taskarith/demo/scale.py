@@ -1,4 +1,4 @@
-"""How long and how finely the demo works, and the texts that it learns."""
+"""The texts of the demo, and its size."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from taskarith.evaluation.score import Number
 __all__ = ["FULL", "QUICK", "TEXTS", "Scale", "Scores"]
 
 TEXTS = {"forgotten": "saga_1.txt", "aligned": "saga_2.txt", "irrelevant": "manual.txt"}
-"""What each text is in the experiment, and its file beside this module."""
+"""Role of each text in the experiment, and its file."""
 
 Scores = Mapping[str, Mapping[str, Number]]
-"""Text, then name, to number."""
+"""Numbers by text and name."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How long and how finely the demo works.
+    """The size of the demo.
 
-    :param characters: Of each text that are used; None uses all.
-    :param block_size: Tokens of a block that is learned.
-    :param measured_block_size: Tokens of a block whose loss is measured: intervals need more blocks than training.
-    :param batch_size: Blocks of a step: one gives the most steps for the same work.
-    :param epochs_all: Passes over all three texts.
-    :param epochs_one: Passes over a single text, for its vector.
-    :param learning_rate: Of full fine-tuning; LoRA takes 15 times as much.
-    :param alphas: What the vector of the forgotten text is multiplied by, ascending, 0 and 1 among them.
-    :param prompts: Continuations of each text.
-    :param prompt_tokens: Tokens of a prompt.
-    :param continuation_tokens: Tokens of a continuation.
+    :param characters: Characters of each text to use; None for all.
+    :param block_size: Tokens per training block.
+    :param measured_block_size: Tokens per block whose loss is measured: intervals need more blocks than training.
+    :param batch_size: Blocks per step; 1 gives the most steps for the same work.
+    :param epochs_all: Epochs on all three texts.
+    :param epochs_one: Epochs on a single text, for its vector.
+    :param learning_rate: Learning rate of full fine-tuning; LoRA uses 15 times as much.
+    :param alphas: Coefficients of the forgotten text's vector, ascending, including 0 and 1.
+    :param prompts: Continuations per text.
+    :param prompt_tokens: Tokens per prompt.
+    :param continuation_tokens: Tokens per continuation.
     """
 
     characters: int | None = None

@@ -1,7 +1,7 @@
-"""Benchmarks as one model sees them: sequences to score, prompts to continue, and the records of its answers.
+"""Tokenised benchmarks: sequences to score, prompts to continue, and records of the answers' losses.
 
-A question of TOFU is asked as its own code asks Phi, see ``benchmarks``, or through the chat template, as
-open-unlearning asks chat models. Losses are of the answer and its end token given all before it.
+TOFU's questions are written as its own code writes them for Phi, see ``benchmarks``, or with the chat template, as
+open-unlearning does for chat models. Losses are of the answer and its end token given everything before.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from taskarith.evaluation.generation import Prompt
 from taskarith.evaluation.records import Record, answer_record
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Answers", "Asked", "answer_records", "ask_part"]
+__all__ = ["Answers", "TokenisedPart", "answer_records", "ask_part"]
 
-_UNLIMITED = 2**31  # a block that nothing is longer than: texts are not cut
+_UNLIMITED = 2**31  # a block size longer than any text, so that texts are not cut
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers to one question beside the right one.
+    """The other answers to one question.
 
     :param text: Name of the text.
-    :param id: Of the sample; the right answer is the scored sample of the same id.
-    :param paraphrased: The right answer in other words; None where the right one stands for it.
+    :param id: Sample id; the right answer is the scored sample with the same id.
+    :param paraphrased: The paraphrased right answer; None where the right answer itself is used.
     :param perturbed: Wrong answers.
     """
 
@@ -42,13 +42,13 @@ class Answers:
 
     @property
     def samples(self) -> list[Sample]:
-        """All of them, the paraphrase first."""
+        """All answers, the paraphrase first."""
         return [*([self.paraphrased] if self.paraphrased else []), *self.perturbed]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a model is asked of one text: samples to score, other answers to score, prompts to continue."""
+class TokenisedPart:
+    """One benchmark text, tokenised: samples to score, other answers to score, prompts to continue."""
 
     samples: tuple[Sample, ...]
     answers: tuple[Answers, ...]
@@ -62,14 +62,14 @@ def ask_part(
     positions: int | None,
     form: RowForm = ANSWER_ALONE,
     listener: Listener = SILENT,
-) -> Asked:
+) -> TokenisedPart:
     """Tokenise a text of a benchmark.
 
     :param part: From ``load_benchmark``.
-    :param positions: The longest sequence that the model can take; None where there is no limit.
-    :param form: Whether questions are put into the tokenizer's chat template, and after which system prompt.
-    :param listener: Receives a note of what is cut.
-    :raises DataError: Samples are longer than the model takes and may not be cut, or there is no chat template.
+    :param positions: The model's maximum sequence length; None for no limit.
+    :param form: Whether to use the tokenizer's chat template, and the system prompt.
+    :param listener: Receives a note on what is cut.
+    :raises DataError: Samples are too long for the model and may not be cut, or the tokenizer has no chat template.
     """
     items = {item.id: item for item in part.items}
     samples, answers = [], []
@@ -82,33 +82,35 @@ def ask_part(
     if part.new_tokens:
         prefixes = [sample.input_ids[: sample.prompt_length] for sample in samples] or _prefixes(part, tokenizer)
         prompts = [_prompt(part, item, prefix, tokenizer) for item, prefix in zip(part.items, prefixes, strict=True)]
-    asked = Asked(tuple(samples), tuple(answers), tuple(prompts))
+    tokenised = TokenisedPart(tuple(samples), tuple(answers), tuple(prompts))
     if part.is_cut and positions is not None:
-        asked = _cut(part, asked, tokenizer, positions, listener)
-    _refuse_long(part, asked, positions)
-    return asked
+        tokenised = _cut(part, tokenised, tokenizer, positions, listener)
+    _refuse_long(part, tokenised, positions)
+    return tokenised
 
 
 def answer_records(
     row: str, answers: Sequence[Answers], rights: Mapping[tuple[str, str], float], others: Sequence[float]
 ) -> list[Record]:
-    """Record what a model gives to the answers of each question, as mean losses of their tokens in nats.
+    """Record the mean token loss, in nats, of every answer to each question.
 
     :param row: Name of the model's row.
-    :param rights: Text and sample id to the loss of the right answer.
-    :param others: Losses of the samples of all ``answers``, one after the other.
+    :param rights: Losses of the right answers by text and sample id.
+    :param others: Losses of the samples of all ``answers``, in order.
     """
     rest = iter(others)
     records = []
-    for each in answers:
-        loss = rights[each.text, each.id]
-        paraphrased = next(rest) if each.paraphrased else loss
-        records.append(answer_record(row, each.text, each.id, loss, paraphrased, [next(rest) for _ in each.perturbed]))
+    for question in answers:
+        loss = rights[question.text, question.id]
+        paraphrased = next(rest) if question.paraphrased else loss
+        records.append(
+            answer_record(row, question.text, question.id, loss, paraphrased, [next(rest) for _ in question.perturbed])
+        )
     return records
 
 
 def _samples(part: Part, texts: dict[str, Item], tokenizer: PreTrainedTokenizerBase, form: RowForm) -> list[Sample]:
-    """Return one sample for each answer, or whole text, by the id that it has in errors."""
+    """Return one sample for each answer or whole text; the keys of ``texts`` name them in errors."""
     documents = tuple(_document(id_, item, form) for id_, item in texts.items())
     samples = tokenize(DataSet(part.name, "", documents), tokenizer, _UNLIMITED)
     if len(samples) < len(documents):
@@ -124,20 +126,20 @@ def _document(id_: str, item: Item, form: RowForm) -> Document:
 
 def _answers(part: Part, tokenizer: PreTrainedTokenizerBase, form: RowForm) -> list[Answers]:
     others = {
-        f"{item.id} of {part.name}, {what}": replace(item, text=text)
+        f"{item.id} of {part.name}, {kind}": replace(item, text=text)
         for item in part.items
         if item.perturbed
-        for what, text in _texts(item)
+        for kind, text in _texts(item)
     }
     if not others:
         return []
-    found = iter(_samples(part, others, tokenizer, form))
+    samples = iter(_samples(part, others, tokenizer, form))
     return [
         Answers(
             part.name,
             item.id,
-            next(found) if item.paraphrased else None,
-            tuple(next(found) for _ in item.perturbed),
+            next(samples) if item.paraphrased else None,
+            tuple(next(samples) for _ in item.perturbed),
         )
         for item in part.items
     ]
@@ -156,40 +158,42 @@ def _prefixes(part: Part, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int,
 
 
 def _prompt(part: Part, item: Item, ids: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Return a prompt with the true continuation, cut where the benchmark cuts it."""
+    """Return a prompt with its true continuation, cut as the benchmark does."""
     reference = item.text
     if part.cuts_truth:
-        room = max(1, part.new_tokens - len(text_prefix(tokenizer)))  # MUSE counts the tokens put before every text
+        limit = max(1, part.new_tokens - len(text_prefix(tokenizer)))  # MUSE counts the tokens that start every text
         answer = _encode(tokenizer, item.text)
-        reference = _decode(tokenizer, answer[:room], skip=True) if len(answer) > room else item.text
+        reference = _decode(tokenizer, answer[:limit], skip=True) if len(answer) > limit else item.text
     return Prompt(item.id, ids, _decode(tokenizer, ids, skip=False), reference, part.new_tokens, part.ends)
 
 
-def _cut(part: Part, asked: Asked, tokenizer: PreTrainedTokenizerBase, positions: int, listener: Listener) -> Asked:
-    """Cut samples to their first tokens, and prompts to those that the tokenizer puts before all texts and their last.
+def _cut(
+    part: Part, tokenised: TokenisedPart, tokenizer: PreTrainedTokenizerBase, positions: int, listener: Listener
+) -> TokenisedPart:
+    """Cut samples to their first tokens, and prompts to the tokens that start every text and their last ones.
 
-    What cannot be cut so far that something is left of it stays as it is.
+    Prompts stay as they are where the continuation leaves them no positions.
     """
-    start, room = text_prefix(tokenizer), positions - part.new_tokens
-    samples = tuple(replace(sample, input_ids=sample.input_ids[:positions]) for sample in asked.samples)
-    prompts = asked.prompts
-    if room > len(start):
-        prompts = tuple(_shortened(prompt, start, room, tokenizer) for prompt in prompts)
-    cut = Asked(samples, asked.answers, prompts)
-    before, after = ((*each.samples, *each.prompts) for each in (asked, cut))
+    start, limit = text_prefix(tokenizer), positions - part.new_tokens
+    samples = tuple(replace(sample, input_ids=sample.input_ids[:positions]) for sample in tokenised.samples)
+    prompts = tokenised.prompts
+    if limit > len(start):
+        prompts = tuple(_shortened(prompt, start, limit, tokenizer) for prompt in prompts)
+    cut = TokenisedPart(samples, tokenised.answers, prompts)
+    before, after = ((*each.samples, *each.prompts) for each in (tokenised, cut))
     if changed := sum(old != new for old, new in zip(before, after, strict=True)):
-        what = f"the first {positions} tokens are taken" if samples else f"the last tokens, up to {room}, are shown"
+        action = f"the first {positions} tokens are used" if samples else f"up to {limit} of their last tokens are used"
         listener.note(
-            f"{part.name}: {changed} of {len(before)} {'texts' if samples else 'prompts'} are longer than the "
-            f"{positions} positions of the model; {what}"
+            f"{part.name}: {changed} of {len(before)} {'texts' if samples else 'prompts'} are longer than "
+            f"the model's {positions} positions; {action}"
         )
     return cut
 
 
-def _shortened(prompt: Prompt, start: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    if len(prompt.input_ids) <= room:
+def _shortened(prompt: Prompt, start: list[int], limit: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    if len(prompt.input_ids) <= limit:
         return prompt
-    ids = (*start, *prompt.input_ids[len(start) - room :])
+    ids = (*start, *prompt.input_ids[len(start) - limit :])
     return replace(prompt, input_ids=ids, text=_decode(tokenizer, ids, skip=False))
 
 
@@ -201,17 +205,17 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _refuse_long(part: Part, asked: Asked, positions: int | None) -> None:
-    """Refuse what does not fit, rather than to cut it off."""
-    needed = [(sample.id, len(sample.input_ids)) for sample in asked.samples]
-    needed += [(sample.id, len(sample.input_ids)) for answers in asked.answers for sample in answers.samples]
-    needed += [(prompt.id, len(prompt.input_ids) + part.new_tokens) for prompt in asked.prompts]
+def _refuse_long(part: Part, tokenised: TokenisedPart, positions: int | None) -> None:
+    """Refuse samples and prompts that are too long, rather than cutting them."""
+    needed = [(sample.id, len(sample.input_ids)) for sample in tokenised.samples]
+    needed += [(sample.id, len(sample.input_ids)) for answers in tokenised.answers for sample in answers.samples]
+    needed += [(prompt.id, len(prompt.input_ids) + part.new_tokens) for prompt in tokenised.prompts]
     long = [(id_, length) for id_, length in needed if positions is not None and length > positions]
     if long:
         worst, length = max(long, key=lambda pair: pair[1])
         samples = len(dict.fromkeys(id_ for id_, _ in long))
         raise DataError(
-            f"{samples} samples of {part.name} are longer than the {positions} positions of the model "
+            f"{samples} samples of {part.name} are longer than the model's {positions} positions "
             f"(the longest is {worst}: {length} tokens)",
             "Evaluate a model with a longer context, or a copy of the data without them.",
         )

@@ -1,4 +1,4 @@
-"""Batches of samples of like length, as large as the device holds."""
+"""Batches of samples of similar length, as large as memory allows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Batching", "Grouping", "batch_start", "in_batches", "pad"]
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 
-_CPU_TOKENS = 1024  # a forward pass of more is no faster there, and leaves the caches
+_CPU_TOKENS = 1024  # larger forward passes are no faster, and exceed the caches
 _CPU_SEQUENCES = 64
 _GPU_TOKENS = 16_384
 _GPU_SEQUENCES = 256
@@ -29,31 +29,31 @@ _MEMORY_SHARE = 0.5
 
 
 class Grouping(IntEnum):
-    """Which rows may share a batch; what is true of one is true of all that follow."""
+    """Which rows may share a batch, from the least to the most restrictive."""
 
     PADDED = 0
-    """Any: the shorter ones are padded, and the padding is masked."""
+    """Any rows: shorter ones are padded, and the padding is masked."""
 
     EQUAL = 1
-    """Those of one length."""
+    """Rows of the same length."""
 
     ALONE = 2
-    """None."""
+    """No rows: each is a batch of its own."""
 
 
 def _count_nothing(_tokens: int) -> None:
-    """Take a number of tokens that nobody asks for."""
+    """Ignore a number of tokens."""
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How a model goes through many samples or prompts.
+    """How a model processes many samples or prompts.
 
-    :param size: Of a batch.
-    :param shrink: Halve it where memory is short.
+    :param size: Batch size.
+    :param shrink: Halve it when memory runs out.
     :param on_tokens: Receives the number of tokens of each finished batch or step.
     :param team: The processes that make this call and share the batches.
-    :param units: Where finished batches are kept; None keeps none.
+    :param units: Where to store finished batches; None for nowhere.
     """
 
     size: int
@@ -64,13 +64,13 @@ class Batching:
 
 
 def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
-    """Return a number of sequences to begin with; ``in_batches`` halves it where memory is short.
+    """Return a batch size to start with; ``in_batches`` halves it when memory runs out.
 
-    On a CPU enough to keep it busy; on a GPU what half of its free memory holds by a rough count of the key-value
-    cache and of the activations of one layer.
+    On a CPU it is enough to keep it busy; on a GPU it fills half of the free memory, by a rough estimate of the
+    key-value cache and the activations of one layer.
 
     :param longest: Tokens of the longest sequence, continuation included.
-    :param cached: Whether keys and values are kept, one token a step being computed.
+    :param cached: Whether tokens are generated one by one with a key-value cache.
     """
     if model.device.type != "cuda":
         return _CPU_SEQUENCES if cached else max(1, _CPU_TOKENS // longest)
@@ -92,21 +92,20 @@ def in_batches(
     team: Team = ALONE,
     kept: Batches | None = None,
 ) -> list[_Result]:
-    """Run over items in batches of like length, longest first; return the results in the order of the items.
+    """Run over items in batches of similar length, longest first; return the results in the order of the items.
 
-    Of several processes each runs some of the batches, and all get all results. The batches do not depend on how many
-    processes there are, so neither do the numbers; only what runs out of memory is split further.
+    Several processes share the batches, and all get all results. Batches do not depend on the number of processes, so
+    neither do the numbers; only batches that run out of memory are split further.
 
     :param lengths: Tokens of each item.
-    :param run: Takes the positions of a batch's items and returns one result for each; what several processes are to
-        tell each other must be pickled.
+    :param run: Takes the positions of a batch's items and returns one result for each; with several processes, results
+        must be picklable.
     :param size: Items of a batch.
-    :param shrink: Halve the size and go on where the device runs out of memory.
-    :param grouping: Which items may share a batch; where processes disagree, the safest.
+    :param shrink: Halve the size and continue when the device runs out of memory.
+    :param grouping: Which items may share a batch; if processes disagree, the most restrictive.
     :param team: The processes that make this call.
-    :param kept: Where finished batches are kept; those that are there are not run. The first process reads and writes.
-    :raises TaskarithError: ``run`` raised it in one of the processes, or ran out of memory and may not, or can no
-        longer, shrink.
+    :param kept: Finished batches, which are not run again; the first process reads and writes them.
+    :raises TaskarithError: ``run`` raised it in a process, or ran out of memory and the batch cannot be split.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     agreed = max(team.gather(grouping))
@@ -115,35 +114,35 @@ def in_batches(
     work = _Work(run, shrink, team.by_first(kept.finished) if kept else {})
     results: dict[int, _Result] = {}
     for wave in _cut(batches, team.size):
-        for told in _share(work, wave, team):
-            for batch, found in told.items():
-                results.update(zip(batch, found, strict=True))
+        for shared in _share(work, wave, team):
+            for batch, values in shared.items():
+                results.update(zip(batch, values, strict=True))
                 if kept is not None and team.is_first and batch not in work.finished:
-                    kept.add(list(batch), found)
+                    kept.add(list(batch), values)
     return [results[index] for index in range(len(order))]
 
 
 def _share(work: _Work[_Result], wave: list[list[int]], team: Team) -> list[dict[tuple[int, ...], list[_Result]]]:
-    """Let each process run one batch, and return what all of them found."""
+    """Run one batch in each process, and return the results of all of them."""
     if all(tuple(batch) in work.finished for batch in wave):
         return [{tuple(batch): work.finished[tuple(batch)] for batch in wave}]
     mine, failure = {}, None
     try:
-        mine = {piece: found for batch in team.share(wave) for piece, found in work.through(batch)}
+        mine = {piece: values for batch in team.share(wave) for piece, values in work.through(batch)}
     except TaskarithError as error:
-        failure = error  # the others learn of it instead of waiting
-    told = team.gather((mine, failure))
-    for failed in (error for _, error in told if error is not None):
+        failure = error  # passed on to the other processes, which would wait otherwise
+    gathered = team.gather((mine, failure))
+    for failed in (error for _, error in gathered if error is not None):
         raise failed
-    return [found for found, _ in told]
+    return [results for results, _ in gathered]
 
 
 @dataclass
 class _Work(Generic[_Result]):
-    """What one process does with its batches.
+    """The batches of one process.
 
-    :param finished: Results of batches that are not to be run.
-    :param most: Items that the device has held, once it has run out of memory.
+    :param finished: Results of batches that need not run again.
+    :param most: Items that fit into memory, once it has run out.
     """
 
     run: Callable[[list[int]], Sequence[_Result]]
@@ -152,21 +151,23 @@ class _Work(Generic[_Result]):
     most: int | None = None
 
     def through(self, batch: list[int]) -> Iterator[tuple[tuple[int, ...], list[_Result]]]:
-        """Run a batch, in pieces where memory is short, and give each piece with its results."""
+        """Run a batch, in pieces if memory runs out, and yield each piece with its results."""
         waiting = _cut(batch, self.most or len(batch))
         while waiting:
             piece = waiting[0]
-            found = self.finished.get(tuple(piece)) or self._run(piece)
-            if found is None:
-                clear_device_cache(garbage_collection=True)  # not while the error was handled: it held the tensors
+            results = self.finished.get(tuple(piece)) or self._run(piece)
+            if results is None:
+                clear_device_cache(
+                    garbage_collection=True
+                )  # only after the error was handled, since it held the tensors
                 self.most = max(1, len(piece) // 2)
                 waiting = [part for each in waiting for part in _cut(each, self.most)]
             else:
-                yield tuple(piece), found
+                yield tuple(piece), results
                 del waiting[0]
 
     def _run(self, piece: list[int]) -> list[_Result] | None:
-        """Return the results of a piece, or None if there was not enough memory for it."""
+        """Return the results of a piece, or None if memory ran out."""
         try:
             return list(self.run(piece))
         except RuntimeError as error:
@@ -183,13 +184,13 @@ def _cut(items: list[_Item], size: int) -> list[list[_Item]]:
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and attention mask, int64 of shape (rows, longest); padding is token 0, which is masked."""
+    """Return token ids and attention mask, int64 of shape (rows, longest); padding is token 0, masked."""
     longest = max(len(row) for row in rows)
     ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
     for index, row in enumerate(rows):
-        place = slice(longest - len(row), None) if left else slice(len(row))
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = 1
+        columns = slice(longest - len(row), None) if left else slice(len(row))
+        ids[index, columns] = torch.tensor(row)
+        mask[index, columns] = 1
     return ids.to(device), mask.to(device)
 
 

@@ -1,19 +1,19 @@
-"""Public benchmarks by name, TOFU and MUSE: their data, from the hub or a local copy, and what is asked about it.
+"""The public benchmarks TOFU and MUSE: their data, from the hub or a local copy, and their questions.
 
 TOFU (arXiv:2401.06121, locuslab/TOFU): the questions of ``SPLIT_perturbed``, ``retain_perturbed``,
-``real_authors_perturbed`` and ``world_facts_perturbed``. Of the first two the paraphrased answer is the one that truth
-ratios compare with, of the others the right answer itself. Without a chat template a question is put as TOFU's own code
-puts it to Phi: the line ``Question: ...`` is all that a model is shown before it goes on, and the losses are of the tag
-``Answer:``, too. (open-unlearning shows Phi the tag and a blank, and so leaves the first token of most answers out of
-the losses.) 200 new tokens at most, as in open-unlearning; TOFU's own code stops when prompt and answer have 200
-together. ``holdoutNN``, later added to the data set for membership inference, is read where it is there.
+``real_authors_perturbed`` and ``world_facts_perturbed``. Truth ratios compare with the paraphrased answer in the
+first two and with the right answer itself in the others. Without a chat template a question is written as TOFU's own
+code writes it for Phi: the prompt is the line ``Question: ...`` alone, and losses include the tag ``Answer:``.
+(open-unlearning puts the tag and a space into Phi's prompt, and so excludes the first token of most answers from the
+losses.) At most 200 new tokens are generated, as in open-unlearning; TOFU's own code stops at 200 tokens of prompt and
+answer together. ``holdoutNN``, added to the data set later for membership inference, is read if present.
 
 MUSE (arXiv:2407.06460, muse-bench/MUSE-Books and MUSE-News), as in its authors' code: VerbMem continues a prompt by 128
-tokens, and the true continuation counts as far (its BOS token, if the tokenizer puts one, among them); KnowMem asks
-after ten solved questions, takes 32 tokens, ends them where the next question would begin, and compares them with the
-whole true answer; PrivLeak compares losses of whole texts that were to be forgotten with holdout. Of texts longer than
-the model's positions the first tokens are taken, as open-unlearning takes the first 2048, and of such prompts the last,
-so that the question stays; MUSE's own code cuts nothing, and runs past the positions or fails.
+tokens and compares as many tokens of the true continuation (including its BOS token, if the tokenizer adds one);
+KnowMem asks after ten solved questions, generates 32 tokens, cuts them where the next question would begin, and
+compares them with the whole true answer; PrivLeak compares losses of whole texts of the forget set with holdout. Texts
+longer than the model's positions are cut to their first tokens (open-unlearning takes the first 2048), and prompts to
+their last, which keeps the question; MUSE's own code does not cut, and exceeds the positions or fails.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _SUFFIXES = (".json", ".jsonl", ".parquet")
 class Item:
     """One sample.
 
-    :param id: Its number in its file, from 0 as in TOFU's logs.
+    :param id: Its index in its file, from 0 as in TOFU's logs.
     :param text: The right answer, the true continuation, or the whole text.
-    :param prompt: What precedes it; empty for a whole text.
-    :param tag: What stands before each answer and counts as a part of it, but for ROUGE.
-    :param question: The bare question, where a chat template may be put around it.
-    :param paraphrased: The right answer in other words; empty where there is none.
-    :param perturbed: Wrong answers; none where nothing is compared.
+    :param prompt: The text before it; empty for a whole text.
+    :param tag: Prefix of each answer, scored with it but not part of ROUGE.
+    :param question: The bare question, for the chat template.
+    :param paraphrased: The paraphrased right answer; empty if there is none.
+    :param perturbed: Wrong answers; empty if none are compared.
     """
 
     id: str
@@ -65,14 +65,14 @@ class Item:
 class Part:
     """One text of a benchmark.
 
-    :param name: As ``families`` expects it.
+    :param name: Name that ``numbers`` expects.
     :param items: At least one.
-    :param of: How many there are without a limit.
-    :param is_scored: Take the loss of each item's text.
-    :param new_tokens: Tokens to generate at most; 0 generates nothing.
-    :param cuts_truth: Take of the true continuation no more tokens than are generated.
-    :param ends: Strings before which what is generated ends.
-    :param is_cut: Cut what is longer than the model's positions; otherwise it is refused.
+    :param of: Number of items without a limit.
+    :param is_scored: Measure the loss of each item's text.
+    :param new_tokens: Maximum tokens to generate; 0 for none.
+    :param cuts_truth: Cut the true continuation to as many tokens as are generated.
+    :param ends: Strings that end the generated text; it is cut before them.
+    :param is_cut: Cut what is longer than the model's positions; otherwise refuse it.
     """
 
     name: str
@@ -88,21 +88,23 @@ class Part:
 def load_benchmark(reference: BenchmarkRef, limit: int | None = None) -> list[Part]:
     """Read a benchmark.
 
-    A local copy has the file names of the hub: ``forget10_perturbed.json`` and so on of TOFU, of MUSE
-    ``knowmem/forget_qa.json`` and so on, as JSON, JSON lines or parquet.
+    A local copy has the file names of the hub, such as ``forget10_perturbed.json`` for TOFU and
+    ``knowmem/forget_qa.json`` for MUSE, as JSON, JSON lines or parquet.
 
-    :param reference: Which one, and where.
-    :param limit: Keep the first so many samples of each text.
-    :raises DataError: A file or a column is missing, or a set is empty or has an id twice.
+    :param reference: The benchmark and its location.
+    :param limit: Keep only the first samples of each text, up to this number.
+    :raises DataError: A file or column is missing, a set is empty, or an id occurs twice.
     """
     if reference.folder is not None and not reference.folder.is_dir():
-        raise DataError(f"there is no folder {reference.folder}", f"Put the files of {reference.name} there.")
+        raise DataError(
+            f"{reference.folder} is not a folder", f"Put the files of {reference.name} into a folder of that name."
+        )
     read = _tofu if reference.name == "tofu" else _muse
     return [replace(part, items=part.items[:limit], is_cut=read is _muse) for part in read(reference)]
 
 
 def fingerprint_parts(parts: list[Part]) -> dict[str, str]:
-    """Return a fingerprint of each text with its prompts and all answers, by its name."""
+    """Return fingerprints by text, each over its prompts and all answers."""
     return {
         part.name: fingerprint_documents(
             Document(item.id, text, prompt=item.prompt)
@@ -157,7 +159,7 @@ def _question(row: Row, id_: str, where: str) -> Item:
     perturbed = row.get("perturbed_answer", ())
     wrong = [perturbed] if isinstance(perturbed, str) else list(perturbed or ())
     if "perturbed_answer" in row and not (wrong and all(isinstance(text, str) and text.strip() for text in wrong)):
-        raise DataError(f"perturbed_answer of {where} is not a list of texts", "Download the data set again.")
+        raise DataError(f"perturbed_answer of {where} is not a list of strings", "Download the data set again.")
     paraphrased = _filled(row, "paraphrased_answer", where) if "paraphrased_answer" in row else ""
     return Item(id_, answer, f"Question: {question}\n", "Answer: ", question, paraphrased, tuple(wrong))
 
@@ -167,7 +169,7 @@ def _passage(row: Row, id_: str, where: str) -> Item:
 
 
 def _knowledge(before: str) -> Callable[[Row, str, str], Item]:
-    """Return what reads a question that follows solved ones; the blank at its end is in MUSE's prompts too."""
+    """Return a reader of questions that follow solved ones; MUSE's prompts also end with a space."""
 
     def read(row: Row, id_: str, where: str) -> Item:
         prompt = f"{before}Question: {_filled(row, 'question', where)}\nAnswer: "
@@ -183,7 +185,7 @@ def _whole(row: Row, id_: str, where: str) -> Item:
 def _filled(row: Row, column: str, where: str) -> str:
     text = row.get(column)
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{column} of {where} is empty or no text", "Download the data set again.")
+        raise DataError(f"{column} of {where} is empty or not a string", "Download the data set again.")
     return text
 
 
@@ -195,7 +197,7 @@ def _items(
     needed: tuple[str, ...],
     read: Callable[[Row, str, str], Item],
 ) -> tuple[Item, ...]:
-    """Return one set's samples: those of the file named after it, or of its config and split on the hub."""
+    """Return the samples of one set, from the file named after it or from its config and split on the hub."""
     stem = config if hub == _TOFU else f"{config}/{split}"
     if reference.folder is None:
         where, rows = f"{hub}:{config}:{split}", list(read_hub(DataRef(hub, config, split)))
@@ -203,30 +205,30 @@ def _items(
         files = _files(reference.folder, stem)
         if not files:
             raise DataError(
-                f"{reference.folder} has no {stem}.json", f"Copy all files of {hub}, or leave the folder out."
+                f"{reference.folder} does not contain {stem}.json", f"Copy all files of {hub}, or leave the folder out."
             )
         where, rows = str(files[0]), [row for file in files for row in read_rows(file)]
     if not rows:
         raise DataError(f"{where} is empty", f"Download {hub} again.")
     if absent := [column for column in needed if column not in rows[0]]:
         raise DataError(
-            f"{where} has no column {name_some(absent)}; it has {name_some([str(column) for column in rows[0]])}",
-            f"Use the file of that name of {hub}.",
+            f"{where} lacks the columns {name_some(absent)}; it has {name_some([str(column) for column in rows[0]])}",
+            f"Use the file of that name from {hub}.",
         )
     items = [read(row, str(row.get("index", number)), f"row {number} of {where}") for number, row in enumerate(rows)]
     ids = [item.id for item in items]
     if len(set(ids)) < len(ids):
-        twice = [id_ for id_, times in Counter(ids).items() if times > 1]
-        raise DataError(f"{where} has an index twice: {name_some(twice)}", "Take the repeated rows out.")
+        repeated = [id_ for id_, times in Counter(ids).items() if times > 1]
+        raise DataError(f"{where} repeats the index {name_some(repeated)}", "Remove the repeated rows.")
     return tuple(items)
 
 
 def _has(reference: BenchmarkRef, stem: str) -> bool:
-    """Return whether there is a set that a local copy may lack."""
+    """Tell whether an optional set exists."""
     return reference.folder is None or bool(_files(reference.folder, stem))
 
 
 def _files(folder: Path, stem: str) -> list[Path]:
-    """Return the file of a set, or the shards in which the hub keeps it."""
+    """Return the file of a set, or the hub's shards of it."""
     whole = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
     return whole[:1] or sorted(folder.glob(f"{stem}-*-of-*.parquet"))

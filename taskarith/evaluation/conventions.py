@@ -1,4 +1,4 @@
-"""What each number is, in words: its unit, its source, and whose definition it is where tools differ."""
+"""Descriptions of all numbers: unit, source, and whose definition is used where tools differ."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CONVENTIONS = {
     "tasks": "all other names: metrics of lm-eval's tasks; what is not a mean over samples has an interval of 1.96 of "
     "lm-eval's standard errors",
 }
-"""What each number is; a name is looked up by the longest key that it begins with."""
+"""Descriptions of numbers; a name takes the longest key that it begins with."""
 
 _INTERVALS = {
     "intervals": "95%, samples taken as independent: of means and ratios Student's t on the jackknife's standard "
@@ -65,7 +65,7 @@ _INTERVALS = {
 
 
 def conventions_of(names: set[str]) -> dict[str, str]:
-    """Return what the numbers of these names are, and what intervals and spreads are."""
+    """Return the descriptions of these numbers, and those of intervals and spreads."""
     used = {max((key for key in CONVENTIONS if name.startswith(key)), key=len, default="tasks") for name in names}
     used |= {"auc"} if any(name.startswith("auc") for name in used) else set()
     return {key: text for key, text in CONVENTIONS.items() if key in used} | _INTERVALS

@@ -1,4 +1,4 @@
-"""An edit in memory of a model that is loaded only when the first row of it is measured."""
+"""An edit in memory of a model that is loaded when its first row is measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LazyEdit", "edit_record", "editable"]
 
 
 def editable(loaded: Loaded) -> str:
-    """Return the folder of a model that is to be edited in memory.
+    """Return the folder of a model to edit in memory.
 
     :raises UsageError: It is an adapter.
     """
@@ -33,26 +33,26 @@ def editable(loaded: Loaded) -> str:
 def edit_record(
     edit: Edit, alphas: Sequence[float], add: Sequence[str], negate: Sequence[str], recipe: Recipe | None
 ) -> dict[str, Any]:
-    """Return an edit as it was asked for, without what is not given.
+    """Return an edit as the user wrote it, without unset options.
 
     :param edit: The edit.
-    :param alphas: At which it is made.
+    :param alphas: Coefficients of the rows.
     :param add: Vectors as the user named them.
-    :param negate: Likewise.
-    :param recipe: What the edit was read from, if not from these.
+    :param negate: Vectors to subtract, as the user named them.
+    :param recipe: The recipe that holds the edit instead, if any.
     """
     scale = plain_scales(edit.scale)
     if recipe is None:
         return {"add": [*add], "negate": [*negate], "alphas": [*alphas], **({"scale": scale} if scale else {})}
     operands = [
         {
-            "name": one.name,
-            **({"base": one.base} if one.base else {}),
-            "coefficient": one.coefficient,
-            "scale": plain_scales(one.scale),
-            "role": one.role,
+            "name": operand.name,
+            **({"base": operand.base} if operand.base else {}),
+            "coefficient": operand.coefficient,
+            "scale": plain_scales(operand.scale),
+            "role": operand.role,
         }
-        for one in recipe.operands
+        for operand in recipe.operands
     ]
     given = {
         "operands": operands,
@@ -66,11 +66,11 @@ def edit_record(
 
 
 class LazyEdit:
-    """An ``InMemoryEdit`` that is made when it is first used; as a context manager it restores the model at the end.
+    """An ``InMemoryEdit`` created at first use; as a context manager it restores the model at the end.
 
     :param loaded: The model.
-    :param edit: What is to be done.
-    :param listener: Receives a note of what there is to remark.
+    :param edit: The edit to prepare.
+    :param listener: Receives the edit's remarks.
     """
 
     def __init__(self, loaded: Loaded, edit: Edit, listener: Listener) -> None:
@@ -78,14 +78,14 @@ class LazyEdit:
 
     @cached_property
     def memory(self) -> InMemoryEdit:
-        """The edit in memory; the model is loaded now."""
+        """The edit in memory; the first access loads the model."""
         memory = InMemoryEdit.of(self._loaded.model, editable(self._loaded), self._edit)
         for remark in memory.remarks:
             self._listener.note(remark)
         return memory
 
     def make(self, edit: Edit) -> None:
-        """Give the model the weights of an edit; see ``InMemoryEdit.make``."""
+        """Set the model to the weights of an edit; see ``InMemoryEdit.make``."""
         self.memory.make(edit)
 
     def __enter__(self) -> Self:

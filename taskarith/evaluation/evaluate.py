@@ -1,4 +1,4 @@
-"""The verb `evaluate`: models on texts, side by side, with a record of every sample."""
+"""The verb `evaluate`: measure models on texts side by side, with a record of every sample."""
 
 from __future__ import annotations
 
@@ -66,40 +66,40 @@ def evaluate(
 
     Each model is loaded once and freed before the next. With ``add`` or ``negate`` there is one model, edited in memory
     at each alpha without writing anything; its rows are named ``MODEL alpha=0.5``. Next-token distributions are
-    compared with those of the retain model, or without one with those of the first row. What the names of texts mean
-    is said in ``score``.
+    compared with those of the retain model, or of the first row without one. ``score`` describes the meaning of text
+    names.
 
     :param models: Folders, hub ids, GGUF or PEFT adapter folders.
-    :param data: Names of texts, and where they are, as in ``load_data``; may be empty beside a benchmark or tasks.
-    :param retain: A model that never saw the forget set: a row of its own, and what forget quality, PrivLeak and other
-        numbers compare with.
+    :param data: Names of texts and their specs, as in ``load_data``; may be empty with a benchmark or tasks.
+    :param retain: A model that never saw the forget set: it gets a row, and forget quality, PrivLeak and other numbers
+        compare with it.
     :param benchmark: ``tofu[:SPLIT][=FOLDER]``, ``muse-books[=FOLDER]`` or ``muse-news[=FOLDER]``, from the hub or a
         local copy; see ``load_benchmark``.
-    :param tasks: Names of tasks of lm-eval, which is then needed.
-    :param task_folder: With task files (YAML) of lm-eval.
+    :param tasks: lm-eval tasks; needs lm-eval.
+    :param task_folder: Folder of additional lm-eval task files (YAML).
     :param add: Vectors to add in memory, as for ``apply``.
     :param negate: Vectors to subtract.
-    :param alphas: What multiplies them.
-    :param scale: What multiplies them tensor by tensor, as for ``apply``.
-    :param recipe: The edit to make in memory instead, with its method; see ``parse_recipe``.
+    :param alphas: Coefficients of all vectors, one row each.
+    :param scale: Factors per tensor, as for ``apply``.
+    :param recipe: A recipe of the edit instead of vectors; see ``parse_recipe``.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
-    :param launched: All processes that ``accelerate launch`` started make this call and share the samples; the first
-        one writes, and all get the same numbers.
-    :param measurement: Sizes of blocks, prompts and batches, chat template, draws and seed.
+    :param launched: All processes started by ``accelerate launch`` make this call and share the samples; the first
+        writes, and all return the same numbers.
+    :param measurement: Block, prompt and batch sizes, chat template, draws and seed.
     :param runtime: Dtype and device of the models in memory.
-    :param listener: Receives notes about progress, precision and speed.
+    :param listener: Receives progress updates and notes on precision and speed.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty, or too short.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
-    :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer gives other samples.
+    :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer yields different samples.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
     if recipe is not None and (add or negate):
-        raise UsageError("a recipe and vectors are given", "Name the vectors in the recipe, or leave it out.")
+        raise UsageError("both a recipe and vectors are given", "Put the vectors into the recipe, or leave it out.")
     if parse_scales(scale) and not (add or negate):
-        raise UsageError("a scale is given without a vector", "Name a vector to add or to negate, or leave it out.")
+        raise UsageError("a scale is given without a vector", "Give a vector to add or negate, or leave out the scale.")
     edit = recipe.edit() if recipe else Edit.from_options(add, negate, scale=scale) if add or negate else None
     edits = [] if edit is None else [replace(edit, alpha=alpha) for alpha in alphas]
     _check(models, retain, edits if edit else None)
@@ -116,8 +116,8 @@ def evaluate(
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
     team = launched_team() if launched else ALONE
-    place, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
-    general = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
+    device, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
+    found_tasks = find_tasks(tasks, Path(task_folder) if task_folder else None) if tasks else None
     texts = {name: load_data(spec, measurement.form) for name, spec in data.items()}
     check_form(measurement.form, texts.values(), beside=bool(tasks) or (benchmark or "").startswith("tofu"))
     parts = _load_benchmark(benchmark, measurement.limit, data, listener) if benchmark else []
@@ -137,7 +137,7 @@ def evaluate(
     def record() -> dict[str, Any]:
         return {
             "kind": "evaluation",
-            "models": [one.record() for one in asked],
+            "models": [model.record() for model in asked],
             "edit": edit and edit_record(edit, alphas, add, negate, recipe),
             "data": {name: text.record() for name, text in texts.items()},
             "benchmark": {"spec": benchmark, "fingerprints": fingerprint_parts(parts)} if benchmark else None,
@@ -147,7 +147,7 @@ def evaluate(
                 "task_folder": str(task_folder) if task_folder else None,
                 "retain": retain,
                 "dtype": runtime.dtype,
-                "device": str(place),
+                "device": str(device),
                 "processes": team.size,
                 "seed": measurement.seed,
             },
@@ -169,7 +169,7 @@ def evaluate(
                 retain,
                 edited=edit is not None,
             ),
-            tasks=general,
+            tasks=found_tasks,
             team=team,
             units=units,
             listener=listener,
@@ -182,7 +182,7 @@ def evaluate(
 
 def _check(models: Sequence[str], retain: str | None, edits: Sequence[Edit] | None) -> None:
     if not models:
-        raise UsageError("no model is given", "Name one or more, as in: taskarith eval MODEL --data name=FILE")
+        raise UsageError("no model is given", "Name a model, as in: taskarith eval MODEL --data name=FILE")
     if len({*models, retain}) <= len(models):
         raise UsageError("a model is given twice", "Name each model once.")
     if edits is None:
@@ -202,27 +202,29 @@ def _check_questions(
     measurement: Measurement,
 ) -> None:
     if not data and not benchmark and not tasks:
-        raise UsageError("no data is given", "Name one or more texts, as in --data forget=forget.txt, or a benchmark.")
+        raise UsageError("no data is given", "Give a text, as in --data forget=forget.txt, or a benchmark.")
     if task_folder is not None and not tasks:
-        raise UsageError("a task folder is given without tasks", "Name them, as in --tasks mine, or leave it out.")
+        raise UsageError(
+            "a task folder is given without tasks", "Name tasks, as in --tasks mine, or leave out --task-folder."
+        )
     if measurement.limit and not benchmark and not tasks:
-        raise UsageError("--limit is given without a benchmark or tasks", "It changes nothing else: leave it out.")
+        raise UsageError("--limit applies only to a benchmark or tasks", "Leave it out.")
     if measurement.draws and not benchmark and not (data and measurement.prompts):
-        raise UsageError("--draws is given, but nothing is prompted", "Give texts, and --prompts above 0.")
+        raise UsageError("--draws needs prompts", "Give texts, and --prompts above 0.")
     if measurement.gradient_norms and not benchmark and not {FORGET, HOLDOUT} <= data.keys():
         raise UsageError(
-            "--gradient-norms is given without texts to tell apart",
+            "--gradient-norms needs texts to compare",
             f"Give --data {FORGET}=FILE and --data {HOLDOUT}=FILE.",
         )
 
 
 def _load_benchmark(spec: str, limit: int | None, data: Mapping[str, str], listener: Listener) -> list[Part]:
-    """Read a benchmark, say what the limit leaves of it, and see that its texts' names are its own."""
+    """Read a benchmark, check its names against --data, and note what the limit leaves out."""
     reference = parse_benchmark(spec)
     parts = load_benchmark(reference, limit)
     if taken := [part.name for part in parts if part.name in data]:
         raise UsageError(
-            f"{spec} has texts of the same names as --data: {name_some(taken)}", "Give your own texts other names."
+            f"{spec} and --data both have texts named {name_some(taken)}", "Give your own texts other names."
         )
     for part in parts:
         if len(part.items) < part.of:

@@ -1,4 +1,4 @@
-"""What is measured only when it is asked for, since it costs much: sampled continuations and gradients."""
+"""Expensive measurements made only on request: sampled continuations and gradients."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["extra_records", "gradient_norm"]
 def extra_records(
     loaded: Loaded, questions: Questions, measurement: Measurement, row: str, team: Team = ALONE
 ) -> list[Record]:
-    """Return the records of what the measurement ask for beside losses and greedy continuations.
+    """Return records of the sampled continuations and gradient norms that the measurement asks for.
 
-    :param row: Name of the row that they belong to.
-    :param team: The processes that make this call; the first one does the work, and all get the records.
+    :param row: Name of the row they belong to.
+    :param team: The processes that make this call; the first does the work, and all get the records.
     :raises CheckpointError: A gradient is not finite.
     """
     if not measurement.draws and not measurement.gradient_norms:
         return []
 
     def measure() -> list[Record]:
-        found = _sampled(loaded, questions, measurement, row) if measurement.draws else []
-        return found + (_gradients(loaded, questions.samples, row) if measurement.gradient_norms else [])
+        records = _sampled(loaded, questions, measurement, row) if measurement.draws else []
+        return records + (_gradients(loaded, questions.samples, row) if measurement.gradient_norms else [])
 
     return team.by_first(measure)
 
@@ -46,19 +46,19 @@ def extra_records(
 def gradient_norm(model: PreTrainedModel, sample: Sample) -> float:
     """Return the mean over all weights of the 2-norm of the gradient of a sample's mean token loss.
 
-    Source: Wang et al. (arXiv:2402.17012). Convention: open-unlearning's, one norm for each tensor and the mean of
-    these, of the loss without end tokens; but in evaluation mode, where nothing is dropped out.
+    Source: Wang et al. (arXiv:2402.17012). Convention: open-unlearning's, the mean of one norm per tensor, of
+    the loss without end tokens; but in evaluation mode, without dropout.
 
-    :param model: Its weights are left as they are, and hold no gradients afterwards.
-    :param sample: Of which tokens after the prompt count.
+    :param model: Unchanged afterwards, and without gradients.
+    :param sample: Only tokens after its prompt count.
     """
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
-    needed = [weight.requires_grad for weight in weights]
+    required = [weight.requires_grad for weight in weights]
     ids = torch.tensor([sample.input_ids], device=model.device)
     start = max(sample.prompt_length, 1)
     end = max(len(sample.input_ids) - sample.end_tokens, start + 1)
     try:
-        for weight in weights:  # those of an adapter's base are frozen
+        for weight in weights:  # an adapter's base is frozen
             weight.requires_grad_(True)
         with torch.enable_grad():
             forward: Any = model
@@ -66,24 +66,24 @@ def gradient_norm(model: PreTrainedModel, sample: Sample) -> float:
             loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, start:end])
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     finally:
-        for weight, before in zip(weights, needed, strict=True):
+        for weight, before in zip(weights, required, strict=True):
             weight.requires_grad_(before)
     norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
     return float(torch.stack(norms).mean())
 
 
 def _gradients(loaded: Loaded, samples: Sequence[tuple[str, Sample]], row: str) -> list[Record]:
-    found = []
+    records = []
     for text, sample in samples:
         if text in {FORGET, HOLDOUT}:
             norm = gradient_norm(loaded.model, sample)
             if not norm < float("inf"):
                 raise CheckpointError(
                     f"the gradient of {row} on sample {sample.id} of {text} is not finite",
-                    "Check the weights, use --dtype float32, or leave --gradient-norms out.",
+                    "Check the weights, use --dtype float32, or leave out --gradient-norms.",
                 )
-            found.append(gradient_record(row, text, sample.id, norm))
-    return found
+            records.append(gradient_record(row, text, sample.id, norm))
+    return records
 
 
 def _sampled(loaded: Loaded, questions: Questions, measurement: Measurement, row: str) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Numbers as they are found, and a named gap where one cannot be calculated: the others are not lost with it."""
+"""Numbers of one model as they are calculated, and the reasons for those that cannot be."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import numpy as np
 from taskarith.errors import DataError, MismatchError
 from taskarith.evaluation.metrics.intervals import Estimate
 
-__all__ = ["Found", "Missing", "Numbers"]
+__all__ = ["Collected", "Missing", "Numbers"]
 
 _Value = TypeVar("_Value")
 
 Numbers = dict[str, Estimate]
 Missing = dict[str, str]
-"""A number's name to why it is missing: ``needs ...``, or what makes it impossible to calculate."""
+"""Names of missing numbers and the reasons: ``needs ...`` or ``cannot be calculated: ...``."""
 
 
 @dataclass
-class Found:
+class Collected:
     """The numbers of one model so far.
 
     :param numbers: Those that could be calculated.
-    :param missing: Why others could not be.
+    :param missing: The reasons for the others.
     """
 
     numbers: Numbers = field(default_factory=dict)
     missing: Missing = field(default_factory=dict)
 
     def add(self, name: str, calculate: Callable[[], Estimate]) -> Estimate | None:
-        """Calculate a number, or say why it is missing; return it where it could be calculated."""
+        """Calculate and return a number, or note why it is missing."""
         if (number := self.attempt(name, calculate)) is not None:
             self.numbers[name] = number
         return number
 
     def attempt(self, name: str, calculate: Callable[[], _Value]) -> _Value | None:
-        """Return what a number is to be made from, or say why it is missing."""
+        """Return the result of a calculation, or note why it is missing."""
         try:
-            with np.errstate(over="raise"):  # what may overflow says so itself
+            with np.errstate(over="raise"):  # code that may overflow overrides this
                 return calculate()
         except (DataError, MismatchError) as error:
             self.missing[name] = f"cannot be calculated: {error.message}"

@@ -1,4 +1,4 @@
-"""Continuations of prompts, greedy or sampled, and the prompts that a text gives."""
+"""Prompts made from texts, and their greedy or sampled continuations."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["Prompt", "Sampling", "continue_greedily", "continue_sampled", "make_
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is to continue, and how the text really goes on.
+    """A prompt and its true continuation.
 
-    :param id: The row's id, or the document's with ``@`` and the window's first token (counted from 0) after it.
-    :param input_ids: Tokens of the prompt, with what the tokenizer puts before every text.
-    :param text: Those tokens as text, special ones included.
+    :param id: The row's id, or the document's id, ``@`` and the index of the window's first token.
+    :param input_ids: Tokens of the prompt, including those the tokenizer puts before every text.
+    :param text: Those tokens as text, including special ones.
     :param reference: The true continuation.
-    :param new_tokens: Tokens to generate at most; None is what is asked for all prompts.
-    :param ends: Strings before which the continuation ends.
+    :param new_tokens: Maximum tokens to generate; None for the default.
+    :param ends: Strings that end the continuation; it is cut before them.
     """
 
     id: str
@@ -58,15 +58,15 @@ def make_prompts(
 ) -> list[Prompt]:
     """Take prompts from a data set, spread evenly over it.
 
-    Plain texts give windows of ``prompt_tokens`` and the ``continuation_tokens`` after them, all windows of all its
-    documents being numbered in their order; they overlap where the text is short, and there are fewer than ``prompts``
-    only where there are fewer such windows. Rows with a prompt (and chats) give that prompt, and as reference their
-    completion, cut off after ``continuation_tokens`` as the model's continuation is.
+    Plain texts give windows of ``prompt_tokens`` followed by ``continuation_tokens``, spread over all windows of all
+    documents; they overlap if the text is short, and there are fewer than ``prompts`` only if there are fewer such
+    windows. Rows with a prompt (and chats) give that prompt, and their completion as reference, cut after
+    ``continuation_tokens`` like the model's continuation.
 
     :param data: The documents.
-    :param samples: Of the same data, from ``tokenize``.
-    :param prompts: How many to take at most; 0 takes none.
-    :param whole_truth: Compare with a row's whole completion, however long it is.
+    :param samples: The same data after ``tokenize``.
+    :param prompts: Maximum number of prompts; 0 for none.
+    :param whole_truth: Keep a row's whole completion as reference.
     :raises DataError: No document is long enough for a window, or a row's prompt is empty.
     """
     if not prompts:
@@ -83,7 +83,7 @@ def _row_prompt(sample: Sample, row: Document, tokenizer: PreTrainedTokenizerBas
     if not sample.prompt_length:
         raise DataError(f"{sample.id} has an empty prompt", "Give each row a prompt, or use --prompts 0.")
     text = row.text
-    if row.messages and row.messages[-1].get("tool_calls"):  # its text is as the template writes it
+    if row.messages and row.messages[-1].get("tool_calls"):  # the template writes tool calls
         text = _decode(tokenizer, sample.input_ids[sample.prompt_length :])
     ids = _encode(tokenizer, text)
     reference = text if limit is None or len(ids) <= limit else _decode(tokenizer, ids[:limit])
@@ -101,7 +101,7 @@ def _windows(
     if not total:
         longest = max(len(ids) for ids in tokens.values())
         raise DataError(
-            f"{data.spec} has at most {longest} tokens in a row, too few for a prompt of {prompt_tokens} "
+            f"{data.spec} has at most {longest} consecutive tokens, too few for a prompt of {prompt_tokens} "
             f"and a continuation of {continuation_tokens}",
             "Give more text, lower --prompt-tokens and --continuation-tokens, or use --prompts 0.",
         )
@@ -117,11 +117,11 @@ def _windows(
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is drawn at temperature 1.
+    """Settings of sampling at temperature 1.
 
-    :param draws: Continuations of each prompt.
-    :param top_k: How many of the likeliest tokens may be drawn at a step; 0 is all.
-    :param seed: Of the draws.
+    :param draws: Continuations per prompt.
+    :param top_k: Sample from this many most likely tokens; 0 for all.
+    :param seed: Random seed.
     """
 
     draws: int
@@ -138,22 +138,22 @@ def continue_greedily(
     max_new_tokens: int,
     end_ids: Collection[int],
 ) -> list[str]:
-    """Continue prompts with the likeliest token at each step, and nothing else: no penalties, no sampling.
+    """Continue prompts greedily, without penalties.
 
-    A continuation ends after ``max_new_tokens``, or before the first end token, as it does when the model is used, and
-    before the first of its prompt's ``ends``.
+    A continuation ends after ``max_new_tokens``, before the first end token, or before the first of its prompt's
+    ``ends``.
 
     :param model: In evaluation mode.
-    :param tokenizer: Of that model.
+    :param tokenizer: The model's tokenizer.
     :param prompts: From ``make_prompts``.
-    :param batching: Changes no continuation but for ties within rounding.
-    :param max_new_tokens: Tokens of a continuation, at most.
+    :param batching: Does not change continuations, except for ties within rounding.
+    :param max_new_tokens: Maximum tokens of a continuation.
     :param end_ids: The model's end tokens; may be empty.
     """
     config = _generation(model, max_new_tokens, end_ids, do_sample=False)
     kept = None if batching.units is None else Batches(batching.units, list, _unpack)
-    found = _continue(model, tokenizer, prompts, config, batching, kept)
-    return [greedy for (greedy,) in found]
+    continuations = _continue(model, tokenizer, prompts, config, batching, kept)
+    return [greedy for (greedy,) in continuations]
 
 
 def continue_sampled(
@@ -166,13 +166,13 @@ def continue_sampled(
     max_new_tokens: int,
     end_ids: Collection[int],
 ) -> list[list[str]]:
-    """Continue each prompt several times with tokens drawn at temperature 1 from the likeliest ones.
+    """Sample several continuations of each prompt at temperature 1.
 
-    Torch's generators are left as they were. The draws depend on the seed, the device and the batches.
+    Torch's generators are restored. Samples depend on the seed, the device and the batches.
 
-    :param batching: Its size is in continuations; nothing is kept or shared.
-    :param sampling: What is drawn.
-    :return: For each prompt its continuations; other parameters are those of ``continue_greedily``.
+    :param batching: Its size counts continuations; results are neither stored nor shared.
+    :param sampling: Number of draws, top-k and seed.
+    :return: The continuations of each prompt; other parameters are those of ``continue_greedily``.
     """
     config = _generation(
         model,
@@ -210,7 +210,7 @@ def _continue(
     batching: Batching,
     kept: Batches | None = None,
 ) -> list[list[str]]:
-    """Return for each prompt the continuations that the configuration asks for."""
+    """Return the continuations of each prompt."""
     copies, limit = int(config.num_return_sequences or 1), int(config.max_new_tokens or 0)
     rows = [prompt.input_ids for prompt in prompts]
     end_ids = config.eos_token_id or []
@@ -220,10 +220,10 @@ def _continue(
         each = int(config.num_return_sequences or 1)
         steps = _Steps(lambda: batching.on_tokens(len(batch) * each))
         watch = StoppingCriteriaList([steps])
-        make: Any = model.generate  # a Module's attribute may be anything, says its type
-        found = make(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
-        batching.on_tokens(len(batch) * each * (limit - steps.count))  # those that ended early
-        texts = [_decode(tokenizer, _before(row, end_ids)) for row in found[:, ids.shape[1] :].tolist()]
+        make: Any = model.generate  # typed as any attribute of a Module
+        outputs = make(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch)
+        batching.on_tokens(len(batch) * each * (limit - steps.count))  # steps saved by ending early
+        texts = [_decode(tokenizer, _before(row, end_ids)) for row in outputs[:, ids.shape[1] :].tolist()]
         groups = [texts[start : start + each] for start in range(0, len(texts), each)]
         return [[_cut(text, prompts[index].ends) for text in group] for group, index in zip(groups, batch, strict=True)]
 
@@ -243,15 +243,15 @@ def _continue(
 
 
 def _unpack(_: int, values: Any) -> list[str]:
-    """Return the one continuation of a prompt as ``Batches`` has kept it."""
+    """Return the continuation of a prompt stored by ``Batches``."""
     (continuation,) = values
     if not isinstance(continuation, str):
-        raise TypeError("a continuation is not a text")
+        raise TypeError("a continuation is not a string")
     return [continuation]
 
 
 class _Steps(StoppingCriteria):
-    """Looks on while ``generate`` makes its steps, and never stops it."""
+    """Counts the steps of ``generate``; never stops it."""
 
     def __init__(self, on_step: Callable[[], None]) -> None:
         self.count = 0
@@ -264,17 +264,17 @@ class _Steps(StoppingCriteria):
 
 
 def _spread(total: int, count: int) -> list[int]:
-    """Return up to ``count`` different numbers from 0 to ``total`` - 1, evenly spread, both ends among them."""
+    """Return up to ``count`` distinct numbers from 0 to ``total`` - 1, evenly spread and including both ends."""
     count = min(total, count)
     return [index * (total - 1) // max(count - 1, 1) for index in range(count)]
 
 
 def _before(ids: list[int], end_ids: Collection[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids) if token in end_ids), len(ids))]
+    return ids[: next((index for index, token in enumerate(ids) if token in end_ids), len(ids))]
 
 
 def _cut(text: str, ends: Sequence[str]) -> str:
-    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
+    return text[: min((index for end in ends if (index := text.find(end)) >= 0), default=len(text))]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,8 +1,8 @@
-"""Which rows a model can take in one batch, so that none changes what another gets: asked of the model itself.
+"""Which rows can share a batch without changing each other's results, tested on the model itself.
 
-Few models say so. A recurrent state reads padding like any token, some positions and some decoding steps are counted
-without the mask, and what is masked in one model is not in the next. So a model is given two short rows together and
-each alone, once; what differs by more than rounding must not be put together.
+Few models declare it. A recurrent state reads padding like any token, and some models count positions or decoding
+steps without the mask. So a model runs once on b short rows together and on each alone; if results differ by more
+than rounding, such rows must not share a batch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from taskarith.evaluation.batches import Grouping, pad
 __all__ = ["grouping_of_generation", "grouping_of_scoring", "runs_with_cache", "takes_padding"]
 
 _TOKENS = 32
-_STEPS = 4  # the first reads the prompt, the others what was kept of it
-_LEAST_LOGIT = -1e30  # of what a model excludes
+_STEPS = 4  # the first reads the prompt, the others its cache
+_LEAST_LOGIT = -1e30  # of tokens that a model excludes
 
 _Row = Sequence[int]
 _Observe = Callable[[PreTrainedModel, Sequence[_Row]], list[torch.Tensor]]
 
-_ANSWERS: WeakKeyDictionary[PreTrainedModel, dict[tuple[_Observe, Grouping, int], bool]] = WeakKeyDictionary()
-"""What is known of a model, by the length of the row that it was asked with; other weights do not change it."""
+_AGREEMENT: WeakKeyDictionary[PreTrainedModel, dict[tuple[_Observe, Grouping, int], bool]] = WeakKeyDictionary()
+"""Results per model and row length; they do not depend on the weights."""
 
 _WITH_CACHE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -35,7 +35,7 @@ _WITH_CACHE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def grouping_of_generation(model: PreTrainedModel, rows: Sequence[_Row]) -> Grouping:
     """Return which rows may be continued together, padded on the left where their lengths differ.
 
-    Models with a recurrent state are never given padding: what does no harm over a few tokens may over many.
+    Models with a recurrent state never get padding, which may be harmless over a few tokens but not over many.
 
     :param model: In evaluation mode.
     :param rows: Tokens of the prompts.
@@ -45,7 +45,7 @@ def grouping_of_generation(model: PreTrainedModel, rows: Sequence[_Row]) -> Grou
 
 
 def grouping_of_scoring(model: PreTrainedModel, rows: Sequence[_Row]) -> Grouping:
-    """Return which rows may be read together, padded on the right where their lengths differ.
+    """Return which rows may be scored together, padded on the right where their lengths differ.
 
     :param model: In evaluation mode.
     :param rows: Tokens of the samples.
@@ -54,7 +54,7 @@ def grouping_of_scoring(model: PreTrainedModel, rows: Sequence[_Row]) -> Groupin
 
 
 def takes_padding(model: PreTrainedModel) -> bool:
-    """Return whether prompts of different lengths may be continued together.
+    """Tell whether prompts of different lengths may be continued together.
 
     :param model: In evaluation mode.
     """
@@ -62,14 +62,14 @@ def takes_padding(model: PreTrainedModel) -> bool:
 
 
 def runs_with_cache(model: PreTrainedModel) -> bool:
-    """Return whether a model continues texts with what it kept of their beginnings; a few have code for it that fails.
+    """Tell whether a model can generate with a key-value cache; the code of a few models fails.
 
     :param model: In evaluation mode.
     """
     if model not in _WITH_CACHE:
         ids = torch.tensor([[2, 3]], device=model.device)
         config = GenerationConfig(max_new_tokens=2, num_beams=1, use_cache=True, pad_token_id=0)
-        generate: Any = model.generate  # a Module's attribute may be anything, says its type
+        generate: Any = model.generate  # typed as any attribute of a Module
         try:
             with torch.inference_mode():
                 generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
@@ -91,14 +91,14 @@ def _grouping(model: PreTrainedModel, rows: Sequence[_Row], observe: _Observe, *
 
 
 def _agree(model: PreTrainedModel, observe: _Observe, how: Grouping, rows: Sequence[_Row]) -> bool:
-    """Return whether rows get together what each gets alone, but for rounding."""
-    known, key = _ANSWERS.setdefault(model, {}), (observe, how, len(rows[0]))
+    """Tell whether rows get the same results together as alone, up to rounding."""
+    known, key = _AGREEMENT.setdefault(model, {}), (observe, how, len(rows[0]))
     if key not in known:
         with torch.inference_mode():
             alone = [observe(model, [row])[0] for row in rows]
             try:
                 together = observe(model, rows)
-            except (RuntimeError, ValueError, IndexError, TypeError):  # it takes such rows alone, as was just seen
+            except (RuntimeError, ValueError, IndexError, TypeError):  # the rows run alone, as was just seen
                 known[key] = False
             else:
                 tolerance = torch.finfo(main_dtype(model.state_dict())).eps ** 0.5
@@ -107,7 +107,7 @@ def _agree(model: PreTrainedModel, observe: _Observe, how: Grouping, rows: Seque
 
 
 def _continued(model: PreTrainedModel, rows: Sequence[_Row]) -> list[torch.Tensor]:
-    """Return for each row the logits of the first tokens of its continuation."""
+    """Return the logits of the first tokens of each row's continuation."""
     ids, mask = pad(rows, model.device, left=True)
     config = GenerationConfig(
         max_new_tokens=_STEPS,
@@ -117,13 +117,13 @@ def _continued(model: PreTrainedModel, rows: Sequence[_Row]) -> list[torch.Tenso
         output_logits=True,
         return_dict_in_generate=True,
     )
-    generate: Any = model.generate  # a Module's attribute may be anything, says its type
-    found = generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    return list(torch.stack(found.logits, 1))
+    generate: Any = model.generate  # typed as any attribute of a Module
+    outputs = generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    return list(torch.stack(outputs.logits, 1))
 
 
 def _read(model: PreTrainedModel, rows: Sequence[_Row]) -> list[torch.Tensor]:
-    """Return for each row the logits after each of its tokens but the last, which predicts none."""
+    """Return the logits after each token of each row except the last, which predicts none."""
     ids, mask = pad(rows, model.device, left=False)
     context, seen = ids[:, :-1], mask[:, :-1]
     logits = model(input_ids=context, attention_mask=None if seen.all() else seen, use_cache=False).logits
@@ -131,16 +131,16 @@ def _read(model: PreTrainedModel, rows: Sequence[_Row]) -> list[torch.Tensor]:
 
 
 def _are_close(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> bool:
-    """Compare logits of shape (steps, vocabulary), up to the first step after which another token may follow.
+    """Compare logits of shape (steps, vocabulary), up to the first step at which the chosen tokens differ.
 
-    :param tolerance: Relative to the spread of the logits. What rounding leaves of two equal calculations is far below
-        the root of the dtype's precision; what a token that should not be seen changes is far above.
+    :param tolerance: Relative to the spread of the logits. Rounding differences are far below the square root of the
+        dtype's precision; the effect of a token that should be masked is far above.
     """
     steps = min(len(first), len(second))
     same = first[:steps].argmax(-1) == second[:steps].argmax(-1)
     until = int(same.long().cumprod(0).sum()) + 1
-    one, two = (values[:until].double().clamp(min=_LEAST_LOGIT) for values in (first[:steps], second[:steps]))
-    counts = (one > _LEAST_LOGIT) & (two > _LEAST_LOGIT)
-    gaps = torch.where(counts, one - two, 0.0).abs().amax(-1)
-    spread = two.amax(-1) - torch.where(counts, two, torch.inf).amin(-1)
+    a, b = (values[:until].double().clamp(min=_LEAST_LOGIT) for values in (first[:steps], second[:steps]))
+    counts = (a > _LEAST_LOGIT) & (b > _LEAST_LOGIT)
+    gaps = torch.where(counts, a - b, 0.0).abs().amax(-1)
+    spread = b.amax(-1) - torch.where(counts, b, torch.inf).amin(-1)
     return bool((gaps <= tolerance * spread).all())

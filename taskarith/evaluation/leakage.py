@@ -1,4 +1,4 @@
-"""Membership inference from records: what each attack needs of them, and PrivLeak beside a model that never knew."""
+"""Membership inference from records: AUC and low-FPR rates of each attack, and PrivLeak."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from taskarith.errors import name_some
-from taskarith.evaluation.gaps import Found
+from taskarith.evaluation.gaps import Collected
 from taskarith.evaluation.metrics import low_fpr, membership
 from taskarith.evaluation.metrics.intervals import Estimate, Floats
 from taskarith.evaluation.read_records import RecordTable, check_same_samples
@@ -28,38 +28,38 @@ _Score = Callable[[Record], float]
 _Sides = tuple[list[float], list[float]]
 
 
-def membership_numbers(found: Found, sheet: RecordTable, retain: RecordTable | None) -> None:
-    """Add the AUC of every attack and its true positive rates at low false positive rates, and PrivLeak.
+def membership_numbers(collected: Collected, table: RecordTable, retain: RecordTable | None) -> None:
+    """Add every attack's AUC and true positive rates at low false positive rates, and PrivLeak.
 
-    :param sheet: Records of the model that is attacked; without losses of a text named ``forget`` nothing is added.
+    :param table: Records of the attacked model; without losses of a text named ``forget``, nothing is added.
     :param retain: Records of a model that never saw the forget set.
     """
-    if not sheet.of("loss", FORGET):
+    if not table.of("loss", FORGET):
         return
-    if not sheet.of("loss", HOLDOUT):
-        why = f"needs losses of a text named {HOLDOUT}, of the kind of {FORGET} and never trained on"
-        found.missing["membership"] = why
+    if not table.of("loss", HOLDOUT):
+        reason = f"needs losses of a text named {HOLDOUT}, similar to {FORGET} but never trained on"
+        collected.missing["membership"] = reason
         return
     for name, (keys, score) in _attacks().items():
-        if lacking := _lacking(sheet, keys):
-            found.missing[f"auc_{name}"] = lacking
+        if lacking := _lacking(table, keys):
+            collected.missing[f"auc_{name}"] = lacking
         else:
-            _add_attack(found, name, lambda score=score: _sides(sheet, score))
-    if all(sheet.of("gradient", text) for text in (FORGET, HOLDOUT)):
-        _add_attack(found, "gradient", lambda: _sides(sheet, lambda record: -record["norm"], "gradient"))
+            _add_attack(collected, name, lambda score=score: _sides(table, score))
+    if all(table.of("gradient", text) for text in (FORGET, HOLDOUT)):
+        _add_attack(collected, "gradient", lambda: _sides(table, lambda record: -record["norm"], "gradient"))
     else:
-        found.missing["auc_gradient"] = NEEDS_GRADIENTS
-    nonmembers = len(sheet.of("loss", HOLDOUT))
+        collected.missing["auc_gradient"] = NEEDS_GRADIENTS
+    nonmembers = len(table.of("loss", HOLDOUT))
     needed = {_percent(rate): low_fpr.needed_nonmembers(rate) for rate in _RATES}
     if lacking := [f"{least:,} for {rate}%" for rate, least in needed.items() if nonmembers < least]:
-        found.missing["tpr"] = f"needs more samples of {HOLDOUT} than {nonmembers:,}: {', '.join(lacking)}"
-    _beside_retain(found, sheet, retain)
+        collected.missing["tpr"] = f"needs more samples of {HOLDOUT} than {nonmembers:,}: {', '.join(lacking)}"
+    _beside_retain(collected, table, retain)
 
 
 def _attacks() -> dict[str, tuple[Sequence[str], _Score]]:
     """Return each attack's name, the fields of a loss record that it needs, and its score.
 
-    As in open-unlearning, Min-K% and Min-K%++ are of the text's own tokens, the losses of the end token, too.
+    As in open-unlearning, Min-K% and Min-K%++ use the text's own tokens only; the other losses include end tokens.
     """
 
     def min_k(share: float) -> _Score:
@@ -76,25 +76,25 @@ def _attacks() -> dict[str, tuple[Sequence[str], _Score]]:
     }
 
 
-def _add_attack(found: Found, name: str, sides: Callable[[], _Sides]) -> None:
-    """Add the numbers of one attack: false positive rates that few nonmembers cannot tell are left out."""
-    scores = found.attempt(f"auc_{name}", sides)
+def _add_attack(collected: Collected, name: str, sides: Callable[[], _Sides]) -> None:
+    """Add the numbers of one attack, without false positive rates that need more nonmembers."""
+    scores = collected.attempt(f"auc_{name}", sides)
     if scores is None:
         return
-    found.add(f"auc_{name}", lambda: membership.auc_with_interval(*scores))
+    collected.add(f"auc_{name}", lambda: membership.auc_with_interval(*scores))
     for rate in _RATES:
         if len(scores[1]) >= low_fpr.needed_nonmembers(rate):
-            found.add(f"tpr_at_{_percent(rate)}_{name}", lambda rate=rate: low_fpr.tpr_with_interval(*scores, rate))
+            collected.add(f"tpr_at_{_percent(rate)}_{name}", lambda rate=rate: low_fpr.tpr_with_interval(*scores, rate))
 
 
-def _beside_retain(found: Found, sheet: RecordTable, retain: RecordTable | None) -> None:
+def _beside_retain(collected: Collected, table: RecordTable, retain: RecordTable | None) -> None:
     """Add the numbers that need a model that never saw the forget set."""
     both = ("auc_reference", "privleak")
     if retain is None:
-        found.missing |= dict.fromkeys(both, NEEDS_RETAIN)
+        collected.missing |= dict.fromkeys(both, NEEDS_RETAIN)
         return
     if absent := [text for text in (FORGET, HOLDOUT) if not retain.of("loss", text)]:
-        found.missing |= dict.fromkeys(both, f"needs losses of {name_some(absent)} in {retain.where}")
+        collected.missing |= dict.fromkeys(both, f"needs losses of {name_some(absent)} in {retain.where}")
         return
 
     def against(record: Record) -> float:
@@ -102,38 +102,38 @@ def _beside_retain(found: Found, sheet: RecordTable, retain: RecordTable | None)
         return membership.reference_score([record["nll"] / record["tokens"]], [other["nll"] / other["tokens"]])
 
     def reference() -> _Sides:
-        _check_same(sheet, retain)
-        return _sides(sheet, against)
+        _check_same(table, retain)
+        return _sides(table, against)
 
     def privleak() -> Estimate:
-        _check_same(sheet, retain)
-        return membership.privleak_with_interval(_sides(sheet, score), _sides(retain, score))
+        _check_same(table, retain)
+        return membership.privleak_with_interval(_sides(table, score), _sides(retain, score))
 
-    _add_attack(found, "reference", reference)
+    _add_attack(collected, "reference", reference)
     keys, score = _attacks()[f"min_{_percent(_MUSE_SHARE)}"]
-    if lacking := next((what for each in (sheet, retain) if (what := _lacking(each, keys))), None):
-        found.missing["privleak"] = lacking
+    if lacking := next((reason for each in (table, retain) if (reason := _lacking(each, keys))), None):
+        collected.missing["privleak"] = lacking
     else:
-        found.add("privleak", privleak)
+        collected.add("privleak", privleak)
 
 
-def _check_same(sheet: RecordTable, retain: RecordTable) -> None:
+def _check_same(table: RecordTable, retain: RecordTable) -> None:
     for text in (FORGET, HOLDOUT):
-        check_same_samples(sheet, retain, "loss", text)
+        check_same_samples(table, retain, "loss", text)
 
 
-def _lacking(sheet: RecordTable, keys: Sequence[str]) -> str | None:
-    """Say which fields not all loss records have; None if nothing is missing."""
-    records = [record for text in (FORGET, HOLDOUT) for record in sheet.of("loss", text).values()]
+def _lacking(table: RecordTable, keys: Sequence[str]) -> str | None:
+    """Return a note on the fields that some loss records lack, or None."""
+    records = [record for text in (FORGET, HOLDOUT) for record in table.of("loss", text).values()]
     absent = [key for key in keys if any(key not in record for record in records)]
     if not absent:
         return None
-    return f"needs {' and '.join(absent)} in every loss record of {FORGET} and {HOLDOUT} in {sheet.where}"
+    return f"needs {' and '.join(absent)} in every loss record of {FORGET} and {HOLDOUT} in {table.where}"
 
 
-def _sides(sheet: RecordTable, score: _Score, kind: str = "loss") -> _Sides:
+def _sides(table: RecordTable, score: _Score, kind: str = "loss") -> _Sides:
     """Return the scores of members and nonmembers."""
-    members, nonmembers = ([score(record) for record in sheet.of(kind, text).values()] for text in (FORGET, HOLDOUT))
+    members, nonmembers = ([score(record) for record in table.of(kind, text).values()] for text in (FORGET, HOLDOUT))
     return members, nonmembers
 
 
@@ -142,5 +142,5 @@ def _percent(share: float) -> str:
 
 
 def _exact(record: Record, key: str) -> Floats:
-    """Return the float32 values that a record keeps of its text's own tokens, as float64."""
+    """Return a record's float32 values of its text's own tokens, as float64."""
     return np.asarray(text_tokens(record, record[key]), dtype=np.float32).astype(np.float64)

@@ -1,6 +1,6 @@
-"""General ability: tasks of lm-eval (the Language Model Evaluation Harness) on a model that is in memory.
+"""General ability: lm-eval tasks (Language Model Evaluation Harness) on a model in memory.
 
-What lm-eval measures is the very model that the other numbers are of, edited and with its tied weights, not files.
+lm-eval runs on the same model object as the other numbers, edited and with its tied weights, not on files.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _CPU_BATCH = 16
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks that exist, and what lm-eval reads them with."""
+    """Existing tasks, and lm-eval's task manager."""
 
     names: tuple[str, ...]
     manager: Any
 
 
 def find_tasks(names: Sequence[str], folder: Path | None) -> Tasks:
-    """Look tasks up, before any model is loaded.
+    """Look up tasks before any model is loaded.
 
-    :param names: Of tasks, groups or tags.
-    :param folder: With task files (YAML) of the user's own.
-    :raises UsageError: lm-eval is not installed, a task is given twice, or there is no such task or folder.
+    :param names: Names of tasks, groups or tags.
+    :param folder: The user's own task files (YAML).
+    :raises UsageError: lm-eval is not installed, a task is given twice, or a task or folder does not exist.
     """
     if folder is not None and not folder.is_dir():
-        raise UsageError(f"there is no task folder {folder}", "Name a folder with task files (YAML) of lm-eval.")
+        raise UsageError(f"there is no task folder {folder}", "Give a folder of task files.")
     if not all(names) or len(set(names)) < len(names):
         raise UsageError(f"cannot read the tasks '{','.join(names)}'", "Name each once, as in --tasks piqa,arc_easy")
     try:
@@ -54,23 +54,23 @@ def find_tasks(names: Sequence[str], folder: Path | None) -> Tasks:
         raise UsageError("--tasks needs lm-eval, which is not installed", _INSTALL) from error
     with _silence():
         manager = task_manager(include_path=None if folder is None else str(folder), include_defaults=False)
-        if set(names) - set(manager.all_tasks):  # only then: lm-eval reads its own 14,000 files for a good while
+        if set(names) - set(manager.all_tasks):  # only if needed: lm-eval takes long to read its own 14,000 files
             manager = task_manager(include_path=None if folder is None else str(folder))
     if unknown := [name for name in names if name not in manager.all_tasks]:
         raise UsageError(
-            f"lm-eval knows no task {name_some(unknown)}",
-            "Name one that 'lm-eval ls tasks' lists, or the --task-folder it is in.",
+            f"lm-eval does not have the tasks {name_some(unknown)}",
+            "Use a task listed by 'lm-eval ls tasks', or give the --task-folder it is in.",
         )
     return Tasks(tuple(names), manager)
 
 
 def run_tasks(loaded: Loaded, tasks: Tasks, row: str, measurement: Measurement) -> list[Record]:
-    """Run tasks on a model as it is; return a record of every sample, and of each number that is not a mean of them.
+    """Run tasks on a model; return records of samples, and of numbers that are not means over samples.
 
     :param row: Name of the row that the records belong to.
-    :param measurement: Of it the batch size, the limit, the chat template, the system prompt, and the seed of few-shot
-        examples and whatever else lm-eval draws.
-    :raises DataError: A task's data cannot be read, or lm-eval fails otherwise.
+    :param measurement: Its batch size, limit, chat template, system prompt, and the seed of all random choices,
+        such as few-shot examples.
+    :raises DataError: A task's data cannot be read, or lm-eval fails in another way.
     """
     harness: Any = import_module("lm_eval")
     wrapper: Any = import_module("lm_eval.models.huggingface").HFLM
@@ -82,7 +82,7 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, measurement: Measurement) 
             model = wrapper(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
             if not takes_padding(loaded.model):
                 model.generate_until = _one_by_one(model)
-            found: Any = harness.simple_evaluate(
+            results: Any = harness.simple_evaluate(
                 model=model,
                 tasks=list(tasks.names),
                 task_manager=tasks.manager,
@@ -94,17 +94,17 @@ def run_tasks(loaded: Loaded, tasks: Tasks, row: str, measurement: Measurement) 
                 torch_random_seed=measurement.seed,
                 fewshot_random_seed=measurement.seed,
             )
-    except Exception as error:  # any: tasks are code and data of others
+    except Exception as error:  # tasks are third-party code and data
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
             f"lm-eval cannot run {','.join(tasks.names)} on {row}: {cause}",
-            "Its own tasks fetch their data from the hub; check the connection, or the files of --task-folder.",
+            "Built-in tasks download their data from the hub: check the connection, or the files of --task-folder.",
         ) from error
-    return list(_records(found, row))
+    return list(_records(results, row))
 
 
 def _one_by_one(model: Any) -> Callable[..., Any]:
-    """Return lm-eval's way to continue prompts, which pads them, with one prompt at a time."""
+    """Return lm-eval's ``generate_until``, which pads prompts, with a batch size of 1."""
     together = model.generate_until
 
     def generate_until(*args: Any, **options: Any) -> Any:
@@ -117,12 +117,12 @@ def _one_by_one(model: Any) -> Callable[..., Any]:
     return generate_until
 
 
-def _records(found: Mapping[str, Any], row: str) -> Iterator[Record]:
-    samples = list(_samples(found, row))
+def _records(results: Mapping[str, Any], row: str) -> Iterator[Record]:
+    samples = list(_samples(results, row))
     yield from samples
     means = {(record["text"], name) for record in samples for name in record["values"]}
-    counts = found.get("n-samples") or {}
-    for task, numbers in {**found["results"], **(found.get("groups") or {})}.items():
+    counts = results.get("n-samples") or {}
+    for task, numbers in {**results["results"], **(results.get("groups") or {})}.items():
         for key, value in numbers.items():
             metric, comma, chosen = key.partition(",")
             name = _name(metric, chosen)
@@ -133,10 +133,10 @@ def _records(found: Mapping[str, Any], row: str) -> Iterator[Record]:
             yield task_score_record(row, task, name, float(value), float(stderr) if _is_number(stderr) else None, count)
 
 
-def _samples(found: Mapping[str, Any], row: str) -> Iterator[Record]:
-    """Give the values of each sample that lm-eval takes the mean of; others, such as BLEU's, are no mean of samples."""
-    for task, samples in (found.get("samples") or {}).items():
-        listed = found["configs"][task].get("metric_list") or []
+def _samples(results: Mapping[str, Any], row: str) -> Iterator[Record]:
+    """Yield each sample's values of metrics that are means over samples, unlike BLEU."""
+    for task, samples in (results.get("samples") or {}).items():
+        listed = results["configs"][task].get("metric_list") or []
         means = {metric["metric"] for metric in listed if metric.get("aggregation") == "mean"}
         for sample in samples:
             chosen = sample.get("filter", _NO_FILTER)
@@ -150,7 +150,7 @@ def _samples(found: Mapping[str, Any], row: str) -> Iterator[Record]:
 
 
 def _name(name: str, chosen: str) -> str:
-    """Return a name with that of the filter of answers it is for, if there is one: ``exact_match,strict``."""
+    """Append the name of the answer filter, if there is one: ``exact_match,strict``."""
     return name if chosen == _NO_FILTER else f"{name},{chosen}"
 
 
@@ -165,7 +165,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 @contextlib.contextmanager
 def _silence() -> Generator[None]:
-    """Keep lm-eval's bars and remarks off the terminal: what matters of them is in its results."""
+    """Keep lm-eval's progress bars and remarks off the terminal."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

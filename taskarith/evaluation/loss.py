@@ -1,4 +1,4 @@
-"""Teacher-forced losses: what a model gives to each token of a text, given the true tokens before it."""
+"""Teacher-forced scores: a model's loss on each token of a text, given the true tokens before it."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Batching, Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
 
-__all__ = ["CachedReference", "Halves", "TokenScore", "keep_states", "score_samples", "split_model"]
+__all__ = ["CachedReference", "SplitModel", "TokenScore", "keep_states", "score_samples", "split_model"]
 
-_CPU_CHUNK = 2**24  # logits held at once, in a float32 array of 64 MiB (beside a reference two)
+_CPU_CHUNK = 2**24  # logits in memory at once: 64 MiB in float32, twice that with a reference
 _GPU_CHUNK = 2**26
-_CPU_ROWS = 16  # rows of logits that are gone over several times while they are in the cache
+_CPU_ROWS = 16  # rows of logits that stay in the cache over several passes
 _PROBE_TOKENS = 8
-_SPLIT: WeakSet[PreTrainedModel] = WeakSet()
-"""Models that ``split_model`` has split; other weights do not change that."""
-_LEAST_LOGIT = -1e30  # of what a model excludes: its share is 0 all the same, and 0 * -inf would be NaN
-_LEAST_VARIANCE = 1e-6  # as in open-unlearning: a model that is certain has none, and z-scores divide by its root
+_SPLITTABLE: WeakSet[PreTrainedModel] = WeakSet()
+"""Models that ``split_model`` can split, whatever their weights."""
+_LEAST_LOGIT = -1e30  # of tokens that a model excludes: their probability is 0 either way, and 0 * -inf would be NaN
+_LEAST_VARIANCE = 1e-6  # as in open-unlearning: z-scores divide by its root, and a certain model has none
 
 _Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class TokenScore:
-    """What a model gives to the n scored tokens of one sample: all after the prompt, but never the first.
+    """A model's scores on the n scored tokens of a sample: all after the prompt, but never the first.
 
     :param losses: Negative log-likelihoods in nats, float32 of shape (n,).
     :param hits: Whether each token is the model's first choice, bool of shape (n,).
     :param z_scores: See ``metrics.membership.min_k_plus_score``; float32 of shape (n,).
-    :param kl: Sum over the tokens of KL(reference || model) in nats; None without reference.
-    :param agreed: Tokens at which both have the same first choice; None without reference.
+    :param kl: Sum over the tokens of KL(reference || model) in nats; None without a reference.
+    :param agreed: Tokens at which both have the same first choice; None without a reference.
     """
 
     losses: NDArray[np.float32]
@@ -69,16 +69,16 @@ class TokenScore:
         return int(self.hits.sum())
 
     def pack(self) -> list[Any]:
-        """Return plain values of JSON, from which ``unpack`` makes the same."""
+        """Return plain JSON values, which ``unpack`` reads back."""
         return [self.losses.tolist(), self.hits.tolist(), self.z_scores.tolist(), self.kl, self.agreed]
 
     @classmethod
     def unpack(cls, values: Any, sample: Sample, *, is_compared: bool) -> TokenScore:
-        """Return the scores that were packed.
+        """Return scores from the values of ``pack``.
 
-        :param sample: What they are of.
+        :param sample: The scored sample.
         :param is_compared: Whether there was a reference.
-        :raises ValueError, TypeError: They are not of that sample.
+        :raises ValueError, TypeError: They do not belong to that sample.
         """
         losses, hits, z_scores, kl, agreed = values
         tokens = len(sample.input_ids) - max(sample.prompt_length, 1)
@@ -89,12 +89,12 @@ class TokenScore:
 
 
 @dataclass(frozen=True)
-class Halves:
-    """A model in two parts.
+class SplitModel:
+    """A model split into body and output layer.
 
-    :param body: From token ids and mask to hidden states, shape (rows, tokens, width).
-    :param head: From hidden states to logits.
-    :param is_split: False where the body is the whole model and the head only copies.
+    :param body: Maps token ids and mask to hidden states, shape (rows, tokens, width).
+    :param head: Maps hidden states to logits.
+    :param is_split: False if the body is the whole model and the head only copies.
     """
 
     body: Callable[..., torch.Tensor]
@@ -104,12 +104,12 @@ class Halves:
 
 @dataclass(frozen=True)
 class CachedReference:
-    """What is left of a model to compare others with: far less than its distributions.
+    """A reference model's stored states, much smaller than its distributions.
 
-    :param head: Its output layer, a copy.
-    :param states: Position of a sample to its hidden states before each scored token, shape (tokens, width), on the
-        CPU in the model's dtype. Of several processes each has those of its own batches.
-    :param batch_size: Samples of the batches; with the same ones an equal model gives the same bits.
+    :param head: A copy of its output layer.
+    :param states: Hidden states before each scored token by sample index, shape (tokens, width), on the CPU in the
+        model's dtype. Each process has those of its own batches.
+    :param batch_size: Batch size; with the same one, an equal model gives the same bits.
     """
 
     head: _Logits
@@ -122,28 +122,29 @@ def score_samples(
     samples: Sequence[Sample],
     batching: Batching,
     *,
-    halves: Halves | None = None,
+    split: SplitModel | None = None,
     keep: dict[int, torch.Tensor] | None = None,
     reference: CachedReference | None = None,
 ) -> list[TokenScore]:
-    """Score samples by forward passes over batches of like length, one for all numbers.
+    """Score samples in batches of similar length, with one forward pass for all numbers.
 
-    The logits of a batch are never held as a whole where the model allows it: the body runs once for hidden states, and
-    the output layer over chunks of scored positions. Log-likelihoods are taken in float32 and summed in float64.
+    If the model can be split, the logits of a batch are never in memory as a whole: the body computes hidden states
+    once, and the output layer runs over chunks of scored positions. Log-likelihoods are computed in float32 and summed
+    in float64.
 
     :param model: In evaluation mode.
-    :param samples: Their ids name them in errors.
-    :param batching: Its units are not used with ``keep``, which needs all batches to be run.
-    :param halves: From ``split_model``, where that is known.
-    :param keep: Takes the hidden states of this process's samples, to be ``CachedReference``.
-    :param reference: What is kept of another model of the same vocabulary on the same samples.
+    :param samples: Errors name them by id.
+    :param batching: Its units are not used with ``keep``, which needs every batch to run.
+    :param split: Result of ``split_model``, if known.
+    :param keep: Receives the hidden states of this process's samples, for ``CachedReference``.
+    :param reference: Another model of the same vocabulary on the same samples.
     :raises CheckpointError: A loss is not finite.
     """
     kept = None
     if batching.units is not None and keep is None:
         unpack = partial(_unpack, samples, reference is not None)
         kept = Batches(batching.units, TokenScore.pack, unpack)
-    parts = halves or split_model(model, samples[0])
+    parts = split or split_model(model, samples[0])
 
     def run(batch: list[int]) -> list[TokenScore]:
         chosen = [samples[index] for index in batch]
@@ -166,8 +167,8 @@ def score_samples(
     broken = [(sample, score) for sample, score in zip(samples, scores, strict=True) if not math.isfinite(score.nll)]
     for sample, score in broken:
         raise CheckpointError(
-            f"the loss of {sample.id} is not finite ({score.nll}), nor is that of {len(broken) - 1} more samples",
-            "Weights are broken or overflow: check the model, use --dtype float32, or a smaller alpha.",
+            f"the loss of {sample.id} is not finite ({score.nll}), nor are those of {len(broken) - 1} more samples",
+            "The weights are broken or overflow: check the model, or use --dtype float32 or a smaller alpha.",
         )
     return scores
 
@@ -176,16 +177,16 @@ def _unpack(samples: Sequence[Sample], is_compared: bool, item: int, values: Any
     return TokenScore.unpack(values, samples[item], is_compared=is_compared)
 
 
-def keep_states(halves: Halves, states: Mapping[int, torch.Tensor], batch_size: int) -> CachedReference:
-    """Return what ``score_samples`` compares other models with; an edit in memory does not change it."""
-    return CachedReference(copy.deepcopy(halves.head), states, batch_size)
+def keep_states(split: SplitModel, states: Mapping[int, torch.Tensor], batch_size: int) -> CachedReference:
+    """Return a reference for ``score_samples`` that later edits in memory do not change."""
+    return CachedReference(copy.deepcopy(split.head), states, batch_size)
 
 
-def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
-    """Return the model in two parts, up to the hidden states and from there to the logits.
+def split_model(model: PreTrainedModel, sample: Sample) -> SplitModel:
+    """Split a model into a body, up to the hidden states, and a head, from there to the logits.
 
-    Some architectures scale or cap their logits after the output layer. So a few tokens go both ways, once for each
-    model, and if a single bit differs the first part is the whole model, and the second does nothing.
+    Some architectures scale or cap their logits after the output layer. So a few tokens are scored both ways, once per
+    model, and if a single bit differs the model is not split.
     """
     body, head = model.base_model, model.get_output_embeddings()
 
@@ -195,11 +196,11 @@ def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
     def up_to_states(**inputs: torch.Tensor) -> torch.Tensor:
         return body(**inputs, use_cache=False)[0]
 
-    unsplit = Halves(whole, torch.clone, is_split=False)
+    unsplit = SplitModel(whole, torch.clone, is_split=False)
     if body is model or head is None:
         return unsplit
-    if model in _SPLIT:
-        return Halves(up_to_states, head, is_split=True)
+    if model in _SPLITTABLE:
+        return SplitModel(up_to_states, head, is_split=True)
     with torch.inference_mode():
         ids, mask = pad([sample.input_ids[:_PROBE_TOKENS]], model.device, left=False)
         states = up_to_states(input_ids=ids, attention_mask=mask)
@@ -207,19 +208,19 @@ def split_model(model: PreTrainedModel, sample: Sample) -> Halves:
         same = states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), expected)
     if not same:
         return unsplit
-    _SPLIT.add(model)
-    return Halves(up_to_states, head, is_split=True)
+    _SPLITTABLE.add(model)
+    return SplitModel(up_to_states, head, is_split=True)
 
 
 def _states(
     device: torch.device, samples: Sequence[Sample], body: Callable[..., torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return the states before all scored tokens, those tokens, and how many of them each sample has."""
+    """Return the hidden states before all scored tokens, those tokens, and their number per sample."""
     ids, mask = pad([sample.input_ids for sample in samples], device, left=False)
     scored = torch.zeros_like(ids, dtype=torch.bool)
     for row, sample in enumerate(samples):
         scored[row, max(sample.prompt_length, 1) : len(sample.input_ids)] = True
-    context, seen = ids[:, :-1], mask[:, :-1]  # the last token predicts none
+    context, seen = ids[:, :-1], mask[:, :-1]  # the last token predicts nothing
     states = body(input_ids=context, attention_mask=None if seen.all() else seen)[scored[:, 1:]]
     return states, ids[scored], scored.sum(1).tolist()
 
@@ -236,20 +237,20 @@ def _score_tokens(
     rows = max(1, (_CPU_CHUNK if states.device.type == "cpu" else _GPU_CHUNK) // width)
     chunks: list[list[torch.Tensor]] = []
     for start in range(0, len(states), rows):
-        place = slice(start, start + rows)
-        logits, wanted, beyond = head(states[place]), targets[place], None
+        block = slice(start, start + rows)
+        logits, wanted, reference_logits = head(states[block]), targets[block], None
         if others is not None and reference is not None:
-            beyond = reference.head(others[place].to(states.device))
+            reference_logits = reference.head(others[block].to(states.device))
         step = _CPU_ROWS if states.device.type == "cpu" else rows
         for first in range(0, len(logits), step):
             few = slice(first, first + step)
-            there = None if beyond is None else _Distribution(beyond[few])
+            there = None if reference_logits is None else _Distribution(reference_logits[few])
             chunks.append([values.cpu() for values in _score_chunk(_Distribution(logits[few]), wanted[few], there)])
     return [torch.cat(column) for column in zip(*chunks, strict=True)]
 
 
 class _Distribution:
-    """Next-token distributions from logits of shape (tokens, vocabulary), which it changes; one exponential of each."""
+    """Next-token distributions from logits of shape (tokens, vocabulary), which it overwrites."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         wide = logits.float()
@@ -261,7 +262,7 @@ class _Distribution:
 
 
 def _score_chunk(here: _Distribution, targets: torch.Tensor, there: _Distribution | None) -> list[torch.Tensor]:
-    """Return losses, hits and z-scores; beside a reference also KL and agreement."""
+    """Return losses, hits and z-scores; with a reference also KL and agreement."""
     logits = here.logits.gather(-1, targets[:, None])[:, 0]
     losses = here.log_total - logits
     here.logits.clamp_(min=_LEAST_LOGIT)
@@ -270,7 +271,7 @@ def _score_chunk(here: _Distribution, targets: torch.Tensor, there: _Distributio
         gaps = there.logits.clamp_(min=_LEAST_LOGIT).sub_(here.logits)
         kl = gaps.mul_(there.shares).sum(-1) / there.total - there.log_total + here.log_total
         beside = [kl, (here.choice == there.choice)[:, 0]]
-    # mean and variance of log p under p, of which log_total is no part but a shift
+    # mean and variance of log p under p, both up to the shift by log_total
     mean = here.shares.mul_(here.logits).sum(-1) / here.total
     square = here.shares.mul_(here.logits).sum(-1) / here.total
     spread = (square - mean.square()).clamp_(min=_LEAST_VARIANCE).sqrt()

@@ -1,4 +1,4 @@
-"""One model on all texts, in one stream over them, and the records of what it answers."""
+"""The measurement of one model on all texts, as records."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["Reference", "keep_reference", "measure"]
 
 @dataclass(frozen=True)
 class Reference:
-    """What rows are compared with token by token.
+    """The row that others are compared with, token by token.
 
-    :param name: Of its row.
-    :param questions: What it was asked.
-    :param vocabulary: Choices of its next-token distributions.
-    :param kept: What is left of it; None where its output layer cannot be told from the rest.
+    :param name: Name of its row.
+    :param questions: Its samples and prompts.
+    :param vocabulary: Size of its next-token distributions.
+    :param kept: Its stored states; None if the model cannot be split.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Reference:
     kept: CachedReference | None
 
     def mismatch(self, loaded: Loaded, questions: Questions) -> str | None:
-        """Say why a model's distributions do not compare with these; None if they do."""
+        """Return why a model's distributions are not comparable with these, or None if they are."""
         if questions.samples != self.questions.samples:
-            return f"its tokens are others than those of {self.name}"
+            return f"its tokens differ from those of {self.name}"
         if self.vocabulary != _vocabulary(loaded):
-            return f"its vocabulary has another size than that of {self.name}"
-        return None if self.kept else f"the logits of {self.name} are not its output layer's alone"
+            return f"its vocabulary differs in size from that of {self.name}"
+        return None if self.kept else f"{self.name} changes its logits after the output layer"
 
 
 def measure(
@@ -62,15 +62,15 @@ def measure(
     team: Team = ALONE,
     units: Units | None = None,
 ) -> tuple[list[Record], Reference | None]:
-    """Run a model over all samples, other answers and prompts, and record every one.
+    """Run a model over all samples, other answers and prompts, and record each of them.
 
-    :param asked: The model, loaded, and what it is asked.
-    :param row: Name of the row of scores that the records belong to.
-    :param on_share: Told how much of the work is done, from 0 to 1.
-    :param reference: Another row that this one is to be compared with; the two compare.
-    :param keep: Return what later rows can be compared with.
+    :param asked: The loaded model and its questions.
+    :param row: Name of the row the records belong to.
+    :param on_share: Receives the finished share of the work, from 0 to 1.
+    :param reference: A comparable row to compare this one with.
+    :param keep: Also return a reference for later rows.
     :param team: The processes that make this call and share the batches; all get all records.
-    :param units: Where finished batches of the row are kept.
+    :param units: Where finished batches of the row are stored.
     :raises CheckpointError: A loss is not finite.
     """
     run = _run(asked, measurement, row, on_share, team, units)
@@ -86,7 +86,7 @@ def keep_reference(
     on_share: Callable[[float], None],
     team: Team = ALONE,
 ) -> Reference | None:
-    """Return what later rows can be compared with, of a row whose records are there already; see ``measure``."""
+    """Return a reference for later rows from a row whose records exist already; see ``measure``."""
     return _run(asked, measurement, row, on_share, team, None).losses(None, keep=True)[1]
 
 
@@ -111,7 +111,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Run:
-    """One row at work: each method runs the model over one kind of question and returns its records."""
+    """The measurement of one row: each method runs the model on one kind of question and returns its records."""
 
     loaded: Loaded
     questions: Questions
@@ -125,7 +125,7 @@ class _Run:
         samples = [sample for _, sample in self.questions.samples]
         if not samples:
             return [], None
-        halves = split_model(self.loaded.model, samples[0])
+        split = split_model(self.loaded.model, samples[0])
         size, shrink = self._batch_size("losses", max(len(sample.input_ids) for sample in samples), cached=False)
         beside = reference.kept if reference else None
         states: dict[int, torch.Tensor] = {}
@@ -133,8 +133,8 @@ class _Run:
             self.loaded.model,
             samples,
             self._batching(beside.batch_size if beside else size, shrink, "losses"),
-            halves=halves,
-            keep=states if keep and halves.is_split else None,
+            split=split,
+            keep=states if keep and split.is_split else None,
             reference=beside,
         )
         records = [
@@ -162,11 +162,11 @@ class _Run:
         ]
         if not keep:
             return records, None
-        kept = keep_states(halves, states, size) if halves.is_split else None
+        kept = keep_states(split, states, size) if split.is_split else None
         return records, Reference(self.row, self.questions, _vocabulary(self.loaded), kept)
 
     def answers(self, losses: Sequence[Record]) -> list[Record]:
-        """Score all answers of all questions but the right ones, whose losses are recorded."""
+        """Score all paraphrased and wrong answers; losses of the right ones are recorded already."""
         samples = [sample for answers in self.questions.answers for sample in answers.samples]
         if not samples:
             return []
@@ -182,7 +182,7 @@ class _Run:
             longest = max(len(prompt.input_ids) for _, prompt in prompts) + tokens
             stage = f"continuations of {tokens} tokens"
             size, shrink = self._batch_size(stage, longest, cached=True)
-            found = continue_greedily(
+            continuations = continue_greedily(
                 self.loaded.model,
                 self.loaded.tokenizer,
                 [prompt for _, prompt in prompts],
@@ -192,12 +192,12 @@ class _Run:
             )
             records += [
                 continuation_record(self.row, text, prompt.id, prompt.text, prompt.reference, continuation)
-                for (text, prompt), continuation in zip(prompts, found, strict=True)
+                for (text, prompt), continuation in zip(prompts, continuations, strict=True)
             ]
         return records
 
     def extras(self) -> list[Record]:
-        """Make the records that options ask for, all of them at once."""
+        """Return the records of sampled continuations and gradients, stored as one unit."""
         known = self.team.by_first(lambda: self.units.get("extras", partial(read_rows, self.row)))
         if known is None:
             known = extra_records(self.loaded, self.questions, self.measurement, self.row, self.team)
@@ -209,11 +209,11 @@ class _Run:
         return Batching(size, shrink, self.on_tokens, self.team, self.units.within(stage))
 
     def _batch_size(self, stage: str, longest: int, *, cached: bool) -> tuple[int, bool]:
-        """Return the samples of a batch, the same in all processes and after an interruption; whether it may shrink."""
+        """Return the batch size, equal in all processes and after an interruption, and whether it may shrink."""
         if self.measurement.batch_size != "auto":
             return self.measurement.batch_size, False
         size = min(self.team.gather(batch_start(self.loaded.model, longest, cached=cached)))
-        if self.loaded.device.type == "cuda":  # where it depends on the memory that is free now
+        if self.loaded.device.type == "cuda":  # it depends on the memory free right now
             name = f"{stage}, items of a batch"
             known = self.team.by_first(lambda: self.units.get(name, _read_size))
             if known is None:
@@ -229,7 +229,7 @@ def _read_size(value: Any) -> int:
 
 
 def _learned_text(loaded: Loaded, sample: Sample) -> str:
-    """Return the text whose tokens are scored: of a row its completion, of plain text the block."""
+    """Return the scored text: the completion of a row, or the block of plain text."""
     return str(loaded.tokenizer.decode(list(sample.input_ids[sample.prompt_length :]), skip_special_tokens=True))
 
 

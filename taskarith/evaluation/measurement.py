@@ -1,4 +1,4 @@
-"""How models are measured: the sizes, prompts and draws that all who measure share."""
+"""Settings of measurements: sizes, prompts and draws."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["MEASUREMENT", "EvaluationKeywords", "Measurement", "MeasurementKeywo
 
 @dataclass(frozen=True)
 class Measurement:
-    """How models are measured.
+    """Settings of a measurement.
 
-    :param block_size: Tokens of the blocks in which losses are measured; each block starts without context.
+    :param block_size: Tokens per block in which losses are measured; each block starts without context.
     :param prompts: Prompts per text; 0 measures losses only.
-    :param prompt_tokens: Tokens of a prompt taken from a plain text.
-    :param continuation_tokens: Tokens to generate at most, and of the reference.
-    :param batch_size: Sequences at a time; ``auto`` begins large and halves it when memory is short.
-    :param limit: Take the first so many samples of each text of a benchmark, and of each task.
-    :param apply_chat_template: Ask the questions of TOFU, of rows and of tasks through the tokenizer's chat template.
-    :param system_prompt: The first message of every chat; empty for none.
-    :param draws: Continuations of each prompt to draw besides the greedy one, for leak@k; 0 draws none.
-    :param gradient_norms: Take the gradient of each sample of ``forget`` and ``holdout``, for membership inference.
-    :param seed: Of torch's generators, and of what is drawn; greedy decoding draws nothing.
+    :param prompt_tokens: Prompt length for plain text, in tokens.
+    :param continuation_tokens: Maximum tokens to generate, and tokens of the reference.
+    :param batch_size: Sequences per batch; ``auto`` starts large and halves it when memory runs out.
+    :param limit: Use only the first samples of each benchmark text and task, up to this number.
+    :param apply_chat_template: Format the questions of TOFU, of rows and of tasks with the chat template.
+    :param system_prompt: System message of every chat; empty for none.
+    :param draws: Sampled continuations per prompt besides the greedy one, for leak@k; 0 for none.
+    :param gradient_norms: Measure gradient norms of ``forget`` and ``holdout`` samples, for membership inference.
+    :param seed: Seed of sampling; greedy decoding is deterministic.
     :raises UsageError: A value is out of range.
     """
 
@@ -44,26 +44,26 @@ class Measurement:
 
     @property
     def form(self) -> RowForm:
-        """How questions and chats are written."""
+        """How questions and chats are formatted."""
         return RowForm(self.apply_chat_template, self.system_prompt)
 
     def record(self) -> dict[str, Any]:
-        """Return all as plain values; what came later only where it is used, as in records before there was any."""
+        """Return all fields as plain values; newer fields only if used, to match older records."""
         later = {"system_prompt": self.system_prompt, "draws": self.draws, "gradient_norms": self.gradient_norms}
         later["seed"] = self.draws
         return {name: value for name, value in asdict(self).items() if later.get(name, True)}
 
     def __post_init__(self) -> None:
-        least = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
+        minimum = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
         if self.batch_size != "auto":
-            least["batch_size"] = 1
+            minimum["batch_size"] = 1
         if self.limit is not None:
-            least["limit"] = 1
-        for name, smallest in least.items():
+            minimum["limit"] = 1
+        for name, lowest in minimum.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
+            if not isinstance(value, int) or value < lowest:
                 option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value} is out of range", f"Use {smallest} or more.")
+                raise UsageError(f"--{option} {value} is out of range", f"Use {lowest} or more.")
 
 
 MEASUREMENT = Measurement()
@@ -101,17 +101,17 @@ def with_keywords(
     runtime: Runtime,
     known: frozenset[str] = MeasurementKeywords.__optional_keys__,
 ) -> tuple[Measurement, Runtime]:
-    """Return both values with the fields that the caller of a verb gave by name.
+    """Return both values, updated with fields given as keywords.
 
-    :param known: The fields that mean something to the verb.
+    :param known: The fields that the verb uses.
     :raises TypeError: A keyword is not one of them.
-    :raises UsageError: A value is out of range, or the measurement sets a field that means nothing to the verb.
+    :raises UsageError: A value is out of range, or the measurement sets a field that the verb does not use.
     """
     given: dict[str, Any] = dict(keywords)
     if unknown := sorted(given.keys() - known):
         raise TypeError(f"unexpected keyword argument '{unknown[0]}'")
     for name, default in vars(MEASUREMENT).items():
         if name not in known and getattr(measurement, name) != default:
-            raise UsageError(f"{name} is set, which changes nothing here", "Leave it out: it is for evaluate.")
+            raise UsageError(f"{name} has no effect here", "Leave it out: only evaluate uses it.")
     runtime = take_runtime(given, runtime)
     return replace(measurement, **given), runtime

@@ -1,4 +1,4 @@
-"""Models to evaluate: a folder, a hub id or an adapter on its base; opened first, and loaded when they are needed."""
+"""Models to evaluate: a folder, a hub id or an adapter with its base, opened first and loaded on demand."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ _SLOW_ON_CPU = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with all that belongs to it; the weights are loaded when they are first looked at.
+    """A model with its configuration and tokenizer; weights are loaded on first access.
 
     :param name: As the user named it.
-    :param resolved: The model's files; of an adapter, its base's.
+    :param resolved: The model's files, or those of an adapter's base.
     :param adapter: The adapter's folder, if it is one.
-    :param config: Of the model, as transformers reads it.
-    :param tokenizer: The adapter's, where it has one, or the model's.
+    :param config: The model's configuration.
+    :param tokenizer: The adapter's tokenizer, or else the model's.
     :param end_ids: Tokens that end a text.
-    :param stored_dtype: Of most of the weights in the files.
-    :param dtype: Of the weights in memory.
-    :param device: Where they are.
-    :param trust_remote_code: Whether the code that comes with the model may run.
+    :param stored_dtype: Dtype of most weights in the files.
+    :param dtype: Dtype of the weights in memory.
+    :param device: Device of the weights.
+    :param trust_remote_code: Whether code that comes with the model may run.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Loaded:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model in memory, in evaluation mode, with the adapter's layers in place, if it is one.
+        """The model in memory, in evaluation mode, including the layers of an adapter.
 
         :raises CheckpointError: Weights are missing, or the adapter does not fit.
         """
@@ -82,25 +82,25 @@ class Loaded:
         return model.to(self.device).eval()
 
     def unload(self) -> None:
-        """Give back the memory that the weights take; nobody else may refer to them."""
+        """Free the memory of the weights; no other references to them may exist."""
         self.__dict__.pop("model", None)
         gc.collect()
         clear_device_cache()
 
     @property
     def positions(self) -> int | None:
-        """The longest sequence that the model can take; None where there is no limit."""
-        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return None if found is None or found < 1 else found  # XLNet says -1: as many as there are
+        """The model's maximum sequence length; None for no limit."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None or limit < 1 else limit  # XLNet has -1 for no limit
 
     def check_block(self, block_size: int) -> None:
-        """Make sure that a block of so many tokens fits.
+        """Check that a block of tokens fits the model.
 
         :raises UsageError: It is longer than the model has positions.
         """
         if self.positions is not None and block_size > self.positions:
             raise UsageError(
-                f"--block-size {block_size} is more than the {self.positions} positions of {self.name}",
+                f"--block-size {block_size} exceeds the {self.positions} positions of {self.name}",
                 f"Use at most {self.positions}.",
             )
 
@@ -116,10 +116,10 @@ def parse_dtype(name: str) -> torch.dtype | None:
 
 
 def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:
-    """Return the adapter's folder, if it is one, and the files of the model or of the adapter's base.
+    """Return an adapter's folder, or None, and the files of the model or of the adapter's base.
 
-    :raises CheckpointError: There is no such model, or the adapter is incomplete.
-    :raises MismatchError: The base that the adapter records is not found.
+    :raises CheckpointError: The model does not exist, or the adapter is incomplete.
+    :raises MismatchError: The base that the adapter records is not limit.
     """
     adapter = Path(name) if is_adapter(Path(name)) else None
     return adapter, _base_of(adapter, listener) if adapter else resolve_model(name, listener)
@@ -128,17 +128,17 @@ def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedMode
 def open_model(
     name: str, device: torch.device, dtype: torch.dtype | None, listener: Listener, *, trust_remote_code: bool = False
 ) -> Loaded:
-    """Open a model, or an adapter folder on the base that it names; all is read and checked but the weights.
+    """Open a model, or an adapter with its base; read and check everything but the weights.
 
-    Without a dtype a model keeps that of its files, except that on a CPU half precision becomes float32: few CPUs
-    calculate faster in it, and the numbers then do not depend on which.
+    Without a dtype a model keeps that of its files, except that half precision becomes float32 on a CPU: few CPUs are
+    faster in half precision, and results then do not depend on the CPU.
 
-    :param name: A folder, a hub id or GGUF; or a PEFT adapter folder.
-    :param device: Where to put it.
-    :param dtype: Of its weights in memory; None chooses.
-    :param trust_remote_code: Run the code that comes with the model.
-    :raises UsageError: The model brings its own code, which is not trusted.
-    :raises CheckpointError: There is no such model, or its files are incomplete or unsafe.
+    :param name: A model folder, hub id or GGUF file, or a PEFT adapter folder.
+    :param device: Device of the weights.
+    :param dtype: Dtype of the weights in memory; None for the default.
+    :param trust_remote_code: Run Python code that comes with the model.
+    :raises UsageError: The model has its own code, which is not trusted.
+    :raises CheckpointError: The model does not exist, or its files are incomplete or unsafe.
     """
     adapter, resolved = find_model(name, listener)
     checkpoint = open_checkpoint(resolved.path)
@@ -162,7 +162,7 @@ def open_model(
 
 
 def model_record(loaded: Loaded) -> dict[str, Any]:
-    """Return what ``taskarith.json`` says of a model: where it is from, its fingerprint, its dtype in memory."""
+    """Return a model's entry in ``taskarith.json``: its origin, its fingerprint and its dtype in memory."""
     model = loaded.resolved
     base = BaseRecord(model.recorded_name, model.revision, fingerprint_model(model.path))
     record: dict[str, Any] = {**base.to_json(), "dtype": str(loaded.dtype).removeprefix("torch.")}
@@ -190,12 +190,13 @@ def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
         )
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
-            f"{adapter} has no {ADAPTER_WEIGHTS}", "Save the adapter with PEFT's save_pretrained, as safetensors."
+            f"{adapter} does not contain {ADAPTER_WEIGHTS}",
+            "Save the adapter with PEFT's save_pretrained, as safetensors.",
         )
     if (adapter / REST_WEIGHTS).exists():
         raise CheckpointError(
-            f"{adapter} holds deltas that PEFT has no place for ({REST_WEIGHTS}): evaluated so, it would lack them",
-            f"Write the model, and evaluate that: taskarith apply --add {adapter} -o merged",
+            f"{adapter} has deltas in {REST_WEIGHTS}, which PEFT does not load",
+            f"Write the merged model and evaluate it: taskarith apply --add {adapter} -o merged",
         )
     chosen = ChosenBase(recorded.locate(listener), recorded, is_named=False)
     base = chosen.open()
@@ -209,8 +210,8 @@ def _check_adapter(adapter: Path) -> None:
     read_header(adapter / ADAPTER_WEIGHTS)
     try:
         config = PeftConfig.from_pretrained(str(adapter))
-    except Exception as error:  # of as many kinds as there are adapters
-        raise _misfit(adapter, error) from error
+    except Exception as error:  # PEFT raises all kinds of exceptions
+        raise _adapter_error(adapter, error) from error
     if config.is_prompt_learning:
         raise CheckpointError(
             f"{adapter} is a {config.peft_type.value} adapter: it puts tokens before the text",
@@ -219,24 +220,25 @@ def _check_adapter(adapter: Path) -> None:
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Put an adapter's layers into a model; nothing is merged."""
+    """Add an adapter's layers to a model, without merging."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, not the user's affair
+            warnings.simplefilter("ignore", FutureWarning)  # of no interest to the user
             warnings.filterwarnings("error", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=MISLEADING_REMARKS)
             adapted = PeftModel.from_pretrained(model, str(adapter))
-    except Exception as error:  # of as many kinds as there are adapters
-        raise _misfit(adapter, error) from error
+    except Exception as error:  # PEFT raises all kinds of exceptions
+        raise _adapter_error(adapter, error) from error
     inner = adapted.get_base_model()
-    assert isinstance(inner, PreTrainedModel)  # noqa: S101  (it is the model given, with layers put in)
+    assert isinstance(inner, PreTrainedModel)  # noqa: S101  (the given model with added layers)
     return inner
 
 
-def _misfit(adapter: Path, error: Exception) -> CheckpointError:
+def _adapter_error(adapter: Path, error: Exception) -> CheckpointError:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return CheckpointError(
-        f"the adapter {adapter} does not fit its base: {reason}", "Check that it names the base it was trained on."
+        f"the adapter {adapter} does not fit its base: {reason}",
+        "Check that its base_model_name_or_path is the base it was trained on.",
     )
 
 
@@ -245,7 +247,7 @@ def _tokenizer_folder(adapter: Path | None, base: Path) -> Path:
 
 
 def _end_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the end tokens of the generation configuration (or else of the model's) and of the tokenizer."""
+    """Return the end tokens of the generation configuration, or else of the model's, and of the tokenizer."""
     path = checkpoint.path / "generation_config.json"
     config = read_json(path) if path.is_file() else {}
     ends = config.get("eos_token_id", checkpoint.config.get("eos_token_id"))

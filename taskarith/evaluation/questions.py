@@ -1,4 +1,4 @@
-"""What a model is asked: how all texts are cut into samples and prompts for its tokenizer."""
+"""Samples and prompts of all texts, tokenised for one model."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["Asked", "Questions", "ask"]
 
 @dataclass(frozen=True)
 class Questions:
-    """Samples, prompts and other answers of all texts, with the names of their texts."""
+    """Samples, prompts and other answers of all texts, each with the name of its text."""
 
     samples: tuple[tuple[str, Sample], ...]
     prompts: tuple[tuple[str, Prompt], ...]
     answers: tuple[Answers, ...] = ()
 
     def prompts_by_length(self, continuation_tokens: int) -> dict[int, list[tuple[str, Prompt]]]:
-        """Return the prompts by the tokens to generate: their own number of them, or the one given."""
-        found: dict[int, list[tuple[str, Prompt]]] = {}
+        """Group prompts by the number of tokens to generate: their own, or the given one."""
+        groups: dict[int, list[tuple[str, Prompt]]] = {}
         for text, prompt in self.prompts:
-            found.setdefault(prompt.new_tokens or continuation_tokens, []).append((text, prompt))
-        return found
+            groups.setdefault(prompt.new_tokens or continuation_tokens, []).append((text, prompt))
+        return groups
 
     @property
     def ids(self) -> tuple[tuple[str, str], ...]:
@@ -41,18 +41,18 @@ class Questions:
         return tuple((text, sample.id) for text, sample in self.samples)
 
     def fingerprints(self) -> dict[str, str]:
-        """Return by text a fingerprint over the tokens of its samples, its other answers and its prompts."""
-        found: dict[str, list[Sample]] = {}
+        """Return a fingerprint per text over the tokens of its samples, other answers and prompts."""
+        groups: dict[str, list[Sample]] = {}
         for text, sample in self.samples:
-            found.setdefault(text, []).append(sample)
+            groups.setdefault(text, []).append(sample)
         for answers in self.answers:
-            found.setdefault(answers.text, []).extend(answers.samples)
+            groups.setdefault(answers.text, []).extend(answers.samples)
         for text, prompt in self.prompts:
-            found.setdefault(text, []).append(Sample(prompt.id, prompt.input_ids, len(prompt.input_ids)))
-        return {text: fingerprint_samples(samples) for text, samples in found.items()}
+            groups.setdefault(text, []).append(Sample(prompt.id, prompt.input_ids, len(prompt.input_ids)))
+        return {text: fingerprint_samples(samples) for text, samples in groups.items()}
 
     def cost(self, continuation_tokens: int) -> int:
-        """Tokens to read for the losses, and to write."""
+        """Return the number of tokens to score and to generate."""
         samples = [*(sample for _, sample in self.samples), *(s for answers in self.answers for s in answers.samples)]
         written = sum(prompt.new_tokens or continuation_tokens for _, prompt in self.prompts)
         return sum(len(sample.input_ids) for sample in samples) + written
@@ -60,13 +60,13 @@ class Questions:
 
 @dataclass(frozen=True)
 class Asked:
-    """A model that is opened but not yet loaded, and what it will be asked."""
+    """An opened model, not loaded yet, and its questions."""
 
     loaded: Loaded
     questions: Questions
 
     def record(self) -> dict[str, Any]:
-        """Return where the model is from, and fingerprints of its weights and of what it is asked."""
+        """Return the model's origin, and fingerprints of its weights and its questions."""
         return {**model_record(self.loaded), "token_fingerprints": self.questions.fingerprints()}
 
 
@@ -80,7 +80,7 @@ def ask(
     """Tokenise all texts for a model.
 
     :param benchmark: More texts, from ``load_benchmark``.
-    :param listener: Receives a note of what of the texts cannot be measured.
+    :param listener: Receives notes on parts of texts that cannot be measured.
     :raises DataError: A text is too short, or its rows are too long.
     :raises UsageError: A block or a prompt with its continuation is longer than the model has positions.
     """
@@ -90,17 +90,17 @@ def ask(
     samples: list[tuple[str, Sample]] = []
     prompts: list[tuple[str, Prompt]] = []
     for name, data in texts.items():
-        found = tokenize(data, loaded.tokenizer, measurement.block_size, listener)
+        tokenised = tokenize(data, loaded.tokenizer, measurement.block_size, listener)
         made = make_prompts(
             data,
-            found,
+            tokenised,
             loaded.tokenizer,
             prompts=measurement.prompts,
             prompt_tokens=measurement.prompt_tokens,
             continuation_tokens=measurement.continuation_tokens,
             whole_truth=name in KNOWMEM,
         )
-        samples.extend((name, sample) for sample in found)
+        samples.extend((name, sample) for sample in tokenised)
         prompts.extend((name, prompt) for prompt in made)
     _refuse_long_prompts(prompts, loaded, measurement.continuation_tokens)
     answers: list[Answers] = []
@@ -119,7 +119,7 @@ def _refuse_long_prompts(prompts: Sequence[tuple[str, Prompt]], loaded: Loaded, 
         worst = max(long, key=lambda prompt: len(prompt.input_ids))
         longest = len(worst.input_ids) + continuation_tokens
         raise UsageError(
-            f"{len(long)} of {len(prompts)} prompts with their continuation take more than the {limit} positions of "
+            f"{len(long)} of {len(prompts)} prompts with their continuations exceed the {limit} positions of "
             f"{loaded.name} (the longest is {worst.id}: {longest} tokens)",
             "Lower --prompt-tokens or --continuation-tokens, or shorten the prompts.",
         )

@@ -1,4 +1,4 @@
-"""Records of what a model gave to every sample: all that numbers are made from."""
+"""Records of every sample, from which all numbers are calculated."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ __all__ = [
 _Tokens = TypeVar("_Tokens", str, list[float])
 Record = dict[str, Any]
 """One line of ``records.jsonl``. Every record has ``kind``, ``model`` (a row of the tables), ``text`` (the name of a
-data set) and ``sample`` (an id that occurs once for each model, text and kind). By kind there are also:
+data set) and ``sample`` (an id, unique per model, text and kind). Further fields by kind:
 
 ``loss``, a teacher-forced pass over one sample
-    ``nll`` (sum in nats), ``tokens``, ``correct`` (first choices that are right); and for numbers that need every token
-    ``token_losses`` (float32, in order), ``hits`` (a string of ``1`` and ``0``: is the first choice right?) and
-    ``z_scores`` (float32, see ``metrics.membership.min_k_plus_score``); ``end_tokens``, how many of the last tokens
-    only end the text, as EOS does; and ``zlib_bytes`` (the text compressed).
+    ``nll`` (sum in nats), ``tokens``, ``correct`` (number of first choices); and for numbers that need every token
+    ``token_losses`` (float32, in order), ``hits`` (``1`` per first choice, else ``0``) and
+    ``z_scores`` (float32, see ``metrics.membership.min_k_plus_score``); ``end_tokens``, how many of the last
+    tokens only end the text, such as EOS; and ``zlib_bytes`` (the text compressed).
 ``continuation``, a greedy one
-    ``prompt``, ``reference``, ``continuation``, and their own ROUGE-L for whoever reads the file.
+    ``prompt``, ``reference``, ``continuation``, and their ROUGE-L for readers of the file.
 ``answer``, a question with right and wrong answers
-    mean token losses: ``loss`` of the right answer, ``paraphrased_loss`` of it in other words, ``perturbed_losses``, a
-    list, of the wrong ones. The generated answer is a ``continuation`` with the same text and sample.
-``divergence``, next-token distributions beside those of another model, named in ``reference``
+    mean token losses: ``loss`` of the right answer, ``paraphrased_loss`` of its paraphrase, and the list
+    ``perturbed_losses`` of the wrong ones. The generated answer is a ``continuation`` with the same text and sample.
+``divergence``, next-token distributions compared with those of the model named in ``reference``
     ``kl`` (sum over tokens of KL(reference || model) in nats), ``agreed`` (tokens with the same first choice),
-    ``tokens``. Ids occur once for each reference.
-``sampled``, continuations that were drawn
+    ``tokens``. Ids are unique per reference.
+``sampled``, sampled continuations
     ``reference`` and ``continuations``, a list.
-``gradient``, of the loss of one sample
+``gradient``, the gradient of one sample's loss
     ``norm``, see ``extras.gradient_norm``.
-``task``, a sample of a task of lm-eval, which is the ``text``
-    ``values``, a map of metrics to what the sample adds to their means.
-``task_score``, a number of lm-eval that is not a mean over samples, the ``sample``
+``task``, a sample of an lm-eval task, which is the ``text``
+    ``values``, the sample's value of each metric that is a mean.
+``task_score``, an lm-eval number that is not a mean over samples; its name is the ``sample``
     ``value``, ``stderr`` (or null) and ``samples`` (or null).
 """
 
@@ -62,11 +62,11 @@ def loss_record(
     tokens: int,
     correct: int,
 ) -> Record:
-    """Record a teacher-forced pass over one sample; see ``token_fields`` for what else it may hold.
+    """Record a teacher-forced pass over one sample; see ``token_fields`` for optional fields.
 
     :param nll: Sum of the negative log-likelihoods of the scored tokens, in nats.
     :param tokens: Number of scored tokens.
-    :param correct: How many of them are the model's first choice.
+    :param correct: Number of scored tokens that are the model's first choice.
     """
     return {
         "kind": "loss",
@@ -87,12 +87,12 @@ def token_fields(
     end_tokens: int | None = None,
     zlib_bytes: int | None = None,
 ) -> Record:
-    """Return what a record of losses holds of the tokens of its sample; what is not given is not in it.
+    """Return the optional per-token fields of a loss record, without those not given.
 
-    :param losses: Loss of each scored token, float32 of shape (tokens,); kept exactly, in the fewest digits.
+    :param losses: Loss of each scored token, float32 of shape (tokens,); stored exactly, with the fewest digits.
     :param hits: Whether each is the first choice, bool of shape (tokens,).
     :param z_scores: Standardised log-probability of each, float32 of shape (tokens,).
-    :param end_tokens: How many of the last scored tokens only end the text.
+    :param end_tokens: Number of last scored tokens that only end the text.
     :param zlib_bytes: ``metrics.membership.zlib_bytes`` of the sample's text.
     """
     record: Record = {}
@@ -110,7 +110,7 @@ def token_fields(
 
 
 def continuation_record(model: str, text: str, sample: str, prompt: str, reference: str, continuation: str) -> Record:
-    """Record one greedy continuation, with its own scores for whoever reads the file."""
+    """Record one greedy continuation, with its own scores for readers of the file."""
     rouge = rouge_l(reference, continuation)
     return {
         "kind": "continuation",
@@ -129,11 +129,11 @@ def continuation_record(model: str, text: str, sample: str, prompt: str, referen
 def answer_record(
     model: str, text: str, sample: str, loss: float, paraphrased_loss: float, perturbed_losses: Sequence[float]
 ) -> Record:
-    """Record what a model gives to the answers of one question, each as the mean loss of its tokens in nats.
+    """Record the mean token losses, in nats, of the answers to one question.
 
-    :param loss: Of the right answer.
-    :param paraphrased_loss: Of the right answer in other words; where there is none, of the right answer.
-    :param perturbed_losses: Of wrong answers of the same form.
+    :param loss: Loss of the right answer.
+    :param paraphrased_loss: Loss of its paraphrase, or of the right answer if there is none.
+    :param perturbed_losses: Losses of wrong answers of the same form.
     """
     return {
         "kind": "answer",
@@ -149,7 +149,7 @@ def answer_record(
 def divergence_record(
     model: str, text: str, sample: str, reference: str, kl: float, agreed: int, tokens: int
 ) -> Record:
-    """Record how far a model's next-token distributions are from a reference's on one sample.
+    """Record the divergence of a model's next-token distributions from a reference's on one sample.
 
     :param reference: The model whose distributions are taken as true.
     :param kl: Sum over tokens of ``metrics.divergence.kl_divergence``, in nats.
@@ -169,7 +169,7 @@ def divergence_record(
 
 
 def sampled_record(model: str, text: str, sample: str, reference: str, continuations: Sequence[str]) -> Record:
-    """Record what was drawn for one prompt."""
+    """Record the sampled continuations of one prompt."""
     return {
         "kind": "sampled",
         "model": model,
@@ -181,15 +181,15 @@ def sampled_record(model: str, text: str, sample: str, reference: str, continuat
 
 
 def gradient_record(model: str, text: str, sample: str, norm: float) -> Record:
-    """Record how large the gradient of the loss of one sample is."""
+    """Record the gradient norm of one sample's loss."""
     return {"kind": "gradient", "model": model, "text": text, "sample": sample, "norm": norm}
 
 
 def task_record(model: str, text: str, sample: str, values: Mapping[str, float]) -> Record:
-    """Record one sample of a task of lm-eval.
+    """Record one sample of an lm-eval task.
 
     :param text: Name of the task.
-    :param values: What each metric that is a mean over samples has for this one.
+    :param values: The sample's value of each metric that is a mean over samples.
     """
     return {"kind": "task", "model": model, "text": text, "sample": sample, "values": dict(values)}
 
@@ -197,11 +197,11 @@ def task_record(model: str, text: str, sample: str, values: Mapping[str, float])
 def task_score_record(
     model: str, text: str, metric: str, value: float, stderr: float | None, samples: int | None
 ) -> Record:
-    """Record a number of lm-eval that is not a mean over samples, as it gives it.
+    """Record a number of lm-eval that is not a mean over samples.
 
     :param text: Name of the task, or of a group of them.
-    :param metric: Name of the number; it takes the place of a sample's id.
-    :param stderr: Its standard error; None where there is none.
+    :param metric: Name of the number, stored as sample id.
+    :param stderr: Its standard error, or None.
     :param samples: Number of samples; None for a group.
     """
     return {
@@ -216,9 +216,9 @@ def task_score_record(
 
 
 def text_tokens(record: Record, values: _Tokens) -> _Tokens:
-    """Return what belongs to the tokens of a loss record without those that only end its text.
+    """Return per-token values of a loss record without those of its end tokens.
 
-    :param values: One for each token, as a list or a string.
+    :param values: One per token, as a list or a string.
     """
     return values[: len(values) - record["end_tokens"]]
 

@@ -1,4 +1,4 @@
-"""The folder of measured results: what is finished is in it as it comes, and the numbers when all is done."""
+"""The folder of results: finished pieces are stored as they come, the numbers at the end."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["Results", "kept_results", "write_results"]
 
 _MEASURING = ("attacks", "data", "evaluation", "models", "relations", "sweeps", "training")
 _HARNESSES = ("lm-eval", "optuna")
-_PIECE = 1 << 22
+_CHUNK = 1 << 22
 
 Results = tuple[Path | None, Units, Mapping[str, Any]]
-"""The folder to write into (None where this process writes nothing), what is finished, and the record of the output."""
+"""The folder to write to (None if this process writes nothing), the finished pieces, and the record of the output."""
 
 
 @contextmanager
@@ -39,22 +39,22 @@ def kept_results(
     team: Team,
     listener: Listener,
 ) -> Generator[Results]:
-    """Open the folder of results, and find what an earlier run of the same command has finished; see ``units_of``.
+    """Open the folder of results, with what an earlier run of the same command finished; see ``units_of``.
 
-    :param output_dir: The output; None is none, and nothing is kept.
-    :param overwrite: Replace an output that is there.
-    :param record: Gives what the results are made from and how, for ``taskarith.json``; only asked with an output.
-    :param inputs: What is read; the output may not lie there.
-    :param read: Files of which the record has no fingerprint.
-    :param team: The processes of the run; the first one has the folder.
+    :param output_dir: The output folder; None to store nothing.
+    :param overwrite: Replace an existing output.
+    :param record: Returns inputs and arguments for ``taskarith.json``; called only if there is an output.
+    :param inputs: Input paths, which the output must not overlap.
+    :param read: Input files without a fingerprint in the record.
+    :param team: The processes of the run; the first opens the folder.
     :param listener: Receives progress updates.
     """
-    made: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
 
     def run() -> dict[str, Any]:
-        made.update(record())
-        arguments = {name: value for name, value in made["arguments"].items() if name != "processes"}
-        others = {name: value for name, value in made.items() if name != "arguments"}
+        provenance.update(record())
+        arguments = {name: value for name, value in provenance["arguments"].items() if name != "processes"}
+        others = {name: value for name, value in provenance.items() if name != "arguments"}
         files = {f"file {name}": _fingerprint(Path(name)) for name in read}
         return {**others, **arguments, **files, "versions": [release(*_MEASURING), *map(_version, _HARNESSES)]}
 
@@ -63,12 +63,12 @@ def kept_results(
 
         def enter() -> None:
             target = None if output_dir is None else Path(output_dir)
-            found = units_of(target, overwrite, run, inputs=inputs, listener=listener)
-            opened.append(stack.enter_context(found))
+            results = units_of(target, overwrite, run, inputs=inputs, listener=listener)
+            opened.append(stack.enter_context(results))
 
         team.by_first(enter)
         folder, units = opened[0] if opened else (Path(), Units())
-        yield (folder if opened and output_dir is not None else None), units, made
+        yield (folder if opened and output_dir is not None else None), units, provenance
 
 
 def write_results(folder: Path, results: Mapping[str, Any], records: Sequence[Record]) -> None:
@@ -84,8 +84,8 @@ def _fingerprint(path: Path) -> str:
     state = xxhash.xxh3_128()
     try:
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                state.update(piece)
+            while chunk := file.read(_CHUNK):
+                state.update(chunk)
     except OSError as error:
         raise ReadError(f"cannot read {path}: {error.strerror}", "Check the path and its permissions.") from error
     return state.hexdigest()

@@ -1,4 +1,4 @@
-"""Models measured row by row: each as it is or edited in memory, beside a reference; then all numbers."""
+"""Measurement of models row by row, unedited or edited in memory, against a reference; then all numbers."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from taskarith.progress import SILENT, Listener
 __all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
 
 _ALL = "all"
-"""Names the records of a row among its units."""
+"""Name of the unit that holds all records of a row."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Models on texts.
+    """The result of an evaluation.
 
-    :param scores: All numbers; the rows are the models, or one model at each alpha, in the order given, then the
-        retain model.
-    :param records: What they were made from, as in ``records.jsonl``.
+    :param scores: All numbers; rows are the models, or one model at each alpha, in the given order, then the retain
+        model.
+    :param records: The records they are calculated from, as in ``records.jsonl``.
     """
 
     scores: Scores
@@ -48,12 +48,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the scores, to be measured.
+    """A row of the scores to measure.
 
-    :param name: Of the row.
-    :param ready: Makes the model as the row says; called where it is not measured already.
-    :param more: What tells it from other rows that may have had its name in an earlier run.
-    :param is_needed: Whether nothing can be said without it.
+    :param name: Its name.
+    :param ready: Prepares the model for the row; called unless it is measured already.
+    :param more: Distinguishes it from rows with the same name in an earlier run.
+    :param is_needed: Whether a failure of the row fails the evaluation.
     """
 
     name: str
@@ -63,18 +63,18 @@ class Row:
 
 
 Rows = Callable[[Asked, Mapping[str, Sequence[Record]], Units], Iterator[Row]]
-"""Gives the rows of a model one after another; it is told the records of the rows before, and where to keep more."""
+"""Yields the rows of a model, given the records of earlier rows and the storage of finished pieces."""
 
 
 @dataclass(frozen=True)
 class RowPlan:
     """The rows to measure.
 
-    :param of_model: Gives the rows of each model but the retain model, which is measured as it is.
-    :param count: How many rows there will be at most.
+    :param of_model: Yields the rows of each model except the retain model, which is measured unedited.
+    :param count: Maximum number of rows.
     :param retain: Name of the retain model.
-    :param needs_retain: Whether nothing can be said without the retain model.
-    :param edited: Whether ``of_model`` edits the models, for what is said of dtypes.
+    :param needs_retain: Whether a failure of the retain model fails the evaluation.
+    :param edited: Whether ``of_model`` edits the models, for notes on dtypes.
     """
 
     of_model: Rows
@@ -94,23 +94,25 @@ def ask_models(
     team: Team = ALONE,
     listener: Listener = SILENT,
 ) -> list[Asked]:
-    """Open models and tokenise all texts for each: what can be wrong with them is found before one is loaded.
+    """Open models and tokenise all texts for each, to find faults before any model is loaded.
 
-    :param models: Their names, the one that others are compared with first.
-    :raises TaskarithError: As ``open_model`` and ``ask`` do.
+    :param models: Their names, the reference first.
+    :raises TaskarithError: As for ``open_model`` and ``ask``.
     """
-    found: list[Asked] = []
+    asked: list[Asked] = []
     device, dtype = _own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
     for name in models:
-        if team.size > 1:  # one of them downloads or dequantises it
+        if team.size > 1:  # one process downloads or dequantises it
             team.by_first(lambda name=name: bool(find_model(name, listener)))
         loaded = open_model(name, device, dtype, listener, trust_remote_code=runtime.trust_remote_code)
         questions = ask(loaded, texts, measurement, benchmark, listener)
-        same = next((one.questions for one in found if one.questions == questions), questions)
-        found.append(Asked(loaded, same))
-        if same.samples != found[0].questions.samples or same.prompts != found[0].questions.prompts:
-            listener.note(f"{name} tokenises these texts otherwise than {models[0]}: losses per token do not compare")
-    return found
+        same = next((other.questions for other in asked if other.questions == questions), questions)
+        asked.append(Asked(loaded, same))
+        if same.samples != asked[0].questions.samples or same.prompts != asked[0].questions.prompts:
+            listener.note(
+                f"{name} tokenises these texts differently from {models[0]}: losses per token are not comparable"
+            )
+    return asked
 
 
 def measure_rows(
@@ -125,18 +127,18 @@ def measure_rows(
 ) -> Evaluation:
     """Load each model once and measure all its rows; see ``evaluate``.
 
-    A row that cannot be measured is left out, and named in the remarks of the scores.
+    A row that cannot be measured is left out and named in the remarks of the scores.
 
-    :param asked: From ``ask_models``; the retain model, if there is one, first.
+    :param asked: Result of ``ask_models``; the retain model, if any, comes first.
     :param plan: The rows.
-    :param tasks: Of lm-eval, to run on every row.
-    :param units: What of it is finished, and where to keep more.
+    :param tasks: lm-eval tasks to run on every row.
+    :param units: Storage of finished pieces.
     :raises CheckpointError, MismatchError: No row can be measured.
     """
     work = _Work(tasks, measurement, plan, listener, team, units or Units())
-    for one in asked:
-        work.measure_model(one)
-        one.loaded.unload()
+    for model in asked:
+        work.measure_model(model)
+        model.loaded.unload()
     return work.evaluation()
 
 
@@ -148,11 +150,11 @@ def row_name(model: str, alpha: float) -> str:
 
 @dataclass
 class _Work:
-    """An evaluation under way: what all rows share, and what the rows so far have given.
+    """An evaluation in progress: what all rows share, and the results so far.
 
-    :param reference: What later rows are compared with: the retain model's row, or else the first one.
-    :param failed: Why rows could not be measured.
-    :param gaps: Row, then task of lm-eval, to why it could not be run.
+    :param reference: The reference of later rows: the retain model's row, or else the first one.
+    :param failed: Errors of rows that could not be measured.
+    :param gaps: By row and lm-eval task, why the task could not be run.
     """
 
     tasks: Tasks | None
@@ -167,14 +169,14 @@ class _Work:
     gaps: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def measure_model(self, asked: Asked) -> None:
-        """Measure every row of a model, the retain model being the first one."""
+        """Measure every row of a model; the retain model comes first."""
         is_retain = asked.loaded.name == self.plan.retain
         _remark(asked.loaded, self.plan.edited and not is_retain, self.listener)
-        as_it_is = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.plan.needs_retain)]
-        for row in as_it_is if is_retain else self.plan.of_model(asked, self.rows, self.units):
+        unedited = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.plan.needs_retain)]
+        for row in unedited if is_retain else self.plan.of_model(asked, self.rows, self.units):
             try:
                 self._measure_row(asked, row)
-            except (CheckpointError, MismatchError) as error:  # it is about this row: the others are not lost with it
+            except (CheckpointError, MismatchError) as error:  # it concerns this row only
                 if row.is_needed or isinstance(error, ReadError):
                     raise
                 self.failed[row.name] = error
@@ -185,10 +187,10 @@ class _Work:
         if not self.rows:
             raise next(iter(self.failed.values()))
         last = {self.plan.retain: self.rows.pop(self.plan.retain)} if self.plan.retain in self.rows else {}
-        records = [record for found in (self.rows | last).values() for record in found]
-        sheets = {sheet.model: sheet for sheet in arrange(records, "the evaluation")}
-        scores = make_scores(sheets, {row: sheets[self.plan.retain] for row in sheets if self.plan.retain in sheets})
-        missing = {row: why | self.gaps.get(row, {}) for row, why in scores.missing.items()}
+        records = [record for row in (self.rows | last).values() for record in row]
+        tables = {table.model: table for table in arrange(records, "the evaluation")}
+        scores = make_scores(tables, {row: tables[self.plan.retain] for row in tables if self.plan.retain in tables})
+        missing = {row: reasons | self.gaps.get(row, {}) for row, reasons in scores.missing.items()}
         left_out = [f"{row} is left out: {error.message}" for row, error in self.failed.items()]
         return Evaluation(replace(scores, missing=missing, remarks=(*scores.remarks, *left_out)), records)
 
@@ -205,8 +207,7 @@ class _Work:
         if done is None:
             done = self._measure(asked, row.name, units, on_share, keep=is_reference)
         elif is_reference:
-            about = asked, self.measurement, row.name
-            self.reference = keep_reference(*about, on_share, self.team)
+            self.reference = keep_reference(asked, self.measurement, row.name, on_share, self.team)
         self.rows[row.name] = done
         on_share(1.0)
 
@@ -214,8 +215,8 @@ class _Work:
         self, asked: Asked, row: str, units: Units, on_share: Callable[[float], None], *, keep: bool
     ) -> list[Record]:
         start, reference, begun = time.perf_counter(), self.reference, bool(units.names())
-        if reference and (why := reference.mismatch(asked.loaded, asked.questions)):
-            self.listener.note(f"KL and agreement of {row} are missing: {why}")
+        if reference and (reason := reference.mismatch(asked.loaded, asked.questions)):
+            self.listener.note(f"KL and agreement of {row} are missing: {reason}")
             reference = None
         records, kept = measure(
             asked,
@@ -230,19 +231,19 @@ class _Work:
         self.reference = self.reference or kept
         seconds, tokens = time.perf_counter() - start, asked.questions.cost(self.measurement.continuation_tokens)
         if begun:
-            self.listener.note(f"{row}: {tokens:,} tokens, in part by an earlier run")
+            self.listener.note(f"{row}: {tokens:,} tokens, partly by an earlier run")
         elif tokens:
             self.listener.note(f"{row}: {tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} a second)")
         if self.tasks is not None:
             for task in self.tasks.names:
                 alone = replace(self.tasks, names=(task,))
-                records += _others(self._run_task(asked.loaded, row, alone, units), records)
+                records += _new_records(self._run_task(asked.loaded, row, alone, units), records)
         if row not in self.gaps:
             units.put(_ALL, records)
         return records
 
     def _run_task(self, loaded: Loaded, row: str, task: Tasks, units: Units) -> list[Record]:
-        """Run a task of lm-eval in the first process, for all of them; one that cannot be run is a gap."""
+        """Run an lm-eval task in the first process, for all; note in ``gaps`` if it fails."""
         start, (name,) = time.perf_counter(), task.names
         known = self.team.by_first(lambda: units.get(f"task {name}", partial(read_rows, row)))
         if known is not None:
@@ -258,41 +259,41 @@ class _Work:
         return records
 
     def _is_unfinished(self) -> bool:
-        """Tell whether rows are still to be measured."""
+        """Tell whether any row is still unmeasured."""
         return self.team.by_first(
             lambda: sum(name.endswith(f" | {_ALL}") for name in self.units.names()) < self.plan.count
         )
 
     def _together(self, act: Callable[[], object]) -> None:
-        """Do in every process what may fail in one: then it fails in all, and none waits for another."""
+        """Run a function in every process; if it fails in one, fail in all, so that none waits."""
         failure = None
         try:
             act()
         except TaskarithError as error:
             failure = error
-        if failed := next((one for one in self.team.gather(failure) if one is not None), None):
+        if failed := next((error for error in self.team.gather(failure) if error is not None), None):
             raise failed
 
 
-def _others(found: Sequence[Record], records: Sequence[Record]) -> list[Record]:
-    """Leave out records that are there: a task may be one of a group that was run before it."""
+def _new_records(added: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """Drop added records that exist already: a task may be part of a group that ran before."""
     keys = ("kind", "text", "sample")
-    there = {tuple(record[key] for key in keys) for record in records}
-    return [record for record in found if tuple(record[key] for key in keys) not in there]
+    known = {tuple(record[key] for key in keys) for record in records}
+    return [record for record in added if tuple(record[key] for key in keys) not in known]
 
 
 def _own_device(device: torch.device, team: Team) -> torch.device:
-    """Give each of several processes on a machine its own GPU."""
+    """Return a GPU of its own for each process on a machine."""
     if team.size == 1 or device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _remark(loaded: Loaded, edited: bool, listener: Listener) -> None:
-    """Say where the model is evaluated, and in which dtype if it is not that of its files."""
+    """Note a model's device and dtype, and the files' dtype if it differs."""
     used, stored = (str(dtype).removeprefix("torch.") for dtype in (loaded.dtype, loaded.stored_dtype))
     if used == stored:
         listener.note(f"{loaded.name}: on {loaded.device} in {used}")
         return
     rounding = f"; an edit written by apply is rounded to {stored}" if edited else ""
-    listener.note(f"{loaded.name}: on {loaded.device} in {used}, though its files are {stored}{rounding}")
+    listener.note(f"{loaded.name}: on {loaded.device} in {used}, while its files are {stored}{rounding}")

@@ -1,6 +1,6 @@
-"""The log files that TOFU's own evaluation writes and publishes, read as records.
+"""Records from the log files of TOFU's own evaluation.
 
-A folder of ``eval_log*.json`` and ``eval_real_*_wo_options.json``, one file a data set, or all of them in one
+A folder of ``eval_log*.json`` and ``eval_real_*_wo_options.json``, one per data set, or all of them in one
 ``eval_log_aggregated.json``. Each file maps names of numbers to {sample id: value}.
 """
 
@@ -25,7 +25,7 @@ LOG_FILES = {
     "eval_real_author_wo_options.json": "real_authors",
     "eval_real_world_wo_options.json": "world_facts",
 }
-"""Names of the files, and of the texts that they become."""
+"""Names of the files, and of the texts they become."""
 
 _LOSSES = ("avg_gt_loss", "avg_paraphrased_loss", "average_perturb_loss")
 _GENERATED = "generated_text"
@@ -34,7 +34,7 @@ _GENERATED = "generated_text"
 def read_tofu_logs(path: Path) -> list[Record]:
     """Return the records of one model: an ``answer`` and a ``continuation`` for every sample.
 
-    ROUGE is not taken from the logs but from their texts, and truth ratios from their losses.
+    ROUGE is recalculated from the logs' texts, and truth ratios from their losses.
 
     :param path: A folder, an aggregated file, or the file of one data set.
     :raises DataError: It is not such a log, an id occurs twice, or a sample lacks a number.
@@ -50,7 +50,7 @@ def read_tofu_logs(path: Path) -> list[Record]:
 
 
 def _logs(path: Path) -> Iterator[tuple[str, Any]]:
-    """Give name and content of each data set's log."""
+    """Yield name and content of each data set's log."""
     if path.is_dir() and not (path / AGGREGATED).is_file():
         for name in LOG_FILES:
             if (path / name).is_file():
@@ -62,24 +62,24 @@ def _logs(path: Path) -> Iterator[tuple[str, Any]]:
         return
     logs = _load(file)
     if not isinstance(logs, dict) or not logs or (unknown := sorted(logs.keys() - LOG_FILES.keys())):
-        what = f"has logs of unknown names: {name_some(unknown)}" if isinstance(logs, dict) and logs else "has no logs"
-        raise DataError(f"{file} {what}", f"Give TOFU's {AGGREGATED}, or a file named {', '.join(LOG_FILES)}.")
+        fault = f"has logs of unknown names: {name_some(unknown)}" if isinstance(logs, dict) and logs else "has no logs"
+        raise DataError(f"{file} {fault}", f"Give TOFU's {AGGREGATED}, or a file named {', '.join(LOG_FILES)}.")
     yield from logs.items()
 
 
 def _load(file: Path) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Refuse what JSON's readers pass over: a key given twice."""
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-            raise DataError(f"{file} has an id twice: {name_some(twice)}", "Evaluate again; do not join logs by hand.")
-        return found
+        """Refuse duplicate keys, which JSON readers accept."""
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            repeated = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise DataError(f"{file} repeats the id {name_some(repeated)}", "Evaluate again; do not join logs by hand.")
+        return values
 
     try:
         return parse_json(read_text(file), once)
     except MalformedError as error:
-        raise DataError(f"{file} is not JSON: {error}", "Give a log file that is complete.") from error
+        raise DataError(f"{file} is not JSON: {error}", "Give a complete log file.") from error
 
 
 def _records(log: Any, model: str, text: str, where: str) -> Iterator[Record]:
@@ -92,7 +92,7 @@ def _records(log: Any, model: str, text: str, where: str) -> Iterator[Record]:
     for key in wanted:
         if other := sorted(samples.keys() ^ log[key].keys()):
             raise DataError(
-                f"{where}: {key} has other samples than {_LOSSES[0]}: {name_some(other)}", "Evaluate again."
+                f"{where}: {key} and {_LOSSES[0]} have different samples: {name_some(other)}", "Evaluate again."
             )
     for sample in samples:
         yield from _sample(log, model, text, sample, where)

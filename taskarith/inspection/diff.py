@@ -1,4 +1,4 @@
-"""The verb `diff`: two models, vectors or other safetensors files, tensor by tensor."""
+"""The verb `diff`: compare two models, vectors or other safetensors files, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from taskarith.arithmetic.encoding import decode
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.inspection.open_tensors import Magnitude, PackedEntry, go_through, open_contents, plain, raw_chunks
+from taskarith.inspection.open_tensors import Magnitude, PackedEntry, map_in_threads, open_contents, plain, raw_chunks
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["Differences", "TensorDifference", "diff"]
@@ -21,18 +21,19 @@ __all__ = ["Differences", "TensorDifference", "diff"]
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """One tensor of both sides. Elements are compared where the shapes agree, and the dtypes too or both are floats.
+    """One tensor of both sides. Elements are compared if shapes agree and dtypes are equal or both floats.
 
     :param name: Its name.
-    :param shapes: On either side.
-    :param dtypes: On either side, as safetensors writes them.
+    :param shapes: Shapes of both sides.
+    :param dtypes: Dtypes of both sides, as in safetensors.
     :param is_equal: Whether shape, dtype and all bits agree.
-    :param elements: Number of elements, of the first side.
-    :param differing: Elements whose bits differ, of two dtypes as float64: -0.0 is not 0.0. None: not compared.
-    :param nonfinite: Of these, those whose difference is infinite or NaN, left out of what follows.
-    :param largest: Largest absolute difference; None for integers and where elements were not compared.
-    :param distance: ``||a - b||``; None as above.
-    :param norm: ``||a||`` over its finite values; None as above.
+    :param elements: Number of elements of the first side.
+    :param differing: Number of elements whose bits differ (-0.0 and 0.0, too; as float64 if dtypes differ); None if
+        not compared.
+    :param nonfinite: Number of these whose difference is infinite or NaN, which the fields below leave out.
+    :param largest: Largest absolute difference; None for integers and if not compared.
+    :param distance: ``||a - b||``; None likewise.
+    :param norm: ``||a||`` over its finite values; None likewise.
     """
 
     name: str
@@ -48,19 +49,19 @@ class TensorDifference:
 
     @property
     def relative(self) -> float | None:
-        """``||a - b|| / ||a||``; None where either is not known, or a is zero and b is not."""
+        """``||a - b|| / ||a||``; None if either is unknown, or a is zero and b is not."""
         return _ratio(self.distance, self.norm)
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Two sides compared.
+    """The comparison of two sides, a and b.
 
     :param first: Path of a.
     :param second: Path of b.
-    :param only_first: Names that only a has, in its order.
-    :param only_second: Names that only b has, in its order.
-    :param tensors: Every tensor that both have, in the order of a.
+    :param only_first: Names only in a, in its order.
+    :param only_second: Names only in b, in its order.
+    :param tensors: Tensors in both, in the order of a.
     """
 
     first: Path
@@ -71,12 +72,12 @@ class Differences:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both have the same names, and under each the same shape, dtype and bits."""
+        """Whether both have the same names with the same shapes, dtypes and bits."""
         return not (self.only_first or self.only_second or any(not tensor.is_equal for tensor in self.tensors))
 
     @property
     def elements(self) -> int:
-        """Number of elements that were compared."""
+        """Number of compared elements."""
         return sum(tensor.elements for tensor in self.tensors if tensor.differing is not None)
 
     @property
@@ -86,7 +87,7 @@ class Differences:
 
     @property
     def nonfinite(self) -> int:
-        """Of these, the number of those whose difference is infinite or NaN."""
+        """Number of differing elements whose difference is infinite or NaN."""
         return sum(tensor.nonfinite or 0 for tensor in self.tensors)
 
     @property
@@ -96,12 +97,12 @@ class Differences:
 
     @property
     def relative(self) -> float | None:
-        """``||a - b|| / ||a||`` over all floats that were compared; None where a is zero and b is not."""
+        """``||a - b|| / ||a||`` over all compared floats; None if a is zero and b is not."""
         distance = math.hypot(*(tensor.distance or 0.0 for tensor in self.tensors))
         return _ratio(distance, math.hypot(*(tensor.norm or 0.0 for tensor in self.tensors)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
+        """Return plain JSON values."""
         totals = ("is_equal", "elements", "differing", "nonfinite", "largest", "relative")
         return plain(
             {"first": str(self.first), "second": str(self.second)}
@@ -114,16 +115,16 @@ class Differences:
 def diff(first: str | Path, second: str | Path, *, listener: Listener = SILENT) -> Differences:
     """Compare two models, vectors, adapters or other safetensors files, name by name and element by element.
 
-    :param first: A ``.safetensors`` file, a LoRA folder, or a model: folder, hub id or GGUF.
-    :param second: Another; how either is cut into shards does not matter.
+    :param first: A ``.safetensors`` file, a LoRA folder, or a model (folder, hub id or GGUF file).
+    :param second: Another; the sharding of either does not matter.
     :param listener: Receives progress updates.
-    :raises CheckpointError: One of them is missing, or cannot be read safely.
-    :raises VectorError: One is a pickled adapter.
+    :raises CheckpointError: Either is missing, or cannot be read safely.
+    :raises VectorError: Either is a pickled adapter.
     """
     a, b = open_contents(str(first), listener), open_contents(str(second), listener)
     pairs = [(entry, b.tensors[name]) for name, entry in a.tensors.items() if name in b.tensors]
     with TensorReader() as reader:
-        found = go_through(
+        differences = map_in_threads(
             pairs, lambda pair: _compare(*pair, reader), lambda pair: pair[0].nbytes, listener, "comparing"
         )
     return Differences(
@@ -131,7 +132,7 @@ def diff(first: str | Path, second: str | Path, *, listener: Listener = SILENT) 
         b.path,
         tuple(name for name in a.tensors if name not in b.tensors),
         tuple(name for name in b.tensors if name not in a.tensors),
-        tuple(found),
+        tuple(differences),
     )
 
 
@@ -141,7 +142,7 @@ def _compare(a: TensorEntry | PackedEntry, b: TensorEntry | PackedEntry, reader:
     if a.shape != b.shape or not (floats or a.dtype == b.dtype):
         return TensorDifference(*about, False, a.elements, None, None, None, None, None)
     count, distance, size = 0, Magnitude(), Magnitude()
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN, infinities, and differences beyond the largest float64
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN, infinities and overflowing differences
         for left, right in zip(raw_chunks(reader, a), raw_chunks(reader, b), strict=True):
             if floats:
                 size.add(decode(left, a.dtype))
@@ -160,7 +161,7 @@ def _compare(a: TensorEntry | PackedEntry, b: TensorEntry | PackedEntry, reader:
 
 
 def _bits(data: bytes | bytearray, dtype: str, other: str) -> np.ndarray:
-    """Return elements as integers of the same bits; those of two dtypes are widened before."""
+    """Return the bits of elements as integers, of float64 if dtypes differ."""
     return np.frombuffer(data, f"<u{ITEM_SIZES[dtype]}") if dtype == other else decode(data, dtype).view("<u8")
 
 

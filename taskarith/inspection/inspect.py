@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a vector, an adapter, a model or another safetensors file is, and how large it is."""
+"""The verb `inspect`: show what a vector, adapter, model or safetensors file holds, and how large its values are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from taskarith.inspection.open_tensors import (
     Contents,
     Magnitude,
     PackedEntry,
-    go_through,
+    map_in_threads,
     open_contents,
     plain,
     raw_chunks,
@@ -33,15 +33,15 @@ from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["Inspection", "TargetSize", "TensorSize", "inspect"]
 
-_LONG = ("base_tensors", "deltas", "errors", "shapes", "tensors")  # one line a tensor: for machines, in the file itself
+_LONG = ("base_tensors", "deltas", "errors", "shapes", "tensors")  # one entry per tensor, too long to show
 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """One tensor. The four last are None where its dtype is not a float that arithmetic is defined on.
+    """One tensor. The last four fields are None unless its dtype is a supported float.
 
     :param name: Its name in the file.
-    :param dtype: As safetensors writes it.
+    :param dtype: Dtype as in safetensors.
     :param shape: Its shape.
     :param elements: Number of elements.
     :param nbytes: Number of bytes.
@@ -63,7 +63,7 @@ class TensorSize:
 
     @property
     def rms(self) -> float | None:
-        """Root of the mean of the squares of the finite values."""
+        """Root mean square of the finite values."""
         if self.norm is None or self.nonfinite is None:
             return None
         return self.norm / math.sqrt(max(self.elements - self.nonfinite, 1))
@@ -74,10 +74,10 @@ class TargetSize:
     """One weight that a LoRA adapter changes, by ``scale * B A``.
 
     :param name: The module.
-    :param shape: Of the product, out x in.
-    :param rank: Of the factors.
-    :param scale: lora_alpha / rank, or as the adapter's configuration says.
-    :param norm: Euclidean norm of the change; None where a factor is not finite.
+    :param shape: Shape of the product, out x in.
+    :param rank: Rank of the factors.
+    :param scale: lora_alpha / rank, or as set by the adapter's configuration.
+    :param norm: Euclidean norm of the change; None if a factor is not finite.
     """
 
     name: str
@@ -89,15 +89,15 @@ class TargetSize:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found at a path.
+    """The contents of a path.
 
-    :param path: The file or folder that was read.
+    :param path: The file or folder.
     :param kind: ``vector``, ``file`` (another safetensors file), ``model`` or ``adapter``.
-    :param base: The base that it records, or None.
-    :param record: The header of a file or the ``taskarith.json`` of a folder, without what it says of each tensor.
+    :param base: The recorded base, or None.
+    :param record: The header of a file or the ``taskarith.json`` of a folder, without entries per tensor.
     :param tensors: Every tensor, in file order.
-    :param targets: What an adapter changes, in file order; empty for anything else.
-    :param remarks: What stands against using it.
+    :param targets: Weights that an adapter changes, in file order; empty for anything else.
+    :param remarks: Reasons why it cannot be used.
     """
 
     path: Path
@@ -120,12 +120,12 @@ class Inspection:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """Number of tensors of each dtype, the most frequent first."""
+        """Number of tensors by dtype, the most frequent first."""
         return dict(Counter(tensor.dtype for tensor in self.tensors).most_common())
 
     @property
     def norm(self) -> float | None:
-        """Euclidean norm of all finite values; of an adapter that of its change, None where it is not finite."""
+        """Euclidean norm of all finite values; for an adapter that of its change, or None if not finite."""
         parts = self.targets or [tensor for tensor in self.tensors if tensor.norm is not None]
         norms = [part.norm for part in parts if part.norm is not None]
         return math.hypot(*norms) if len(norms) == len(parts) else None
@@ -142,7 +142,7 @@ class Inspection:
         return sum(tensor.nonfinite or 0 for tensor in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
+        """Return plain JSON values."""
         totals = ("elements", "nbytes", "dtypes", "norm", "zeros", "nonfinite")
         base = self.base and self.base.to_json()
         return plain(
@@ -154,18 +154,18 @@ class Inspection:
 
 
 def inspect(name: str | Path, *, listener: Listener = SILENT) -> Inspection:
-    """Look at a task vector, a LoRA folder, a model or any safetensors file; read in pieces.
+    """Read a task vector, LoRA folder, model or any safetensors file in chunks, and measure its tensors.
 
-    :param name: A ``.safetensors`` file, a LoRA folder, or a model: folder, hub id or GGUF.
+    :param name: A ``.safetensors`` file, a LoRA folder, or a model (folder, hub id or GGUF file).
     :param listener: Receives progress updates.
-    :raises CheckpointError: There is nothing, or it cannot be read safely.
+    :raises CheckpointError: It does not exist, or cannot be read safely.
     :raises VectorError: It is a pickled adapter.
     """
     contents = open_contents(str(name), listener)
-    base, factors, remarks = _use(contents)
+    base, factors, remarks = _base_and_factors(contents)
     entries = list(contents.tensors.values())
     with TensorReader() as reader:
-        sizes = go_through(entries, lambda e: _measure(e, reader), lambda e: e.nbytes, listener, "reading")
+        sizes = map_in_threads(entries, lambda e: _measure(e, reader), lambda e: e.nbytes, listener, "reading")
         targets = [_target(module, a, b, scale, reader) for module, (a, b, scale) in factors.items()]
     return Inspection(
         contents.path,
@@ -178,10 +178,10 @@ def inspect(name: str | Path, *, listener: Listener = SILENT) -> Inspection:
     )
 
 
-def _use(
+def _base_and_factors(
     contents: Contents,
 ) -> tuple[BaseRecord | None, dict[str, tuple[TensorEntry, TensorEntry, float]], tuple[str, ...]]:
-    """Return the base and the LoRA factors; what forbids its use is a remark here, so that one can look at it."""
+    """Return the base, LoRA factors and remarks; errors that would prevent its use become remarks."""
     if contents.kind == "file":
         return None, {}, ()
     try:
@@ -199,11 +199,11 @@ def _measure(entry: TensorEntry | PackedEntry, reader: TensorReader) -> TensorSi
     about = (entry.name, entry.dtype, entry.shape, entry.elements, entry.nbytes)
     if not entry.is_float:
         return TensorSize(*about, None, None, None, None)
-    found = Magnitude()
-    with np.errstate(invalid="ignore"):  # a signalling NaN, when it is widened
+    magnitude = Magnitude()
+    with np.errstate(invalid="ignore"):  # signalling NaNs, when widened
         for piece in raw_chunks(reader, entry):
-            found.add(decode(piece, entry.dtype))
-    return TensorSize(*about, found.norm, found.largest, found.zeros, found.nonfinite)
+            magnitude.add(decode(piece, entry.dtype))
+    return TensorSize(*about, magnitude.norm, magnitude.largest, magnitude.zeros, magnitude.nonfinite)
 
 
 def _target(module: str, a: TensorEntry, b: TensorEntry, scale: float, reader: TensorReader) -> TargetSize:
@@ -219,6 +219,6 @@ def _product_norm(a: TensorEntry, b: TensorEntry, scale: float, reader: TensorRe
         return None
     if not all(units):
         return 0.0
-    left, right = left / units[0], right / units[1]  # so that no square overflows
+    left, right = left / units[0], right / units[1]  # so that squares do not overflow
     square = float(np.sum((left.T @ left) * (right @ right.T)))
     return abs(scale) * units[0] * units[1] * math.sqrt(max(square, 0.0))

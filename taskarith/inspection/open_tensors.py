@@ -1,4 +1,4 @@
-"""What a path holds, to look at it: its tensors by name and its records; and ways to measure them in pieces."""
+"""Open anything that can be inspected, and stream its tensors in chunks."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from taskarith.vectors.lora.adapter import adapter_tensors
 from taskarith.vectors.open import open_packed
 from taskarith.vectors.vector import Packed
 
-__all__ = ["Contents", "Magnitude", "PackedEntry", "go_through", "open_contents", "plain", "raw_chunks"]
+__all__ = ["Contents", "Magnitude", "PackedEntry", "map_in_threads", "open_contents", "plain", "raw_chunks"]
 
 _Task = TypeVar("_Task")
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class PackedEntry:
-    """A delta of a packed vector, which is decoded while it is read; otherwise like a ``TensorEntry``."""
+    """A delta of a packed vector, decoded while it is read; otherwise like a ``TensorEntry``."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class PackedEntry:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the delta; one that is a difference to the base is taken in float64."""
+        """Dtype of the delta; float64 for one stored relative to the base."""
         return self.packed.dtype if self.packed.base is None else "F64"
 
     @property
@@ -55,24 +55,24 @@ class PackedEntry:
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes stored."""
+        """Number of stored bytes."""
         return self.packed.nbytes
 
     @property
     def is_float(self) -> bool:
-        """Whether arithmetic is defined on it, as on every delta."""
+        """True: every delta is a float."""
         return True
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Tensors on disk, whatever they are to each other; only headers have been read.
+    """Tensors on disk, of which only headers have been read.
 
     :param path: The file or folder.
     :param kind: ``vector``, ``file`` (another safetensors file), ``model`` or ``adapter``.
-    :param tensors: By name, in file order.
+    :param tensors: Tensors by name, in file order.
     :param record: The header of a file, or the ``taskarith.json`` of a folder.
-    :param remark: Why the deltas of a packed vector cannot be decoded: then ``tensors`` are the stored bytes.
+    :param remark: Why the deltas of a packed vector cannot be decoded; ``tensors`` are the stored bytes then.
     """
 
     path: Path
@@ -83,11 +83,11 @@ class Contents:
 
 
 def open_contents(name: str, listener: Listener = SILENT) -> Contents:
-    """Open a safetensors file, a LoRA folder or a model (folder, hub id or GGUF).
+    """Open a safetensors file, a LoRA folder or a model (folder, hub id or GGUF file).
 
     :param name: As the user wrote it.
-    :param listener: Receives notes about downloads and conversions.
-    :raises CheckpointError: There is nothing, or it cannot be read safely.
+    :param listener: Receives notes on downloads and conversions.
+    :raises CheckpointError: It does not exist, or cannot be read safely.
     :raises VectorError: It is a pickled adapter.
     """
     path = Path(name)
@@ -96,10 +96,11 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
     if path.is_file() and not _is_gguf(path):
         header = read_header(path)
         kind = "vector" if header.metadata.get("format") == FORMAT else "file"
-        found = Contents(path, kind, {entry.name: entry for entry in header.tensors}, _parsed(header.metadata))
+        contents = Contents(path, kind, {entry.name: entry for entry in header.tensors}, _parsed(header.metadata))
         if kind == "vector":
-            found = replace(found, record=absolute_names(found.record, path.parent))
-        return found if kind == "file" or header.metadata.get("kind") == "dense" else _decoded(found, listener)
+            contents = replace(contents, record=absolute_names(contents.record, path.parent))
+        is_stored = kind == "file" or header.metadata.get("kind") == "dense"
+        return contents if is_stored else _decoded(contents, listener)
     path = resolve_model(name, listener).path
     record = read_provenance(path) or {}
     if is_adapter(path):
@@ -108,7 +109,7 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
 
 
 class Magnitude:
-    """How large values are that come in pieces; those that are not finite are counted and otherwise left out."""
+    """Statistics of values that come in chunks; non-finite ones are only counted."""
 
     def __init__(self) -> None:
         self.largest = 0.0
@@ -117,7 +118,7 @@ class Magnitude:
         self._norms: list[float] = []
 
     def add(self, values: np.ndarray) -> None:
-        """Take in a piece of flat float64."""
+        """Add a chunk of flat float64 values."""
         if not values.size:
             return
         sizes = np.abs(values)
@@ -129,7 +130,7 @@ class Magnitude:
         self.largest = max(self.largest, largest)
         self.zeros += sizes.size - int(np.count_nonzero(sizes))
         if largest:
-            unit = 1.0 if 1e-100 < largest < 1e100 else largest  # squares neither overflow nor vanish
+            unit = 1.0 if 1e-100 < largest < 1e100 else largest  # squares neither overflow nor underflow
             self._norms.append(unit * math.sqrt(float(np.square(sizes / unit if unit != 1.0 else sizes).sum())))
 
     @property
@@ -139,10 +140,10 @@ class Magnitude:
 
 
 def raw_chunks(reader: TensorReader, entry: TensorEntry | PackedEntry) -> Iterator[bytes | bytearray]:
-    """Return the bytes of a tensor in pieces of a few whole elements.
+    """Yield the bytes of a tensor in chunks of whole elements.
 
     :raises VectorError: A packed tensor is broken.
-    :raises MismatchError: It is relative to a base that has changed.
+    :raises MismatchError: Its base has changed.
     """
     if isinstance(entry, PackedEntry):
         yield from _decoded_chunks(reader, entry)
@@ -152,16 +153,16 @@ def raw_chunks(reader: TensorReader, entry: TensorEntry | PackedEntry) -> Iterat
         yield reader.read(entry, start * size, stop * size)
 
 
-def go_through(
-    tasks: Sequence[_Task], do: Callable[[_Task], _Found], size: Callable[[_Task], int], listener: Listener, what: str
-) -> list[_Found]:
-    """Do all tasks, one thread a core, and return what each found, in their order.
+def map_in_threads(
+    tasks: Sequence[_Task], do: Callable[[_Task], _Result], size: Callable[[_Task], int], listener: Listener, what: str
+) -> list[_Result]:
+    """Run all tasks with one thread per core, and return their results in order.
 
-    :param tasks: What is to be done.
-    :param do: Does one task, with numpy, which lets other threads run meanwhile.
-    :param size: Its size, for the listener.
+    :param tasks: The tasks.
+    :param do: Runs one task, with numpy, which lets other threads run.
+    :param size: Size of a task, for the listener.
     :param listener: Receives progress updates.
-    :param what: What is being done, for the listener.
+    :param what: Name of the work, for the listener.
     """
     total, done = sum(map(size, tasks)), 0
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -178,7 +179,7 @@ def go_through(
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it everywhere: None for a number that is not finite, no half characters."""
+    """Return a value as portable JSON: None for non-finite numbers, and no lone surrogates."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -190,32 +191,32 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _decoded(found: Contents, listener: Listener) -> Contents:
+def _decoded(contents: Contents, listener: Listener) -> Contents:
     try:
-        vector = open_packed(found.path, listener)
+        vector = open_packed(contents.path, listener)
     except TaskarithError as error:
-        return replace(found, remark=error.message)
+        return replace(contents, remark=error.message)
     tensors = {}
-    for name in found.tensors:
+    for name in contents.tensors:
         packed = vector.delta(name)
         if isinstance(packed, Packed):
-            tensors[name] = PackedEntry(name, vector.shapes[name], found.path, packed)
-    return replace(found, tensors=tensors)
+            tensors[name] = PackedEntry(name, vector.shapes[name], contents.path, packed)
+    return replace(contents, tensors=tensors)
 
 
 def _decoded_chunks(reader: TensorReader, entry: PackedEntry) -> Iterator[bytes | bytearray]:
     packed, stream = entry.packed, entry.packed.open(reader)
     size, origin = ITEM_SIZES[packed.dtype], HashingTensor(packed.base, reader) if packed.base else None
     for start, stop in chunks(entry.elements):
-        room = bytearray((stop - start) * size)
+        data = bytearray((stop - start) * size)
         if origin is None:
-            stream.read_into(memoryview(room), None)
-            yield room
+            stream.read_into(memoryview(data), None)
+            yield data
             continue
-        before = bytearray(len(room))
+        before = bytearray(len(data))
         origin.read_into(memoryview(before))
-        stream.read_into(memoryview(room), memoryview(before))
-        yield (decode(room, packed.dtype) - decode(before, packed.dtype)).tobytes()
+        stream.read_into(memoryview(data), memoryview(before))
+        yield (decode(data, packed.dtype) - decode(before, packed.dtype)).tobytes()
     if origin is not None and packed.expected not in {"", origin.fingerprint()}:
         raise MismatchError(
             f"{entry.name} in {entry.path} cannot be decoded: {origin.entry.path} has changed",
@@ -224,12 +225,12 @@ def _decoded_chunks(reader: TensorReader, entry: PackedEntry) -> Iterator[bytes 
 
 
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return a header with its values that are JSON objects as such."""
-    found: dict[str, Any] = dict(metadata)
+    """Return a header's metadata with its JSON objects parsed."""
+    parsed: dict[str, Any] = dict(metadata)
     for key, text in metadata.items():
         with suppress(MalformedError):
-            found[key] = parse_json(text) if text.startswith("{") else text
-    return found
+            parsed[key] = parse_json(text) if text.startswith("{") else text
+    return parsed
 
 
 def _is_gguf(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What `verify` found."""
+"""The result of `verify`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["Verification"]
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked, and what was found.
+    """The result of a verification.
 
     :param path: The folder or file.
-    :param kind: Of the record: edit, vector, lora, ...
-    :param tensors: Tensors whose fingerprint was taken again.
-    :param damaged: Those whose content is not what was recorded, or that are missing or new.
-    :param sampled: Elements calculated again in float64 with other code than they were written with, rounded once.
-    :param wrong: Tensors with an element that differs from that.
-    :param unsampled: Why nothing, or not all, was calculated again; empty if all was.
-    :param files: Files that are not as recorded; None for a vector, and where the record has no digests of them.
-    :param is_record_changed: The record, or the header of a vector, is not as it was written.
-    :param uncovered: What is not compared, since the record does not have what it takes.
-    :param tolerance: Share of the largest change of a tensor by which a result may differ from what is calculated
-        again before it is rounded; 0 if all bits must agree.
+    :param kind: Kind of the record: edit, vector, lora, ...
+    :param tensors: Number of tensors whose fingerprint was recomputed.
+    :param damaged: Tensors that do not match the record, are missing or are new.
+    :param sampled: Number of elements recomputed in float64 with independent code, rounded once.
+    :param wrong: Tensors with an element that differs from its recomputed value.
+    :param unsampled: Why not all elements could be recomputed; empty if there is no reason.
+    :param files: Files that do not match the record; None for a vector, and if the record has no digests of files.
+    :param is_record_changed: Whether the record, or the header of a vector, was changed after it was written.
+    :param uncovered: What could not be compared, for lack of a record.
+    :param tolerance: Share of a tensor's largest change by which results may differ from recomputed values before
+        rounding; 0 if all bits must agree.
     """
 
     path: Path
@@ -42,6 +42,6 @@ class Verification:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was found."""
+        """Whether everything matches."""
         files_are_sound = self.files is None or self.files.are_harmless
         return files_are_sound and not (self.damaged or self.wrong or self.is_record_changed)

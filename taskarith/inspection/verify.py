@@ -1,4 +1,4 @@
-"""The verb `verify`: whether an output is still what was written, and was calculated rightly."""
+"""The verb `verify`: check that an output is unchanged and was calculated correctly."""
 
 from __future__ import annotations
 
@@ -19,62 +19,64 @@ from taskarith.progress import SILENT, Listener
 
 __all__ = ["Verification", "verify"]
 
-_OLD = "an earlier release wrote it"
+_OLD_RELEASE = "written by an earlier release"
 
 
 def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> Verification:
-    """Take all digests and fingerprints again, and calculate a sample of elements again from the recorded inputs.
+    """Recompute all digests and fingerprints, and a sample of elements from the recorded inputs.
 
     :param path: A task vector file, or a folder with ``taskarith.json``.
-    :param seed: Where the samples are taken.
+    :param seed: Seed of the samples.
     :param listener: Receives progress updates.
-    :raises CheckpointError: There is no record to compare with, or the files are broken.
+    :raises CheckpointError: There is no record, or the files are broken.
     """
-    place = Path(path)
-    return verify_vector(place, seed, listener) if place.is_file() else _verify_folder(place, seed, listener)
+    target = Path(path)
+    return verify_vector(target, seed, listener) if target.is_file() else _verify_folder(target, seed, listener)
 
 
-def _verify_folder(place: Path, seed: int, listener: Listener) -> Verification:
-    record = read_provenance(place) if place.is_dir() else None
+def _verify_folder(path: Path, seed: int, listener: Listener) -> Verification:
+    record = read_provenance(path) if path.is_dir() else None
     if record is None:
         raise CheckpointError(
-            f"{place} has no {PROVENANCE_NAME} to compare with",
+            f"{path} does not contain {PROVENANCE_NAME}",
             "Give a folder that taskarith wrote, or a task vector file.",
         )
-    kind, files, sealed = record.get("kind"), record.get("files"), record_is_sealed(place)
+    kind, files, sealed = record.get("kind"), record.get("files"), record_is_sealed(path)
     if kind != "edit" and files is None:
         raise CheckpointError(
-            f"the record of {place}, of kind {kind}, has neither digests of its files nor fingerprints of its tensors",
-            "Only a folder that this release wrote, an output of apply, or a task vector file can be verified.",
+            f"the record of {path}, of kind {kind}, has neither digests of files nor fingerprints of tensors",
+            "Give a folder written by this release, an output of apply, or a task vector file.",
         )
-    with broken_record(place):
-        recorded = None if files is None else {str(name): dict(one) for name, one in files.items()}
-    changes = None if recorded is None else compare_folder(place, recorded, {PROVENANCE_NAME}, listener)
-    found = Verification(
-        place,
+    with broken_record(path):
+        recorded = None if files is None else {str(name): dict(digest) for name, digest in files.items()}
+    changes = None if recorded is None else compare_folder(path, recorded, {PROVENANCE_NAME}, listener)
+    result = Verification(
+        path,
         str(kind),
         files=changes,
         is_record_changed=sealed is False or (sealed is None and files is not None),
-        uncovered=(*_uncovered(record, sealed), *_links(place)),
+        uncovered=(*_uncovered(record, sealed), *_links(path)),
     )
     if kind != "edit":
-        return replace(found, unsampled=f"what is of kind {kind} is compared by the digests of its files alone")
+        return replace(result, unsampled=f"a folder of kind {kind} is compared by the digests of its files only")
     try:
-        return verify_edit(found, record, seed, listener)
+        return verify_edit(result, record, seed, listener)
     except TaskarithError as error:
-        if found.is_sound:
+        if result.is_sound:
             raise
-        return replace(found, unsampled=f"its weights cannot be read: {error.message}")
+        return replace(result, unsampled=f"its weights cannot be read: {error.message}")
 
 
-def _links(place: Path) -> tuple[str, ...]:
-    """Say what is no file of the folder: what it leads to may be as recorded now, and not travel with the folder."""
-    links = [name for name in folder_files(place) if not name.endswith("/") and leads_out(place, place / name)]
-    return (f"links to files outside of the folder, which were written as files: {name_some(links)}",) if links else ()
+def _links(path: Path) -> tuple[str, ...]:
+    """Return a remark on links out of the folder, whose targets do not travel with it."""
+    links = [name for name in folder_files(path) if not name.endswith("/") and leads_out(path, path / name)]
+    return (f"links to files outside the folder replace files that were written: {name_some(links)}",) if links else ()
 
 
 def _uncovered(record: Mapping[str, Any], sealed: bool | None) -> tuple[str, ...]:
-    files = "configuration, tokenizer, code, index and undo patch are not compared: the record has no digests of them"
-    own = "nothing tells whether the record itself is as it was written: it has no digest of itself"
+    files = (
+        "configuration, tokenizer, code, index and undo patch are not compared, since the record has no digests of them"
+    )
+    own = "changes of the record itself cannot be detected, since it has no digest of itself"
     missing = [*([files] if "files" not in record else []), *([own] if sealed is None else [])]
-    return tuple(f"{one} ({_OLD})" for one in missing)
+    return tuple(f"{remark} ({_OLD_RELEASE})" for remark in missing)

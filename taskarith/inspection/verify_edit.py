@@ -1,4 +1,4 @@
-"""Whether the output of an edit has the tensors that were written, and whether they are what the inputs give."""
+"""Verify an edit: its tensors are those that were written, and those that the inputs give."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from taskarith.edit.plan import EditPlan, TensorPlan, plan_edit
 from taskarith.edit.repeat import foreign_tensors
 from taskarith.errors import TaskarithError, UsageError
 from taskarith.inspection.verification import Verification
-from taskarith.inspection.verify_inputs import blameless
+from taskarith.inspection.verify_inputs import exclude_changed_inputs
 from taskarith.inspection.verify_methods import TOLERANCE, merge_again
-from taskarith.inspection.verify_record import read_edit, read_prints
-from taskarith.inspection.verify_sample import compare_samples, damaged_tensors, edit_again
+from taskarith.inspection.verify_record import read_edit, read_fingerprints
+from taskarith.inspection.verify_sample import compare_samples, damaged_tensors, recompute
 from taskarith.progress import Listener
 
 __all__ = ["verify_edit"]
 
 
-def verify_edit(found: Verification, record: Mapping[str, Any], seed: int, listener: Listener) -> Verification:
-    """Take the fingerprints of all tensors of an output again, and calculate a sample of them again.
+def verify_edit(result: Verification, record: Mapping[str, Any], seed: int, listener: Listener) -> Verification:
+    """Recompute the fingerprints of all tensors of an output, and a sample of their elements.
 
-    :param found: What has been found of its files.
-    :param record: Of the edit.
-    :param seed: Where the samples are taken.
+    :param result: The result so far, on its files.
+    :param record: Record of the edit.
+    :param seed: Seed of the samples.
     :param listener: Receives progress updates.
     :raises CheckpointError: The weights cannot be read.
     """
-    checkpoint = open_checkpoint(found.path)
-    recorded = read_prints(found.path, record)
+    checkpoint = open_checkpoint(result.path)
+    recorded = read_fingerprints(result.path, record)
     damaged = damaged_tensors(checkpoint.tensors, recorded, listener)
-    found = replace(found, tensors=len(recorded), damaged=damaged)
+    result = replace(result, tensors=len(recorded), damaged=damaged)
     whole = {name: entry for name, entry in checkpoint.tensors.items() if name not in damaged}
     try:
-        edit, bases = read_edit(found.path, record), read_prints(found.path, record, "base")
+        edit, bases = read_edit(result.path, record), read_fingerprints(result.path, record, "base")
     except UsageError as error:
-        return replace(found, unsampled=f"the record cannot be carried out: {error.message}")
+        return replace(result, unsampled=f"the recorded edit cannot be repeated: {error.message}")
     with ExitStack() as scratch:
         try:
-            plan, own = _plan_again(edit, listener, scratch)
+            plan, own = _plan(edit, listener, scratch)
             foreign = foreign_tensors(plan)
         except TaskarithError as error:
-            return replace(found, unsampled=f"the inputs cannot be opened: {error.message}")
+            return replace(result, unsampled=f"the inputs cannot be opened: {error.message}")
         if foreign:
-            return replace(found, wrong=foreign)
-        return _calculate_again(found, bases, plan, own, whole, seed, listener)
+            return replace(result, wrong=foreign)
+        return _recompute(result, bases, plan, own, whole, seed, listener)
 
 
-def _calculate_again(
-    found: Verification,
+def _recompute(
+    result: Verification,
     bases: Mapping[str, str],
     plan: EditPlan,
     own: Mapping[str, TensorEntry],
@@ -64,11 +64,11 @@ def _calculate_again(
     seed: int,
     listener: Listener,
 ) -> Verification:
-    """Compare what was written with what the inputs give now, and find out which of them have changed since.
+    """Compare the output with what the inputs give now, and find inputs that have changed since.
 
-    :param bases: The fingerprint that each tensor of the model had.
-    :param own: The model's own tensors where new rows were put below them.
-    :param whole: The tensors of the output that are as they were written.
+    :param bases: Recorded fingerprints of the model's tensors.
+    :param own: The model's own tensors if rows were appended to them.
+    :param whole: Tensors of the output that are unchanged.
     """
     plans = {tensor.source.name: tensor for tensor in plan.tensors}
     others = plans.keys() ^ bases.keys()
@@ -80,23 +80,23 @@ def _calculate_again(
     ]
     merged = [] if plan.edit.method.is_linear else [entry.name for entry in calculated if plans[entry.name].terms]
     rest = [entry for entry in calculated if entry.name not in set(merged)]
-    sampled, wrong = compare_samples(rest, seed, lambda entry, *span: edit_again(plan, plans[entry.name], *span))
+    sampled, wrong = compare_samples(rest, seed, lambda entry, *span: recompute(plan, plans[entry.name], *span))
     if merged:
         count, differ = merge_again(plan, whole, merged, seed, listener)
         sampled, wrong = sampled + count, (*wrong, *differ)
-    wrong, reasons = blameless(plan, own, bases, wrong)
+    wrong, reasons = exclude_changed_inputs(plan, own, bases, wrong)
     if others:
-        reasons = (f"the base has changed since: it has other tensors, as {min(others)}", *reasons)
+        reasons = (f"the base has changed since: its tensors differ, such as {min(others)}", *reasons)
     tolerance = TOLERANCE if merged and plan.edit.method.needs_torch else 0.0
-    return replace(found, sampled=sampled, wrong=wrong, unsampled="; ".join(reasons), tolerance=tolerance)
+    return replace(result, sampled=sampled, wrong=wrong, unsampled="; ".join(reasons), tolerance=tolerance)
 
 
 def _is_alike(plan: TensorPlan, entry: TensorEntry) -> bool:
     return (plan.dtype, plan.source.shape) == (entry.dtype, entry.shape)
 
 
-def _plan_again(edit: Edit, listener: Listener, scratch: ExitStack) -> tuple[EditPlan, Mapping[str, TensorEntry]]:
-    """Return the plan, and the model's own tensors where new rows were put below them."""
+def _plan(edit: Edit, listener: Listener, scratch: ExitStack) -> tuple[EditPlan, Mapping[str, TensorEntry]]:
+    """Return the plan, and the model's own tensors if rows were appended to them."""
     checkpoint = open_checkpoint(resolve_model(str(edit.model), listener).path)
     operands = open_edit(edit, checkpoint, listener)
     longer = scratch.enter_context(enlarged(checkpoint, operands, edit.vocab))

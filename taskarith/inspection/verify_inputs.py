@@ -1,4 +1,4 @@
-"""Which inputs of an edit are not what they were, so that nothing is said against an output that cannot be known."""
+"""Detection of inputs that changed since an edit, so that its output is not blamed for them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from taskarith.edit.plan import EditPlan
 from taskarith.errors import TaskarithError, name_some
 from taskarith.vectors.vector import Packed
 
-__all__ = ["blameless"]
+__all__ = ["exclude_changed_inputs"]
 
 
-def blameless(
+def exclude_changed_inputs(
     plan: EditPlan, own: Mapping[str, TensorEntry], bases: Mapping[str, str], wrong: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Leave out those tensors that the inputs do not give now, but may have given as they were when they were read.
+    """Exclude wrong tensors whose inputs have changed since the edit.
 
-    :param plan: The edit, with the inputs as they are.
-    :param own: The model's own tensors where new rows were put below them.
-    :param bases: The fingerprint that each tensor of the model had.
-    :param wrong: Tensors that are not what the inputs give.
-    :returns: The tensors that are left, and which inputs have changed.
+    :param plan: The edit, with the inputs as they are now.
+    :param own: The model's own tensors if rows were appended to them.
+    :param bases: Recorded fingerprints of the model's tensors.
+    :param wrong: Tensors that differ from what the inputs give.
+    :returns: The remaining tensors, and remarks on the changed inputs.
     """
     reasons, plans = [], {tensor.source.name: tensor for tensor in plan.tensors}
     with TensorReader() as reader:
@@ -34,37 +34,37 @@ def blameless(
             reasons.append(f"the base has changed since, in {name_some(sorted(changed))}")
         left = [name for name in wrong if name not in changed]
         used = sorted({term.operand for name in left for term in plans[name].terms})
-        recorded = [one.fingerprint for one in plan.edit.operands]
+        recorded = [operand.fingerprint for operand in plan.edit.operands]
         others = [index for index in used if _fingerprint(plan, index, reader) != recorded[index]]
     names = [plan.operands[index].vector.name for index in others]
-    reasons += [f"{name} has changed since: what it moves is not calculated again" for name in names]
+    reasons += [f"{name} has changed since, so the tensors it changes were not recomputed" for name in names]
     left = [name for name in left if not any(term.operand in others for term in plans[name].terms)]
     return tuple(left), tuple(reasons)
 
 
 def _fingerprint(plan: EditPlan, operand: int, reader: TensorReader) -> str:
-    """Return the fingerprint of all that an edit reads of an operand; empty where it cannot be read."""
-    found = {}
+    """Return the fingerprint of everything an edit reads of an operand; empty if it cannot be read."""
+    fingerprints = {}
     try:
         for tensor in plan.tensors:
-            what = calculation(plan, tensor) if tensor.terms else None
+            work = calculation(plan, tensor) if tensor.terms else None
             for number, term in enumerate(tensor.terms):
-                if what is not None and term.operand == operand:
-                    found[term.delta] = _term_fingerprint(what, number, reader)
+                if work is not None and term.operand == operand:
+                    fingerprints[term.delta] = _term_fingerprint(work, number, reader)
     except TaskarithError:
         return ""
-    return combine_fingerprints(found)
+    return combine_fingerprints(fingerprints)
 
 
-def _term_fingerprint(what: Calculation, number: int, reader: TensorReader) -> str:
-    index = what.fingerprints[number]
+def _term_fingerprint(work: Calculation, number: int, reader: TensorReader) -> str:
+    index = work.fingerprints[number]
     if isinstance(index, str):
         return index
-    entry = what.inputs[index]
+    entry = work.inputs[index]
     if not isinstance(entry, Packed):
         return reader.fingerprint(entry)
-    stream, base, size = entry.open(reader), what.inputs[0], ITEM_SIZES[entry.dtype]
-    origin = what.inputs[what.against[index]] if index in what.against else None
+    stream, base, size = entry.open(reader), work.inputs[0], ITEM_SIZES[entry.dtype]
+    origin = work.inputs[work.against[index]] if index in work.against else None
     elements = base.elements if isinstance(base, TensorEntry) else 0
     for start, stop in chunks(elements):
         against = None if not isinstance(origin, TensorEntry) else reader.read(origin, start * size, stop * size)

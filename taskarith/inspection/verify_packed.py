@@ -1,4 +1,4 @@
-"""Whether the deltas of a packed vector are what was written, and are those of its base and fine-tune."""
+"""Verify the deltas of a packed vector, against its record and against its base and fine-tune."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from taskarith.vectors.codecs.block_file import PackedFile
 from taskarith.vectors.pair import PairVector
 from taskarith.vectors.vector import Difference, Packed, Vector
 
-__all__ = ["damaged_blobs", "sample_blobs"]
+__all__ = ["compare_deltas", "damaged_deltas"]
 
 
-def damaged_blobs(vector: PackedFile, recorded: Mapping[str, str], listener: Listener) -> tuple[str, ...]:
-    """Return the deltas whose stored bytes are not those that were recorded, or that are missing or new."""
-    found = []
+def damaged_deltas(vector: PackedFile, recorded: Mapping[str, str], listener: Listener) -> tuple[str, ...]:
+    """Return the deltas whose stored bytes do not match the record, or that are missing or new."""
+    damaged = []
     with TensorReader() as reader:
         for index, name in enumerate(sorted(vector.entries.keys() | recorded.keys())):
             listener.progress("verifying", index, len(recorded))
             if name not in vector.entries or vector.fingerprint(name, reader) != recorded.get(name):
-                found.append(name)
-    return tuple(found)
+                damaged.append(name)
+    return tuple(damaged)
 
 
-def sample_blobs(
+def compare_deltas(
     vector: Vector, names: Iterable[str], pair: PairVector, seed: int, size: int
 ) -> tuple[int, tuple[str, ...]]:
     """Decode a run of elements of each tensor, and compare it with the base and the fine-tune.
 
-    An exact vector must give the bits of the fine-tune. Of a sparse one every entry that is not zero must be the
-    difference, rounded to its dtype.
+    An exact vector must give the bits of the fine-tune; every nonzero entry of a sparse one must be the difference,
+    rounded to its dtype.
 
     :param vector: Exact or sparse.
-    :param names: The tensors.
+    :param names: Names of the tensors.
     :param pair: Base and fine-tune.
-    :param seed: Where the samples are taken.
-    :param size: Elements of each, which begins at a multiple of them.
-    :returns: How many elements were compared, and the tensors that differ.
+    :param seed: Seed of the samples.
+    :param size: Elements per sample, which starts at a multiple of it.
+    :returns: The number of compared elements, and the tensors that differ.
     """
     generator = np.random.default_rng(seed)
     count, wrong = 0, []
@@ -64,16 +64,16 @@ def _is_right(packed: Packed, both: Difference, start: int, stop: int, reader: T
         reader.read(side, start * ITEM_SIZES[side.dtype], stop * ITEM_SIZES[side.dtype])
         for side in (both.base, both.finetuned)
     )
-    room = bytearray((stop - start) * ITEM_SIZES[packed.dtype])
+    data = bytearray((stop - start) * ITEM_SIZES[packed.dtype])
     stream = packed.open(reader)
     stream.skip(start)
     try:
-        stream.read_into(memoryview(room), memoryview(before))
+        stream.read_into(memoryview(data), memoryview(before))
     except (VectorError, MismatchError):
         return False
     if packed.base is not None:
-        return room == after
+        return data == after
     delta = decode(after, both.finetuned.dtype) - decode(before, both.base.dtype)
     wanted = decode(encode(delta, "F64" if packed.dtype == "F64" else "F32"), "F64" if packed.dtype == "F64" else "F32")
-    found, wanted = decode(room, packed.dtype), decode(encode(wanted, packed.dtype), packed.dtype)
-    return bool(np.array_equal(found[found != 0], wanted[found != 0]))
+    stored, wanted = decode(data, packed.dtype), decode(encode(wanted, packed.dtype), packed.dtype)
+    return bool(np.array_equal(stored[stored != 0], wanted[stored != 0]))

@@ -1,4 +1,4 @@
-"""What `verify` takes from the record of an edit; it is read in one place, where what somebody has changed is named."""
+"""Reading of an edit's record for `verify`, with errors for a changed record."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any
 from taskarith.edit.edit import Edit
 from taskarith.errors import CheckpointError
 
-__all__ = ["broken_record", "read_edit", "read_prints"]
+__all__ = ["broken_record", "read_edit", "read_fingerprints"]
 
 
-def read_prints(place: Path, record: Mapping[str, Any], side: str = "fingerprint") -> dict[str, str]:
-    """Return the fingerprint of each tensor of an output, or with ``base`` of the model that was edited.
+def read_fingerprints(path: Path, record: Mapping[str, Any], side: str = "fingerprint") -> dict[str, str]:
+    """Return the recorded fingerprints of an output's tensors or, with ``base``, of the edited model's.
 
     :raises CheckpointError: The record is broken.
     """
-    with broken_record(place):
+    with broken_record(path):
         return {name: str(tensor[side]) for name, tensor in record["tensors"].items()}
 
 
-def read_edit(place: Path, record: Mapping[str, Any]) -> Edit:
+def read_edit(path: Path, record: Mapping[str, Any]) -> Edit:
     """Read the edit from the record of an output.
 
     :raises CheckpointError: The record is broken.
-    :raises UsageError: A value in it is out of range, or of another release.
+    :raises UsageError: A value is out of range, or from another release.
     """
-    with broken_record(place):
+    with broken_record(path):
         return Edit.from_record(record)
 
 
 @contextmanager
-def broken_record(place: Path) -> Generator[None, None, None]:
-    """Say of a value that is missing or of another type that somebody has changed the record."""
+def broken_record(path: Path) -> Generator[None, None, None]:
+    """Turn missing values and wrong types into an error about the record."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"the record of {place} is broken, or of a newer release: {error!r}",
-            "Restore it from where it came, or verify it with the release that it names under versions.",
+            f"the record of {path} is broken, or from a newer release: {error!r}",
+            "Restore it from its source, or verify it with the release named under versions.",
         ) from error

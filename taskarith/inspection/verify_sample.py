@@ -1,4 +1,4 @@
-"""Elements of tensors that are calculated again, with other code than they were written with."""
+"""Samples of elements, recomputed with code independent of the one that wrote them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.progress import Listener
 from taskarith.vectors.vector import Packed
 
-__all__ = ["SAMPLE", "compare_samples", "damaged_tensors", "edit_again", "elements"]
+__all__ = ["SAMPLE", "compare_samples", "damaged_tensors", "elements", "recompute"]
 
 SAMPLE = RUN
-"""Elements in a row that are calculated again of each tensor, from a multiple of them on that the seed chooses."""
+"""Elements to recompute in each tensor, in a run that starts at a multiple of this number chosen by the seed."""
 
 
 def damaged_tensors(
     entries: Mapping[str, TensorEntry], recorded: Mapping[str, str], listener: Listener
 ) -> tuple[str, ...]:
-    """Return the tensors whose fingerprints are not those recorded, or that are missing or new."""
-    found = []
+    """Return the tensors whose fingerprints do not match the record, or that are missing or new."""
+    damaged = []
     with TensorReader() as reader:
         for index, name in enumerate(sorted(entries.keys() | recorded.keys())):
             listener.progress("verifying", index, len(recorded))
             if name not in entries or name not in recorded or reader.fingerprint(entries[name]) != recorded[name]:
-                found.append(name)
-    return tuple(found)
+                damaged.append(name)
+    return tuple(damaged)
 
 
 def compare_samples(
     entries: list[TensorEntry], seed: int, again: Callable[[TensorEntry, int, int], bytes]
 ) -> tuple[int, tuple[str, ...]]:
-    """Compare a run of elements of each tensor, bit by bit, with what ``again`` calculates."""
+    """Compare a run of elements of each tensor, bit by bit, with the result of ``again``."""
     generator = np.random.default_rng(seed)
     count, wrong = 0, []
     with TensorReader() as reader:
@@ -52,20 +52,20 @@ def compare_samples(
     return count, tuple(wrong)
 
 
-def edit_again(plan: EditPlan, tensor: TensorPlan, start: int, stop: int) -> bytes:
-    """Evaluate base + sum of terms with numpy, in the order of the values, rounded once."""
-    what = calculation(plan, tensor)
+def recompute(plan: EditPlan, tensor: TensorPlan, start: int, stop: int) -> bytes:
+    """Evaluate base + sum of terms with numpy, adding terms in order of value, rounded once."""
+    work = calculation(plan, tensor)
     with TensorReader() as reader:
         if tensor.action == "copied":
             size = ITEM_SIZES[tensor.dtype]
             return bytes(reader.read(tensor.source, start * size, stop * size))
-        stored = _inputs(what, start, stop, reader)
-        if what.result is not None:
-            return bytes(stored[what.result])
-        inputs = [decode(data, entry.dtype) for data, entry in zip(stored, what.inputs, strict=True)]
-        if not what.recipe.terms:
+        stored = _inputs(work, start, stop, reader)
+        if work.result is not None:
+            return bytes(stored[work.result])
+        inputs = [decode(data, entry.dtype) for data, entry in zip(stored, work.inputs, strict=True)]
+        if not work.recipe.terms:
             return encode(inputs[0], tensor.dtype)
-    terms = np.sort([_term(term, inputs, start, stop) for term in what.recipe.terms], axis=0)
+    terms = np.sort([_term(term, inputs, start, stop) for term in work.recipe.terms], axis=0)
     total = terms[0]
     for term in terms[1:]:
         total = total + term
@@ -85,16 +85,16 @@ def _term(term: Term, inputs: list[np.ndarray], start: int, stop: int) -> np.nda
     return term.coefficient * delta
 
 
-def _inputs(what: Calculation, start: int, stop: int, reader: TensorReader) -> list[bytearray]:
+def _inputs(work: Calculation, start: int, stop: int, reader: TensorReader) -> list[bytearray]:
     stored: list[bytearray] = []
-    for index, entry in enumerate(what.inputs):
+    for index, entry in enumerate(work.inputs):
         size = ITEM_SIZES[entry.dtype]
         if isinstance(entry, Packed):
-            data, stream, origin = bytearray((stop - start) * size), entry.open(reader), what.against.get(index)
+            data, stream, origin = bytearray((stop - start) * size), entry.open(reader), work.against.get(index)
             stream.skip(start)
             stream.read_into(memoryview(data), None if origin is None else memoryview(stored[origin]))
         else:
-            rows_end = min(stop * size, entry.nbytes)  # a smaller vocabulary is filled up with zeros
+            rows_end = min(stop * size, entry.nbytes)  # a smaller vocabulary is padded with zeros
             data = reader.read(entry, min(start * size, rows_end), rows_end).ljust((stop - start) * size, b"\0")
         stored.append(data)
     return stored

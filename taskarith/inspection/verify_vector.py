@@ -1,4 +1,4 @@
-"""Whether a task vector file holds what was written, and whether that is the difference of its two sides."""
+"""Verify a task vector file, against its record and against its base and fine-tune."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import CheckpointError, TaskarithError, name_some
 from taskarith.inspection.verification import Verification
-from taskarith.inspection.verify_packed import damaged_blobs, sample_blobs
+from taskarith.inspection.verify_packed import compare_deltas, damaged_deltas
 from taskarith.inspection.verify_record import broken_record
 from taskarith.inspection.verify_sample import SAMPLE, compare_samples, damaged_tensors, elements
 from taskarith.progress import Listener
@@ -29,24 +29,24 @@ __all__ = ["verify_vector"]
 
 
 def verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
-    """Take all fingerprints of a vector again, and compare a sample of its deltas with its base and fine-tune.
+    """Recompute all fingerprints of a vector, and compare a sample of its deltas with its base and fine-tune.
 
     :param path: The file.
-    :param seed: Where the samples are taken.
+    :param seed: Seed of the samples.
     :param listener: Receives progress updates.
-    :raises CheckpointError: It is not a sound safetensors file, or has no fingerprints.
+    :raises CheckpointError: It is not a valid safetensors file, or has no fingerprints.
     :raises VectorError: It is not a task vector.
     """
     vector = PackedFile(path) if VectorFile(path).kind != "dense" else DenseVector(path)
     recorded = header_json(path, vector.metadata, "deltas")
     if not recorded:
-        raise CheckpointError(f"{path} holds no fingerprints of its deltas", "Extract it again with this release.")
+        raise CheckpointError(f"{path} has no fingerprints of its deltas", "Extract it again with this release.")
     if isinstance(vector, PackedFile):
-        damaged = damaged_blobs(vector, recorded, listener)
+        damaged = damaged_deltas(vector, recorded, listener)
     else:
         damaged = damaged_tensors(vector.entries, recorded, listener)
     sealed = header_is_sealed(path, vector.metadata)
-    found = Verification(
+    result = Verification(
         path,
         "vector",
         len(recorded),
@@ -55,15 +55,15 @@ def verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
         uncovered=(_UNSEALED,) if sealed is None else (),
     )
     if vector.kind == "quantised":
-        return replace(found, unsampled="quantised deltas are compared by their fingerprints alone")
+        return replace(result, unsampled="quantised deltas are compared by their fingerprints only")
     finetuned = header_json(path, vector.metadata, "finetuned")
     if "combination" in finetuned:
-        return replace(found, unsampled="it is a combination of vectors, which are not read again")
+        return replace(result, unsampled="it is a combination of vectors, which are not recomputed")
     try:
         base, tuned = _sides(path, finetuned, listener)
         sampled, wrong = _compare(vector, base, tuned, damaged, seed, listener)
     except TaskarithError as error:
-        return replace(found, unsampled=f"base and fine-tune cannot be opened: {error.message}")
+        return replace(result, unsampled=f"base and fine-tune cannot be opened: {error.message}")
     reasons = []
     if wrong:
         now, before = fingerprint_tensors(base, listener), (vector.base or BaseRecord("")).tensors
@@ -72,7 +72,7 @@ def verify_vector(path: Path, seed: int, listener: Listener) -> Verification:
         wrong = tuple(name for name in wrong if name not in changed)
     if wrong and finetuned.get("fingerprint") != combine_fingerprints(fingerprint_tensors(tuned, listener)):
         wrong, reasons = (), [*reasons, "the fine-tune has changed since"]
-    return replace(found, sampled=sampled, wrong=wrong, unsampled="; ".join(reasons))
+    return replace(result, sampled=sampled, wrong=wrong, unsampled="; ".join(reasons))
 
 
 def _compare(
@@ -83,7 +83,7 @@ def _compare(
     seed: int,
     listener: Listener,
 ) -> tuple[int, tuple[str, ...]]:
-    """Compare a sample of each sound delta with the difference of both sides."""
+    """Compare a sample of each undamaged delta with the difference of both sides."""
     pair = PairVector(
         base,
         tuned,
@@ -93,7 +93,7 @@ def _compare(
     )
     whole = [name for name in vector.entries if name not in damaged]
     if isinstance(vector, PackedFile):
-        return sample_blobs(open_packed(vector.files[0], listener), whole, pair, seed, SAMPLE)
+        return compare_deltas(open_packed(vector.files[0], listener), whole, pair, seed, SAMPLE)
 
     def again(entry: TensorEntry, start: int, stop: int) -> bytes:
         both = pair.delta(entry.name)
@@ -107,8 +107,8 @@ def _compare(
 
 
 _UNSEALED = (
-    "nothing tells whether its header (base, fine-tune, command) is as it was written: it has no digest of itself "
-    "(an earlier release wrote it)"
+    "changes of its header (base, fine-tune, command) cannot be detected, since it has no digest of itself "
+    "(written by an earlier release)"
 )
 
 

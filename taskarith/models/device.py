@@ -1,4 +1,4 @@
-"""Where to train and in which precision: devices by name, and bfloat16 autocast where the device is good at it."""
+"""Devices by name, and bfloat16 autocast where the device is fast at it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["autocast_choice", "choose_device", "describe_precision"]
 def choose_device(name: str) -> torch.device:
     """Read ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    ``auto`` is the GPU (or another accelerator that torch knows) where there is one, else the CPU; it is the CPU too
-    under ``accelerate launch --cpu``.
+    ``auto`` is the GPU (or another accelerator that torch supports) if there is one, else the CPU; also the CPU under
+    ``accelerate launch --cpu``.
 
-    :raises UsageError: There is no such device here.
+    :raises UsageError: The device is not available.
     """
     if name == "auto":
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -27,8 +27,8 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     count = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}.get(kind, torch.cuda.device_count())
     if (device.index or 0) >= count:
-        have = f"this machine has {count} CUDA devices" if kind == "cuda" else "torch finds none here"
-        raise UsageError(f"device {name} is not available: {have}", "Choose another, or --device auto.")
+        reason = f"this machine has {count} CUDA devices" if kind == "cuda" else "torch finds none here"
+        raise UsageError(f"device {name} is not available: {reason}", "Choose another device, or --device auto.")
     return device
 
 
@@ -36,34 +36,34 @@ def autocast_choice(device: torch.device, wanted: bool | None) -> tuple[bool, st
     """Decide whether to compute in bfloat16 under autocast; weights are float32 either way.
 
     :param device: Where training runs.
-    :param wanted: What the user asked for; None lets the device decide.
-    :return: The decision, and why.
-    :raises UsageError: bfloat16 was asked for on a GPU that has none.
+    :param wanted: The user's choice; None to let the device decide.
+    :return: The decision, and its reason.
+    :raises UsageError: bfloat16 was requested on a GPU without it.
     """
-    good, why = _good_at_bfloat16(device)
+    is_fast, reason = _is_fast_in_bfloat16(device)
     if wanted is None:
-        return good, why
-    if wanted and not good and device.type == "cuda":
-        raise UsageError(f"--bf16 was asked for, but {why}", "Leave --bf16 out, or use another GPU.")
+        return is_fast, reason
+    if wanted and not is_fast and device.type == "cuda":
+        raise UsageError(f"--bf16 is given, but {reason}", "Leave out --bf16, or use another GPU.")
     return wanted, "as asked for"
 
 
-def describe_precision(model: torch.nn.Module, autocast: str, why: str) -> str:
-    """Say in which dtypes a model is trained.
+def describe_precision(model: torch.nn.Module, autocast: str, reason: str) -> str:
+    """Describe the dtypes in which a model is trained.
 
-    :param model: Ready to be trained; its frozen weights may have another dtype.
+    :param model: Ready to train; frozen weights may have another dtype.
     :param autocast: ``no`` or the dtype of the calculation.
-    :param why: From ``autocast_choice``.
+    :param reason: From ``autocast_choice``.
     """
     frozen = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
     weights = "float32 weights" + (f", frozen ones in {' and '.join(sorted(frozen))}" if frozen else "")
-    return f"{weights}, no autocast ({why})" if autocast == "no" else f"{weights}, {autocast} autocast ({why})"
+    return f"{weights}, no autocast ({reason})" if autocast == "no" else f"{weights}, {autocast} autocast ({reason})"
 
 
-def _good_at_bfloat16(device: torch.device) -> tuple[bool, str]:
+def _is_fast_in_bfloat16(device: torch.device) -> tuple[bool, str]:
     if device.type == "cuda":
-        good = torch.cuda.is_bf16_supported(including_emulation=False)
-        return good, f"{torch.cuda.get_device_name(device)} {'has' if good else 'lacks'} bfloat16"
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return is_fast, f"{torch.cuda.get_device_name(device)} {'has' if is_fast else 'lacks'} bfloat16"
     if device.type == "cpu":
         has = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.11 does not say
         for name, called in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):

@@ -1,4 +1,4 @@
-"""The language part of a model: what texts reach of it, and the proof that it predicts token after token."""
+"""The language part of a model: the parameters that text reaches, and a check that the model is causal."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ _HALF = 3
 
 
 def can_run(module: torch.nn.Module) -> bool:
-    """Tell whether the weights are here: FSDP and DeepSpeed spread them over processes until the training begins."""
+    """Tell whether the weights are in memory; FSDP and DeepSpeed shard them until training begins."""
     return not any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def is_multimodal(model: PreTrainedModel) -> bool:
-    """Tell whether the language model is only a part of the model."""
+    """Tell whether the language model is only one part of the model."""
     return model.config.get_text_config() is not model.config
 
 
 def names_outside(model: PreTrainedModel) -> list[str]:
-    """Return the parameters that texts do not reach, such as those of a vision tower and of its projector."""
-    inside = _inside(model)
-    return [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
+    """Return the parameters that text does not reach, such as those of a vision tower and its projector."""
+    language = _language_parameters(model)
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in language]
 
 
 def modules_outside(model: PreTrainedModel) -> list[str]:
-    """Return the largest modules all whose parameters texts do not reach."""
-    inside = _inside(model)
-    found: list[str] = []
+    """Return the outermost modules none of whose parameters text reaches."""
+    language = _language_parameters(model)
+    modules: list[str] = []
     for name, module in model.named_modules():
         own = {id(parameter) for parameter in module.parameters()}
-        if own and not own & inside and not any(name.startswith(f"{other}.") for other in found):
-            found.append(name)
-    return found
+        if own and not own & language and not any(name.startswith(f"{other}.") for other in modules):
+            modules.append(name)
+    return modules
 
 
 def prepare_for_text(model: PreTrainedModel) -> None:
-    """Make sure that a model runs on text alone, and that no prediction depends on a later token.
+    """Check that a model runs on text alone and that no prediction depends on a later token.
 
-    A vision-language model may tell by token types which tokens see later ones; where they are needed for what texts
-    are trained with, they are filled in from now on.
+    In a vision-language model, token types may decide which tokens attend to later ones; if text needs them, they are
+    filled in from now on.
 
-    :raises CheckpointError: It does not run without pictures or sounds, or it sees later tokens.
+    :raises CheckpointError: It does not run without images or audio, or it attends to later tokens.
     """
     if not can_run(model):
         return
@@ -78,21 +78,21 @@ def prepare_for_text(model: PreTrainedModel) -> None:
 
 
 def has_token_loss(model: PreTrainedModel) -> bool:
-    """Tell whether the model's own loss is that of each next token, summed over as many as it is told there are.
+    """Tell whether the model's own loss is the sum over next tokens divided by ``num_items_in_batch``.
 
-    Decoders that were made for translation compare each token with itself, and count the tokens of a batch.
+    Decoders made for translation compare each token with itself and divide by the tokens of the batch.
     """
     if not can_run(model):
         return True
-    start, one, _ = _plain_tokens(model.config)
-    labels, count = torch.tensor([start + one]), torch.tensor(100)
+    start, first, _ = _plain_tokens(model.config)
+    labels, count = torch.tensor([start + first]), torch.tensor(100)
     try:
         with torch.no_grad():
-            given = {"input_ids": labels, "attention_mask": torch.ones_like(labels), "use_cache": False}
-            output = model(**given, labels=labels, num_items_in_batch=count)
+            inputs = {"input_ids": labels, "attention_mask": torch.ones_like(labels), "use_cache": False}
+            output = model(**inputs, labels=labels, num_items_in_batch=count)
             logits = output.logits[0, :-1].float()
             expected = torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum") / count
-    except Exception:  # its code was not written for that: the logits are all that is needed
+    except Exception:  # its code does not support this; only the logits are needed
         return False
     balances_experts = getattr(output, "aux_loss", None) is not None
     return balances_experts or torch.allclose(output.loss.float(), expected, rtol=0.02)
@@ -100,8 +100,8 @@ def has_token_loss(model: PreTrainedModel) -> bool:
 
 def run_on_text(model: torch.nn.Module, config: PretrainedConfig, token_type: int | None = None) -> torch.Tensor:
     """Return the logits of two short texts that differ in their second halves, of shape (2, tokens, vocabulary)."""
-    start, one, other = _plain_tokens(config)
-    ids = torch.tensor([start + one, start + other])
+    start, first, second = _plain_tokens(config)
+    ids = torch.tensor([start + first, start + second])
     types = {} if token_type is None else {"token_type_ids": torch.full_like(ids, token_type)}
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **types).logits
     if logits.shape[:2] != ids.shape:
@@ -109,8 +109,8 @@ def run_on_text(model: torch.nn.Module, config: PretrainedConfig, token_type: in
     return logits
 
 
-def _inside(model: PreTrainedModel) -> set[int]:
-    """Return the parameters, by identity, of the language model: the embeddings, the decoder and the output layer."""
+def _language_parameters(model: PreTrainedModel) -> set[int]:
+    """Return the ids of the language model's parameters: embeddings, decoder and output layer."""
     parts: list[torch.nn.Module] = [model]
     if is_multimodal(model):
         parts = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings() or torch.nn.Module()]
@@ -120,7 +120,7 @@ def _inside(model: PreTrainedModel) -> set[int]:
 def _refusal(model: PreTrainedModel, token_type: int | None, modes: tuple[bool, ...]) -> str | None:
     """Return why a model cannot be used with a token type, or None."""
     try:
-        with torch.random.fork_rng(devices=[]):  # dropout draws numbers
+        with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
             leaks = [_sees_later_tokens(model.train(mode), token_type) for mode in modes]
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -131,12 +131,12 @@ def _refusal(model: PreTrainedModel, token_type: int | None, modes: tuple[bool, 
 
 
 def _sees_later_tokens(model: PreTrainedModel, token_type: int | None) -> bool:
-    """Tell whether what is predicted in the common half of two texts depends on the rest."""
+    """Tell whether predictions in the common half of two texts depend on the rest."""
     with torch.no_grad():
         logits = run_on_text(model, model.config, token_type)
     if torch.equal(logits[0, :_HALF], logits[1, :_HALF]) or not logits.isfinite().all():
-        return False  # broken weights are found, and named, by what is measured with them
-    # Dropout, and the number of tokens that an expert gets, change bits as well. The gradient is exactly 0 even so.
+        return False  # broken weights are reported by later measurements
+    # Dropout and the load of experts also change bits, but the gradient is exactly 0 all the same.
     embedded: list[torch.Tensor] = []
     handle = model.get_input_embeddings().register_forward_hook(lambda *call: embedded.append(call[-1]))
     try:
@@ -149,7 +149,7 @@ def _sees_later_tokens(model: PreTrainedModel, token_type: int | None) -> bool:
 
 
 def _plain_tokens(config: PretrainedConfig) -> tuple[list[int], list[int], list[int]]:
-    """Return three times a few tokens that stand for themselves, not for the place of a picture."""
+    """Return three short lists of ordinary tokens, none of which is a placeholder for an image."""
     special = set(_token_ids(config.to_dict()))
     plain = [token for token in range(config.get_text_config().vocab_size) if token not in special]
     return plain[-_HALF:], plain[-2 * _HALF : -_HALF], plain[-3 * _HALF : -2 * _HALF]

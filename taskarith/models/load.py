@@ -1,4 +1,4 @@
-"""The model to train or to measure: loaded in the right precision, and checked for missing weights."""
+"""Loading of models for training and measurement, with a check for missing weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LANGUAGE_MODELS: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def without_bars() -> Generator[None]:
-    """Keep transformers from drawing progress bars, and leave its setting as it was."""
+    """Disable transformers' progress bars inside the block."""
     had_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -54,7 +54,7 @@ def without_bars() -> Generator[None]:
 
 @dataclass(frozen=True)
 class Base:
-    """The model to start from, found and opened, but without its weights in memory."""
+    """A model to start from: resolved and opened, without weights in memory."""
 
     origin: ResolvedModel
     checkpoint: Checkpoint
@@ -64,13 +64,13 @@ class Base:
 
 
 def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Base:
-    """Find a model and read all of it but its weights.
+    """Resolve a model and read everything except its weights.
 
-    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or GGUF.
-    :param trust_remote_code: Run the code that comes with the model.
-    :param listener: Receives notes about downloads and conversions.
-    :raises UsageError: The model brings its own code, which is not trusted.
-    :raises CheckpointError: It is missing, broken, or of a kind that transformers does not know; or has no tokenizer.
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or a GGUF file.
+    :param trust_remote_code: Run Python code that comes with the model.
+    :param listener: Receives notes on downloads and conversions.
+    :raises UsageError: The model has its own code, which is not trusted.
+    :raises CheckpointError: It is missing, broken, unknown to transformers, or has no tokenizer.
     """
     origin = resolve_model(model, listener)
     checkpoint = open_checkpoint(origin.path)
@@ -85,25 +85,25 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrained
     """Load the tokenizer of a folder.
 
     :param path: A model or adapter folder.
-    :param trust_remote_code: Run the code that comes with it.
-    :raises UsageError: It brings its own code, which is not trusted.
-    :raises CheckpointError: There is none, or its files are broken.
+    :param trust_remote_code: Run Python code that comes with it.
+    :raises UsageError: It has its own code, which is not trusted.
+    :raises CheckpointError: It is missing or broken.
     """
     with _load_errors(path, "the tokenizer of "):
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         if not isinstance(tokenizer.model_max_length, int | float):
             raise ValueError(f"model_max_length cannot be {tokenizer.model_max_length!r}")
-        if len(tokenizer) <= len({*tokenizer.all_special_ids}):  # transformers makes one for some types without files
-            raise ValueError("it has no vocabulary, as where its files are missing")
+        if len(tokenizer) <= len({*tokenizer.all_special_ids}):  # for some types, transformers makes one without files
+            raise ValueError("it has no vocabulary; its files may be missing")
     return tokenizer
 
 
 def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Load the configuration of a model, and see that it can be that of a causal language model.
+    """Load the configuration of a model, and check that it can be a causal language model.
 
     :param checkpoint: The model's files.
-    :param trust_remote_code: Run the code that comes with the model.
-    :raises UsageError: The model brings its own code, which is not trusted.
+    :param trust_remote_code: Run Python code that comes with the model.
+    :raises UsageError: The model has its own code, which is not trusted.
     :raises CheckpointError: It is not a causal language model, or has more layers than its files.
     """
     with _load_errors(checkpoint.path):
@@ -114,15 +114,15 @@ def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> P
 
 
 def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a causal language model with every weight taken from its files, and with the default generation config.
+    """Load a causal language model with all weights from its files and the default generation config.
 
-    Where the language model is a part of a vision-language model, that is loaded, and continues texts as well.
+    A vision-language model is loaded as a whole, and also continues text.
 
     :param path: A model folder.
-    :param dtype: Of the weights in memory.
-    :param trust_remote_code: Run the code that comes with the model.
-    :raises UsageError: The model brings its own code, which is not trusted.
-    :raises CheckpointError: It is not a causal language model, or its files lack weights, which would be random.
+    :param dtype: Dtype of the weights in memory.
+    :param trust_remote_code: Run Python code that comes with the model.
+    :raises UsageError: The model has its own code, which is not trusted.
+    :raises CheckpointError: It is not a causal language model, or weights are missing, which would be random.
     """
     config = load_config(open_checkpoint(path), trust_remote_code=trust_remote_code)
     with _load_errors(path), without_bars():
@@ -138,25 +138,25 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
             name, missing = lacking[0]
             raise CheckpointError(
                 f"{path} lacks {len(missing)} weights of {name}: {name_some(missing)}",
-                "Use a complete causal language model; missing weights would be random numbers.",
+                "Use a complete causal language model; missing weights would be random.",
             )
     prepare_for_text(model)
-    if model.loss_type is None:  # transformers falls back to this one for a few models, and warns
+    if model.loss_type is None:  # transformers would fall back to this one, with a warning
         model.loss_type = "ForCausalLM"
-    # The base's own file is copied to the output; a contradiction in it must not stop the saving of a checkpoint.
+    # The base's own file is copied to the output; contradictions in it must not prevent saving a checkpoint.
     model.generation_config = GenerationConfig()
     return model
 
 
 def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:
-    """Return what may load the model, likeliest first: as a language model, or as one that has one among its parts.
+    """Return the auto classes that may load the model, likeliest first.
 
-    :raises CheckpointError: An encoder reads one text and a decoder writes another.
+    :raises CheckpointError: It is an encoder-decoder model.
     """
     if config.is_encoder_decoder:
         raise CheckpointError(
             f"{path} is an encoder-decoder model ({', '.join(config.architectures or [config.model_type])})",
-            "Use a causal language model: taskarith trains and measures models that continue a text.",
+            "Use a causal language model: taskarith supports models that continue text.",
         )
     return [auto for auto, mapping in LANGUAGE_MODELS.items() if type(config) in mapping] or [AutoModelForCausalLM]
 
@@ -167,11 +167,11 @@ def _load_errors(path: Path, what: str = "") -> Generator[None]:
         yield
     except TaskarithError:
         raise
-    except Exception as error:  # of as many kinds as there are tokenizers and models
+    except Exception as error:  # models and tokenizers raise all kinds of exceptions
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if "trust_remote_code" in str(error):
             raise UsageError(
-                f"{path} brings its own code, which would run on this machine",
+                f"{path} comes with its own code, which would run on this machine",
                 "Read that code; if you trust it, add --trust-remote-code.",
             ) from error
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""How a model is loaded: in which dtype, on which device, and whether its own code may run."""
+"""Settings for loading a model: dtype, device, and whether its own code may run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["RUNTIME", "Runtime", "RuntimeKeywords", "take_runtime"]
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a model is loaded.
+    """Settings for loading a model.
 
-    :param dtype: Of the weights in memory: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the dtype of
-        the files, on a CPU float32.
+    :param dtype: Dtype of the weights in memory: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the
+        dtype of the files, or float32 on a CPU.
     :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
-    :param trust_remote_code: Run the code that comes with a model.
+    :param trust_remote_code: Run Python code that comes with a model.
     """
 
     dtype: str = "auto"
@@ -35,6 +35,6 @@ class RuntimeKeywords(TypedDict, total=False):
 
 
 def take_runtime(keywords: dict[str, Any], runtime: Runtime) -> Runtime:
-    """Take the fields of ``Runtime`` out of the keywords of a verb, and return it with them."""
+    """Remove the fields of ``Runtime`` from a verb's keywords, and return the updated value."""
     given = {name: keywords.pop(name) for name in RuntimeKeywords.__optional_keys__ & keywords.keys()}
     return replace(runtime, **given)

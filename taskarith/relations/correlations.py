@@ -1,10 +1,10 @@
-"""How the models that task vectors make relate by what they answer: the paper's correlation, and better ones.
+"""Correlations of task vectors by their models' outputs: the paper's, and better ones.
 
 The paper's estimate (eq. 14) is the mean cosine of the outputs of two fine-tuned models over test inputs, averaged over
-the test sets of both tasks. Two language models made from one base give nearly the same outputs, whatever they have
-learned, and what fine-tuning changes in them is mostly the same on every text. What a task has to do with another shows
-in one coordinate of the output only, the true token's, since to first order nothing else changes the loss. So the
-estimate that decides is the correlation, over the tokens of an input, of what the two vectors take from the loss.
+the test sets of both tasks. But two language models with the same base give nearly the same outputs, whatever
+they have learned, and fine-tuning changes them mostly in the same way on every text. The relation of two tasks shows
+only in one coordinate of the output, the true token's, since to first order nothing else changes the loss. The deciding
+estimate is the correlation, over the tokens of an input, of the loss reductions by the two vectors.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ MEASURES = {
 """Means over inputs, averaged over the test sets of both tasks."""
 
 DECISIVE = "loss changes"
-"""The measure that the verdict is taken from."""
+"""The measure that decides the verdict."""
 
 MULTIPLES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-"""Times a task's vector that are tried to stand in for a model that knows the task."""
+"""Multiples of a task's vector to try as a stand-in for a model that knows the task."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What taking the first vector away is expected to do to another task.
+    """The expected effect on another task of subtracting the first vector.
 
-    The model that will be edited is not known here, only that it knows that task. In its place stands the base plus
-    that task's vector, times the number that gives the least loss: the bottom of a valley, where a model that was
-    trained on the task for longer is. (From the vector alone the same removal costs about twice as much.)
+    The model to edit is unknown; it is only known that it knows the other task. Its stand-in is the base plus that
+    task's vector, scaled for the lowest loss: the bottom of the valley, where a model trained longer on the task would
+    be. (With the unscaled vector, the same subtraction costs about twice as much.)
 
     :param task: The other task.
-    :param alpha: The coefficient of what is taken away.
-    :param known: The coefficient of the other task's vector.
-    :param rise: Of the mean loss of an input of that task, in nats, with its interval.
+    :param alpha: Coefficient of the subtracted vector.
+    :param known: Coefficient of the other task's vector in the stand-in.
+    :param rise: Rise of that task's mean loss per input, in nats.
     """
 
     task: str
@@ -58,19 +58,19 @@ class Removal:
 
 @dataclass(frozen=True)
 class OutputRelations:
-    """How vectors relate by their models' answers.
+    """Relations of vectors by their models' outputs.
 
-    :param names: Of the tasks.
+    :param names: Names of the tasks.
     :param inputs: Number of test inputs of each task.
-    :param correlations: Each of ``MEASURES``, by pair of vectors ``(i, j)``, i < j; None where it is not defined, as of
-        a vector that changes nothing.
-    :param losses: Mean loss (nats) on each task's inputs (columns), of the base (row 0) and of each vector's model.
-    :param entropies: Mean entropy (nats) of the outputs, likewise.
-    :param changes: Change of the mean loss on each task's inputs (columns) by each vector (rows), with its interval.
-    :param learned: Whether each test set is recorded as what its vector was trained on; None where nothing is recorded.
-    :param together: By pair, changes of the mean losses of both tasks by the first vector and as much of the second as
-        theorem 1 asks for; None where that is not known.
-    :param removals: Forecast of taking the first vector away.
+    :param correlations: Each of ``MEASURES`` by pair of vectors ``(i, j)``, i < j; None if undefined, as for a vector
+        that changes nothing.
+    :param losses: Mean loss (nats) on each task's inputs (columns) of the base (row 0) and of each vector's model.
+    :param entropies: Mean entropy (nats) of the outputs, in the same layout.
+    :param changes: Change of the mean loss on each task's inputs (columns) by each vector (rows).
+    :param learned: Whether each vector was trained on its test set, by its record; None if nothing is recorded.
+    :param together: By pair, changes of both tasks' mean losses by the first vector plus the multiple of the
+        second that theorem 1 requires; None if that is unknown.
+    :param removals: Forecast of subtracting the first vector.
     """
 
     names: tuple[str, ...]
@@ -90,17 +90,16 @@ class OutputRelations:
             "measures": MEASURES,
             "decisive": DECISIVE,
             "correlations": {
-                measure: [one and one.to_json() for one in found.values()]
-                for measure, found in self.correlations.items()
+                measure: [value and value.to_json() for value in by_pair.values()]
+                for measure, by_pair in self.correlations.items()
             },
             "models": ["base", *self.names],
             "losses": self.losses.tolist(),
             "entropies": self.entropies.tolist(),
-            "changes": [[one.to_json() for one in row] for row in self.changes],
+            "changes": [[change.to_json() for change in row] for row in self.changes],
             "trained on": list(self.learned),
-            "together": [found and [one.to_json() for one in found] for found in self.together.values()],
+            "together": [pair and [change.to_json() for change in pair] for pair in self.together.values()],
             "removals": [
-                {"task": one.task, "alpha": one.alpha, "known": one.known, "rise": one.rise.to_json()}
-                for one in self.removals
+                {"task": r.task, "alpha": r.alpha, "known": r.known, "rise": r.rise.to_json()} for r in self.removals
             ],
         }

@@ -1,9 +1,9 @@
-"""The verb `importance`: how much each parameter matters for forgetting and for retaining, from gradients.
+"""The verb `importance`: the importance of each parameter for forgetting against retaining, from gradients.
 
-Source: PerTA, "Per-parameter Task Arithmetic for Unlearning in Large Language Models" (arXiv:2601.22030), which weighs
+Source: PerTA, "Per-parameter Task Arithmetic for Unlearning in Large Language Models" (arXiv:2601.22030), which weights
 each parameter of a task vector by its relative importance for forgetting against retaining, estimated from gradients
-or from the diagonal of the Fisher information. The form of the weight, forget / (forget + retain), is ours: of the
-paper only the idea is followed, and its own normalisation may be another.
+or from the diagonal of the Fisher information. The form of the weight, forget / (forget + retain), is ours:
+only the paper's idea is followed, and its own normalisation may differ.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ KINDS = ("gradient", "fisher")
 
 @dataclass(frozen=True)
 class ImportanceResult:
-    """What was written.
+    """The weights that were written.
 
     :param path: The file.
     :param kind: One of ``KINDS``.
     :param tensors: Number of tensors with weights.
     :param forget_samples: Samples of the forget set.
     :param retain_samples: Samples of the retain set.
-    :param mean: Mean of all weights: above 0.5 the parameters matter more for what is to be forgotten.
+    :param mean: Mean of all weights; above 0.5, the parameters matter more for forgetting.
     """
 
     path: Path
@@ -74,20 +74,20 @@ def importance(
 ) -> ImportanceResult:
     """Write a weight from 0 to 1 for each parameter: forget / (forget + retain), for ``apply --method perta``.
 
-    A parameter that matters for neither weighs 0.5. Four copies of the model in float32 are in memory: weights,
+    A parameter that matters for neither has weight 0.5. Memory holds four float32 copies of the model: weights,
     gradients, and the sums of both sides.
 
-    :param model: The model whose gradients are taken: the one that is to be edited.
-    :param forget: What is to be forgotten, as in ``load_data``.
-    :param retain: What is to be kept.
+    :param model: The model to edit, whose gradients are taken.
+    :param forget: The forget set, as in ``load_data``.
+    :param retain: The retain set.
     :param output: The file to write: float32, named as in the model's files.
     :param kind: One of ``KINDS``.
-    :param block_size: Tokens of the blocks that the texts are cut into; a block is a sample.
-    :param apply_chat_template: Ask the questions of rows through the tokenizer's chat template.
-    :param system_prompt: The first message of every chat; empty for none.
+    :param block_size: Tokens per block of plain text; a block is a sample.
+    :param apply_chat_template: Format the questions of rows with the tokenizer's chat template.
+    :param system_prompt: System message of every chat; empty for none.
     :param device: auto, cpu, cuda[:N] or mps.
     :param overwrite: Replace an existing file.
-    :param trust_remote_code: Run the code that comes with the model.
+    :param trust_remote_code: Run Python code that comes with the model.
     :param listener: Receives progress updates.
     :raises UsageError: The kind is unknown, or a block is longer than the model has positions.
     :raises DataError: A data set is missing, empty or too short.
@@ -108,7 +108,7 @@ def importance(
     samples = [tokenize(text, loaded.tokenizer, block_size) for text in texts]
     base = open_checkpoint(loaded.resolved.path)
     parameters = _parameters(loaded, base)
-    check_space(target, 4 * sum(one.numel() for one in parameters.values()))
+    check_space(target, 4 * sum(parameter.numel() for parameter in parameters.values()))
     total = sum(map(len, samples))
     sides = []
     for number, group in enumerate(samples):
@@ -117,31 +117,31 @@ def importance(
         def on_sample(count: int, before: int = before) -> None:
             listener.progress("taking gradients", before + count, total)
 
-        sides.append(_squares_or_sizes(loaded, parameters, group, kind, on_sample))
+        sides.append(_importance(loaded, parameters, group, kind, on_sample))
     weights = {name: _weight(sides[0][name], sides[1][name]).cpu() for name in parameters}
     with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
         save_file(weights, partial, metadata=_metadata(loaded, base, target, kind, weights))
-    mean = sum(float(one.sum(dtype=torch.float64)) for one in weights.values())
-    elements = sum(one.numel() for one in weights.values())
+    mean = sum(float(tensor.sum(dtype=torch.float64)) for tensor in weights.values())
+    elements = sum(tensor.numel() for tensor in weights.values())
     return ImportanceResult(target, kind, len(weights), len(samples[0]), len(samples[1]), mean / elements)
 
 
 def _parameters(loaded: Loaded, base: Checkpoint) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters by the names that the files have.
+    """Return the parameters by name.
 
-    :raises CheckpointError: Modules and files have other names.
+    :raises CheckpointError: The names of modules and files differ.
     """
-    found = dict(loaded.model.named_parameters())
-    if strange := [name for name in found if name not in base.tensors]:
+    parameters = dict(loaded.model.named_parameters())
+    if unknown := [name for name in parameters if name not in base.tensors]:
         raise CheckpointError(
-            f"{len(strange)} parameters of {loaded.name} have other names in memory than in its files: "
-            f"{name_some(strange)}",
-            "Importance cannot be taken of this architecture.",
+            f"{len(unknown)} parameters of {loaded.name} have different names in memory than in its files: "
+            f"{name_some(unknown)}",
+            "Importance does not support this architecture.",
         )
-    return found
+    return parameters
 
 
-def _squares_or_sizes(
+def _importance(
     loaded: Loaded,
     parameters: Mapping[str, torch.nn.Parameter],
     samples: Sequence[Sample],
@@ -149,22 +149,22 @@ def _squares_or_sizes(
     on_sample: Callable[[int], None],
 ) -> dict[str, torch.Tensor]:
     """Return the importance of each parameter for some samples, float32."""
-    sums = {name: torch.zeros_like(one) for name, one in parameters.items()}
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for count, sample in enumerate(samples, start=1):
         loaded.model.zero_grad(set_to_none=True)
         ids = torch.tensor([sample.input_ids], device=loaded.model.device)
         labels = ids.clone()
         labels[:, : max(sample.prompt_length, 1)] = -100
         loaded.model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
-        for name, one in parameters.items():
-            if one.grad is not None:
-                sums[name] += one.grad.square() if kind == "fisher" else one.grad
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                sums[name] += parameter.grad.square() if kind == "fisher" else parameter.grad
         on_sample(count)
     loaded.model.zero_grad(set_to_none=True)
-    for name, one in sums.items():
-        if not torch.isfinite(one).all():
+    for name, total in sums.items():
+        if not torch.isfinite(total).all():
             raise CheckpointError(f"the gradient of {name} is not finite", "Check the model and the data.")
-    return {name: one.abs_() / len(samples) for name, one in sums.items()}
+    return {name: total.abs_() / len(samples) for name, total in sums.items()}
 
 
 def _weight(forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
@@ -184,14 +184,14 @@ def _metadata(
         "F32",
         {},
         target,
-        deltas=json.dumps({name: _fingerprint(one) for name, one in weights.items()}, separators=(",", ":")),
+        deltas=json.dumps({name: _fingerprint(tensor) for name, tensor in weights.items()}, separators=(",", ":")),
         command=command_line(),
         versions=json.dumps(versions(), separators=(",", ":")),
     )
 
 
 def _fingerprint(weights: torch.Tensor) -> str:
-    """Return the fingerprint of a tensor of float32 as it is stored."""
+    """Return the fingerprint of a float32 tensor as stored."""
     state = hasher("F32", tuple(weights.shape))
     state.update(weights.contiguous().reshape(-1).numpy())
     return state.hexdigest()

@@ -1,4 +1,4 @@
-"""Test inputs of tasks: how many, how long, and how their chats are written."""
+"""Settings of the test inputs of tasks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["INPUTS", "InputKeywords", "TestInputs", "with_keywords"]
 class TestInputs:
     """How test inputs are cut from the data of a task.
 
-    :param block_size: Tokens of a test input.
-    :param inputs: Test inputs of each task, at most; spread evenly over the data.
-    :param apply_chat_template: Ask the questions of rows through the tokenizer's chat template.
-    :param system_prompt: The first message of every chat; empty for none.
+    :param block_size: Tokens per test input.
+    :param inputs: Maximum number of test inputs per task, spread evenly over the data.
+    :param apply_chat_template: Format the questions of rows with the tokenizer's chat template.
+    :param system_prompt: System message of every chat; empty for none.
     """
 
     block_size: int = 64
@@ -28,20 +28,20 @@ class TestInputs:
     apply_chat_template: bool = False
     system_prompt: str = ""
 
-    __test__ = False  # pytest takes its name for that of tests
+    __test__ = False  # or pytest would collect it as a test
 
     @property
     def form(self) -> RowForm:
-        """How questions and chats are written."""
+        """How questions and chats are formatted."""
         return RowForm(self.apply_chat_template, self.system_prompt)
 
     def check(self) -> None:
-        """Refuse what is too little to compare.
+        """Check that there is enough to compare.
 
         :raises UsageError: A number is out of range.
         """
         if self.inputs < 2 or self.block_size < 4:
-            raise UsageError("too few inputs or tokens", "Use --inputs 2 and --block-size 4 or more.")
+            raise UsageError("too few inputs or tokens", "Use at least --inputs 2 and --block-size 4.")
 
 
 INPUTS = TestInputs()
@@ -54,9 +54,9 @@ class InputKeywords(TextKeywords, total=False):
 
 
 def with_keywords(keywords: InputKeywords, inputs: TestInputs, runtime: Runtime) -> tuple[TestInputs, Runtime]:
-    """Return both values with the fields that the caller of a verb gave by name.
+    """Return both values, updated with fields given as keywords.
 
-    :raises TypeError: There is no such field.
+    :raises TypeError: A keyword is not a field.
     """
     given: dict[str, Any] = dict(keywords)
     runtime = take_runtime(given, runtime)

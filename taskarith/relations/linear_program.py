@@ -1,9 +1,9 @@
-"""The linear programme of theorem 3: coefficients with which vectors of known tasks make up an unseen one.
+"""The linear program of theorem 3: coefficients of known tasks' vectors for an unseen task.
 
-The unseen task's feature is ``sum gamma_i mu_i`` (plus what is orthogonal to all of them). Its model generalises if
+The unseen task's feature is ``sum gamma_i mu_i`` (plus a part orthogonal to all of them). Its model generalises if
 ``sum lambda_i gamma_i >= t``, ``sum lambda_i gamma_i^2 >= t`` and ``|lambda_i| beta <= c``, where ``t = 1 + c`` (Li et
-al., "When is Task Vector Provably Effective for Model Editing?", ICLR 2025, theorem 3). Of all such coefficients those
-are chosen whose largest magnitude is least.
+al., "When is Task Vector Provably Effective for Model Editing?", ICLR 2025, theorem 3). Of all such coefficients, those
+with the smallest maximum magnitude are chosen.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from taskarith.errors import UsageError
 __all__ = ["FIGURE_THRESHOLD", "Programme", "solve"]
 
 FIGURE_THRESHOLD = 0.2
-"""With which the paper draws its region: ``1 + c``, taken literally, rejects the paper's own best point."""
+"""The threshold of the paper's figure: ``1 + c``, taken literally, rejects the paper's own best point."""
 
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Programme:
-    """A solved programme.
+    """A solved linear program.
 
-    :param gammas: What was asked.
+    :param gammas: Its correlations.
     :param threshold: ``t``.
-    :param cap: Most that ``|lambda_i|`` may be.
-    :param lambdas: The coefficients; None where there are none within the cap.
-    :param least: The least ``max |lambda_i|`` that any solution has, whatever the cap; None where there is none at all.
-    :param reason: Why there are none; empty where there are.
+    :param cap: Upper bound of ``|lambda_i|``.
+    :param lambdas: The coefficients; None if there are none within the cap.
+    :param least: The smallest possible ``max |lambda_i|`` without the cap; None if there is no solution.
+    :param reason: Why there are no coefficients; empty if there are.
     """
 
     gammas: tuple[float, ...]
@@ -45,46 +45,50 @@ class Programme:
 
     @property
     def beta(self) -> float | None:
-        """The largest beta under which theorem 3 holds, ``c / max |lambda_i|``; None where ``t`` leaves no ``c``."""
+        """The largest beta under which theorem 3 holds, ``c / max |lambda_i|``; None if ``t`` is not above 1."""
         if not self.least or self.threshold <= 1:
             return None
         return (self.threshold - 1) / self.least
 
 
 def solve(gammas: Sequence[float], threshold: float, cap: float = math.inf) -> Programme:
-    """Find the coefficients with the least largest magnitude.
+    """Find the coefficients with the smallest maximum magnitude.
 
     :param gammas: Correlation of the unseen task with each known one, from -1 to 1.
     :param threshold: ``t`` of both sums, above 0.
-    :param cap: Most that a magnitude may be.
+    :param cap: Upper bound of magnitudes.
     :raises UsageError: A value is out of range.
     """
-    found = tuple(float(gamma) for gamma in gammas)
-    if not found or not all(-1 <= gamma <= 1 for gamma in found):
-        raise UsageError(f"cannot use gamma {list(gammas)}", "Give one for each vector, from -1 to 1: --gamma 0.8,-0.6")
+    values = tuple(float(gamma) for gamma in gammas)
+    if not values or not all(-1 <= gamma <= 1 for gamma in values):
+        raise UsageError(
+            f"cannot use gamma {list(gammas)}", "Give one number from -1 to 1 for each vector, as in --gamma 0.8,-0.6"
+        )
     if not (0 < threshold < math.inf and cap > 0):
-        raise UsageError("the threshold and the cap are above 0", "As in --threshold 1.1 --cap 2")
-    if reason := _impossible(found):
-        return Programme(found, threshold, cap, None, None, reason)
-    lambdas = _minimise(np.array(found), threshold)
+        raise UsageError("the threshold and the cap must be above 0", "Write, for example, --threshold 1.1 --cap 2")
+    if reason := _impossible(values):
+        return Programme(values, threshold, cap, None, None, reason)
+    lambdas = _minimise(np.array(values), threshold)
     least = float(np.abs(lambdas).max())
     if least > cap * (1 + _TOLERANCE):
-        return Programme(found, threshold, cap, None, least, f"it needs a coefficient of {least:.4g}, above the cap")
-    return Programme(found, threshold, cap, tuple(float(one) for one in lambdas), least, "")
+        return Programme(
+            values, threshold, cap, None, least, f"it requires a coefficient of {least:.4g}, above the cap"
+        )
+    return Programme(values, threshold, cap, tuple(map(float, lambdas)), least, "")
 
 
 def _impossible(gammas: Sequence[float]) -> str:
-    """Say why no coefficients at all will do, or nothing.
+    """Return why there are no coefficients at all, or an empty string.
 
-    The gradients of the two sums, gamma and gamma^2, oppose each other exactly where every gamma that is not 0 is one
-    and the same negative number; in every other case some direction raises both sums.
+    The gradients of the two sums, gamma and gamma^2, are opposed exactly if every nonzero gamma is the same negative
+    number; otherwise some direction raises both sums.
     """
     different = {gamma for gamma in gammas if gamma}
     if not different:
-        return "every gamma is 0: no vector has anything to do with the target"
+        return "every gamma is 0: no vector is related to the target"
     if len(different) == 1 and min(different) < 0:
         return (
-            f"every gamma that is not 0 is {different.pop():g}: what raises the first sum lowers the second as much, "
+            f"every nonzero gamma is {different.pop():g}: whatever raises the first sum lowers the second, "
             "and both cannot be positive"
         )
     return ""
@@ -93,7 +97,7 @@ def _impossible(gammas: Sequence[float]) -> str:
 def _minimise(gammas: np.ndarray, threshold: float) -> np.ndarray:
     """Minimise s subject to ``-s <= lambda_i <= s`` and the two sums.
 
-    Solved for a threshold of 1, since solutions scale with it; gamma is scaled too, where it is tiny.
+    Solved for a threshold of 1, since solutions scale with it; gamma is scaled too, in case it is tiny.
     """
     from scipy.optimize import linprog
 
@@ -108,5 +112,5 @@ def _minimise(gammas: np.ndarray, threshold: float) -> np.ndarray:
     limits = [(None, None)] * count + [(0, None)]
     solution = linprog(goal, A_ub=rows, b_ub=right, bounds=limits, method="highs")
     if solution.status != 0:
-        raise AssertionError(f"the linear programme was not solved: {solution.message}")
+        raise AssertionError(f"the linear program was not solved: {solution.message}")
     return solution.x[:count] * threshold / unit**2

@@ -1,4 +1,4 @@
-"""The verb `out_of_domain`: coefficients that make known vectors serve a task that has none."""
+"""The verb `out_of_domain`: find coefficients of known vectors for a task without a vector."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = ["OutOfDomain", "Point", "out_of_domain"]
 
-_GAMMA = "gamma is the mean cosine of what a vector changes in the outputs and of what the target's true tokens ask for"
+_GAMMA = (
+    "gamma is the mean cosine of a vector's change of the outputs and the change that the target's true tokens require"
+)
 _LOW = (
-    "not even a vector's own task has a gamma of 1 so measured: give each vector's own test set after the target's, "
-    "and the gammas are in units of that"
+    "measured this way, even a vector's own task has a gamma below 1: give each vector's own test set after the "
+    "target's to scale the gammas by it"
 )
 _GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A combination that was measured.
+    """A measured combination.
 
     :param lambdas: Its coefficients.
     :param loss: Mean loss on the target's inputs, in nats.
-    :param predicted: For each programme, whether the point satisfies both of its sums.
+    :param predicted: For each linear program, whether the point satisfies both of its sums.
     """
 
     lambdas: tuple[float, ...]
@@ -51,15 +53,15 @@ class Point:
 
 @dataclass(frozen=True)
 class OutOfDomain:
-    """What theorem 3 says of a task that no vector was made for.
+    """What theorem 3 says about a task without a vector.
 
-    :param names: Of the vectors.
-    :param gammas: Their correlations with the target, with intervals where they were measured.
-    :param programmes: Solved for the literal threshold, and for the one of the paper's figure.
-    :param command: What applies the first solution that there is; None where there is none.
-    :param base_loss: Of the base on the target, in nats; None where the gammas were given.
-    :param points: What was measured; none where the gammas were given.
-    :param remarks: What the numbers rest on.
+    :param names: Names of the vectors.
+    :param gammas: Their correlations with the target, with intervals if measured.
+    :param programmes: Linear programs with the literal threshold and with the one of the paper's figure.
+    :param command: The command that applies the first solution, or None.
+    :param base_loss: Loss of the base on the target, in nats; None if gammas were given.
+    :param points: Measured points; empty if gammas were given.
+    :param remarks: Assumptions and limits of the numbers.
     """
 
     names: tuple[str, ...]
@@ -72,23 +74,23 @@ class OutOfDomain:
 
     @property
     def best(self) -> Point | None:
-        """The measured point of the least loss."""
+        """The measured point with the lowest loss."""
         return min(self.points, key=lambda point: point.loss, default=None)
 
     def agreement(self, programme: int) -> float | None:
-        """Return the share of measured points at which the region and the loss agree: inside it is below the base's."""
+        """Return the share of points where the loss is below the base's if, and only if, they are inside the region."""
         if self.base_loss is None or not self.points:
             return None
         hits = [point.predicted[programme] == (point.loss < self.base_loss) for point in self.points]
         return sum(hits) / len(hits)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
+        """Return plain JSON values."""
         return plain(
             {
                 "names": self.names,
                 "gammas": [gamma.to_json() for gamma in self.gammas],
-                "programmes": [asdict(one) | {"beta": one.beta} for one in self.programmes],
+                "programmes": [asdict(program) | {"beta": program.beta} for program in self.programmes],
                 "command": self.command,
                 "base_loss": self.base_loss,
                 "points": [asdict(point) for point in self.points],
@@ -112,21 +114,21 @@ def out_of_domain(
     listener: Listener = SILENT,
     **keywords: Unpack[InputKeywords],
 ) -> OutOfDomain:
-    """Find coefficients of known vectors for a task that none was made for (theorem 3), and measure around them.
+    """Find coefficients of known vectors for a task without a vector (theorem 3), and measure around them.
 
-    :param vectors: One or more, of any form, each with an optional coefficient.
-    :param gammas: The correlation of the target task with each vector's; None measures them.
-    :param data: The target's test set first; after it, if wanted, one of each vector's own task, in their order: the
-        gammas are then in units of what a vector does for its own task.
-    :param model: Their base; None takes the one that they record.
+    :param vectors: At least one, of any kind, each with an optional coefficient.
+    :param gammas: Correlation of the target task with each vector's; None to measure them.
+    :param data: The target's test set, optionally followed by one of each vector's own task, in order: the gammas are
+        then relative to what a vector does for its own task.
+    :param model: Their base; None for the one they record.
     :param margin: The theorem's c, between 0 and 1.
-    :param threshold: Of both sums; None is ``1 + margin``. The one of the paper's figure, 0.2, is always solved too.
-    :param cap: Most that a coefficient may be.
-    :param cut: Number and length of test inputs, and how their chats are written.
+    :param threshold: Threshold of both sums; None for ``1 + margin``. The figure's 0.2 is always solved too.
+    :param cap: Upper bound of every coefficient.
+    :param cut: Number, length and chat format of test inputs.
     :param runtime: Dtype and device of the model in memory.
     :param listener: Receives progress updates.
     :param keywords: Fields of ``cut`` and ``runtime`` by name, such as ``inputs=8``.
-    :raises UsageError: Gammas and data, or neither, are given, or a number is out of range.
+    :raises UsageError: Both gammas and data are given, or neither, or a number is out of range.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base.
     :raises DataError: A test set is missing or too short.
@@ -135,57 +137,62 @@ def out_of_domain(
     if not data:
         check_form(cut.form, ())
     if (gammas is None) == (not data):
-        raise UsageError("give the gammas or data of the target, not both", "--gamma 0.8,-0.6 or --data target=FILE")
+        raise UsageError("give either the gammas or data of the target", "Give --gamma 0.8,-0.6 or --data target=FILE")
     if not 0 < margin < 1:
-        raise UsageError(f"the margin c is {margin}", "Give a number between 0 and 1.")
+        raise UsageError(f"the margin {margin} is out of range", "Give a number between 0 and 1.")
     if gammas is not None and len(gammas) != len(vectors):
-        raise UsageError(f"{len(vectors)} vectors have {len(gammas)} gammas", "Give one for each vector, in order.")
+        raise UsageError(
+            f"{len(gammas)} gammas are given for {len(vectors)} vectors", "Give one for each vector, in order."
+        )
     if data and len(data) not in {1, 1 + len(vectors)}:
         raise UsageError(
-            f"{len(vectors)} vectors have {len(data)} test sets",
+            f"{len(data)} test sets are given for {len(vectors)} vectors",
             "Give the target's alone, or the target's first and then one for each vector, in order.",
         )
     related = open_related(vectors, model, listener, list(data)[1:] if data else None)
     thresholds = dict.fromkeys((1 + margin if threshold is None else threshold, FIGURE_THRESHOLD))
     if gammas is not None:
-        found = tuple(Estimate(float(gamma), None, None, 0) for gamma in gammas)
-        programmes = tuple(solve(gammas, one, cap) for one in thresholds)
+        measured = tuple(Estimate(float(gamma), None, None, 0) for gamma in gammas)
+        programmes = tuple(solve(gammas, limit, cap) for limit in thresholds)
         command = _command(related, programmes)
-        remarks = (*related.remarks, *_premises(found))
-        return OutOfDomain(related.names, found, programmes, command, None, (), remarks)
-    study = _Study(related, dict(data or {}), cut, runtime, listener)
-    found = study.gammas()
-    programmes = tuple(solve([one.value for one in found], limit, cap) for limit in thresholds)
-    points = study.measure(programmes)
+        remarks = (*related.remarks, *_premises(measured))
+        return OutOfDomain(related.names, measured, programmes, command, None, (), remarks)
+    target = _TargetProbe(related, dict(data or {}), cut, runtime, listener)
+    measured = target.gammas()
+    programmes = tuple(solve([gamma.value for gamma in measured], limit, cap) for limit in thresholds)
+    points = target.measure(programmes)
     command = _command(related, programmes)
-    remarks = (*related.remarks, *study.remarks, *_premises(found))
-    return OutOfDomain(related.names, found, programmes, command, study.base_loss, points, remarks)
+    remarks = (*related.remarks, *target.remarks, *_premises(measured))
+    return OutOfDomain(related.names, measured, programmes, command, target.base_loss, points, remarks)
 
 
 def _premises(gammas: Sequence[Estimate]) -> tuple[str, ...]:
-    """Say where gammas are such as theorem 3 does not have: they are parts of a unit feature along orthogonal ones."""
+    """Remark on gammas that theorem 3 excludes: as parts of a unit feature, their squares sum to at most 1."""
     total = math.fsum(gamma.value**2 for gamma in gammas)
     if total <= 1:
         return ()
     orthogonal = "more than the 1 that orthogonal tasks can have in theorem 3"
-    return (f"the squares of the gammas add up to {total:.3g}, {orthogonal}: of such tasks it says nothing",)
+    return (f"the squares of the gammas add up to {total:.3g}, {orthogonal}, so it does not apply",)
 
 
 def _command(related: Related, programmes: Sequence[Programme]) -> str | None:
     """Return the command that applies the first solution."""
-    lambdas = next((one.lambdas for one in programmes if one.lambdas is not None), None)
+    lambdas = next((program.lambdas for program in programmes if program.lambdas is not None), None)
     if lambdas is None:
         return None
     words = ["taskarith", "apply", related.model]
     for reference, weight in zip(related.references, lambdas, strict=True):
-        whole = reference.coefficient * weight
-        if whole:
-            words += ["--add" if whole > 0 else "--negate", f"{replace(reference, coefficient=1.0)}:{abs(whole):.4g}"]
+        coefficient = reference.coefficient * weight
+        if coefficient:
+            words += [
+                "--add" if coefficient > 0 else "--negate",
+                f"{replace(reference, coefficient=1.0)}:{abs(coefficient):.4g}",
+            ]
     return shlex.join([*words, "-o", "combined"])
 
 
-class _Study:
-    """The model in memory, asked about the target."""
+class _TargetProbe:
+    """The model in memory, measured on the target."""
 
     def __init__(
         self,
@@ -195,10 +202,10 @@ class _Study:
         runtime: Runtime,
         listener: Listener,
     ) -> None:
-        from taskarith.relations.probe import cut_inputs, open_lab
+        from taskarith.relations.probe import cut_inputs, open_probe
 
-        self._lab: Probe = open_lab(related, runtime, listener)
-        tasks = list(cut_inputs(self._lab.loaded, data, cut).values())
+        self._probe: Probe = open_probe(related, runtime, listener)
+        tasks = list(cut_inputs(self._probe.loaded, data, cut).values())
         self._target, self._own = tasks[0], tasks[1:]
         self._count = len(related.names)
         self.base_loss = 0.0
@@ -209,55 +216,61 @@ class _Study:
         from taskarith.relations.probe import alone
 
         zero = [0.0] * self._count
-        base = self._lab.ask(zero, [self._target, *self._own], "the base")
-        self.base_loss = float(np.mean([one.losses.mean() for one in base[0]]))
-        found = []
+        base = self._probe.ask(zero, [self._target, *self._own], "the base")
+        self.base_loss = float(np.mean([answer.losses.mean() for answer in base[0]]))
+        gammas = []
         for index in range(self._count):
             tasks: list[Sequence[Sample]] = [self._target, *self._own[index : index + 1]]
             sides = [base[0], *base[1 + index : 2 + index]] if self._own else [base[0]]
-            answers = self._lab.ask(alone(index, self._count), tasks, f"vector {index + 1}")
-            found.append(_gamma(*(_alignments(*side) for side in zip(sides, answers, strict=True))))
-        return tuple(found)
+            answers = self._probe.ask(alone(index, self._count), tasks, f"vector {index + 1}")
+            gammas.append(_gamma(*(_alignments(*side) for side in zip(sides, answers, strict=True))))
+        return tuple(gammas)
 
     def measure(self, programmes: Sequence[Programme]) -> tuple[Point, ...]:
-        """Measure a grid of two vectors, or each of several alone, and the solutions."""
+        """Measure a grid for two vectors, or each alone for more, and the solutions."""
         from taskarith.relations.probe import alone
 
         if self._count == 2:
             wanted = list(itertools.product(_GRID, repeat=2))
         else:
             wanted = [
-                tuple(sign * one for one in alone(i, self._count)) for i in range(self._count) for sign in (1, -1)
+                tuple(sign * weight for weight in alone(i, self._count)) for i in range(self._count) for sign in (1, -1)
             ]
-        wanted += [one.lambdas for one in programmes if one.lambdas is not None]
+        wanted += [program.lambdas for program in programmes if program.lambdas is not None]
         points = []
         for lambdas in dict.fromkeys(wanted):
-            losses = self._lab.losses(lambdas, self._target, f"lambda {' '.join(f'{one:g}' for one in lambdas)}")
-            points.append(Point(lambdas, float(losses.mean()), tuple(_is_inside(lambdas, one) for one in programmes)))
+            losses = self._probe.losses(
+                lambdas, self._target, f"lambda {' '.join(f'{weight:g}' for weight in lambdas)}"
+            )
+            points.append(
+                Point(lambdas, float(losses.mean()), tuple(_is_inside(lambdas, program) for program in programmes))
+            )
         return tuple(points)
 
 
 def _alignments(base: Sequence[Answer], model: Sequence[Answer]) -> np.ndarray:
-    """Return for each input the mean cosine of the outputs' change and of the one-hot truth less the probabilities."""
-    found = []
+    """Return the mean cosine, per input, of the outputs' change and the one-hot truth minus the probabilities."""
+    cosines_of_inputs = []
     for before, after in zip(base, model, strict=True):
         change = (after.logits - before.logits).astype(np.float64)
         change -= change.mean(1, keepdims=True)
         scores = np.exp(before.logits.astype(np.float64) - before.logits.max(1, keepdims=True))
-        asked = -scores / scores.sum(1, keepdims=True)
-        asked[np.arange(len(asked)), before.targets] += 1
-        sizes = np.linalg.norm(change, axis=1) * np.linalg.norm(asked, axis=1)
-        cosines = np.divide((change * asked).sum(1), sizes, out=np.zeros(len(sizes)), where=sizes > 0)
-        found.append(cosines.mean())
-    return np.array(found)
+        required = -scores / scores.sum(1, keepdims=True)
+        required[np.arange(len(required)), before.targets] += 1
+        sizes = np.linalg.norm(change, axis=1) * np.linalg.norm(required, axis=1)
+        cosines = np.divide((change * required).sum(1), sizes, out=np.zeros(len(sizes)), where=sizes > 0)
+        cosines_of_inputs.append(cosines.mean())
+    return np.array(cosines_of_inputs)
 
 
 def _gamma(target: np.ndarray, own: np.ndarray | None = None) -> Estimate:
-    """Return the mean over the target's inputs, in units of that over a vector's own, within -1 and 1."""
+    """Return the mean over the target's inputs, relative to that over a vector's own, clipped to [-1, 1]."""
     if own is None:
         return mean(target, (-1.0, 1.0))
     if own.mean() <= 0:
-        raise UsageError("a vector does nothing for its own test set", "Check the order of --data: the target first.")
+        raise UsageError(
+            "a vector does not help on its own test set", "Check the order of --data: the target comes first."
+        )
 
     def ratio(i: np.ndarray, j: np.ndarray) -> float:
         return float(np.clip(target[i].mean() / max(own[j].mean(), np.finfo(float).tiny), -1, 1))
@@ -266,7 +279,7 @@ def _gamma(target: np.ndarray, own: np.ndarray | None = None) -> Estimate:
 
 
 def _is_inside(lambdas: Sequence[float], programme: Programme) -> bool:
-    """Tell whether a point satisfies both sums; rounding of a solution on the border does not put it outside."""
+    """Tell whether a point satisfies both sums, with a tolerance for rounding of solutions on the border."""
     gammas, weights = np.array(programme.gammas), np.array(lambdas)
     least = min(float(weights @ gammas), float(weights @ gammas**2))
     return least >= programme.threshold * (1 - 1e-9)

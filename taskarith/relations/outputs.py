@@ -1,4 +1,4 @@
-"""Run the models that task vectors make over test inputs, and compare what they answer."""
+"""Run the models of task vectors on test inputs, and compare their outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
 from taskarith.relations.correlations import DECISIVE, MEASURES, MULTIPLES, OutputRelations, Removal
 from taskarith.relations.inputs import TestInputs
-from taskarith.relations.probe import Answer, Probe, alone, cut_inputs, open_lab
+from taskarith.relations.probe import Answer, Probe, alone, cut_inputs, open_probe
 from taskarith.relations.vectors import Related
 from taskarith.relations.verdict import coefficient_of
 
@@ -24,11 +24,11 @@ _REMOVED = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Setup:
-    """How outputs are measured.
+    """Settings of the measurement of outputs.
 
-    :param data: For each vector, in their order, a test set of its task.
-    :param learned: Whether each is what its vector was trained on.
-    :param beta: Of theorem 1, assumed.
+    :param data: A test set of each vector's task, in order.
+    :param learned: Whether each vector was trained on its test set.
+    :param beta: Assumed beta of theorem 1.
     :param inputs: How test inputs are cut from the test sets.
     :param runtime: How the model is loaded.
     """
@@ -41,29 +41,29 @@ class Setup:
 
 
 def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Probe, list[list[Sample]]]:
-    """Open the base, and cut the test inputs of all tasks; nothing is loaded yet.
+    """Open the base and cut the test inputs of all tasks, without loading weights.
 
     :raises UsageError: A number is out of range, or the model is an adapter.
     :raises DataError: A test set is missing or too short.
     """
-    lab = open_lab(related, setup.runtime, listener)
-    return lab, list(cut_inputs(lab.loaded, setup.data, setup.inputs).values())
+    probe = open_probe(related, setup.runtime, listener)
+    return probe, list(cut_inputs(probe.loaded, setup.data, setup.inputs).values())
 
 
-def relate_outputs(setup: Setup, lab: Probe, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:
-    """Run the base and each vector's model over the test inputs of all tasks, and compare what they say.
+def relate_outputs(setup: Setup, probe: Probe, tasks: Sequence[Sequence[Sample]]) -> OutputRelations:
+    """Run the base and each vector's model on the test inputs of all tasks, and compare their outputs.
 
     The model is loaded once and edited in memory.
 
-    :param setup: How outputs are measured.
-    :param lab: The base.
-    :param tasks: Inputs of the task of each vector; see ``open_tasks``.
+    :param setup: Settings of the measurement.
+    :param probe: The base.
+    :param tasks: Test inputs of each vector's task; see ``open_tasks``.
     :raises CheckpointError: A loss is not finite.
     """
-    related = lab.related
-    answers = [lab.ask([0.0] * len(tasks), tasks, "the base")]
-    answers += [lab.ask(alone(index, len(tasks)), tasks, name) for index, name in enumerate(related.names)]
-    removals = _removals(lab, tasks)
+    related = probe.related
+    answers = [probe.ask([0.0] * len(tasks), tasks, "the base")]
+    answers += [probe.ask(alone(index, len(tasks)), tasks, name) for index, name in enumerate(related.names)]
+    removals = _removals(probe, tasks)
     pairs = [(i, j) for j in range(len(tasks)) for i in range(j)]
     measured = {pair: _compare(answers, *pair) for pair in pairs}
     judged = {pair: all(setup.learned[index] for index in pair) for pair in pairs}
@@ -72,12 +72,12 @@ def relate_outputs(setup: Setup, lab: Probe, tasks: Sequence[Sequence[Sample]]) 
         related.names,
         tuple(len(task) for task in tasks),
         {measure: {pair: measured[pair][measure] for pair in pairs} for measure in MEASURES},
-        np.array([[np.mean([one.losses.mean() for one in task]) for task in model] for model in answers]),
-        np.array([[np.mean([one.entropy for one in task]) for task in model] for model in answers]),
+        np.array([[np.mean([answer.losses.mean() for answer in task]) for task in model] for model in answers]),
+        np.array([[np.mean([answer.entropy for answer in task]) for task in model] for model in answers]),
         tuple(tuple(map(_change, answers[0], model)) for model in answers[1:]),
         setup.learned,
         {
-            pair: None if least is None else _together(lab, tasks, answers[0], pair, least)
+            pair: None if least is None else _together(probe, tasks, answers[0], pair, least)
             for pair, least in alphas.items()
         },
         removals,
@@ -85,35 +85,39 @@ def relate_outputs(setup: Setup, lab: Probe, tasks: Sequence[Sequence[Sample]]) 
 
 
 def _change(base: Sequence[Answer], model: Sequence[Answer]) -> Estimate:
-    """Return the change of the mean loss of an input, in nats."""
+    """Return the change of the mean loss per input, in nats."""
     return mean([new.losses.mean() - old.losses.mean() for old, new in zip(base, model, strict=True)])
 
 
 def _together(
-    lab: Probe, tasks: Sequence[Sequence[Sample]], base: Sequence[Sequence[Answer]], pair: tuple[int, int], least: float
+    probe: Probe,
+    tasks: Sequence[Sequence[Sample]],
+    base: Sequence[Sequence[Answer]],
+    pair: tuple[int, int],
+    least: float,
 ) -> tuple[Estimate, Estimate]:
-    """Measure the sum of a pair: the first vector, and so much of the second."""
+    """Measure the first vector plus a multiple of the second."""
     weights = [0.0] * len(tasks)
     weights[pair[0]], weights[pair[1]] = 1.0, least
-    what = f"{lab.related.names[pair[0]]} and {least:.2f} {lab.related.names[pair[1]]}"
-    first, second = lab.ask(weights, [tasks[index] for index in pair], what)
+    name = f"{probe.related.names[pair[0]]} and {least:.2f} {probe.related.names[pair[1]]}"
+    first, second = probe.ask(weights, [tasks[index] for index in pair], name)
     return _change(base[pair[0]], first), _change(base[pair[1]], second)
 
 
 def _compare(answers: Sequence[Sequence[Sequence[Answer]]], i: int, j: int) -> dict[str, Estimate | None]:
-    """Compare two vectors' models, on the inputs of both tasks."""
+    """Compare two vectors' models on the inputs of both tasks."""
     base, first, second = answers[0], answers[1 + i], answers[1 + j]
     sides = []
     for task in (i, j):
         inputs = zip(base[task], first[task], second[task], strict=True)
-        sides.append([_measures(*one) for one in inputs])
-    return {measure: _symmetrised(*([one[measure] for one in side] for side in sides)) for measure in MEASURES}
+        sides.append([_measures(*answers_to_input) for answers_to_input in inputs])
+    return {measure: _symmetrised(*([values[measure] for values in side] for side in sides)) for measure in MEASURES}
 
 
 def _measures(base: Answer, first: Answer, second: Answer) -> dict[str, float]:
-    """Return each of ``MEASURES`` for one input; NaN where it is not defined."""
-    gains = [base.losses - one.losses for one in (first, second)]
-    centred = [one.logits - one.logits.mean(1, keepdims=True) for one in (base, first, second)]
+    """Return each of ``MEASURES`` for one input; NaN if undefined."""
+    gains = [base.losses - answer.losses for answer in (first, second)]
+    centred = [answer.logits - answer.logits.mean(1, keepdims=True) for answer in (base, first, second)]
     return {
         "loss changes": _cosine(*(gain - gain.mean() for gain in gains)),
         "loss changes, uncentred": _cosine(*gains),
@@ -126,7 +130,7 @@ def _measures(base: Answer, first: Answer, second: Answer) -> dict[str, float]:
 
 
 def _symmetrised(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
-    """Average the means of both test sets, whose inputs are independent."""
+    """Average the means over both test sets, whose inputs are independent."""
     a, b = np.array(first), np.array(second)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
@@ -139,30 +143,30 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the mean over positions of the cosines of rows."""
+    """Return the mean cosine of corresponding rows."""
     return float(np.mean([_cosine(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]))
 
 
-def _removals(lab: Probe, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...]:
-    """Take the first vector away from models that know the other tasks."""
-    found = []
+def _removals(probe: Probe, tasks: Sequence[Sequence[Sample]]) -> tuple[Removal, ...]:
+    """Subtract the first vector from stand-ins that know the other tasks."""
+    removals = []
     for task in range(1, len(tasks)):
-        known, before = _stand_in(lab, task, tasks[task])
+        known, before = _stand_in(probe, task, tasks[task])
         for alpha in _REMOVED:
             weights = alone(task, len(tasks))
             weights[task], weights[0] = known, -alpha
-            after = lab.losses(weights, tasks[task], f"{lab.related.names[task]} less {alpha:g} of the first")
+            after = probe.losses(weights, tasks[task], f"{probe.related.names[task]} less {alpha:g} of the first")
             rises = after - before
-            found.append(Removal(lab.related.names[task], alpha, known, mean(rises)))
-    return tuple(found)
+            removals.append(Removal(probe.related.names[task], alpha, known, mean(rises)))
+    return tuple(removals)
 
 
-def _stand_in(lab: Probe, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
-    """Return the multiple of a task's vector that gives its inputs the least loss, and their losses with it."""
+def _stand_in(probe: Probe, task: int, inputs: Sequence[Sample]) -> tuple[float, np.ndarray]:
+    """Return the multiple of a task's vector with the lowest loss on its inputs, and those losses."""
     best: tuple[float, np.ndarray] | None = None
     for known in MULTIPLES:
-        weights = [known * one for one in alone(task, len(lab.related.names))]
-        losses = lab.losses(weights, inputs, f"{known:g} {lab.related.names[task]}")
+        weights = [known * weight for weight in alone(task, len(probe.related.names))]
+        losses = probe.losses(weights, inputs, f"{known:g} {probe.related.names[task]}")
         if best is not None and losses.mean() >= best[1].mean():
             break
         best = known, losses

@@ -1,4 +1,4 @@
-"""The verb `relate`: how task vectors relate, and what follows for adding and negating them."""
+"""The verb `relate`: measure how task vectors relate, and what follows for adding and negating them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["Relation", "relate"]
 
 _UNEVEN = 2.0
-"""Norms, or entropies of outputs, that differ by more than this factor are remarked on."""
+"""Norms or output entropies that differ by more than this factor give a remark."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """How task vectors relate.
+    """Relations of task vectors.
 
-    :param names: Of the vectors; where data is given, of their tasks.
-    :param weights: As weights.
-    :param subspaces: By their leading singular subspaces; None where no rank was asked for.
-    :param outputs: By what their models answer; None without data.
-    :param verdicts: Of each pair; none without data.
-    :param remarks: What stands against combining them.
+    :param names: Names of the vectors, or of their tasks if data is given.
+    :param weights: Relations as weights.
+    :param subspaces: Relations of leading singular subspaces; None without a rank.
+    :param outputs: Relations by their models' outputs; None without data.
+    :param verdicts: Verdict on each pair; empty without data.
+    :param remarks: Objections to combining them.
     """
 
     names: tuple[str, ...]
@@ -47,17 +47,17 @@ class Relation:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Numbers of the vectors of each pair."""
+        """Indices of the vectors of each pair."""
         return [(i, j) for j in range(len(self.names)) for i in range(j)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
+        """Return plain JSON values."""
         return plain(
             {
                 "names": self.names,
                 "pairs": [[self.names[i], self.names[j]] for i, j in self.pairs],
                 "weights": _weights_json(self.weights, self.pairs),
-                "subspaces": None if self.subspaces is None else [asdict(one) for one in self.subspaces],
+                "subspaces": None if self.subspaces is None else [asdict(subspace) for subspace in self.subspaces],
                 "outputs": None if self.outputs is None else self.outputs.to_json(),
                 "verdicts": [asdict(verdict) for verdict in self.verdicts],
                 "remarks": self.remarks,
@@ -77,22 +77,20 @@ def relate(
     listener: Listener = SILENT,
     **keywords: Unpack[InputKeywords],
 ) -> Relation:
-    """Measure how task vectors relate: as weights, and with data by what their models answer.
+    """Measure how task vectors relate: as weights and, with data, by their models' outputs.
 
-    The vectors are read once, in pieces, whatever their forms.
+    The vectors are read once, in chunks.
 
-    :param vectors: Two or more, of any form, each with an optional coefficient.
-    :param model: Their base; None takes the one that they record.
-    :param data: For each vector, in their order, a test set of its task: a name, which then is the vector's, and where
-        it is.
-    :param rank: Compare the leading singular subspaces of so many dimensions too; this takes a while.
-    :param beta: Of the theorems, assumed.
-    :param cut: Number and length of test inputs, and how their chats are written.
+    :param vectors: At least two, of any kind, each with an optional coefficient.
+    :param model: Their base; None for the one they record.
+    :param data: A test set of each vector's task, in order; its name becomes the vector's.
+    :param rank: Also compare leading singular subspaces of this dimension, which takes a while.
+    :param beta: Assumed beta of the theorems.
+    :param cut: Number, length and chat format of test inputs.
     :param runtime: Dtype and device of the model in memory.
     :param listener: Receives progress updates.
     :param keywords: Fields of ``cut`` and ``runtime`` by name, such as ``inputs=8``.
-    :raises UsageError: There are less than two vectors, no base is known, or there is not one test set for each, or it
-        is another vector's.
+    :raises UsageError: There are fewer than two vectors, no base is known, or a test set is missing or misplaced.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or has values that are not finite.
     :raises DataError: A test set is missing or too short.
@@ -101,24 +99,26 @@ def relate(
     if not data:
         check_form(cut.form, ())
     if len(vectors) < 2:
-        raise UsageError("a relation needs two vectors or more", "As in: taskarith relate forget.safetensors retain/")
+        raise UsageError(
+            "relate needs at least two vectors", "Write, for example: taskarith relate forget.safetensors retain/"
+        )
     if data and len(data) != len(vectors):
         raise UsageError(
-            f"{len(vectors)} vectors have {len(data)} test sets",
+            f"{len(data)} test sets are given for {len(vectors)} vectors",
             "Give one --data NAME=FILE for each vector, in their order.",
         )
     if not 0 <= beta < 1:
-        raise UsageError(f"beta is {beta}", "It is small: give a number from 0 to below 1.")
+        raise UsageError(f"--beta {beta} is out of range", "Give a number from 0 to below 1.")
     if rank is not None and rank < 1:
         raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
     related = open_related(vectors, model, listener, list(data) if data else None)
     learned = _learned(related, data, cut) if data else ()
-    asked = None
+    measured = None
     if data:
         from taskarith.relations.outputs import Setup, open_tasks
 
         setup = Setup(data, learned, beta, cut, runtime)
-        asked = setup, *open_tasks(related, setup, listener)  # what is wrong with them is said at once
+        measured = setup, *open_tasks(related, setup, listener)  # faults are reported before the weights are compared
     weights = relate_weights(related, listener)
     subspaces = outputs = None
     if rank is not None:
@@ -126,10 +126,10 @@ def relate(
 
         subspaces = relate_subspaces(related, rank, listener)
     verdicts: tuple[Verdict, ...] = ()
-    if asked is not None:
+    if measured is not None:
         from taskarith.relations.outputs import relate_outputs
 
-        outputs = relate_outputs(*asked)
+        outputs = relate_outputs(*measured)
         verdicts = tuple(_verdict(outputs, pair, beta) for pair in outputs.correlations[DECISIVE])
     remarks = (*related.remarks, *_preflight(weights, outputs))
     return Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
@@ -151,28 +151,28 @@ def _verdict(outputs: OutputRelations, pair: tuple[int, int], beta: float) -> Ve
 
 
 def _preflight(weights: WeightRelations, outputs: OutputRelations | None) -> list[str]:
-    """Say what is known to break merging (DisTaC, arXiv:2508.01148): norms that differ, and models that are unsure."""
+    """Remark on what is known to harm merging (DisTaC, arXiv:2508.01148): unequal norms and uncertain models."""
     norms = dict(zip(weights.names, weights.group().norms, strict=True))
-    remarks = [f"{name} is zero: it has no direction" for name, norm in norms.items() if not norm]
+    remarks = [f"{name} is zero and has no direction" for name, norm in norms.items() if not norm]
     moving = {name: norm for name, norm in norms.items() if norm}
     if moving and max(moving.values()) > _UNEVEN * min(moving.values()):
         long, short = max(moving, key=moving.__getitem__), min(moving, key=moving.__getitem__)
         factor = moving[long] / moving[short]
         remarks.append(
-            f"{long} is {factor:.3g} times as long as {short}: combined with equal coefficients it prevails "
-            f"({long}:{1 / factor:.3g} is as long)"
+            f"{long} is {factor:.3g} times as long as {short} and dominates it at equal coefficients "
+            f"({long}:{1 / factor:.3g} has the same length)"
         )
     if outputs is not None:
         own = {name: float(outputs.entropies[1 + index, index]) for index, name in enumerate(outputs.names)}
         sure = min(own.values())
         remarks += [
-            f"the model of {name} is unsure on its own task: entropy {entropy:.2f} nats, of the surest {sure:.2f}"
+            f"the model of {name} is uncertain on its own task: entropy {entropy:.2f} nats, against {sure:.2f} at best"
             for name, entropy in own.items()
             if entropy > _UNEVEN * sure
         ]
         remarks += [
-            f"the forecast for {name} rests on {known:g} times its vector, the most that is tried: its loss may fall on"
-            for name, known in {one.task: one.known for one in outputs.removals}.items()
+            f"the forecast for {name} uses {known:g} times its vector, the most that is tried; its loss may fall on"
+            for name, known in {removal.task: removal.known for removal in outputs.removals}.items()
             if known == MULTIPLES[-1]
         ]
     return remarks
@@ -189,7 +189,7 @@ def _weights_json(weights: WeightRelations, pairs: Sequence[tuple[int, int]]) ->
         "layers": {layer: _group_json(weights.of_layer(layer), pairs) for layer in weights.layers},
         "overlaps": {share: [weights.overlaps[share][pair] for pair in pairs] for share in TOP_SHARES},
         "entries that signs and overlaps were counted on": weights.sampled,
-        "each tensor": {one.name: _group_json(one.sums, pairs) for one in weights.tensors},
+        "each tensor": {tensor.name: _group_json(tensor.sums, pairs) for tensor in weights.tensors},
     }
 
 

@@ -1,4 +1,4 @@
-"""What the leading singular subspaces of two vectors' deltas have in common, matrix by matrix."""
+"""Overlap of the leading singular subspaces of two vectors' deltas, matrix by matrix."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["SubspaceRelation", "relate_subspaces"]
 
 @dataclass(frozen=True)
 class SubspaceRelation:
-    """Two vectors' best approximations of one matrix by one of low rank.
+    """Two vectors' best low-rank approximations of one matrix, compared.
 
     :param tensor: The matrix.
-    :param pair: Numbers of the vectors.
-    :param outputs: Cosines of the principal angles of the leading left singular subspaces, the largest first.
-    :param inputs: Of the right ones.
-    :param shared: Share of the energy of one approximation that lies in both subspaces of the other, the mean of both
+    :param pair: Indices of the vectors.
+    :param outputs: Cosines of the principal angles of the leading left singular subspaces, in descending order.
+    :param inputs: Those of the right singular subspaces.
+    :param shared: Share of one approximation's energy that lies in both subspaces of the other, averaged over both
         directions.
     """
 
@@ -43,9 +43,9 @@ class SubspaceRelation:
 
 
 def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[SubspaceRelation, ...]:
-    """Compare the leading subspaces of every matrix that two vectors move.
+    """Compare the leading subspaces of every matrix that two vectors change.
 
-    :param rank: Dimensions of a subspace, at most.
+    :param rank: Maximum dimension of a subspace.
     :raises UsageError: The rank is below 1.
     :raises MismatchError: A delta is not finite.
     """
@@ -54,9 +54,9 @@ def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[S
     matrices = [
         entry
         for name, entry in related.checkpoint.tensors.items()
-        if len(entry.shape) == 2 and sum(name in one.vector.shapes for one in related.operands) > 1
+        if len(entry.shape) == 2 and sum(name in operand.vector.shapes for operand in related.operands) > 1
     ]
-    found: dict[str, list[SubspaceRelation]] = {}
+    relations: dict[str, list[SubspaceRelation]] = {}
     with TensorReader() as reader:
 
         def do(entry: TensorEntry, calculator: Calculator, stop: threading.Event) -> int:
@@ -64,13 +64,13 @@ def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[S
             for index, operand in enumerate(related.operands):
                 if entry.name in operand.vector.shapes and not stop.is_set():
                     fits[index] = _leading(entry, operand.vector.delta(entry.name), rank, calculator, reader)
-            found[entry.name] = _compare(entry.name, fits)
+            relations[entry.name] = _compare(entry.name, fits)
             return entry.elements
 
         largest_first = sorted(matrices, key=lambda entry: -entry.elements)
         total = sum(entry.elements for entry in matrices)
         work_through(largest_first, do, listener, "comparing subspaces", total, Workers(uses_torch=True))
-    return tuple(one for entry in matrices for one in found[entry.name])
+    return tuple(relation for entry in matrices for relation in relations[entry.name])
 
 
 def _leading(
@@ -87,34 +87,34 @@ def _leading(
 
 
 class _Rows:
-    """Reads rows of a delta in float64, in order, from the first to the last, and again."""
+    """Reads rows of a delta in float64, in order, possibly several times from the start."""
 
     def __init__(self, entry: TensorEntry, delta: Delta, calculator: Calculator, reader: TensorReader) -> None:
-        self._what = gather(NOTHING, entry.shape, [(1.0, delta)], "F64")
+        self._calculation = gather(NOTHING, entry.shape, [(1.0, delta)], "F64")
         self._columns, self._calculator, self._reader = entry.shape[1], calculator, reader
         self._inputs: list[OpenInput] = []
         self._next = -1
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows ``start`` to ``stop``, which follow the ones read before, or are the first."""
+        """Return rows ``start`` to ``stop``, which continue the previous ones or start again."""
         if start != self._next:
-            self._calculator.begin(self._what.recipe)
-            self._inputs = open_inputs(self._what, self._reader, self._calculator)
+            self._calculator.begin(self._calculation.recipe)
+            self._inputs = open_inputs(self._calculation, self._reader, self._calculator)
         values = np.empty((stop - start) * self._columns)
         first = start * self._columns
         for begin in range(0, len(values), CHUNK_ELEMENTS):
             end = min(begin + CHUNK_ELEMENTS, len(values))
             for index, tensor in enumerate(self._inputs):
                 tensor.read_into(self._calculator.room(index, end - begin))
-            self._calculator.delta(self._what.recipe.terms[0], first + begin, first + end, values[begin:end])
+            self._calculator.delta(self._calculation.recipe.terms[0], first + begin, first + end, values[begin:end])
         self._next = stop
         return values.reshape(stop - start, self._columns)
 
 
 def _compare(tensor: str, fits: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[SubspaceRelation]:
-    found = []
+    relations = []
     for j, (left, right, sizes) in fits.items():
-        for i in (one for one in fits if one < j):
+        for i in (index for index in fits if index < j):
             other_left, other_right, other_sizes = fits[i]
             if not (len(sizes) and len(other_sizes)):  # a delta of zeros has no subspace
                 continue
@@ -124,8 +124,8 @@ def _compare(tensor: str, fits: Mapping[int, tuple[np.ndarray, np.ndarray, np.nd
                 float(np.sum((outputs.T * sizes @ inputs) ** 2) / np.sum(sizes**2)),
             ]
             angles = [
-                tuple(float(min(one, 1.0)) for one in np.linalg.svd(side, compute_uv=False))
+                tuple(float(min(cosine, 1.0)) for cosine in np.linalg.svd(side, compute_uv=False))
                 for side in (outputs, inputs)
             ]
-            found.append(SubspaceRelation(tensor, (i, j), angles[0], angles[1], float(np.mean(energies))))
-    return found
+            relations.append(SubspaceRelation(tensor, (i, j), angles[0], angles[1], float(np.mean(energies))))
+    return relations

@@ -1,4 +1,4 @@
-"""What vectors record of the data that they were trained on."""
+"""Records of the data that vectors were trained on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["learned_from"]
 
 
 def learned_from(related: Related, data: Mapping[str, str], form: RowForm = ANSWER_ALONE) -> tuple[bool | None, ...]:
-    """Tell of each test set whether its vector was trained on it; None where the vector records no data.
+    """Tell for each test set whether its vector was trained on it; None if the vector records no data.
 
-    :param data: For each vector, in their order, its test set.
-    :param form: How questions and chats of test sets are written.
-    :raises UsageError: A test set is what another of the vectors was trained on.
+    :param data: The test set of each vector, in order.
+    :param form: How questions and chats of test sets are formatted.
+    :raises UsageError: Another vector was trained on a test set.
     :raises DataError: A test set is missing.
     """
     recorded = [_recorded(related, index) for index in range(len(related.names))]
@@ -31,14 +31,14 @@ def learned_from(related: Related, data: Mapping[str, str], form: RowForm = ANSW
         others = [number for number, known in enumerate(recorded, 1) if known and test & known]
         if others and own is not None and not test & own:
             raise UsageError(
-                f"{spec} is given as {name}, but it is what vector {others[0]} was trained on",
-                "Give one --data for each vector, in the order of the vectors.",
+                f"{spec} is given as {name}, but vector {others[0]} was trained on it",
+                "Give one --data per vector, in the order of the vectors.",
             )
     return tuple(None if own is None else bool(test & own) for test, own in zip(tested, recorded, strict=True))
 
 
 def _fingerprints(spec: str, form: RowForm) -> frozenset[str]:
-    """Return the fingerprints of a data set, with the tag of its answers learned and not: ``finetune`` learns it."""
+    """Return a data set's fingerprints, with and without the tag of its answers, which ``finetune`` learns."""
     return frozenset(load_data(spec, replace(form, learns_tag=tag)).fingerprint for tag in (False, True))
 
 
@@ -53,9 +53,9 @@ def _recorded(related: Related, index: int) -> frozenset[str] | None:
         elif (folder := Path(related.references[index].name)).is_dir():
             record = read_provenance(folder)
     except MalformedError:
-        return None  # what cannot be read says nothing; the vector itself is checked elsewhere
+        return None  # an unreadable record is no evidence; the vector itself is checked elsewhere
     sets = record.get("data") if isinstance(record, dict) else None
     if not isinstance(sets, list):
         return None
-    found = [one.get("fingerprint") for one in sets if isinstance(one, dict)]
-    return frozenset(one for one in found if isinstance(one, str)) or None
+    fingerprints = [entry.get("fingerprint") for entry in sets if isinstance(entry, dict)]
+    return frozenset(fingerprint for fingerprint in fingerprints if isinstance(fingerprint, str)) or None

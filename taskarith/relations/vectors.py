@@ -1,4 +1,4 @@
-"""The vectors that are related: opened against one base, named, and checked for what they have in common."""
+"""The vectors to relate: opened against one base, named and checked."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Related", "open_related"]
 class Related:
     """Task vectors on one base.
 
-    :param names: A short and different name of each.
-    :param references: As the user named them.
-    :param operands: Opened, in that order.
-    :param model: The base, as the user named it or as it is recorded.
+    :param names: A short unique name of each.
+    :param references: The vectors as the user named them.
+    :param operands: The opened vectors, in that order.
+    :param model: The base, as the user named it or as recorded.
     :param checkpoint: Its files.
-    :param chosen: How it was found.
-    :param remarks: What stands against comparing them.
+    :param chosen: How the base was chosen.
+    :param remarks: Objections to comparing the vectors.
     """
 
     names: tuple[str, ...]
@@ -40,79 +40,80 @@ class Related:
     remarks: tuple[str, ...]
 
     def check_base(self, listener: Listener) -> None:
-        """Read the base, and compare it with what a vector records, if that is how it was found.
+        """Compare the base with a vector's record, unless the user named it.
 
-        :raises MismatchError: It is another model.
+        :raises MismatchError: It is a different model.
         """
         if not self.chosen.is_named:
             self.chosen.check(fingerprint_tensors(self.checkpoint, listener))
 
     def states(self) -> dict[str, list[int]]:
-        """Return what changes when a vector changes."""
+        """Return the states of the vectors' files, to notice changes."""
         return file_states(set().union(*(operand.vector.files for operand in self.operands)))
 
 
 def open_related(
     vectors: Sequence[str], model: str | None, listener: Listener, names: Sequence[str] | None = None
 ) -> Related:
-    """Open vectors of any form against their base.
+    """Open vectors of any kind against their base.
 
     :param vectors: Vectors, each with an optional base and coefficient.
-    :param model: Their base; None takes the first that one of them is given with or records.
-    :param listener: Receives notes about downloads.
-    :param names: Of the vectors; None makes names of their paths.
+    :param model: Their base; None for the first one given or recorded with a vector.
+    :param listener: Receives notes on downloads.
+    :param names: Names of the vectors; None to derive them from their paths.
     :raises UsageError: No base is known.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
-    :raises MismatchError: A vector does not fit the base, or the model that it was made from is not found.
+    :raises MismatchError: A vector does not fit the base, or the model it was made from is missing.
     """
     references = tuple(parse_operand(text) for text in vectors)
-    chosen = choose_base(model, references, "Name it with --model MODEL.", listener)
-    found = model or str(BaseRecord.of(chosen.resolved))
+    chosen = choose_base(model, references, "Give it with --model MODEL.", listener)
+    base_name = model or str(BaseRecord.of(chosen.resolved))
     checkpoint = chosen.open()
     operands = tuple(open_operands(references, checkpoint, listener, common=CommonBase("--model", model is not None)))
     read_bases(operands, checkpoint, listener)
-    named = tuple(_named(reference, one, found) for reference, one in zip(references, operands, strict=True))
+    named = tuple(
+        _named(reference, operand, base_name) for reference, operand in zip(references, operands, strict=True)
+    )
     short = tuple(names) if names else _short_names(references)
-    remarks = _strangers(short, _starts(operands, checkpoint, found, listener))
-    return Related(short, named, operands, found, checkpoint, chosen, tuple(remarks))
+    remarks = _base_mismatches(short, _start_points(operands, checkpoint, base_name, listener))
+    return Related(short, named, operands, base_name, checkpoint, chosen, tuple(remarks))
 
 
 def _named(reference: OperandRef, operand: Operand, model: str) -> OperandRef:
-    """Return a fine-tune with the base that was named for all vectors."""
+    """Return the reference of a fine-tune with the base given for all vectors."""
     is_named = operand.own is not None and operand.own.is_model and operand.own.is_named
     return replace(reference, base=model) if is_named and not reference.base else reference
 
 
-def _starts(
+def _start_points(
     operands: Sequence[Operand], checkpoint: Checkpoint, model: str, listener: Listener
 ) -> list[BaseRecord | None]:
-    """Return the model that each vector starts from; where that is the base, it is read if there is something else."""
-    starts = [one.base for one in operands]
-    itself = [one.own is not None and one.own.is_model for one in operands]
-    if all(itself) or not any(itself):
+    """Return the model each vector starts from; the base is read only if some vector starts elsewhere."""
+    starts = [operand.base for operand in operands]
+    from_base = [operand.own is not None and operand.own.is_model for operand in operands]
+    if all(from_base) or not any(from_base):
         return starts
     base = BaseRecord(model, None, combine_fingerprints(fingerprint_tensors(checkpoint, listener)))
-    return [base if is_model else start for is_model, start in zip(itself, starts, strict=True)]
+    return [base if is_model else start for is_model, start in zip(from_base, starts, strict=True)]
 
 
 def _short_names(references: Sequence[OperandRef]) -> tuple[str, ...]:
-    """Return the last parts of the paths, numbered where they are the same."""
+    """Return the last components of the paths, numbered if equal."""
     names: list[str] = []
     for reference in references:
         path = Path(reference.name)
         name = path.stem if path.suffix == ".safetensors" else path.name or str(path)
         name += "" if reference.coefficient == 1 else f":{reference.coefficient:g}"
-        number = 1 + sum(one == name or one.startswith(f"{name}#") for one in names)
+        number = 1 + sum(other == name or other.startswith(f"{name}#") for other in names)
         names.append(name if number == 1 else f"{name}#{number}")
     return tuple(names)
 
 
-def _strangers(names: Sequence[str], records: Sequence[BaseRecord | None]) -> list[str]:
-    """Say which vectors start from other models: their differences are taken at different points."""
+def _base_mismatches(names: Sequence[str], records: Sequence[BaseRecord | None]) -> list[str]:
+    """Remark on vectors made from different models."""
     known = [(name, record) for name, record in zip(names, records, strict=True) if record and record.fingerprint]
     return [
-        f"{name} was made from {record}, {known[0][0]} from {known[0][1]}: they start at different points, "
-        "and the theory is about vectors of one base"
+        f"{name} was made from {record}, {known[0][0]} from {known[0][1]}, but the theory assumes vectors of one base"
         for name, record in known[1:]
         if record.fingerprint != known[0][1].fingerprint
     ]

@@ -1,4 +1,4 @@
-"""Attacks as rows of text and as curves: what each brings back, beside a model that never knew."""
+"""Results of attacks as tables and curves: what each recovers, compared with a model that never saw the text."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _METRICS = {
 }
 _COLUMNS = {"loss": "loss", "accuracy": "accuracy", "rouge_l_f1": "ROUGE-L"}
 _OF_SAMPLES = ("loss", "accuracy")
-"""Metrics of samples; the others are of prompts."""
+"""Metrics measured on samples; the others are measured on prompts."""
 _NONE = "-"
 
 
 def attack_tables(result: AttackResult) -> list[TableRows]:
-    """Return a table for each metric, with one row for each state and attack.
+    """Return a table for each metric, with one row for each attack.
 
-    Beside the value the samples or prompts that it rests on; as ``never`` that of the model that never knew under the
-    same attack; as ``back`` what the attack recovers of the gap between the edited model and the one before the edit,
-    and as ``beyond`` what of it the same attack does not give to the model that never knew, both with 95% intervals.
+    Columns: the number of samples or prompts, the value, and ``never``, the value of the model that never saw the text
+    under the same attack; ``back``, the share of the gap between the edited model and the one before the edit that the
+    attack recovers; ``beyond``, the part of that share which the same attack does not give the model that never saw
+    the text. Shares have 95% intervals.
     """
     shown = _shown(result.outcomes)
     tables = []
     for metric, title in _COLUMNS.items():
-        rows = [(found, found.cells[metric]) for found in shown if metric in found.cells]
+        rows = [(outcome, outcome.cells[metric]) for outcome in shown if metric in outcome.cells]
         if rows:
             tables.append(_table(result, metric, title, rows))
     return tables
@@ -51,7 +52,7 @@ def _table(result: AttackResult, metric: str, title: str, rows: Sequence[tuple[O
     unit = "samples" if metric in _OF_SAMPLES else "prompts"
     columns = ["attack", unit, title, *["never"] * known]
     columns += ["back", "95%", *["beyond", "95%"] * known] if scaled else []
-    lines = [(_title(found), *_cells(cell, known=known, scaled=scaled)) for found, cell in rows]
+    lines = [(_title(outcome), *_cells(cell, known=known, scaled=scaled)) for outcome, cell in rows]
     if metric in result.untouched.get(BEFORE, {}):
         value = f"{result.untouched[BEFORE][metric]:.3f}"
         lines.insert(0, ("before the edit", str(rows[0][1].n), value, *[_NONE] * (len(columns) - 3)))
@@ -59,11 +60,11 @@ def _table(result: AttackResult, metric: str, title: str, rows: Sequence[tuple[O
 
 
 def attack_remarks(result: AttackResult) -> list[str]:
-    """Return a sentence for the strongest attack by each metric, and one for each number that is missing."""
+    """Return a sentence on the strongest attack by each metric, and one on each missing number."""
     remarks = []
-    chosen = {one.metric: one for one in result.strongest}
+    chosen = {strongest.metric: strongest for strongest in result.strongest}
     for metric, title in _COLUMNS.items():
-        cells = [found.cells[metric] for found in _shown(result.outcomes) if metric in found.cells]
+        cells = [outcome.cells[metric] for outcome in _shown(result.outcomes) if metric in outcome.cells]
         reasons = [cell.lacking for cell in cells if cell.lacking]
         if reasons and len(reasons) == len(cells):
             remarks.append(f"no shares by {title}: {reasons[0]}")
@@ -72,30 +73,29 @@ def attack_remarks(result: AttackResult) -> list[str]:
     return [*remarks, *result.missing]
 
 
-def _sentence(found: Strongest, title: str) -> str:
-    """Say which attack is the strongest, and what that is worth."""
-    unit = "samples" if found.metric in _OF_SAMPLES else "prompts"
-    few = f"; {found.few} more rest on fewer than {LEAST} {unit}" if found.few else ""
-    if not found.attacks:
-        return f"by {title} no attack is called the strongest: at most {found.most} {unit} count, {LEAST} are needed"
-    if found.outcome is None or found.interval is None:
+def _sentence(strongest: Strongest, title: str) -> str:
+    """Return a sentence that names the strongest attack and what it recovers."""
+    unit = "samples" if strongest.metric in _OF_SAMPLES else "prompts"
+    few = f"; {strongest.few} more are based on fewer than {LEAST} {unit}" if strongest.few else ""
+    if not strongest.attacks:
+        return f"by {title} no attack is named strongest: at most {strongest.most} {unit} count, {LEAST} are needed"
+    if strongest.outcome is None or strongest.interval is None:
         return (
-            f"by {title} no attack is called the strongest: for {found.attacks} at once, {found.most} {unit} do not "
-            f"tell what the edit took from nothing{few}"
+            f"by {title} no attack is named strongest: for {strongest.attacks} attacks at once, {strongest.most} "
+            f"{unit} do not show that the edit removed anything{few}"
         )
-    low, high = (_percent(end) for end in found.interval)
-    what = (
-        f"{_title(found.outcome)}: {_share(found.beyond)} beyond never knowing ({low} to {high}, 95% for all at once)"
-    )
-    if found.is_apart:
-        return f"by {title} the strongest of {found.attacks} attacks is {what}{few}"
-    return f"by {title} none of {found.attacks} attacks is shown to bring anything back; the nearest is {what}{few}"
+    low, high = (_percent(end) for end in strongest.interval)
+    share = f"{_share(strongest.beyond)} beyond never knowing ({low} to {high}, 95% for all at once)"
+    best = f"{_title(strongest.outcome)}: {share}"
+    if strongest.is_apart:
+        return f"by {title} the strongest of {strongest.attacks} attacks is {best}{few}"
+    return f"by {title} none of {strongest.attacks} attacks is shown to recover anything; closest: {best}{few}"
 
 
 def plot_recovery(result: AttackResult, folder: Path) -> tuple[Path, Path] | None:
-    """Draw what relearning brings back against its steps, on the part of the text that was held out.
+    """Plot what relearning recovers against its steps, on the held-out part of the text.
 
-    :param folder: Where to put ``recovery.svg`` and ``recovery.png``.
+    :param folder: Folder for ``recovery.svg`` and ``recovery.png``.
     :return: Their paths; None without relearning.
     """
     curves = _curves(result.outcomes)
@@ -104,31 +104,32 @@ def plot_recovery(result: AttackResult, folder: Path) -> tuple[Path, Path] | Non
 
 @dataclass(frozen=True)
 class _Curve:
-    """One line of the figure: what is relearned by which model, its value of each metric at each step, and its look."""
+    """One line of the figure: its label, its outcomes, how to read a value from a cell, and its style."""
 
     label: str
     points: Sequence[Outcome]
     value: Callable[[Cell], float | None]
-    look: dict[str, Any]
+    style: dict[str, Any]
 
 
 def _shown(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Leave out of the table: relearning nothing, and all of the text but at the last step."""
-    last = {found.name: found.steps for found in sorted(outcomes, key=lambda found: found.steps)}
+    """Return the outcomes to tabulate: without relearning at step 0, and on the whole text only at the last step."""
+    last = {outcome.name: outcome.steps for outcome in sorted(outcomes, key=lambda outcome: outcome.steps)}
     return [
-        found
-        for found in outcomes
-        if found.attack != "relearn" or (found.steps and (found.steps == last[found.name] or found.view == "held out"))
+        outcome
+        for outcome in outcomes
+        if outcome.attack != "relearn"
+        or (outcome.steps and (outcome.steps == last[outcome.name] or outcome.view == "held out"))
     ]
 
 
-def _title(found: Outcome) -> str:
-    if found.attack == "none":
-        return found.name
-    if found.attack != "relearn":
-        return f"{found.attack}: {found.name}"
-    what = {"forget text": "relearn", "half of the forget text": "relearn half"}.get(found.name, found.name)
-    return f"{what}: {found.steps} step{'s' * (found.steps > 1)}, {found.view}"
+def _title(outcome: Outcome) -> str:
+    if outcome.attack == "none":
+        return outcome.name
+    if outcome.attack != "relearn":
+        return f"{outcome.attack}: {outcome.name}"
+    attack = {"forget text": "relearn", "half of the forget text": "relearn half"}.get(outcome.name, outcome.name)
+    return f"{attack}: {outcome.steps} step{'s' * (outcome.steps > 1)}, {outcome.view}"
 
 
 def _cells(cell: Cell, *, known: bool, scaled: bool) -> list[str]:
@@ -156,14 +157,14 @@ def _percent(share: float) -> str:
 
 def _curves(outcomes: Sequence[Outcome]) -> list[_Curve]:
     curves = []
-    held = [found for found in outcomes if found.attack == "relearn" and found.view == "held out"]
-    for index, name in enumerate(dict.fromkeys(found.name for found in held)):
-        points = [found for found in held if found.name == name]
-        look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4.5, "linewidth": 1.8}
-        curves.append(_Curve(f"edited, relearning the {name}", points, lambda cell: cell.value, look))
-        if points[0].cells["loss"].retain is not None:  # the same colour: the two are to be compared
-            look = look | {"linestyle": (0, (4, 3)), "markerfacecolor": "white"}
-            curves.append(_Curve(f"never knew, learning the {name}", points, lambda cell: cell.retain, look))
+    held = [outcome for outcome in outcomes if outcome.attack == "relearn" and outcome.view == "held out"]
+    for index, name in enumerate(dict.fromkeys(outcome.name for outcome in held)):
+        points = [outcome for outcome in held if outcome.name == name]
+        style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4.5, "linewidth": 1.8}
+        curves.append(_Curve(f"edited, relearning the {name}", points, lambda cell: cell.value, style))
+        if points[0].cells["loss"].retain is not None:  # same colour, to compare the two
+            style = style | {"linestyle": (0, (4, 3)), "markerfacecolor": "white"}
+            curves.append(_Curve(f"never saw the text, learning the {name}", points, lambda cell: cell.retain, style))
     return curves
 
 
@@ -177,13 +178,13 @@ def _draw(curves: Sequence[_Curve]) -> Figure:
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("steps of relearning")
     figure.suptitle(
-        "What relearning brings back of the text that the attacker did not have",
+        "What relearning recovers of the text that the attacker did not have",
         x=0.01,
         ha="left",
         fontsize=12,
         fontweight="bold",
     )
-    handles = [Line2D([], [], label=curve.label, **curve.look) for curve in curves]
+    handles = [Line2D([], [], label=curve.label, **curve.style) for curve in curves]
     if curves[0].points[0].before:
         handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.6, label="before the edit"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
@@ -194,7 +195,7 @@ def _draw_panel(axes: Axes, curves: Sequence[_Curve], metric: str) -> None:
     for curve in curves:
         cells = [(point.steps, point.cells[metric]) for point in curve.points if metric in point.cells]
         if cells:
-            axes.plot([step for step, _ in cells], [curve.value(cell) for _, cell in cells], **curve.look)
+            axes.plot([step for step, _ in cells], [curve.value(cell) for _, cell in cells], **curve.style)
     level = curves[0].points[0].before.get(metric)
     if level is not None:
         axes.axhline(level, color=GREY, linestyle=":", linewidth=1.6, zorder=1)

@@ -1,4 +1,4 @@
-"""A picture of how task vectors relate: their cosines by kind of module and by layer."""
+"""Heat maps of the cosines between task vectors, by kind of module and by layer."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_relations"]
 
-_LEAST = 0.1  # the scale ends here where all cosines are smaller
-_DIGITS, _LABELS = 16, 40  # the most columns with numbers in them, and the most labels
+_MIN_LIMIT = 0.1  # minimum end of the colour scale
+_DIGITS, _LABELS = 16, 40  # maximum columns with numbers, and maximum labels
 _STYLE = {"svg.hashsalt": "taskarith", "font.size": 10.0}
 _METADATA = {".svg": {"Date": None, "Creator": DRAWN_BY}, ".png": {"Software": DRAWN_BY}}
 
 
-def plot_relations(found: Relation, path: Path, *, overwrite: bool = False) -> None:
-    """Draw two heat maps: cosines of all pairs, by kind of module, and by layer.
+def plot_relations(relation: Relation, path: Path, *, overwrite: bool = False) -> None:
+    """Plot the cosines of all pairs as two heat maps, by kind of module and by layer.
 
-    The SVG depends on nothing but the numbers and matplotlib's version: it holds no date and no random ids.
+    The SVG depends only on the numbers and matplotlib's version: it contains no date and no random ids.
 
-    :param found: The relation.
+    :param relation: What to plot.
     :param path: ``*.svg`` or ``*.png``.
-    :param overwrite: Replace a picture of taskarith that is there.
-    :raises OutputError: There is a file that may not be replaced, or it cannot be written.
+    :param overwrite: Replace an existing plot of taskarith.
+    :raises OutputError: A file may not be replaced, or cannot be written.
     """
     import matplotlib as mpl
 
     style: Any = {**mpl.rcParamsDefault, "backend": "agg", **_STYLE}
     with mpl.rc_context(style), publish_file(path, overwrite) as partial:
         metadata: Any = _METADATA[path.suffix]
-        _draw(found).savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata, facecolor="white")
+        _draw(relation).savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata, facecolor="white")
 
 
-def _draw(found: Relation) -> Figure:
+def _draw(relation: Relation) -> Figure:
     from matplotlib.figure import Figure
 
-    weights, pairs = found.weights, found.pairs
+    weights, pairs = relation.weights, relation.pairs
     groups = [("all", weights.group()), ("no embeddings", weights.without_embeddings())]
     groups += [(kind, weights.of_kind(kind)) for kind in weights.kinds]
-    titles = [f"{found.names[i]} - {found.names[j]}" for i, j in pairs]
+    titles = [f"{relation.names[i]} - {relation.names[j]}" for i, j in pairs]
     kinds = np.array([[_value(group.cosine(*pair)) for _, group in groups] for pair in pairs])
     layers = np.array([[_value(weights.of_layer(layer).cosine(*pair)) for layer in weights.layers] for pair in pairs])
     rows = 2 if weights.layers else 1
@@ -62,8 +62,8 @@ def _draw(found: Relation) -> Figure:
 
 
 def _panel(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], title: str, *, digits: bool) -> None:
-    """Draw one map with a scale of its own: red for opposed, blue for alike, white is 0."""
-    limit = max(_LEAST, float(np.nanmax(np.abs(values), initial=0.0)))
+    """Draw one heat map with its own scale: red for opposed, blue for aligned, white for 0."""
+    limit = max(_MIN_LIMIT, float(np.nanmax(np.abs(values), initial=0.0)))
     image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     axes.figure.colorbar(image, ax=axes, aspect=12)
     axes.set_title(title, loc="left", fontsize=11)

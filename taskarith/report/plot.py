@@ -1,4 +1,4 @@
-"""A figure of what an edit does to several texts: their scores against alpha, as SVG and PNG."""
+"""Figures of scores against alpha for several texts, as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AlphaCurves:
-    """What is drawn.
+    """The data of the figure.
 
     :param alphas: The coefficients, ascending.
     :param scores: Name of each text to its scores, one for each alpha.
-    :param base: Scores of the model that has never seen the texts: dashed lines.
-    :param recommended: Alpha to be marked; None marks none.
+    :param base: Scores of the model that never saw the texts, drawn as dashed lines.
+    :param recommended: Alpha to mark; None for no mark.
     :param title: Of the whole figure.
     """
 
@@ -61,10 +61,10 @@ class AlphaCurves:
 def plot_alphas(curves: AlphaCurves, stem: Path) -> tuple[Path, Path]:
     """Draw ROUGE-L, accuracy and loss of each text against alpha, three panels side by side.
 
-    The SVG depends on nothing but the numbers and matplotlib's version: it holds no date and no random ids.
+    The SVG depends only on the numbers and matplotlib's version: it contains no date and no random ids.
 
     :param curves: The numbers; a text without ROUGE-L has no line in that panel.
-    :param stem: Path of both files without their suffix.
+    :param stem: Path of both files without suffix.
     :return: Paths of the SVG and of the PNG.
     """
     return save_figure(lambda: _draw(curves), stem)
@@ -73,8 +73,8 @@ def plot_alphas(curves: AlphaCurves, stem: Path) -> tuple[Path, Path]:
 def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
     """Draw a figure in the style of this package and write it as SVG and PNG.
 
-    :param draw: Makes the figure.
-    :param stem: Path of both files without their suffix.
+    :param draw: Returns the figure.
+    :param stem: Path of both files without suffix.
     :return: Their paths.
     """
     import matplotlib as mpl
@@ -96,7 +96,7 @@ def _draw(curves: AlphaCurves) -> Figure:
     for axes, (metric, label) in zip(panels, _METRICS, strict=True):
         _draw_panel(axes, curves, metric)
         axes.set_title(label, loc="left", fontsize=11)
-        axes.set_xlabel("alpha: share of the vector taken away")
+        axes.set_xlabel("alpha: share of the vector subtracted")
     figure.suptitle(curves.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles = _legend(curves)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

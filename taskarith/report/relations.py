@@ -1,4 +1,4 @@
-"""How task vectors relate, as rows and lines of text."""
+"""Relations of task vectors as tables and sentences."""
 
 from __future__ import annotations
 
@@ -13,101 +13,101 @@ from taskarith.report.tables import TableRows
 __all__ = ["relation_tables", "verdict_lines"]
 
 
-def relation_tables(found: Relation) -> list[TableRows]:
-    """Return tables of norms, of every measure by pair, and of the forecast."""
-    tables = [_norms(found), _weights(found)]
-    if found.outputs is not None:
-        tables += [_outputs(found), _changes(found), _removals(found)]
+def relation_tables(relation: Relation) -> list[TableRows]:
+    """Return tables of norms, of every measure for every pair, and of the forecast."""
+    tables = [_norms(relation), _weights(relation)]
+    if relation.outputs is not None:
+        tables += [_outputs(relation), _changes(relation), _removals(relation)]
     return tables
 
 
-def verdict_lines(found: Relation) -> list[str]:
-    """Return what follows for each pair, and what that rests on."""
-    lines, rests = [], {}
-    for verdict in found.verdicts:
+def verdict_lines(relation: Relation) -> list[str]:
+    """Return the verdict on each pair, and the assumptions it is based on."""
+    lines, assumptions = [], {}
+    for verdict in relation.verdicts:
         lines.append(f"{verdict.first} and {verdict.second}: {verdict.regime}, alpha {_estimate(verdict.alpha)}")
         lines += [f"  because {verdict.reason}"] if verdict.reason else []
         lines += [f"  addition: {verdict.addition.text}", f"  negation: {verdict.negation.text}"]
-        rests |= dict.fromkeys((*verdict.addition.assumptions, *verdict.negation.assumptions))
-    if rests:
-        lines.append(f"This rests on: {'; '.join(rests)}.")
-    if found.outputs is None:
-        lines.append("For a verdict give each vector a test set: --data NAME=FILE, in the order of the vectors.")
+        assumptions |= dict.fromkeys((*verdict.addition.assumptions, *verdict.negation.assumptions))
+    if assumptions:
+        lines.append(f"This assumes: {'; '.join(assumptions)}.")
+    if relation.outputs is None:
+        lines.append("For a verdict, give a test set for each vector: --data NAME=FILE, in the order of the vectors.")
     return lines
 
 
-def _norms(found: Relation) -> TableRows:
-    weights = found.weights
+def _norms(relation: Relation) -> TableRows:
+    weights = relation.weights
     groups = [("all", weights.group()), ("without embeddings and head", weights.without_embeddings())]
     groups += [(kind, weights.of_kind(kind)) for kind in weights.kinds]
     rows = [(name, *(f"{norm:.4g}" for norm in group.norms)) for name, group in groups]
-    return TableRows("norms", ("", *found.names), tuple(rows))
+    return TableRows("norms", ("", *relation.names), tuple(rows))
 
 
-def _weights(found: Relation) -> TableRows:
-    weights, pairs = found.weights, found.pairs
-    rows = [("cosine", *_cells(found, weights.group(), "cosine"))]
-    rows.append(("  without embeddings and head", *_cells(found, weights.without_embeddings(), "cosine")))
-    rows += [(f"  {kind}", *_cells(found, weights.of_kind(kind), "cosine")) for kind in weights.kinds]
+def _weights(relation: Relation) -> TableRows:
+    weights, pairs = relation.weights, relation.pairs
+    rows = [("cosine", *_cells(relation, weights.group(), "cosine"))]
+    rows.append(("  without embeddings and head", *_cells(relation, weights.without_embeddings(), "cosine")))
+    rows += [(f"  {kind}", *_cells(relation, weights.of_kind(kind), "cosine")) for kind in weights.kinds]
     if layers := weights.layers:
         span = [[weights.of_layer(layer).cosine(*pair) for layer in layers] for pair in pairs]
-        rows.append(("  layers, from least to largest", *(_range(values) for values in span)))
-    rows.append(("sign agreement", *_cells(found, weights.group(), "sign_agreement")))
-    rows.append(("energy that cancels in the sum", *_cells(found, weights.group(), "interference")))
+        rows.append(("  layers, lowest to highest", *(_range(values) for values in span)))
+    rows.append(("sign agreement", *_cells(relation, weights.group(), "sign_agreement")))
+    rows.append(("energy cancelled in the sum", *_cells(relation, weights.group(), "interference")))
     rows += [
         (f"overlap of the largest {share:.0%}", *(_number(float(weights.overlaps[share][pair])) for pair in pairs))
         for share in TOP_SHARES
     ]
-    if found.subspaces is not None:
+    if relation.subspaces is not None:
         for title, key in (("outputs", "outputs"), ("inputs", "inputs")):
-            rows.append((f"leading subspaces: mean cos2, {title}", *(_overlap(found, pair, key) for pair in pairs)))
-        rows.append(("leading subspaces: shared energy", *(_shared(found, pair) for pair in pairs)))
-    return TableRows("as weights", ("", *_titles(found)), tuple(rows))
+            rows.append((f"leading subspaces: mean cos2, {title}", *(_overlap(relation, pair, key) for pair in pairs)))
+        rows.append(("leading subspaces: shared energy", *(_shared(relation, pair) for pair in pairs)))
+    return TableRows("as weights", ("", *_titles(relation)), tuple(rows))
 
 
-def _outputs(found: Relation) -> TableRows:
-    assert found.outputs is not None  # noqa: S101
+def _outputs(relation: Relation) -> TableRows:
+    assert relation.outputs is not None  # noqa: S101
     rows = [
-        (f"{measure}{' (decides)' * (measure == DECISIVE)}", *(_estimate(values[pair]) for pair in found.pairs))
-        for measure, values in found.outputs.correlations.items()
+        (f"{measure}{' (decides)' * (measure == DECISIVE)}", *(_estimate(values[pair]) for pair in relation.pairs))
+        for measure, values in relation.outputs.correlations.items()
     ]
-    inputs = "/".join(str(count) for count in found.outputs.inputs)
-    return TableRows(f"by what the models answer on {inputs} inputs", ("", *_titles(found)), tuple(rows))
+    inputs = "/".join(str(count) for count in relation.outputs.inputs)
+    return TableRows(f"as outputs, on {inputs} inputs", ("", *_titles(relation)), tuple(rows))
 
 
-def _changes(found: Relation) -> TableRows:
-    assert found.outputs is not None  # noqa: S101
+def _changes(relation: Relation) -> TableRows:
+    assert relation.outputs is not None  # noqa: S101
     known = {True: "trained on", False: "not what it was trained on", None: "not recorded"}
     rows = [
         (f"vector of {name}", *map(_estimate, row))
-        for name, row in zip(found.names, found.outputs.changes, strict=True)
+        for name, row in zip(relation.names, relation.outputs.changes, strict=True)
     ]
-    rows.append(("test set of its own vector", *(known[one] for one in found.outputs.learned)))
-    return TableRows("change of the loss (nats) on each test set", ("", *found.names), tuple(rows))
+    rows.append(("test set of its own vector", *(known[learned] for learned in relation.outputs.learned)))
+    return TableRows("change of the loss (nats) on each test set", ("", *relation.names), tuple(rows))
 
 
-def _removals(found: Relation) -> TableRows:
-    assert found.outputs is not None  # noqa: S101
-    removals = found.outputs.removals
-    alphas = list(dict.fromkeys(one.alpha for one in removals))
+def _removals(relation: Relation) -> TableRows:
+    assert relation.outputs is not None  # noqa: S101
+    removals = relation.outputs.removals
+    alphas = list(dict.fromkeys(removal.alpha for removal in removals))
     rows = [
         (
             task,
-            f"{next(one.known for one in removals if one.task == task):g}",
-            *(_estimate(one.rise) for one in removals if one.task == task),
+            f"{next(removal.known for removal in removals if removal.task == task):g}",
+            *(_estimate(removal.rise) for removal in removals if removal.task == task),
         )
-        for task in dict.fromkeys(one.task for one in removals)
+        for task in dict.fromkeys(removal.task for removal in removals)
     ]
-    title = f"expected rise of the loss (nats) when alpha times {found.names[0]} is taken away"
+    title = f"expected rise of the loss (nats) when alpha times {relation.names[0]} is subtracted"
     return TableRows(title, ("task", "stand-in", *(f"alpha {alpha:g}" for alpha in alphas)), tuple(rows))
 
 
-def _titles(found: Relation) -> list[str]:
-    return [f"{found.names[i]} - {found.names[j]}" for i, j in found.pairs]
+def _titles(relation: Relation) -> list[str]:
+    return [f"{relation.names[i]} - {relation.names[j]}" for i, j in relation.pairs]
 
 
-def _cells(found: Relation, group: Group, measure: str) -> list[str]:
-    return [_number(getattr(group, measure)(*pair)) for pair in found.pairs]
+def _cells(relation: Relation, group: Group, measure: str) -> list[str]:
+    return [_number(getattr(group, measure)(*pair)) for pair in relation.pairs]
 
 
 def _number(value: float | None) -> str:
@@ -119,13 +119,13 @@ def _range(values: list[float | None]) -> str:
     return f"{min(known):+.3f} to {max(known):+.3f}" if known else "-"
 
 
-def _overlap(found: Relation, pair: tuple[int, int], side: str) -> str:
-    cosines = [getattr(one, side) for one in found.subspaces or () if one.pair == pair]
-    return _number(statistics.fmean(statistics.fmean(c * c for c in one) for one in cosines) if cosines else None)
+def _overlap(relation: Relation, pair: tuple[int, int], side: str) -> str:
+    cosines = [getattr(subspace, side) for subspace in relation.subspaces or () if subspace.pair == pair]
+    return _number(statistics.fmean(statistics.fmean(c * c for c in row) for row in cosines) if cosines else None)
 
 
-def _shared(found: Relation, pair: tuple[int, int]) -> str:
-    shares = [one.shared for one in found.subspaces or () if one.pair == pair]
+def _shared(relation: Relation, pair: tuple[int, int]) -> str:
+    shares = [subspace.shared for subspace in relation.subspaces or () if subspace.pair == pair]
     return _number(statistics.fmean(shares) if shares else None)
 
 

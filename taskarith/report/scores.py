@@ -1,4 +1,4 @@
-"""Scores as rows of text: a compact table of each text, then what it says of memory, then what needs several texts."""
+"""Scores as tables: a compact and a detailed table of each text, then one of the numbers over several texts."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ _PLACES = {
 
 _COMPACT = ("loss", "perplexity", "accuracy", "rouge_l_f1", "rouge_l_recall", "verbatim", "fluency")
 _WITH_INTERVAL = {"loss", "rouge_l_f1"}
-"""Those of the compact numbers that show their interval: the others' are in the JSON."""
+"""Numbers of the compact table shown with their interval; the other intervals are in the JSON."""
 
 
 def score_tables(scores: Scores) -> list[TableRows]:
-    """Return the tables of all texts, models down, and one of the numbers that need several texts, models across.
+    """Return the tables of all texts, with a row per model, and one of the overall numbers, with a column per model.
 
-    What is missing is a dash. No table is wider than 100 characters if its cells allow it.
+    A dash marks a missing number. Tables are at most 100 characters wide where their cells allow it.
     """
     names = short_names(scores.models)
     tables = []
@@ -89,21 +89,23 @@ def score_tables(scores: Scores) -> list[TableRows]:
 
 
 def score_remarks(scores: Scores) -> list[str]:
-    """Return a sentence for each number that is missing, and for all that does not compare."""
+    """Return a sentence on each missing number, then the remarks on what is not comparable."""
     needs: dict[str, list[str]] = {}
     for model in scores.models:
-        for name, what in scores.missing[model].items():
-            titles = needs.setdefault(what, [])
+        for name, reason in scores.missing[model].items():
+            titles = needs.setdefault(reason, [])
             titles += [_title(name)] if _title(name) not in titles else []
-    return [*(f"missing: {', '.join(titles)}: {what}" for what, titles in needs.items()), *scores.remarks]
+    return [*(f"missing: {', '.join(titles)}: {reason}" for reason, titles in needs.items()), *scores.remarks]
 
 
 def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> list[TableRows]:
-    """Return the compact table of a text, with few intervals, and one of its other numbers with all of them."""
-    found = _ordered(by_model)
-    compact = [name for name in _COMPACT if name in found]
-    hidden = {"rouge_l_f1_stemmed"} if "probability" in found else {"rouge_l_f1_stemmed", "rouge_l_recall_stemmed"}
-    rest = [name for name in found if name not in _COMPACT and name not in hidden]  # recall of stems is TOFU's
+    """Return the compact table of a text, with few intervals, and a table of its other numbers, with all intervals."""
+    names = _ordered(by_model)
+    compact = [name for name in _COMPACT if name in names]
+    hidden = {"rouge_l_f1_stemmed"} if "probability" in names else {"rouge_l_f1_stemmed", "rouge_l_recall_stemmed"}
+    rest = [
+        name for name in names if name not in _COMPACT and name not in hidden
+    ]  # recall of stems is shown for TOFU only
     tables = []
     if compact:
         cells = [
@@ -117,14 +119,14 @@ def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> lis
             (model, *(_cell(name, numbers.get(name), plain=name.startswith(BESIDE[1])) for name in rest))
             for model, numbers in by_model.items()
         ]
-        title = f"{text}: what is remembered" if compact else f"{text}: {_counts(by_model)}"
+        title = f"{text}: memorisation" if compact else f"{text}: {_counts(by_model)}"
         heads = [_title(name) for name in rest]
         references = {name.removeprefix(start) for name in rest for start in BESIDE if name.startswith(start)}
-        if len(references) == 1:  # then it need not be in every heading
+        if len(references) == 1:  # a single reference goes into the title, not into every heading
             reference = references.pop()
-            beside = Path(reference).name or reference
-            title += f"; KL and agreement beside {short_names([reference])[reference]}"
-            heads = [head.removesuffix(f" from {beside}").removesuffix(f" with {beside}") for head in heads]
+            short = Path(reference).name or reference
+            title += f"; KL and agreement against {short_names([reference])[reference]}"
+            heads = [head.removesuffix(f" from {short}").removesuffix(f" with {short}") for head in heads]
         tables += fitted(TableRows(title, ("model", *heads), tuple(cells)))
     return tables
 
@@ -136,18 +138,18 @@ def _overall_tables(by_model: Mapping[str, Mapping[str, Number]], missing: Seque
 
 
 def _ordered(by_model: Mapping[str, Mapping[str, Number]], more: Sequence[str] = ()) -> list[str]:
-    """Return the names of all numbers in the order of their titles, others after them."""
-    found = dict.fromkeys([*(name for numbers in by_model.values() for name in numbers), *more])
+    """Return the names of all numbers in the order of the titles, unknown ones last."""
+    names = dict.fromkeys([*(name for numbers in by_model.values() for name in numbers), *more])
     order = list(_TITLES)
-    return sorted(found, key=lambda name: order.index(name) if name in _TITLES else len(order))
+    return sorted(names, key=lambda name: order.index(name) if name in _TITLES else len(order))
 
 
 def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
-    """Say how many samples and prompts the numbers of a text were made from."""
+    """Return how many samples, prompts and questions the numbers of a text are based on."""
     parts = []
-    for name, what in (("loss", "sample"), ("rouge_l_f1", "prompt"), ("probability", "question")):
+    for name, unit in (("loss", "sample"), ("rouge_l_f1", "prompt"), ("probability", "question")):
         counts = {n.n for numbers in by_model.values() if isinstance(n := numbers.get(name), Estimate)}
-        parts += [f"{max(counts):,} {what}{'s' if max(counts) > 1 else ''}"] if counts else []
+        parts += [f"{max(counts):,} {unit}{'s' if max(counts) > 1 else ''}"] if counts else []
     return ", ".join(parts) or "mean over seeds"
 
 

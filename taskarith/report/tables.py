@@ -1,4 +1,4 @@
-"""Tables as rows of text: what a table shows, not how it is drawn."""
+"""Tables as rows of text, independent of how they are printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["TableRows", "fitted", "short_names"]
 
 _WIDTH = 100  # characters
-_NAME = 18  # so that a text's compact table is one piece
+_NAME = 18  # characters of a name, so that a text's compact table is one piece
 _GAP = 2  # between columns, as ``Console.table`` draws them
 
 
@@ -23,9 +23,9 @@ class TableRows:
 
 
 def fitted(table: TableRows) -> list[TableRows]:
-    """Return a table in pieces of at most 100 characters, each with the first column and some of the others in order.
+    """Split a table into pieces at most 100 characters wide, each with the first column and some of the others.
 
-    A column that is wider alone is a piece of its own.
+    A column that is too wide gets its own piece.
     """
     widths = [max(map(len, column)) + _GAP for column in zip(table.columns, *table.rows, strict=True)]
     pieces: list[list[int]] = [[]]
@@ -44,7 +44,7 @@ def fitted(table: TableRows) -> list[TableRows]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return for each model's name its last part, of a long one beginning and end; or all as they are if two agree."""
+    """Map each name to its last path component, shortened, or all names to themselves if two would be equal."""
     short = {name: _cut(Path(name).name or name) for name in names}
     return short if len(set(short.values())) == len(short) else {name: name for name in names}
 

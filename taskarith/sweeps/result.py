@@ -1,4 +1,4 @@
-"""What a sweep found: from the records of all edits to the one that a rule chooses, and the recipe that writes it."""
+"""The result of a sweep: the edit that a rule chooses from the records of all edits, and its recipe."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = ["Sweep", "conclude", "leveled", "row_halves"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep found.
+    """The result of a sweep.
 
-    :param scores: Of all rows on all samples, as ``evaluate`` gives them.
+    :param scores: Scores of all rows on all samples, as from ``evaluate``.
     :param rows: The edits, the unedited model first.
     :param aim: The rule.
-    :param chosen: Number of the row that it chose on the validation half; None if none does.
+    :param chosen: Index of the row chosen on the validation half, or None.
     :param reason: Why, in a sentence.
     :param heldout: Scores of the unedited model, the chosen row and the reference on the held-out half.
-    :param holds: Whether the chosen row does what the rule asks for there too.
-    :param cliff: Number of the first row at a cliff; None if there is none, or in a search.
-    :param front: Numbers of the rows on the Pareto front, by how much they forget.
-    :param recipe: What ``apply --config`` takes to write the chosen edit.
-    :param halves: Which samples were chosen on, and reported on.
-    :param reference: Row of the model that never knew the texts to be forgotten.
-    :param names: Of the coefficients that a search sets.
-    :param trials: What a search tried.
-    :param records: One of every sample and row.
+    :param holds: Whether the chosen row also meets the rule heldout.
+    :param cliff: Index of the first row at a cliff; None without one, or in a search.
+    :param front: Indices of the rows on the Pareto front, ordered by forgetting.
+    :param recipe: The chosen edit as a recipe for ``apply --config``.
+    :param halves: The samples used to choose and to report.
+    :param reference: Row of the model that never knew the forget sets.
+    :param names: Names of the coefficients of a search.
+    :param trials: Trials of a search.
+    :param records: Records of every sample and row.
     """
 
     scores: Scores
@@ -61,15 +61,15 @@ class Sweep:
 
     @property
     def alpha(self) -> float | None:
-        """The alpha that is recommended."""
+        """The recommended alpha."""
         return None if self.chosen is None else self.rows[self.chosen].alpha
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values of JSON."""
+        """Return plain JSON values."""
         heldout = self.heldout.to_json()
         return {
             "rule": self.aim.rule,
-            "level": None if self.aim.level is None else {text: vars(mark) for text, mark in self.aim.level.items()},
+            "level": None if self.aim.level is None else {text: vars(score) for text, score in self.aim.level.items()},
             "budget": self.aim.budget,
             "recommended": None if self.chosen is None else self.rows[self.chosen].to_json(),
             "reason": self.reason,
@@ -93,13 +93,13 @@ def conclude(
     names: Sequence[str] = (),
     trials: Sequence[Trial] = (),
 ) -> Sweep:
-    """Choose among the edits that were measured.
+    """Choose among the measured edits.
 
-    :param edits: Name of each row to its edit, the unedited model first; those that could not be measured are left out.
+    :param edits: The edit of each row, the unedited model first; rows that could not be measured are left out.
     :param aim: The rule, without the level of the reference.
-    :param reference: Name of its row.
-    :param names: Of the coefficients of a search.
-    :param trials: What it tried.
+    :param reference: Name of the reference's row.
+    :param names: Names of the coefficients of a search.
+    :param trials: Trials of a search.
     """
     by_row: dict[str, list[Record]] = {}
     for record in evaluation.records:
@@ -116,17 +116,17 @@ def conclude(
     chosen = None if lacking else _shown(whole, rows)
     holds = None
     if chosen is not None:
-        there = [point_of(rows[i].alpha, halves.reporting(by_row[rows[i].name])) for i in (chosen, 0)]
-        holds = leveled(aim, known, halves.reporting).is_met(there[0], there[1])
+        heldout = [point_of(rows[i].alpha, halves.reporting(by_row[rows[i].name])) for i in (chosen, 0)]
+        holds = leveled(aim, known, halves.reporting).is_met(heldout[0], heldout[1])
     shown = [rows[0].name, *([rows[chosen].name] if chosen else []), *([reference] if reference else [])]
-    kept = [record for name in shown for record in halves.reporting(by_row[name])]
+    heldout_records = [record for name in shown for record in halves.reporting(by_row[name])]
     return Sweep(
         scores=evaluation.scores,
         rows=rows,
         aim=whole,
         chosen=chosen,
         reason=lacking or explain(whole, rows, chosen, reached, reference, search=bool(trials)),
-        heldout=make_scores({sheet.model: sheet for sheet in arrange(kept, "the held-out half")}, {}),
+        heldout=make_scores({table.model: table for table in arrange(heldout_records, "the held-out half")}, {}),
         holds=holds,
         cliff=None if trials else _cliff(rows, by_row),
         front=tuple(pareto_front([(row.forget.value, row.keep.value) for row in rows])),
@@ -140,21 +140,21 @@ def conclude(
 
 
 def row_halves(records: Sequence[Record]) -> Halves:
-    """Deal the samples of one row's records."""
+    """Split the samples of one row's records into halves."""
     kinds = ("loss", "continuation")
-    return deal([(one["kind"], one["text"], one["sample"]) for one in records if one["kind"] in kinds])
+    return deal([(r["kind"], r["text"], r["sample"]) for r in records if r["kind"] in kinds])
 
 
 def leveled(aim: Rule, reference: Sequence[Record] | None, half: Callable[[Sequence[Record]], list[Record]]) -> Rule:
-    """Return a rule with the reference's level on one half of the samples."""
+    """Set a rule's level to the reference's on one half of the samples."""
     return aim if reference is None else replace(aim, level=point_of(0.0, half(reference)).forget)
 
 
 def _shown(aim: Rule, rows: Sequence[SweepRow]) -> int | None:
-    """Return the number of the row that the rule chooses; a level has to be shown to be reached, by all samples."""
-    able = [number for number, row in enumerate(rows) if aim.budget is not None or row.is_shown]
-    chosen = aim.choose([rows[number].choosing for number in able], rows[0].choosing)
-    return None if chosen is None else able[chosen]
+    """Return the index of the row that the rule chooses; all samples must show that a level is reached."""
+    candidates = [number for number, row in enumerate(rows) if aim.budget is not None or row.is_shown]
+    chosen = aim.choose([rows[number].choosing for number in candidates], rows[0].choosing)
+    return None if chosen is None else candidates[chosen]
 
 
 def _row(
@@ -177,12 +177,12 @@ def _row(
 
 
 def _cliff(rows: Sequence[SweepRow], by_row: Mapping[str, Sequence[Record]]) -> int | None:
-    """Look for a cliff from 0 on to the largest alphas, of the sign that they have."""
+    """Find a cliff among alphas from 0 in the direction of the largest one."""
     sign = 1.0 if max(row.alpha for row in rows) > 0 else -1.0
     order = sorted((i for i, row in enumerate(rows) if sign * row.alpha >= 0), key=lambda i: sign * rows[i].alpha)
     steps = [
         mean_loss(by_row[rows[after].name], by_row[rows[before].name], forgotten=False)
         for before, after in itertools.pairwise(order)
     ]
-    found = find_cliff([rows[i].alpha for i in order], [rows[i].keep.value for i in order], steps)
-    return None if found is None else order[found]
+    cliff = find_cliff([rows[i].alpha for i in order], [rows[i].keep.value for i in order], steps)
+    return None if cliff is None else order[cliff]

@@ -1,4 +1,4 @@
-"""One edit of a sweep, measured."""
+"""One measured edit of a sweep."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["SweepRow"]
 class SweepRow:
     """One edit, measured on all samples.
 
-    :param name: Of its row in the scores.
+    :param name: Name of its row in the scores.
     :param edit: The edit.
     :param choosing: Its numbers on the validation half.
-    :param forget: Mean loss of the texts to be forgotten, on all samples.
-    :param keep: Mean loss of the texts to keep.
-    :param rise: Of that loss since the unedited model, sample by sample.
-    :param remaining: By text to be forgotten, how much of it is left, on all samples; empty without a level.
+    :param forget: Mean loss of the forget sets, on all samples.
+    :param keep: Mean loss of the retain sets.
+    :param rise: Rise of the retain loss over the unedited model, paired by sample.
+    :param remaining: What remains of each forget set, on all samples; empty without a level.
     """
 
     name: str
@@ -38,7 +38,7 @@ class SweepRow:
 
     @property
     def alpha(self) -> float:
-        """What multiplies all coefficients."""
+        """The factor of all coefficients."""
         return self.edit.alpha
 
     @property
@@ -48,16 +48,20 @@ class SweepRow:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the samples show of each text that most of it is forgotten; true of the unedited model."""
-        return self.alpha == 0 or all(one.is_forgotten for one in self.remaining.values())
+        """Whether the samples show that most of each forget set is forgotten; True for the unedited model."""
+        return self.alpha == 0 or all(remaining.is_forgotten for remaining in self.remaining.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values of JSON."""
+        """Return plain JSON values."""
         estimates = {"forget_loss": self.forget, "keep_loss": self.keep, "keep_rise": self.rise}
         return {
             "name": self.name,
             "alpha": self.alpha,
-            "operands": [plain_operand(replace(one, base=located(one.base))) for one in self.operands if not one.role],
+            "operands": [
+                plain_operand(replace(operand, base=located(operand.base)))
+                for operand in self.operands
+                if not operand.role
+            ],
             **{name: number.to_json() for name, number in estimates.items()},
             "remaining": {text: left.to_json() for text, left in self.remaining.items()},
         }

@@ -1,4 +1,4 @@
-"""The rows of a sweep: one model edited in memory at each alpha, or at the best coefficients that a search finds."""
+"""The rows of a sweep: a model edited in memory at each alpha, or at the best coefficients of a search."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from taskarith.sweeps.trial import Trial, TrialModel
 __all__ = ["FINALISTS", "SweepRows"]
 
 FINALISTS = 3
-"""Of a search, whose trials are measured by losses only: so many are measured in full."""
+"""Number of trials of a search that are measured in full; all others only by their losses."""
 
 
 @dataclass
 class SweepRows:
-    """A sweep under way.
+    """A sweep in progress.
 
-    :param edit: What is made at each alpha, or whose coefficients are searched for.
+    :param edit: The edit to scale by each alpha, or whose coefficients to search.
     :param fingerprints: Fingerprint of each text.
-    :param edits: Name of each row to its edit.
-    :param names: Of the coefficients that a search sets.
-    :param trials: What it tried.
+    :param edits: The edit of each row.
+    :param names: Names of the coefficients of a search.
+    :param trials: Trials of a search.
     """
 
     edit: Edit
@@ -55,7 +55,7 @@ class SweepRows:
     trials: list[Trial] = field(default_factory=list)
 
     def __call__(self, asked: Asked, done: Mapping[str, Sequence[Record]], units: Units) -> Iterator[Row]:
-        """Give the model at each alpha, 0 first; or after 0 the best that a search finds."""
+        """Yield a row for each alpha, 0 first, or for 0 and the best trials of a search."""
         loaded = asked.loaded
         alphas = () if self.search.is_search else sorted(set(self.search.alphas) - {0.0})
         with LazyEdit(loaded, self.edit, self.listener) as lazy:
@@ -63,21 +63,23 @@ class SweepRows:
                 name = row_name(loaded.name, alpha)
                 self.edits[name] = edit = replace(self.edit, alpha=alpha)
                 yield Row(name, partial(lazy.make, edit), is_needed=not alpha)
-            for number, trial, edit in self._found(asked, done, units, lazy) if self.search.is_search else ():
+            for number, trial, edit in self._best_trials(asked, done, units, lazy) if self.search.is_search else ():
                 name = f"{loaded.name} trial {number}"
                 self.edits[name] = edit
                 yield Row(name, partial(lazy.make, edit), f" {list(trial.values)}")
 
-    def _found(
+    def _best_trials(
         self, asked: Asked, done: Mapping[str, Sequence[Record]], units: Units, lazy: LazyEdit
     ) -> Iterator[tuple[int, Trial, Edit]]:
-        """Search on the validation half, and give number, trial and edit of the best ones."""
+        """Search on the validation half, and yield number, trial and edit of the best trials."""
         search, halves, memory = self.search, row_halves(next(iter(done.values()))), lazy.memory
         aim = leveled(self.aim, None if self.reference is None else done[self.reference], halves.choosing)
         parts = find_parts(memory.dimensions, search.by)
         space = Space(self.edit, parts, min(search.alphas), max(search.alphas))
-        samples = [(text, one) for text, one in asked.questions.samples if ("loss", text, one.id) in halves.validation]
-        bench = TrialModel(
+        samples = [
+            (text, sample) for text, sample in asked.questions.samples if ("loss", text, sample.id) in halves.validation
+        ]
+        tester = TrialModel(
             asked.loaded, samples, self.measurement, memory, space, aim, search.kl, units.within("search")
         )
         self.names = space.names
@@ -86,25 +88,25 @@ class SweepRows:
             self.listener.progress(f"searching | best {best:.3f}", number, search.trials or search.steps)
 
         if search.trials:
-            name = self._study(bench, memory)
+            name = self._study(tester, memory)
             self.trials = try_coefficients(
-                bench, search.trials, seed=search.seed, storage=search.storage, name=name, on_trial=on_trial
+                tester, search.trials, seed=search.seed, storage=search.storage, name=name, on_trial=on_trial
             )
         else:
-            self.trials = descend(bench, search.steps, kl=search.kl, on_trial=on_trial, note=self.listener.note)
+            self.trials = descend(tester, search.steps, kl=search.kl, on_trial=on_trial, note=self.listener.note)
         first = {trial.values: number for number, trial in reversed(list(enumerate(self.trials)))}
-        best = sorted(first.values(), key=lambda number: bench.objective(self.trials[number].point))
+        best = sorted(first.values(), key=lambda number: tester.objective(self.trials[number].point))
         for number in best[:FINALISTS]:
             yield number, self.trials[number], space.edit_at(self.trials[number].values)
 
-    def _study(self, bench: TrialModel, memory: InMemoryEdit) -> str:
-        """Return the name under which trials are kept: it changes with all that decides them."""
-        space = bench.space
+    def _study(self, tester: TrialModel, memory: InMemoryEdit) -> str:
+        """Return the name of the study: a fingerprint of everything that trials depend on."""
+        space = tester.space
         problem: list[Any] = [
             self.fingerprints,
             self.measurement.record(),
-            str(bench.model.dtype),
+            str(tester.model.dtype),
             memory.fingerprint(),
         ]
-        problem += [space.names, space.low, space.high, repr(bench.aim), self.search.kl]
+        problem += [space.names, space.low, space.high, repr(tester.aim), self.search.kl]
         return fingerprint_bytes(json.dumps(problem).encode())

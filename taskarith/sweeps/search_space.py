@@ -1,4 +1,4 @@
-"""The coefficients that a search looks for: one for each vector, or one for each vector and part of the model."""
+"""The coefficients of a search: one for each vector, or for each vector and part of the model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _THIRDS = 3
 
 @dataclass(frozen=True)
 class Space:
-    """What may be set, and between which bounds.
+    """The coefficients to search, and their bounds.
 
-    :param edit: Whose coefficients are multiplied; vectors of a role stay as they are.
-    :param parts: Selectors of tensors; of several that name a tensor the last counts.
-    :param low: The least that a coefficient is multiplied by.
-    :param high: The most.
+    :param edit: The edit whose coefficients are multiplied; vectors with a role are unchanged.
+    :param parts: Selectors of tensors; the last one that matches a tensor counts.
+    :param low: Lower bound of the factor of a coefficient.
+    :param high: Upper bound.
     """
 
     edit: Edit
@@ -35,44 +35,44 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each value, vector by vector."""
+        """Names of the values, vector by vector."""
         vectors = [
-            f"{number} {Path(one.name).name}" for number, one in enumerate(self.edit.operands, start=1) if not one.role
+            f"{number} {Path(v.name).name}" for number, v in enumerate(self.edit.operands, start=1) if not v.role
         ]
         pairs = itertools.product(vectors, self.parts)
         return tuple(vector if len(self.parts) == 1 else f"{vector} {part}" for vector, part in pairs)
 
     def edit_at(self, values: Sequence[float]) -> Edit:
-        """Return the edit with these coefficients, or with a scale of its own for each vector and part."""
-        found, rest = [], iter(values)
-        for one in self.edit.operands:
-            if one.role:
-                found.append(one)
+        """Return the edit with these coefficients, or with a scale for each vector and part."""
+        operands, rest = [], iter(values)
+        for operand in self.edit.operands:
+            if operand.role:
+                operands.append(operand)
             elif len(self.parts) == 1:
-                found.append(replace(one, coefficient=one.coefficient * next(rest)))
+                operands.append(replace(operand, coefficient=operand.coefficient * next(rest)))
             else:
-                found.append(replace(one, scale={part: (next(rest),) for part in self.parts}))
-        return replace(self.edit, operands=tuple(found))
+                operands.append(replace(operand, scale={part: (next(rest),) for part in self.parts}))
+        return replace(self.edit, operands=tuple(operands))
 
     def start(self, value: float) -> list[float]:
-        """Return values that multiply all vectors that are taken away by one, and leave out the others.
+        """Return values that scale all subtracted vectors by ``value`` and leave out the added ones.
 
-        If none is taken away, all of them are multiplied.
+        If none is subtracted, all vectors are scaled.
         """
-        added = [one.coefficient > 0 for one in self.edit.operands if not one.role]
-        inside = min(max(0.0, self.low), self.high)
-        return [inside if is_added and not all(added) else value for is_added in added for _ in self.parts]
+        added = [operand.coefficient > 0 for operand in self.edit.operands if not operand.role]
+        zero = min(max(0.0, self.low), self.high)
+        return [zero if is_added and not all(added) else value for is_added in added for _ in self.parts]
 
 
 def find_parts(shapes: dict[str, int], by: Sequence[str]) -> tuple[str, ...]:
-    """Return selectors that part a model; the first one stands for what is in none of the others.
+    """Return selectors that divide a model into parts; the first matches whatever the others do not.
 
-    :param shapes: Names of tensors, and the number of their dimensions: a module without a matrix is no part.
+    :param shapes: Number of dimensions by tensor name; a module without a matrix is not a part.
     :param by: Any of ``BY``: thirds of the depth, kinds of modules in a layer, or each kind in each third.
-    :raises UsageError: There is no such way to part a model, or it has no layers.
+    :raises UsageError: A way of dividing is unknown, or the model has no layers.
     """
-    if strange := [way for way in by if way not in BY]:
-        raise UsageError(f"unknown parts '{strange[0]}'", f"Choose of {', '.join(BY)}.")
+    if unknown := [way for way in by if way not in BY]:
+        raise UsageError(f"unknown parts '{unknown[0]}'", f"Choose from {', '.join(BY)}.")
     if not by:
         return (_ALL,)
     stacks: dict[str, int] = {}
@@ -83,13 +83,13 @@ def find_parts(shapes: dict[str, int], by: Sequence[str]) -> tuple[str, ...]:
             stacks[stack] = layers
             modules.setdefault(stack, {})[rest.partition(".")[0]] = None
     if not stacks:
-        raise UsageError("this model has no layers that can be told apart", "Search without --by.")
+        raise UsageError("the layers of this model cannot be told apart", "Search without --by.")
     parts = [_ALL]
     for stack, layers in stacks.items():
-        places = [f"{first}-{last}" for first, last in _thirds(layers)] if "layer" in by else ["*"]
-        for place in places:
+        depths = [f"{first}-{last}" for first, last in _thirds(layers)] if "layer" in by else ["*"]
+        for depth in depths:
             parts += (
-                [f"{stack}.{place}.{module}" for module in modules[stack]] if "module" in by else [f"{stack}.{place}"]
+                [f"{stack}.{depth}.{module}" for module in modules[stack]] if "module" in by else [f"{stack}.{depth}"]
             )
     return tuple(parts)
 

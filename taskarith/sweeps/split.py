@@ -1,4 +1,4 @@
-"""Samples dealt into two halves, to choose on one and to report on the other; and records in few numbers."""
+"""A split of samples into two halves, one to choose and one to report, and the means of records."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LOSS, _CONTINUATION = "loss", "continuation"
 
 
 def is_forgotten(text: str) -> bool:
-    """Tell by the name of a text whether it is to be forgotten: it begins with forget, or forgotten."""
+    """Tell whether a text is a forget set: its name begins with forget, or forgotten."""
     return text.startswith(("forget", "forgotten"))
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Samples to choose on, and samples to report on, each as kind, text and id.
+    """Samples to choose and samples to report, each as kind, text and id.
 
-    :param validation: To choose on.
-    :param heldout: To report on.
-    :param single: Texts that have a single sample or prompt, which is in both halves.
+    :param validation: Samples to choose an edit.
+    :param heldout: Samples to report its numbers.
+    :param single: Texts with a single sample or prompt, which is in both halves.
     """
 
     validation: frozenset[tuple[str, str, str]]
@@ -46,27 +46,26 @@ class Halves:
 
 
 def deal(samples: Sequence[tuple[str, str, str]]) -> Halves:
-    """Deal samples into halves by their order alone, text by text: every other one is held out.
+    """Split samples into halves by their order, text by text: every other one is held out.
 
-    Prompts come first. A sample with the id of a prompt, the same row, goes where that is; any other to the half that
-    has fewer.
+    Prompts come first. A sample with the id of a prompt, of the same row, joins it; others go to the smaller half.
 
     :param samples: Kind, text and id of each.
     """
     halves: tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]] = (set(), set())
     single = []
     for text in dict.fromkeys(text for _, text, _ in samples):
-        prompts = [one for one in samples if one[:2] == (_CONTINUATION, text)]
-        losses = [one for one in samples if one[:2] == (_LOSS, text)]
-        place = {one[2]: number % 2 for number, one in enumerate(prompts)}
-        counts = [sum(place.get(one[2]) == half for one in losses) for half in (0, 1)]
-        for one in losses:
-            if one[2] not in place:
-                place[one[2]] = int(counts[1] < counts[0])
-                counts[place[one[2]]] += 1
+        prompts = [sample for sample in samples if sample[:2] == (_CONTINUATION, text)]
+        losses = [sample for sample in samples if sample[:2] == (_LOSS, text)]
+        half_of = {prompt[2]: number % 2 for number, prompt in enumerate(prompts)}
+        counts = [sum(half_of.get(sample[2]) == half for sample in losses) for half in (0, 1)]
+        for sample in losses:
+            if sample[2] not in half_of:
+                half_of[sample[2]] = int(counts[1] < counts[0])
+                counts[half_of[sample[2]]] += 1
         for group in (prompts, losses):
-            for one in group:
-                halves[place[one[2]]].add(one)
+            for sample in group:
+                halves[half_of[sample[2]]].add(sample)
             if len(group) == 1:
                 halves[0].update(group)
                 halves[1].update(group)
@@ -75,7 +74,7 @@ def deal(samples: Sequence[tuple[str, str, str]]) -> Halves:
 
 
 def _key(record: Record) -> tuple[str, str, str]:
-    """Return the kind, text and id of a record; what compares with a reference goes with the losses."""
+    """Return the kind, text and id of a record; divergences count as losses."""
     kind = record["kind"]
     return _LOSS if kind == "divergence" else kind, record["text"], record["sample"]
 
@@ -85,27 +84,27 @@ def point_of(alpha: float, records: Sequence[Record]) -> Point:
     forget: dict[str, TextScore] = {}
     keep: dict[str, TextScore] = {}
     for text in dict.fromkeys(record["text"] for record in records):
-        losses = [one for one in records if one["kind"] == _LOSS and one["text"] == text]
-        scores = [one["rouge_l_f1"] for one in records if one["kind"] == _CONTINUATION and one["text"] == text]
-        loss = math.fsum(one["nll"] for one in losses) / sum(one["tokens"] for one in losses)
-        mark = TextScore(loss, math.fsum(scores) / len(scores) if scores else None)
-        (forget if is_forgotten(text) else keep)[text] = mark
+        losses = [r for r in records if r["kind"] == _LOSS and r["text"] == text]
+        scores = [r["rouge_l_f1"] for r in records if r["kind"] == _CONTINUATION and r["text"] == text]
+        loss = math.fsum(r["nll"] for r in losses) / sum(r["tokens"] for r in losses)
+        score = TextScore(loss, math.fsum(scores) / len(scores) if scores else None)
+        (forget if is_forgotten(text) else keep)[text] = score
     return Point(alpha, forget, keep)
 
 
 def mean_loss(records: Sequence[Record], beside: Sequence[Record] = (), *, forgotten: bool) -> Estimate:
-    """Return the mean over texts of their losses, with its interval over the samples of each.
+    """Return the mean loss over texts, with its interval over samples.
 
-    :param records: Of one row.
-    :param beside: Of another row on the same samples: the difference to it, sample by sample.
-    :param forgotten: Of the texts to be forgotten, or of those to keep.
+    :param records: Records of one row.
+    :param beside: Records of another row on the same samples, to take the difference sample by sample.
+    :param forgotten: True for the forget sets, False for the retain sets.
     """
-    others = {(one["text"], one["sample"]): one["nll"] for one in beside if one["kind"] == _LOSS}
+    others = {(r["text"], r["sample"]): r["nll"] for r in beside if r["kind"] == _LOSS}
     groups: dict[str, list[tuple[float, int]]] = {}
-    for one in records:
-        if one["kind"] == _LOSS and is_forgotten(one["text"]) == forgotten:
-            other = others[one["text"], one["sample"]] if beside else 0.0
-            groups.setdefault(one["text"], []).append((one["nll"] - other, one["tokens"]))
+    for record in records:
+        if record["kind"] == _LOSS and is_forgotten(record["text"]) == forgotten:
+            other = others[record["text"], record["sample"]] if beside else 0.0
+            groups.setdefault(record["text"], []).append((record["nll"] - other, record["tokens"]))
     tables = [np.asarray(group, dtype=np.float64).T for group in groups.values()]
 
     def statistic(*positions: Any) -> Any:

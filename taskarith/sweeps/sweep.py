@@ -1,4 +1,4 @@
-"""The verb `sweep`: which coefficients, chosen by a rule on one half of the samples and reported on the other."""
+"""The verb `sweep`: choose coefficients by a rule on one half of the samples, and report on the other."""
 
 from __future__ import annotations
 
@@ -75,57 +75,57 @@ def sweep(
 ) -> Sweep:
     """Measure a model edited in memory at many coefficients, and choose by a rule.
 
-    Texts whose names begin with ``forget`` are to be forgotten, all others to be kept. Every sample is measured once;
-    the rule looks at one half of them, and the numbers of what it chose are given on the other half.
+    Texts whose names begin with ``forget`` are forget sets, all others retain sets. Every sample is measured once; the
+    rule chooses on one half of them, and the numbers of the chosen edit are reported on the other.
 
-    :param model: Folder, hub id or GGUF; loaded once.
-    :param data: Names of texts, and where they are, as in ``load_data``.
+    :param model: Folder, hub id or GGUF file; loaded once.
+    :param data: Names of texts and their specs, as in ``load_data``.
     :param add: Vectors to add, as for ``apply``.
     :param negate: Vectors to subtract.
-    :param alphas: What multiplies all coefficients; 0, the unedited model, is always measured first. For a search their
-        least and greatest are the bounds of what multiplies each coefficient.
-    :param search: Trials of a search by optuna for a coefficient of each vector; 0 is no search.
+    :param alphas: Factors of all coefficients; 0, the unedited model, is always measured first. In a search, the
+        smallest and largest bound the factor of each coefficient.
+    :param search: Trials of a search by Optuna for a coefficient of each vector; 0 for no search.
     :param gradient: Steps of a search by gradient descent.
-    :param by: ``layer`` and ``module`` give each third of the depth and each kind of module coefficients of its own.
-    :param reference: A model that never knew the texts to be forgotten: its level is what the rule aims at.
-    :param target: Instead of its level: the loss of each text to be forgotten, in nats.
-    :param budget: Choose by another rule: the most forgetting while the mean loss of what is kept rises by so much.
-    :param kl: In a search, weight of KL(unedited || edited) on what is kept.
-    :param storage: File or database that keeps the trials of ``search``: to go on later, or in several processes.
+    :param by: ``layer`` and ``module`` give each third of the depth and each kind of module its own coefficients.
+    :param reference: A model that never knew the forget sets; the rule aims at its level.
+    :param target: Loss of each forget set to aim at instead, in nats.
+    :param budget: Another rule: the most forgetting while the mean retain loss rises by at most this.
+    :param kl: Weight of KL(unedited || edited) on retain sets in a search.
+    :param storage: File or database of the trials of ``search``, to continue later or in several processes.
     :param method: Merge method; see ``merging.methods.parse_method``.
-    :param scale: Multiplies coefficients tensor by tensor, as for ``apply``.
-    :param protect: Vectors that method ``project`` looks at, as for ``apply``.
-    :param weights: What method ``perta`` looks at.
+    :param scale: Factors per tensor, as for ``apply``.
+    :param protect: Vectors of tasks to keep, for method ``project``.
+    :param weights: Parameter weights, for method ``perta``.
     :param output_dir: Folder for ``results.json``, ``records.jsonl``, ``recipe.yaml`` and ``taskarith.json``.
     :param overwrite: Replace an existing output.
     :param launched: As for ``evaluate``.
-    :param draw: Draws pictures into that folder before it is published.
-    :param measurement: As for ``evaluate``; its seed is that of a search, too.
+    :param draw: Plots the result into that folder before it is published.
+    :param measurement: As for ``evaluate``; its seed also seeds a search.
     :param runtime: As for ``evaluate``.
-    :param listener: Receives notes about progress, precision and speed.
+    :param listener: Receives progress updates and notes on precision and speed.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
-    :raises UsageError: A value is out of range, options contradict each other, or no text is to be forgotten or kept.
+    :raises UsageError: A value is out of range, options contradict each other, or a forget or retain set is missing.
     :raises DataError: A data set is missing, empty, or too short.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
     :raises MismatchError: A vector does not fit the model.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
     aim = _aim(data, target, budget)
-    tried = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
+    options = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
     _check(model, data, aim, reference)
     edit = Edit.from_options(add, negate, protect=protect, weights=weights, scale=scale, method=method)
     edit = replace(edit, model=model)
-    inputs = [model, reference or "", *data_paths(data.values()), *named_paths(edit.operands), tried.storage_file]
+    inputs = [model, reference or "", *data_paths(data.values()), *named_paths(edit.operands), options.storage_file]
     if output_dir is not None:
         check_target(Path(output_dir), overwrite, is_folder=True, inputs=inputs)
-    tried.check(method, has_aim=aim.rule is not None or reference is not None)
+    options.check(method, has_aim=aim.rule is not None or reference is not None)
     team = launched_team() if launched else ALONE
-    if team.size > 1 and tried.is_search:
+    if team.size > 1 and options.is_search:
         raise UsageError(
-            "several processes cannot share the samples of a search",
-            "Start the command itself several times, with one --storage.",
+            "a search cannot run under accelerate launch",
+            "Start the command itself several times, with the same --storage.",
         )
-    place, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
+    device, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
     texts = {name: load_data(spec, measurement.form) for name, spec in data.items()}
     check_form(measurement.form, texts.values())
     asked = ask_models(
@@ -139,16 +139,16 @@ def sweep(
     _check_samples(asked)
     base = Path(editable(asked[-1].loaded))
     read = team.by_first(lambda: check_edit(base, edit, listener))
-    find_parts({name: len(entry.shape) for name, entry in open_checkpoint(base).tensors.items()}, tried.by)
+    find_parts({name: len(entry.shape) for name, entry in open_checkpoint(base).tensors.items()}, options.by)
     if output_dir is not None:
         check_apart(Path(output_dir), inputs := [*inputs, *read])
-    if tried.trials:
-        check_storage(tried.storage)
+    if options.trials:
+        check_storage(options.storage)
 
     def record() -> dict[str, Any]:
         return {
             "kind": "sweep",
-            "models": [one.record() for one in asked],
+            "models": [model.record() for model in asked],
             "edit": {
                 "add": list(add),
                 "negate": list(negate),
@@ -157,13 +157,13 @@ def sweep(
                 "protect": list(protect),
                 "weights": weights,
             },
-            "search": asdict(tried),
+            "search": asdict(options),
             "aim": {"reference": reference, "target": target, "budget": budget},
             "data": {name: text.record() for name, text in texts.items()},
             "arguments": {
                 **measurement.record(),
                 "dtype": runtime.dtype,
-                "device": str(place),
+                "device": str(device),
                 "seed": measurement.seed,
             },
         }
@@ -176,8 +176,8 @@ def sweep(
     ):
         torch.manual_seed(measurement.seed)
         fingerprints = {name: text.fingerprint for name, text in texts.items()}
-        rows = SweepRows(edit, measurement, reference, aim, tried, fingerprints, listener)
-        count = (1 + FINALISTS if tried.is_search else len({0.0, *alphas})) + bool(reference)
+        rows = SweepRows(edit, measurement, reference, aim, options, fingerprints, listener)
+        count = (1 + FINALISTS if options.is_search else len({0.0, *alphas})) + bool(reference)
         evaluation = measure_rows(
             asked,
             measurement,
@@ -186,23 +186,23 @@ def sweep(
             units=units,
             listener=listener,
         )
-        found = conclude(evaluation, rows.edits, aim, reference, rows.names, rows.trials)
+        result = conclude(evaluation, rows.edits, aim, reference, rows.names, rows.trials)
         if folder is not None and output_dir is not None:
-            write_results(folder, found.to_json(), found.records)
-            _write_recipe(found, folder)
+            write_results(folder, result.to_json(), result.records)
+            _write_recipe(result, folder)
             if draw is not None:
-                draw(found, folder)
+                draw(result, folder)
             write_provenance(folder, provenance, Path(output_dir))
-    return found
+    return result
 
 
 def _aim(data: Mapping[str, str], target: float | None, budget: float | None) -> Rule:
-    """Return the rule as far as it is known before the reference is measured."""
+    """Return the rule, still without the level of a reference."""
     for name, value in (("target", target), ("budget", budget)):
         if value is not None and not math.isfinite(value):
-            raise UsageError(f"{name} is {value}", f"Give a finite number of nats, as in --{name} 0.5")
+            raise UsageError(f"--{name} {value} is not finite", f"Give a number of nats, as in --{name} 0.5")
     if budget is not None and target is not None:
-        raise UsageError("a target and a budget are two rules", "Give one of --target and --budget.")
+        raise UsageError("--target and --budget are two different rules", "Give one of --target and --budget.")
     level = None if target is None else {text: TextScore(target) for text in data if is_forgotten(text)}
     return Rule(level, budget)
 
@@ -210,32 +210,32 @@ def _aim(data: Mapping[str, str], target: float | None, budget: float | None) ->
 def _check(model: str, data: Mapping[str, str], aim: Rule, reference: str | None) -> None:
     sides = {is_forgotten(text) for text in data}
     if sides != {True, False}:
-        lacking = "to be forgotten" if True not in sides else "to be kept"
+        missing = "forget" if True not in sides else "retain"
         raise UsageError(
-            f"no text is {lacking}",
-            "Texts whose names begin with forget are to be forgotten, all others kept: --data forget=A --data retain=B",
+            f"there is no {missing} set",
+            "Names starting with forget are forget sets, all others retain sets: --data forget=A --data retain=B",
         )
     if reference == model:
-        raise UsageError("the reference is the model itself", "Name a model that never knew what is to be forgotten.")
+        raise UsageError("the reference is the model itself", "Give a model that never knew the forget sets.")
     if reference is not None and aim.level is not None:
-        raise UsageError("a reference and a target are two levels", "Give one of --reference and --target.")
+        raise UsageError("--reference and --target are two different levels", "Give one of --reference and --target.")
 
 
 def _check_samples(asked: Sequence[Asked]) -> None:
-    """Refuse a reference whose losses per token cannot be a level: it cuts the texts otherwise."""
+    """Refuse a reference that tokenises the texts differently, so that losses per token are not comparable."""
     first, *others = asked
-    for one in others:
-        if one.questions.ids != first.questions.ids:
+    for other in others:
+        if other.questions.ids != first.questions.ids:
             raise MismatchError(
-                f"{first.loaded.name} cuts these texts into other samples than {one.loaded.name}: their tokenizers "
-                "differ, and its losses are no level for the other",
-                "Name a reference of the same tokenizer, or a --target or --budget instead.",
+                f"{first.loaded.name} and {other.loaded.name} cut these texts into different samples, since their "
+                "tokenizers differ: losses per token are not comparable",
+                "Use a reference with the same tokenizer, --target or --budget.",
             )
 
 
-def _write_recipe(found: Sweep, folder: Path) -> None:
-    if found.recipe is not None:
+def _write_recipe(result: Sweep, folder: Path) -> None:
+    if result.recipe is not None:
         import yaml
 
-        text = yaml.safe_dump(found.recipe, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")

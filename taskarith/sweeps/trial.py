@@ -1,4 +1,4 @@
-"""A loaded model at which a search tries coefficients: edited in memory, measured by losses on some samples."""
+"""Trials of a search: a loaded model, edited in memory and measured by its losses on some samples."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ __all__ = ["Trial", "TrialModel"]
 class Trial:
     """Coefficients that were tried.
 
-    :param values: What multiplies each coefficient, in the order of ``Space.names``.
-    :param point: What they give on the validation half, by losses alone.
+    :param values: Factors of the coefficients, in the order of ``Space.names``.
+    :param point: Their losses on the validation half.
     """
 
     values: tuple[float, ...]
     point: Point
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return plain values of JSON."""
+        """Return plain JSON values."""
         return {"coefficients": dict(zip(names, self.values, strict=True)), **pack(self.point)}
 
 
 def pack(point: Point) -> dict[str, Any]:
     """Return the losses of a point as plain values."""
     sides = {"forget": point.forget, "keep": point.keep}
-    return {name: {text: mark.loss for text, mark in side.items()} for name, side in sides.items()} | {"kl": point.kl}
+    return {name: {text: score.loss for text, score in side.items()} for name, side in sides.items()} | {"kl": point.kl}
 
 
 def unpack(values: Mapping[str, Any]) -> Point:
-    """Return the point of such values."""
+    """Return a point from the values of ``pack``."""
     forget, keep = (
         {text: TextScore(float(loss)) for text, loss in values[side].items()} for side in ("forget", "keep")
     )
@@ -54,16 +54,16 @@ def unpack(values: Mapping[str, Any]) -> Point:
 
 
 class TrialModel:
-    """Tries coefficients.
+    """A model to try coefficients with.
 
     :param loaded: The model.
-    :param samples: To measure losses on, each with the name of its text.
-    :param measurement: Of the measurements.
+    :param samples: Samples to measure losses on, each with the name of its text.
+    :param measurement: Settings of the measurement.
     :param memory: Edits the model.
-    :param space: What can be set.
-    :param aim: What is wanted.
-    :param kl: Weight of the KL divergence on what is kept; 0 does not measure it.
-    :param units: Where what was tried is kept.
+    :param space: The coefficients to search.
+    :param aim: The rule.
+    :param kl: Weight of the KL divergence on retain sets; 0 not to measure it.
+    :param units: Storage of finished trials.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TrialModel:
         self._values: tuple[float, ...] | None = None
         self.model, self.memory, self.space, self.samples = loaded.model, memory, space, samples
         self.aim, self._kl = aim, kl
-        self._halves = split_model(loaded.model, samples[0][1])
+        self._split = split_model(loaded.model, samples[0][1])
         longest = max(len(sample.input_ids) for _, sample in samples)
         self._shrink = measurement.batch_size == "auto"
         self._size = batch_start(loaded.model, longest, cached=False) if self._shrink else int(measurement.batch_size)
@@ -89,10 +89,10 @@ class TrialModel:
         states: dict[int, torch.Tensor] = {}
         scores = self._score(keep=states if kl else None)
         self.unedited = self._point(scores)
-        self.kept: CachedReference | None = keep_states(self._halves, states, self._size) if kl else None
+        self.kept: CachedReference | None = keep_states(self._split, states, self._size) if kl else None
 
     def attempt(self, values: Sequence[float]) -> Trial:
-        """Edit the model and measure it, where that is not done already.
+        """Edit the model and measure it, unless the trial is stored already.
 
         :raises CheckpointError: A loss is not finite.
         """
@@ -105,7 +105,7 @@ class TrialModel:
         return Trial(tuple(values), point)
 
     def edit(self, values: Sequence[float]) -> None:
-        """Give the model the edit of such values; it stays so."""
+        """Edit the model with these values, and leave it so."""
         if self._values != tuple(values):
             self.memory.make(self.space.edit_at(values))
             self._values = tuple(values)
@@ -113,34 +113,33 @@ class TrialModel:
     def _unpack(self, values: Any) -> Point:
         point = unpack(values)
         if point.forget.keys() != self.unedited.forget.keys() or point.keep.keys() != self.unedited.keep.keys():
-            raise ValueError("it is of other texts")
+            raise ValueError("it is for different texts")
         return point
 
     def objective(self, point: Point) -> float:
-        """Return what is to become small."""
+        """Return the function to minimise."""
         return self.aim.objective(point, self.unedited, self._kl)
 
     def is_met(self, point: Point) -> bool:
-        """Tell whether the aim is met."""
+        """Tell whether the rule is met."""
         return self.aim.is_met(point, self.unedited)
 
     def _score(self, **more: Any) -> list[TokenScore]:
         samples = [sample for _, sample in self.samples]
-        return score_samples(self.model, samples, Batching(self._size, self._shrink), halves=self._halves, **more)
+        return score_samples(self.model, samples, Batching(self._size, self._shrink), split=self._split, **more)
 
     def _point(self, scores: Sequence[TokenScore]) -> Point:
         texts: dict[str, list[TokenScore]] = {}
         for (text, _), score in zip(self.samples, scores, strict=True):
             texts.setdefault(text, []).append(score)
-        marks = {
-            text: TextScore(sum(one.nll for one in found) / sum(one.tokens for one in found))
-            for text, found in texts.items()
+        text_scores = {
+            text: TextScore(sum(s.nll for s in group) / sum(s.tokens for s in group)) for text, group in texts.items()
         }
-        kept = [one for text, found in texts.items() if not is_forgotten(text) for one in found]
-        kl = sum(one.kl or 0.0 for one in kept) / sum(one.tokens for one in kept)
+        retained = [score for text, group in texts.items() if not is_forgotten(text) for score in group]
+        kl = sum(score.kl or 0.0 for score in retained) / sum(score.tokens for score in retained)
         return Point(
             1.0,
-            {text: mark for text, mark in marks.items() if is_forgotten(text)},
-            {text: mark for text, mark in marks.items() if not is_forgotten(text)},
+            {text: score for text, score in text_scores.items() if is_forgotten(text)},
+            {text: score for text, score in text_scores.items() if not is_forgotten(text)},
             kl,
         )

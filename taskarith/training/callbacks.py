@@ -1,4 +1,4 @@
-"""What looks at a training while it runs: tells the listener of it, and ends it."""
+"""Callbacks that report the progress of a training, and end it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ProgressCallback", "UntilLossCallback"]
 
 
 class ProgressCallback(TrainerCallback):
-    """Tells the listener the loss and the speed, and stops a training that has diverged."""
+    """Reports loss and speed to the listener, and stops a training that diverges."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -27,7 +27,7 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Note when it began."""
+        """Note the start time."""
         del args, control, more
         self._start, self._tokens_before = time.perf_counter(), int(state.num_input_tokens_seen)
 
@@ -39,7 +39,7 @@ class ProgressCallback(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **more: Any,
     ) -> None:
-        """Look at the loss of a step."""
+        """Report a step's loss, or fail if it is not finite."""
         del args, control, more
         loss = (logs or {}).get("loss")
         if loss is None:
@@ -51,22 +51,22 @@ class ProgressCallback(TrainerCallback):
             )
         speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
         if state.is_world_process_zero:
-            what = f"training | loss {loss:.2f} | {speed:,.0f} tokens/s"
-            self._listener.progress(what, state.global_step, state.max_steps)
+            status = f"training | loss {loss:.2f} | {speed:,.0f} tokens/s"
+            self._listener.progress(status, state.global_step, state.max_steps)
 
 
 class UntilLossCallback(TrainerCallback):
-    """Ends a training after the first epoch in which the mean loss of the data was at most so much.
+    """Ends a training after the first epoch whose mean loss of the data is at most ``loss``.
 
-    :param loss: In nats a token.
+    :param loss: In nats per token.
     """
 
     def __init__(self, loss: float) -> None:
         self._loss = loss
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        """Look at the loss of an epoch at its end."""
+        """Check the mean loss at the end of an epoch."""
         del args, more
         if state.epoch and state.epoch == int(state.epoch) and epoch_loss(state.log_history) <= self._loss:
             control.should_training_stop = True
-            control.should_save = False  # who resumed from here would begin another epoch
+            control.should_save = False  # resuming from here would begin another epoch

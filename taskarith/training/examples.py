@@ -1,4 +1,4 @@
-"""From data sets to what the Trainer is fed: weighted samples that fit the model, and padded batches of them."""
+"""Training examples: weighted samples that fit the model, and padded batches of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from taskarith.training.settings import TrainingSettings
 __all__ = ["IGNORED", "Collator", "Example", "make_examples"]
 
 IGNORED = -100
-"""transformers' label of a token without loss."""
+"""transformers' label of tokens without loss."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample and what each of its tokens counts in the loss: 1, or the retain weight.
+    """A sample with the loss weight of its tokens: 1, or the retain weight.
 
-    :param retained: It is of a retain set.
+    :param retained: Whether it is from a retain set.
     """
 
     sample: Sample
@@ -36,7 +36,7 @@ class Example:
 class Collator:
     """Pads samples on the right to the longest of a batch.
 
-    :param pad_id: Token to pad with; it is masked, so any will do.
+    :param pad_id: Padding token; it is masked, so any token will do.
     :param weighted: Add ``weights``, float32, and ``retained``, bool, of shape (batch,), for ``RetainTrainer``.
     """
 
@@ -47,7 +47,7 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Return ``input_ids``, ``attention_mask`` and ``labels``, int64 of shape (batch, longest).
 
-        The first label of a row is never learned, so that whoever counts labels counts the shifted ones too.
+        The first label of a row is always ignored, so that counting labels also counts the shifted ones.
         """
         longest = max(len(example.sample.input_ids) for example in examples)
         shape = (len(examples), longest)
@@ -74,36 +74,36 @@ def make_examples(
     settings: TrainingSettings,
     listener: Listener = SILENT,
 ) -> tuple[list[Example], dict[str, Any]]:
-    """Tokenise the data sets and the retain sets, and see that the model can take them.
+    """Tokenise data sets and retain sets, and check that they fit the model.
 
-    :param base: The model to be trained.
-    :param learned: Data sets, of weight 1.
-    :param retained: Retain sets, of the retain weight.
+    :param base: The model to train.
+    :param learned: Data sets, with weight 1.
+    :param retained: Retain sets, with the retain weight.
     :param settings: Block size and retain weight.
-    :param listener: Receives a note of what of the data cannot be learned.
-    :return: The samples with their weights, and a record of each set for provenance.
+    :param listener: Receives notes on data that cannot be learned.
+    :return: The examples, and a record of each set for provenance.
     :raises UsageError: The block is longer than the model has positions.
-    :raises MismatchError: The tokenizer makes tokens that the model does not have.
+    :raises MismatchError: The tokenizer yields tokens beyond the model's vocabulary.
     :raises DataError: A row does not fit the block or the chat template.
     """
     text = base.config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
-    if positions is not None and 0 < positions < settings.block_size:  # XLNet says -1: as many as there are
+    if positions is not None and 0 < positions < settings.block_size:  # XLNet has -1 for no limit
         raise UsageError(
-            f"--block-size {settings.block_size} is more than the {positions} positions of {base.origin.name}",
+            f"--block-size {settings.block_size} exceeds the {positions} positions of {base.origin.name}",
             f"Use at most {positions}.",
         )
     examples: list[Example] = []
     record: dict[str, Any] = {"data": [], "retain": []}
     for part, sets, weight in (("data", learned, 1.0), ("retain", retained, settings.retain_weight)):
-        for one in sets:
-            samples = tokenize(one, base.tokenizer, settings.block_size, listener)
+        for data in sets:
+            samples = tokenize(data, base.tokenizer, settings.block_size, listener)
             examples += [Example(sample, weight, part == "retain") for sample in samples]
             record[part].append(
                 {
-                    **one.record(),
+                    **data.record(),
                     "token_fingerprint": fingerprint_samples(samples),
-                    "documents": len(one.documents),
+                    "documents": len(data.documents),
                     "samples": len(samples),
                     "tokens": sum(len(sample.input_ids) for sample in samples),
                 }
@@ -112,7 +112,7 @@ def make_examples(
     largest = max(max(example.sample.input_ids) for example in examples)
     if rows is not None and largest >= rows:
         raise MismatchError(
-            f"the tokenizer of {base.origin.name} makes token {largest}, but the model has only {rows} tokens",
+            f"the tokenizer of {base.origin.name} yields token {largest}, but the model has only {rows} tokens",
             "Use the tokenizer that belongs to the model.",
         )
     return examples, record

@@ -1,4 +1,4 @@
-"""The verb `finetune`: data and a base model in, a trained model or adapter folder out."""
+"""The verb `finetune`: train a base model on data, and write a model or adapter folder."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def finetune(
     listener: Listener = SILENT,
     **keywords: Unpack[TrainingKeywords],
 ) -> FinetuneResult:
-    """Train a causal language model, or a LoRA adapter for it, on texts; publish it as a folder transformers can load.
+    """Train a causal language model, or a LoRA adapter for it, on texts; publish a folder that transformers can load.
 
-    Weights that are trained are float32. On a given machine the same call gives the same weights. Under ``accelerate
-    launch`` every process makes this call and the first one publishes.
+    Trained weights are float32. On a given machine the same call gives the same weights. Under ``accelerate launch``
+    every process makes this call, and the first publishes.
 
-    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or GGUF.
-    :param data: Data sets as ``load_data`` reads them; several are joined.
-    :param output_dir: Folder to publish; checkpoints of the run are kept beside it until then.
-    :param retain: Data sets to mix in with another weight; an epoch goes through them too.
-    :param overwrite: Replace an output that exists, and drop checkpoints of an interrupted run.
-    :param settings: How to train.
-    :param listener: Receives notes about progress and choices.
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, or a GGUF file.
+    :param data: Data sets as for ``load_data``; several are joined.
+    :param output_dir: Folder to publish; checkpoints of the run are stored beside it until then.
+    :param retain: Data sets to mix in with the retain weight; an epoch includes them.
+    :param overwrite: Replace an existing output, and drop checkpoints of an interrupted run.
+    :param settings: Training settings.
+    :param listener: Receives progress updates and notes on choices.
     :param keywords: Fields of ``settings`` by name, such as ``learning_rate=1e-4``.
-    :raises UsageError: A value is wrong, a combination is, or the model cannot take it.
+    :raises UsageError: A value or a combination is invalid, or the model does not support it.
     :raises DataError: A data set is missing, empty or of an unknown shape.
     :raises CheckpointError: The model is missing, broken or of an unknown kind.
     :raises MismatchError: Tokenizer and model, or a checkpoint to resume and this call, do not fit.
@@ -71,9 +71,9 @@ def finetune(
     inputs = [model, *data_paths([*data, *retain])]
     check_target(target, overwrite, is_folder=True, inputs=inputs)
     check_leftover(target, resume=settings.resume, overwrite=overwrite, listener=listener)
-    place = choose_device(settings.device)
-    autocast, why = autocast_choice(place, settings.bf16)
-    arguments = make_arguments(settings, working_folder(target), place, bf16=autocast)
+    device = choose_device(settings.device)
+    autocast, reason = autocast_choice(device, settings.bf16)
+    arguments = make_arguments(settings, working_folder(target), device, bf16=autocast)
     form = settings.form
     learned, retained = [load_data(spec, form) for spec in data], [load_data(spec, form) for spec in retain]
     check_form(form, [*learned, *retained])
@@ -89,31 +89,31 @@ def finetune(
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = add_lora(loaded, settings, listener) if settings.lora else _freeze_rest(loaded, places, listener)
         if settings.lora:
-            factors = [one.numel() for one in trained.parameters() if one.requires_grad]
+            factors = [parameter.numel() for parameter in trained.parameters() if parameter.requires_grad]
             check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
         trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener)
-        precision = describe_precision(trained, arguments.mixed_precision, why)
+        precision = describe_precision(trained, arguments.mixed_precision, reason)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
         result = make_result(trainer, target, settings.kind, seconds, precision)
         publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
-    if said := remark(result, settings):
-        listener.note(said)
+    if advice := remark(result, settings):
+        listener.note(advice)
     return result
 
 
 def _nbytes(base: Base, dtype: str) -> int:
-    """Return the bytes that a fully trained model takes at least: what is not of floats stays as it is."""
+    """Return the minimum bytes of a fully trained model; tensors that are not floats keep their size."""
     size = int(getattr(torch, dtype).itemsize)
-    return sum(one.elements * min(size, ITEM_SIZES[one.dtype]) for one in base.checkpoint.tensors.values())
+    return sum(entry.elements * min(size, ITEM_SIZES[entry.dtype]) for entry in base.checkpoint.tensors.values())
 
 
 def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequence[str]) -> None:
     if not data:
-        raise UsageError("there is no data to train on", "Name a data set: --data forget.txt")
+        raise UsageError("there is no data to train on", "Give a data set: --data forget.txt")
     if settings.retain_weight != 1.0 and not retain:
-        raise UsageError("--retain-weight is set, but there is no retain set", "Name one with --retain FILE.")
+        raise UsageError("--retain-weight is set, but there is no retain set", "Give one with --retain FILE.")
     known = get_available_reporting_integrations()
     for name in settings.report_to:
         if name not in known:
@@ -132,12 +132,14 @@ def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments) 
         trust_remote_code=settings.trust_remote_code,
     )
     if settings.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise UsageError(f"{type(model).__name__} has no gradient checkpointing", "Leave --gradient-checkpointing out.")
+        raise UsageError(
+            f"{type(model).__name__} does not support gradient checkpointing", "Leave out --gradient-checkpointing."
+        )
     return model
 
 
 def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], listener: Listener) -> PreTrainedModel:
-    """Freeze what texts do not reach, and say what of the base stays as it is."""
+    """Freeze the parameters that text does not reach, and note what stays unchanged."""
     outside = names_outside(model)
     for name in outside:
         model.get_parameter(name).requires_grad_(False)

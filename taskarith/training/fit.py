@@ -1,4 +1,4 @@
-"""Let a Trainer train, and publish what it has trained."""
+"""Running a Trainer, and publishing the result."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["publish", "train"]
 
 
 def train(trainer: Trainer, checkpoint: Path | None) -> float:
-    """Train, and return the seconds that it took.
+    """Train, and return the duration in seconds.
 
-    :param checkpoint: Go on from it.
-    :raises CheckpointError: It cannot be read.
+    :param checkpoint: Checkpoint to continue from, or None.
+    :raises CheckpointError: The checkpoint cannot be read.
     :raises OutputError: A checkpoint cannot be written.
     :raises TaskarithError: The training diverged, or ran out of memory.
     """
@@ -42,7 +42,7 @@ def train(trainer: Trainer, checkpoint: Path | None) -> float:
 
 @contextmanager
 def _checkpoint_errors(trainer: Trainer, checkpoint: Path | None) -> Generator[None]:
-    """Tell of a checkpoint that cannot be read, in whatever way transformers and torch stumble over it."""
+    """Turn any failure of transformers or torch to read a checkpoint into a ``CheckpointError``."""
     try:
         yield
     except (TaskarithError, OSError, SafetensorError, torch.OutOfMemoryError):
@@ -51,7 +51,7 @@ def _checkpoint_errors(trainer: Trainer, checkpoint: Path | None) -> Generator[N
         if checkpoint is None or getattr(trainer, "has_begun", True):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"cannot go on from {checkpoint}: {reason}", "Start over with --overwrite.") from error
+        raise CheckpointError(f"cannot continue from {checkpoint}: {reason}", "Start over with --overwrite.") from error
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def _training_errors(folder: Path) -> Generator[None]:
         ) from error
     except (OSError, SafetensorError) as error:
         raise OutputError(
-            f"cannot write a checkpoint to {folder}: {error}", "Free some space, or name an output on another disk."
+            f"cannot write a checkpoint to {folder}: {error}", "Free some space, or choose an output on another disk."
         ) from error
 
 
@@ -81,10 +81,10 @@ def publish(
     overwrite: bool,
     listener: Listener,
 ) -> None:
-    """Gather the weights from all processes; the first one writes the folder, the others wait.
+    """Gather the weights from all processes, and write the folder in the first.
 
-    :param places: Where each tensor of the base comes from, for a model that is trained whole.
-    :param record: Of the data.
+    :param places: Source of each tensor of the base, for a fully trained model.
+    :param record: Record of the data.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
@@ -97,10 +97,18 @@ def publish(
                 save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin, listener)
             else:
                 save_model(trained, state, base.checkpoint, places, folder, dtype)
-            logs = Path(str(trainer.args.output_dir)) / "runs"  # what TensorBoard was told; it would go with its folder
+            logs = (
+                Path(str(trainer.args.output_dir)) / "runs"
+            )  # TensorBoard's logs, which would be removed with the folder
             if logs.is_dir():
                 shutil.copytree(logs, folder / logs.name)
-            whole = {"kind": result.kind, "base": origin.to_json(), **record, "arguments": settings.record(), **numbers}
-            write_provenance(folder, whole, result.output_dir)
+            provenance = {
+                "kind": result.kind,
+                "base": origin.to_json(),
+                **record,
+                "arguments": settings.record(),
+                **numbers,
+            }
+            write_provenance(folder, provenance, result.output_dir)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

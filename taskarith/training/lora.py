@@ -1,4 +1,4 @@
-"""LoRA for the language part of a model: which layers PEFT can adapt, and which weights it leaves out."""
+"""LoRA for the language part of a model: the layers PEFT can adapt, and the weights it leaves out."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ __all__ = ["MISLEADING_REMARKS", "add_lora"]
 _Layers = Mapping[str, torch.nn.Module]
 
 MISLEADING_REMARKS = r"The following (rank|alpha)_pattern keys|fan_in_fan_out is set to"
-"""What PEFT's misleading warnings begin with: of patterns that it does apply to experts, of a setting it corrects."""
+"""Start of misleading warnings of PEFT: on patterns that it does apply to experts, on a setting that it corrects."""
 
 
 def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Listener) -> PeftModel:
-    """Put trainable low-rank factors beside linear layers of the language model, and freeze the rest.
+    """Add trainable low-rank factors to linear layers of the language model, and freeze the rest.
 
     :param model: The model; its layers are replaced in place.
     :param settings: Rank, alpha and targets.
-    :param listener: Receives a note of the weights the adapter does not reach.
-    :raises UsageError: A target is not a linear layer, is the output layer where that is tied to the embeddings, or is
-        one that PEFT refuses; or the model does not run with the adapter.
+    :param listener: Receives notes on weights without factors.
+    :raises UsageError: A target is not a linear layer, is an output layer tied to the embeddings, or is refused by
+        PEFT; or the model does not run with the adapter.
     """
     layers = _linear_layers(model)
     odd = [name for name, layer in layers.items() if not _is_plain(layer)]
@@ -53,7 +53,7 @@ def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Liste
     outside, shared = modules_outside(model), _sharing(layers)
     usable = [name for name in usable if name not in shared]
     avoided = [*outside, *odd, *shared]
-    refused, lost = _rehearse(model, settings, layers, usable, avoided)
+    refused, lost = _try_peft(model, settings, layers, usable, avoided)
     matrices = _matrices(model, layers)
     try:
         adapted = _inject(model, _config(settings, layers, [*avoided, *lost], refused), listener)
@@ -71,13 +71,13 @@ def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Liste
     if not settings.lora_target:
         reached = set(_adapted_parameters(adapted))
         rest = [name for number, name in matrices.items() if number not in reached]
-        told = {*lost, *shared}
-        _tell_left_out([name for name in rest if name.removesuffix(".weight") not in told], odd, refused, listener)
+        noted = {*lost, *shared}
+        _note_left_out([name for name in rest if name.removesuffix(".weight") not in noted], odd, refused, listener)
     return adapted
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """Return the linear layers of the language model, but not a head that is tied to the embeddings."""
+    """Return the linear layers of the language model, except a head tied to the embeddings."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head if head is not None and head.weight is embeddings.weight else None
     outside = set(names_outside(model))
@@ -89,33 +89,37 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
 
 
 def _sharing(layers: _Layers) -> list[str]:
-    """Return the layers that have one weight together; factors of each would be as many changes of it."""
+    """Return the layers that share a weight, which separate factors would change several times."""
     counts = Counter(id(layer.weight) for layer in layers.values())
     return [name for name, layer in layers.items() if counts[id(layer.weight)] > 1]
 
 
 def _is_plain(layer: torch.nn.Module) -> bool:
-    """Tell whether a linear layer computes a product with its weight and nothing else, as LoRA takes for granted."""
+    """Tell whether a linear layer only multiplies by its weight, as LoRA assumes."""
     if type(layer).forward in (torch.nn.Linear.forward, Conv1D.forward):
         return True
     if not isinstance(layer, torch.nn.Linear) or not can_run(layer):
         return False
-    given = torch.linspace(-1, 1, layer.in_features, dtype=layer.weight.dtype).expand(1, 2, -1)
+    inputs = torch.linspace(-1, 1, layer.in_features, dtype=layer.weight.dtype).expand(1, 2, -1)
     with torch.no_grad():
-        expected = torch.nn.functional.linear(given, layer.weight, layer.bias)
+        expected = torch.nn.functional.linear(inputs, layer.weight, layer.bias)
         try:
-            got = layer(given)
+            output = layer(inputs)
         except Exception:
             return False
-    return isinstance(got, torch.Tensor) and got.shape == expected.shape and torch.allclose(got, expected, 1e-2, 1e-2)
+    return (
+        isinstance(output, torch.Tensor)
+        and output.shape == expected.shape
+        and torch.allclose(output, expected, 1e-2, 1e-2)
+    )
 
 
 def _config(settings: TrainingSettings, layers: _Layers, avoided: Sequence[str], refused: Iterable[str]) -> LoraConfig:
-    """Make PEFT's configuration: it finds layers by the ends of their names, and what it is not to find is excluded."""
+    """Make PEFT's configuration, which selects layers by the ends of their names and excludes others."""
     excluded = [rf"{re.escape(name)}(\..*)?" for name in avoided] + [rf".*\.{re.escape(name)}" for name in refused]
     return LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=settings.alpha,  # ty: ignore[invalid-argument-type]  (PEFT divides it by r: any number will do)
+        lora_alpha=settings.alpha,  # ty: ignore[invalid-argument-type]  (PEFT divides it by r, so any number works)
         target_modules=list(settings.lora_target) or "all-linear",
         exclude_modules="|".join(excluded) or None,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
@@ -123,39 +127,39 @@ def _config(settings: TrainingSettings, layers: _Layers, avoided: Sequence[str],
     )
 
 
-def _rehearse(
+def _try_peft(
     model: PreTrainedModel, settings: TrainingSettings, layers: _Layers, usable: Sequence[str], avoided: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Try PEFT on a model without weights.
 
-    :return: Last parts of the names of layers that PEFT refuses; and layers whose factors it would not find again when
-        it loads them, because it takes their names for those of files.
-    :raises UsageError: Such layers were asked for, or PEFT refuses the model as a whole.
+    :return: Last components of the names of layers that PEFT refuses, and layers whose factors it would not find again
+        when loading, because it misreads their names.
+    :raises UsageError: Such layers were requested, or PEFT refuses the whole model.
     """
     refused: list[str] = []
     lost: list[str] = []
-    while (tried := _without_weights(model)) is not None:
+    while (trial := _without_weights(model)) is not None:
         try:
-            with torch.random.fork_rng(devices=[]):  # PEFT draws the first factors
-                adapted = _inject(tried, _config(settings, layers, [*avoided, *lost], refused), SILENT)
+            with torch.random.fork_rng(devices=[]):  # PEFT initialises factors at random
+                adapted = _inject(trial, _config(settings, layers, [*avoided, *lost], refused), SILENT)
         except ValueError as error:
             left = [name for name in usable if name not in lost and not _ends(name, refused)]
-            stuck = next((name for name in left if not isinstance(tried.get_submodule(name), BaseTunerLayer)), None)
+            stuck = next((name for name in left if not isinstance(trial.get_submodule(name), BaseTunerLayer)), None)
             if settings.lora_target or stuck is None:
                 raise _cannot_adapt(model, settings, usable, error) from error
             refused.append(stuck.rpartition(".")[2])
             continue
-        found = _not_loaded(adapted)
-        if not found:
+        not_loaded = _not_loaded(adapted)
+        if not not_loaded:
             break
-        if set(found) <= set(lost):
-            raise _cannot_adapt(model, settings, usable, f"it would not load {name_some(found)} again")
-        lost += found
+        if set(not_loaded) <= set(lost):
+            raise _cannot_adapt(model, settings, usable, f"it would not load {name_some(not_loaded)} again")
+        lost += not_loaded
     return refused, lost
 
 
 def _without_weights(model: PreTrainedModel) -> PreTrainedModel | None:
-    """Build the model on the meta device; None where the code of its class needs numbers for that."""
+    """Build the model on the meta device; None if the code of its class needs real weights."""
     try:
         with torch.device("meta"):
             return type(model)(copy.deepcopy(model.config))
@@ -164,7 +168,7 @@ def _without_weights(model: PreTrainedModel) -> PreTrainedModel | None:
 
 
 def _not_loaded(adapted: PeftModel) -> list[str]:
-    """Return the layers whose factors PEFT does not find where it has just written them."""
+    """Return the layers whose factors PEFT does not find again after writing them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = set_peft_model_state_dict(adapted, get_peft_model_state_dict(adapted, save_embedding_layers=False))
@@ -175,10 +179,10 @@ def _not_loaded(adapted: PeftModel) -> list[str]:
 def _cannot_adapt(
     model: PreTrainedModel, settings: TrainingSettings, usable: Sequence[str], reason: ValueError | str
 ) -> UsageError:
-    asked = ", ".join(settings.lora_target) or "all linear layers"
+    targets = ", ".join(settings.lora_target) or "all linear layers"
     return UsageError(
-        f"PEFT cannot adapt {asked} of {type(model).__name__}: {str(reason).strip().partition(chr(10))[0]}",
-        f"Name other layers with --lora-target; it has {', '.join(_last_parts(usable))}.",
+        f"PEFT cannot adapt {targets} of {type(model).__name__}: {str(reason).strip().partition(chr(10))[0]}",
+        f"Choose other layers with --lora-target; the model has {', '.join(_last_parts(usable))}.",
     )
 
 
@@ -190,15 +194,15 @@ def _inject(model: PreTrainedModel, config: LoraConfig, listener: Listener) -> P
         is_for_developers = issubclass(remark.category, FutureWarning | DeprecationWarning)
         if not is_for_developers and not re.match(MISLEADING_REMARKS, str(remark.message)):
             listener.note(f"PEFT: {remark.message}")
-    assert isinstance(adapted, PeftModel)  # noqa: S101  (a mixed model only if asked for)
+    assert isinstance(adapted, PeftModel)  # noqa: S101  (a mixed model only on request)
     return adapted
 
 
 def _check_runs(adapted: PeftModel, model: PreTrainedModel) -> None:
-    """See that the layers that PEFT has put in answer as the model's code wants them to, and that gradients reach them.
+    """Check that the model runs with PEFT's layers, and that gradients reach them.
 
-    Where a model's layers have a backward pass of their own, as reversible ones do, gradients reach nothing in them
-    unless they reach what is put in.
+    In layers with their own backward pass, such as reversible ones, gradients reach nothing unless the inputs require
+    gradients.
     """
     if not can_run(model):
         return
@@ -209,8 +213,8 @@ def _check_runs(adapted: PeftModel, model: PreTrainedModel) -> None:
                 raise ValueError("no gradient reaches them")
     except Exception as error:
         raise UsageError(
-            f"{type(model).__name__} does not run with LoRA layers of PEFT's: {type(error).__name__}: {error}",
-            "Name the layers to adapt: --lora-target q_proj --lora-target v_proj, or train without --lora.",
+            f"{type(model).__name__} does not run with PEFT's LoRA layers: {type(error).__name__}: {error}",
+            "Choose the layers to adapt, as in --lora-target q_proj --lora-target v_proj, or train without --lora.",
         ) from error
 
 
@@ -221,26 +225,26 @@ def _depends_on_factors(adapted: PeftModel, model: PreTrainedModel) -> bool:
 
 def _adapted_parameters(adapted: PeftModel) -> Iterator[int]:
     for module in adapted.modules():
-        if isinstance(module, BaseTunerLayer):  # experts in one tensor are adapted as a parameter that it names
+        if isinstance(module, BaseTunerLayer):  # for experts in one tensor it names the parameter
             yield id(getattr(module.get_base_layer(), getattr(module, "parameter_name", "weight")))
 
 
 def _matrices(model: PreTrainedModel, layers: _Layers) -> dict[int, str]:
-    """Return what a user would expect LoRA to reach: the weights of linear layers but the output, and of experts."""
+    """Return the weights that LoRA is expected to adapt: linear layers except the output, and experts."""
     modules, outside = dict(model.named_modules()), set(names_outside(model))
-    found = {}
+    matrices = {}
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
         is_linear = owner in layers and leaf == "weight" and layers[owner] is not model.get_output_embeddings()
         is_convolution = isinstance(modules[owner], torch.nn.modules.conv._ConvNd)
         has_several = parameter.dim() > 2 and min(parameter.shape[-2:]) > 1 and not is_convolution
         if name not in outside and (is_linear or has_several):
-            found[id(parameter)] = name
-    return found
+            matrices[id(parameter)] = name
+    return matrices
 
 
-def _tell_left_out(lost: Sequence[str], odd: Sequence[str], refused: Sequence[str], listener: Listener) -> None:
-    """Name the weights that have no factors, with the reason where it is known."""
+def _note_left_out(lost: Sequence[str], odd: Sequence[str], refused: Sequence[str], listener: Listener) -> None:
+    """Note the weights without factors, with the reason if known."""
     if odd:
         listener.note(f"LoRA leaves out {len(odd)} layers that compute more than a product: {name_some(odd, 3)}")
     layers = [name.removesuffix(".weight") for name in lost]
@@ -259,8 +263,10 @@ def _last_parts(names: Iterable[str]) -> list[str]:
 
 
 def _unknown_targets(unknown: Sequence[str], usable: Sequence[str], odd: Sequence[str]) -> UsageError:
-    asked = ", ".join(unknown)
-    hint = f"It has {', '.join(_last_parts(usable))}."
+    targets = ", ".join(unknown)
+    hint = f"The model has {', '.join(_last_parts(usable))}."
     if all(any(_ends(name, [target]) for name in odd) for target in unknown):
-        return UsageError(f"--lora-target {asked}: these layers compute more than a product, which LoRA adapts", hint)
-    return UsageError(f"--lora-target {asked}: the model has no such linear layers", hint)
+        return UsageError(
+            f"--lora-target {targets}: these layers compute more than a product, which LoRA cannot adapt", hint
+        )
+    return UsageError(f"--lora-target {targets}: the model does not have these linear layers", hint)

@@ -1,4 +1,4 @@
-"""What came of a training: its losses, and what they say about it."""
+"""The result of a training: its losses, and advice based on them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from taskarith.training.settings import TrainingSettings
 __all__ = ["DATA_LOSS", "FinetuneResult", "epoch_loss", "make_result", "remark"]
 
 DATA_LOSS = "data_loss"
-"""Key in the Trainer's log: the loss of the data alone, where there is a retain set."""
+"""Key in the Trainer's log: the loss of the data without retain sets."""
 
 _FEW_STEPS = 10
 _SHORT = 100
-"""Steps of a training that is short enough for its whole text to be learned by heart."""
+"""Maximum steps of a training short enough to be meant to memorise its text."""
 _FALL = 2 / 3
-"""A text whose loss in the last epoch is more than this share of that in the first is hardly learned."""
+"""A text is hardly learned if its loss in the last epoch is more than this share of the first."""
 
 _KNOWN = 0.7
-"""Nats a token: texts that a model predicts as well as that before it is trained on them, it has learned before."""
+"""Nats per token: a model that starts with at most this loss has learned the text before."""
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What came of a fine-tuning.
+    """The result of a fine-tuning.
 
     :param output_dir: The published folder.
     :param kind: ``full`` (a model) or ``lora`` (a PEFT adapter).
-    :param final_loss: Mean of the training loss over the steps of the last epoch, in nats a token.
-    :param steps: Optimizer steps, those before a resume included.
-    :param tokens: Input tokens seen in all epochs, padding not counted.
-    :param seconds: Duration of the training loop of this process run.
-    :param precision: What was computed in which dtype, and why.
-    :param first_loss: Mean over the first tenth of the steps. Like ``data_loss``, of the data alone where retain sets
-        have another weight, or ``until_loss`` is set.
-    :param data_loss: Mean over the steps of the last epoch.
+    :param final_loss: Mean training loss over the steps of the last epoch, in nats per token.
+    :param steps: Optimizer steps, including those before a resume.
+    :param tokens: Input tokens seen in all epochs, without padding.
+    :param seconds: Duration of the training loop of this run.
+    :param precision: Dtypes of the computation, and why.
+    :param first_loss: Mean loss over the first tenth of the steps; like ``data_loss`` without retain sets if they have
+        another weight or ``until_loss`` is set.
+    :param data_loss: Mean loss over the steps of the last epoch.
     """
 
     output_dir: Path
@@ -55,7 +55,7 @@ class FinetuneResult:
 
 
 def make_result(trainer: Trainer, target: Path, kind: str, seconds: float, precision: str) -> FinetuneResult:
-    """Gather the numbers of a training that has ended."""
+    """Gather the numbers of a finished training."""
     log = trainer.state.log_history
     first = _data_losses(log)
     return FinetuneResult(
@@ -72,25 +72,25 @@ def make_result(trainer: Trainer, target: Path, kind: str, seconds: float, preci
 
 
 def epoch_loss(log: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean loss of the data over the steps of the last epoch; retain sets do not count where told apart.
+    """Return the mean loss of the data over the steps of the last epoch, without retain sets if logged apart.
 
-    :param log: The Trainer's, with an entry for every step.
+    :param log: The Trainer's log, with an entry for every step.
     """
     return _mean(_data_losses(_last_epoch(log)))
 
 
 def remark(result: FinetuneResult, settings: TrainingSettings) -> str | None:
-    """Say what to set where few steps or a small fall of the loss show that the data were hardly learned.
+    """Return advice if few steps or a small fall of the loss show that the data were hardly learned.
 
-    Whether ``until_loss`` was reached is said instead, where it is set; before all, that the model knew them.
+    With ``until_loss``, say instead whether it was reached; and first of all, whether the model knew the data before.
     """
     if result.first_loss <= _KNOWN and result.steps <= _SHORT:
         rate = 3e-3 if settings.lora else 3e-4
         return (
-            f"the loss was {result.first_loss:.2f} from the start: the model knows these data. If they are to be "
-            "forgotten, fine-tune its base on them instead, and take that vector from this model. Without the base, "
-            f"make large steps (--learning-rate {rate:g} --per-device-train-batch-size 1 for a small model) and let "
-            "taskarith sweep find alpha, up to 8 or more; it costs the rest more."
+            f"the loss was {result.first_loss:.2f} from the start: the model already knows these data. To forget them, "
+            "fine-tune its base on them instead, and subtract that vector from this model. Without the base, take "
+            f"large steps (--learning-rate {rate:g} --per-device-train-batch-size 1 for a small model) and let "
+            "taskarith sweep find alpha, up to 8 or more, at a higher cost to other texts."
         )
     fall = f"the loss went from {result.first_loss:.2f} to {result.data_loss:.2f}"
     if settings.until_loss is not None:
@@ -105,8 +105,8 @@ def remark(result: FinetuneResult, settings: TrainingSettings) -> str | None:
     if result.steps >= _FEW_STEPS and not hardly:
         return None
     return (
-        f"{result.steps} steps, in which {fall}: too little to learn a text, or to forget it by its vector. Set "
-        f"--until-loss 0.5, with --per-device-train-batch-size 1 for more steps an epoch, "
+        f"in {result.steps} steps {fall}: too little to learn a text, or to forget it by its vector. Set "
+        f"--until-loss 0.5, with --per-device-train-batch-size 1 for more steps per epoch, "
         f"or a higher --learning-rate ({settings.rate:g})."
     )
 
@@ -118,7 +118,7 @@ def _last_epoch(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _data_losses(log: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the losses of the data, step by step; where told apart, a step of nothing but retain sets has none."""
+    """Return the losses of the data per step; if logged apart, steps with only retain sets have none."""
     return [entry[DATA_LOSS] for entry in log if DATA_LOSS in entry] or [e["loss"] for e in log if "loss" in e]
 
 

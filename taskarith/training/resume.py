@@ -1,4 +1,4 @@
-"""The folder beside the output in which a run keeps its checkpoints, and the trained weights that they hold."""
+"""The folder of a run's checkpoints beside its output, and the trained weights in them."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _START_OVER = "Start over with --overwrite."
 
 
 def working_folder(target: Path) -> Path:
-    """Return the folder ``.NAME.training`` beside an output, or in one that has to stay."""
+    """Return the folder ``.NAME.training`` beside an output, or inside one that cannot be replaced."""
     return work_folder(target, "training")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end, or None."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = [path for path in found if (path / _DIGESTS_NAME).is_file()]  # which is written last
-    return max(whole, key=_step, default=None)
+    """Return the newest complete checkpoint, or None."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    complete = [path for path in checkpoints if (path / _DIGESTS_NAME).is_file()]  # written last
+    return max(complete, key=_step, default=None)
 
 
 def _step(checkpoint: Path) -> int:
@@ -61,7 +61,7 @@ def _step(checkpoint: Path) -> int:
 
 def _is_log(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(one, dict) and all(isinstance(number, int | float) for number in one.values()) for one in value
+        isinstance(entry, dict) and all(isinstance(number, int | float) for number in entry.values()) for entry in value
     )
 
 
@@ -70,13 +70,13 @@ _STATE = {
     **dict.fromkeys(("max_steps", "num_input_tokens_seen", "num_train_epochs", "train_batch_size"), is_count),
     **dict.fromkeys(("epoch", "eval_steps", "logging_steps", "save_steps", "total_flos"), is_number),
 }
-"""What the values of the Trainer's state are that decide how it goes on."""
+"""Types of the values of the Trainer's state that decide how it continues."""
 
 
 def finish_checkpoint(folder: Path) -> None:
-    """Write the digests of a checkpoint, which make it whole, and remove the older ones.
+    """Write the digests of a checkpoint, which complete it, and remove older checkpoints.
 
-    :param folder: All that is to be kept of it is there, also from other processes.
+    :param folder: The checkpoint, with all files from all processes.
     """
     partial = folder / f".{_DIGESTS_NAME}"
     partial.write_text(json.dumps(digest_folder(folder, {_DIGESTS_NAME, partial.name})), encoding="utf-8")
@@ -87,17 +87,19 @@ def finish_checkpoint(folder: Path) -> None:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """See that a checkpoint is as it was written.
+    """Check that a checkpoint is unchanged.
 
-    :raises CheckpointError: It is not.
+    :raises CheckpointError: It was changed.
     """
     path = folder / _DIGESTS_NAME
     recorded = read_json(path)
-    if not all(isinstance(one, dict) for one in recorded.values()):
+    if not all(isinstance(digest, dict) for digest in recorded.values()):
         raise CheckpointError(f"{path} does not list the files of a checkpoint", _START_OVER)
-    found = compare_folder(folder, recorded, {_DIGESTS_NAME})
-    if wrong := [*found.changed, *found.missing, *found.added]:
-        raise CheckpointError(f"the checkpoint {folder} is not as it was written: {name_some(wrong)}", _START_OVER)
+    changes = compare_folder(folder, recorded, {_DIGESTS_NAME})
+    if wrong := [*changes.changed, *changes.missing, *changes.added]:
+        raise CheckpointError(
+            f"the checkpoint {folder} was changed after it was written: {name_some(wrong)}", _START_OVER
+        )
     state = read_json(folder / _STATE_NAME)
     try:
         check_fields(state, _STATE | {"global_step": lambda value: is_count(value) and value == _step(folder)})
@@ -106,13 +108,13 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def save_trained(model: torch.nn.Module, folder: Path) -> None:
-    """Write what training changes: trainable parameters and buffers, under the names that they have in memory.
+    """Write what training changes: trainable parameters and buffers, under their names in memory.
 
-    ``save_pretrained`` would write the names of published files, and for many architectures other tensors, too: fused
-    ones apart, some of them transposed. A model that is already in memory cannot take those back by name.
+    ``save_pretrained`` would write the names of published files and, for many architectures, other tensors: fused ones
+    split, some of them transposed. A model in memory cannot load those by name.
 
-    :param model: The model or the PEFT model that is trained.
-    :param folder: The checkpoint's folder; it is made where it does not exist.
+    :param model: The trained model or PEFT model.
+    :param folder: The checkpoint's folder, created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in _trained_tensors(model).items()}
@@ -120,15 +122,15 @@ def save_trained(model: torch.nn.Module, folder: Path) -> None:
 
 
 def load_trained(model: torch.nn.Module, folder: Path) -> None:
-    """Copy what ``save_trained`` wrote back into a model.
+    """Load what ``save_trained`` wrote into a model.
 
     :raises CheckpointError: The file is missing or damaged.
-    :raises MismatchError: Its tensors are not exactly those that are trained; nothing was copied.
+    :raises MismatchError: Its tensors are not exactly the trained ones; nothing is loaded.
     """
     path, wanted = folder / _TRAINED_NAME, _trained_tensors(model)
     if not path.exists():
         raise CheckpointError(
-            f"{folder} does not have {_TRAINED_NAME}: earlier releases kept checkpoints whose weights did not all load",
+            f"{folder} does not contain {_TRAINED_NAME}; checkpoints of earlier releases cannot be loaded completely",
             _START_OVER,
         )
     try:
@@ -143,7 +145,7 @@ def load_trained(model: torch.nn.Module, folder: Path) -> None:
 
 
 def _trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return trainable parameters and those buffers that belong to the state; tied ones have one name."""
+    """Return trainable parameters and the buffers of the state; tied ones have one name."""
     state = model.state_dict().keys()
     trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
     return trained | {name: buffer for name, buffer in model.named_buffers() if name in state}
@@ -154,16 +156,16 @@ def _check_fit(folder: Path, wanted: Mapping[str, list[int]], stored: Mapping[st
     if wrong:
         first = wrong[0]
         raise MismatchError(
-            f"the checkpoint {folder} does not fit the model that is trained: {len(wrong)} tensors differ, such as "
+            f"the checkpoint {folder} does not fit the trained model: {len(wrong)} tensors differ, such as "
             f"{first} ({stored.get(first, 'absent')} in the checkpoint, {wanted.get(first, 'absent')} in the model)",
-            "Resume with the versions of transformers and PEFT that began the run, or start over with --overwrite.",
+            "Resume with the transformers and PEFT versions of the run, or start over with --overwrite.",
         )
 
 
 def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Listener) -> None:
-    """Refuse to start over silently where an interrupted run left checkpoints; say so where there are none to resume.
+    """Refuse to start over silently if an interrupted run left checkpoints; note if there are none to resume.
 
-    :raises OutputError: There are checkpoints, and neither ``resume`` nor ``overwrite``; or another run is under way.
+    :raises OutputError: There are checkpoints without ``resume`` or ``overwrite``, or another run is in progress.
     """
     folder = working_folder(target)
     _check_ours(folder)
@@ -175,27 +177,27 @@ def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Lis
         )
     if left is None and not overwrite and _is_of_earlier_release(folder):
         raise OutputError(
-            f"the checkpoints in {folder} are of an earlier release, which wrote no digests",
+            f"the checkpoints in {folder} are from an earlier release and have no digests",
             "Continue them with that release, or start over with --overwrite.",
         )
     if left is None and resume:
-        listener.note(f"there is no checkpoint for {target}: training starts at the beginning")
+        listener.note(f"there is no checkpoint for {target}; training starts from the beginning")
 
 
 def _is_of_earlier_release(folder: Path) -> bool:
-    """Tell checkpoints that an earlier release finished from those that this one was stopped at writing."""
+    """Tell checkpoints of an earlier release from incomplete ones of this release."""
     return any(folder.glob("checkpoint-*")) and "processes" not in read_json(folder / _RUN_NAME)
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse a folder that no run of ours has made: it would be removed."""
+    """Refuse a folder that is not of a run, since it would be removed."""
     if not os.path.lexists(folder):
         return
     is_real = folder.is_dir() and not folder.is_symlink()
     note = folder / _RUN_NAME
     if not is_real or (entry_names(folder) - {LOCK_NAME} and (note.is_symlink() or not note.is_file())):
         raise OutputError(
-            f"{folder} is in the way: no interrupted run left it", "Move it away, or name another output."
+            f"{folder} is not the folder of an interrupted run", "Move it away, or choose another output."
         )
 
 
@@ -203,14 +205,14 @@ def _check_ours(folder: Path) -> None:
 def training_folder(
     target: Path, arguments: TrainingArguments, run: Mapping[str, Any], *, resume: bool
 ) -> Generator[Path | None]:
-    """Lock and prepare the folder of an output, give the checkpoint to resume from, and tidy up.
+    """Lock and prepare the training folder of an output, yield the checkpoint to resume from, and clean up.
 
-    The folder is removed at the end; where the run fails or is interrupted, it stays if it holds a checkpoint.
+    The folder is removed at the end; if the run fails or is interrupted, a folder with a checkpoint is kept.
 
     :param target: The output.
-    :param arguments: Those of the Trainer; only the first process touches the folder.
-    :param run: What determines the trained weights; a checkpoint of another run is refused.
-    :param resume: Continue at the last checkpoint, where there is one; otherwise old ones are removed.
+    :param arguments: The Trainer's arguments; only the first process changes the folder.
+    :param run: Everything that determines the trained weights; checkpoints of another run are refused.
+    :param resume: Continue from the last checkpoint, if any; otherwise old ones are removed.
     :raises MismatchError: The checkpoint belongs to another run.
     :raises OutputError: The folder cannot be written, or another run works in it.
     """
@@ -227,8 +229,8 @@ def training_folder(
             yield checkpoint
         except BaseException as error:
             if last_checkpoint(folder) is not None:
-                if not isinstance(error, CheckpointError | MismatchError):  # which say what to do
-                    error.add_note("The last checkpoint is kept: the same command goes on there with --resume.")
+                if not isinstance(error, CheckpointError | MismatchError):  # these say what to do
+                    error.add_note("The last checkpoint is kept: run the same command with --resume to continue.")
             elif first:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -247,7 +249,7 @@ def _locked(folder: Path, target: Path) -> Generator[None]:
 
 
 def _prepare(folder: Path, run: Mapping[str, Any]) -> None:
-    """Empty the folder, the lock apart, and note what is trained in it."""
+    """Empty the folder, except for the lock, and record the run."""
     with _folder_errors(folder):
         for path in folder.iterdir():
             if path.name != LOCK_NAME:
@@ -261,17 +263,18 @@ def _folder_errors(folder: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write {folder}: {error.strerror}", "Name an output that you may write, on a disk with space."
+            f"cannot write {folder}: {error.strerror}",
+            "Choose an output that you may write to, on a disk with free space.",
         ) from error
 
 
 def _check_same_run(path: Path, run: Mapping[str, Any]) -> None:
-    then = read_json(path)
-    now = json.loads(json.dumps(run))
-    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
+    recorded = read_json(path)
+    current = json.loads(json.dumps(run))
+    changed = sorted(key for key in recorded.keys() | current.keys() if recorded.get(key) != current.get(key))
     if changed:
-        differences = ", ".join(f"{key} ({then.get(key)} then, {now.get(key)} now)" for key in changed)
+        differences = ", ".join(f"{key} ({recorded.get(key)} then, {current.get(key)} now)" for key in changed)
         raise MismatchError(
-            f"the checkpoints in {path.parent} are of another run: {differences}",
+            f"the checkpoints in {path.parent} are from another run: {differences}",
             "Resume with the same model, data and options, or start over with --overwrite.",
         )

@@ -1,4 +1,4 @@
-"""What a training leaves behind: a model or adapter folder with the base's tensor names and the base's other files."""
+"""Saving of a trained model or adapter with the base's tensor names and other files."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from taskarith.progress import Listener
 
 __all__ = ["find_places", "save_adapter", "save_model"]
 
-_SECOND = ".lora_B."  # the factor that starts at zero
+_FACTOR_B = ".lora_B."  # the factor that starts at zero
 _SHARD_SIZE = "50GB"
-_OTHER_FORMAT = "Save the base with save_pretrained of this transformers version, and train that."
+_OTHER_FORMAT = "Save the base with this version of transformers (save_pretrained), and train that copy."
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _MODEL_ONLY = {"config.json", "generation_config.json", "README.md"}
 
 
 def find_places(model: PreTrainedModel, base: Checkpoint) -> dict[str, str | None]:
-    """Find for each tensor of the base what transformers writes of the model in its stead; None where it has nothing.
+    """Map each tensor of the base to the tensor that transformers saves for it, or to None.
 
-    transformers reads and writes some models under other names than those on the hub (a prefix more or less, a tied
-    head, buffers it no longer uses). This is asked before the training, whose result would else have no place.
+    transformers reads and writes some models under names that differ from those on the hub (a prefix more or less, a
+    tied head, obsolete buffers). This is checked before training, so that its result can be saved.
 
     :param model: Loaded from the base.
     :param base: Its files.
-    :raises CheckpointError: A tensor of the model has no place in the base, or one of another shape.
+    :raises CheckpointError: A tensor of the model is missing in the base, or has another shape there.
     """
     tied = _tied(model.state_dict())
-    shapes = {name: getattr(one, "ds_shape", one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
+    shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     empty = {
         name: torch.empty(shapes.get(name, tensor.shape), dtype=tensor.dtype, device="meta")
         for name, tensor in model.state_dict().items()
@@ -54,8 +54,8 @@ def find_places(model: PreTrainedModel, base: Checkpoint) -> dict[str, str | Non
     if wrong:
         source = saved[str(places[wrong[0]])]
         raise CheckpointError(
-            f"{len(wrong)} tensors of {base.path} have other shapes than transformers gives them: {wrong[0]} is "
-            f"{list(base.tensors[wrong[0]].shape)}, and would be {list(source.shape)}",
+            f"{len(wrong)} tensors of {base.path} would be saved with other shapes by transformers: {wrong[0]} is "
+            f"{list(base.tensors[wrong[0]].shape)} and would be {list(source.shape)}",
             _OTHER_FORMAT,
         )
     filled = {id(saved[source]) for source in places.values() if source}
@@ -65,7 +65,7 @@ def find_places(model: PreTrainedModel, base: Checkpoint) -> dict[str, str | Non
     lost = sorted(name for name, tensor in saved.items() if id(tensor) not in filled | spare | ignored)
     if lost:
         raise CheckpointError(
-            f"{len(lost)} tensors of {type(model).__name__} have no place in {base.path}: {name_some(lost)}",
+            f"{len(lost)} tensors of {type(model).__name__} do not exist in {base.path}: {name_some(lost)}",
             _OTHER_FORMAT,
         )
     return places
@@ -79,23 +79,23 @@ def save_model(
     folder: Path,
     dtype: torch.dtype,
 ) -> None:
-    """Write a fully trained model that has the tensor names of its base, so that the two can be subtracted.
+    """Write a fully trained model with the tensor names of its base, so that the two can be subtracted.
 
     :param model: The trained model.
-    :param state: Its weights as ``state_dict`` names them.
-    :param base: The model it was trained from; all its files but the weights are copied.
-    :param places: From ``find_places``.
-    :param folder: An empty folder to write into.
-    :param dtype: Of the floating-point tensors on disk, but the few that the base stores in float32 among others; what
-        the model has nothing of is copied as it is.
+    :param state: Its weights, named as in ``state_dict``.
+    :param base: The model it was trained from; all files except the weights are copied.
+    :param places: Result of ``find_places``.
+    :param folder: An empty folder to write to.
+    :param dtype: Dtype of floating-point tensors on disk, except those few that the base stores in float32; tensors
+        unknown to the model are copied unchanged.
     :raises TaskarithError: A weight is not finite in ``dtype``.
-    :raises SafetensorError: The disk is full; ``publish`` says so.
+    :raises SafetensorError: The disk is full; ``publish`` reports it.
     """
     kept = _kept_wide(model, base, dtype)
     cast = _cast(state, dtype, {name for name, _ in model.named_parameters()}, kept)
     saved = revert_weight_conversion(model, cast)
     tensors = {name: saved[source] if source else _read(base, name) for name, source in places.items()}
-    if kept:  # of experts that are one parameter all had to be kept
+    if kept:  # experts in one parameter all had to stay wide
         narrow = {
             name: tensors[name] for name, source in places.items() if source and base.tensors[name].dtype != "F32"
         }
@@ -117,35 +117,35 @@ def save_adapter(
     """Write a PEFT adapter folder that names its base as the user did, with the base's tokenizer files.
 
     :param model: The trained model with its adapter.
-    :param state: Its weights as ``state_dict`` names them.
+    :param state: Its weights, named as in ``state_dict``.
     :param base: The model it was trained on.
-    :param folder: An empty folder to write into.
-    :param dtype: Of the factors on disk.
+    :param folder: An empty folder to write to.
+    :param dtype: Dtype of the factors on disk.
     :param origin: Name and revision of the base.
-    :param listener: Receives notes about layers that the training has not reached.
+    :param listener: Receives a note on layers that training did not change.
     :raises TaskarithError: A weight is not finite in ``dtype``.
-    :raises SafetensorError: The disk is full; ``publish`` says so.
+    :raises SafetensorError: The disk is full; ``publish`` reports it.
     """
     factors = get_peft_model_state_dict(model, state_dict=dict(state), save_embedding_layers=False)
     cast = _cast(factors, dtype, set(factors))
-    unmoved = sorted(name.partition(_SECOND)[0] for name in cast if _SECOND in name and not cast[name].any())
+    unmoved = sorted(name.partition(_FACTOR_B)[0] for name in cast if _FACTOR_B in name and not cast[name].any())
     if unmoved:
         names = [name.removeprefix("base_model.model.") for name in unmoved]
-        listener.note(f"training has not reached {len(names)} of the adapted layers: {name_some(names, 3)}")
+        listener.note(f"training did not change {len(names)} of the adapted layers: {name_some(names, 3)}")
     _copy_sidecars(base, folder, leave_out=_MODEL_ONLY)
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = origin.recorded_name
     config.revision = origin.revision
     config.inference_mode = True
     for name in ("target_modules", "target_parameters", "exclude_modules"):
-        if isinstance(getattr(config, name, None), set):  # its order would differ from run to run
+        if isinstance(getattr(config, name, None), set):  # the order of a set varies between runs
             setattr(config, name, sorted(getattr(config, name)))
     config.save_pretrained(str(folder))
     save_file({name: cast[name] for name in sorted(cast)}, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
-    """Copy tokenizer, templates, licence, code and the like; for an adapter, not what makes a folder a model."""
+    """Copy tokenizer, templates, licence, code and the like; for an adapter, without a model's own files."""
     for relative in base.sidecars:
         if relative.name in leave_out or (leave_out and relative.suffix == ".py"):
             continue
@@ -153,24 +153,24 @@ def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
 
 
 def _kept_wide(model: PreTrainedModel, base: Checkpoint, dtype: torch.dtype) -> set[str]:
-    """Return the parameters that are float32 in a base whose other weights are not, such as the biases of routers."""
+    """Return the parameters stored in float32 in a base of lower precision, such as router biases."""
     sizes: Counter[str] = Counter()
     for entry in base.tensors.values():
         sizes[entry.dtype] += entry.elements
     wide = {name for name, entry in base.tensors.items() if entry.dtype == "F32"}
     if dtype.itemsize >= 4 or not wide or max(sizes, key=sizes.__getitem__) == "F32":
         return set()
-    known = [one for one in architectures_of(base) if one.model_class == type(model).__name__]
-    return {piece.parameter for one in known[:1] for name in wide for piece in one.stored.get(name, ())}
+    known = [layout for layout in architectures_of(base) if layout.model_class == type(model).__name__]
+    return {piece.parameter for layout in known[:1] for name in wide for piece in layout.stored.get(name, ())}
 
 
 def _cast(
     state: Mapping[str, torch.Tensor], dtype: torch.dtype, trained: set[str], kept: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """Round floating-point tensors to ``dtype`` on the CPU; tensors that share memory go on sharing it.
+    """Round floating-point tensors to ``dtype`` on the CPU; tensors that share memory still share it.
 
-    :param trained: Those that must be finite.
-    :param kept: Those that keep their dtype.
+    :param trained: Tensors that must be finite.
+    :param kept: Tensors that keep their dtype.
     """
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     cast: dict[str, torch.Tensor] = {}
@@ -183,13 +183,13 @@ def _cast(
         if name in trained and not cast[name].isfinite().all():
             raise TaskarithError(
                 f"{name} is not finite in {dtype} after training; nothing was published",
-                "Lower --learning-rate, or save in a dtype of wider range with --dtype.",
+                "Lower --learning-rate, or save in a dtype with a wider range, with --dtype.",
             )
     return cast
 
 
 def _set_dtype(path: Path, dtype: torch.dtype) -> None:
-    """Say in a copied configuration which dtype its weights now have, where it said so before."""
+    """Update the dtype of the weights in a copied configuration."""
     config, name = read_json(path), str(dtype).removeprefix("torch.")
 
     def replace(part: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ def _set_dtype(path: Path, dtype: torch.dtype) -> None:
 
 
 def _spelling(name: str, saved: Mapping[str, torch.Tensor], prefix: str) -> str | None:
-    """Return what transformers calls a tensor of the base: files may lack the model's prefix, or have one too many."""
+    """Return transformers' name of a tensor of the base, whose files may lack or repeat the model's prefix."""
     spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
     return next((spelling for spelling in spellings if spelling in saved), None)
 
@@ -215,7 +215,7 @@ def _write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, parameters:
     split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=_SHARD_SIZE)
     for shard, names in split.filename_to_tensors.items():
         held = {name: tensors[name].contiguous() for name in names}
-        for group in _tied(held).values():  # a file holds each of them; only one may have the memory
+        for group in _tied(held).values():  # a file stores each of them; only one may own the memory
             held |= {name: held[name].clone() for name in group if name != min(group)}
         save_file(held, folder / shard, metadata={"format": "pt"})
     if split.is_sharded:
@@ -227,7 +227,7 @@ def _write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, parameters:
 
 
 def _tied(state: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
-    """Return for each tensor that shares its memory all that do."""
+    """Return the group of tensors that share memory, for each of them."""
     groups: dict[tuple[int, torch.Size], set[str]] = {}
     for name, tensor in state.items():
         groups.setdefault((tensor.data_ptr(), tensor.shape), set()).add(name)

@@ -1,4 +1,4 @@
-"""How to train: every choice of a fine-tuning run, checked before anything is loaded."""
+"""Settings of a fine-tuning, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskarith.errors import UsageError
 __all__ = [
     "EPOCHS",
     "LORA_RANK",
-    "MOST_EPOCHS",
+    "MAX_EPOCHS",
     "SCHEDULERS",
     "SETTINGS",
     "TrainingKeywords",
@@ -30,7 +30,7 @@ SCHEDULERS = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
-"""The schedules of transformers that need no further arguments."""
+"""transformers' schedules without further arguments."""
 
 
 LORA_RANK = 16
@@ -39,8 +39,8 @@ LORA_RANK = 16
 EPOCHS = 3.0
 """The default number of passes over the data."""
 
-MOST_EPOCHS = 30.0
-"""The default limit of a training that goes on until a loss is reached."""
+MAX_EPOCHS = 30.0
+"""The default limit of epochs with ``until_loss``."""
 
 _FULL_LEARNING_RATE = 5e-5  # transformers' default
 _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as much
@@ -48,39 +48,39 @@ _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The choices that make the trained weights, and those about the run; names are transformers' and PEFT's.
+    """Settings that determine the trained weights, and settings of the run, named as in transformers and PEFT.
 
-    :param block_size: Tokens of a block of plain text, and the most that a row may have.
-    :param learning_rate: Peak learning rate; None is 5e-5, or 5e-4 for LoRA: see ``rate``.
-    :param num_train_epochs: Passes over the data; None is 3, or 30 with ``until_loss``: see ``epochs``.
-    :param max_steps: Optimizer steps; wins over ``num_train_epochs``.
-    :param until_loss: End after the first epoch in which the mean training loss of the data, in nats a token, was at
-        most that. ``num_train_epochs`` or ``max_steps`` is the limit; that it was met first is said.
-    :param per_device_train_batch_size: Samples of a batch on each device.
-    :param gradient_accumulation_steps: Batches of an optimizer step.
-    :param gradient_checkpointing: Compute activations twice instead of keeping them.
+    :param block_size: Tokens per block of plain text, and the maximum of a row.
+    :param learning_rate: Peak learning rate; None for 5e-5, or 5e-4 with LoRA: see ``rate``.
+    :param num_train_epochs: Passes over the data; None for 3, or 30 with ``until_loss``: see ``epochs``.
+    :param max_steps: Optimizer steps; overrides ``num_train_epochs``.
+    :param until_loss: Stop after the first epoch whose mean training loss of the data, in nats per token, is at most
+        this. ``num_train_epochs`` or ``max_steps`` is the limit, and a note says if it was hit first.
+    :param per_device_train_batch_size: Batch size per device.
+    :param gradient_accumulation_steps: Batches per optimizer step.
+    :param gradient_checkpointing: Recompute activations instead of storing them.
     :param lr_scheduler_type: One of ``SCHEDULERS``.
-    :param warmup_steps: Steps in which the rate rises; below 1 a share of all.
-    :param weight_decay: AdamW's, not applied to biases and norms.
-    :param max_grad_norm: Gradients are clipped to this norm; 0 does not clip.
-    :param bf16: Compute in bfloat16 under autocast; None does so where the device is good at it.
-    :param dtype: Of the weights on disk: float32, bfloat16 or float16. Most updates of a fine-tuning are smaller than
-        half a unit in the last place of bfloat16 and would be rounded away.
+    :param warmup_steps: Warmup steps; below 1, a share of all steps.
+    :param weight_decay: AdamW's weight decay, not applied to biases and norms.
+    :param max_grad_norm: Gradients are clipped to this norm; 0 disables clipping.
+    :param bf16: Compute in bfloat16 under autocast; None to do so where the device is fast at it.
+    :param dtype: Dtype of the weights on disk: float32, bfloat16 or float16. Most updates of a fine-tuning are smaller
+        than half a unit in the last place of bfloat16 and would be rounded away.
     :param lora: Train an adapter instead of all weights.
     :param lora_rank: Rank r of the adapter.
-    :param lora_alpha: The adapter is scaled by alpha / r; None is 2 r: see ``alpha``.
-    :param lora_target: Names (last parts) of linear layers to adapt; none are all but the output layer.
-    :param retain_weight: Weight w of a retain token in loss = (1/N) sum over all N tokens of w * token loss; a token
-        of ``data`` weighs 1.
-    :param seed: Of order, initial adapters and dropout.
+    :param lora_alpha: The adapter is scaled by alpha / r; None for 2 r: see ``alpha``.
+    :param lora_target: Names (last components) of linear layers to adapt; empty for all except the output layer.
+    :param retain_weight: Weight w of a retain token in loss = (1/N) sum over all N tokens of w * token loss; tokens of
+        ``data`` have weight 1.
+    :param seed: Seed of data order, initial adapters and dropout.
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    :param save_steps: Keep a checkpoint every so many steps, so that a killed run can be resumed.
+    :param save_steps: Save a checkpoint every this many steps, to resume a killed run.
     :param resume: Continue an interrupted run with the same arguments from its last checkpoint.
-    :param report_to: Trackers that transformers knows, such as ``tensorboard`` or ``wandb``.
-    :param trust_remote_code: Run the code that comes with the model.
-    :param apply_chat_template: Write questions and answers as chats; otherwise they are written as TOFU does for Phi.
-    :param system_prompt: The first message of every chat; empty for none.
-    :raises UsageError: A value is out of its range or unknown, or two contradict each other.
+    :param report_to: Trackers of transformers, such as ``tensorboard`` or ``wandb``.
+    :param trust_remote_code: Run Python code that comes with the model.
+    :param apply_chat_template: Format questions and answers as chats instead of as TOFU does for Phi.
+    :param system_prompt: System message of every chat; empty for none.
+    :raises UsageError: A value is out of range or unknown, or two contradict each other.
     """
 
     block_size: int = 256
@@ -124,47 +124,47 @@ class TrainingSettings:
                     f"unknown {_option(name)} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}."
                 )
         if not self.lora and (self.lora_target or self.lora_alpha is not None or self.lora_rank != LORA_RANK):
-            raise UsageError("a LoRA option is set, but not --lora", "Add --lora, or take the option out.")
+            raise UsageError("a LoRA option is given without --lora", "Add --lora, or leave out the option.")
 
     @property
     def kind(self) -> str:
-        """What is trained: ``full`` or ``lora``."""
+        """``full`` or ``lora``."""
         return "lora" if self.lora else "full"
 
     @property
     def form(self) -> RowForm:
-        """How questions and chats are written."""
+        """How questions and chats are formatted."""
         return RowForm(self.apply_chat_template, self.system_prompt, learns_tag=True)
 
     @property
     def rate(self) -> float:
-        """The peak learning rate: as given, else 5e-5, or 5e-4 for LoRA."""
+        """The peak learning rate: as given, else 5e-5, or 5e-4 with LoRA."""
         if self.learning_rate is not None:
             return self.learning_rate
         return _LORA_LEARNING_RATE if self.lora else _FULL_LEARNING_RATE
 
     @property
     def epochs(self) -> float:
-        """Passes over the data: as given, else 3, or at most 30 until a loss is reached."""
+        """Passes over the data: as given, else 3, or at most 30 with ``until_loss``."""
         if self.num_train_epochs is not None:
             return self.num_train_epochs
-        return EPOCHS if self.until_loss is None else MOST_EPOCHS
+        return EPOCHS if self.until_loss is None else MAX_EPOCHS
 
     @property
     def alpha(self) -> float:
-        """LoRA's alpha: as given, else twice the rank, so that its product is scaled by 2."""
+        """LoRA's alpha: as given, else twice the rank, a scale of 2."""
         return 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
 
     def record(self) -> dict[str, object]:
-        """Return the choices that make the trained weights, with all defaults filled in."""
+        """Return the settings that determine the trained weights, with all defaults filled in."""
         about_run = {"device", "save_steps", "resume", "report_to", "trust_remote_code"}
-        about_run |= {"apply_chat_template", "system_prompt"}  # the record of the data has them
+        about_run |= {"apply_chat_template", "system_prompt"}  # in the record of the data
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
-        kept = {name: value for name, value in vars(self).items() if name not in about_run | about_lora}
-        kept |= {"learning_rate": self.rate, "num_train_epochs": self.epochs}
+        record = {name: value for name, value in vars(self).items() if name not in about_run | about_lora}
+        record |= {"learning_rate": self.rate, "num_train_epochs": self.epochs}
         if self.lora:
-            kept |= {"lora_alpha": self.alpha, "lora_target": list(self.lora_target) or "all-linear"}
-        return kept
+            record |= {"lora_alpha": self.alpha, "lora_target": list(self.lora_target) or "all-linear"}
+        return record
 
 
 class TrainingKeywords(TypedDict, total=False):
@@ -209,7 +209,7 @@ _RANGES: dict[str, _Range] = {
     "learning_rate": _POSITIVE,
     "num_train_epochs": _POSITIVE,
     "max_steps": _COUNT,
-    "until_loss": (lambda value: value > 0, "a loss above 0, in nats a token, as in --until-loss 0.5"),
+    "until_loss": (lambda value: value > 0, "a loss above 0, in nats per token, as in --until-loss 0.5"),
     "per_device_train_batch_size": _COUNT,
     "gradient_accumulation_steps": _COUNT,
     "warmup_steps": (

@@ -1,4 +1,4 @@
-"""transformers' Trainer, told what to do: its arguments, batches, checkpoints, and the loss with a retain set."""
+"""transformers' Trainer with resumable checkpoints and a loss with retain sets."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from taskarith.training.settings import TrainingSettings
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
 
 _TORCH_WRITES = re.compile("inline_container|PyTorchFileWriter|PytorchStreamWriter|Parent directory")
-"""What torch says, as no ``OSError``, where it cannot write a file."""
+"""Errors of torch, not ``OSError``, when it cannot write a file."""
 
 
 class ResumableTrainer(Trainer):
-    """A Trainer whose checkpoints hold the trained weights under their names in memory, and are loaded whole or not."""
+    """A Trainer whose checkpoints store the trained weights by their names in memory, and load completely or fail."""
 
     has_begun = False
-    """Whether all that a checkpoint has was read, and used for a step."""
+    """Whether the whole checkpoint was read, and used for a step."""
     _batches = 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if state_dict is not None:  # FSDP and DeepSpeed keep their own checkpoints beside it
+        if state_dict is not None:  # FSDP and DeepSpeed write their own checkpoints as well
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             model: Any = self.model
@@ -49,14 +49,14 @@ class ResumableTrainer(Trainer):
         except RuntimeError as error:
             if not _TORCH_WRITES.search(str(error)):
                 raise
-            what = str(error).partition("\n")[0]
-            raise OSError(f"torch could not write it, as on a full disk ({what})") from error
-        self.accelerator.wait_for_everyone()  # each process writes a state of its own
+            reason = str(error).partition("\n")[0]
+            raise OSError(f"torch could not write it, perhaps because the disk is full ({reason})") from error
+        self.accelerator.wait_for_everyone()  # each process writes its own state
         if self.args.should_save:
             finish_checkpoint(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """Note how far the training is, and go on as transformers does."""
+        """Count batches, and train as transformers does."""
         self._batches += 1
         self.has_begun = self.has_begun or self._batches > self.args.gradient_accumulation_steps
         return super().training_step(*arguments, **options)
@@ -67,11 +67,11 @@ class ResumableTrainer(Trainer):
             return
         folder, process = Path(resume_from_checkpoint), self.args.process_index
         random_state = f"rng_state_{process}.pth" if self.args.world_size > 1 else "rng_state.pth"
-        for name in ("optimizer.pt", "scheduler.pt", random_state):  # transformers would begin anew without a word
+        for name in ("optimizer.pt", "scheduler.pt", random_state):  # transformers would silently reset them
             if not (folder / name).is_file():
                 raise CheckpointError(
-                    f"the checkpoint {folder} does not have {name}",
-                    "Resume with as many processes as began the run, or start over with --overwrite.",
+                    f"the checkpoint {folder} does not contain {name}",
+                    "Resume with the number of processes of the run, or start over with --overwrite.",
                 )
         trained: Any = self.model if model is None else model
         load_trained(trained, folder)
@@ -93,14 +93,14 @@ class RetainTrainer(ResumableTrainer):
 
     loss = (1 / N) * sum_i w_i * (-log p(token_i)), with N the number of learned tokens of all data sets in the whole
     step (all accumulated batches of all processes), w = 1 for the data and the retain weight for the retain set. A
-    weight of 1 is training on both sets joined; with 0 the retain set leaves no gradient. The mean loss of the data
-    alone is logged, too, for each step that has tokens of them.
+    weight of 1 equals training on both sets joined; with 0 the retain set has no gradient. The mean loss of the data
+    alone is also logged, for each step that contains some.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.model_accepts_loss_kwargs = True  # count the tokens of the whole step, whatever the model's own loss does
-        self._of_data = torch.zeros(2, dtype=torch.float64)  # sum of the losses of the step's tokens, and their number
+        self.model_accepts_loss_kwargs = True  # count the tokens of the whole step, whatever the model's loss does
+        self._of_data = torch.zeros(2, dtype=torch.float64)  # sum and number of the step's token losses
 
     def compute_loss(
         self,
@@ -109,7 +109,7 @@ class RetainTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return this batch's share of the step's loss: the shares of all batches add up to it."""
+        """Return this batch's share of the step's loss; shares add up to the loss."""
         labels = inputs["labels"][:, 1:]
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         logits = outputs.logits[:, :-1].float()
@@ -121,11 +121,13 @@ class RetainTrainer(ResumableTrainer):
         total = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = (losses * inputs["weights"][:, None]).sum() / total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, `total` is of all
+            loss = (
+                loss * self.accelerator.num_processes
+            )  # gradients are averaged over processes, but `total` counts all
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a step, and with it the loss of the data."""
+        """Log a step, including the loss of the data."""
         if "loss" in logs:
             here = self._of_data.to(self.args.device, torch.float32)  # not all devices have float64
             total, count = self.accelerator.reduce(here, "sum").tolist()
@@ -138,9 +140,9 @@ class RetainTrainer(ResumableTrainer):
 def make_arguments(settings: TrainingSettings, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
     """Translate settings into transformers' arguments.
 
-    :param settings: What to do.
-    :param folder: Where the Trainer keeps its own checkpoints.
-    :param device: Where to train; under a launcher each process has its own.
+    :param settings: Training settings.
+    :param folder: Folder of the Trainer's checkpoints.
+    :param device: Device to train on; under a launcher each process has its own.
     :param bf16: Compute in bfloat16 under autocast.
     """
     known = TrainingArguments.__dataclass_fields__  # transformers 5.2x renamed gradient_checkpointing
@@ -180,12 +182,12 @@ def make_arguments(settings: TrainingSettings, folder: Path, device: torch.devic
 
 
 def _use_one_gpu(arguments: TrainingArguments, device: torch.device) -> None:
-    """Train on the one GPU that was named; transformers would take the first, or all in one process."""
+    """Train on the given GPU; transformers would use the first, or all in one process."""
     if arguments.world_size > 1:
         if device.index is not None:
             raise UsageError(
                 f"--device {device} names one GPU, but there are {arguments.world_size} processes",
-                "Leave the number out: each process gets its own GPU.",
+                "Leave out the number: each process gets its own GPU.",
             )
         return
     arguments._n_gpu = 1
@@ -202,11 +204,11 @@ def make_trainer(
     until_loss: float | None,
     listener: Listener,
 ) -> Trainer:
-    """Make a Trainer that is silent but for the listener; with a retain set it weighs the loss.
+    """Make a Trainer that reports only to the listener, and weights the loss of retain sets.
 
-    It also calculates the loss itself where the model's own one is another, or the loss of the data is wanted apart.
+    It also calculates the loss itself if the model's own loss differs, or the loss of the data is needed separately.
 
-    :param until_loss: End after the first epoch in which the loss of the data was at most that.
+    :param until_loss: Stop after the first epoch whose loss of the data is at most this.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     weighted = any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
@@ -217,7 +219,7 @@ def make_trainer(
     trainer = (RetainTrainer if weighted else ResumableTrainer)(
         model=model,
         args=arguments,
-        train_dataset=examples,  # ty: ignore[invalid-argument-type]  (a list has all that a data set needs)
+        train_dataset=examples,  # ty: ignore[invalid-argument-type]  (a list works as a data set)
         data_collator=Collator(pad_id, weighted=weighted),
         callbacks=callbacks,
     )

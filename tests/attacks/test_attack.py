@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import taskarith
 from taskarith.attacks.recovery import METRICS, numbers
 from taskarith.errors import CheckpointError, UsageError
-from taskarith.evaluation.read_records import read_sheets
+from taskarith.evaluation.read_records import read_tables
 
 
 def test_all_attacks_from_python(phi, phi_tuned, retain, forget, tmp_path):
@@ -87,7 +87,7 @@ def test_the_command_writes_table_curve_and_records(phi, phi_tuned, retain, forg
     assert provenance["kind"] == "attack"
     assert set(provenance["models"]) == {"before", "edited", "retain"}
     assert provenance["arguments"]["bits"] == [8, 4, "4g128", "nf4"]
-    sheets = {sheet.model: sheet for sheet in read_sheets(tmp_path / "out")}
+    sheets = {sheet.model: sheet for sheet in read_tables(tmp_path / "out")}
     assert {"before", "edited int8", "retain forget 2"} <= set(sheets)
     assert len(sheets["edited"].of("continuation", "prefix 12 sampled")) == 6
 

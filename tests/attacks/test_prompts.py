@@ -69,5 +69,5 @@ def test_rows_of_a_file_that_share_an_answer_are_one_group(tmp_path):
     assert made[1][1].text == "Question: which man?\nAnswer:"
     bare = tmp_path / "x.txt"
     bare.write_text("words")
-    with pytest.raises(DataError, match="has no prompts"):
+    with pytest.raises(DataError, match="does not contain prompts"):
         file_prompts(load_data(str(bare)), tiny.tokenizer(), block_size=64, continuation_tokens=6)

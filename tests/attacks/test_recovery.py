@@ -31,7 +31,7 @@ def test_shares_by_hand():
     assert "before - edited is -1.500" in whole.cells["loss"].lacking  # of two samples, one of which is known by all
     one = outcome(records, attack="quantise", name="int4", state="int4", without={"given"}).cells["loss"]
     assert (one.value, one.retain, one.n) == (2.5, 3.7, 1)
-    assert one.lacking == "from a single sample it is not known whether the edit took anything"
+    assert one.lacking == "a single sample does not show whether the edit removed anything"
     assert (one.interval, one.beyond) == (None, None)
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_knew_less_before_the_edit_gives_no_shares():
     records = losses("before", 50.0) + losses("edited", 40.0) + losses("edited int8", 39.0)
     cell = outcome(records, attack="quantise", name="int8", state="int8").cells["loss"]
     assert (cell.retain, cell.recovered, cell.beyond) == (None, None, None)
-    assert cell.lacking == "before the edit the model knows the text no better than after it"
+    assert cell.lacking == "the model knew the text no better before the edit than after it"
 
 
 def test_of_several_tries_the_best_counts():

@@ -20,7 +20,7 @@ def test_the_attacker_gets_some_samples_and_the_rest_is_held_out(forget):
     assert len({sample.id for sample in chosen}) == 3
     assert chosen == choose_samples(samples, 3, 7, "forget.txt")
     assert any(chosen != choose_samples(samples, 3, seed, "forget.txt") for seed in range(5))
-    with pytest.raises(DataError, match=rf"forget.txt has {len(samples)} samples: too few"):
+    with pytest.raises(DataError, match=rf"forget.txt has {len(samples)} samples, too few"):
         choose_samples(samples, len(samples), 7, "forget.txt")
 
 

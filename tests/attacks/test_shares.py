@@ -35,7 +35,7 @@ def test_a_gap_that_is_not_apart_from_nothing_gives_no_share():
     cell = outcome(records, attack="quantise", name="int4", state="int4").cells["loss"]
     assert (cell.recovered, cell.recovered_interval) == (None, None)
     assert cell.lacking.startswith("before - edited is -0.150 (-1.193 to 0.893)")
-    assert cell.lacking.endswith("which is not apart from 0")
+    assert cell.lacking.endswith("which does not differ significantly from 0")
 
 
 @pytest.mark.parametrize(("prompts", "is_known"), [(2, False), (4, False), (12, True)])

@@ -25,7 +25,7 @@ def test_without_references_what_is_missing_is_told(phi, forget):
         (["{phi}"], 2, "--forget"),
         (["{phi}", "--forget", "{text}.gone"], 1, "forget.txt.gone"),
         (["{phi}", "--forget", "{empty}"], 1, "empty.txt has no text"),
-        (["{phi}", "--forget", "{text}", "--block-size", "99", "--relearn-samples", "2"], 1, "has 2 samples: too few"),
+        (["{phi}", "--forget", "{text}", "--block-size", "99", "--relearn-samples", "2"], 1, "has 2 samples, too few"),
         (["{phi}", "--forget", "{text}", "--prefixes", "9999"], 1, "too few for a context of 9999"),
         (["{phi}", "--forget", "{text}", "--block-size", "300"], 2, "256 positions"),
         (["{phi}", "--forget", "{text}", "--attacks", "relearn,guess"], 2, "--attacks relearn,guess cannot be used"),
@@ -36,10 +36,14 @@ def test_without_references_what_is_missing_is_told(phi, forget):
         (["{phi}", "--forget", "{text}", "--relearn-steps", "0,2"], 2, "--relearn-steps 0,2 cannot be used"),
         (["{phi}", "--forget", "{text}", "--batch-size", "4,8"], 2, "--batch-size 4,8"),
         (["{phi}", "--forget", "{text}", "--prompts", "0"], 2, "--prompts 0 is out of range"),
-        (["{phi}", "--forget", "{text}", "--learning-rate", "nan"], 2, "--learning-rate is nan"),
+        (["{phi}", "--forget", "{text}", "--learning-rate", "nan"], 2, "--learning-rate nan is out of range"),
         (["{phi}", "--forget", "{text}", "--dtype", "bfloat16"], 2, "relearning needs float32 weights"),
         (["{phi}", "--forget", "{text}", "--before", "{phi}"], 2, "a model is given twice"),
-        (["{phi}", "--forget", "{text}", "--attacks", "prefix", "--unrelated", "{text}"], 2, "not the attack relearn"),
+        (
+            ["{phi}", "--forget", "{text}", "--attacks", "prefix", "--unrelated", "{text}"],
+            2,
+            "--unrelated needs the attack relearn",
+        ),
     ],
 )
 def test_mistakes_are_two_lines_and_an_exit_code(arguments, code, message, phi, forget, tmp_path):

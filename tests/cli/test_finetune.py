@@ -25,9 +25,9 @@ def app() -> typer.Typer:
 def test_command_says_what_is_wrong_in_two_lines(tmp_path, book, phi, app):
     words = [str(phi), "--data", str(book), "-o", str(tmp_path / "out")]
     for more, code, first in (
-        (["--lora-rank", "4"], 2, "error: a LoRA option is set, but not --lora"),
+        (["--lora-rank", "4"], 2, "error: a LoRA option is given without --lora"),
         (["--data", str(tmp_path / "absent.txt")], 1, "error: there is no file"),
-        (["--block-size", "4096"], 2, "error: --block-size 4096 is more than the 256 positions"),
+        (["--block-size", "4096"], 2, "error: --block-size 4096 exceeds the 256 positions"),
     ):
         done = CliRunner().invoke(app, [*words, *more])
         lines = done.stderr.strip().splitlines()

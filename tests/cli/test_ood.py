@@ -33,7 +33,7 @@ def test_given_gammas(vectors, phi):
 def test_an_infeasible_target_is_an_answer(vectors):
     done = run(vectors / "a.safetensors", vectors / "b.safetensors", "--gamma", "-0.5,-0.5")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.count("infeasible: every gamma that is not 0 is -0.5") == 2
+    assert done.stdout.count("infeasible: every nonzero gamma is -0.5") == 2
     assert "taskarith apply" not in done.stdout
     capped = run(
         vectors / "a.safetensors", vectors / "b.safetensors", "--gamma=-0.2,-0.9", "--cap", 2, "--threshold", 1

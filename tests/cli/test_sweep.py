@@ -18,7 +18,7 @@ def test_nothing_is_recommended_without_an_aim_or_out_of_reach(lab, tmp_path):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["recommended"], found["rule"], found["recipe"]) == (None, None, None)
-    assert "name a --reference MODEL" in done.stderr
+    assert "give --reference MODEL" in done.stderr
     assert not (tmp_path / "s" / "recipe.yaml").exists()
     done = command(lab, "--negate", lab["forget"], "--alpha", "0.1", "--target", "50", "--json", *OPTIONS)
     assert done.exit_code == 0
@@ -47,18 +47,22 @@ def test_a_budget_and_a_method_that_looks_at_another_vector(lab, tmp_path):
         (["--negate", "gone.safetensors"], 1, "there is no vector gone.safetensors"),
         (["--negate", "{forget}", "--alpha", "nan"], 2, "cannot read alpha 'nan'"),
         (["--negate", "{forget}", "--alpha", "1,1"], 2, "cannot sweep alphas"),
-        (["--negate", "{forget}", "--target", "nan"], 2, "target is nan"),
-        (["--negate", "{forget}", "--budget", "inf"], 2, "budget is inf"),
-        (["--negate", "{forget}", "--budget", "1", "--target", "1"], 2, "two rules"),
-        (["--negate", "{forget}", "--reference", "{base}", "--target", "1"], 2, "two levels"),
+        (["--negate", "{forget}", "--target", "nan"], 2, "--target nan is not finite"),
+        (["--negate", "{forget}", "--budget", "inf"], 2, "--budget inf is not finite"),
+        (["--negate", "{forget}", "--budget", "1", "--target", "1"], 2, "two different rules"),
+        (["--negate", "{forget}", "--reference", "{base}", "--target", "1"], 2, "two different levels"),
         (["--negate", "{forget}", "--reference", "{tuned}"], 2, "the reference is the model itself"),
-        (["--negate", "{forget}", "--search", "3"], 2, "a search needs an aim"),
-        (["--negate", "{forget}", "--search", "-3", "--target", "1"], 2, "by trials or by gradient"),
-        (["--negate", "{forget}", "--search", "3", "--gradient", "3", "--target", "1"], 2, "by trials or by gradient"),
+        (["--negate", "{forget}", "--search", "3"], 2, "a search needs a rule"),
+        (["--negate", "{forget}", "--search", "-3", "--target", "1"], 2, "cannot be combined or negative"),
+        (
+            ["--negate", "{forget}", "--search", "3", "--gradient", "3", "--target", "1"],
+            2,
+            "cannot be combined or negative",
+        ),
         (["--negate", "{forget}", "--search", "3", "--target", "1", "--alpha", "1"], 2, "two bounds"),
-        (["--negate", "{forget}", "--by", "layer"], 2, "belong to a search"),
+        (["--negate", "{forget}", "--by", "layer"], 2, "need a search"),
         (["--negate", "{forget}", "--gradient", "3", "--target", "1", "--by", "head"], 2, "unknown parts 'head'"),
-        (["--negate", "{forget}", "--gradient", "3", "--target", "1", "--kl", "-1"], 2, "kl is -1"),
+        (["--negate", "{forget}", "--gradient", "3", "--target", "1", "--kl", "-1"], 2, "--kl -1.0 is out of range"),
         (["--negate", "{forget}", "--scale", "nowhere=1"], 2, "'nowhere' names no tensor"),
         (["--negate", "{forget}", "--method", "sorcery"], 2, "unknown method 'sorcery'"),
         (["--negate", "{forget}", "--method", "project"], 2, "method project needs --protect"),

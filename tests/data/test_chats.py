@@ -40,7 +40,7 @@ def test_a_system_column_of_sharegpt_is_the_first_message(tmp_path):
     data = load(tmp_path, {"conversations": chat, "system": "Be brief."}, {"conversations": chat, "system": ""})
     assert data.documents[0].messages == ({"role": "system", "content": "Be brief."}, *CHAT)
     assert data.documents[1].messages == CHAT
-    with pytest.raises(DataError, match=r"rows\.jsonl:1 has a column system beside its messages") as raised:
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 has a column system in addition to messages") as raised:
         load(tmp_path, {"messages": CHAT, "system": "Be brief."})
     assert '{"role": "system"' in raised.value.hint
     system = {"role": "system", "content": "Be brief."}
@@ -75,7 +75,7 @@ def test_an_answer_that_only_calls_tools_has_its_calls_as_text(tmp_path):
         ({"messages": [{**USER, "content": {"a": 1}}, ANSWER]}, "message 1 of .* is of type dict, not text", "parts"),
         (
             {"messages": [{**USER, "content": [{"type": "image"}, {"type": "text", "text": "a"}]}, ANSWER]},
-            "part 1 of message 1 of .* is of type 'image'; only text is learned",
+            "part 1 of message 1 of .* is of type 'image'; only text is supported",
             "images",
         ),
         ({"messages": [{**USER, "content": ["a"]}, ANSWER]}, "part 1 of message 1 of .* is not an object", '"text"'),
@@ -93,16 +93,28 @@ def test_an_answer_that_only_calls_tools_has_its_calls_as_text(tmp_path):
         ({"messages": CHAT, "chat_template_kwargs": 1}, "chat_template_kwargs of .* is not an object", "enable"),
         (
             {"messages": CHAT, "tools": TOOLS, "chat_template_kwargs": {"tools": []}},
-            "has tools twice",
+            "sets tools twice",
             "one of the two",
         ),
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "message 1 of .* is from 'narrator'", "human"),
-        ({"conversations": [{"from": "gpt"}]}, "message 1 of .* has a 'from' and no 'value'", "value"),
-        ({"conversations": [{"from": "human", "value": "a"}]}, "the last message of .* is of role 'user'", "End each"),
-        ({"prompt": "a", "completion": "b", "tools": TOOLS}, "has a column tools beside its prompt", "as chats"),
-        ({"question": "a", "answer": "b", "system": "Be brief."}, "has a column system beside its prompt", "as chats"),
-        ({"prompt": [USER], "completion": "North."}, "only one is a list of messages", "both as text"),
-        ({"prompt": "Where?", "completion": [ANSWER]}, "only one is a list of messages", "both as text"),
+        ({"conversations": [{"from": "gpt"}]}, "message 1 of .* has 'from' but no 'value'", "value"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}]},
+            "the last message of .* has the role 'user'",
+            "End each",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "tools": TOOLS},
+            "has a column tools in addition to its prompt",
+            "as chats",
+        ),
+        (
+            {"question": "a", "answer": "b", "system": "Be brief."},
+            "has a column system in addition to its prompt",
+            "as chats",
+        ),
+        ({"prompt": [USER], "completion": "North."}, "is a list of messages", "both as text"),
+        ({"prompt": "Where?", "completion": [ANSWER]}, "is a list of messages", "both as text"),
         ({"prompt": [USER], "completion": [ANSWER, USER, ANSWER]}, "is not a single message", "into the prompt"),
     ],
 )

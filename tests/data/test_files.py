@@ -41,21 +41,21 @@ def test_tables_are_read_field_by_field(tmp_path, name, content, texts):
         ("cut.csv", b"text\na\nThe keeper, old, lit it.\n", r"line 3 of .*cut\.csv has 3 fields, .* 1: text", "quotes"),
         ("cut.csv", b'text,n\n"a\nb",1\n\nc, d,1\n', r"line 5 of .* has 3 fields, .* has 2: text, n", "quotes"),
         ("cut.csv", b'text\na\n"b\nc",d\n', r"line 3 of .* has 2 fields", "quotes"),  # where it begins
-        ("short.csv", b"text,n\na\n", r"line 2 of .* has 1 field, but the header has 2", "stays empty"),
+        ("short.csv", b"text,n\na\n", r"line 2 of .* has 1 field, but the header has 2", "stay empty"),
         ("cut.tsv", b"text\nThe keeper\told\n", r"line 2 of .* has 2 fields, .* has 1: text", "tabs"),
         (
             "bare.csv",
             b"text,\nThe keeper, old\n",
-            "field 2 of line 2 of .* holds ' old', but this column has no name",
+            "field 2 of line 2 of .* is ' old', but its column has no name",
             "",
         ),
-        ("twice.csv", b"text,n,text\na,1,b\n", "has a column twice: text", "Rename"),
-        ("semicolons.csv", b"prompt;completion\na;b\n", "separated by semicolons, not by commas", "TSV"),
-        ("tabs.csv", b"prompt\tcompletion\na\tb\n", "separated by tabs, not by commas", "TSV"),
-        ("commas.tsv", b"prompt,completion\na,b\n", "separated by commas, not by tabs", "CSV"),
+        ("twice.csv", b"text,n,text\na,1,b\n", "repeats the column text", "Rename"),
+        ("semicolons.csv", b"prompt;completion\na;b\n", "separated by semicolons, not by commas", ".tsv"),
+        ("tabs.csv", b"prompt\tcompletion\na\tb\n", "separated by tabs, not by commas", ".tsv"),
+        ("commas.tsv", b"prompt,completion\na,b\n", "separated by commas, not by tabs", ".csv"),
         ("header.csv", b"text,n\n", "has no text", "at least one row"),
         ("empty.tsv", b"\n", "has no text", "at least one row"),
-        ("quote.tsv", b'text\n"a" b\n', r"not a sound TSV file: line 2", "written twice"),
+        ("quote.tsv", b'text\n"a" b\n', r"not a valid TSV file: line 2", "written twice"),
     ],
 )
 def test_tables_with_lost_fields_are_refused(tmp_path, name, content, message, hint):
@@ -71,7 +71,7 @@ def test_parquet_with_a_column_twice_is_refused(tmp_path):
 
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match="has a column twice: text"):
+    with pytest.raises(DataError, match="repeats the column text"):
         load_data(str(tmp_path / "rows.parquet"))
 
 
@@ -99,7 +99,7 @@ def test_other_formats_are_not_read_as_plain_text(tmp_path, name, what):
 @pytest.mark.parametrize("content", ['\n{"text": "a"}\n{"text": "b"}\n', '[\n {"text": "a"}\n]\n'])
 def test_rows_are_not_read_as_plain_text(tmp_path, content):
     (tmp_path / "rows.txt").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows\.txt holds JSON objects") as raised:
+    with pytest.raises(DataError, match=r"rows\.txt contains JSON objects") as raised:
         load_data(str(tmp_path / "rows.txt"))
     assert "rows.jsonl" in raised.value.hint
 
@@ -119,9 +119,9 @@ def test_plain_text_may_begin_with_a_bracket(tmp_path, text):
         ("empty.jsonl", b"\n\n", "has no text"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2 of .*bad\.jsonl is not JSON"),
         ("list.jsonl", b'"text"\n', "line 1 of .* is not a JSON object"),
-        ("deep.json", b"[" * 100_000, "not sound JSON"),
+        ("deep.json", b"[" * 100_000, "not valid JSON"),
         ("numbers.json", b"[1, 2]", "row 1 of .* is not a JSON object"),
-        ("odd.jsonl", b'{"body": "a", "n": 1}\n', "has the columns body, n, and not text"),
+        ("odd.jsonl", b'{"body": "a", "n": 1}\n', "has the columns body, n instead of text"),
         ("number.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"text of number\.jsonl:2 is of type int"),
         ("missing.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', r"text of missing\.jsonl:2 is missing"),
         ("half.jsonl", b'{"text": "\\ud800"}\n', "half of a surrogate pair"),
@@ -131,9 +131,9 @@ def test_plain_text_may_begin_with_a_bracket(tmp_path, text):
             b"prompt,completion\na\n",
             r"line 2 of .*short\.csv has 1 field, but the header has 2: prompt, completion",
         ),
-        ("quote.csv", b'text\n"a\n', r"not a sound CSV file: line 2"),
-        ("no.parquet", b"PAR1", "not a sound parquet"),
-        ("user.jsonl", b'{"messages": [{"role": "user", "content": "a"}]}\n', "is of role 'user'"),
+        ("quote.csv", b'text\n"a\n', r"not a valid CSV file: line 2"),
+        ("no.parquet", b"PAR1", "not a valid parquet"),
+        ("user.jsonl", b'{"messages": [{"role": "user", "content": "a"}]}\n', "has the role 'user'"),
         ("chat.jsonl", b'{"messages": "a"}\n', "not a list of messages"),
         (
             "part.jsonl",

@@ -110,7 +110,9 @@ def test_a_system_prompt_begins_chats_that_have_none(tmp_path):
     assert not data.documents[0].ends_with_eos  # as TRL writes chats
     for role in ("system", "developer"):
         path.write_text(json.dumps({"messages": [{"role": role, "content": "Be brief."}, *chat]}), encoding="utf-8")
-        with pytest.raises(DataError, match=rf"chats.jsonl:1 has a {role} message of its own beside --system-prompt"):
+        with pytest.raises(
+            DataError, match=rf"chats.jsonl:1 has its own {role} message in addition to --system-prompt"
+        ):
             load_data(str(path), RowForm(system_prompt=HELPER))
     with pytest.raises(UsageError, match="--system-prompt is blank"):
         RowForm(system_prompt=" ")
@@ -138,7 +140,7 @@ def test_what_changes_nothing_is_refused(tmp_path, phi, verb, option):
     call = verb.format(model=phi, tuned=tuned, text=text, out=tmp_path / "out")
     done = CliRunner().invoke(app, [*call.split(), option])
     assert done.exit_code == 2, done.output
-    assert f"{option.partition('=')[0]} is given, but nothing is written by a chat template" in done.output
+    assert f"{option.partition('=')[0]} has no effect, since no data are chats" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -155,7 +157,7 @@ def test_a_system_prompt_alone_makes_no_chat_of_a_question(tmp_path, phi, phi_tu
     call = verb.format(model=phi, tuned=phi_tuned, rows=rows, out=tmp_path / "out")
     done = CliRunner().invoke(app, [*call.split(), "--system-prompt", HELPER])
     assert done.exit_code == 2, done.output
-    assert "--system-prompt is given, but nothing is written by a chat template" in done.output
+    assert "--system-prompt has no effect, since no data are chats" in done.output
     assert "question and answer with --apply-chat-template" in done.output
     blank = CliRunner().invoke(app, [*call.split(), "--apply-chat-template", "--system-prompt", " "])
     assert (blank.exit_code, "--system-prompt is blank" in blank.output) == (2, True)

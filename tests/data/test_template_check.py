@@ -32,7 +32,7 @@ def test_white_space_and_case_do_not_matter(whole):
     [
         ([ASK, ANSWER], "<u>Who tends the lamp?<a>", 2, r"leaves out the answer, message 2 \(assistant\) of row 1"),
         ([ASK, ANSWER], "<u>Who tends?<a>The keeper.", 1, r"leaves out the text of message 1 \(user\) of row 1"),
-        ([ASK, ANSWER], "<a>The keeper.<u>Who tends the lamp?", 1, "begins otherwise when it asks for an answer"),
+        ([ASK, ANSWER], "<a>The keeper.<u>Who tends the lamp?", 1, "begins differently when it asks for an answer"),
         (
             [{"role": "user", "content": [{"type": "text", "text": "Hm"}]}, ANSWER],
             "<u>[{'type': 'text', 'text': 'Hm'}]<a>The keeper.",

@@ -50,7 +50,7 @@ TEMPLATES = {
     "<|end|>{% endfor %}" + ASK,
     "questions only": turns("{% if m.role == 'user' %}{{ m.content }}{% endif %}"),
     "beheaded": turns("{{ m.content if m.role == 'user' else m.content[3:] }}"),
-    "begins otherwise": "{% if add_generation_prompt %}Answer!{% endif %}" + STRINGS,
+    "begins differently": "{% if add_generation_prompt %}Answer!{% endif %}" + STRINGS,
     "last thoughts": "{% set last = (messages | selectattr('role', 'equalto', 'assistant') | list)[-1] %}"
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content if m == last else m.content.split('</think>')[-1] }}<|end|>"
     "{% endfor %}" + ASK,
@@ -136,7 +136,7 @@ def test_the_answer_is_learned_as_the_template_writes_it(write, template, chat, 
         ("questions only", WORD, r"leaves out the answer, message 2 \(assistant\) of rows\.jsonl:2", "completion"),
         ("questions only", IN_PARTS, r"leaves out the answer, message 2 \(assistant\) of rows\.jsonl:2", "completion"),
         (
-            "begins otherwise",
+            "begins differently",
             PLAIN,
             r"message 1 \(user\) of rows\.jsonl:2 would be learned, too",
             "prompt and completion",
@@ -145,10 +145,10 @@ def test_the_answer_is_learned_as_the_template_writes_it(write, template, chat, 
             "last thoughts",
             [*THOUGHT, *PLAIN],
             r"message 2 \(assistant\) of rows\.jsonl:2 would be learned",
-            "Take reasoning",
+            "Remove reasoning",
         ),
-        ("alternating", SYSTEM, r"refuses rows\.jsonl:2: begin with a user", "roles and order it knows."),
-        ("alternating", [SYSTEM[0], *IN_PARTS], r"refuses rows\.jsonl:2: begin with a user", "roles and order"),
+        ("alternating", SYSTEM, r"refuses rows\.jsonl:2: begin with a user", "roles and the order that it supports."),
+        ("alternating", [SYSTEM[0], *IN_PARTS], r"refuses rows\.jsonl:2: begin with a user", "roles and the order"),
         ("broken", PLAIN, r"refuses rows\.jsonl:2: .*endfor", "or correct the template."),
     ],
 )
@@ -230,7 +230,7 @@ def test_prompts_of_calls_are_compared_with_calls(write):
 @pytest.mark.parametrize(
     ("template", "row", "message", "hint"),
     [
-        (STRINGS, {"messages": PLAIN, "tools": TOOLS}, r"leaves out the tools of rows\.jsonl:1", "take the column out"),
+        (STRINGS, {"messages": PLAIN, "tools": TOOLS}, r"leaves out the tools of rows\.jsonl:1", "remove the column"),
         (STRINGS, {"messages": PLAIN, "documents": [{"text": "a"}]}, "leaves out the documents of", "system message"),
         (
             STRINGS,
@@ -305,13 +305,13 @@ def test_a_chat_gives_the_same_tokens_every_day(write):
     assert render_chat(data.documents[0], tokenizer).whole.startswith("10 Apr 2025|")
     notes = []
     tokenize(data, tokenizer, 256, SimpleNamespace(note=notes.append))
-    assert notes == [f"{data.spec}: the chat template writes the day, which is always 10 Apr 2025 here"]
+    assert notes == [f"{data.spec}: the chat template writes the date, which is always 10 Apr 2025 here"]
     assert data.record()["chat_day"] == "2025-04-10"
     data, tokenizer = write(template, {"messages": PLAIN, "chat_template_kwargs": {"date_string": "26 Jul 2024"}})
     assert render_chat(data.documents[0], tokenizer).whole.startswith("26 Jul 2024|")
     data, tokenizer = write(template, {"messages": PLAIN, "chat_template_kwargs": {"strftime_now": "x"}})
-    with pytest.raises(DataError, match="strftime_now, which is not a variable of a template"):
+    with pytest.raises(DataError, match="strftime_now, which is not a template variable"):
         render_chat(data.documents[0], tokenizer)
     data, tokenizer = write("{% set form = '%Y' %}{{ strftime_now(form) }}|" + STRINGS, {"messages": PLAIN})
     tokenize(data, tokenizer, 256, SimpleNamespace(note=notes.append))
-    assert "another day may give other tokens" in notes[-1]
+    assert "tokens may change from day to day" in notes[-1]

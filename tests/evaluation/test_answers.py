@@ -114,7 +114,9 @@ def test_whole_texts_are_scored_whole_and_have_no_end_token(muse):
 
 
 def test_what_is_longer_than_the_context_is_refused_by_name(tofu):
-    with pytest.raises(DataError, match=r"4 samples of retain are longer than the 200 positions .* \d: 2\d\d tokens"):
+    with pytest.raises(
+        DataError, match=r"4 samples of retain are longer than the model's 200 positions .* \d: 2\d\d tokens"
+    ):
         ask_part(load(f"tofu={tofu}")["retain"], tiny.tokenizer(), positions=200)
 
 
@@ -144,12 +146,12 @@ def test_what_of_muse_is_longer_than_the_context_is_cut(muse, bos):
             assert short.text == tokenizer.decode(short.input_ids)
             assert (short.reference, short.ends) == (long.reference, long.ends)
     assert listener.notes[0] == (
-        "holdout: 3 of 3 texts are longer than the 7 positions of the model; the first 7 tokens are taken"
+        "holdout: 3 of 3 texts are longer than the model's 7 positions; the first 7 tokens are used"
     )
-    assert listener.notes[1].endswith("longer than the 52 positions of the model; the last tokens, up to 20, are shown")
+    assert listener.notes[1].endswith("longer than the model's 52 positions; up to 20 of their last tokens are used")
     ask_part(load(f"muse-books={muse}")["holdout"], tokenizer, positions=500, listener=listener)
     assert len(listener.notes) == 3
-    with pytest.raises(DataError, match="samples of verbmem are longer than the 128 positions"):
+    with pytest.raises(DataError, match="samples of verbmem are longer than the model's 128 positions"):
         ask_part(load(f"muse-books={muse}")["verbmem"], tokenizer, positions=128)
 
 

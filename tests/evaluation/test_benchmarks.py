@@ -125,14 +125,14 @@ def _drop(column):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_drop("perturbed_answer"), "has no column perturbed_answer; it has question, answer, paraphrased_answer"),
-        (_drop("paraphrased_answer"), "has no column paraphrased_answer"),
+        (_drop("perturbed_answer"), "lacks the columns perturbed_answer; it has question, answer, paraphrased_answer"),
+        (_drop("paraphrased_answer"), "lacks the columns paraphrased_answer"),
         (lambda rows: rows.clear(), "is empty"),
-        (lambda rows: rows[2].update(answer=" "), "answer of row 2 of .* is empty or no text"),
-        (lambda rows: rows[1].update(perturbed_answer=[]), "perturbed_answer of row 1 of .* is not a list of texts"),
+        (lambda rows: rows[2].update(answer=" "), "answer of row 2 of .* is empty or not a string"),
+        (lambda rows: rows[1].update(perturbed_answer=[]), "perturbed_answer of row 1 of .* is not a list of strings"),
         (lambda rows: rows[1].update(perturbed_answer=["a", None]), "perturbed_answer of row 1"),
-        (lambda rows: [row.update(index=number // 2) for number, row in enumerate(rows)], "an index twice: 0, 1"),
-        (lambda rows: rows[3].pop("question"), "question of row 3 of .* is empty or no text"),
+        (lambda rows: [row.update(index=number // 2) for number, row in enumerate(rows)], "repeats the index 0, 1"),
+        (lambda rows: rows[3].pop("question"), "question of row 3 of .* is empty or not a string"),
     ],
 )
 def test_faults_in_the_data_name_file_and_place(tofu, change, message):
@@ -146,9 +146,9 @@ def test_faults_in_the_data_name_file_and_place(tofu, change, message):
 
 
 def test_what_is_not_there_is_named(tofu, tmp_path):
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         load(f"tofu={tmp_path / 'gone'}")
-    with pytest.raises(DataError, match=r"has no forget01_perturbed.json"):
+    with pytest.raises(DataError, match=r"does not contain forget01_perturbed.json"):
         load(f"tofu:forget01={tofu}")
 
 

@@ -88,10 +88,10 @@ def test_provenance_names_models_data_and_arguments(published, phi, texts):
 
 def test_tables_are_compact_first_and_then_complete(published, phi, phi_tuned):
     evaluation, _, _ = published
-    tables, beside = score_tables(evaluation.scores), f"; KL and agreement beside {phi.name}"
+    tables, beside = score_tables(evaluation.scores), f"; KL and agreement against {phi.name}"
     assert [table.title for table in tables] == [
-        "one: 4 samples, 3 prompts", f"one: what is remembered{beside}",
-        "two: 2 samples, 3 prompts", f"two: what is remembered{beside}",
+        "one: 4 samples, 3 prompts", f"one: memorisation{beside}",
+        "two: 2 samples, 3 prompts", f"two: memorisation{beside}",
     ]  # fmt: skip
     assert tables[0].columns[:4] == ("model", "loss", "perplexity", "top-1")
     loss = evaluation.scores.by_text[str(phi_tuned)]["one"]["loss"]
@@ -119,7 +119,7 @@ def test_a_retain_model_that_cuts_texts_otherwise_is_a_named_gap(phi, texts, tmp
     tokenizer.save_pretrained(other)
     named = {"forget": texts["one"], "holdout": texts["two"]}
     found = evaluate([str(phi)], named, **SMALL, retain=str(other), listener=notes)
-    assert f"{phi} tokenises these texts otherwise than {other}: losses per token do not compare" in notes.notes
+    assert f"{phi} tokenises these texts differently from {other}: losses per token are not comparable" in notes.notes
     assert "cannot be calculated" in found.scores.missing[str(phi)]["privleak"]
     assert "other" in found.scores.missing[str(phi)]["auc_reference"]
     assert {"auc_loss", "auc_min_40"} <= found.scores.overall[str(phi)].keys()
@@ -137,10 +137,10 @@ def test_a_retain_model_that_cuts_texts_otherwise_is_a_named_gap(phi, texts, tmp
         ({"prompt_tokens": 0}, "--prompt-tokens 0"),
         ({"continuation_tokens": 0}, "--continuation-tokens 0"),
         ({"block_size": 1}, "--block-size 1 is out of range"),
-        ({"block_size": 257}, "--block-size 257 is more than the 256 positions"),
+        ({"block_size": 257}, "--block-size 257 exceeds the 256 positions"),
         (
             {"prompt_tokens": 8, "continuation_tokens": 249, "data": {"book": "{book}"}},
-            "continuation take more than the 256 positions",
+            "continuations exceed the 256 positions",
         ),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"batch_size": "many"}, "--batch-size many"),

@@ -54,7 +54,7 @@ def test_draws_and_gradients_are_records_of_their_own(phi, phi_tuned, asked, tmp
     edit = [phi, "--negate", phi_tuned, "--alpha", "0,1", *asked]
     plain = run(*edit, "-o", tmp_path / "plain")
     assert plain.exit_code == 0, plain.output
-    assert "leak@k of forget: needs continuations that were drawn: eval --draws N" in " ".join(plain.stderr.split())
+    assert "leak@k of forget: needs sampled continuations: eval --draws N" in " ".join(plain.stderr.split())
     assert "AUC of gradient norm: needs gradients" in " ".join(plain.stderr.split())
     done = [run(*edit, "--draws", 3, "--gradient-norms", "-o", tmp_path / name) for name in ("one", "two")]
     assert [one.exit_code for one in done] == [0, 0], done[0].output
@@ -84,8 +84,8 @@ def test_draws_and_gradients_are_records_of_their_own(phi, phi_tuned, asked, tmp
     ("options", "words"),
     [
         (["--draws", "-1"], "--draws -1 is out of range"),
-        (["--draws", "2", "--prompts", "0"], "--draws is given, but nothing is prompted"),
-        (["--gradient-norms"], "--gradient-norms is given without texts to tell apart"),
+        (["--draws", "2", "--prompts", "0"], "--draws needs prompts"),
+        (["--gradient-norms"], "--gradient-norms needs texts to compare"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(phi, asked, options, words):

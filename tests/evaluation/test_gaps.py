@@ -18,7 +18,9 @@ def test_a_number_that_cannot_be_calculated_is_a_named_gap(tmp_path):
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert found["missing"]["e"].keys() == {"auc_gradient", "tpr", "privleak"}
-    assert found["missing"]["e"]["privleak"].startswith("cannot be calculated: the retrained model tells every sample")
+    assert found["missing"]["e"]["privleak"].startswith(
+        "cannot be calculated: the retrained model separates the forget set"
+    )
     assert "PrivLeak (MUSE): cannot be calculated: the retrained model" in " ".join(result.stderr.split())
     zero = write(tmp_path / "z.jsonl", losses("z", "forget", [[0.0]] * 3) + losses("z", "holdout", [[0.0]] * 3))
     assert score([edited], retain=zero).missing["e"].keys() == {"auc_gradient", "tpr", "auc_reference"}

@@ -120,7 +120,7 @@ def test_there_are_never_more_prompts_than_windows(tmp_path):
     assert [prompt.id for prompt in prompts_of(text, prompts=16)] == ["short.txt@0", "short.txt@1", "short.txt@2"]
     assert len(prompts_of(text, prompts=1)) == 1
     assert prompts_of(text, prompts=0) == []
-    with pytest.raises(DataError, match="at most 22 tokens in a row, too few for a prompt of 8"):
+    with pytest.raises(DataError, match="at most 22 consecutive tokens, too few for a prompt of 8"):
         prompts_of(text, continuation_tokens=15)
 
 

@@ -108,7 +108,7 @@ def test_what_lm_eval_cannot_do_is_an_error_of_ours(model, tmp_path, monkeypatch
 
     own_alone = functools.partial(tasks.TaskManager, include_defaults=False)  # its own 14,000 files take half a minute
     monkeypatch.setattr(tasks, "TaskManager", lambda include_path, **_: own_alone(include_path=include_path))
-    with pytest.raises(UsageError, match="knows no task other"):
+    with pytest.raises(UsageError, match="does not have the tasks other"):
         find_tasks(["mine", "other"], write_task(tmp_path / "tasks"))
     (tmp_path / "tasks" / "mine.jsonl").unlink()
     with pytest.raises(DataError, match="lm-eval cannot run mine on m"):

@@ -69,7 +69,7 @@ def test_every_token_is_recorded_with_its_z_score(any_model, monkeypatch):
 def compared(model, reference, samples, batch_size=4):
     """Scores of a model beside another, of which only states and head are kept."""
     parts, states = split_model(reference, samples[0]), {}
-    score_samples(reference, samples, Batching(batch_size), halves=parts, keep=states)
+    score_samples(reference, samples, Batching(batch_size), split=parts, keep=states)
     kept = keep_states(parts, states, batch_size)
     return score_samples(model, samples, Batching(batch_size), reference=kept)
 

@@ -33,18 +33,18 @@ def test_distributions_that_do_not_compare_are_said_to_be_missing(phi, sides, tm
     capped = tmp_path / "capped"
     gemma().save_pretrained(capped)
     tiny.tokenizer().save_pretrained(capped)
-    why = f"the logits of {capped} are not its output layer's alone"
+    why = f"{capped} changes its logits after the output layer"
     assert notes_of(capped, phi) == [f"KL and agreement of {phi} are missing: {why}"]
     other = tiny.save_model(tmp_path / "other")
     tokenizer = AutoTokenizer.from_pretrained(other)
     tokenizer.add_tokens(["keeper"])
     tokenizer.save_pretrained(other)
-    why = f"its tokens are others than those of {phi}"
+    why = f"its tokens differ from those of {phi}"
     assert notes_of(phi, other) == [f"KL and agreement of {other} are missing: {why}"]
     wide = tmp_path / "wide"
     model = load(phi)
     model.resize_token_embeddings(tiny.VOCABULARY + 8)
     model.save_pretrained(wide)
     tiny.tokenizer().save_pretrained(wide)
-    why = f"its vocabulary has another size than that of {phi}"
+    why = f"its vocabulary differs in size from that of {phi}"
     assert notes_of(phi, wide) == [f"KL and agreement of {wide} are missing: {why}"]

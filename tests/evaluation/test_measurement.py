@@ -31,7 +31,7 @@ def test_keywords_replace_fields_of_both_values():
     assert with_keywords(given, MEASUREMENT, RUNTIME) == (Measurement(8), Runtime(device="cpu"))
     with pytest.raises(TypeError, match="unexpected keyword argument 'draws'"):
         with_keywords({"draws": 2}, MEASUREMENT, RUNTIME)
-    with pytest.raises(UsageError, match="draws is set, which changes nothing here"):
+    with pytest.raises(UsageError, match="draws has no effect here"):
         with_keywords({}, Measurement(draws=2), RUNTIME)
     every = EvaluationKeywords.__optional_keys__
     assert with_keywords({"draws": 2}, MEASUREMENT, RUNTIME, every)[0] == Measurement(draws=2)

@@ -58,13 +58,13 @@ def test_records_of_the_fine_tuned_model_may_lie_elsewhere(three, tmp_path):
     assert score([three], finetuned={"a": other}).overall["merged"]["normalised_accuracy of a"].value == 1
     other.write_text("\n".join(map(json.dumps, records("tuned", a="11"))), encoding="utf-8")
     why = score([three], finetuned={"a": other}).missing["merged"]["normalised_accuracy of a"]
-    assert "other samples of a: 2, 3, 4, 5, 6" in why
+    assert "different samples of a: 2, 3, 4, 5, 6" in why
 
 
 def test_what_it_lacks_is_named(three):
-    assert score([three]).missing["merged"]["normalised_accuracy"].startswith("needs the model that was fine-tuned")
+    assert score([three]).missing["merged"]["normalised_accuracy"].startswith("needs the model fine-tuned")
     why = score([three], finetuned={"b": "of a"}).missing["merged"]["normalised_accuracy of b"]
-    assert "a fine-tuned model gets nothing right of its task" in why
+    assert "a fine-tuned model gets nothing right in its task" in why
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_it_lacks_is_named(three):
     [
         (["--finetuned", "a"], "cannot read --finetuned 'a'"),
         (["--finetuned", "a=x", "--finetuned", "a=y"], "names a task twice"),
-        (["--finetuned", "c=of a"], "--finetuned names c, of which there are no records"),
+        (["--finetuned", "c=of a"], "--finetuned names c, which the records do not contain"),
         (["--finetuned", "a=nowhere"], "no records at nowhere"),
     ],
 )

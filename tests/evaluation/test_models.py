@@ -20,7 +20,7 @@ from taskarith.evaluation.evaluate import evaluate
 def test_half_precision_is_evaluated_in_float32_on_a_cpu_and_said(tmp_path, texts):
     model, notes = tiny.save_model(tmp_path / "m", dtype=torch.bfloat16), Notes()
     wide = evaluate([str(model)], texts, **SMALL, device="cpu", listener=notes)
-    assert f"{model}: on cpu in float32, though its files are bfloat16" in notes.notes
+    assert f"{model}: on cpu in float32, while its files are bfloat16" in notes.notes
     narrow = evaluate([str(model)], texts, **SMALL, device="cpu", dtype="bfloat16")
     first, second = (values(e, str(model), "one")["loss"] for e in (wide, narrow))
     assert first != second
@@ -67,7 +67,7 @@ def test_an_adapter_without_its_base_or_its_weights_is_refused(phi, texts, tmp_p
     with pytest.raises(CheckpointError, match="does not name its base"):
         evaluate([str(adapter)], texts, **SMALL)
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(phi)}))
-    with pytest.raises(CheckpointError, match=r"has no adapter_model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"does not contain adapter_model\.safetensors"):
         evaluate([str(adapter)], texts, **SMALL)
 
 

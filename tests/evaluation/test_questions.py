@@ -19,7 +19,7 @@ def test_models_with_other_tokenizers_are_said_not_to_compare(phi, texts, tmp_pa
     tokenizer.add_tokens(["river"])
     tokenizer.save_pretrained(other)
     evaluate([str(phi), str(other)], texts, **SMALL, listener=notes)
-    assert any(f"{other} tokenises these texts otherwise than {phi}" in note for note in notes.notes)
+    assert any(f"{other} tokenises these texts differently from {phi}" in note for note in notes.notes)
 
 
 def test_an_empty_forget_set_and_rows_longer_than_the_context_are_named_and_counted(phi, tmp_path):
@@ -32,9 +32,7 @@ def test_an_empty_forget_set_and_rows_longer_than_the_context_are_named_and_coun
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError, match=r"2 of 4 rows of .*long\.jsonl are longer than a block of 48 tokens .*:4: "):
         evaluate([str(phi)], {"forget": str(path)}, **SMALL)
-    with pytest.raises(
-        UsageError, match=r"1 of 4 prompts with their continuation take more than the 256 positions"
-    ) as e:
+    with pytest.raises(UsageError, match=r"1 of 4 prompts with their continuations exceed the 256 positions") as e:
         evaluate(
             [str(phi)], {"forget": str(path)}, **SMALL | {"block_size": 256, "prompts": 4, "continuation_tokens": 150}
         )

@@ -18,12 +18,12 @@ from taskarith.evaluation.score import score
         ({"nll": math.nan}, "loss has no finite nll: s1 of forget by e"),
         ({"nll": None}, "loss has no finite nll"),
         ({"tokens": 0}, "no tokens"),
-        ({"correct": 4}, "more right ones than there are"),
-        ({"token_losses": [1, 2]}, "not one a token"),
+        ({"correct": 4}, "more correct ones than tokens"),
+        ({"token_losses": [1, 2]}, "not one per token"),
         ({"token_losses": [1, 2, math.inf]}, "not finite"),
         ({"hits": "110"}, "hits that contradict"),
-        ({"zlib_bytes": 0}, "no size in zlib_bytes"),
-        ({"sample": "s0"}, "loss is there twice: s0 of forget by e"),
+        ({"zlib_bytes": 0}, "no valid zlib_bytes"),
+        ({"sample": "s0"}, "loss occurs twice: s0 of forget by e"),
         ({"sample": 7}, "record 2 of .* lacks sample"),
         ({"kind": "smell"}, "unknown kind 'smell'"),
         ({"kind": "answer"}, "answer has no finite loss"),
@@ -49,7 +49,7 @@ def test_files_that_are_no_records_are_refused(tmp_path):
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     (tmp_path / "folder").mkdir()
     for name, words in {
-        "empty.jsonl": "holds no records",
+        "empty.jsonl": "contains no records",
         "cut.jsonl": "not a file of JSON lines",
         "list.jsonl": "line 1 of .* is not a record",
         "other.json": "logs of unknown names: a",
@@ -57,7 +57,7 @@ def test_files_that_are_no_records_are_refused(tmp_path):
         "deep.jsonl": "not a file of JSON lines",
         "deep.json": "is not JSON",
         "bytes.jsonl": "not a file of JSON lines",
-        "folder": "has no records",
+        "folder": "does not contain records",
         "absent": "there are no records at",
     }.items():
         with pytest.raises(DataError, match=words):

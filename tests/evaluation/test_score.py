@@ -32,12 +32,12 @@ def test_numbers_beside_a_retain_model_of_another_data_set_are_missing(tmp_path,
     shorter = write_logs(tmp_path / "shorter", {"eval_log_forget.json": forget_log([1, 2])})
     found = score([edited], retain=shorter)
     assert found.missing["m"].keys() == {"forget_quality", "forget_distance"}
-    assert found.missing["m"]["forget_quality"].endswith("have other samples of forget: 2, 3")
+    assert found.missing["m"]["forget_quality"].endswith("have different samples of forget: 2, 3")
     assert "model_utility" in found.overall["m"]
     other = forget_log([1, 2, 3, 4])
     other["generated_text"]["2"][2] = "another answer"
     found = score([edited], retain=write_logs(tmp_path / "other", {"eval_log_forget.json": other}))
-    assert "other true texts for the same ids of forget: 2" in found.missing["m"]["forget_quality"]
+    assert "different true texts of forget with the same ids: 2" in found.missing["m"]["forget_quality"]
     nothing = write_logs(tmp_path / "nothing", {"eval_log.json": HAND_MADE["eval_log.json"]})
     with pytest.raises(DataError, match="nothing has no losses or answers of a text named forget"):
         score([edited], retain=nothing)
@@ -48,8 +48,8 @@ def test_models_side_by_side_on_other_samples_are_remarked(tmp_path):
     two = write(tmp_path / "2.jsonl", losses("e", "forget", KNOWN[:2]))
     scores = score([one, two])
     assert scores.models == (f"e ({one})", f"e ({two})")
-    assert "have other samples of forget: s2" in scores.remarks[0]
-    with pytest.raises(MismatchError, match="other samples of forget: s2"):
+    assert "have different samples of forget: s2" in scores.remarks[0]
+    with pytest.raises(MismatchError, match="different samples of forget: s2"):
         score([one, two], seeds=True)
     with pytest.raises(UsageError, match="given twice"):
         score([one, one])
@@ -64,12 +64,12 @@ def test_seeds_become_one_row_with_a_spread(tmp_path):
     assert found.spread == pytest.approx(0.5 / math.sqrt(2))
     shown = run(*paths, "--seeds").stdout
     assert "1.750 ± 0.354" in shown
-    with pytest.raises(UsageError, match="two seeds or more"):
+    with pytest.raises(UsageError, match="at least two seeds"):
         score(paths[:1], seeds=True)
     rows[1] += [answer_record("e", "qa", "0", 1, 1, [2]), divergence_record("e", "forget", "s0", "base", 1.0, 1, 2)]
     write(paths[1], rows[1])
     scores = score(paths, seeds=True)
-    assert scores.missing["e"]["probability"] == "is not there for qa under every seed"
+    assert scores.missing["e"]["probability"] == "is missing for qa under some seeds"
     assert "kl from base" not in scores.by_text["e"]["forget"]
 
 

@@ -61,7 +61,7 @@ def test_the_published_logs_give_the_published_numbers():
         (lambda log: log["avg_gt_loss"].update({"1": math.nan}), r"no finite loss .* 1 of forget by m\n"),
         (lambda log: log["average_perturb_loss"].update({"2": []}), r"losses of wrong answers: 2 of forget"),
         (lambda log: log["average_perturb_loss"].update({"2": [1, None]}), r"losses of wrong answers: 2 of forget"),
-        (lambda log: log["avg_gt_loss"].pop("3"), "avg_paraphrased_loss has other samples than avg_gt_loss: 3"),
+        (lambda log: log["avg_gt_loss"].pop("3"), "avg_paraphrased_loss and avg_gt_loss have different samples: 3"),
         (lambda log: log.pop("generated_text"), "lacks generated_text"),
         (lambda log: log["generated_text"].update({"0": ["only"]}), "sample 0 has no prompt, answer and true answer"),
     ],
@@ -76,5 +76,5 @@ def test_an_id_twice_in_a_log_is_refused(tmp_path, logs):
     folder = write_logs(tmp_path / "m", logs)
     path = folder / "eval_log.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"1":', '"0":', 1), encoding="utf-8")
-    with pytest.raises(DataError, match="has an id twice: 0"):
+    with pytest.raises(DataError, match="repeats the id 0"):
         score([folder])

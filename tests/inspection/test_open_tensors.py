@@ -11,7 +11,7 @@ from inspecting import write
 
 import taskarith
 from taskarith.errors import CheckpointError
-from taskarith.inspection.open_tensors import go_through, open_contents, plain
+from taskarith.inspection.open_tensors import map_in_threads, open_contents, plain
 
 
 def test_squares_neither_overflow_nor_vanish(tmp_path):
@@ -31,10 +31,10 @@ def test_a_signalling_nan_is_counted_and_warns_nobody(tmp_path):
 def test_all_tasks_are_done_and_their_results_in_order():
     told = []
     listener = SimpleNamespace(progress=lambda *what: told.append(what))
-    assert go_through([3, 1, 2], lambda task: task * 10, lambda task: task, listener, "reading") == [30, 10, 20]
+    assert map_in_threads([3, 1, 2], lambda task: task * 10, lambda task: task, listener, "reading") == [30, 10, 20]
     assert told[-1] == ("reading", 6, 6)
     with pytest.raises(ZeroDivisionError):
-        go_through([1, 0], lambda task: 1 / task, int, listener, "reading")
+        map_in_threads([1, 0], lambda task: 1 / task, int, listener, "reading")
 
 
 def test_plain_values_are_json_everywhere():

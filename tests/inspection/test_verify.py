@@ -38,5 +38,5 @@ def test_links_in_the_place_of_files_are_named(tmp_path, phi, phi_tuned):
     (out / "tokenizer.json").symlink_to(tmp_path / "elsewhere")
     found = verify(out)
     assert found.is_sound
-    assert "outside of the folder" in found.uncovered[0]
+    assert "outside the folder" in found.uncovered[0]
     assert "tokenizer.json" in found.uncovered[0]

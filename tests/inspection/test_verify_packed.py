@@ -10,7 +10,7 @@ import torch
 from damage import flip
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.inspection.verify_packed import damaged_blobs, sample_blobs
+from taskarith.inspection.verify_packed import compare_deltas, damaged_deltas
 from taskarith.progress import SILENT
 from taskarith.vectors.codecs.block_file import PackedFile
 from taskarith.vectors.extract import extract
@@ -35,17 +35,17 @@ def test_a_sample_is_that_of_both_sides_and_a_changed_side_is_seen(sides, tmp_pa
     vector = open_packed(path, SILENT)
     pair = PairVector(open_checkpoint(base), open_checkpoint(tuned), BaseRecord(str(base)))
     names = list(vector.shapes)
-    count, wrong = sample_blobs(vector, names, pair, 0, 1 << 20)
+    count, wrong = compare_deltas(vector, names, pair, 0, 1 << 20)
     assert (count, wrong) == (sum(pair.delta(name).base.elements for name in names), ())
     other = tiny.save_model(tmp_path / "other", nudge_of=base, seed=2, dtype=torch.bfloat16)
     pair = PairVector(open_checkpoint(base), replace(open_checkpoint(other)), BaseRecord(str(base)))
-    assert NAME in sample_blobs(vector, names, pair, 0, 1 << 20)[1]
+    assert NAME in compare_deltas(vector, names, pair, 0, 1 << 20)[1]
 
 
 def test_a_changed_blob_and_one_that_is_missing_or_new_are_named(sides, tmp_path):
     path = extract(*map(str, sides), tmp_path / "v.safetensors", exact=True).path
     recorded = dict(PackedFile(path).recorded)
-    assert damaged_blobs(PackedFile(path), recorded, SILENT) == ()
+    assert damaged_deltas(PackedFile(path), recorded, SILENT) == ()
     flip(path, NAME, element=20)
     recorded["gone"] = recorded.pop("lm_head.bias")
-    assert damaged_blobs(PackedFile(path), recorded, SILENT) == ("gone", "lm_head.bias", NAME)
+    assert damaged_deltas(PackedFile(path), recorded, SILENT) == ("gone", "lm_head.bias", NAME)

@@ -42,7 +42,7 @@ def test_missing_weights_would_be_random_and_are_refused(tmp_path):
         ({"is_encoder_decoder": True}, CheckpointError, "is an encoder-decoder model"),
         ({"num_hidden_layers": 10**9}, CheckpointError, "has 1000000000 layers"),
         ({"model_type": "unheard"}, CheckpointError, "transformers cannot load"),
-        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, UsageError, "brings its own code"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, UsageError, "comes with its own code"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(tmp_path, values, error, words):

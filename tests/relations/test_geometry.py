@@ -84,9 +84,9 @@ def test_threads_pieces_and_sampling(room, monkeypatch):
     monkeypatch.setattr(weights_module, "_SAMPLE", 5000)
     sampled = relate(vectors).weights
     assert 2500 < sampled.sampled <= 5000
-    monkeypatch.setattr(weights_module, "_PIECE", 2 * BLOCK)
+    monkeypatch.setattr(weights_module, "_CHUNK", 2 * BLOCK)
     assert relate(vectors).weights.group().gram.tolist() == sampled.group().gram.tolist()
-    monkeypatch.setattr(weights_module, "_PIECE", 100)
+    monkeypatch.setattr(weights_module, "_CHUNK", 100)
     monkeypatch.setitem(sys.modules, "taskarith.arithmetic.cpu", None)  # as if numba were not there: by torch
     pieces = relate(vectors).weights
     assert all((pieces.overlaps[share] == sampled.overlaps[share]).all() for share in sampled.overlaps)

@@ -42,7 +42,7 @@ def test_the_literal_theorem_rejects_the_papers_best_point():
 def test_equal_negative_gammas_have_no_solution(gammas):
     found = solve(gammas, 1.0)
     assert (found.lambdas, found.least) == (None, None)
-    assert f"not 0 is {min(gammas):g}" in found.reason
+    assert f"every nonzero gamma is {min(gammas):g}" in found.reason
 
 
 def test_other_reasons():

@@ -24,7 +24,7 @@ def test_outputs_of_a_vector_and_itself(room, texts):
     (verdict,) = found.verdicts
     assert (verdict.regime, verdict.reason) == (
         "undecided",
-        "the test set of one is not recorded as what its vector was trained on",
+        "the vector of one is not recorded as trained on its test set",
     )
     assert (found.outputs.losses[1] == found.outputs.losses[2]).all()
     assert (found.outputs.losses[0] != found.outputs.losses[1]).all()

@@ -35,7 +35,7 @@ def test_inputs_are_spread_over_the_text(loaded, text):
 
 def test_a_text_that_is_too_short_is_refused(loaded, tmp_path):
     (tmp_path / "short.txt").write_text("ab")
-    with pytest.raises(DataError, match="no input with three scored tokens"):
+    with pytest.raises(DataError, match="an input with three scored tokens"):
         cut_inputs(loaded, {"a": str(tmp_path / "short.txt")}, TestInputs(16, 2))
 
 

@@ -46,9 +46,9 @@ def test_strangers_and_uneven_norms_are_told(room, phi, tmp_path):
     tuned = tiny.save_model(tmp_path / "tuned", nudge_of=moved, seed=9, scale=1e-1)
     extract(str(moved), str(tuned), tmp_path / "far.safetensors")
     remarks = relate([a, str(tmp_path / "far.safetensors")]).remarks
-    assert any("start at different points" in remark for remark in remarks)
+    assert any("assumes vectors of one base" in remark for remark in remarks)
     assert any(
-        re.match(r"far is (9\.9|10)\S* times as long as a: .* prevails \(far:0\.1", remark) for remark in remarks
+        re.match(r"far is (9\.9|10)\S* times as long as a and dominates .* \(far:0\.1", remark) for remark in remarks
     )
 
 
@@ -67,9 +67,9 @@ def test_the_command(room, texts, lessons, tmp_path):
     for words in ("one and two: ", "loss changes (decides)", "expected rise", "shared energy"):
         assert words in done.stdout, words
     assert "undecided, alpha" in done.stdout
-    assert "because the test set of one is not recorded" in done.stdout
+    assert "because the vector of one is not recorded" in done.stdout
     twice = [part for name in "ab" for part in ("--data", f"{name}={texts['one']}")]
-    assert "This rests on: " in run(lessons["one"], lessons["one"], *twice, "--block-size", 16, "--inputs", 4).stdout
+    assert "This assumes: " in run(lessons["one"], lessons["one"], *twice, "--block-size", 16, "--inputs", 4).stdout
     assert (tmp_path / "map.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert run(a, b, "--plot", tmp_path / "map.pdf").exit_code == 1
     bare = run(a, b, "--json", "--quiet", "--plot", tmp_path / "map.png")

@@ -28,9 +28,9 @@ def test_a_verdict_is_given_on_what_the_vectors_were_trained_on(lessons, texts, 
     assert relate([one, two], data=data, block_size=16, inputs=4).outputs.learned == (True, True)
     (verdict,) = relate([one, two], data=data | {"b": str(tmp_path / "new.txt")}, block_size=16, inputs=4).verdicts
     assert verdict.regime == "undecided"
-    assert verdict.reason == "the test set of b is not what its vector was trained on"
-    assert verdict.addition.text == verdict.negation.text == "nothing: the regime is not decided"
-    with pytest.raises(UsageError, match=r"2\.txt is given as a, but it is what vector 2 was trained on"):
+    assert verdict.reason == "the vector of b was not trained on its test set"
+    assert verdict.addition.text == verdict.negation.text == "nothing: the regime is undecided"
+    with pytest.raises(UsageError, match=r"2\.txt is given as a, but vector 2 was trained on it"):
         relate([one, two], data={"a": texts["two"], "b": texts["one"]})
 
 

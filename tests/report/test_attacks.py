@@ -50,9 +50,9 @@ def test_what_people_read():
         ),
         (
             [("one", 0.0, 12), ("two", 0.0, 7)],
-            r"none of 1 attacks is shown to bring anything back; .*; 1 more rest on f",
+            r"none of 1 attacks is shown to recover anything; .*; 1 more are based on f",
         ),
-        ([("strong", 0.9, 7)], r"by loss no attack is called the strongest: at most 7 samples count, 8 are needed"),
+        ([("strong", 0.9, 7)], r"by loss no attack is named strongest: at most 7 samples count, 8 are needed"),
     ],
 )
 def test_the_sentence_of_the_strongest_attack(outcomes, sentence):

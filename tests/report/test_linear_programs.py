@@ -21,8 +21,8 @@ def test_coefficients_and_their_least_magnitude_are_shown():
     assert table.columns == ("vector", "gamma", "lambda for t = 1.5", "lambda for t = 0.2")
     assert table.rows[0] == ("a", "+0.500", "+3", "+0.4")
     lines = programme_lines(found)
-    assert lines[0] == "t = 1.5: the least possible max |lambda| is 3; theorem 3 holds if beta is at most 0.167"
-    assert lines[1] == "t = 0.2: the least possible max |lambda| is 0.4"
+    assert lines[0] == "t = 1.5: the smallest possible max |lambda| is 3; theorem 3 holds if beta is at most 0.167"
+    assert lines[1] == "t = 0.2: the smallest possible max |lambda| is 0.4"
     assert lines[2] == "taskarith apply base"
 
 

@@ -33,7 +33,7 @@ def test_svg_and_png_are_written_and_depend_on_the_numbers_alone(tmp_path):
 
 
 def test_what_is_drawn_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("taskarith.report.plot._STYLE", {"svg.fonttype": "none", "svg.hashsalt": "x"})
+    monkeypatch.setattr("taskarith.report.plot.STYLE", {"svg.fonttype": "none", "svg.hashsalt": "x"})
     svg, _ = plot_alphas(curves(), tmp_path / "a")
     text = svg.read_text()
     for words in ("A title &amp; more", "forgotten", "kept", "recommended alpha, 0.5", "Loss (nats per token)"):

@@ -17,7 +17,7 @@ def test_norms_and_measures_of_weights_are_shown_by_pair():
     assert weights.columns == ("", "one - two")
     shown = dict(weights.rows)
     assert (shown["cosine"], shown["sign agreement"]) == ("+0.040", "+0.750")
-    assert shown["  layers, from least to largest"] == "-0.500 to -0.500"
+    assert shown["  layers, lowest to highest"] == "-0.500 to -0.500"
     assert shown["overlap of the largest 1%"] == "+0.250"
     assert shown["overlap of the largest 10%"] == "-"  # one of them has none
 
@@ -32,6 +32,6 @@ def test_a_verdict_is_told_with_what_it_rests_on():
         "  because of width",
         "  addition: it works",
         "  negation: it does not",
-        "This rests on: linearity; one base.",
+        "This assumes: linearity; one base.",
     ]
     assert "--data NAME=FILE" in verdict_lines(found)[-1]

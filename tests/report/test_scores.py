@@ -30,7 +30,7 @@ def test_each_text_has_a_compact_table_and_one_of_the_rest():
     compact, rest, overall = score_tables(SCORES)
     assert compact.columns == ("model", "loss", "top-1")
     assert compact.rows == (("before", "1.000 [0.500, 1.500]", "0.900"), ("after", "4.000 [3.500, 4.500]", "0.100"))
-    assert (rest.title, rest.columns) == ("forget: what is remembered", ("model", "exact memorisation"))
+    assert (rest.title, rest.columns) == ("forget: memorisation", ("model", "exact memorisation"))
     assert rest.rows[1] == ("after", "-")
     assert overall.columns == ("", "before", "after")
     assert overall.rows[0] == ("model utility (TOFU)", "0.500000 [0.000000, 1.000000]", "-")

@@ -29,7 +29,7 @@ def sweep(**more):
 
 def test_every_edit_is_a_row_with_its_marks():
     (table,) = sweep_table(sweep())
-    assert table.columns == ("edit", "forget loss", "ROUGE-L", "kept loss", "its rise", "")
+    assert table.columns == ("edit", "forget loss", "ROUGE-L", "retain loss", "rise", "")
     assert table.rows[0] == ("alpha 0", "1.000", "0.250", "1.000", "+0.000 [-1.000, +1.000]", "front")
     assert [one[-1] for one in table.rows] == ["front", "front, chosen", "cliff"]
 
@@ -39,9 +39,9 @@ def test_every_edit_is_a_row_with_its_marks():
     [
         ({}, ["chosen: it is the first"]),
         ({"chosen": None}, ["nothing chosen: it is the first"]),
-        ({"holds": False}, ["chosen", "on the held-out half it does not do so"]),
+        ({"holds": False}, ["chosen", "it does not hold on the held-out half"]),
         ({"chosen": 2}, ["chosen", "at or beyond the cliff at alpha 1"]),
-        ({"halves": SimpleNamespace(single=("forget",))}, ["chosen", "one sample or prompt only: forget"]),
+        ({"halves": SimpleNamespace(single=("forget",))}, ["chosen", "only one sample or prompt: forget"]),
     ],
 )
 def test_what_was_chosen_is_said_with_what_stands_against_it(changed, words):

@@ -95,9 +95,9 @@ def check(stopped, out, name):
     assert "No unfinished output was published." in said
     assert out.name not in left
     assert (f".{out.name}.partial" in left) == ("goes on where this one stopped" in said)
-    assert (f".{out.name}.training" in left) == ("goes on there with --resume" in said)
+    assert (f".{out.name}.training" in left) == ("run the same command with --resume" in said)
     assert ("Finished trials are kept" in said) == (name == "sweep --storage")
-    return ["--resume"] if "goes on there with --resume" in said else []
+    return ["--resume"] if "run the same command with --resume" in said else []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -239,7 +239,7 @@ def test_whatever_parquet_holds_that_arrow_cannot_read_is_an_error_of_the_data(t
 
     monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
     (tmp_path / "a.parquet").touch()
-    with pytest.raises(DataError, match=r"a.parquet is not a sound parquet file: not implemented"):
+    with pytest.raises(DataError, match=r"a.parquet is not a valid parquet file: not implemented"):
         load_data(str(tmp_path / "a.parquet"))
 
 

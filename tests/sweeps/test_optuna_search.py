@@ -46,7 +46,7 @@ def test_a_storage_that_cannot_be_used_is_named(lab, tmp_path):
             lab, "--negate", lab["forget"], "--search", "3", "--target", "1", "--storage", storage, "--prompts", "0"
         )
         assert done.exit_code == 1, done.output
-        assert "cannot keep trials in" in done.stderr
+        assert "cannot store trials in" in done.stderr
     for text in ("thesis", "thesis\n", '{"a": 1}\n', "one\ntwo\n", '"op_code"'):
         (tmp_path / "file").write_text(text)
         with pytest.raises(OutputError, match="kept as it is"):

@@ -17,10 +17,10 @@ from taskarith.sweeps.rule import Rule
 @pytest.mark.parametrize(
     ("losses", "chosen", "words"),
     [
-        ([4.0, 4.1, 4.2, 3.9], 1, "the least alpha that reaches the level of n (left, 95% intervals: of forget -"),
-        ([3.0, 3.1, 3.2, 2.9], None, "no edit reaches the level of n; nearest is alpha 1 (left, 95% intervals: of fo"),
-        ([3.0, 3.1, 3.2, 2.9], None, "1 is the last alpha that was tried: go further, as in --alpha 1:4:0.5"),
-        ([14.0, 0.5, 14.0, 4.9], None, "by its means alpha 1 reaches the level of n, but the samples do not show that"),
+        ([4.0, 4.1, 4.2, 3.9], 1, "the smallest alpha that reaches the level of n (left, 95% intervals: of forget -"),
+        ([3.0, 3.1, 3.2, 2.9], None, "no edit reaches the level of n; the closest is alpha 1 (left, 95% intervals"),
+        ([3.0, 3.1, 3.2, 2.9], None, "1 is the largest alpha tried: try larger ones, as in --alpha 1:4:0.5"),
+        ([14.0, 0.5, 14.0, 4.9], None, "alpha 1 reaches the level of n on average, but the samples do not show that"),
     ],
 )
 def test_a_level_that_is_not_shown_to_be_reached_is_not_recommended(losses, chosen, words):

@@ -32,7 +32,9 @@ def test_a_budget_recommends_no_edit_that_forgets_nothing(rises, chosen):
     assert found.chosen == chosen
     assert (found.recipe is None) == (chosen is None)
     if chosen is None:
-        assert found.reason.startswith("nothing is recommended: within the budget of 1 nats no edit forgets beyond")
+        assert found.reason.startswith(
+            "nothing is recommended: no edit within the budget of 1 nats forgets significantly"
+        )
 
 
 def test_the_choice_is_made_on_one_half_and_told_of_the_other(lab):

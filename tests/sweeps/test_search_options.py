@@ -21,16 +21,16 @@ TIES = parse_method("ties", density=0.5)
         ({"alphas": ()}, LINEAR, r"cannot sweep alphas \[\]"),
         ({"alphas": (1.0, math.inf)}, LINEAR, "cannot sweep alphas"),
         ({"alphas": (1.0, 1.0)}, LINEAR, "cannot sweep alphas"),
-        ({"trials": -1}, LINEAR, "by trials or by gradient"),
-        ({"trials": 3, "steps": 3}, LINEAR, "by trials or by gradient"),
-        ({"steps": 3, "kl": math.nan}, LINEAR, "kl is nan"),
-        ({"steps": 3, "kl": -0.1}, LINEAR, "kl is -0.1"),
-        ({"by": ("layer",)}, LINEAR, "belong to a search"),
-        ({"kl": 0.5}, LINEAR, "belong to a search"),
-        ({"storage": "trials.jsonl"}, LINEAR, "belong to a search"),
+        ({"trials": -1}, LINEAR, "cannot be combined or negative"),
+        ({"trials": 3, "steps": 3}, LINEAR, "cannot be combined or negative"),
+        ({"steps": 3, "kl": math.nan}, LINEAR, "--kl nan is out of range"),
+        ({"steps": 3, "kl": -0.1}, LINEAR, "--kl -0.1 is out of range"),
+        ({"by": ("layer",)}, LINEAR, "need a search"),
+        ({"kl": 0.5}, LINEAR, "need a search"),
+        ({"storage": "trials.jsonl"}, LINEAR, "need a search"),
         ({"steps": 3, "alphas": (1.0,)}, LINEAR, "needs two bounds"),
-        ({"steps": 3, "storage": "trials.jsonl"}, LINEAR, "--gradient has no --storage"),
-        ({"steps": 3}, TIES, "--gradient has no --storage and no --method"),
+        ({"steps": 3, "storage": "trials.jsonl"}, LINEAR, "--gradient cannot be combined with --storage"),
+        ({"steps": 3}, TIES, "--gradient cannot be combined with --storage or --method"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(options, method, words):
@@ -42,7 +42,7 @@ def test_what_cannot_be_tried_is_refused(options, method, words):
 def test_only_a_search_needs_an_aim(options, method):
     SearchOptions(**PLAIN | options).check(method, has_aim=True)
     if options:
-        with pytest.raises(UsageError, match="a search needs an aim"):
+        with pytest.raises(UsageError, match="a search needs a rule"):
             SearchOptions(**PLAIN | options).check(method, has_aim=False)
     else:
         SearchOptions(**PLAIN | options).check(method, has_aim=False)

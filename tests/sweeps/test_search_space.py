@@ -36,7 +36,7 @@ def test_parts_of_a_model():
     assert find_parts(shapes, ["module"]) == ("*", "model.layers.*.attn", "model.layers.*.mlp")
     assert find_parts(shapes, ["module", "layer"])[:3] == ("*", "model.layers.0-1.attn", "model.layers.0-1.mlp")
     assert len(find_parts(shapes, ["module", "layer"])) == 7
-    with pytest.raises(UsageError, match="no layers"):
+    with pytest.raises(UsageError, match="layers of this model cannot be told apart"):
         find_parts({"embed.w": 2}, ["layer"])
     with pytest.raises(UsageError, match="head"):
         find_parts(shapes, ["head"])

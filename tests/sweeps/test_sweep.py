@@ -34,7 +34,7 @@ def test_the_command_measures_as_eval_does_and_apply_writes_what_it_chose(lab, t
         tmp_path / "s",
     )
     assert done.exit_code == 0, done.output
-    assert "chosen: the least alpha that reaches the level of" in done.stderr
+    assert "chosen: the smallest alpha that reaches the level of" in done.stderr
     assert sorted(one.name for one in (tmp_path / "s").iterdir()) == [
         "curve.png",
         "curve.svg",
@@ -71,7 +71,7 @@ def test_the_command_measures_as_eval_does_and_apply_writes_what_it_chose(lab, t
 def test_texts_of_one_side_and_a_vector_of_another_model_are_refused(lab, tmp_path):
     for names in (["forget"], ["retain"]):
         texts = {name: lab["data"][name] for name in names}
-        with pytest.raises(UsageError, match="no text is to be"):
+        with pytest.raises(UsageError, match="there is no"):
             sweep(lab["tuned"], texts, negate=[lab["forget"]])
     other = tiny.save_model(tmp_path / "other", "gpt2")
     done = command(lab, "--negate", f"{other}@@{lab['base']}", *OPTIONS, "-o", tmp_path / "s")

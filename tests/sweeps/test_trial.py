@@ -46,5 +46,5 @@ def test_what_was_tried_is_measured_once_and_of_these_texts_only(lab, tmp_path, 
             monkeypatch.setattr(bench, "edit", lambda _: pytest.fail("it is known already"))
             assert bench.attempt(all_of_forget) == tried
             journal.done["trial [1.0]"] = {"value": pack(POINT)}
-            with pytest.raises(OutputError, match="it is of other texts"):
+            with pytest.raises(OutputError, match="it is for different texts"):
                 bench.attempt([1.0])

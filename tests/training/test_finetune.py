@@ -120,9 +120,9 @@ def test_files_are_refused_in_the_cheapest_order(tmp_path, text):
 
 
 def test_models_that_cannot_be_trained_are_refused(tmp_path, text, phi):
-    with pytest.raises(UsageError, match="--block-size 257 is more than the 256 positions"):
+    with pytest.raises(UsageError, match="--block-size 257 exceeds the 256 positions"):
         finetune(str(phi), [text], tmp_path / "out", block_size=257)
-    with pytest.raises(UsageError, match="--lora-target gate: the model has no such") as raised:
+    with pytest.raises(UsageError, match="--lora-target gate: the model does not have") as raised:
         finetune(str(phi), [text], tmp_path / "out", lora=True, lora_target=["q_proj", "gate"])
     assert raised.value.hint == "It has dense, fc1, fc2, k_proj, lm_head, q_proj, v_proj."
     broken = shutil.copytree(phi, tmp_path / "broken")
@@ -137,7 +137,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path, text, phi):
     own_code = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
     (broken / "config.json").write_text(json.dumps(own_code))
     (broken / "own.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(UsageError, match="brings its own code"):
+    with pytest.raises(UsageError, match="comes with its own code"):
         finetune(str(broken), [text], tmp_path / "out")
     (broken / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
     with pytest.raises(CheckpointError, match="transformers cannot load"):

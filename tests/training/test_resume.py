@@ -39,7 +39,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, text, kind, lora)
     (left / "checkpoint-3/trainer_state.json").write_text('{"epoch": 0.')
     with pytest.raises(OutputError, match=r"an interrupted run left .*checkpoint-2"):
         finetune(base, [text], out, **options)
-    with pytest.raises(MismatchError, match=r"of another run: learning_rate \(0.001 then, 0.002 now\)"):
+    with pytest.raises(MismatchError, match=r"from another run: learning_rate \(0.001 then, 0.002 now\)"):
         finetune(base, [text], out, resume=True, **quick(max_steps=4, lora=lora, learning_rate=2e-3))
     notes = Notes()
     result = finetune(base, [text], out, resume=True, listener=notes, **options)
@@ -90,16 +90,16 @@ def _spoil(checkpoint: Path, how: str) -> None:
         ("shapes", r"such as lm_head.weight \(\[1, 32\] in the checkpoint, \[384, 32\] in the model\)"),
         ("cut", "cannot read .*trained.safetensors"),
         ("optimizer", "cannot read the optimizer's state"),
-        ("trained.safetensors", "does not have trained.safetensors: earlier releases"),
-        ("optimizer.pt", "does not have optimizer.pt"),
-        ("rng_state.pth", "does not have rng_state.pth"),
+        ("trained.safetensors", "does not contain trained.safetensors; checkpoints of earlier releases"),
+        ("optimizer.pt", "does not contain optimizer.pt"),
+        ("rng_state.pth", "does not contain rng_state.pth"),
     ],
 )
 def test_a_checkpoint_that_does_not_load_whole_is_refused(tmp_path, text, interrupted, how, message):
     base, left = interrupted
     shutil.copytree(left, tmp_path / ".out.training")
     _spoil(tmp_path / ".out.training/checkpoint-2", how)
-    damaged = "is not as it was written: " + (how if "." in how else r"(trained.safetensors|optimizer.pt)")
+    damaged = "was changed after it was written: " + (how if "." in how else r"(trained.safetensors|optimizer.pt)")
     for wanted in (damaged, message):
         with pytest.raises((CheckpointError, MismatchError), match=wanted):
             finetune(base, [text], tmp_path / "out", resume=True, **quick(max_steps=4))

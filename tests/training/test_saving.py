@@ -37,7 +37,7 @@ def test_what_has_no_place_in_the_base_is_said_before_training(tmp_path):
     base = tiny.save_model(tmp_path / "base", "phi")
     model = load_model(base, torch.float32)
     model.model.register_buffer("added", torch.zeros(2))
-    with pytest.raises(CheckpointError, match=r"1 tensors of PhiForCausalLM have no place in .*: model\.added"):
+    with pytest.raises(CheckpointError, match=r"1 tensors of PhiForCausalLM do not exist in .*: model\.added"):
         find_places(model, open_checkpoint(base))
     del model.model.added
     narrow = {name: t[:3] if name == "lm_head.bias" else t for name, t in weights(base).items()}

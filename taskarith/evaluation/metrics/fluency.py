@@ -1,4 +1,4 @@
-"""How fluent generated text is: the entropy of its n-grams, which repetition lowers."""
+"""Fluency of generated text: the entropy of its n-grams, which repetition lowers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ def ngram_entropy(text: str) -> float:
     """Return the mean of 2/3 of the entropy of a text's bigrams and 4/3 of that of its trigrams, in bits.
 
     Source: Zhang et al. (arXiv:1809.05972) in the form of Meng et al., "Locating and Editing Factual Associations in
-    GPT" (arXiv:2202.05262), whose code takes it for fluency, of 100 tokens generated. Convention: words and punctuation
-    of NLTK's word tokenizer over the whole text, without its splitter of sentences, whose data would have to be
-    fetched; a text too short for an n-gram has an entropy of 0. Entropy grows with length: only texts of one length
-    compare.
+    GPT" (arXiv:2202.05262), whose code uses it as fluency of 100 generated tokens. Convention: words and punctuation of
+    NLTK's word tokenizer over the whole text, without its sentence splitter, whose data would have to be downloaded; a
+    text too short for an n-gram has entropy 0. Entropy grows with length: compare only texts of equal length.
     """
     words = _tokenizer()(text)
     return sum(weight * _entropy(words, length) for length, weight in _WEIGHTS.items()) / len(_WEIGHTS)

@@ -2,12 +2,12 @@
 
 Intervals are Student's t on the jackknife's standard error (Quenouille 1956, Tukey 1958; of a mean that is the usual t
 interval), with the degrees of freedom of Welch (1947) and Satterthwaite (1946) where several groups of samples are
-independent. Of values between two bounds, of which too few differ to tell their spread, the interval is at least that
-of Clopper and Pearson (1934) for a rate, which is right for the largest spread that such values can have. A percentile
-bootstrap covers 78% instead of 95% at 4 samples, and nothing where all samples are equal.
-``tests/evaluation/metrics/test_intervals.py`` simulates the coverage: 92% or more, but for strongly skewed values
-without bounds, such as losses, 87% at 4 samples and 92% at 16. Samples are taken as independent, which overlapping
-prompts and the blocks of one text are not quite.
+independent. For bounded values of which too few differ to estimate their spread, the interval is at least that
+of Clopper and Pearson (1934) for a rate, which holds for the largest spread that such values can have. A percentile
+bootstrap covers 78% instead of 95% at 4 samples, and has no width if all samples are equal.
+``tests/evaluation/metrics/test_intervals.py`` simulates the coverage: 92% or more; for strongly skewed unbounded
+values, such as losses, 87% at 4 samples and 92% at 16. Samples are assumed independent, which overlapping prompts and
+blocks of one text are not quite.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ Bounds = tuple[float, float]
 RATE: Bounds = (0.0, 1.0)
 
 TAIL = 0.025
-"""What lies beyond either end of a 95% interval."""
+"""Probability beyond either end of a 95% interval."""
 _GROUPS = 200
-"""Larger samples are left out of the jackknife in so many groups instead of one by one."""
+"""Maximum number of groups that the jackknife leaves out; smaller sets are left out sample by sample."""
 _ROUNDING = 1e-13
-"""A standard error below this share of the value is the rounding of equal samples."""
-_TELLING = 16
-"""So many values must differ from the most frequent one for their standard deviation to tell the spread."""
+"""A standard error below this share of the value is rounding noise of equal samples."""
+_MIN_DIFFERING = 16
+"""Values that must differ from the most frequent one for the standard deviation to be reliable."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A number and its 95% interval.
 
-    :param value: The number; infinite only where it is a perplexity that a float64 cannot hold.
-    :param low: Lower end of the interval; None where there is none, as of a single sample.
+    :param value: The number; infinite only for a perplexity beyond a float64.
+    :param low: Lower end of the interval; None without an interval, as for a single sample.
     :param high: Upper end.
-    :param n: Samples that it was made from.
+    :param n: Number of samples.
     """
 
     value: float
@@ -69,7 +69,7 @@ class Estimate:
     n: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; JSON knows no infinity, so that is null."""
+        """Return plain values; infinity becomes null, which JSON lacks."""
         ends = {name: _plain(value) for name, value in (("value", self.value), ("low", self.low), ("high", self.high))}
         return {**ends, "n": self.n}
 
@@ -79,8 +79,8 @@ class Spread:
     """The mean of a number over seeds.
 
     :param value: The mean.
-    :param spread: Standard deviation between seeds, divided by n - 1; None where a value is infinite.
-    :param seeds: How many.
+    :param spread: Standard deviation over seeds (n - 1); None if a value is infinite.
+    :param seeds: Number of seeds.
     """
 
     value: float
@@ -88,22 +88,22 @@ class Spread:
     seeds: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; JSON knows no infinity, so that is null."""
+        """Return plain values; infinity becomes null, which JSON lacks."""
         return {"value": _plain(self.value), "spread": self.spread, "seeds": self.seeds}
 
 
 def finite(values: ArrayLike, what: str) -> Floats:
     """Return values as float64 of the same shape.
 
-    :param what: Names them in errors, as in ``losses``.
-    :raises DataError: There are none, or one is infinite or NaN.
+    :param what: Names them in errors, such as ``losses``.
+    :raises DataError: They are empty, or a value is infinite or NaN.
     """
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
-        raise DataError(f"there are no {what}", "Give the records of one sample or more.")
+        raise DataError(f"there are no {what}", "Give the records of at least one sample.")
     if bad := int(np.count_nonzero(~np.isfinite(array))):
         raise DataError(
-            f"{bad} of {array.size} {what} are not finite", "Evaluate again: weights are broken or overflow."
+            f"{bad} of {array.size} {what} are not finite", "Evaluate again: the weights are broken or overflow."
         )
     return array
 
@@ -111,15 +111,15 @@ def finite(values: ArrayLike, what: str) -> Floats:
 def estimate(statistic: Callable[..., Any], *sizes: int, bounds: Bounds = (-math.inf, math.inf)) -> Estimate:
     """Return a smooth statistic of one or more independent groups of samples, with its interval.
 
-    :param statistic: Takes one int64 array of positions for each group, of shape (size,), and returns a float: so what
-        belongs to one sample is left out together.
-    :param sizes: Samples of each group. With fewer than two in a group there is no interval, nor where the statistic
-        does not change whatever is left out and has no bounds.
-    :param bounds: Between which the statistic lies.
+    :param statistic: Takes one int64 array of sample positions per group, of shape (size,), and returns a float; so
+        everything belonging to a sample is left out together.
+    :param sizes: Number of samples per group. There is no interval with fewer than two in a group, or if an unbounded
+        statistic stays the same whatever is left out.
+    :param bounds: Bounds of the statistic.
     :raises DataError: A group is empty, or the statistic is not finite.
     """
     if 0 in sizes:
-        raise DataError("there are no samples", "Give the records of one sample or more.")
+        raise DataError("there are no samples", "Give the records of at least one sample.")
     whole = [np.arange(size) for size in sizes]
     value = float(finite(statistic(*whole), "statistics"))
     if min(sizes) < 2:
@@ -144,29 +144,29 @@ def mean(values: ArrayLike, bounds: Bounds = (-math.inf, math.inf)) -> Estimate:
     """Return the mean of samples of equal weight, with its interval.
 
     :param values: Shape (samples,).
-    :param bounds: Between which each of them lies.
-    :raises DataError: There are none, or one is not finite.
+    :param bounds: Bounds of each value.
+    :raises DataError: They are empty, or a value is not finite.
     """
     array = finite(values, "values")
     return _widened(_ratio(array, np.ones(len(array)), bounds), array, bounds)
 
 
 def ratio(sums: ArrayLike, counts: ArrayLike, bounds: Bounds = (-math.inf, math.inf)) -> Estimate:
-    """Return sum / count over all samples, as of losses by token: long samples weigh more, as do their tokens.
+    """Return the ratio of total sum to total count, such as the loss per token: longer samples weigh more.
 
     :param sums: Sum over the tokens of each sample, shape (samples,).
     :param counts: Tokens of each sample, positive, shape (samples,).
-    :param bounds: Between which the value of each token lies.
-    :raises DataError: There are none, or one is not finite, or a count is not positive.
+    :param bounds: Bounds of the value of each token.
+    :raises DataError: They are empty, a value is not finite, or a count is not positive.
     """
     totals, tokens = finite(sums, "sums"), finite(counts, "counts")
     if tokens.min() <= 0:
-        raise DataError("a sample has no tokens", "Leave samples without scored tokens out of the records.")
+        raise DataError("a sample has no tokens", "Remove samples without scored tokens from the records.")
     return _widened(_ratio(totals, tokens, bounds), totals / tokens, bounds)
 
 
 def _ratio(sums: Floats, counts: Floats, bounds: Bounds) -> Estimate:
-    """Return a ratio of sums with its interval: the jackknife in closed form, all samples of which can be left out."""
+    """Return a ratio of sums with its interval, by the closed form of the jackknife."""
     size, value = len(sums), math.fsum(sums) / math.fsum(counts)
     if size < 2:
         return Estimate(value, None, None, size)
@@ -182,25 +182,25 @@ def _between(value: float, half: float, size: int, bounds: Bounds) -> Estimate:
     return Estimate(value, low, high, size)
 
 
-def _widened(found: Estimate, values: Floats, bounds: Bounds) -> Estimate:
-    """Return an estimate with at least the interval of a rate where too few of its values differ."""
+def _widened(result: Estimate, values: Floats, bounds: Bounds) -> Estimate:
+    """Widen an estimate's interval to at least that of a rate if too few of its values differ."""
     low, width = bounds[0], bounds[1] - bounds[0]
     differing = len(values) - int(np.unique(values, return_counts=True)[1].max())
-    if math.isinf(width) or len(values) < 2 or differing >= _TELLING:
-        return found
-    least, most = (low + width * end for end in rate_interval((found.value - low) / width, len(values)))
+    if math.isinf(width) or len(values) < 2 or differing >= _MIN_DIFFERING:
+        return result
+    least, most = (low + width * end for end in rate_interval((result.value - low) / width, len(values)))
     return Estimate(
-        found.value,
-        least if found.low is None else min(found.low, least),
-        most if found.high is None else max(found.high, most),
-        found.n,
+        result.value,
+        least if result.low is None else min(result.low, least),
+        most if result.high is None else max(result.high, most),
+        result.n,
     )
 
 
 def rate_interval(rate: float, size: int, tail: float = TAIL) -> tuple[float, float]:
-    """Return Clopper's and Pearson's interval; a rate that is not a whole number of successes is taken between them.
+    """Return the Clopper-Pearson interval; a rate between whole numbers of successes is interpolated.
 
-    :param tail: What it leaves out on each side.
+    :param tail: Probability outside on each side.
     """
     from scipy.special import betaincinv  # late: it takes longer to import than everything else here
 
@@ -213,7 +213,7 @@ def rate_interval(rate: float, size: int, tail: float = TAIL) -> tuple[float, fl
 def student(freedom: float, tail: float = TAIL) -> float:
     """Return the quantile of Student's distribution that leaves ``tail`` above it.
 
-    :param freedom: Degrees of freedom, positive, not necessarily whole.
+    :param freedom: Degrees of freedom, positive, possibly fractional.
     :param tail: 0.025 for 95% on both sides.
     """
     from scipy.special import stdtrit  # late: see above
@@ -224,10 +224,10 @@ def student(freedom: float, tail: float = TAIL) -> float:
 def over_seeds(values: Sequence[float]) -> Spread:
     """Return mean and standard deviation (n - 1) of one number over seeds.
 
-    :raises DataError: There are fewer than two, or one is NaN.
+    :raises DataError: There are fewer than two values, or one is NaN.
     """
     if len(values) < 2:
-        raise DataError(f"{len(values)} seed has no spread", "Give the records of two seeds or more.")
+        raise DataError(f"{len(values)} seed has no spread", "Give the records of at least two seeds.")
     if any(map(math.isnan, values)):
         raise DataError("a value of a seed is NaN", "Evaluate that seed again.")
     if any(map(math.isinf, values)):

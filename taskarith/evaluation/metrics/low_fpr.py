@@ -1,4 +1,4 @@
-"""How many members an attack finds while it takes few nonmembers for members: the true positive rate at a low FPR."""
+"""The true positive rate of membership inference at a low false positive rate (FPR)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from taskarith.evaluation.metrics.intervals import Estimate, Floats, finite, rat
 __all__ = ["needed_nonmembers", "tpr_at_fpr", "tpr_with_interval"]
 
 _TAIL = 0.0125
-"""Of each end of an interval: half for the threshold, half for the rate of members beyond it."""
+"""Tail probability of each end of an interval, for the threshold and for the rate of members beyond it."""
 _ROUNDING = 1e-9
 
 
 def needed_nonmembers(fpr: float) -> int:
-    """Return how many nonmembers can tell a false positive rate from none: one of them is the rate."""
+    """Return the number of nonmembers needed to resolve a false positive rate: one of them makes up the rate."""
     return math.ceil(1 / fpr - _ROUNDING)
 
 
 def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float) -> float:
-    """Return the share of members above the threshold above which at most the share ``fpr`` of nonmembers is.
+    """Return the share of members above the threshold that at most a share ``fpr`` of nonmembers exceeds.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles" (arXiv:2112.03570). Convention: the
     highest true positive rate of the ROC curve whose false positive rate is at most ``fpr``, as in the code of
-    Min-K%++; the curve is not interpolated, and has all its points (scikit-learn leaves out those on straight lines).
+    Min-K%++; the curve is not interpolated and keeps all its points (scikit-learn drops those on straight lines).
 
-    :param members: Scores, shape (m,), higher for what looks more like a member.
+    :param members: Scores, shape (m,), higher for samples that look more like members.
     :param nonmembers: Shape (n,).
     :param fpr: In (0, 1).
-    :raises DataError: A side is empty, a score is not finite, or there are too few nonmembers to tell such a rate.
+    :raises DataError: A side is empty, a score is not finite, or there are too few nonmembers to resolve the rate.
     """
     inside, outside, allowed = _sides(members, nonmembers, fpr)
     return float((inside > outside[allowed]).mean())
@@ -42,12 +42,12 @@ def tpr_with_interval(members: ArrayLike, nonmembers: ArrayLike, fpr: float) -> 
     """Return the true positive rate with an interval of at least 95%.
 
     Both the threshold and the rate of members beyond it are estimates: the interval goes from the lower end of
-    Clopper's and Pearson's interval at the highest threshold that the order of nonmembers leaves possible (David and
-    Nagaraja, "Order Statistics", 7.1) to the upper end at the lowest one, each with a half of 2.5% (Bonferroni). Where
-    the number of nonmembers just tells the rate, it goes down to 0.
+    the Clopper-Pearson interval at the highest plausible threshold, by the order statistics of nonmembers (David and
+    Nagaraja, "Order Statistics", 7.1), to the upper end at the lowest one, each with half of 2.5% (Bonferroni). With
+    just enough nonmembers to resolve the rate, it goes down to 0.
 
-    :return: Without interval where a side has one sample; ``n`` is m + n.
-    :raises DataError: As ``tpr_at_fpr`` does.
+    :return: Without an interval if a side has one sample; ``n`` is m + n.
+    :raises DataError: As for ``tpr_at_fpr``.
     """
     from scipy.stats import binom  # late: a heavy import
 
@@ -55,7 +55,7 @@ def tpr_with_interval(members: ArrayLike, nonmembers: ArrayLike, fpr: float) -> 
     value, m, n = float((inside > outside[allowed]).mean()), len(inside), len(outside)
     if min(m, n) < 2:
         return Estimate(value, None, None, m + n)
-    fewest = int(binom.ppf(_TAIL, n, fpr))  # nonmembers that may really be beyond the threshold of the rate
+    fewest = int(binom.ppf(_TAIL, n, fpr))  # range of nonmembers that may truly be beyond the threshold
     most = int(binom.isf(_TAIL, n, fpr))
     low, high = 0.0, 1.0
     if fewest > 0:
@@ -66,13 +66,13 @@ def tpr_with_interval(members: ArrayLike, nonmembers: ArrayLike, fpr: float) -> 
 
 
 def _sides(members: ArrayLike, nonmembers: ArrayLike, fpr: float) -> tuple[Floats, Floats, int]:
-    """Return both sides, nonmembers from the highest, and how many of these may be false positives."""
+    """Return members, nonmembers in descending order, and the allowed number of false positives."""
     inside, outside = finite(members, "scores of members"), finite(nonmembers, "scores of nonmembers")
     if not 0 < fpr < 1:
-        raise DataError(f"{fpr} is not a false positive rate", "Give a number between 0 and 1, as in 0.01.")
+        raise DataError(f"{fpr} is not a false positive rate", "Give a number between 0 and 1, such as 0.01.")
     if len(outside) < needed_nonmembers(fpr):
         raise DataError(
-            f"{len(outside)} nonmembers cannot tell a false positive rate of {fpr:g} from none",
-            f"Give {needed_nonmembers(fpr)} or more.",
+            f"{len(outside)} nonmembers are too few for a false positive rate of {fpr:g}",
+            f"Give at least {needed_nonmembers(fpr)}.",
         )
     return inside, np.sort(outside)[::-1], math.floor(fpr * len(outside) + _ROUNDING)

@@ -1,4 +1,4 @@
-"""Membership inference: can one tell from its losses whether a model saw a sample? Scores, their AUC, and PrivLeak.
+"""Membership inference: do a model's losses show that it saw a sample? Scores, their AUC, and PrivLeak.
 
 Every score is higher for a sample that looks more like a member, so that an AUC above 0.5 means leakage.
 """
@@ -32,35 +32,35 @@ __all__ = [
 _QUANTILE = 1.959963984540054  # of the normal distribution, for 95%
 _NEAR = 1e-12
 _RESAMPLES, _SEED = 2_000, 42
-_HELD = 1_000_000  # indices of resamples held at once
+_MAX_INDICES = 1_000_000  # resample indices in memory at once
 
 
 def loss_score(token_losses: ArrayLike) -> float:
     """Return minus the mean token loss. Source: Yeom et al. (arXiv:1709.01604).
 
     :param token_losses: Nats, shape (tokens,).
-    :raises DataError: There are none, or one is not finite.
+    :raises DataError: They are empty, or a value is not finite.
     """
     return -float(finite(token_losses, "token losses").mean())
 
 
 def zlib_bytes(text: str) -> int:
-    """Return the size of a text compressed by zlib at its default level: how much there is in it to remember."""
+    """Return the size of a text compressed by zlib at its default level, a measure of its information."""
     return len(zlib.compress(text.encode("utf-8")))
 
 
 def zlib_score(token_losses: ArrayLike, size: int) -> float:
-    """Return minus the mean token loss over the compressed size: a cheap text is not a sign of membership.
+    """Return minus the mean token loss over the compressed size, which discounts easily predicted texts.
 
-    Source: Carlini et al. (arXiv:2012.07805), who count bits where this, as MIMIR and open-unlearning, counts bytes;
-    the order and so the AUC is the same.
+    Source: Carlini et al. (arXiv:2012.07805), who count bits; this counts bytes like MIMIR and
+    open-unlearning, which leaves the order and the AUC unchanged.
 
     :param token_losses: Nats, shape (tokens,).
     :param size: ``zlib_bytes`` of the text.
-    :raises DataError: There are no losses, one is not finite, or the size is not positive.
+    :raises DataError: There are no losses, a loss is not finite, or the size is not positive.
     """
     if size <= 0:
-        raise DataError(f"a compressed size of {size} bytes is none", "Record zlib_bytes of the sample's text.")
+        raise DataError(f"the compressed size {size} is not positive", "Record zlib_bytes of the sample's text.")
     return loss_score(token_losses) / size
 
 
@@ -71,7 +71,7 @@ def min_k_score(token_losses: ArrayLike, share: float) -> float:
 
     :param token_losses: Nats, shape (n,).
     :param share: In (0, 1]; 0.2 in the paper, 0.4 in MUSE.
-    :raises DataError: There are none, or one is not finite.
+    :raises DataError: They are empty, or a value is not finite.
     """
     losses = np.sort(finite(token_losses, "token losses"))
     return -float(losses[-_kept(len(losses), share) :].mean())
@@ -86,7 +86,7 @@ def min_k_plus_score(z_scores: ArrayLike, share: float) -> float:
 
     :param z_scores: Shape (n,).
     :param share: In (0, 1].
-    :raises DataError: There are none, or one is not finite.
+    :raises DataError: They are empty, or a value is not finite.
     """
     scores = np.sort(finite(z_scores, "z-scores"))
     return float(scores[: _kept(len(scores), share)].mean())
@@ -100,11 +100,13 @@ def reference_score(token_losses: ArrayLike, reference_token_losses: ArrayLike) 
 
     :param token_losses: Nats, shape (tokens,).
     :param reference_token_losses: Nats, shape (tokens of the reference model,).
-    :raises DataError: There are none, one is not finite, or those of the reference are all 0.
+    :raises DataError: They are empty, a loss is not finite, or all losses of the reference are 0.
     """
     reference = -loss_score(reference_token_losses)
     if not reference:
-        raise DataError("the losses of a reference model are all 0", "Take a reference that does not know the sample.")
+        raise DataError(
+            "the losses of a reference model are all 0", "Use a reference model that does not know the sample."
+        )
     return loss_score(token_losses) / reference
 
 
@@ -122,14 +124,14 @@ def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
 def auc_with_interval(members: ArrayLike, nonmembers: ArrayLike) -> Estimate:
     """Return the AUC with a 95% interval that also holds for few samples and near 0 and 1.
 
-    It is the union of two. One is Student's on the logit of the AUC, with the standard error of DeLong, DeLong and
-    Clarke-Pearson (1988) by midranks as in Sun and Xu (2014), and the degrees of freedom of Welch and Satterthwaite:
-    right where one side spreads more than the other. The other is the score interval of Newcombe (2006, method 5),
-    which has a width where members and nonmembers are parted wholly, and so the first has none.
+    It is the union of two intervals. One is Student's t on the logit of the AUC, with the standard error of DeLong,
+    DeLong and Clarke-Pearson (1988) by midranks as in Sun and Xu (2014), and the degrees of freedom of Welch and
+    Satterthwaite: it holds if one side spreads more than the other. The other is the score interval of Newcombe (2006,
+    method 5), which has a width even if members and nonmembers are fully separated, where the first has none.
 
     :param members: Shape (m,).
     :param nonmembers: Shape (n,).
-    :return: Without interval where a side has one sample; ``n`` is m + n.
+    :return: Without an interval if a side has one sample; ``n`` is m + n.
     :raises DataError: A side is empty, or a score is not finite.
     """
     inside, outside = _placements(members, nonmembers)
@@ -148,7 +150,7 @@ def auc_with_interval(members: ArrayLike, nonmembers: ArrayLike) -> Estimate:
 
 
 def _score_interval(value: float, members: int, nonmembers: int) -> tuple[float, float]:
-    """Return the AUCs from which the one found is 1.96 of their own standard errors away."""
+    """Return the AUCs whose own standard error, times 1.96, is their distance from the observed one."""
     from scipy.optimize import brentq  # late: a heavy import
 
     size = (members + nonmembers) / 2 - 1
@@ -157,7 +159,7 @@ def _score_interval(value: float, members: int, nonmembers: int) -> tuple[float,
         spread = 1 + size * ((1 - auc) / (2 - auc) + auc / (1 + auc))
         return abs(auc - value) - _QUANTILE * math.sqrt(auc * (1 - auc) * spread / (members * nonmembers))
 
-    inner = min(max(value, _NEAR), 1 - _NEAR)  # at 0 and 1 themselves the standard error is 0
+    inner = min(max(value, _NEAR), 1 - _NEAR)  # the standard error is 0 at 0 and 1
     low = float(brentq(beyond, 0, inner)) if value > 0 else 0.0
     high = float(brentq(beyond, inner, 1)) if value < 1 else 1.0
     return low, high
@@ -177,17 +179,17 @@ def privleak(membership_auc: float, retrained_auc: float) -> float:
     Source: Shi et al., "MUSE" (arXiv:2407.06460), section 3.2. Convention: MUSE's code takes Min-40% with the score
     -loss and calls the holdout set the positive class, so that its A is 1 minus the membership AUC used here. Then
     -100 means that the forget set is still known, 0 as if retrained, and above 0 that too much was unlearned.
-    open-unlearning has the other sign of A.
+    open-unlearning has the opposite sign of A.
 
     :param membership_auc: Of the unlearned model, forget set against holdout set.
     :param retrained_auc: Of a model that never saw the forget set.
     :raises DataError: An AUC is outside [0, 1], or that of the retrained model is 1.
     """
     if not (0 <= membership_auc <= 1 and 0 <= retrained_auc <= 1):
-        raise DataError(f"{membership_auc} and {retrained_auc} are not both AUCs", "Give numbers in [0, 1].")
+        raise DataError(f"{membership_auc} and {retrained_auc} must both be AUCs", "Give numbers in [0, 1].")
     if retrained_auc == 1:
         raise DataError(
-            "the retrained model tells every sample of the forget set from the holdout set: PrivLeak divides by zero",
+            "the retrained model separates the forget set from the holdout set completely, so PrivLeak divides by zero",
             "Check that it never saw the forget set.",
         )
     return (retrained_auc - membership_auc) / (1 - retrained_auc) * 100
@@ -202,22 +204,22 @@ def privleak_with_interval(
 
     :param sides: Scores of members and of nonmembers by the unlearned model, shapes (m,) and (n,).
     :param retrained_sides: Scores of the same samples in the same order by the retrained model.
-    :return: Without interval where a side has one sample, where the retrained AUC of a resample is 1, and where all
-        resamples have one value, as when either model parts the two sides wholly; ``n`` is m + n.
-    :raises DataError: As ``privleak`` and ``auc`` do.
+    :return: Without an interval if a side has one sample, the retrained AUC of a resample is 1, or all resamples have
+        the same value, as when either model fully separates the two sides; ``n`` is m + n.
+    :raises DataError: As for ``privleak`` and ``auc``.
     """
     value = privleak(auc(*sides), auc(*retrained_sides))
     sizes = [len(np.asarray(side)) for side in sides]
     rng = np.random.default_rng(_SEED)
     first, second = _resampled_auc(*sides), _resampled_auc(*retrained_sides)
-    found: list[Floats] = []
-    step = max(1, _HELD // sum(sizes))
+    resampled: list[Floats] = []
+    step = max(1, _MAX_INDICES // sum(sizes))
     for start in range(0, _RESAMPLES, step):
         count = min(step, _RESAMPLES - start)
         drawn = [rng.integers(0, size, (count, size)) for size in sizes]
         here, retrained = first(*drawn), second(*drawn)
-        found.append((retrained - here) / np.where(retrained < 1, 1 - retrained, np.nan) * 100)
-    values = np.concatenate(found)
+        resampled.append((retrained - here) / np.where(retrained < 1, 1 - retrained, np.nan) * 100)
+    values = np.concatenate(resampled)
     if min(sizes) < 2 or np.isnan(values).any() or np.ptp(values) == 0:
         return Estimate(value, None, None, sum(sizes))
     low, high = np.quantile(values, [0.025, 0.975])
@@ -231,31 +233,31 @@ def _resampled_auc(
     inside, outside = (np.asarray(side, dtype=np.float64) for side in (members, nonmembers))
     values, codes = np.unique(np.concatenate([inside, outside]), return_inverse=True)
 
-    def resampled(first: NDArray[np.int64], second: NDArray[np.int64]) -> Floats:
-        above = _drawn_often(codes[: len(inside)], first, len(values))
-        below = _drawn_often(codes[len(inside) :], second, len(values))
+    def resampled_auc(first: NDArray[np.int64], second: NDArray[np.int64]) -> Floats:
+        above = _code_counts(codes[: len(inside)], first, len(values))
+        below = _code_counts(codes[len(inside) :], second, len(values))
         passed = below.cumsum(-1) - below / 2  # nonmembers below, ties half
         return (above * passed).sum(-1) / (len(inside) * len(outside))
 
-    return resampled
+    return resampled_auc
 
 
-def _drawn_often(codes: NDArray[Any], positions: NDArray[np.int64], kinds: int) -> Floats:
-    """Return how often each code, from 0 to ``kinds`` - 1, occurs in resamples of shape (..., size)."""
+def _code_counts(codes: NDArray[Any], positions: NDArray[np.int64], kinds: int) -> Floats:
+    """Count the codes 0 to ``kinds`` - 1 in resamples of shape (..., size)."""
     rows = codes[positions.reshape(-1, positions.shape[-1])]
-    places = rows + kinds * np.arange(len(rows))[:, None]
-    counts = np.bincount(places.ravel(), minlength=kinds * len(rows)).astype(np.float64)
+    offsets = rows + kinds * np.arange(len(rows))[:, None]
+    counts = np.bincount(offsets.ravel(), minlength=kinds * len(rows)).astype(np.float64)
     return counts.reshape(*positions.shape[:-1], kinds)
 
 
 def _kept(length: int, share: float) -> int:
     if not 0 < share <= 1:
-        raise DataError(f"Min-K% of the share {share} is nothing", "Give a share above 0 and up to 1.")
+        raise DataError(f"{share} is not a share for Min-K%", "Give a number above 0 and up to 1.")
     return max(1, math.floor(share * length))
 
 
 def _placements(members: ArrayLike, nonmembers: ArrayLike) -> tuple[Floats, Floats]:
-    """Return for each member the share of nonmembers below it, and for each nonmember that of members above it."""
+    """Return the share of nonmembers below each member, and of members above each nonmember."""
     inside, outside = finite(members, "scores of members"), finite(nonmembers, "scores of nonmembers")
     from scipy.stats import rankdata  # late: a heavy import
 

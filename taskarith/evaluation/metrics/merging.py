@@ -1,4 +1,4 @@
-"""What a merged model keeps of the models that were fine-tuned for one task each."""
+"""Accuracy of a merged model relative to the models fine-tuned for one task each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Answered", "normalised_accuracy"]
 
 @dataclass(frozen=True)
 class Answered:
-    """What two models got right of the samples of one task.
+    """Correct answers of two models on the samples of one task.
 
-    :param correct: Of each sample by the model, shape (samples,).
-    :param finetuned_correct: By the model that was fine-tuned for the task.
-    :param counts: How much there is to get right in each sample: 1, or its tokens.
+    :param correct: Points of the model on each sample, shape (samples,).
+    :param finetuned_correct: Points of the model fine-tuned for the task.
+    :param counts: Maximum points of each sample: 1, or its number of tokens.
     """
 
     correct: ArrayLike
@@ -35,14 +35,16 @@ def normalised_accuracy(tasks: Sequence[Answered]) -> Estimate:
     Source: Ilharco et al., "Editing Models with Task Arithmetic" (arXiv:2212.04089), section 4. The interval leaves a
     sample out for both models at once.
 
-    :raises DataError: There are none, values are not finite, or a fine-tuned model gets nothing right.
+    :raises DataError: There are no tasks, values are not finite, or a fine-tuned model gets nothing right.
     """
     tables = [np.stack([_row(task.correct), _row(task.finetuned_correct), _row(task.counts)]) for task in tasks]
     if not tables or any(not table[1].any() for table in tables):
-        raise DataError("a fine-tuned model gets nothing right of its task", "Name the model that learned the task.")
+        raise DataError("a fine-tuned model gets nothing right in its task", "Name the model that learned the task.")
 
     def statistic(*positions: NDArray[np.int64]) -> Any:
-        with np.errstate(divide="ignore", invalid="ignore"):  # without a sample nothing may be right: no interval
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # leaving out a sample may leave nothing right: no interval then
             return np.mean([_share(table[:, at]) for table, at in zip(tables, positions, strict=True)])
 
     return estimate(statistic, *(table.shape[1] for table in tables), bounds=(0.0, np.inf))

@@ -1,7 +1,7 @@
-"""Questions and answers: TOFU's probability, truth ratio, model utility and forget quality; MUSE's KnowMem.
+"""Metrics of questions and answers: TOFU's probability, truth ratio, model utility and forget quality; MUSE's KnowMem.
 
 Sources: Maini et al., "TOFU: A Task of Fictitious Unlearning for LLMs" (arXiv:2401.06121), section 2.2; Shi et al.,
-"MUSE" (arXiv:2407.06460), section 3.1. Losses are the mean over the tokens of an answer, in nats.
+"MUSE" (arXiv:2407.06460), section 3.1. Losses are means over the tokens of an answer, in nats.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def probability(loss: ArrayLike) -> Floats:
 
     :param loss: Mean token loss, any shape.
     :return: float64 of the same shape, in [0, 1].
-    :raises DataError: A loss is not finite, or there is none.
+    :raises DataError: A loss is not finite, or there are none.
     """
     return np.exp(-finite(loss, "losses"))
 
 
 def normalised_probability(loss: float, perturbed: ArrayLike) -> float:
-    """Return p / (p + sum of p_i), p = exp(-loss): how much of the choice falls on the right one of several answers.
+    """Return p / (p + sum of p_i), p = exp(-loss): the share of the right answer among all answers.
 
     Convention: TOFU's for real authors and world facts. open-unlearning adds 1e-10 to the denominator; here the
-    quotient is taken so that it cannot be 0 / 0.
+    quotient is computed so that it cannot be 0 / 0.
 
     :param loss: Mean token loss of the right answer.
     :param perturbed: Those of the wrong ones, shape (answers,).
@@ -51,12 +51,12 @@ def normalised_probability(loss: float, perturbed: ArrayLike) -> float:
     :raises DataError: A loss is not finite, or there is no wrong answer.
     """
     away = float(finite(loss, "losses")) - finite(perturbed, "losses of perturbed answers")
-    with np.errstate(over="ignore"):  # then the right answer has no share, which is what comes out
+    with np.errstate(over="ignore"):  # an overflow gives the right share, 0
         return float(1 / (1 + np.exp(away).sum()))
 
 
 def truth_ratio(paraphrased: float, perturbed: ArrayLike) -> float:
-    """Return R = (product of p_i)^(1/n) / p: how likely wrong answers are, relative to a paraphrase of the right one.
+    """Return R = (product of p_i)^(1/n) / p: the likelihood of wrong answers relative to a paraphrased right one.
 
     Convention: the geometric mean of the wrong answers' probabilities, as in the code of TOFU and open-unlearning (the
     paper prints the arithmetic one); without open-unlearning's 1e-10 in the denominator.
@@ -72,12 +72,12 @@ def truth_ratio(paraphrased: float, perturbed: ArrayLike) -> float:
 
 
 def utility_truth(ratios: ArrayLike) -> Floats:
-    """Return max(0, 1 - R), what model utility takes of truth ratios; better is higher. Any shape."""
+    """Return max(0, 1 - R), the form of truth ratios in model utility; higher is better. Any shape."""
     return np.maximum(0.0, 1 - np.asarray(ratios, dtype=np.float64))
 
 
 def forget_truth(ratios: ArrayLike) -> Floats:
-    """Return min(R, 1 / R), how undecided the model is between right and wrong; TOFU's number on forget sets."""
+    """Return min(R, 1 / R), TOFU's number on forget sets: 1 if right and wrong answers are equally likely."""
     array = np.asarray(ratios, dtype=np.float64)
     with np.errstate(divide="ignore"):
         return np.minimum(array, 1 / array)
@@ -96,15 +96,15 @@ def truth_probability(ratios: ArrayLike) -> Floats:
 
 
 def harmonic_mean(values: ArrayLike) -> Floats:
-    """Return n / (sum of 1 / x) along the last axis, 0 where a value is 0. TOFU's model utility is that of nine.
+    """Return n / (sum of 1 / x) along the last axis, 0 if a value is 0. TOFU's model utility takes it over nine.
 
     :param values: Shape (..., n), 0 or more.
     :return: float64 of shape (...).
-    :raises DataError: There are none, or one is not finite or is negative.
+    :raises DataError: They are empty, or a value is not finite or negative.
     """
     array = finite(values, "values")
     if array.min() < 0:
-        raise DataError("a harmonic mean of negative values has no meaning", "Give values of 0 or more.")
+        raise DataError("the harmonic mean of negative values is undefined", "Give values of 0 or more.")
     with np.errstate(divide="ignore", over="ignore"):
         return array.shape[-1] / (1 / array).sum(-1)
 
@@ -113,7 +113,7 @@ def harmonic_mean(values: ArrayLike) -> Floats:
 class ForgetQuality:
     """The two-sample Kolmogorov-Smirnov test of truth ratios.
 
-    :param p_value: Forget quality; near 1 the unlearned model cannot be told from one that never knew.
+    :param p_value: Forget quality; near 1, the unlearned model is indistinguishable from one that never knew.
     :param distance: The statistic D, the largest distance between the two distributions.
     """
 
@@ -136,8 +136,8 @@ def forget_quality(ratios: ArrayLike, retain_ratios: ArrayLike) -> ForgetQuality
             raise DataError("truth ratios are missing or NaN", "Give the records of both models on the forget set.")
     from scipy.stats import ks_2samp  # late: a heavy import
 
-    found = ks_2samp(*sides)
-    return ForgetQuality(float(found.pvalue), float(found.statistic))
+    test = ks_2samp(*sides)
+    return ForgetQuality(float(test.pvalue), float(test.statistic))
 
 
 def knowmem(answer: str, generated: str) -> float:

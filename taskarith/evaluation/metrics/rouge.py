@@ -1,4 +1,4 @@
-"""ROUGE-L between two texts: the numbers of the `rouge_score` package, without stemming some 700 times faster."""
+"""ROUGE-L between two texts: equal to the `rouge_score` package and, without stemming, some 700 times faster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stems(text: str) -> list[str]:
     """Split as ``words``, and take the Porter stem of every word longer than three letters.
 
     The stemmer is NLTK's with its own extensions, because `rouge_score` uses it: Porter's original (1980), which other
-    packages hold, differs in about one word of a hundred (``monei`` where NLTK has ``money``).
+    packages implement, differs in about one word of a hundred (``monei`` where NLTK has ``money``).
     """
     stem = _stemmer()
     return [stem(word) if len(word) > 3 else word for word in words(text)]
@@ -43,7 +43,7 @@ def rouge_l(reference: str, candidate: str, *, stem: bool = False) -> RougeL:
 
     Convention: sentence-level ROUGE-L (Lin 2004, section 3.1, with beta = 1), tokens of ``words`` or ``stems``;
     equal to ``rouge_score.RougeScorer(["rougeL"], use_stemmer=stem)`` to the last digit. A text without words
-    scores 0, also against another such text.
+    scores 0, even against another such text.
 
     :param reference: The true text; recall is relative to it.
     :param candidate: The generated text; precision is relative to it.

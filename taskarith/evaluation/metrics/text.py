@@ -1,4 +1,4 @@
-"""What a model reproduces of a text: exact memorisation, extraction strength, verbatim memorisation.
+"""Reproduction of a text: perplexity, exact memorisation, extraction strength, VerbMem.
 
 ROUGE-L itself is in ``taskarith.evaluation.metrics.rouge``.
 """
@@ -18,7 +18,7 @@ __all__ = ["exact_memorisation", "extraction_strength", "perplexity", "verbmem"]
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), loss being the mean over tokens in nats; infinite where a float64 cannot hold it."""
+    """Return exp(loss), loss being the mean over tokens in nats; infinite beyond the range of a float64."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -28,8 +28,8 @@ def perplexity(loss: float) -> float:
 def exact_memorisation(correct: ArrayLike, tokens: ArrayLike) -> Floats:
     """Return the share of each sample's tokens that are the model's first choice, given the true tokens before each.
 
-    Source: Tirumala et al., "Memorization Without Overfitting" (arXiv:2205.10770). Convention: open-unlearning's, of
-    which the mean is taken over samples, where top-1 accuracy is over tokens.
+    Source: Tirumala et al., "Memorization Without Overfitting" (arXiv:2205.10770). Convention: open-unlearning's,
+    averaged over samples, whereas top-1 accuracy averages over tokens.
 
     :param correct: Tokens that are the first choice, shape (samples,).
     :param tokens: Scored tokens, shape (samples,).
@@ -38,7 +38,7 @@ def exact_memorisation(correct: ArrayLike, tokens: ArrayLike) -> Floats:
     """
     counts = finite(tokens, "counts of tokens")
     if counts.min() <= 0:
-        raise DataError("a sample has no tokens", "Leave samples without scored tokens out of the records.")
+        raise DataError("a sample has no tokens", "Remove samples without scored tokens from the records.")
     return finite(correct, "counts of right tokens") / counts
 
 
@@ -47,14 +47,14 @@ def extraction_strength(hits: ArrayLike) -> float:
 
     Source: Carlini et al., "Extracting Training Data from Large Language Models" (arXiv:2012.07805), in the form of
     Wang et al. (arXiv:2406.09179). Convention: open-unlearning's, which tries k = 0 ... n - 1 only, so that a
-    sample whose very last token is missed gets 1 / n; the formula alone would give 0.
+    sample whose last token is wrong gets 1 / n; the formula alone would give 0.
 
     :param hits: Whether each of the n scored tokens is the first choice, teacher-forced, bool of shape (n,).
     :raises DataError: There are no tokens.
     """
     array = np.asarray(hits, dtype=np.bool_)
     if not array.size:
-        raise DataError("a sample has no tokens", "Leave samples without scored tokens out of the records.")
+        raise DataError("a sample has no tokens", "Remove samples without scored tokens from the records.")
     misses = np.flatnonzero(~array)
     prefix = int(misses[-1]) + 1 if len(misses) else 0
     return 1 - min(prefix, len(array) - 1) / len(array)

@@ -50,7 +50,7 @@ def test_tpr_is_the_best_threshold_tried_out(members, nonmembers):
 
 def test_a_rate_that_the_sample_cannot_tell_is_refused():
     assert [needed_nonmembers(rate) for rate in (0.001, 0.01, 0.05, 0.3)] == [1000, 100, 20, 4]
-    with pytest.raises(DataError, match=r"99 nonmembers cannot tell a false positive rate of 0.01 from none"):
+    with pytest.raises(DataError, match=r"99 nonmembers are too few for a false positive rate of 0.01"):
         tpr_at_fpr([1, 2], range(99), 0.01)
     with pytest.raises(DataError, match="1 is not a false positive rate"):
         tpr_at_fpr([1, 2], range(99), 1)

@@ -31,5 +31,5 @@ def test_leaks_of_yes_and_no_are_those_of_its_code(ones, k, found):
 
 def test_budgets_are_powers_of_two_and_all():
     assert [budgets(draws) for draws in (1, 2, 6, 8)] == [(1,), (1, 2), (1, 2, 4, 6), (1, 2, 4, 8)]
-    with pytest.raises(DataError, match="2 continuations do not tell the best of 3"):
+    with pytest.raises(DataError, match="2 continuations are too few for the best of 3"):
         leak_at_k([0, 1], 3)
