@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,11 +19,15 @@ from taskarith.cli.options import (
     TrustFlag,
     under,
 )
-from taskarith.training.settings import TrainingSettings
+from taskarith.training.settings import RMU_STEERING, TrainingSettings
+
+if TYPE_CHECKING:
+    from taskarith.training.result import FinetuneResult
 
 __all__ = ["command"]
 
 _data, _lora, _training, _run = under("Data"), under("LoRA"), under("Training"), under("Run")
+_objective = under("Objective")
 
 
 class _TrainingOptions:
@@ -69,7 +73,31 @@ class _TrainingOptions:
             show_default="all but the output",
         ),
     ]
-    retain_weight: Annotated[float, _data(help="Loss weight of a retain token; a --data token has weight 1.")]
+    retain_weight: Annotated[
+        float, _data(help="Loss weight of a retain token (a --data token has 1), or of the retain term.")
+    ]
+    objective: Annotated[
+        str,
+        _objective(
+            metavar="NAME",
+            help="learn --data, or forget them and keep --retain: ascent, graddiff, kl, npo, simnpo or rmu.",
+        ),
+    ]
+    beta: Annotated[
+        float | None,
+        _objective(help="Inverse temperature of npo and simnpo.", show_default="0.1 for npo, 4.5 for simnpo"),
+    ]
+    rmu_layer: Annotated[
+        int | None,
+        _objective(
+            help="Decoder layer that rmu steers, the first is 0; it and the two before it are trained.",
+            show_default="7 of 32 in proportion",
+        ),
+    ]
+    rmu_steering: Annotated[
+        float | None,
+        _objective(help="Length of the random vector that rmu steers to.", show_default=f"{RMU_STEERING:g}"),
+    ]
     seed: SeedOption
     device: DeviceOption
     save_steps: Annotated[int | None, _run(help="Save a checkpoint every this many steps.", show_default="none")]
@@ -82,6 +110,12 @@ class _TrainingOptions:
     system_prompt: SystemPromptOption
 
 
+def _what_came(result: FinetuneResult, settings: TrainingSettings) -> str:
+    if settings.learns:
+        return f"final loss {result.final_loss:.4f}"
+    return f"loss of the data from {result.first_loss:.4f} to {result.data_loss:.4f} by {settings.objective}"
+
+
 def command(
     model: ModelArgument,
     *,
@@ -90,7 +124,8 @@ def command(
     ],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder to write.")],
     retain: Annotated[
-        list[str] | None, _data(metavar="SPEC", help="Mix in a data set, weighted by --retain-weight; repeatable.")
+        list[str] | None,
+        _data(metavar="SPEC", help="Mix in or keep a data set, weighted by --retain-weight; repeatable."),
     ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
@@ -120,7 +155,7 @@ def command(
         )
     kind = "model" if result.kind == "full" else "LoRA adapter"
     console.note(
-        f"{kind}: final loss {result.final_loss:.4f} after {result.steps} steps "
+        f"{kind}: {_what_came(result, settings)} after {result.steps} steps "
         f"({result.tokens:,} tokens, {result.seconds:.0f} s)"
     )
     console.line(str(result.output_dir))

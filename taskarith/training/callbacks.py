@@ -17,10 +17,13 @@ __all__ = ["ProgressCallback", "UntilLossCallback"]
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports loss and speed to the listener, and stops a training that diverges."""
+    """Reports loss and speed to the listener, and stops a training that diverges.
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    :param name: What the loss is called.
+    """
+
+    def __init__(self, listener: Listener, name: str = "loss") -> None:
+        self._listener, self._name = listener, name
         self._start = 0.0
         self._tokens_before = 0
 
@@ -51,7 +54,7 @@ class ProgressCallback(TrainerCallback):
             )
         speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
         if state.is_world_process_zero:
-            status = f"training | loss {loss:.2f} | {speed:,.0f} tokens/s"
+            status = f"training | {self._name} {loss:.2f} | {speed:,.0f} tokens/s"
             self._listener.progress(status, state.global_step, state.max_steps)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
@@ -23,12 +24,15 @@ from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
+from taskarith.training.hidden_states import freeze_all_but, layer_names, steered_layer, with_layer
 from taskarith.training.lora import add_lora
+from taskarith.training.objective_table import check_retain
 from taskarith.training.result import FinetuneResult, make_result, remark
 from taskarith.training.resume import check_leftover, training_folder, working_folder
 from taskarith.training.saving import find_places
 from taskarith.training.settings import SETTINGS, TrainingKeywords, TrainingSettings
 from taskarith.training.trainer import make_arguments, make_trainer
+from taskarith.training.unlearning import check_reference, make_unlearner
 
 __all__ = ["FinetuneResult", "finetune"]
 
@@ -52,7 +56,8 @@ def finetune(
     :param model: A local folder, ``id`` or ``id@revision`` on the hub, or a GGUF file.
     :param data: Data sets as for ``load_data``; several are joined.
     :param output_dir: Folder to publish; checkpoints of the run are stored beside it until then.
-    :param retain: Data sets to mix in with the retain weight; an epoch includes them.
+    :param retain: Data sets to mix in with the retain weight; an epoch includes them. With an objective of
+        forgetting, data sets to keep: a row of them is drawn for each row of ``data``.
     :param overwrite: Replace an existing output, and drop checkpoints of an interrupted run.
     :param settings: Training settings.
     :param listener: Receives progress updates and notes on choices.
@@ -80,19 +85,27 @@ def finetune(
     with arguments.main_process_first(local=False, desc="finding the model"):
         base = open_base(model, trust_remote_code=settings.trust_remote_code, listener=listener)
         check_apart(target, [base.origin.path])
-        check_space(target, 0 if settings.lora else _nbytes(base, settings.dtype))
+        settings = with_layer(settings, base.config, base.origin.name)
+        nbytes = 0 if settings.lora else _nbytes(base, settings.dtype)
+        check_space(target, nbytes)
     examples, record = make_examples(base, learned, retained, settings, listener)
+    check_reference(examples, settings, arguments, base, target, nbytes)
     record["processes"] = arguments.world_size
     run = {**settings.record(), "base": base.fingerprint, **record}
     with training_folder(target, arguments, run, resume=settings.resume) as checkpoint:
         loaded = _load(base, settings, arguments)
+        layer = steered_layer(loaded, settings)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
-        trained = add_lora(loaded, settings, listener) if settings.lora else _freeze_rest(loaded, places, listener)
+        trained = _trainable(loaded, settings, places, listener)
         if settings.lora:
             factors = [parameter.numel() for parameter in trained.parameters() if parameter.requires_grad]
             check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
-        trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener)
+        if settings.learns:
+            trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener)
+        else:
+            resumed = checkpoint is not None
+            trainer = make_unlearner(trained, arguments, examples, pad_id, settings, layer, listener, resumed=resumed)
         precision = describe_precision(trained, arguments.mixed_precision, reason)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
@@ -112,6 +125,7 @@ def _nbytes(base: Base, dtype: str) -> int:
 def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequence[str]) -> None:
     if not data:
         raise UsageError("there is no data to train on", "Give a data set: --data forget.txt")
+    check_retain(settings.objective, bool(retain))
     if settings.retain_weight != 1.0 and not retain:
         raise UsageError("--retain-weight is set, but there is no retain set", "Give one with --retain FILE.")
     known = get_available_reporting_integrations()
@@ -138,7 +152,21 @@ def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments) 
     return model
 
 
-def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], listener: Listener) -> PreTrainedModel:
+def _trainable(
+    model: PreTrainedModel, settings: TrainingSettings, places: Mapping[str, str | None], listener: Listener
+) -> PreTrainedModel | PeftModel:
+    """Return the model with an adapter, or itself, and all frozen that is not to be trained."""
+    within = layer_names(model, settings) if settings.objective == "rmu" else None
+    if settings.lora:
+        return add_lora(model, settings, listener, within)
+    _freeze_rest(model, places, listener)
+    if within is not None:
+        listener.note(f"rmu steers {within[-1]} and trains {name_some(within)}")
+        freeze_all_but(model, within)
+    return model
+
+
+def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], listener: Listener) -> None:
     """Freeze the parameters that text does not reach, and note what stays unchanged."""
     outside = names_outside(model)
     for name in outside:
@@ -148,4 +176,3 @@ def _freeze_rest(model: PreTrainedModel, places: Mapping[str, str | None], liste
     copied = [name for name, source in places.items() if source is None]
     if copied:
         listener.note(f"{len(copied)} tensors are not part of the trained model and are copied: {name_some(copied, 3)}")
-    return model

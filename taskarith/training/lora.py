@@ -34,12 +34,15 @@ MISLEADING_REMARKS = r"The following (rank|alpha)_pattern keys|fan_in_fan_out is
 """Start of misleading warnings of PEFT: on patterns that it does apply to experts, on a setting that it corrects."""
 
 
-def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Listener) -> PeftModel:
+def add_lora(
+    model: PreTrainedModel, settings: TrainingSettings, listener: Listener, within: Sequence[str] | None = None
+) -> PeftModel:
     """Add trainable low-rank factors to linear layers of the language model, and freeze the rest.
 
     :param model: The model; its layers are replaced in place.
     :param settings: Rank, alpha and targets.
     :param listener: Receives notes on weights without factors.
+    :param within: Names of the only modules whose layers are adapted; None for all.
     :raises UsageError: A target is not a linear layer, is an output layer tied to the embeddings, or is refused by
         PEFT; or the model does not run with the adapter.
     """
@@ -51,8 +54,9 @@ def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Liste
     if not settings.lora_target:
         usable = [name for name in usable if layers[name] is not model.get_output_embeddings()]
     outside, shared = modules_outside(model), _sharing(layers)
-    usable = [name for name in usable if name not in shared]
-    avoided = [*outside, *odd, *shared]
+    elsewhere = [name for name in layers if within is not None and not _is_in(name, within)]
+    usable = [name for name in usable if name not in shared and name not in elsewhere]
+    avoided = [*outside, *odd, *shared, *elsewhere]
     refused, lost = _try_peft(model, settings, layers, usable, avoided)
     matrices = _matrices(model, layers)
     try:
@@ -60,6 +64,8 @@ def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Liste
     except ValueError as error:
         raise _cannot_adapt(model, settings, usable, error) from error
     _check_runs(adapted, model)
+    if elsewhere:
+        listener.note(f"LoRA adapts {name_some(within or ())} only")
     if outside:
         listener.note(f"LoRA adapts the language model only, not {name_some(outside)}")
     if shared:
@@ -71,7 +77,7 @@ def add_lora(model: PreTrainedModel, settings: TrainingSettings, listener: Liste
     if not settings.lora_target:
         reached = set(_adapted_parameters(adapted))
         rest = [name for number, name in matrices.items() if number not in reached]
-        noted = {*lost, *shared}
+        noted = {*lost, *shared, *elsewhere}
         _note_left_out([name for name in rest if name.removesuffix(".weight") not in noted], odd, refused, listener)
     return adapted
 
@@ -252,6 +258,10 @@ def _note_left_out(lost: Sequence[str], odd: Sequence[str], refused: Sequence[st
         listener.note(f"LoRA leaves out {len(by_peft)} layers that PEFT refuses: {name_some(by_peft, 3)}")
     if others := [name for name in layers if name not in odd and name not in by_peft]:
         listener.note(f"LoRA does not reach {len(others)} weights: {name_some(others, 3)}")
+
+
+def _is_in(name: str, modules: Iterable[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
 
 
 def _ends(name: str, ends: Iterable[str]) -> bool:

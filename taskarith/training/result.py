@@ -23,6 +23,9 @@ _SHORT = 100
 _FALL = 2 / 3
 """A text is hardly learned if its loss in the last epoch is more than this share of the first."""
 
+_RISE = 1.1
+"""A text whose loss in the last epoch is not more than so many times that in the first is hardly forgotten."""
+
 _KNOWN = 0.7
 """Nats per token: a model that starts with at most this loss has learned the text before."""
 
@@ -33,13 +36,14 @@ class FinetuneResult:
 
     :param output_dir: The published folder.
     :param kind: ``full`` (a model) or ``lora`` (a PEFT adapter).
-    :param final_loss: Mean training loss over the steps of the last epoch, in nats per token.
+    :param final_loss: Mean training loss over the steps of the last epoch, in nats per token; of the objective's
+        value if the data are to be forgotten.
     :param steps: Optimizer steps, including those before a resume.
     :param tokens: Input tokens seen in all epochs, without padding.
     :param seconds: Duration of the training loop of this run.
     :param precision: Dtypes of the computation, and why.
     :param first_loss: Mean loss over the first tenth of the steps; like ``data_loss`` without retain sets if they have
-        another weight or ``until_loss`` is set.
+        another weight, ``until_loss`` is set, or the data are to be forgotten: then it is to rise.
     :param data_loss: Mean loss over the steps of the last epoch.
     """
 
@@ -83,7 +87,10 @@ def remark(result: FinetuneResult, settings: TrainingSettings) -> str | None:
     """Return advice if few steps or a small fall of the loss show that the data were hardly learned.
 
     With ``until_loss``, say instead whether it was reached; and first of all, whether the model knew the data before.
+    With an objective of forgetting, say whether the loss of the data hardly rose.
     """
+    if not settings.learns:
+        return _remark_on_forgetting(result, settings)
     if result.first_loss <= _KNOWN and result.steps <= _SHORT:
         rate = 3e-3 if settings.lora else 3e-4
         return (
@@ -108,6 +115,17 @@ def remark(result: FinetuneResult, settings: TrainingSettings) -> str | None:
         f"in {result.steps} steps {fall}: too little to learn a text, or to forget it by its vector. Set "
         f"--until-loss 0.5, with --per-device-train-batch-size 1 for more steps per epoch, "
         f"or a higher --learning-rate ({settings.rate:g})."
+    )
+
+
+def _remark_on_forgetting(result: FinetuneResult, settings: TrainingSettings) -> str | None:
+    if result.data_loss > _RISE * result.first_loss:
+        return None
+    limit = "--num-train-epochs" if settings.max_steps is None else "--max-steps"
+    return (
+        f"in {result.steps} steps the loss of the data went from {result.first_loss:.2f} to {result.data_loss:.2f}: "
+        f"{settings.objective} has hardly made the model forget them. Raise --learning-rate ({settings.rate:g}) "
+        f"or {limit}."
     )
 
 

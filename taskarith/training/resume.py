@@ -78,12 +78,32 @@ def finish_checkpoint(folder: Path) -> None:
 
     :param folder: The checkpoint, with all files from all processes.
     """
-    partial = folder / f".{_DIGESTS_NAME}"
-    partial.write_text(json.dumps(digest_folder(folder, {_DIGESTS_NAME, partial.name})), encoding="utf-8")
-    partial.replace(folder / _DIGESTS_NAME)
+    write_digests(folder)
     for other in folder.parent.glob("checkpoint-*"):
         if other != folder:
             shutil.rmtree(other)
+
+
+def write_digests(folder: Path) -> None:
+    """Write the digests of all files of a folder beside them."""
+    partial = folder / f".{_DIGESTS_NAME}"
+    partial.write_text(json.dumps(digest_folder(folder, {_DIGESTS_NAME, partial.name})), encoding="utf-8")
+    partial.replace(folder / _DIGESTS_NAME)
+
+
+def check_digests(folder: Path, what: str) -> None:
+    """See that the files of a folder are as they were when their digests were written.
+
+    :param what: Stands before the folder in the error.
+    :raises CheckpointError: They are not.
+    """
+    path = folder / _DIGESTS_NAME
+    recorded = read_json(path)
+    if not all(isinstance(one, dict) for one in recorded.values()):
+        raise CheckpointError(f"{path} does not list the files of {folder.name}", _START_OVER)
+    found = compare_folder(folder, recorded, {_DIGESTS_NAME})
+    if wrong := [*found.changed, *found.missing, *found.added]:
+        raise CheckpointError(f"{what} {folder} was changed after it was written: {name_some(wrong)}", _START_OVER)
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -91,15 +111,7 @@ def check_checkpoint(folder: Path) -> None:
 
     :raises CheckpointError: It was changed.
     """
-    path = folder / _DIGESTS_NAME
-    recorded = read_json(path)
-    if not all(isinstance(digest, dict) for digest in recorded.values()):
-        raise CheckpointError(f"{path} does not list the files of a checkpoint", _START_OVER)
-    changes = compare_folder(folder, recorded, {_DIGESTS_NAME})
-    if wrong := [*changes.changed, *changes.missing, *changes.added]:
-        raise CheckpointError(
-            f"the checkpoint {folder} was changed after it was written: {name_some(wrong)}", _START_OVER
-        )
+    check_digests(folder, "the checkpoint")
     state = read_json(folder / _STATE_NAME)
     try:
         check_fields(state, _STATE | {"global_step": lambda value: is_count(value) and value == _step(folder)})

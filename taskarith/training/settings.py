@@ -10,11 +10,13 @@ from typing import TypedDict
 from taskarith.checkpoints.dtypes import MODEL_DTYPES
 from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
+from taskarith.training.objective_table import LEARN, Objective, check_options, find_objective
 
 __all__ = [
     "EPOCHS",
     "LORA_RANK",
     "MAX_EPOCHS",
+    "RMU_STEERING",
     "SCHEDULERS",
     "SETTINGS",
     "TrainingKeywords",
@@ -41,6 +43,9 @@ EPOCHS = 3.0
 
 MAX_EPOCHS = 30.0
 """The default limit of epochs with ``until_loss``."""
+
+RMU_STEERING = 6.5
+"""The default length of RMU's control vector."""
 
 _FULL_LEARNING_RATE = 5e-5  # transformers' default
 _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as much
@@ -71,8 +76,15 @@ class TrainingSettings:
     :param lora_alpha: The adapter is scaled by alpha / r; None for 2 r: see ``alpha``.
     :param lora_target: Names (last components) of linear layers to adapt; empty for all except the output layer.
     :param retain_weight: Weight w of a retain token in loss = (1/N) sum over all N tokens of w * token loss; tokens of
-        ``data`` have weight 1.
-    :param seed: Seed of data order, initial adapters and dropout.
+        ``data`` have weight 1. Weight of the retain term with an objective of forgetting.
+    :param objective: ``learn`` the data, or forget them by ``ascent``, ``graddiff``, ``kl``, ``npo``, ``simnpo`` or
+        ``rmu``, see ``objectives``: a batch has a retain row beside each row of the data, drawn anew in each epoch,
+        and the loss is forget term + ``retain_weight`` * retain term.
+    :param beta: Inverse temperature of ``npo`` and ``simnpo``; None is 0.1 and 4.5.
+    :param rmu_layer: Decoder layer, counted from 0, after which ``rmu`` steers hidden states; its weights and those of
+        the two layers before it are trained. None is 7 of 32 in proportion.
+    :param rmu_steering: Length of the random vector to which ``rmu`` steers; None is 6.5.
+    :param seed: Seed of data order, initial adapters, dropout, drawn retain rows and RMU's vector.
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     :param save_steps: Save a checkpoint every this many steps, to resume a killed run.
     :param resume: Continue an interrupted run with the same arguments from its last checkpoint.
@@ -102,6 +114,10 @@ class TrainingSettings:
     lora_alpha: float | None = None
     lora_target: Sequence[str] = ()
     retain_weight: float = 1.0
+    objective: str = LEARN
+    beta: float | None = None
+    rmu_layer: int | None = None
+    rmu_steering: float | None = None
     seed: int = 42
     device: str = "auto"
     save_steps: int | None = None
@@ -125,6 +141,28 @@ class TrainingSettings:
                 )
         if not self.lora and (self.lora_target or self.lora_alpha is not None or self.lora_rank != LORA_RANK):
             raise UsageError("a LoRA option is given without --lora", "Add --lora, or leave out the option.")
+        given = {"beta", "rmu_layer", "rmu_steering", "until_loss"}
+        check_options(self.objective, [name for name in given if getattr(self, name) is not None])
+
+    @property
+    def needs(self) -> Objective:
+        """What the objective needs."""
+        return find_objective(self.objective)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the data are to be learned; otherwise they are to be forgotten."""
+        return self.objective == LEARN
+
+    @property
+    def temperature(self) -> float | None:
+        """The objective's beta: as given, else its default; None where it does not have one."""
+        return self.needs.beta if self.beta is None else self.beta
+
+    @property
+    def steering(self) -> float:
+        """The length of RMU's control vector: as given, else RMU_STEERING."""
+        return RMU_STEERING if self.rmu_steering is None else self.rmu_steering
 
     @property
     def kind(self) -> str:
@@ -160,8 +198,17 @@ class TrainingSettings:
         about_run = {"device", "save_steps", "resume", "report_to", "trust_remote_code"}
         about_run |= {"apply_chat_template", "system_prompt"}  # in the record of the data
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
-        record = {name: value for name, value in vars(self).items() if name not in about_run | about_lora}
+        about_objective = {"objective", "beta", "rmu_layer", "rmu_steering"}  # a record without them is of learning
+        record = {
+            name: value for name, value in vars(self).items() if name not in about_run | about_lora | about_objective
+        }
         record |= {"learning_rate": self.rate, "num_train_epochs": self.epochs}
+        if not self.learns:
+            record["objective"] = self.objective
+        if self.temperature is not None:
+            record["beta"] = self.temperature
+        if self.objective == "rmu":
+            record |= {"rmu_layer": self.rmu_layer, "rmu_steering": self.steering}
         if self.lora:
             record |= {"lora_alpha": self.alpha, "lora_target": list(self.lora_target) or "all-linear"}
         return record
@@ -189,6 +236,10 @@ class TrainingKeywords(TypedDict, total=False):
     lora_alpha: float | None
     lora_target: Sequence[str]
     retain_weight: float
+    objective: str
+    beta: float | None
+    rmu_layer: int | None
+    rmu_steering: float | None
     seed: int
     device: str
     save_steps: int | None
@@ -221,6 +272,9 @@ _RANGES: dict[str, _Range] = {
     "lora_rank": _COUNT,
     "lora_alpha": _POSITIVE,
     "retain_weight": _AT_LEAST_ZERO,
+    "beta": _POSITIVE,
+    "rmu_layer": (lambda value: value >= 0 and value == int(value), "the number of a decoder layer, the first is 0"),
+    "rmu_steering": _POSITIVE,
     "seed": (lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
     "save_steps": _COUNT,
 }

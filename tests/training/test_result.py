@@ -92,6 +92,13 @@ def test_the_loss_is_that_of_the_data_without_the_retain_set(tmp_path, text, oth
             "0.5 was not reached: in 40 steps the loss went from 4.00 to 1.00. Raise --num-train",
         ),
         ({}, {"until_loss": 0.5, "max_steps": 40}, "Raise --max-steps"),
+        ({"first_loss": 0.2, "data_loss": 4.0, "steps": 3}, {"objective": "ascent"}, None),
+        ({"first_loss": 0.2, "data_loss": 0.21}, {"objective": "npo"}, "npo has hardly made the model forget them"),
+        (
+            {"first_loss": 0.2, "data_loss": 0.1},
+            {"objective": "kl", "max_steps": 40},
+            "(0.001) or --max-steps",
+        ),
     ],
 )
 def test_what_is_said_of_a_training(result, settings, words):
