@@ -12,6 +12,7 @@ from statistics import mean
 
 import taskarith
 from examples.forgetting.learn import ROLES, Pupil
+from taskarith.demo.run import FULL
 from taskarith.edit.read_recipe import parse_recipe
 from taskarith.evaluation.score import Number
 
@@ -35,12 +36,14 @@ class _Material:
 
     :param vectors: The task vector of each role.
     :param siblings: Vectors of the same forgotten text, learned with other seeds.
+    :param trained: Returns the model after training with an objective of forgetting, trained on first use.
     :param weights: Returns the weights file of a kind that `taskarith importance` knows, written on first use.
     """
 
     vectors: Mapping[str, str]
     siblings: Sequence[str]
     weights: Callable[[str], str]
+    trained: Callable[[str], str]
 
     def negate(self, **more: object) -> Values:
         return {"negate": [self.vectors[_FORGOTTEN]], **more}
@@ -70,8 +73,12 @@ OPERATORS: dict[str, Callable[[_Material], Values]] = {
     "add 0.4 of the kept": lambda given: given.add(0.4),
     "add 0.4 of the kept, MLP only": lambda given: given.add(0.4, scale=_MLP),
     "add 0.6 of the kept": lambda given: given.add(0.6),
+    **{
+        f"trained by {name}": lambda given, name=name: {"add": [given.trained(name)]}
+        for name in ("ascent", "graddiff", "kl", "npo", "simnpo", "rmu")
+    },
 }
-"""Names and recipes. What is added is multiplied by alpha, too."""
+"""Names and recipes. What is added is multiplied by alpha, too; so is what a training changed of the tuned model."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def attempt(pupil: Pupil, siblings: Sequence[str], folder: Path, outcome: Outcom
 
     :param pupil: The model and its vectors.
     :param siblings: Vectors of the same forgotten text, learned with other seeds.
-    :param folder: For files of weights.
+    :param folder: For files of weights and trained models.
     :param outcome: What ``begin`` measured.
     :param operator: One of ``OPERATORS``.
     """
@@ -140,7 +147,23 @@ def attempt(pupil: Pupil, siblings: Sequence[str], folder: Path, outcome: Outcom
             taskarith.importance(pupil.tuned, *texts, path, kind=kind, block_size=pupil.lesson.block_size)
         return str(path)
 
-    recipe = OPERATORS[operator](_Material(pupil.vectors, siblings, weights))
+    def trained(objective: str) -> str:
+        path = folder / f"by-{objective}"
+        if not path.exists():
+            taskarith.finetune(
+                pupil.tuned,
+                [pupil.lesson.data[_FORGOTTEN]],
+                path,
+                retain=[] if objective == "ascent" else [pupil.lesson.data[role] for role in _KEPT],
+                objective=objective,
+                block_size=pupil.lesson.block_size,
+                learning_rate=FULL.learning_rate,
+                per_device_train_batch_size=FULL.batch_size,
+                seed=pupil.lesson.seed,
+            )
+        return str(path)
+
+    recipe = OPERATORS[operator](_Material(pupil.vectors, siblings, weights, trained))
     alpha = _equal(pupil, recipe, outcome.tuned.losses[_FORGOTTEN], outcome.base.losses[_FORGOTTEN])
     return _measure(pupil, pupil.tuned, recipe, alpha)
 

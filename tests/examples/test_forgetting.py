@@ -38,7 +38,7 @@ def test_the_texts_to_report_on_are_others():
 
 def test_a_study_ends_with_all_tables_and_goes_on_where_it_stopped(base, lesson, tmp_path, monkeypatch):
     monkeypatch.setattr(operators, "_MOST_STEPS", 2)
-    names = [PLAIN, "perta, gradients", "negmerge", "project, MLP only"]
+    names = [PLAIN, "perta, gradients", "negmerge", "project, MLP only", "trained by npo"]
     few = {name: OPERATORS[name] for name in names}
     for module in ("operators", "__main__"):
         monkeypatch.setattr(f"examples.forgetting.{module}.OPERATORS", few)
