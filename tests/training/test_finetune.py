@@ -124,7 +124,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path, text, phi):
         finetune(str(phi), [text], tmp_path / "out", block_size=257)
     with pytest.raises(UsageError, match="--lora-target gate: the model does not have") as raised:
         finetune(str(phi), [text], tmp_path / "out", lora=True, lora_target=["q_proj", "gate"])
-    assert raised.value.hint == "It has dense, fc1, fc2, k_proj, lm_head, q_proj, v_proj."
+    assert raised.value.hint == "The model has dense, fc1, fc2, k_proj, lm_head, q_proj, v_proj."
     broken = shutil.copytree(phi, tmp_path / "broken")
     kept = {name: t for name, t in weights(phi).items() if "fc1" not in name}
     save_file(kept, broken / "model.safetensors", metadata={"format": "pt"})

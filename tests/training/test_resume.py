@@ -153,6 +153,6 @@ def test_checkpoints_of_an_earlier_release_are_kept(tmp_path, text, phi, resume)
     (folder / "run.json").write_text(json.dumps(run))
     [digests] = folder.glob("checkpoint-*/digests.json")
     digests.unlink()
-    with pytest.raises(OutputError, match="of an earlier release"):
+    with pytest.raises(OutputError, match="from an earlier release"):
         finetune(str(phi), [text], tmp_path / "out", save_steps=1, resume=resume, **QUICK)
     assert (digests.parent / "trainer_state.json").is_file()
