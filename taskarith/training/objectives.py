@@ -19,7 +19,7 @@ def ascent(log_p: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
 
     sum_t log p(y_t | y_<t); divided by the tokens of the step.
 
-    Source: Jang et al., "Knowledge Unlearning for Mitigating Privacy Risks in Language Models" (ACL 2023), eq. 1. With
+    Source: Jang et al., "Knowledge Unlearning for Mitigating Privacy Risks in Language Models" (ACL 2023). With
     the usual loss of the retain set added it is the gradient difference of Liu, Liu and Stone, "Continual Learning and
     Private Unlearning" (CoLLAs 2022), as Maini et al., "TOFU: A Task of Fictitious Unlearning for LLMs" (2024) apply
     it. It has no parameters; OpenUnlearning's weights of both terms are 1.
@@ -48,7 +48,7 @@ def npo(log_p: torch.Tensor, learned: torch.Tensor, reference: torch.Tensor, bet
     rows. Its gradient tends to that of the mean of log p(y), which is ascent, as beta tends to 0.
 
     Source: Zhang, Lin, Bai and Mei, "Negative Preference Optimization: From Catastrophic Collapse to Effective
-    Unlearning" (COLM 2024), eq. 3. beta is 0.1 there and in OpenUnlearning.
+    Unlearning" (COLM 2024). beta is 0.1 there and in OpenUnlearning.
 
     :param log_p: Of the true tokens, of shape (rows, tokens).
     :param learned: Bool, of the same shape.
