@@ -150,9 +150,11 @@ def _lines(result: ExtractResult, dtype: str) -> Iterator[str]:
             f"keeps {loss.kept:,} elements and {loss.energy:.2%} of the energy; relative error {loss.error:.3g}, "
             f"at worst {loss.worst_error:.3g} ({loss.worst})"
         )
+    elif result.inexact == 0:
+        yield "every element is bit-exact at coefficient 1"
     elif result.inexact is not None:
         share = result.inexact / max(result.elements, 1)
-        remedy = "; use --exact" if result.inexact and dtype != "float64" else ""
+        remedy = "; use --exact" if dtype != "float64" else ""
         yield f"{result.inexact:,} elements ({share:.2g}) are not bit-exact at coefficient 1{remedy}"
 
 
