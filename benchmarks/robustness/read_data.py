@@ -15,7 +15,7 @@ from benchmarks.robustness.runner import Reader
 from taskarith.data.load import load_data
 from taskarith.data.spec import parse_benchmark, parse_data, parse_named_data
 from taskarith.evaluation.benchmarks import load_benchmark
-from taskarith.evaluation.read_records import read_sheets
+from taskarith.evaluation.read_records import read_tables
 from taskarith.evaluation.score import score
 from taskarith.spec import parse_alphas, parse_combination, parse_model, parse_operand, parse_scales, parse_size
 from taskarith.sweeps.optuna_search import finished_trials, load_optuna, open_study
@@ -122,7 +122,7 @@ DATA = (
         lambda folder: sound.make_records(folder / "records.jsonl"),
         damage("records.jsonl"),
         lambda folder: score([folder / "records.jsonl"], retain="retain"),
-        lambda folder: read_sheets(folder / "records.jsonl"),
+        lambda folder: read_tables(folder / "records.jsonl"),
         share=20,
     ),
     Reader(
@@ -130,7 +130,7 @@ DATA = (
         sound.make_tofu,
         damage("eval_log_forget.json"),
         lambda folder: score([folder]),
-        read_sheets,
+        read_tables,
         share=20,
     ),
     # a database takes a hundred times as long to open as a log, all of it in optuna

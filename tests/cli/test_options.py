@@ -18,7 +18,7 @@ from taskarith.models.runtime import Runtime, RuntimeKeywords
 from taskarith.relations.inputs import InputKeywords, TestInputs
 
 OTHERS = {"alpha", "bits", "block_size", "data", "dtype", "model", "output_dir", "rank", "retain", "seed"}
-OTHERS |= {"config", "draws", "forget", "gamma", "learning_rate", "lora", "output_file", "prompts", "weights"}
+OTHERS |= {"beta", "config", "draws", "forget", "gamma", "learning_rate", "lora", "output_file", "prompts", "weights"}
 """Options that mean another thing in another command."""
 
 COMMANDS = typer.main.get_command(app).commands

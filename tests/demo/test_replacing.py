@@ -40,5 +40,5 @@ def test_an_earlier_demo_comes_back_or_goes(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
     (tmp_path / ".demo.old").mkdir()
     (tmp_path / ".demo.old" / "thesis.txt").touch()
-    with pytest.raises(OutputError, match="in the way"):
+    with pytest.raises(OutputError, match="is not an earlier demo"):
         bring_back(folder)

@@ -61,7 +61,7 @@ LATE = [
     ([*EVAL, "--data", "holdout=short.txt"], "short.txt is too short"),
     ([*EVAL, "--data", "holdout=gone.txt"], "gone.txt"),
     ([*EVAL, "--data", "rows=rows.jsonl"], "rows.jsonl"),
-    ([*EVAL, "--benchmark", "tofu=folder"], "folder has no"),
+    ([*EVAL, "--benchmark", "tofu=folder"], "folder does not contain"),
     ([*EVAL, "--benchmark", "muse-boks"], "muse-boks"),
     ([*EVAL, "--tasks", "no_such_task", "--task-folder", "gone"], "there is no task folder gone"),
     ([*EVAL, "--add", "gone.safetensors"], "there is no vector gone.safetensors"),

@@ -14,7 +14,7 @@ from taskarith.demo.run import Scale
 from taskarith.edit.apply import apply
 from taskarith.vectors.extract import extract
 
-TINY = Scale(60, 16, 1, 1, 1, 1e-3, (0.0, 1.0), 1, 4, 4)
+TINY = Scale(60, 16, 16, 1, 1, 1, 1e-3, (0.0, 1.0), 1, 4, 4)
 
 
 @pytest.fixture(scope="module")
