@@ -29,6 +29,9 @@ def test_what_is_tied_to_something_that_the_files_lack_is_tied_to_what_they_have
     tensors = load_file(tmp_path / "base/model.safetensors")
     tensors |= {"decoder.embed_tokens.weight": tensors.pop("shared.weight"), "lm_head.weight": torch.randn(99, 32)}
     save_file(tensors, tmp_path / "base/model.safetensors", {"format": "pt"})
+    loaded = T5ForConditionalGeneration.from_pretrained(tmp_path / "base")
+    if loaded.lm_head.weight is loaded.shared.weight:
+        pytest.skip("this transformers ties the head, not the decoder's embeddings, to what the files lack")
     config = LoraConfig(r=2, target_modules=f"^{target}$", init_lora_weights=False)
     get_peft_model(model, config).save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
     result = apply(str(tmp_path / "base"), add=[str(tmp_path / "adapter")], output_dir=tmp_path / "out")
