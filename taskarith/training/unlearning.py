@@ -182,8 +182,7 @@ def make_unlearner(
         return trainer
     folder = Path(str(arguments.output_dir)) / _FOLDER
     if not resumed:
-        listener.note("measuring the base, which the objective compares with")
-        _measure_base(trainer, pairs, collate, layer, folder)
+        _measure_base(trainer, pairs, collate, layer, folder, listener)
     trainer.reference = StoredReference(folder)
     return trainer
 
@@ -234,20 +233,31 @@ def check_reference(
 
 
 def _measure_base(
-    trainer: UnlearningTrainer, pairs: Pairs, collate: RowCollator, layer: torch.nn.Module | None, folder: Path
+    trainer: UnlearningTrainer,
+    pairs: Pairs,
+    collate: RowCollator,
+    layer: torch.nn.Module | None,
+    folder: Path,
+    listener: Listener,
 ) -> None:
     """Measure the rows, each process its share of them, and wait for all."""
+    listener.note("measuring the base, which the objective compares with")
     arguments, kind = trainer.args, trainer._settings.needs.reference
     side = pairs.forgotten if kind == "sequences" else pairs.retained
     rows = _compared_rows(pairs, arguments, trainer._settings)[arguments.process_index :: arguments.world_size]
     size = arguments.per_device_train_batch_size
-    batches = (
-        trainer._prepare_inputs(collate([[(row, side[row])] for row in rows[start : start + size]]))
-        for start in range(0, len(rows), size)
-    )
+
+    def batches() -> Iterator[Any]:
+        for start in range(0, len(rows), size):
+            if trainer.is_world_process_zero():
+                listener.progress("measuring the base", start, len(rows))
+            yield trainer._prepare_inputs(collate([[(row, side[row])] for row in rows[start : start + size]]))
+        if trainer.is_world_process_zero():
+            listener.progress("measuring the base", len(rows), len(rows))
+
     model: Any = trainer.model
     with trainer.accelerator.autocast():
-        store_rows(model, batches, kind, layer, folder / str(arguments.process_index))
+        store_rows(model, batches(), kind, layer, folder / str(arguments.process_index))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         write_digests(folder)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import tiny
 import torch
-from finetuning import QUICK, Notes, distance, quick, weights
+from finetuning import QUICK, Notes, distance, quick, run_on_two, weights
 
 from taskarith.training.finetune import finetune
 
@@ -72,18 +68,7 @@ def test_two_processes_train_what_one_trains(tmp_path, text, other, phi):
     finetune(str(phi), [text], tmp_path / "one", **options)
     options["per_device_train_batch_size"] = 2
     code = f"from taskarith.training.finetune import finetune; finetune({str(phi)!r}, [{text!r}], 'two', **{options!r})"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    run_on_two(code, tmp_path)
     assert distance(tmp_path / "one", tmp_path / "two") < 2e-6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 

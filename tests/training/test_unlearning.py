@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from finetuning import Notes, distance, quick, tokenizer_of, weights
+from finetuning import Notes, distance, quick, run_on_two, tokenizer_of, weights
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from taskarith.errors import CheckpointError, OutputError, UsageError
@@ -141,18 +137,7 @@ def test_two_processes_train_what_one_trains(tmp_path, text, other, phi):
         f"for objective, lora in {runs}:\n"
         f"    finetune({str(phi)!r}, [{text!r}], objective + '2', objective=objective, lora=lora, **{options!r})"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    run_on_two(code, tmp_path)
     for objective, _ in runs:
         assert distance(tmp_path / f"{objective}1", tmp_path / f"{objective}2") < 5e-6, objective
 
