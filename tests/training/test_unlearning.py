@@ -90,7 +90,7 @@ def test_accumulating_1_by_4_with_checkpointing_equals_4_by_1(tmp_path, text, ot
     finetune(base, [text], tmp_path / "by4", **options)
     options |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "gradient_checkpointing": True}
     finetune(base, [text], tmp_path / "by1", **options)
-    assert distance(tmp_path / "by1", tmp_path / "by4") < 5e-6
+    assert distance(tmp_path / "by1", tmp_path / "by4") < 2e-5  # of 3e-3 or so that three steps of Adam move
     if objective == "rmu":
         before, after = weights(Path(base)), weights(tmp_path / "by4")
         moved = {".".join(name.split(".")[:3]) for name in before if not torch.equal(before[name], after[name])}
