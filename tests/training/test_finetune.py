@@ -151,7 +151,9 @@ def test_a_diverged_training_is_not_published(tmp_path, text, other, phi, weight
     with pytest.raises(TaskarithError, match="training diverged: the loss is nan at step 2"):
         finetune(str(phi), [text], tmp_path / "out", **quick(learning_rate=1e30, max_steps=3, **options))
     with pytest.raises(TaskarithError, match=r"is not finite in torch\.float32 after training"):
-        finetune(str(phi), [text], tmp_path / "out", **quick(learning_rate=1e30, weight_decay=1e10, max_steps=1, **options))
+        finetune(
+            str(phi), [text], tmp_path / "out", **quick(learning_rate=1e30, weight_decay=1e10, max_steps=1, **options)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
