@@ -11,6 +11,7 @@ import torch
 from taskarith.training.examples import IGNORED
 from taskarith.training.hidden_states import capture
 from taskarith.training.objectives import ascent
+from taskarith.training.token_loss import token_losses
 
 __all__ = ["Readings", "read_rows", "select"]
 
@@ -64,7 +65,7 @@ def read_rows(
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **more)
     labels = batch["labels"][:, 1:]
     logits = outputs.logits[:, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    losses = token_losses(outputs.logits, batch["labels"])
     found = states[0][:, 1:].float() if states else torch.empty(0)
     return Readings(labels != IGNORED, -losses, logits, found)
 

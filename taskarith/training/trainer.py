@@ -21,6 +21,7 @@ from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import TrainingSettings
+from taskarith.training.token_loss import token_losses
 
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
 
@@ -112,10 +113,7 @@ class RetainTrainer(ResumableTrainer):
         """Return this batch's share of the step's loss; shares add up to the loss."""
         labels = inputs["labels"][:, 1:]
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        logits = outputs.logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-        )
+        losses = token_losses(outputs.logits, inputs["labels"])
         is_data = (labels != IGNORED) & ~inputs["retained"][:, None]
         self._of_data += torch.stack([losses.detach()[is_data].sum(), is_data.sum()]).cpu()
         total = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
