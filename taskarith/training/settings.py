@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -11,6 +10,7 @@ from taskarith.checkpoints.dtypes import MODEL_DTYPES
 from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
 from taskarith.training.objective_table import LEARN, Objective, check_options, find_objective
+from taskarith.training.ranges import check_ranges
 
 __all__ = [
     "EPOCHS",
@@ -130,15 +130,11 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lora_target", tuple(self.lora_target))
         object.__setattr__(self, "report_to", tuple(name for name in self.report_to if name != "none"))
-        for name, (fits, wanted) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and fits(value)):
-                raise UsageError(f"{_option(name)} is {value}", f"It must be {wanted}.")
+        check_ranges(vars(self))
         for name, known in (("lr_scheduler_type", SCHEDULERS), ("dtype", MODEL_DTYPES)):
             if getattr(self, name) not in known:
-                raise UsageError(
-                    f"unknown {_option(name)} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}."
-                )
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"unknown {option} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}.")
         if not self.lora and (self.lora_target or self.lora_alpha is not None or self.lora_rank != LORA_RANK):
             raise UsageError("a LoRA option is given without --lora", "Add --lora, or leave out the option.")
         given = {"beta", "rmu_layer", "rmu_steering", "until_loss"}
@@ -248,40 +244,6 @@ class TrainingKeywords(TypedDict, total=False):
     trust_remote_code: bool
     apply_chat_template: bool
     system_prompt: str
-
-
-_Range = tuple[Callable[[float], bool], str]
-_POSITIVE: _Range = (lambda value: value > 0, "a number above 0")
-_AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "0 or more")
-_COUNT: _Range = (lambda value: value >= 1, "1 or more")
-
-_RANGES: dict[str, _Range] = {
-    "block_size": (lambda value: value >= 2, "2 tokens or more"),
-    "learning_rate": _POSITIVE,
-    "num_train_epochs": _POSITIVE,
-    "max_steps": _COUNT,
-    "until_loss": (lambda value: value > 0, "a loss above 0, in nats per token, as in --until-loss 0.5"),
-    "per_device_train_batch_size": _COUNT,
-    "gradient_accumulation_steps": _COUNT,
-    "warmup_steps": (
-        lambda value: 0 <= value < 1 or (value >= 1 and value == int(value)),
-        "a share of all steps from 0 to 1, or a whole number of steps",
-    ),
-    "weight_decay": _AT_LEAST_ZERO,
-    "max_grad_norm": (lambda value: value >= 0, "0 (no clipping) or more"),
-    "lora_rank": _COUNT,
-    "lora_alpha": _POSITIVE,
-    "retain_weight": _AT_LEAST_ZERO,
-    "beta": _POSITIVE,
-    "rmu_layer": (lambda value: value >= 0 and value == int(value), "the number of a decoder layer, the first is 0"),
-    "rmu_steering": _POSITIVE,
-    "seed": (lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
-    "save_steps": _COUNT,
-}
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 SETTINGS = TrainingSettings()
