@@ -120,7 +120,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     if is_adapter(path):
         raise CheckpointError(
-            f"{path} is an adapter, no model", "Name its base model here, and the adapter as a vector."
+            f"{path} is an adapter, not a model", "Name its base model here, and the adapter as a vector."
         )
     shards = _open_shards(path)
     tensors: dict[str, TensorEntry] = {}
@@ -150,7 +150,7 @@ def is_adapter(path: Path) -> bool:
     model = next((name for name in _MODEL_NAMES if (path / name).exists()), None)
     if model is not None:
         raise CheckpointError(
-            f"{path} holds a model ({model}) and an adapter ({ADAPTER_CONFIG}): which of them is meant is not said",
+            f"{path} holds a model ({model}) and an adapter ({ADAPTER_CONFIG}): nothing says which of them is meant",
             f"Move {ADAPTER_CONFIG} and adapter_model.* to a folder of their own; then name the model or the adapter.",
         )
     return True
@@ -190,7 +190,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"cannot read {path}: {error}", "A model folder needs this file; save or download it again."
         ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds no JSON object", "Save or download the model again.")
+        raise CheckpointError(f"{path} does not hold a JSON object", "Save or download the model again.")
     return value
 
 

@@ -127,7 +127,7 @@ def _reason(tensor: TensorEntry, tensors: Mapping[str, TensorEntry]) -> str:
         other = _scales_by_module(tensors).get(_module(tensor.name))
         return f"its scales are named {other}" if other else f"{tensor.name}_scale_inv is not stored"
     if scale.dtype not in _SCALE_DTYPES:
-        return f"{scale.name} is of dtype {scale.dtype}, with which nothing is calculated here"
+        return f"{scale.name} is of dtype {scale.dtype}, which cannot be calculated with"
     return f"{scale.name} has the shape {list(scale.shape)} for {list(tensor.shape)} and the configured blocks"
 
 

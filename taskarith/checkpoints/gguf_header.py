@@ -69,6 +69,8 @@ class _Header:
             raise MalformedError(f"its {tensors} tensors claim {elements} elements, and it has {self._size} bytes")
         if numbers.get(_WIDTH) not in {size for shape in shapes for size in shape}:
             raise MalformedError(f"its {_WIDTH} is {numbers.get(_WIDTH, 'missing')}, and no tensor is as wide")
+        if _LAYERS not in numbers:  # transformers would make as many as it has by default
+            raise MalformedError(f"its {_LAYERS} is missing")
         for key in _ROWS:
             if numbers.get(key, 0) * numbers[_WIDTH] > elements:
                 raise MalformedError(f"its {key} is {numbers[key]}, and its tensors have {elements} elements")

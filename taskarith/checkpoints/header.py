@@ -184,7 +184,7 @@ def _read_raw(path: Path) -> tuple[bytes, os.stat_result]:
         if len(prefix) < 8 or length > status.st_size - 8:
             raise _broken(path, f"it ends inside its header ({status.st_size} bytes)")
         if length > _LONGEST_HEADER:
-            raise _broken(path, f"a header of {length} bytes is absurd")
+            raise _broken(path, f"its header claims {length} bytes")
         return file.read(length), status
 
 

@@ -48,7 +48,9 @@ def finish_moves(target: Path, room: Path) -> None:
     for name in new:
         if os.path.lexists(room / "output" / name):
             if os.path.lexists(target / name):
-                raise OutputError(f"{target / name} came meanwhile, and is kept", "Move it elsewhere, and run again.")
+                raise OutputError(
+                    f"{target / name} was put there during this run, and is kept", "Move it elsewhere, and run again."
+                )
             (room / "output" / name).rename(target / name)
     if foreign := foreign_entries(room / "old") if old else []:
         raise OutputError(

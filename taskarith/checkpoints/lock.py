@@ -46,7 +46,7 @@ def lock_folder(folder: Path, target: Path) -> int:
                 (folder / LOCK_NAME).unlink()
                 folder.rmdir()
             raise OutputError(
-                f"two runs could write {target}: the disk of {folder.parent} locks no files ({error.strerror})",
+                f"two runs could write {target}: the disk of {folder.parent} does not lock files ({error.strerror})",
                 "Name an output on another disk, and copy it when it is complete.",
             ) from error
         os.close(descriptor)

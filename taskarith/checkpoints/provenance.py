@@ -118,7 +118,11 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     try:
         record = parse_json(read_text(path))
     except MalformedError as error:
-        raise CheckpointError(f"cannot read {path}: {error}", "Remove it, or restore it from where it came.") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error}", "Remove it, or get it again from where it came from."
+        ) from error
     if not isinstance(record, dict):
-        raise CheckpointError(f"{path} holds no JSON object", "Remove it, or restore it from where it came.")
+        raise CheckpointError(
+            f"{path} does not hold a JSON object", "Remove it, or get it again from where it came from."
+        )
     return absolute_names(record, folder)

@@ -44,7 +44,7 @@ def agreed_plan(plan: EditPlan, team: Team, listener: Listener = SILENT) -> str:
             raise _differ(rank, _first(told[0][2], sizes))
         if decisions != told[0][1]:
             raise MismatchError(
-                f"process {rank} would do another edit than process 0",
+                f"process {rank} would make another edit than process 0",
                 "Start all of them with one command, one release of taskarith and of what it builds on, and one model.",
             )
     if any(states != told[0][3] for *_, states in told):

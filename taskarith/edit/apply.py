@@ -147,7 +147,7 @@ def apply(
         raise UsageError(f"jobs is {jobs}", f"Give a number of processes from 1 to {_MOST_JOBS}, as in --jobs 4")
     if keep_undo and (chat_template or tokenizer or vocab == UNION):
         raise UsageError(
-            "no way back is kept from an edit that adds rows of new tokens, a tokenizer or a chat template",
+            "an edit that adds rows of new tokens, a tokenizer or a chat template cannot be undone",
             "Leave out --keep-undo, or what adds these.",
         )
     if vocab == UNION and (jobs > 1 or (launched and launched_team().size > 1)):

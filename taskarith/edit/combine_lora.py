@@ -99,11 +99,13 @@ def _architecture(base: Checkpoint, operands: Sequence[Operand]) -> Architecture
     """Return the architecture of all operands, which move nothing but what has factors."""
     adapters = [one.vector for one in operands if isinstance(one.vector, AdapterVector)]
     if strangers := [one.vector.name for one in operands if not isinstance(one.vector, AdapterVector)]:
-        raise UsageError(f"a folder holds a sum of adapters, and these are none: {name_some(strangers)}", _DENSE)
+        raise UsageError(
+            f"a folder holds a sum of LoRA adapters, and these are not adapters: {name_some(strangers)}", _DENSE
+        )
     first = adapters[0].architecture
     if any(one.architecture.model_class != first.model_class for one in adapters):
         names = ", ".join(sorted({one.architecture.model_class or "no known class" for one in adapters}))
-        raise UsageError(f"the adapters name their modules as other classes do: {names}", _DENSE)
+        raise UsageError(f"the adapters name their modules after different classes: {names}", _DENSE)
     with TensorReader() as reader:
         tied = tied_tensors(base, first, reader, {name for one in adapters for name in one.shapes})
     odd = {name for one in adapters for name in one.others}

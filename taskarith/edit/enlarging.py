@@ -75,7 +75,7 @@ def _enlarge(base: Checkpoint, operands: Sequence[Operand], folder: Path) -> Enl
         return Enlarged(base)
     if len(brought) > 1:
         raise UsageError(
-            f"{name_some(list(brought))} all have rows of new tokens, and nobody knows which of them are the same",
+            f"{name_some(list(brought))} all have rows of new tokens, and nothing says which are the same tokens",
             "Apply one of them with --vocab union, and the next to the result.",
         )
     [(source, found)] = brought.items()

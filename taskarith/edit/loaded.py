@@ -99,7 +99,7 @@ def check_numbers(state: Mapping[str, torch.Tensor]) -> None:
             )
         if values.dtype not in TORCH_DTYPES.values():
             raise MismatchError(
-                f"{name} is {str(values.dtype).removeprefix('torch.')} in memory, which is not edited",
+                f"{name} is {str(values.dtype).removeprefix('torch.')} in memory, which cannot be edited",
                 "Load the model without quantisation, or write the edit with taskarith apply, and load that.",
             )
 

@@ -30,19 +30,19 @@ def translate(values: Mapping[str, Any]) -> Recipe:
     """Read a configuration of mergekit.
 
     :param values: What the YAML file holds.
-    :raises UsageError: It asks for something that is not done here, or is wrong.
+    :raises UsageError: It asks for something that is not supported, or is wrong.
     """
     method = values["merge_method"]
     if not isinstance(method, str) or method not in FORMS:
-        raise UsageError(f"mergekit's {short(method)} is not done here", f"Known methods are {', '.join(FORMS)}.")
+        raise UsageError(f"mergekit's {short(method)} is not supported", f"Known methods are {', '.join(FORMS)}.")
     for key in ("modules", "tokenizer"):
         if values.get(key):
-            raise UsageError(f"{key} of mergekit is not done here", "Leave it out: the files of the base travel along.")
+            raise UsageError(f"{key} of mergekit is not supported", "Leave it out: the files of the base travel along.")
     _check_keys(values, _KEYS | {"modules", "tokenizer", "chat_template"}, "the configuration")
     merge = _read(values, method)
     source = values.get("tokenizer_source")
     if source not in {None, "base", merge.base}:
-        raise UsageError(f"tokenizer_source {short(source)} is not done here", "The tokenizer is that of the base.")
+        raise UsageError(f"tokenizer_source {short(source)} is not supported", "The tokenizer is that of the base.")
     ours = FORMS[method][0]
     options = {"model": merge.base} | ({} if ours == "linear" else {"method": ours})
     dtype = values.get("out_dtype") or values.get("dtype")
@@ -64,7 +64,7 @@ def _chat_template(value: Any, merge: MergekitMerge) -> str:
     if value != "auto":
         if not isinstance(value, str) or not ("{%" in value or "{{" in value):
             raise UsageError(
-                f"mergekit's built-in chat template {short(value)} is not done here",
+                f"mergekit's built-in chat template {short(value)} is not supported",
                 "Leave it out, and name a model or file that has it: --chat-template FROM",
             )
         return value
@@ -86,7 +86,7 @@ def _read(values: Mapping[str, Any], method: str) -> MergekitMerge:
     if listed is None:
         slices = values["slices"]
         if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], Mapping):
-            raise UsageError("slices that move layers are not done here", "One slice with all layers is the most.")
+            raise UsageError("slices that move layers are not supported", "Use one slice that has all layers.")
         _check_keys(slices[0], {"sources", "parameters", "base_model"}, "a slice")
         listed, common = slices[0].get("sources"), [_parameters(slices[0], method), *common]
         base = _name(slices[0]["base_model"]) if slices[0].get("base_model") is not None else base
@@ -127,7 +127,7 @@ def _check_ranges(merge: MergekitMerge, ranges: list[tuple[Any, Any]]) -> None:
     for model, span in ranges:
         if span != [0, layers]:
             raise UsageError(
-                f"layer_range {short(span)} of {short(model)} moves layers, which is not done here",
+                f"layer_range {short(span)} of {short(model)} moves layers, which is not supported",
                 f"The range of all layers of {merge.base} is [0, {layers}].",
             )
 

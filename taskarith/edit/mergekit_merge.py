@@ -72,7 +72,7 @@ class MergekitMerge:
         values = [value for name in names for value in self.values(parameter, name).values()]
         if any(value != values[0] for value in values):
             raise UsageError(
-                f"{parameter} of {self.method} differs between models or tensors, which is not done here",
+                f"{parameter} of {self.method} differs between models or tensors, which is not supported",
                 "Give one value for all.",
             )
         return values[0]
@@ -121,7 +121,7 @@ def _of_differences(
     if form.rescale:
         options["rescale"] = wanted
     elif wanted:
-        raise UsageError(f"rescale of {merge.method} is not done here", "Leave it out, or take dare_linear.")
+        raise UsageError(f"rescale of {merge.method} is not supported", "Leave it out, or take dare_linear.")
     return weights, options | {"alpha": number("lambda", _or(merge.constant("lambda"), 1.0))}
 
 
@@ -130,7 +130,7 @@ def _check_fixed(merge: MergekitMerge) -> None:
         read = flag if isinstance(only, bool) else number
         value = merge.constant(name)
         if value is not None and read(name, value) != only:
-            raise UsageError(f"{name} of {merge.method} is not done here", f"Leave it out: it is {only} then.")
+            raise UsageError(f"{name} of {merge.method} is not supported", f"Leave it out: it is {only} then.")
 
 
 def _average(merge: MergekitMerge) -> dict[str, dict[str, float]]:
@@ -140,7 +140,7 @@ def _average(merge: MergekitMerge) -> dict[str, dict[str, float]]:
     if not flag("normalize", _or(merge.constant("normalize"), True)):
         if odd := [total for total in sums.values() if total != 1]:
             raise UsageError(
-                f"linear with normalize: false and weights that sum up to {odd[0]:g} is not done here",
+                f"linear with normalize: false and weights that sum up to {odd[0]:g} is not supported",
                 "Give weights that sum up to 1, or use task_arithmetic with a base_model.",
             )
     elif 0 in sums.values():

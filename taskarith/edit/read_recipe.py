@@ -45,7 +45,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     if not isinstance(operands, list):
         raise UsageError(f"the operands {short(operands)} are not a list", "Write each on a line: - vector: FILE")
     if operands and {"add", "negate"} & options.keys():
-        raise UsageError("the recipe has operands beside add or negate", "Name all vectors under operands.")
+        raise UsageError("the recipe has operands as well as add or negate", "Name all vectors under operands.")
     return Recipe(options, tuple(_operand(one) for one in operands))
 
 
@@ -60,7 +60,9 @@ def _of_record(record: Mapping[str, Any]) -> Recipe:
     try:
         edit = Edit.from_record(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"the record of this edit is broken: {error!r}", "Restore it from where it came.") from error
+        raise UsageError(
+            f"the record of this edit is broken: {error!r}", "Get it again from where it came from."
+        ) from error
     return Recipe(_options(replace(edit, operands=()).to_recipe()), edit.operands, edit.model_fingerprint)
 
 
@@ -79,7 +81,7 @@ def _method(values: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("the method has no name", "Write method: {name: ties, density: 0.5}")
     parameters = {str(key): value for key, value in method.items() if key != "name" and value is not None}
     if twice := sorted(parameters.keys() & values.keys()):
-        raise UsageError(f"{name_some(twice)} stands in the method and beside it", "Write it once.")
+        raise UsageError(f"{name_some(twice)} is given in the method and beside it", "Write it once.")
     return {"method": method["name"], **parameters}
 
 

@@ -37,7 +37,7 @@ def whole(plan: EditPlan) -> list[str]:
     if not found:
         return []
     largest = ", ".join(f"{one.source.name} ({8 * one.source.elements / 1e6:,.0f} MB)" for one in found[:5])
-    how = f"{plan.edit.method.name} holds {len(found)} matrices as a whole, one for each core at a time"
+    how = f"{plan.edit.method.name} holds {len(found)} whole matrices in memory, one a core at a time"
     return [f"{how}, each about six times for every operand, in float64; the largest are {largest}"]
 
 

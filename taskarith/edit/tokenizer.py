@@ -64,7 +64,7 @@ def _check(source: Path, base: Path, rows: int) -> None:
     if odd:
         number = min(odd)
         raise MismatchError(
-            f"{len(odd)} tokens of {base} mean others in the tokenizer of {source}, such as {number}: "
+            f"{len(odd)} tokens of {base} are others in the tokenizer of {source}, such as {number}: "
             f"{old[number]!r} and {new.get(number)!r}",
             "Use a tokenizer that has the tokens of the model where they are.",
         )

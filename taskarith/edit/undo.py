@@ -166,7 +166,7 @@ def _check_fit(place: Path, record: dict[str, Any], before: list[TensorEntry], a
     if wrong:
         raise MismatchError(
             f"{len(wrong)} tensors of the patch in {place} are not in its weights and its record: {name_some(wrong)}",
-            "The folder was changed after the edit; restore it from where it came.",
+            "The folder was changed after the edit; get it again from where it came from.",
         )
 
 
@@ -188,7 +188,9 @@ def _restored(
         if name in entries:
             data = unpack(reader, entries[name], predicted.nbytes)
             if len(data) != predicted.nbytes:
-                raise CheckpointError(f"{entries[name].path} is broken at {name}", "Restore it from where it came.")
+                raise CheckpointError(
+                    f"{entries[name].path} is broken at {name}", "Get it again from where it came from."
+                )
             yield (predicted + unplanes(data, predicted.dtype)).tobytes()
         else:
             yield predicted.tobytes()

@@ -59,7 +59,8 @@ class OpenPatch:
         recorded = files.get(UNDO_NAME) if isinstance(files, dict) else None
         if isinstance(recorded, dict) and recorded.get("sha256") != file_digest(self.place / UNDO_NAME):
             raise CheckpointError(
-                f"{self.place / UNDO_NAME} is not the patch that the edit wrote", "Restore it from where it came."
+                f"{self.place / UNDO_NAME} is not the patch that the edit wrote",
+                "Get it again from where it came from.",
             )
 
     def read(self, name: str) -> bytes:
@@ -76,11 +77,14 @@ def open_patch(place: Path) -> OpenPatch:
     record = read_provenance(place) if place.is_dir() else None
     if record is None or record.get("kind") != "edit" or not (place / UNDO_NAME).exists():
         raise CheckpointError(
-            f"{place} holds no way back ({UNDO_NAME})", "Only outputs of taskarith apply --keep-undo can be undone."
+            f"{place} does not hold an undo patch ({UNDO_NAME})",
+            "Only outputs of taskarith apply --keep-undo can be undone.",
         )
     header = read_header(place / UNDO_NAME)
     if header.metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{place / UNDO_NAME} is not a patch of taskarith", "Restore it from where it came.")
+        raise CheckpointError(
+            f"{place / UNDO_NAME} is not a patch of taskarith", "Get it again from where it came from."
+        )
     try:
         taken, left = json.loads(header.metadata.get("taken", "null")), json.loads(header.metadata.get("left", "[]"))
         names = [*(taken or {}), *left]
@@ -88,7 +92,7 @@ def open_patch(place: Path) -> OpenPatch:
     except (ValueError, TypeError, RecursionError):
         sound, taken, left = False, None, []
     if not sound:
-        raise CheckpointError(f"the header of {place / UNDO_NAME} is broken", "Restore it from where it came.")
+        raise CheckpointError(f"the header of {place / UNDO_NAME} is broken", "Get it again from where it came from.")
     patch = OpenPatch(place, record, {tensor.name: tensor for tensor in header.tensors}, taken, tuple(left))
     if bad := [name for name in (*patch.names, *(taken or {})) if not _is_inside(name)]:
         raise CheckpointError(f"{place / UNDO_NAME} points outside: {bad[0]!a}", "Do not use this folder.")
@@ -116,4 +120,4 @@ def unpack(reader: TensorReader, entry: TensorEntry, most: int) -> bytes:
             raise zstandard.ZstdError(f"{entry.name!a} has {size} bytes, more than {most}")
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
     except (zstandard.ZstdError, MemoryError) as error:
-        raise CheckpointError(f"{entry.path} is broken: {error}", "Restore it from where it came.") from error
+        raise CheckpointError(f"{entry.path} is broken: {error}", "Get it again from where it came from.") from error

@@ -63,7 +63,7 @@ def write_undo(plan: EditPlan, folder: Path, listener: Listener = SILENT) -> int
             return tensor.source.nbytes
 
         tasks = sorted(changed, key=lambda tensor: -tensor.source.nbytes)
-        work_through(tasks, do, listener, "writing the way back", sum(tensor.source.nbytes for tensor in tasks))
+        work_through(tasks, do, listener, "writing the undo patch", sum(tensor.source.nbytes for tensor in tasks))
         return patch.end(metadata)
 
 

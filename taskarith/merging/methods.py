@@ -78,7 +78,7 @@ METHODS: dict[str, MethodRow] = {
             fixed={"nuslerp_row_wise": False, "nuslerp_flatten": True},
             models=(3, 3),
             without_base=(
-                "nuslerp without a base_model is not done here",
+                "nuslerp without a base_model is not supported",
                 "Name one, or use slerp: it goes straight between models whose angle is below 2 degrees.",
             ),
         ),
@@ -241,7 +241,7 @@ def _check_ranges(options: dict[str, Any]) -> None:
             "Probabilities from density - epsilon to density + epsilon must lie between 0 and 1: use another --epsilon",
         )
     if options.get("seed") is not None and options["seed"] < 0:
-        raise UsageError(f"seed is {options['seed']}", "Give a number from 0 on.")
+        raise UsageError(f"seed is {options['seed']}", "Give 0 or more.")
 
 
 def check_operands(
@@ -265,7 +265,7 @@ def check_operands(
         row.check(method.name, coefficients)
     if method.normalize and not all(coefficient > 0 for coefficient in coefficients if coefficient):
         raise UsageError(
-            "coefficients of different signs or negative ones have no sum to divide by",
+            "negative coefficients, or coefficients of different signs, have no sum to divide by",
             "Leave out --normalize, or add all vectors and put the sign into --alpha.",
         )
     if method.needs_factors and any(kind != "lora" for kind in kinds):

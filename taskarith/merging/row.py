@@ -76,7 +76,7 @@ def between_two(name: str, coefficients: Sequence[float]) -> None:
     """Refuse all but two coefficients that are not negative."""
     if len(coefficients) != 2 or min(coefficients) < 0 or not any(coefficients):
         raise UsageError(
-            f"{name} is between two models, with coefficients that are not negative; here are {list(coefficients)}",
+            f"{name} goes between two models, with coefficients of 0 or more, not {list(coefficients)}",
             "Write --add A:0.7 --add B:0.3 for the point at 0.3 of the way from A to B.",
         )
 
@@ -91,7 +91,7 @@ def weighted_mean(name: str, coefficients: Sequence[float]) -> None:
     """Refuse negative coefficients, and fewer than two that are not zero."""
     if min(coefficients) < 0:
         raise UsageError(
-            f"{name} is a mean, with coefficients that are not negative; here are {list(coefficients)}",
+            f"{name} is a mean, with coefficients of 0 or more, not {list(coefficients)}",
             "Write --add A:0.7 --add B:0.3, and put a sign into --alpha.",
         )
     of_several(name, coefficients)

@@ -103,7 +103,7 @@ class RecordedBase:
         what = f"neither {' nor '.join(found)} is that model"
         if len(others) == 1:
             place, tensors = others[0]
-            where = "another model lies there now" if str(place) == self.base.name else f"{place} is another model"
+            where = "another model is there now" if str(place) == self.base.name else f"{place} is another model"
             what = f"{where}{_count(self.base, tensors)}"
         return MismatchError(
             f"{self.owner} was made from {self.base} (fingerprint {self.base.fingerprint}), and {what}", self.hint

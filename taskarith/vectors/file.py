@@ -129,7 +129,7 @@ def check_delta(vector: Vector, name: str, shape: tuple[int, ...], found: str) -
         made = "measured" if vector.kind == WEIGHTS else "extracted"
         raise VectorError(
             f"{name} in {vector.name} is not what was written when it was {made}",
-            "The file is damaged: make it again, or restore it from where it came.",
+            "The file is damaged: make it again, or get it again from where it came from.",
         )
 
 

@@ -31,7 +31,7 @@ def choose_form(
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} are different forms of a vector", "Choose one of them.")
     if dtype != "F32" and (exact or bits is not None):
-        raise UsageError(f"{chosen[0]} has no --dtype: it says itself what is stored", "Leave out --dtype.")
+        raise UsageError(f"{chosen[0]} takes no --dtype: it decides itself what is stored", "Leave out --dtype.")
     for name, share in (("--top-k", top_k), ("--rows", rows)):
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"{name} is {share}", f"Give the share to keep, above 0 and at most 1, as in {name} 0.05")

@@ -33,7 +33,13 @@ def array(kind: int, count: int, data: bytes = b"") -> bytes:
 NESTED = array(9, 1) * 5
 LAYERS = key(b"llama.block_count", 4, struct.pack("<I", 2))
 WIDTH = [key(b"general.architecture", 8, text(b"llama")), key(b"llama.embedding_length", 4, struct.pack("<I", 4))]
-SOUND = [*WIDTH, key(b"a", 8, text(b"x")), key(b"b", 9, array(5, 3, bytes(12))), key(b"c", 9, array(8, 1, text(b"y")))]
+SOUND = [
+    *WIDTH,
+    key(b"llama.block_count", 4, struct.pack("<I", 1)),
+    key(b"a", 8, text(b"x")),
+    key(b"b", 9, array(5, 3, bytes(12))),
+    key(b"c", 9, array(8, 1, text(b"y"))),
+]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +60,7 @@ def test_a_sound_header_passes_and_unknown_versions_are_left_to_the_library(tmp_
         (header([key(b"a", 9, NESTED)]), "nested too deeply"),
         (header(SOUND, [(3,)]), "embedding_length is 4, and no tensor is as wide"),
         (header(SOUND[1:], [(4,)]), "embedding_length is missing"),
+        (header(WIDTH, [(4,)]), "block_count is missing"),
         (header([*WIDTH, LAYERS], [(4, 4)]), "claims 2 layers, and has 1 tensors"),
         (header(tensors=[(1 << 20, 1 << 20)]), "claim 1099511627776 elements"),
         (header(tensors=[(1,) * 9]), "9 dimensions"),

@@ -94,7 +94,7 @@ def test_what_is_read_does_not_lie_where_the_output_is_built(tmp_path, what, inn
 @pytest.mark.parametrize(
     ("moves", "words"),
     [
-        ({"old": [], "new": ["mine.txt"]}, "mine.txt came meanwhile"),
+        ({"old": [], "new": ["mine.txt"]}, "mine.txt was put there during this run"),
         ({"old": [".out.partial"], "new": []}, "does not list"),
         ({"old": [], "new": [".out.partial"]}, "does not list"),
     ],
@@ -182,7 +182,7 @@ def test_a_disk_that_locks_no_files_is_named(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(OutputError, match="locks no files") as caught, publish_folder(tmp_path / "out"):
+    with pytest.raises(OutputError, match="does not lock files") as caught, publish_folder(tmp_path / "out"):
         pass
     assert "another disk" in caught.value.hint
     assert list(tmp_path.iterdir()) == []

@@ -57,7 +57,7 @@ def test_a_record_is_read_as_it_was_written_and_its_seal_breaks_with_a_change(tm
 
 def test_what_is_not_a_record_is_refused(tmp_path):
     assert read_provenance(tmp_path) is None
-    for text, words in (("{", "cannot read"), ("[1]", "no JSON object")):
+    for text, words in (("{", "cannot read"), ("[1]", "does not hold a JSON object")):
         (tmp_path / "taskarith.json").write_text(text)
         with pytest.raises(CheckpointError, match=words):
             read_provenance(tmp_path)

@@ -61,7 +61,7 @@ def test_processes_that_see_copies_of_the_inputs_agree_by_content(tmp_path, shar
     assert agreed_plan(plan, ALONE) == plan.fingerprint()
     assert agree(plan, plan) == [plan.fingerprint()] * 2
     assert agree(plan, planned(copy)) == [plan.fingerprint()] * 2
-    assert {*agree(plan, planned(sharded, 0.25))} == {"process 1 would do another edit than process 0"}
+    assert {*agree(plan, planned(sharded, 0.25))} == {"process 1 would make another edit than process 0"}
     weights = sorted((copy / "base").glob("model-*"))[1]
     rewritten(weights)
     assert {*agree(plan, plan, planned(copy))} == {f"process 2 has another {weights.name} than process 0"}

@@ -89,7 +89,7 @@ def test_wrong_calls(models, tmp_path):
 
     with pytest.raises(UsageError, match="does not have a chat template"):
         call(chat_template=str(models / "base"))
-    with pytest.raises(UsageError, match="no way back is kept"):
+    with pytest.raises(UsageError, match="cannot be undone"):
         call(chat_template=PLAIN, keep_undo=True)
     assert not (tmp_path / "out").exists()
 

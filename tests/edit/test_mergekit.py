@@ -82,12 +82,12 @@ TIES = {"merge_method": "ties", "base_model": "b", "models": TWO}
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (LINEAR | {"merge_method": "passthrough"}, "mergekit's 'passthrough' is not done here"),
-        (LINEAR | {"merge_method": ["linear"]}, r"mergekit's \['linear'\] is not done here"),
-        (LINEAR | {"tokenizer_source": "union"}, "tokenizer_source 'union' is not done here"),
-        (LINEAR | {"tokenizer": {"source": "base"}}, "tokenizer of mergekit is not done here"),
-        (LINEAR | {"chat_template": "chatml"}, "built-in chat template 'chatml' is not done here"),
-        (LINEAR | {"modules": {"a": {}}}, "modules of mergekit is not done here"),
+        (LINEAR | {"merge_method": "passthrough"}, "mergekit's 'passthrough' is not supported"),
+        (LINEAR | {"merge_method": ["linear"]}, r"mergekit's \['linear'\] is not supported"),
+        (LINEAR | {"tokenizer_source": "union"}, "tokenizer_source 'union' is not supported"),
+        (LINEAR | {"tokenizer": {"source": "base"}}, "tokenizer of mergekit is not supported"),
+        (LINEAR | {"chat_template": "chatml"}, "built-in chat template 'chatml' is not supported"),
+        (LINEAR | {"modules": {"a": {}}}, "modules of mergekit is not supported"),
         (LINEAR | {"frobnicate": 1}, "frobnicate is not known in the configuration"),
         (LINEAR | {"slices": []}, "no models, or slices besides"),
         ({"merge_method": "linear"}, "no models"),
@@ -102,7 +102,7 @@ TIES = {"merge_method": "ties", "base_model": "b", "models": TWO}
         (LINEAR | {"models": [model("x", 1), model("y", float("nan"))]}, "the weight nan is not a finite number"),
         (LINEAR | {"models": [model("x", 1), model("y", True)]}, "the weight True is not a finite number"),
         (LINEAR | {"models": [model("x", 1), model("y", -1)]}, "weights of linear sum up to 0"),
-        (LINEAR | {"parameters": {"normalize": False, "weight": 1}, "base_model": "b"}, "sum up to 2 is not done here"),
+        (LINEAR | {"parameters": {"normalize": False, "weight": 1}, "base_model": "b"}, "sum up to 2 is not supported"),
         (LINEAR | {"parameters": {"density": 1}}, "density is not known in linear of mergekit"),
         (LINEAR | {"parameters": [1]}, r"the parameters \[1\] are not a map"),
         (LINEAR | {"parameters": {"normalize": "perhaps"}}, "normalize 'perhaps' is neither true nor false"),
@@ -113,21 +113,21 @@ TIES = {"merge_method": "ties", "base_model": "b", "models": TWO}
             "3 models are too few or too many for slerp",
         ),
         ({"merge_method": "slerp", "base_model": "b", "models": [model("x")]}, "the t is missing"),
-        ({"merge_method": "nuslerp", "models": TWO}, "nuslerp without a base_model is not done here"),
+        ({"merge_method": "nuslerp", "models": TWO}, "nuslerp without a base_model is not supported"),
         (TIES | {"merge_method": "nuslerp", "base_model": "x"}, "2 models are too few or too many for nuslerp"),
         (
             TIES | {"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}},
-            "nuslerp_flatten of nuslerp is not done here",
+            "nuslerp_flatten of nuslerp is not supported",
         ),
         (
             {"merge_method": "karcher", "models": [model("x"), model("y")], "parameters": {"tol": 1e-9}},
-            "tol of karcher is not done here",
+            "tol of karcher is not supported",
         ),
         (LINEAR | {"merge_method": "karcher"}, "weight is not known in karcher of mergekit"),
         (
             {"merge_method": "model_stock", "base_model": "b", "models": [model("x"), model("y")]}
             | {"parameters": {"filter_wise": True}},
-            "filter_wise of model_stock is not done here",
+            "filter_wise of model_stock is not supported",
         ),
         (
             TIES

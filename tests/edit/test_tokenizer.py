@@ -23,11 +23,11 @@ def test_new_rows_without_a_tokenizer_are_told(tmp_path, phi):
     ("options", "reason"),
     [
         ({"add": ["{chat}@@{base}", "{other}@@{base}"]}, "all have rows of new tokens"),
-        ({"add": ["{chat}@@{base}"], "tokenizer": "{strange}"}, "mean others in the tokenizer"),
+        ({"add": ["{chat}@@{base}"], "tokenizer": "{strange}"}, "are others in the tokenizer"),
         ({"add": ["{chat}@@{base}"], "vocab": "intersection", "tokenizer": "{long}"}, "has tokens up to 4"),
         ({"add": ["{chat}@@{base}"], "tokenizer": "{bare}"}, "does not have a tokenizer"),
         ({"add": ["{chat}@@{base}"], "jobs": 2}, "are added by one process"),
-        ({"add": ["{chat}@@{base}"], "keep_undo": True}, "no way back is kept"),
+        ({"add": ["{chat}@@{base}"], "keep_undo": True}, "cannot be undone"),
     ],
 )
 def test_new_tokens_that_do_not_fit_are_refused(tmp_path, phi, options, reason):

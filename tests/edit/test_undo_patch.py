@@ -57,7 +57,7 @@ def test_a_patch_that_changed_is_not_used(edited, tmp_path):
 def test_without_a_patch_or_with_a_broken_one(tmp_path, phi, phi_tuned):
     apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out")
     for folder in (tmp_path / "out", phi, tmp_path / "absent"):
-        with pytest.raises(CheckpointError, match="no way back"):
+        with pytest.raises(CheckpointError, match="does not hold an undo patch"):
             undo(folder, tmp_path / "back")
     apply(str(phi), add=[str(phi_tuned)], output_dir=tmp_path / "out", keep_undo=True, overwrite=True)
     patch = tmp_path / "out" / UNDO_NAME

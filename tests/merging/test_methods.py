@@ -177,9 +177,9 @@ def run_cli(arguments) -> int:
     [
         ("slerp", {}, 3, 0, "between two models"),
         ("slerp", {}, 1, 0, "between two models"),
-        ("slerp", {}, 1, 1, "not negative"),
-        ("nuslerp", {}, 3, 0, "nuslerp is between two models"),
-        ("karcher", {}, 1, 1, "karcher is a mean, with coefficients that are not negative"),
+        ("slerp", {}, 1, 1, "coefficients of 0 or more"),
+        ("nuslerp", {}, 3, 0, "nuslerp goes between two models"),
+        ("karcher", {}, 1, 1, "karcher is a mean, with coefficients of 0 or more"),
         ("karcher", {}, 1, 0, "karcher needs two fine-tunes"),
         ("model_stock", {}, 1, 0, "two fine-tunes"),
         ("sce", {}, 1, 0, "sce needs two fine-tunes"),

@@ -345,6 +345,7 @@ def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, kind):
     [
         (b"GGUF\x03\0\0\0", b"\xff" * 8, "claims more than"),  # tensors
         (b"llama.block_count\4\0\0\0", b"\xff\xff\xff\x7f", "2147483647 layers, and has 12 tensors"),
+        (b"llama.block_coun", b"x", "block_count is missing"),
         (b"llama.embedding_lengt", b"x", "embedding_length is missing"),
         (b"\x16" + bytes(7), b"x", "embedding_length is missing"),  # of another architecture
         (b"llama.embedding_length\4\0\0\0", b"\xff\xff\xff\x7f", "embedding_length is 2147483647"),

@@ -261,13 +261,13 @@ def test_a_vector_without_a_model_is_not_applied_to_what_lies_there_now(room):
         vector = str(room / f"{name}.safetensors")
         for dry_run in (True, False):
             with pytest.raises(
-                MismatchError, match=r"another model lies there now \(33 of 33 tensors differ\)"
+                MismatchError, match=r"another model is there now \(33 of 33 tensors differ\)"
             ) as caught:
                 apply(negate=[vector], output_dir="out", dry_run=dry_run)
             assert caught.value.hint == f"Name the model: taskarith apply MODEL --negate {vector}"
-        with pytest.raises(MismatchError, match="another model lies there now"):
+        with pytest.raises(MismatchError, match="another model is there now"):
             combine(vector, "c.safetensors")
-        with pytest.raises(MismatchError, match="another model lies there now"):
+        with pytest.raises(MismatchError, match="another model is there now"):
             relate([vector, vector])
     assert list(Path().iterdir()) == []
     result = apply(str(room / "base"), negate=[str(room / "v.safetensors")], output_dir="out")
@@ -282,9 +282,9 @@ def test_one_tensor_that_changed_late_in_the_files_is_found_before_anything_is_p
     tensors[big][-1] += 1
     save_file(tensors, room / "base/model.safetensors", metadata={"format": "pt"})
     for operand in ("v.safetensors", "tuned"):
-        with pytest.raises(MismatchError, match="another model lies there now"):
+        with pytest.raises(MismatchError, match="another model is there now"):
             apply(add=[str(room / operand)], output_dir="out")
-    with pytest.raises(MismatchError, match="another model lies there now"):
+    with pytest.raises(MismatchError, match="another model is there now"):
         apply(str(room / "base"), add=[str(room / "tuned")], output_dir="out")
     assert list(Path().iterdir()) == []
 
@@ -437,7 +437,7 @@ def test_an_adapter_with_a_recorded_fingerprint_is_measured_on_no_other_base(roo
     record(adapter, room / "base", room / "base")
     evaluate([str(adapter)], {"a": str(book)}, prompts=0, block_size=16)
     replaced(room)
-    with pytest.raises(MismatchError, match="another model lies there now"):
+    with pytest.raises(MismatchError, match="another model is there now"):
         evaluate([str(adapter)], {"a": str(book)}, prompts=0, block_size=16)
-    with pytest.raises(MismatchError, match="another model lies there now"):
+    with pytest.raises(MismatchError, match="another model is there now"):
         apply(add=[str(adapter)], output_dir="out")

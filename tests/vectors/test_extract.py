@@ -20,7 +20,7 @@ def test_base_is_found_in_the_record_of_the_finetune(tmp_path, phi):
     (tuned / "taskarith.json").write_text(json.dumps({"base": {"name": str(phi), "revision": None}}))
     assert extract(None, str(tuned), tmp_path / "v.safetensors").base.name == str(phi)
     (tuned / "taskarith.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="no JSON object"):
+    with pytest.raises(CheckpointError, match="does not hold a JSON object"):
         extract(None, str(tuned), tmp_path / "v2.safetensors")
 
 

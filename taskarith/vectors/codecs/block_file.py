@@ -23,7 +23,7 @@ from taskarith.vectors.vector import Packed
 __all__ = ["Block", "PackedFile", "join_parts", "split_parts", "unpack"]
 
 _LARGEST_BLOCK = 1 << 22
-_HINT = "The file is damaged: extract it again, or restore it from where it came."
+_HINT = "The file is damaged: extract it again, or get it again from where it came from."
 
 
 class Block(Protocol):

@@ -24,7 +24,7 @@ _OTHERS = {
     "velora_config": "VeLoRA",
     "kasa_config": "KaSA, which changes the base",
     "arrow_config": "a router between adapters (Arrow)",
-    "alora_invocation_tokens": "activation by tokens (aLoRA): it holds for a part of the text only",
+    "alora_invocation_tokens": "activation by tokens (aLoRA): it applies to a part of the text only",
     "monteclora_config": "MonteCLoRA",
 }
 _CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -87,7 +87,7 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
             raise VectorError(f"{path} has {what}", MERGE)
     if (layout := config.get("lora_B_layout")) not in (None, "rank_major"):  # unsloth says how lora_B is packed
         raise VectorError(
-            f"{path} packs the factors of experts otherwise than PEFT does (lora_B_layout: {layout})",
+            f"{path} packs the factors of experts in another way than PEFT (lora_B_layout: {layout})",
             "Convert it to PEFT's packing, rank_major, with the tool that wrote it: PEFT would mix up the experts.",
         )
     start = str(config.get("init_lora_weights", "")).lower()

@@ -95,7 +95,7 @@ class _Placing:
     def add(self, stored: str, part: Part) -> None:
         """Take a part for a stored tensor."""
         if stored in self._parts:
-            raise VectorError(f"{self._adapter.path} says two things of {stored}", MERGE)
+            raise VectorError(f"{self._adapter.path} says two different things of {stored}", MERGE)
         self._parts[stored] = part
 
     def tensor(self, name: str) -> str:

@@ -20,7 +20,7 @@ from taskarith.errors import MismatchError, VectorError
         ({"alpha_pattern": {r"model\.layers\.7\..*": 4}}, r"pattern 'model.* in alpha_pattern .* fits no module"),
         ({"init_lora_weights": "pissa_niter_4"}, "initialised with pissa_niter_4, which changes the base"),
         ({"layer_replication": [[0, 2]]}, "layers that are repeated"),
-        ({"lora_B_layout": "expert_major"}, "packs the factors of experts otherwise than PEFT does"),
+        ({"lora_B_layout": "expert_major"}, "packs the factors of experts in another way than PEFT"),
         ({"modules_to_save": ["lm_head"]}, "names 'lm_head' in modules_to_save, but holds no tensor of it"),
         ({"lora_bias": True}, "says lora_bias, but model.layers.0.mlp.fc1 has none"),
         ({"use_dora": True}, "says DoRA, but model.layers.0.mlp.fc1 has no magnitude"),
