@@ -73,6 +73,10 @@ class _TrainingOptions:
             show_default="all but the output",
         ),
     ]
+    load_in_4bit: Annotated[
+        bool, _lora("--load-in-4bit", help="Quantise the frozen base in memory to 4 bits: QLoRA; needs bitsandbytes.")
+    ]
+    load_in_8bit: Annotated[bool, _lora("--load-in-8bit", help="Quantise it to 8 bits.")]
     retain_weight: Annotated[
         float, _data(help="Loss weight of a retain token (a --data token has 1), or of the retain term.")
     ]

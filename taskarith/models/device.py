@@ -56,6 +56,8 @@ def describe_precision(model: torch.nn.Module, autocast: str, reason: str) -> st
     :param reason: From ``autocast_choice``.
     """
     frozen = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
+    bits = {"uint8": "4 bits", "int8": "8 bits"}
+    frozen = {bits.get(dtype, dtype) for dtype in frozen}
     weights = "float32 weights" + (f", frozen ones in {' and '.join(sorted(frozen))}" if frozen else "")
     return f"{weights}, no autocast ({reason})" if autocast == "no" else f"{weights}, {autocast} autocast ({reason})"
 

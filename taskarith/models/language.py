@@ -85,7 +85,7 @@ def has_token_loss(model: PreTrainedModel) -> bool:
     if not can_run(model):
         return True
     start, first, _ = _plain_tokens(model.config)
-    labels, count = torch.tensor([start + first]), torch.tensor(100)
+    labels, count = torch.tensor([start + first], device=model.device), torch.tensor(100, device=model.device)
     try:
         with torch.no_grad():
             inputs = {"input_ids": labels, "attention_mask": torch.ones_like(labels), "use_cache": False}
@@ -101,7 +101,7 @@ def has_token_loss(model: PreTrainedModel) -> bool:
 def run_on_text(model: torch.nn.Module, config: PretrainedConfig, token_type: int | None = None) -> torch.Tensor:
     """Return the logits of two short texts that differ in their second halves, of shape (2, tokens, vocabulary)."""
     start, first, second = _plain_tokens(config)
-    ids = torch.tensor([start + first, start + second])
+    ids = torch.tensor([start + first, start + second], device=next(model.parameters()).device)
     types = {} if token_type is None else {"token_type_ids": torch.full_like(ids, token_type)}
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **types).logits
     if logits.shape[:2] != ids.shape:

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -113,7 +114,14 @@ def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> P
     return config
 
 
-def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    trust_remote_code: bool = False,
+    quantisation: BitsAndBytesConfig | None = None,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
     """Load a causal language model with all weights from its files and the default generation config.
 
     A vision-language model is loaded as a whole, and also continues text.
@@ -121,15 +129,20 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     :param path: A model folder.
     :param dtype: Dtype of the weights in memory.
     :param trust_remote_code: Run Python code that comes with the model.
+    :param quantisation: How linear layers are quantised; they are loaded to ``device`` then.
+    :param device: Where the model is loaded to; None is the CPU.
     :raises UsageError: The model has its own code, which is not trusted.
     :raises CheckpointError: It is not a causal language model, or weights are missing, which would be random.
     """
     config = load_config(open_checkpoint(path), trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {} if device is None else {"device_map": {"": device}}
+    if quantisation is not None:
+        options["quantization_config"] = quantisation
     with _load_errors(path), without_bars():
         lacking = []
         for auto in _auto_classes(path, config):
             model, loading = auto.from_pretrained(
-                path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+                path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
             )
             if not loading["missing_keys"]:
                 break

@@ -27,6 +27,7 @@ from taskarith.training.fit import publish, train
 from taskarith.training.hidden_states import freeze_all_but, layer_names, steered_layer, with_layer
 from taskarith.training.lora import add_lora
 from taskarith.training.objective_table import check_retain
+from taskarith.training.quantised import check_quantised, check_replaced, quantisation
 from taskarith.training.result import FinetuneResult, make_result, remark
 from taskarith.training.resume import check_leftover, training_folder, working_folder
 from taskarith.training.saving import find_places
@@ -79,6 +80,7 @@ def finetune(
     device = choose_device(settings.device)
     autocast, reason = autocast_choice(device, settings.bf16)
     arguments = make_arguments(settings, working_folder(target), device, bf16=autocast)
+    check_quantised(settings, arguments)
     form = settings.form
     learned, retained = [load_data(spec, form) for spec in data], [load_data(spec, form) for spec in retain]
     check_form(form, [*learned, *retained])
@@ -93,7 +95,7 @@ def finetune(
     record["processes"] = arguments.world_size
     run = {**settings.record(), "base": base.fingerprint, **record}
     with training_folder(target, arguments, run, resume=settings.resume) as checkpoint:
-        loaded = _load(base, settings, arguments)
+        loaded = _load(base, settings, arguments, listener)
         layer = steered_layer(loaded, settings)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = _trainable(loaded, settings, places, listener)
@@ -137,14 +139,22 @@ def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequenc
             )
 
 
-def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments) -> PreTrainedModel:
+def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments, listener: Listener) -> PreTrainedModel:
     frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
     set_seed(settings.seed)
     model = load_model(
         base.origin.path,
         torch.bfloat16 if frozen_16_bit else torch.float32,
         trust_remote_code=settings.trust_remote_code,
+        quantisation=quantisation(settings, torch.bfloat16 if arguments.mixed_precision == "bf16" else torch.float32),
+        device=arguments.device if settings.quantised else None,
     )
+    if settings.quantised:
+        check_replaced(model)
+        listener.note(
+            f"the base is in {settings.quantised[0]} bits while the adapter is trained; the adapter is a vector of "
+            f"{base.origin.name} as it is stored, not quantised"
+        )
     if settings.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UsageError(
             f"{type(model).__name__} does not support gradient checkpointing", "Leave out --gradient-checkpointing."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from collections import Counter
@@ -24,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from taskarith.errors import UsageError, name_some
 from taskarith.models.language import can_run, modules_outside, names_outside, run_on_text
 from taskarith.progress import SILENT, Listener
+from taskarith.training.quantised import is_quantised, without_weights
 from taskarith.training.settings import TrainingSettings
 
 __all__ = ["MISLEADING_REMARKS", "add_lora"]
@@ -102,7 +102,7 @@ def _sharing(layers: _Layers) -> list[str]:
 
 def _is_plain(layer: torch.nn.Module) -> bool:
     """Tell whether a linear layer only multiplies by its weight, as LoRA assumes."""
-    if type(layer).forward in (torch.nn.Linear.forward, Conv1D.forward):
+    if is_quantised(layer) or type(layer).forward in (torch.nn.Linear.forward, Conv1D.forward):
         return True
     if not isinstance(layer, torch.nn.Linear) or not can_run(layer):
         return False
@@ -144,7 +144,7 @@ def _try_peft(
     """
     refused: list[str] = []
     lost: list[str] = []
-    while (trial := _without_weights(model)) is not None:
+    while (trial := without_weights(model)) is not None:
         try:
             with torch.random.fork_rng(devices=[]):  # PEFT initialises factors at random
                 adapted = _inject(trial, _config(settings, layers, [*avoided, *lost], refused), SILENT)
@@ -162,15 +162,6 @@ def _try_peft(
             raise _cannot_adapt(model, settings, usable, f"it would not load {name_some(not_loaded)} again")
         lost += not_loaded
     return refused, lost
-
-
-def _without_weights(model: PreTrainedModel) -> PreTrainedModel | None:
-    """Build the model on the meta device; None if the code of its class needs real weights."""
-    try:
-        with torch.device("meta"):
-            return type(model)(copy.deepcopy(model.config))
-    except Exception:  # the code of a class may raise anything
-        return None
 
 
 def _not_loaded(adapted: PeftModel) -> list[str]:

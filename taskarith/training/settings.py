@@ -75,6 +75,8 @@ class TrainingSettings:
     :param lora_rank: Rank r of the adapter.
     :param lora_alpha: The adapter is scaled by alpha / r; None for 2 r: see ``alpha``.
     :param lora_target: Names (last components) of linear layers to adapt; empty for all except the output layer.
+    :param load_in_4bit: Quantise the frozen base in memory to 4 bits under the adapter (QLoRA).
+    :param load_in_8bit: To 8 bits, likewise (LLM.int8).
     :param retain_weight: Weight w of a retain token in loss = (1/N) sum over all N tokens of w * token loss; tokens of
         ``data`` have weight 1. Weight of the retain term with an objective of forgetting.
     :param objective: ``learn`` the data, or forget them by ``ascent``, ``graddiff``, ``kl``, ``npo``, ``simnpo`` or
@@ -113,6 +115,8 @@ class TrainingSettings:
     lora_rank: int = LORA_RANK
     lora_alpha: float | None = None
     lora_target: Sequence[str] = ()
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
     retain_weight: float = 1.0
     objective: str = LEARN
     beta: float | None = None
@@ -137,6 +141,12 @@ class TrainingSettings:
                 raise UsageError(f"unknown {option} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}.")
         if not self.lora and (self.lora_target or self.lora_alpha is not None or self.lora_rank != LORA_RANK):
             raise UsageError("a LoRA option is given without --lora", "Add --lora, or leave out the option.")
+        if self.quantised and not self.lora:
+            raise UsageError(
+                f"--load-in-{self.quantised} is given without --lora", "Quantised weights are not trained."
+            )
+        if self.load_in_4bit and self.load_in_8bit:
+            raise UsageError("--load-in-4bit and --load-in-8bit are both given", "Choose one of them.")
         given = {"beta", "rmu_layer", "rmu_steering", "until_loss"}
         check_options(self.objective, [name for name in given if getattr(self, name) is not None])
 
@@ -164,6 +174,11 @@ class TrainingSettings:
     def kind(self) -> str:
         """``full`` or ``lora``."""
         return "lora" if self.lora else "full"
+
+    @property
+    def quantised(self) -> str:
+        """How the base is quantised in memory: ``4bit``, ``8bit`` or not at all."""
+        return "4bit" if self.load_in_4bit else "8bit" if self.load_in_8bit else ""
 
     @property
     def form(self) -> RowForm:
@@ -194,6 +209,7 @@ class TrainingSettings:
         about_run = {"device", "save_steps", "resume", "report_to", "trust_remote_code"}
         about_run |= {"apply_chat_template", "system_prompt"}  # in the record of the data
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
+        about_lora |= set() if self.quantised else {"load_in_4bit", "load_in_8bit"}  # older records lack them
         about_objective = {"objective", "beta", "rmu_layer", "rmu_steering"}  # a record without them is of learning
         record = {
             name: value for name, value in vars(self).items() if name not in about_run | about_lora | about_objective
@@ -231,6 +247,8 @@ class TrainingKeywords(TypedDict, total=False):
     lora_rank: int
     lora_alpha: float | None
     lora_target: Sequence[str]
+    load_in_4bit: bool
+    load_in_8bit: bool
     retain_weight: float
     objective: str
     beta: float | None
