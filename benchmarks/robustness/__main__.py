@@ -21,7 +21,7 @@ numbers, half characters, truncation, links, pipes, devices), and every reader i
 command does much beside reading, most cases go through its door alone: the functions that read, check and decode the
 damaged file (of vectors every delta). *Whole* are the cases that went through all of the command, one in so many by
 their number. Files lie in memory, what runs in threads runs at once, and nothing is flushed to a disk. *Read*
-gave a result, *refused* an error of taskarith's own; *odd* is anything else, more than {SECONDS:g} s
+gave a result, *refused* an error of taskarith's own; *odd* is anything else, more than {SECONDS:g} s of the processor
 (2 s of GGUF, 5 s of a training that goes on) or {MEGABYTES:g} MB for one case,
 or a message that cannot be printed or is longer than {LONGEST_MESSAGE} characters. A case depends on
 the seed and its number alone.
