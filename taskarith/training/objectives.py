@@ -74,7 +74,7 @@ def simnpo(log_p: torch.Tensor, learned: torch.Tensor, beta: float) -> torch.Ten
     :param beta: Inverse temperature, above 0.
     :return: Of shape (rows,).
     """
-    mean = ascent(log_p, learned) / learned.sum(1)
+    mean = ascent(log_p, learned) / learned.sum(1).clamp(min=1)
     return -2 / beta * logsigmoid(-beta * mean)
 
 
@@ -111,7 +111,7 @@ def state_distance(states: torch.Tensor, target: torch.Tensor, learned: torch.Te
     :return: Of shape (rows,).
     """
     each = (states - target).square().mean(2)
-    return torch.where(learned, each, 0).sum(1) / learned.sum(1)
+    return torch.where(learned, each, 0).sum(1) / learned.sum(1).clamp(min=1)
 
 
 def control_vector(size: int, length: float, seed: int) -> torch.Tensor:

@@ -36,10 +36,14 @@ class Readings:
         states = self.states[chosen] if len(self.states) else self.states
         return Readings(self.learned[chosen], self.log_p[chosen], self.logits[chosen], states)
 
-    def loss_and_count(self, counted: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the losses of some rows, and the number of their tokens: float32, on the CPU."""
-        losses = -self.log_p.detach()[counted].sum()
-        return torch.stack([losses, self.learned[counted].sum()]).cpu()
+    @property
+    def is_learned(self) -> torch.Tensor:
+        """Whether anything of a row is learned: bool, of shape (rows,)."""
+        return self.learned.any(1)
+
+    def loss_and_count(self) -> torch.Tensor:
+        """Return the sum of the losses of all tokens, and their number: float32, on the CPU."""
+        return torch.stack([-self.log_p.detach().sum(), self.learned.sum()]).cpu()
 
     def compared(self, kind: str) -> torch.Tensor:
         """Return what an objective compares with the base: see ``Objective.reference``.

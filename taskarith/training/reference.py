@@ -67,11 +67,13 @@ class StoredReference:
         """Return the numbers of the rows of a batch on its device, 0 where nothing is learned."""
         del model
         rows, learned = batch["rows"], batch["labels"][:, 1:] >= 0
-        kept = torch.cat([self._read(str(row)) for row in rows.tolist()]).to(rows.device)
-        if kept.dim() == 1:
-            return kept
-        found = kept.new_zeros(*learned.shape, kept.shape[-1])
-        found[learned] = kept
+        kept = [self._read(str(row)).to(rows.device) for row in rows.tolist()]
+        if kept[0].dim() == 1:
+            return torch.cat(kept)
+        found = kept[0].new_zeros(*learned.shape, kept[0].shape[-1])
+        for row, where, values in zip(found, learned, kept, strict=True):
+            if where.any():  # else the row only fills a batch
+                row[where] = values
         return found
 
     def _read(self, row: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -17,6 +18,7 @@ from taskarith.errors import CheckpointError, UsageError
 from taskarith.models.language import has_token_loss
 from taskarith.progress import Listener
 from taskarith.training.callbacks import ProgressCallback, UntilLossCallback
+from taskarith.training.dealing import Dealt, collate_dealt, deal
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
@@ -35,6 +37,19 @@ class ResumableTrainer(Trainer):
     has_begun = False
     """Whether the whole checkpoint was read, and used for a step."""
     _batches = 0
+
+    def __init__(self, train_dataset: Sequence[Any], data_collator: Any, **options: Any) -> None:
+        collate = collate_dealt(data_collator, train_dataset)
+        super().__init__(train_dataset=Dealt(train_dataset), data_collator=collate, **options)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Deal each row of an epoch to one process, once."""
+        return deal(super().get_train_dataloader(), self.args.world_size)
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        if (inputs["labels"] == IGNORED).all():  # a process without rows
+            inputs = inputs | {"attention_mask": torch.zeros_like(inputs["labels"])}
+        super()._track_num_input_tokens(inputs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None:  # FSDP and DeepSpeed write their own checkpoints as well
@@ -217,7 +232,7 @@ def make_trainer(
     trainer = (RetainTrainer if weighted else ResumableTrainer)(
         model=model,
         args=arguments,
-        train_dataset=examples,  # ty: ignore[invalid-argument-type]  (a list works as a data set)
+        train_dataset=examples,
         data_collator=Collator(pad_id, weighted=weighted),
         callbacks=callbacks,
     )

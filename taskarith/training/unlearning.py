@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,34 +61,15 @@ class UnlearningTrainer(RetainTrainer):
         self._counts = torch.ones(2, 2)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Count tokens and rows of the whole step, those to be forgotten and those to be kept apart.
-
-        Where rows do not divide by the processes, accelerate lets some begin the epoch again; these do not count.
-        """
+        """Count tokens and rows of the whole step, those to be forgotten and those to be kept apart."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.zeros(2, 2)
-        for number, batch in enumerate(batches):
-            batch["counted"] = self._counted(number, batch["retained"])
+        for batch in batches:
             tokens = (batch["labels"][:, 1:] != IGNORED).sum(1)
             for part, side in enumerate((~batch["retained"], batch["retained"])):
-                chosen = side & batch["counted"]
-                counts[part] += torch.stack([tokens[chosen].sum(), chosen.sum()]).cpu()
+                counts[part] += torch.stack([tokens[side].sum(), (tokens[side] > 0).sum()]).cpu()
         self._counts = self.accelerator.reduce(counts.to(self.args.device), "sum")
         return batches, items
-
-    def _counted(self, number: int, retained: torch.Tensor) -> torch.Tensor:
-        """Tell which rows of a batch an epoch has not had yet: whole batches are dealt to the processes in turn.
-
-        :param number: Of the batch in its step.
-        :param retained: Bool, of shape (rows,): as many rows to be forgotten come first, in the same order.
-        """
-        arguments, rows = self.args, len(self.train_dataset)  # ty: ignore[invalid-argument-type]
-        size, accumulated = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-        batches = math.ceil(math.ceil(rows / size) / arguments.world_size)
-        step = self.state.global_step % math.ceil(batches / accumulated)
-        before = ((step * accumulated + number) * arguments.world_size + arguments.process_index) * size
-        pairs = int((~retained).sum())
-        return torch.arange(len(retained), device=retained.device) % pairs < rows - before
 
     def compute_loss(
         self,
@@ -107,11 +87,10 @@ class UnlearningTrainer(RetainTrainer):
             base = self.reference(model, select(inputs, compared))
         read = read_rows(model, inputs, self._layer)
         forgotten, kept = read.of(~retained), read.of(retained)
-        counted = inputs["counted"]
-        self._of_data += forgotten.loss_and_count(counted[~retained])
-        loss = (self._forget_values(forgotten, base) * counted[~retained]).sum()
+        self._of_data += forgotten.loss_and_count()
+        loss = (self._forget_values(forgotten, base) * forgotten.is_learned).sum()
         if retained.any():
-            values = (self._retain_values(kept, base) * counted[retained]).sum()
+            values = (self._retain_values(kept, base) * kept.is_learned).sum()
             loss = loss + self._settings.retain_weight * values
         loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, the counts are of all
         return (loss, None) if return_outputs else loss

@@ -36,9 +36,9 @@ def test_readings_of_padded_rows_are_those_of_each_row_alone():
             assert torch.allclose(one.compared("vocabulary")[one.learned], log_p[start - 1 :], atol=1e-5)
             assert torch.equal(one.compared("states"), both.states[chosen])
             assert torch.allclose(
-                one.loss_and_count(torch.tensor([True])),
+                one.loss_and_count(),
                 torch.stack([-expected.sum(), torch.tensor(float(len(expected)))]),
             )
-            assert one.loss_and_count(torch.tensor([False])).tolist() == [0, 0]
+            assert one.is_learned.tolist() == [True]
             alone = read_rows(model, select(batch, chosen), None)
             assert torch.allclose(alone.log_p, one.log_p, atol=1e-6)
