@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from taskarith.errors import OutputError, TaskarithError, UsageError
 
-__all__ = ["ALONE", "Team", "check_launch", "launched_team"]
+__all__ = ["ALONE", "Team", "check_launch", "launched_team", "leave_team"]
 
 _Task = TypeVar("_Task")
 
@@ -102,6 +103,13 @@ def check_launch() -> None:
             "accelerate launch --cpu was asked for several processes and started one",
             "ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m taskarith ... starts two.",
         )
+
+
+def leave_team() -> None:
+    """Take leave of the other processes at the end of a command; a second training in a process could not go on."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _told(act: Callable[..., Any]) -> Callable[..., Any]:

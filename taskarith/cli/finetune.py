@@ -145,6 +145,7 @@ def command(
 
     The output is a folder that transformers or PEFT loads, with a record in taskarith.json.
     """
+    from taskarith.checkpoints.team import leave_team
     from taskarith.training.finetune import finetune
 
     with output.console() as console:
@@ -157,6 +158,7 @@ def command(
             settings=settings,
             listener=console,
         )
+    leave_team()
     kind = "model" if result.kind == "full" else "LoRA adapter"
     console.note(
         f"{kind}: {_what_came(result, settings)} after {result.steps} steps "

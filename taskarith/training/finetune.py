@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from peft import PeftModel
@@ -22,6 +22,7 @@ from taskarith.models.device import autocast_choice, choose_device, describe_pre
 from taskarith.models.language import names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
+from taskarith.training.dealing import idle_processes
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
 from taskarith.training.hidden_states import freeze_all_but, layer_names, steered_layer, with_layer
@@ -108,6 +109,7 @@ def finetune(
         else:
             resumed = checkpoint is not None
             trainer = make_unlearner(trained, arguments, examples, pad_id, settings, layer, listener, resumed=resumed)
+        _note_idle(trainer, listener)
         precision = describe_precision(trained, arguments.mixed_precision, reason)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
@@ -116,6 +118,12 @@ def finetune(
     if advice := remark(result, settings):
         listener.note(advice)
     return result
+
+
+def _note_idle(trainer: Any, listener: Listener) -> None:
+    rows, size, processes = len(trainer.train_dataset), trainer.args.train_batch_size, trainer.args.world_size
+    if idle := idle_processes(rows, size, processes):
+        listener.note(f"{idle} of {processes} processes never have a row: there are {rows}, in batches of {size}")
 
 
 def _nbytes(base: Base, dtype: str) -> int:

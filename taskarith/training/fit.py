@@ -111,4 +111,3 @@ def publish(
             }
             write_provenance(folder, provenance, result.output_dir)
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()

@@ -288,5 +288,5 @@ def _check_same_run(path: Path, run: Mapping[str, Any]) -> None:
         differences = ", ".join(f"{key} ({recorded.get(key)} then, {current.get(key)} now)" for key in changed)
         raise MismatchError(
             f"the checkpoints in {path.parent} are from another run: {differences}",
-            "Resume with the same model, data and options, or start over with --overwrite.",
+            "Resume with the same model, data, options and number of processes, or start over with --overwrite.",
         )

@@ -39,8 +39,8 @@ class ResumableTrainer(Trainer):
     _batches = 0
 
     def __init__(self, train_dataset: Sequence[Any], data_collator: Any, **options: Any) -> None:
-        collate = collate_dealt(data_collator, train_dataset)
-        super().__init__(train_dataset=Dealt(train_dataset), data_collator=collate, **options)
+        dealt: Any = Dealt(train_dataset)
+        super().__init__(train_dataset=dealt, data_collator=collate_dealt(data_collator, train_dataset), **options)
 
     def get_train_dataloader(self) -> DataLoader:
         """Deal each row of an epoch to one process, once."""

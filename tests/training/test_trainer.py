@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny
 import torch
-from finetuning import QUICK, Notes, distance, quick, run_on_two, weights
+from finetuning import QUICK, Notes, distance, quick, weights
 
 from taskarith.training.finetune import finetune
 
@@ -61,16 +61,6 @@ def test_retain_weight_0_makes_the_retain_set_silent(tmp_path, text, phi):
         finetune(str(phi), [text], tmp_path / f"{name}1", retain=[str(tmp_path / f"{name}.txt")], **QUICK)
     assert distance(tmp_path / "a", tmp_path / "b") == 0
     assert distance(tmp_path / "a1", tmp_path / "b1") > 0
-
-
-def test_two_processes_train_what_one_trains(tmp_path, text, other, phi):
-    options = quick(retain=[other], retain_weight=0.3, max_grad_norm=0.0)
-    finetune(str(phi), [text], tmp_path / "one", **options)
-    options["per_device_train_batch_size"] = 2
-    code = f"from taskarith.training.finetune import finetune; finetune({str(phi)!r}, [{text!r}], 'two', **{options!r})"
-    run_on_two(code, tmp_path)
-    assert distance(tmp_path / "one", tmp_path / "two") < 2e-6
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_bf16_autocast_keeps_float32_weights(tmp_path, text, tuned, phi):
