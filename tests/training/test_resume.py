@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,24 +45,6 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, text, kind, lora)
     assert result.steps == 4
     assert distance(out, tmp_path / "whole") == 0
     assert not left.exists()
-
-
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path, text):
-    base = str(tiny.save_model(tmp_path / "base", "gpt_neox"))
-    options = quick(max_steps=6)
-    finetune(base, [text], tmp_path / "whole", **options)
-    code = (
-        "import os, signal; from finetuning import Notes; from taskarith.training.finetune import finetune\n"
-        "class Killed(Notes):\n"
-        "    def progress(self, what, done, total):\n"
-        "        done == 5 and os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"finetune({base!r}, [{text!r}], 'out', save_steps=2, listener=Killed(), **{options!r})"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
-    finetune(base, [text], tmp_path / "out", resume=True, **options)
-    assert distance(tmp_path / "out", tmp_path / "whole") == 0
 
 
 def _spoil(checkpoint: Path, how: str) -> None:
@@ -156,3 +136,12 @@ def test_checkpoints_of_an_earlier_release_are_kept(tmp_path, text, phi, resume)
     with pytest.raises(OutputError, match="from an earlier release"):
         finetune(str(phi), [text], tmp_path / "out", save_steps=1, resume=resume, **QUICK)
     assert (digests.parent / "trainer_state.json").is_file()
+
+
+def test_trainings_killed_at_random_steps_resume_to_the_same_bits(tmp_path):
+    """Full and LoRA, one process and two, as the benchmark does it twenty times for more models."""
+    words = [sys.executable, "-m", "benchmarks.resumes", "--models", "phi", "--kills", "1", "--table"]
+    root, table = Path(__file__).parents[2], str(tmp_path / "table.md")
+    done = subprocess.run([*words, table], check=False, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "table.md").read_text().count("| tiny Phi |") == 4
