@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _data, _lora, _training, _run = under("Data"), under("LoRA"), under("Training"), under("Run")
-_objective = under("Objective")
+_objective, _validation = under("Objective"), under("Validation")
 
 
 class _TrainingOptions:
@@ -102,6 +102,16 @@ class _TrainingOptions:
         float | None,
         _objective(help="Length of the random vector that rmu steers to.", show_default=f"{RMU_STEERING:g}"),
     ]
+    validation_share: Annotated[
+        float | None, _validation(help="Share of --data to hold out and validate on.", show_default="none")
+    ]
+    validation_steps: Annotated[
+        int | None, _validation(help="Validate every this many steps.", show_default="at each epoch's end")
+    ]
+    patience: Annotated[
+        int | None,
+        _validation(help="Stop after this many evaluations without a lower validation loss.", show_default="never"),
+    ]
     seed: SeedOption
     device: DeviceOption
     save_steps: Annotated[int | None, _run(help="Save a checkpoint every this many steps.", show_default="none")]
@@ -131,6 +141,10 @@ def command(
         list[str] | None,
         _data(metavar="SPEC", help="Mix in or keep a data set, weighted by --retain-weight; repeatable."),
     ] = None,
+    validation: Annotated[
+        list[str] | None,
+        _validation(metavar="SPEC", help="Validate on a data set, and publish the best step's weights; repeatable."),
+    ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
     settings: Annotated[TrainingSettings, _TrainingOptions],
@@ -154,11 +168,14 @@ def command(
             data,
             output_dir,
             retain=retain or (),
+            validation=validation or (),
             overwrite=overwrite,
             settings=settings,
             listener=console,
         )
     leave_team()
+    if result.best_step is not None:
+        console.note(f"validation loss {result.validation_loss:.4f}, lowest after step {result.best_step}: published")
     kind = "model" if result.kind == "full" else "LoRA adapter"
     console.note(
         f"{kind}: {_what_came(result, settings)} after {result.steps} steps "

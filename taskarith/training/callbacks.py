@@ -11,9 +11,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from taskarith.errors import TaskarithError
 from taskarith.progress import Listener
-from taskarith.training.result import epoch_loss
+from taskarith.training.result import EVAL_LOSS, epoch_loss
 
-__all__ = ["ProgressCallback", "UntilLossCallback"]
+__all__ = ["EvaluationCallback", "ProgressCallback", "UntilLossCallback"]
 
 
 class ProgressCallback(TrainerCallback):
@@ -26,6 +26,7 @@ class ProgressCallback(TrainerCallback):
         self._listener, self._name = listener, name
         self._start = 0.0
         self._tokens_before = 0
+        self._validation = ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
@@ -44,7 +45,11 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         """Report a step's loss, or fail if it is not finite."""
         del args, control, more
-        loss = (logs or {}).get("loss")
+        logs = logs or {}
+        if EVAL_LOSS in logs:
+            self._validation = f" | validation {logs[EVAL_LOSS]:.2f}"
+            self._start += logs["eval_runtime"]  # no time of training
+        loss = logs.get("loss")
         if loss is None:
             return
         if not math.isfinite(loss):
@@ -54,7 +59,7 @@ class ProgressCallback(TrainerCallback):
             )
         speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
         if state.is_world_process_zero:
-            status = f"training | {self._name} {loss:.2f} | {speed:,.0f} tokens/s"
+            status = f"training | {self._name} {loss:.2f}{self._validation} | {speed:,.0f} tokens/s"
             self._listener.progress(status, state.global_step, state.max_steps)
 
 
@@ -73,3 +78,22 @@ class UntilLossCallback(TrainerCallback):
         if state.epoch and state.epoch == int(state.epoch) and epoch_loss(state.log_history) <= self._loss:
             control.should_training_stop = True
             control.should_save = False  # resuming from here would begin another epoch
+
+
+class EvaluationCallback(TrainerCallback):
+    """Asks for an evaluation every few steps or at the end of each epoch, and after the last step.
+
+    It comes with the step, before its checkpoint is saved, and not after the epoch: a training that is resumed from
+    that checkpoint would miss it.
+
+    :param steps: None for epochs.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        self._steps = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        """Decide whether it is time."""
+        del args, more
+        is_end = state.epoch == int(state.epoch or 0) if self._steps is None else state.global_step % self._steps == 0
+        control.should_evaluate = is_end or state.global_step >= state.max_steps

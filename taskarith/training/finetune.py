@@ -26,6 +26,7 @@ from taskarith.training.dealing import idle_processes
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
 from taskarith.training.hidden_states import freeze_all_but, layer_names, steered_layer, with_layer
+from taskarith.training.holdout import check_validation, hold_out
 from taskarith.training.lora import add_lora
 from taskarith.training.objective_table import check_retain
 from taskarith.training.quantised import check_quantised, check_replaced, quantisation
@@ -35,6 +36,7 @@ from taskarith.training.saving import find_places
 from taskarith.training.settings import SETTINGS, TrainingKeywords, TrainingSettings
 from taskarith.training.trainer import make_arguments, make_trainer
 from taskarith.training.unlearning import check_reference, make_unlearner
+from taskarith.training.validation import load_best
 
 __all__ = ["FinetuneResult", "finetune"]
 
@@ -45,6 +47,7 @@ def finetune(
     output_dir: str | Path,
     *,
     retain: Sequence[str] = (),
+    validation: Sequence[str] = (),
     overwrite: bool = False,
     settings: TrainingSettings = SETTINGS,
     listener: Listener = SILENT,
@@ -60,6 +63,7 @@ def finetune(
     :param output_dir: Folder to publish; checkpoints of the run are stored beside it until then.
     :param retain: Data sets to mix in with the retain weight; an epoch includes them. With an objective of
         forgetting, data sets to keep: a row of them is drawn for each row of ``data``.
+    :param validation: Data sets to validate on: the weights of the step with the lowest loss of theirs are published.
     :param overwrite: Replace an existing output, and drop checkpoints of an interrupted run.
     :param settings: Training settings.
     :param listener: Receives progress updates and notes on choices.
@@ -74,8 +78,9 @@ def finetune(
     settings = replace(settings, **keywords)
     target = Path(output_dir)
     check_launch()
+    check_validation(settings, validation)
     _check_call(settings, data, retain)
-    inputs = [model, *data_paths([*data, *retain])]
+    inputs = [model, *data_paths([*data, *retain, *validation])]
     check_target(target, overwrite, is_folder=True, inputs=inputs)
     check_leftover(target, resume=settings.resume, overwrite=overwrite, listener=listener)
     device = choose_device(settings.device)
@@ -83,8 +88,8 @@ def finetune(
     arguments = make_arguments(settings, working_folder(target), device, bf16=autocast)
     check_quantised(settings, arguments)
     form = settings.form
-    learned, retained = [load_data(spec, form) for spec in data], [load_data(spec, form) for spec in retain]
-    check_form(form, [*learned, *retained])
+    learned, retained, held = ([load_data(spec, form) for spec in specs] for specs in (data, retain, validation))
+    check_form(form, [*learned, *retained, *held])
     with arguments.main_process_first(local=False, desc="finding the model"):
         base = open_base(model, trust_remote_code=settings.trust_remote_code, listener=listener)
         check_apart(target, [base.origin.path])
@@ -92,6 +97,7 @@ def finetune(
         nbytes = 0 if settings.lora else _nbytes(base, settings.dtype)
         check_space(target, nbytes)
     examples, record = make_examples(base, learned, retained, settings, listener)
+    examples, held_out = hold_out(base, held, examples, settings, record, listener)
     check_reference(examples, settings, arguments, base, target, nbytes)
     record["processes"] = arguments.world_size
     run = {**settings.record(), "base": base.fingerprint, **record}
@@ -105,7 +111,7 @@ def finetune(
             check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
         if settings.learns:
-            trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener)
+            trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener, held_out)
         else:
             resumed = checkpoint is not None
             trainer = make_unlearner(trained, arguments, examples, pad_id, settings, layer, listener, resumed=resumed)
@@ -113,6 +119,7 @@ def finetune(
         precision = describe_precision(trained, arguments.mixed_precision, reason)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
+        load_best(trainer)
         result = make_result(trainer, target, settings.kind, seconds, precision)
         publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
     if advice := remark(result, settings):

@@ -35,6 +35,9 @@ _RANGES: dict[str, _Range] = {
     "beta": _POSITIVE,
     "rmu_layer": (lambda value: value >= 0 and value == int(value), "the number of a decoder layer, the first is 0"),
     "rmu_steering": _POSITIVE,
+    "validation_share": (lambda value: 0 < value < 1, "a share of the data between 0 and 1, as in 0.1"),
+    "validation_steps": _COUNT,
+    "patience": _COUNT,
     "seed": (lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
     "save_steps": _COUNT,
 }

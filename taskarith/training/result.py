@@ -12,10 +12,22 @@ from transformers import Trainer
 
 from taskarith.training.settings import TrainingSettings
 
-__all__ = ["DATA_LOSS", "FinetuneResult", "epoch_loss", "make_result", "remark"]
+__all__ = [
+    "DATA_LOSS",
+    "EVAL_LOSS",
+    "FinetuneResult",
+    "best_step",
+    "epoch_loss",
+    "make_result",
+    "remark",
+    "validation_losses",
+]
 
 DATA_LOSS = "data_loss"
 """Key in the Trainer's log: the loss of the data without retain sets."""
+
+EVAL_LOSS = "eval_loss"
+"""Key in the Trainer's log, which trackers know: the loss of the validation data."""
 
 _FEW_STEPS = 10
 _SHORT = 100
@@ -45,6 +57,8 @@ class FinetuneResult:
     :param first_loss: Mean loss over the first tenth of the steps; like ``data_loss`` without retain sets if they have
         another weight, ``until_loss`` is set, or the data are to be forgotten: then it is to rise.
     :param data_loss: Mean loss over the steps of the last epoch.
+    :param validation_loss: Loss of the validation data with the published weights, in nats per token, if there are any.
+    :param best_step: The step of the published weights: where that loss was lowest.
     """
 
     output_dir: Path
@@ -56,12 +70,14 @@ class FinetuneResult:
     precision: str
     first_loss: float
     data_loss: float
+    validation_loss: float | None = None
+    best_step: int | None = None
 
 
 def make_result(trainer: Trainer, target: Path, kind: str, seconds: float, precision: str) -> FinetuneResult:
     """Gather the numbers of a finished training."""
     log = trainer.state.log_history
-    first = _data_losses(log)
+    first, best = _data_losses(log), best_step(log)
     return FinetuneResult(
         output_dir=target,
         kind=kind,
@@ -72,7 +88,26 @@ def make_result(trainer: Trainer, target: Path, kind: str, seconds: float, preci
         precision=precision,
         first_loss=_mean(first[: math.ceil(len(first) / 10)]),
         data_loss=epoch_loss(log),
+        validation_loss=dict(validation_losses(log)).get(best or 0),
+        best_step=best,
     )
+
+
+def validation_losses(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Return each evaluated step with the loss of the validation data; step 0 is the base.
+
+    :param log: The Trainer's log.
+    """
+    return [(entry["step"], entry[EVAL_LOSS]) for entry in log if EVAL_LOSS in entry]
+
+
+def best_step(log: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the first step after which the loss of the validation data was lowest, or None without validation.
+
+    :param log: The Trainer's log.
+    """
+    trained = [(step, loss) for step, loss in validation_losses(log) if step]
+    return min(trained, key=lambda entry: entry[1])[0] if trained else None
 
 
 def epoch_loss(log: Sequence[Mapping[str, Any]]) -> float:

@@ -27,6 +27,7 @@ from taskarith.untrusted import MalformedError, check_fields, is_count, is_numbe
 
 __all__ = [
     "check_checkpoint",
+    "check_digests",
     "check_leftover",
     "finish_checkpoint",
     "last_checkpoint",
@@ -34,6 +35,7 @@ __all__ = [
     "save_trained",
     "training_folder",
     "working_folder",
+    "write_digests",
 ]
 
 _RUN_NAME = "run.json"

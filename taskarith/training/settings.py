@@ -47,6 +47,7 @@ MAX_EPOCHS = 30.0
 RMU_STEERING = 6.5
 """The default length of RMU's control vector."""
 
+_OF_VALIDATION = ("validation_share", "validation_steps", "patience")
 _FULL_LEARNING_RATE = 5e-5  # transformers' default
 _LORA_LEARNING_RATE = 5e-4  # adapters start at zero and need about ten times as much
 
@@ -86,6 +87,10 @@ class TrainingSettings:
     :param rmu_layer: Decoder layer, counted from 0, after which ``rmu`` steers hidden states; its weights and those of
         the two layers before it are trained. None is 7 of 32 in proportion.
     :param rmu_steering: Length of the random vector to which ``rmu`` steers; None is 6.5.
+    :param validation_share: Share of the rows and blocks of the data that is held out to validate on, drawn by the
+        seed.
+    :param validation_steps: Validate every this many steps; None for at the end of each epoch.
+    :param patience: Stop after this many evaluations in a row without a lower validation loss.
     :param seed: Seed of data order, initial adapters, dropout, drawn retain rows and RMU's vector.
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     :param save_steps: Save a checkpoint every this many steps, to resume a killed run.
@@ -122,6 +127,9 @@ class TrainingSettings:
     beta: float | None = None
     rmu_layer: int | None = None
     rmu_steering: float | None = None
+    validation_share: float | None = None
+    validation_steps: int | None = None
+    patience: int | None = None
     seed: int = 42
     device: str = "auto"
     save_steps: int | None = None
@@ -211,9 +219,9 @@ class TrainingSettings:
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
         about_lora |= set() if self.quantised else {"load_in_4bit", "load_in_8bit"}  # older records lack them
         about_objective = {"objective", "beta", "rmu_layer", "rmu_steering"}  # a record without them is of learning
-        record = {
-            name: value for name, value in vars(self).items() if name not in about_run | about_lora | about_objective
-        }
+        elsewhere = about_run | about_lora | about_objective
+        elsewhere |= {name for name in _OF_VALIDATION if getattr(self, name) is None}  # as before there was any
+        record = {name: value for name, value in vars(self).items() if name not in elsewhere}
         record |= {"learning_rate": self.rate, "num_train_epochs": self.epochs}
         if not self.learns:
             record["objective"] = self.objective
@@ -254,6 +262,9 @@ class TrainingKeywords(TypedDict, total=False):
     beta: float | None
     rmu_layer: int | None
     rmu_steering: float | None
+    validation_share: float | None
+    validation_steps: int | None
+    patience: int | None
     seed: int
     device: str
     save_steps: int | None

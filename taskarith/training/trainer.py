@@ -24,6 +24,7 @@ from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import TrainingSettings
 from taskarith.training.token_loss import token_losses
+from taskarith.training.validation import Validation
 
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
 
@@ -34,6 +35,7 @@ _TORCH_WRITES = re.compile("inline_container|PyTorchFileWriter|PytorchStreamWrit
 class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints store the trained weights by their names in memory, and load completely or fail."""
 
+    validation: Validation | None = None
     has_begun = False
     """Whether the whole checkpoint was read, and used for a step."""
     _batches = 0
@@ -70,6 +72,10 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes its own state
         if self.args.should_save:
             finish_checkpoint(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Measure the validation data, over all tokens: transformers would take the mean of the batches' means."""
+        return super().evaluate(*arguments, **options) if self.validation is None else self.validation.evaluate(self)
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """Count batches, and train as transformers does."""
@@ -216,12 +222,15 @@ def make_trainer(
     pad_id: int,
     until_loss: float | None,
     listener: Listener,
-) -> Trainer:
+    validation: Validation | None = None,
+) -> ResumableTrainer:
     """Make a Trainer that reports only to the listener, and weights the loss of retain sets.
 
     It also calculates the loss itself if the model's own loss differs, or the loss of the data is needed separately.
 
     :param until_loss: Stop after the first epoch whose loss of the data is at most this.
+    :param validation: Held-out rows, if any.
+    :raises UsageError: There are, and the weights are spread over processes.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     weighted = any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
@@ -237,4 +246,7 @@ def make_trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    if validation is not None:
+        trainer.validation = validation
+        validation.prepare(trainer)
     return trainer
