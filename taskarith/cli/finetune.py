@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,9 @@ from taskarith.cli.options import (
     TrustFlag,
     under,
 )
+from taskarith.cli.output import check_plot
+from taskarith.data.spec import parse_data
+from taskarith.errors import OutputError
 from taskarith.training.settings import RMU_STEERING, TrainingSettings
 
 if TYPE_CHECKING:
@@ -130,6 +135,13 @@ def _what_came(result: FinetuneResult, settings: TrainingSettings) -> str:
     return f"loss of the data from {result.first_loss:.4f} to {result.data_loss:.4f} by {settings.objective}"
 
 
+def _check_plot(plot: Path, output_dir: Path, model: str, data: Sequence[str], overwrite: bool) -> None:
+    """Refuse a plot that could not be written, or would lie in the output, which has a record of its files."""
+    check_plot(plot, overwrite, [model, *(parse_data(spec).name for spec in data)])
+    if output_dir.absolute() in plot.absolute().parents:
+        raise OutputError(f"the plot {plot} would lie in the output {output_dir}", "Name a file beside it.")
+
+
 def command(
     model: ModelArgument,
     *,
@@ -145,6 +157,9 @@ def command(
         list[str] | None,
         _validation(metavar="SPEC", help="Validate on a data set, and publish the best step's weights; repeatable."),
     ] = None,
+    plot: Annotated[
+        Path | None, _run(metavar="FILE", help="Plot the learning curve to a .svg or .png file.", show_default="none")
+    ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
     settings: Annotated[TrainingSettings, _TrainingOptions],
@@ -159,6 +174,8 @@ def command(
 
     The output is a folder that transformers or PEFT loads, with a record in taskarith.json.
     """
+    if plot is not None:
+        _check_plot(plot, output_dir, model, [*data, *(retain or ()), *(validation or ())], overwrite)
     from taskarith.checkpoints.team import leave_team
     from taskarith.training.finetune import finetune
 
@@ -176,6 +193,11 @@ def command(
     leave_team()
     if result.best_step is not None:
         console.note(f"validation loss {result.validation_loss:.4f}, lowest after step {result.best_step}: published")
+    if plot is not None and os.environ.get("RANK", "0") == "0":  # of several launched processes
+        from taskarith.report.learning_curve import plot_learning_curve
+
+        plot_learning_curve(result, plot, overwrite=overwrite)
+        console.note(f"the learning curve is plotted in {plot}")
     kind = "model" if result.kind == "full" else "LoRA adapter"
     console.note(
         f"{kind}: {_what_came(result, settings)} after {result.steps} steps "

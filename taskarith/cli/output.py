@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from taskarith.errors import OutputError
 
 if TYPE_CHECKING:
     from taskarith.console import Console
     from taskarith.evaluation.score import Scores
     from taskarith.report.tables import TableRows
 
-__all__ = ["printable", "show_relation", "show_scores", "show_tables"]
+__all__ = ["check_plot", "printable", "show_relation", "show_scores", "show_tables"]
 
 
 def printable(text: str) -> str:
@@ -25,6 +28,18 @@ def show_scores(scores: Scores, console: Console) -> None:
     show_tables(score_tables(scores), console)
     for remark in score_remarks(scores):
         console.note(printable(remark))
+
+
+def check_plot(plot: Path, overwrite: bool, inputs: Sequence[str | Path]) -> None:
+    """Refuse a plot that could not be written, before any work is done.
+
+    :raises OutputError: It could not.
+    """
+    from taskarith.checkpoints.targets import check_target
+
+    if plot.suffix not in {".svg", ".png"}:
+        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg or .png file.")
+    check_target(plot, overwrite, is_folder=False, inputs=inputs)
 
 
 def show_tables(tables: Sequence[TableRows], console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,8 @@ from taskarith.cli.options import (
     VectorsArgument,
     under,
 )
-from taskarith.cli.output import show_relation
+from taskarith.cli.output import check_plot, show_relation
 from taskarith.data.spec import parse_data, parse_named_data
-from taskarith.errors import OutputError
 from taskarith.spec import parse_operand
 
 __all__ = ["command"]
@@ -54,9 +52,10 @@ def command(
     """
     tests = parse_named_data(data) if data else None
     if plot is not None:
-        _check_plot(
-            plot, overwrite, vectors, [model or "", *(parse_data(spec).name for spec in (tests or {}).values())]
-        )
+        from taskarith.edit.operands import named_paths
+
+        read = named_paths(parse_operand(text) for text in vectors)
+        check_plot(plot, overwrite, [*read, model or "", *(parse_data(spec).name for spec in (tests or {}).values())])
     from taskarith.relations.relate import relate
     from taskarith.report.relations import relation_tables, verdict_lines
 
@@ -71,14 +70,3 @@ def command(
         console.note(f"the cosines are plotted in {plot}")
     show_relation(relation_tables(relation), verdict_lines(relation), relation.remarks, console)
     console.result(relation.to_json())
-
-
-def _check_plot(plot: Path, overwrite: bool, vectors: Sequence[str], inputs: Sequence[str]) -> None:
-    """Refuse a plot that could not be written, before any work is done."""
-    from taskarith.checkpoints.targets import check_target
-    from taskarith.edit.operands import named_paths
-
-    if plot.suffix not in {".svg", ".png"}:
-        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg or .png file.")
-    read = named_paths(parse_operand(text) for text in vectors)
-    check_target(plot, overwrite, is_folder=False, inputs=[*read, *inputs])

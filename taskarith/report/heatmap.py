@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taskarith.checkpoints.ownership import DRAWN_BY
-from taskarith.checkpoints.publish import publish_file
 from taskarith.relations.relate import Relation
+from taskarith.report.plot import publish_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,25 +19,17 @@ __all__ = ["plot_relations"]
 _MIN_LIMIT = 0.1  # minimum end of the colour scale
 _DIGITS, _LABELS = 16, 40  # maximum columns with numbers, and maximum labels
 _STYLE = {"svg.hashsalt": "taskarith", "font.size": 10.0}
-_METADATA = {".svg": {"Date": None, "Creator": DRAWN_BY}, ".png": {"Software": DRAWN_BY}}
 
 
 def plot_relations(relation: Relation, path: Path, *, overwrite: bool = False) -> None:
     """Plot the cosines of all pairs as two heat maps, by kind of module and by layer.
-
-    The SVG depends only on the numbers and matplotlib's version: it contains no date and no random ids.
 
     :param relation: What to plot.
     :param path: ``*.svg`` or ``*.png``.
     :param overwrite: Replace an existing plot of taskarith.
     :raises OutputError: A file may not be replaced, or cannot be written.
     """
-    import matplotlib as mpl
-
-    style: Any = {**mpl.rcParamsDefault, "backend": "agg", **_STYLE}
-    with mpl.rc_context(style), publish_file(path, overwrite) as partial:
-        metadata: Any = _METADATA[path.suffix]
-        _draw(relation).savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata, facecolor="white")
+    publish_figure(lambda: _draw(relation), path, overwrite, _STYLE)
 
 
 def _draw(relation: Relation) -> Figure:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskarith.checkpoints.ownership import DRAWN_BY
+from taskarith.checkpoints.publish import publish_file
 from taskarith.evaluation.score import Number
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["COLOURS", "GREY", "MARKERS", "STYLE", "AlphaCurves", "plot_alphas", "save_figure"]
+__all__ = ["COLOURS", "GREY", "MARKERS", "STYLE", "AlphaCurves", "plot_alphas", "publish_figure", "save_figure"]
 
 _METRICS = (
     ("rouge_l_f1", "ROUGE-L of continuations"),
@@ -26,6 +28,7 @@ _METRICS = (
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7A4988", "#000000")
 MARKERS = ("o", "s", "^", "D", "v")
 GREY = "#666666"
+_METADATA = {".svg": {"Date": None, "Creator": DRAWN_BY}, ".png": {"Software": DRAWN_BY}}
 
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "taskarith",  # otherwise ids in the SVG are random
@@ -86,6 +89,25 @@ def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
         figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")
         figure.savefig(png, format="png", dpi=150, facecolor="white")
     return svg, png
+
+
+def publish_figure(draw: Callable[[], Figure], path: Path, overwrite: bool, style: Mapping[str, Any] = STYLE) -> None:
+    """Draw a figure and write it as a file that says who drew it, so that it can be replaced.
+
+    The SVG depends only on the numbers and matplotlib's version: it contains no date and no random ids.
+
+    :param draw: Returns the figure.
+    :param path: ``*.svg`` or ``*.png``.
+    :param overwrite: Replace an existing plot of taskarith.
+    :param style: matplotlib's settings.
+    :raises OutputError: A file may not be replaced, or cannot be written.
+    """
+    import matplotlib as mpl
+
+    settings: Any = {**mpl.rcParamsDefault, "backend": "agg", **style}
+    with mpl.rc_context(settings), publish_file(path, overwrite) as partial:
+        metadata: Any = _METADATA[path.suffix]
+        draw().savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata, facecolor="white")
 
 
 def _draw(curves: AlphaCurves) -> Figure:

@@ -7,23 +7,26 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from taskarith.errors import TaskarithError
 from taskarith.progress import Listener
 from taskarith.training.result import EVAL_LOSS, epoch_loss
+from taskarith.training.throughput import Throughput, describe_speed
 
-__all__ = ["EvaluationCallback", "ProgressCallback", "UntilLossCallback"]
+__all__ = ["EvaluationCallback", "ProgressCallback", "UntilLossCallback", "measured_throughput"]
 
 
 class ProgressCallback(TrainerCallback):
     """Reports loss and speed to the listener, and stops a training that diverges.
 
     :param name: What the loss is called.
+    :param peak_share: See ``throughput.peak_share``.
     """
 
-    def __init__(self, listener: Listener, name: str = "loss") -> None:
-        self._listener, self._name = listener, name
+    def __init__(self, listener: Listener, name: str = "loss", peak_share: float | None = None) -> None:
+        self._listener, self._name, self._peak_share = listener, name, peak_share
+        self.throughput = Throughput()
         self._start = 0.0
         self._tokens_before = 0
         self._validation = ""
@@ -58,8 +61,9 @@ class ProgressCallback(TrainerCallback):
                 "Lower --learning-rate or add --warmup-steps, and check the base with taskarith eval.",
             )
         speed = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._start)
+        self.throughput = Throughput(speed, None if self._peak_share is None else speed * self._peak_share)
         if state.is_world_process_zero:
-            status = f"training | {self._name} {loss:.2f}{self._validation} | {speed:,.0f} tokens/s"
+            status = f"training | {self._name} {loss:.2f}{self._validation} | {describe_speed(self.throughput)}"
             self._listener.progress(status, state.global_step, state.max_steps)
 
 
@@ -78,6 +82,12 @@ class UntilLossCallback(TrainerCallback):
         if state.epoch and state.epoch == int(state.epoch) and epoch_loss(state.log_history) <= self._loss:
             control.should_training_stop = True
             control.should_save = False  # resuming from here would begin another epoch
+
+
+def measured_throughput(trainer: Trainer) -> Throughput:
+    """Return how fast a training was, its evaluations not counted."""
+    callbacks = trainer.callback_handler.callbacks
+    return next((each.throughput for each in callbacks if isinstance(each, ProgressCallback)), Throughput())
 
 
 class EvaluationCallback(TrainerCallback):

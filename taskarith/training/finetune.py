@@ -22,6 +22,7 @@ from taskarith.models.device import autocast_choice, choose_device, describe_pre
 from taskarith.models.language import names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
+from taskarith.training.callbacks import measured_throughput
 from taskarith.training.dealing import idle_processes
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
@@ -120,7 +121,7 @@ def finetune(
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
         load_best(trainer)
-        result = make_result(trainer, target, settings.kind, seconds, precision)
+        result = make_result(trainer, target, settings.kind, seconds, precision, measured_throughput(trainer))
         publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
     if advice := remark(result, settings):
         listener.note(advice)

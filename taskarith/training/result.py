@@ -11,6 +11,7 @@ from typing import Any
 from transformers import Trainer
 
 from taskarith.training.settings import TrainingSettings
+from taskarith.training.throughput import Throughput
 
 __all__ = [
     "DATA_LOSS",
@@ -28,6 +29,9 @@ DATA_LOSS = "data_loss"
 
 EVAL_LOSS = "eval_loss"
 """Key in the Trainer's log, which trackers know: the loss of the validation data."""
+
+_POINTS = 500
+"""Maximum points of a recorded learning curve."""
 
 _FEW_STEPS = 10
 _SHORT = 100
@@ -59,6 +63,11 @@ class FinetuneResult:
     :param data_loss: Mean loss over the steps of the last epoch.
     :param validation_loss: Loss of the validation data with the published weights, in nats per token, if there are any.
     :param best_step: The step of the published weights: where that loss was lowest.
+    :param tokens_per_second: Input tokens a second in this run, without padding and without the time of evaluations.
+    :param mfu: Model-flops utilisation, where the peak of the device in bfloat16 is known.
+    :param training_losses: Steps with the loss of the data, like ``data_loss``; of a long training, means over equal
+        numbers of steps, with the last of them.
+    :param validation_losses: Evaluated steps with the loss of the validation data; step 0 is the base.
     """
 
     output_dir: Path
@@ -72,9 +81,15 @@ class FinetuneResult:
     data_loss: float
     validation_loss: float | None = None
     best_step: int | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    training_losses: Sequence[tuple[int, float]] = ()
+    validation_losses: Sequence[tuple[int, float]] = ()
 
 
-def make_result(trainer: Trainer, target: Path, kind: str, seconds: float, precision: str) -> FinetuneResult:
+def make_result(
+    trainer: Trainer, target: Path, kind: str, seconds: float, precision: str, throughput: Throughput
+) -> FinetuneResult:
     """Gather the numbers of a finished training."""
     log = trainer.state.log_history
     first, best = _data_losses(log), best_step(log)
@@ -86,10 +101,14 @@ def make_result(trainer: Trainer, target: Path, kind: str, seconds: float, preci
         tokens=int(trainer.state.num_input_tokens_seen),
         seconds=seconds,
         precision=precision,
-        first_loss=_mean(first[: math.ceil(len(first) / 10)]),
+        first_loss=_mean([loss for _, loss in first[: math.ceil(len(first) / 10)]]),
         data_loss=epoch_loss(log),
         validation_loss=dict(validation_losses(log)).get(best or 0),
         best_step=best,
+        tokens_per_second=throughput.tokens_per_second,
+        mfu=throughput.mfu,
+        training_losses=_thinned(_data_losses(log)),
+        validation_losses=validation_losses(log),
     )
 
 
@@ -115,7 +134,7 @@ def epoch_loss(log: Sequence[Mapping[str, Any]]) -> float:
 
     :param log: The Trainer's log, with an entry for every step.
     """
-    return _mean(_data_losses(_last_epoch(log)))
+    return _mean([loss for _, loss in _data_losses(_last_epoch(log))])
 
 
 def remark(result: FinetuneResult, settings: TrainingSettings) -> str | None:
@@ -170,9 +189,17 @@ def _last_epoch(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [entry for entry in steps if entry["epoch"] > last]
 
 
-def _data_losses(log: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the losses of the data per step; if logged apart, steps with only retain sets have none."""
-    return [entry[DATA_LOSS] for entry in log if DATA_LOSS in entry] or [e["loss"] for e in log if "loss" in e]
+def _data_losses(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Return the steps with the loss of the data; if logged apart, steps with only retain sets have none."""
+    key = DATA_LOSS if any(DATA_LOSS in entry for entry in log) else "loss"
+    return [(entry["step"], entry[key]) for entry in log if key in entry]
+
+
+def _thinned(losses: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return means over equal numbers of steps, as few as leave at most _POINTS of them."""
+    size = math.ceil(len(losses) / _POINTS)
+    groups = [losses[start : start + size] for start in range(0, len(losses), size)]
+    return [(group[-1][0], _mean([loss for _, loss in group])) for group in groups]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,6 +23,7 @@ from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import TrainingSettings
+from taskarith.training.throughput import peak_share
 from taskarith.training.token_loss import token_losses
 from taskarith.training.validation import Validation
 
@@ -234,7 +235,8 @@ def make_trainer(
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     weighted = any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
-    callbacks: list[TrainerCallback] = [ProgressCallback(listener)]
+    share = peak_share(plain, arguments, [len(example.sample.input_ids) for example in examples])
+    callbacks: list[TrainerCallback] = [ProgressCallback(listener, peak_share=share)]
     if until_loss is not None:
         weighted = weighted or any(example.retained for example in examples)
         callbacks.append(UntilLossCallback(until_loss))

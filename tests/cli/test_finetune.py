@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 
 import pytest
 import typer
@@ -38,13 +39,33 @@ def test_command_says_what_is_wrong_in_two_lines(tmp_path, book, phi, app):
         assert done.stdout == ""
 
 
+def test_the_learning_curve_is_plotted_beside_the_output(tmp_path, book, phi, app):
+    words = [str(phi), "--data", str(book), "-o", str(tmp_path / "out"), "--block-size", "32", "--device", "cpu"]
+    words += ["--max-steps", "2", "--validation-share", "0.2", "--plot"]
+    for plot, message in (
+        (tmp_path / "curve.pdf", "error: cannot write a plot to"),
+        (tmp_path / "out/curve.png", "would lie in the output"),
+        (book, "error: cannot write a plot to"),
+    ):
+        refused = CliRunner().invoke(app, [*words, str(plot)])
+        assert refused.exit_code == 1
+        assert message in refused.stderr
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "curve.png"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads(done.stdout)
+    assert [step for step, _ in result["training_losses"]] == [1, 2]
+    assert [step for step, _ in result["validation_losses"]] == [0, 2]
+    assert "lowest after step 2: published" in done.stderr
+
+
 def test_every_setting_is_an_option_and_a_keyword_with_one_default():
     fields = {one.name: one.default for one in dataclasses.fields(TrainingSettings)}
     options = inspect.signature(guarded(finetune_cli.command)).parameters
     assert fields.keys() == TrainingKeywords.__optional_keys__
     assert options.keys() - fields.keys() == {
         *inspect.signature(finetune).parameters.keys() - {"settings", "keywords", "listener"},
-        *("config", "as_json", "quiet"),
+        *("config", "as_json", "quiet", "plot"),
     }
     assert {name: options[name].default for name in fields} == {
         name: None if default in ("", ()) else default for name, default in fields.items()

@@ -12,7 +12,7 @@ from finetuning import Notes, distance, quick
 
 from taskarith.training import finetune as module
 from taskarith.training.finetune import finetune
-from taskarith.training.result import FinetuneResult, remark
+from taskarith.training.result import FinetuneResult, _thinned, remark
 from taskarith.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,6 +70,13 @@ def test_the_loss_is_that_of_the_data_without_the_retain_set(tmp_path, text, oth
         mixed = finetune(base, [text], tmp_path / f"mixed{number}", retain=[other], **frozen, **more)
         assert mixed.data_loss == pytest.approx(alone.final_loss, rel=1e-5), more
         assert mixed.final_loss != pytest.approx(alone.final_loss, rel=1e-5), more
+
+
+def test_a_long_curve_is_recorded_by_means_of_equally_many_steps():
+    losses = [(step, float(step)) for step in range(1, 1502)]
+    found = _thinned(losses)
+    assert (len(found), found[:2], found[-1]) == (376, [(4, 2.5), (8, 6.5)], (1501, 1501.0))
+    assert _thinned(losses[:500]) == losses[:500]
 
 
 @pytest.mark.parametrize(
