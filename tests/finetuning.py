@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -99,6 +100,18 @@ def other_fixture(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "retain.txt"
     path.write_text(tiny.text(8, seed=9), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(name="ragged", scope="session")
+def ragged_fixture(tmp_path_factory) -> tuple[str, str]:
+    """Rows of all lengths: prompts with completions, and chats."""
+    words, folder = tiny.text(40).split(), tmp_path_factory.mktemp("data")
+    texts = [" " + " ".join(words[row : row + 1 + 5 * row % 19]) for row in range(24)]
+    prompts = [{"prompt": "The" + text[:row], "completion": text} for row, text in enumerate(texts[:16])]
+    chats = [[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": text}] for text in texts[16:]]
+    for name, rows in (("prompts", prompts), ("chats", [{"messages": chat} for chat in chats])):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(folder / "prompts.jsonl"), str(folder / "chats.jsonl")
 
 
 @pytest.fixture(name="tuned", scope="session")

@@ -39,6 +39,19 @@ class _TrainingOptions:
     """Options of ``TrainingSettings``."""
 
     block_size: Annotated[int, _data(help="Tokens per block of plain text, and the maximum of a row.")]
+    stride: Annotated[
+        int | None,
+        _data(
+            help="Tokens between the starts of blocks of plain text, which then overlap; each token is learned once.",
+            show_default="the block",
+        ),
+    ]
+    packing: Annotated[
+        bool, _data("--packing", help="Lay rows of a batch end to end instead of padding them; the loss is the same.")
+    ]
+    group_by_length: Annotated[
+        bool, _data("--group-by-length", help="Put rows of similar lengths into a batch, to save padding.")
+    ]
     learning_rate: Annotated[
         float | None, _training(help="Peak learning rate.", show_default="5e-5, or 5e-4 with --lora")
     ]

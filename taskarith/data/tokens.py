@@ -38,15 +38,20 @@ class Sample:
 
 
 def tokenize(
-    data: DataSet, tokenizer: PreTrainedTokenizerBase, block_size: int, listener: Listener = SILENT
+    data: DataSet,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    listener: Listener = SILENT,
+    stride: int | None = None,
 ) -> list[Sample]:
     """Turn documents into samples of at most ``block_size`` tokens.
 
     Plain text is cut into consecutive blocks, each starting with the tokens the tokenizer puts before a text (its BOS
-    token, if any), which count towards the block. A remainder of fewer than two tokens is dropped. A prompt with a
-    completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with it. A chat is
-    rendered by the tokenizer's chat template, see ``render_chat``, and only the last answer is learned; a question
-    written as a chat also gets EOS, unless it ends with it, and only that token counts as its end, as in
+    token, if any), which count towards the block. A remainder of fewer than two tokens is dropped. With a stride,
+    blocks overlap, and what a block shares with the one before is its context: every token is learned once. A prompt
+    with a completion is one sample: those tokens, prompt, completion, and EOS unless the completion ends with it. A
+    chat is rendered by the tokenizer's chat template, see ``render_chat``, and only the last answer is learned; a
+    question written as a chat also gets EOS, unless it ends with it, and only that token counts as its end, as in
     open-unlearning. Prompt and completion are tokenised as one text; the prompt is the common prefix with the prompt
     tokenised alone, so a token across the border is learned.
 
@@ -54,14 +59,21 @@ def tokenize(
     :param tokenizer: The model's tokenizer.
     :param block_size: Maximum tokens of a sample.
     :param listener: Receives notes on what a template or tokenizer cannot represent.
+    :param stride: Tokens from the start of a block to that of the next; None for blocks that do not overlap.
     :raises DataError: A prompt with its completion, or a chat, is longer than a block (nothing is cut off silently);
         the tokenizer has no chat template, or its template refuses a chat or leaves something out; the tokenizer
         cannot represent a text at all; or nothing is left to learn.
-    :raises UsageError: ``block_size`` is too small for text.
+    :raises UsageError: ``block_size`` is too small for text, or ``stride`` is too large for it.
     """
     prefix = text_prefix(tokenizer)
     if block_size < len(prefix) + 2:
         raise UsageError(f"--block-size {block_size} is too small for text", f"Use at least {len(prefix) + 2} tokens.")
+    capacity = block_size - len(prefix)
+    if stride is not None and not 1 <= stride <= capacity:
+        raise UsageError(
+            f"--stride {stride} would leave text out: a block holds {capacity} tokens of it",
+            f"Use from 1 to {capacity} tokens, or leave it out for blocks that do not overlap.",
+        )
     samples: list[Sample] = []
     special = _special_ids(tokenizer)
     without_reasoning, lossy = [], []
@@ -76,7 +88,7 @@ def tokenize(
             text, learned = document.text, new[0].input_ids[new[0].prompt_length :]
         else:
             text, learned = document.text, tuple(_ids(tokenizer, document.text))
-            new = list(_blocks(document.id, learned, block_size, prefix))
+            new = list(_blocks(document.id, learned, capacity, stride or capacity, prefix))
         samples += new
         lossy += [document.id] if _loses_letters(document, text, learned, tokenizer) else []
     if not samples:
@@ -110,12 +122,12 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _blocks(id_: str, ids: tuple[int, ...], block_size: int, prefix: list[int]) -> Iterator[Sample]:
-    capacity = block_size - len(prefix)
-    for number, start in enumerate(range(0, len(ids), capacity), 1):
+def _blocks(id_: str, ids: tuple[int, ...], capacity: int, stride: int, prefix: list[int]) -> Iterator[Sample]:
+    overlap = capacity - stride
+    for number, start in enumerate(range(0, max(len(ids) - overlap, min(len(ids), 1)), stride), 1):
         block = (*prefix, *ids[start : start + capacity])
         if len(block) >= 2:
-            yield Sample(f"{id_}#{number}", block, len(prefix))
+            yield Sample(f"{id_}#{number}", block, len(prefix) + (overlap if start else 0))
 
 
 def _chat_sample(

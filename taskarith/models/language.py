@@ -18,6 +18,7 @@ __all__ = [
     "is_multimodal",
     "modules_outside",
     "names_outside",
+    "plain_tokens",
     "prepare_for_text",
     "run_on_text",
 ]
@@ -84,7 +85,7 @@ def has_token_loss(model: PreTrainedModel) -> bool:
     """
     if not can_run(model):
         return True
-    start, first, _ = _plain_tokens(model.config)
+    start, first, _ = plain_tokens(model.config)
     labels, count = torch.tensor([start + first], device=model.device), torch.tensor(100, device=model.device)
     try:
         with torch.no_grad():
@@ -100,7 +101,7 @@ def has_token_loss(model: PreTrainedModel) -> bool:
 
 def run_on_text(model: torch.nn.Module, config: PretrainedConfig, token_type: int | None = None) -> torch.Tensor:
     """Return the logits of two short texts that differ in their second halves, of shape (2, tokens, vocabulary)."""
-    start, first, second = _plain_tokens(config)
+    start, first, second = plain_tokens(config)
     ids = torch.tensor([start + first, start + second], device=next(model.parameters()).device)
     types = {} if token_type is None else {"token_type_ids": torch.full_like(ids, token_type)}
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **types).logits
@@ -148,7 +149,7 @@ def _sees_later_tokens(model: PreTrainedModel, token_type: int | None) -> bool:
     return gradient.shape[:2] != logits.shape[:2] or bool((gradient[:, _HALF:] != 0).any())
 
 
-def _plain_tokens(config: PretrainedConfig) -> tuple[list[int], list[int], list[int]]:
+def plain_tokens(config: PretrainedConfig) -> tuple[list[int], list[int], list[int]]:
     """Return three short lists of ordinary tokens, none of which is a placeholder for an image."""
     special = set(_token_ids(config.to_dict()))
     plain = [token for token in range(config.get_text_config().vocab_size) if token not in special]

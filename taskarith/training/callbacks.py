@@ -1,10 +1,10 @@
-"""Callbacks that report the progress of a training, and end it."""
+"""Callbacks that report the progress of a training, tell its epochs, and end it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,7 +14,7 @@ from taskarith.progress import Listener
 from taskarith.training.result import EVAL_LOSS, epoch_loss
 from taskarith.training.throughput import Throughput, describe_speed
 
-__all__ = ["EvaluationCallback", "ProgressCallback", "UntilLossCallback", "measured_throughput"]
+__all__ = ["EpochCallback", "EvaluationCallback", "ProgressCallback", "UntilLossCallback", "measured_throughput"]
 
 
 class ProgressCallback(TrainerCallback):
@@ -107,3 +107,20 @@ class EvaluationCallback(TrainerCallback):
         del args, more
         is_end = state.epoch == int(state.epoch or 0) if self._steps is None else state.global_step % self._steps == 0
         control.should_evaluate = is_end or state.global_step >= state.max_steps
+
+
+class EpochCallback(TrainerCallback):
+    """Tells what draws rows which epoch begins, the one in which a run is resumed included.
+
+    :param begin: Receives the number of the epoch, from 0.
+    """
+
+    def __init__(self, begin: Callable[[int], None]) -> None:
+        self._begin = begin
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Tell this epoch."""
+        del args, control, more
+        self._begin(int(state.epoch or 0))

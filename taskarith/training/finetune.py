@@ -30,6 +30,7 @@ from taskarith.training.hidden_states import freeze_all_but, layer_names, steere
 from taskarith.training.holdout import check_validation, hold_out
 from taskarith.training.lora import add_lora
 from taskarith.training.objective_table import check_retain
+from taskarith.training.packing import check_packing
 from taskarith.training.quantised import check_quantised, check_replaced, quantisation
 from taskarith.training.result import FinetuneResult, make_result, remark
 from taskarith.training.resume import check_leftover, training_folder, working_folder
@@ -112,7 +113,7 @@ def finetune(
             check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
         if settings.learns:
-            trainer = make_trainer(trained, arguments, examples, pad_id, settings.until_loss, listener, held_out)
+            trainer = make_trainer(trained, arguments, examples, pad_id, settings, listener, held_out)
         else:
             resumed = checkpoint is not None
             trainer = make_unlearner(trained, arguments, examples, pad_id, settings, layer, listener, resumed=resumed)
@@ -175,6 +176,8 @@ def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments, 
         raise UsageError(
             f"{type(model).__name__} does not support gradient checkpointing", "Leave out --gradient-checkpointing."
         )
+    if settings.packing:
+        check_packing(model)
     return model
 
 

@@ -66,6 +66,11 @@ def check_options(name: str, given: Collection[str]) -> None:
         raise UsageError(
             f"--{of_rmu[0].replace('_', '-')} is set, but not --objective rmu", "Add it, or take the option out."
         )
+    if name != LEARN and (of_batches := sorted({"packing", "group_by_length"} & {*given})):
+        raise UsageError(
+            f"--{of_batches[0].replace('_', '-')} is set, but --objective {name} makes its batches of pairs of rows",
+            "Leave it out; it goes with learning the data.",
+        )
     if "until_loss" in given and name != LEARN:
         raise UsageError(
             f"--until-loss is set, but with --objective {name} the loss of the data is to rise",

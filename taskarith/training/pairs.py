@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 
 from taskarith.training.examples import Collator, Example
 
-__all__ = ["Pairs", "PairsCallback", "Row", "RowCollator", "epochs_of", "partners"]
+__all__ = ["Pairs", "Row", "RowCollator", "epochs_of", "partners"]
 
 Row = tuple[int, Example]
 """A row and its number among those to be forgotten, or among those to be kept."""
@@ -80,22 +79,11 @@ class RowCollator:
         self._pad = Collator(pad_id, weighted=True)
 
     def __call__(self, groups: Iterable[Sequence[Row]]) -> dict[str, torch.Tensor]:
-        """Return what ``Collator`` does, with ``retained`` and ``rows``, int64 of shape (batch,): their numbers."""
+        """Return what ``Collator`` does, with ``retained`` and the numbers ``rows``, int64, of shape (batch,)."""
         rows = sorted((row for group in groups for row in group), key=lambda row: row[1].retained)
         batch = self._pad([example for _, example in rows])
         del batch["weights"]
-        return batch | {"rows": torch.tensor([number for number, _ in rows])}
-
-
-class PairsCallback(TrainerCallback):
-    """Lets the data set draw anew at the beginning of each epoch, the one in which a run is resumed included."""
-
-    def __init__(self, pairs: Pairs) -> None:
-        self._pairs = pairs
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
-    ) -> None:
-        """Draw the retain rows of this epoch."""
-        del args, control, more
-        self._pairs.begin(int(state.epoch or 0))
+        return batch | {
+            "retained": batch["retained"][:, 0],
+            "rows": torch.tensor([number for number, _ in rows]),
+        }

@@ -17,6 +17,7 @@ _COUNT: _Range = (lambda value: value >= 1, "1 or more")
 
 _RANGES: dict[str, _Range] = {
     "block_size": (lambda value: value >= 2, "2 tokens or more"),
+    "stride": (lambda value: value >= 1 and value == int(value), "a number of tokens, from 1 to --block-size"),
     "learning_rate": _POSITIVE,
     "num_train_epochs": _POSITIVE,
     "max_steps": _COUNT,

@@ -57,6 +57,11 @@ class TrainingSettings:
     """Settings that determine the trained weights, and settings of the run, named as in transformers and PEFT.
 
     :param block_size: Tokens per block of plain text, and the maximum of a row.
+    :param stride: Tokens from the start of one block of plain text to that of the next; None for blocks that do not
+        overlap. What a block shares with the one before is its context: every token is learned once an epoch.
+    :param packing: Lay rows of a batch end to end instead of padding each: they keep their positions and do not attend
+        to each other, and a step has the same rows and the same loss.
+    :param group_by_length: Put rows of similar lengths into a batch, which then has little padding.
     :param learning_rate: Peak learning rate; None for 5e-5, or 5e-4 with LoRA: see ``rate``.
     :param num_train_epochs: Passes over the data; None for 3, or 30 with ``until_loss``: see ``epochs``.
     :param max_steps: Optimizer steps; overrides ``num_train_epochs``.
@@ -103,6 +108,9 @@ class TrainingSettings:
     """
 
     block_size: int = 256
+    stride: int | None = None
+    packing: bool = False
+    group_by_length: bool = False
     learning_rate: float | None = None
     num_train_epochs: float | None = None
     max_steps: int | None = None
@@ -155,8 +163,8 @@ class TrainingSettings:
             )
         if self.load_in_4bit and self.load_in_8bit:
             raise UsageError("--load-in-4bit and --load-in-8bit are both given", "Choose one of them.")
-        given = {"beta", "rmu_layer", "rmu_steering", "until_loss"}
-        check_options(self.objective, [name for name in given if getattr(self, name) is not None])
+        given = {"beta", "rmu_layer", "rmu_steering", "until_loss", "packing", "group_by_length"}
+        check_options(self.objective, [name for name in given if getattr(self, name) not in {None, False}])
 
     @property
     def needs(self) -> Objective:
@@ -216,6 +224,7 @@ class TrainingSettings:
         """Return the settings that determine the trained weights, with all defaults filled in."""
         about_run = {"device", "save_steps", "resume", "report_to", "trust_remote_code"}
         about_run |= {"apply_chat_template", "system_prompt"}  # in the record of the data
+        about_run |= {name for name in ("stride", "packing", "group_by_length") if not getattr(self, name)}
         about_lora = set() if self.lora else {"lora_rank", "lora_alpha", "lora_target"}
         about_lora |= set() if self.quantised else {"load_in_4bit", "load_in_8bit"}  # older records lack them
         about_objective = {"objective", "beta", "rmu_layer", "rmu_steering"}  # a record without them is of learning
@@ -238,6 +247,9 @@ class TrainingKeywords(TypedDict, total=False):
     """The fields of ``TrainingSettings`` as keywords of ``finetune``."""
 
     block_size: int
+    stride: int | None
+    packing: bool
+    group_by_length: bool
     learning_rate: float | None
     num_train_epochs: float | None
     max_steps: int | None

@@ -17,9 +17,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.models.language import has_token_loss
 from taskarith.progress import Listener
-from taskarith.training.callbacks import ProgressCallback, UntilLossCallback
+from taskarith.training.callbacks import EpochCallback, ProgressCallback, UntilLossCallback
 from taskarith.training.dealing import Dealt, collate_dealt, deal
 from taskarith.training.examples import IGNORED, Collator, Example
+from taskarith.training.grouping import LengthOrder
 from taskarith.training.result import DATA_LOSS
 from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
 from taskarith.training.settings import TrainingSettings
@@ -37,6 +38,8 @@ class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints store the trained weights by their names in memory, and load completely or fail."""
 
     validation: Validation | None = None
+    order: LengthOrder | None = None
+    """The order of rows; None for a random one."""
     has_begun = False
     """Whether the whole checkpoint was read, and used for a step."""
     _batches = 0
@@ -77,6 +80,9 @@ class ResumableTrainer(Trainer):
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Measure the validation data, over all tokens: transformers would take the mean of the batches' means."""
         return super().evaluate(*arguments, **options) if self.validation is None else self.validation.evaluate(self)
+
+    def _get_train_sampler(self, *arguments: Any, **options: Any) -> Any:
+        return self.order or super()._get_train_sampler(*arguments, **options)
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """Count batches, and train as transformers does."""
@@ -134,12 +140,15 @@ class RetainTrainer(ResumableTrainer):
     ) -> Any:
         """Return this batch's share of the step's loss; shares add up to the loss."""
         labels = inputs["labels"][:, 1:]
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        if "position_ids" in inputs:  # they tell transformers what is packed, but only without a mask and a cache
+            outputs = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
+        else:
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         losses = token_losses(outputs.logits, inputs["labels"])
-        is_data = (labels != IGNORED) & ~inputs["retained"][:, None]
+        is_data = (labels != IGNORED) & ~inputs["retained"][:, 1:]
         self._of_data += torch.stack([losses.detach()[is_data].sum(), is_data.sum()]).cpu()
         total = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = (losses * inputs["weights"][:, None]).sum() / total
+        loss = (losses * inputs["weights"][:, 1:]).sum() / total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = (
                 loss * self.accelerator.num_processes
@@ -221,34 +230,39 @@ def make_trainer(
     arguments: TrainingArguments,
     examples: Sequence[Example],
     pad_id: int,
-    until_loss: float | None,
+    settings: TrainingSettings,
     listener: Listener,
     validation: Validation | None = None,
 ) -> ResumableTrainer:
     """Make a Trainer that reports only to the listener, and weights the loss of retain sets.
 
-    It also calculates the loss itself if the model's own loss differs, or the loss of the data is needed separately.
+    It also calculates the loss itself if rows are packed, the model's own loss differs, or the loss of the data is
+    needed separately.
 
-    :param until_loss: Stop after the first epoch whose loss of the data is at most this.
+    :param settings: How batches are made, and when to stop.
     :param validation: Held-out rows, if any.
     :raises UsageError: There are, and the weights are spread over processes.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    weighted = any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
+    weighted = settings.packing or any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
     share = peak_share(plain, arguments, [len(example.sample.input_ids) for example in examples])
     callbacks: list[TrainerCallback] = [ProgressCallback(listener, peak_share=share)]
-    if until_loss is not None:
+    if settings.until_loss is not None:
         weighted = weighted or any(example.retained for example in examples)
-        callbacks.append(UntilLossCallback(until_loss))
+        callbacks.append(UntilLossCallback(settings.until_loss))
     trainer = (RetainTrainer if weighted else ResumableTrainer)(
         model=model,
         args=arguments,
         train_dataset=examples,
-        data_collator=Collator(pad_id, weighted=weighted),
+        data_collator=Collator(pad_id, weighted=weighted, packing=settings.packing),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     if validation is not None:
         trainer.validation = validation
         validation.prepare(trainer)
+    if settings.group_by_length:
+        rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        trainer.order = LengthOrder([len(one.sample.input_ids) for one in examples], rows, arguments.seed)
+        trainer.add_callback(EpochCallback(trainer.order.begin))
     return trainer

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from taskarith.errors import UsageError
 from taskarith.models.load import Base
 from taskarith.progress import Listener
-from taskarith.training.callbacks import ProgressCallback
+from taskarith.training.callbacks import EpochCallback, ProgressCallback
 from taskarith.training.examples import IGNORED, Example
 from taskarith.training.objectives import (
     ascent,
@@ -24,7 +24,7 @@ from taskarith.training.objectives import (
     simnpo,
     state_distance,
 )
-from taskarith.training.pairs import Pairs, PairsCallback, RowCollator, epochs_of, partners
+from taskarith.training.pairs import Pairs, RowCollator, epochs_of, partners
 from taskarith.training.readings import Readings, read_rows, select
 from taskarith.training.reference import (
     Reference,
@@ -145,7 +145,7 @@ def make_unlearner(
         args=arguments,
         train_dataset=pairs,
         data_collator=collate,
-        callbacks=[ProgressCallback(listener, settings.objective), PairsCallback(pairs)],
+        callbacks=[ProgressCallback(listener, settings.objective), EpochCallback(pairs.begin)],
     )
     trainer.remove_callback(PrinterCallback)
     if not (kind := settings.needs.reference):

@@ -61,6 +61,32 @@ def test_blocks_start_with_bos_where_the_tokenizer_does(with_bos, tokenizer):
     assert tuple(token for sample in samples for token in sample.input_ids[1:]) == ids_of(with_bos, text)
 
 
+@pytest.mark.parametrize("kind", ["plain", "with BOS"])
+@pytest.mark.parametrize(("block", "stride"), [(32, 31), (32, 16), (32, 7), (32, 1), (512, 100)])
+def test_overlapping_blocks_learn_every_token_once_after_what_they_share(tokenizer, with_bos, kind, block, stride):
+    """The first block learns all that it holds, the others what the one before does not: all full but the last."""
+    made = tokenizer if kind == "plain" else with_bos
+    text = tiny.text(20)
+    whole, prefix = ids_of(made, text), tuple(text_prefix(made))
+    samples = tokenize(data_of(Document("book.txt", text)), made, block, stride=stride)
+    learned: tuple[int, ...] = ()
+    for number, sample in enumerate(samples):
+        start = number * stride
+        assert sample.input_ids == prefix + whole[start : start + block - len(prefix)]
+        assert sample.prompt_length == len(prefix) + (block - len(prefix) - stride if number else 0)
+        learned += sample.input_ids[sample.prompt_length :]
+    assert learned == whole
+
+
+def test_a_stride_of_a_block_is_none(tokenizer, with_bos):
+    data = data_of(Document("book.txt", tiny.text(20)), Document("b", "x"), Document("rows:1", " stone", prompt="a"))
+    for made, capacity in ((tokenizer, 32), (with_bos, 31)):
+        assert tokenize(data, made, 32, stride=capacity) == tokenize(data, made, 32)
+        for wrong in (0, -1, capacity + 1):
+            with pytest.raises(UsageError, match=rf"--stride {wrong} would leave text out: .* {capacity} tokens"):
+                tokenize(data, made, 32, stride=wrong)
+
+
 def test_a_last_block_of_one_token_is_left_out(tokenizer):
     text = tiny.text(1)
     count = len(ids_of(tokenizer, text))

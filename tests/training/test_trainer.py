@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from finetuning import QUICK, Notes, distance, quick, weights
 
+from taskarith.checkpoints.provenance import read_provenance
+from taskarith.errors import UsageError
 from taskarith.training.finetune import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,6 +64,53 @@ def test_retain_weight_0_makes_the_retain_set_silent(tmp_path, text, phi):
         finetune(str(phi), [text], tmp_path / f"{name}1", retain=[str(tmp_path / f"{name}.txt")], **QUICK)
     assert distance(tmp_path / "a", tmp_path / "b") == 0
     assert distance(tmp_path / "a1", tmp_path / "b1") > 0
+
+
+def losses(out: Path) -> list[float]:
+    """Return what the record of a run says of its losses and tokens."""
+    record = read_provenance(out)
+    return [record[name] for name in ("first_loss", "data_loss", "final_loss", "tokens")]
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": True}, {"retain_weight": 0.3}, {"gradient_accumulation_steps": 3}])
+def test_packed_rows_are_trained_like_padded_ones(tmp_path, ragged, more):
+    """Every step has the same rows, which keep their positions, prompts and weights, and do not see each other."""
+    base, (data, retain) = str(tiny.save_model(tmp_path / "base", "llama")), ragged
+    options = quick(block_size=128, max_steps=4, max_grad_norm=0.0, retain=[retain], until_loss=0.1) | more
+    for name, packing in (("padded", False), ("packed", True)):
+        finetune(base, [data], tmp_path / name, packing=packing, **options)
+    assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "padded"), rel=1e-6)
+    assert distance(tmp_path / "padded", tmp_path / "packed") < 2e-6
+
+
+def test_batches_of_similar_lengths_in_the_order_of_the_epoch_after_a_resume_too(tmp_path, ragged, phi):
+    options = quick(block_size=128, max_steps=16, packing=True, group_by_length=True)
+    finetune(str(phi), list(ragged), tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(phi), list(ragged), tmp_path / "out", save_steps=9, listener=Notes(10), **options)
+    finetune(str(phi), list(ragged), tmp_path / "out", resume=True, **options)
+    assert distance(tmp_path / "whole", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("option", ["packing", "group_by_length"])
+def test_options_that_change_nothing_say_so(tmp_path, text, ragged, phi, option):
+    notes, name = Notes(), option.replace("_", "-")
+    finetune(str(phi), [text], tmp_path / "out", listener=notes, **quick(**{option: True}))
+    assert f"--{name} changes nothing: rows of 32 tokens each have no padding" in notes.notes
+    options = quick(block_size=128, per_device_train_batch_size=1, **{option: True})
+    finetune(str(phi), [ragged[0]], tmp_path / "one", listener=notes, **options)
+    assert f"--{name} changes nothing: a batch of one row has no padding" in notes.notes
+
+
+def test_options_of_batches_that_cannot_be_are_refused(tmp_path, ragged, text):
+    base = str(tiny.save_model(tmp_path / "base", "mamba"))
+    with pytest.raises(UsageError, match="--packing does not work with MambaForCausalLM"):
+        finetune(base, [text], tmp_path / "out", **quick(packing=True))
+    with pytest.raises(UsageError, match="--stride is set, but the data are rows"):
+        finetune(base, list(ragged), tmp_path / "out", **quick(stride=16, block_size=128))
+    with pytest.raises(UsageError, match="--stride 33 would leave text out: a block holds 32 tokens"):
+        finetune(base, [text], tmp_path / "out", **quick(stride=33))
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 def test_bf16_autocast_keeps_float32_weights(tmp_path, text, tuned, phi):
