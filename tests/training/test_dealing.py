@@ -30,6 +30,7 @@ def test_two_processes_and_accumulation_train_what_one_trains_whatever_the_numbe
         data.write_text("\n".join(lines), encoding="utf-8")
         options = quick(num_train_epochs=2, max_steps=None, block_size=64, per_device_train_batch_size=8)
         more = {3: {"retain": [str(kept)], "retain_weight": 0.3}, 5: {"lora": True}, 9: {"objective": "simnpo"}}
+        more[12] = {"packing": True, "group_by_length": True}
         calls.append((rows, base, [str(data)], options | more.get(rows, {})))
     results = {}
     for rows, model, data, options in calls:
