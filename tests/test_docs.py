@@ -59,6 +59,8 @@ BLOCKS = [
 
 @pytest.mark.parametrize("page", WRITERS)
 def test_the_reference_is_what_the_code_says(page):
+    if f"typer=={typer.__version__}" not in text_of(ROOT / "constraints.txt").split():
+        pytest.skip(f"the reference is written with the tested versions, and typer {typer.__version__} says less")
     assert text_of(ROOT / "docs/reference" / page) == WRITERS[page](), "run: make reference"
 
 

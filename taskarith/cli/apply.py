@@ -59,12 +59,12 @@ class _MergingOptions(MergingOptions):
 class _OutputOptions(OutputOptions):
     """``OutputOptions`` whose configuration may be a recipe."""
 
-    config: RecipeFile = None
+    config: RecipeFile = None  # ty: ignore[incompatible-attribute-override]  (only callbacks read the others)
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that --config reads; empty without one."""
-        return self.config if isinstance(self.config, Recipe) else Recipe({})
+        return Recipe({}) if self.config is None else self.config
 
 
 def command(

@@ -84,25 +84,31 @@ def read_recipe(path: Path) -> Recipe:
         raise typer.BadParameter(f"{path}: {error.message}. {error.hint}") from error
 
 
-def _load_recipe(context: typer.Context, path: Path | None) -> Recipe | None:
-    """Read a recipe, make its option values the defaults, and return it as the value of --config."""
-    if path is None or context.resilient_parsing:
-        return None
-    recipe = read_recipe(path)
-    use_config(context, path, dict(recipe.options))
+def _load_recipe(context: typer.Context, recipe: Recipe | None) -> Recipe | None:
+    """Make the option values of a recipe the defaults."""
+    if recipe is not None and recipe.path is not None and not context.resilient_parsing:
+        use_config(context, recipe.path, dict(recipe.options))
     return recipe
 
 
-def _option(text: str, callback: Callable[..., Any]) -> Any:
-    return typer.Option(
-        "--config", help=text, is_eager=True, callback=callback, exists=True, dir_okay=False, metavar="FILE.yaml"
-    )
+def _option(text: str, callback: Callable[..., Any], **more: Any) -> Any:
+    return typer.Option("--config", help=text, is_eager=True, callback=callback, metavar="FILE.yaml", **more)
 
 
 ConfigFile = Annotated[
-    Path | None, _option("YAML file of option values; flags and environment variables override it.", _load_options)
+    Path | None,
+    _option(
+        "YAML file of option values; flags and environment variables override it.",
+        _load_options,
+        exists=True,
+        dir_okay=False,
+    ),
 ]
 RecipeFile = Annotated[
-    Path | None,
-    _option("A recipe, the taskarith.json of an edit, or a mergekit file; flags override it.", _load_recipe),
+    Recipe | None,
+    _option(
+        "A recipe, the taskarith.json of an edit, or a mergekit file; flags override it.",
+        _load_recipe,
+        parser=lambda text: read_recipe(Path(text)),
+    ),
 ]

@@ -6,6 +6,7 @@ Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), a
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,9 @@ def try_coefficients(
     states = optuna.trial.TrialState
     while (done := sum(trial.state.is_finished() for trial in study.trials)) < trials:
         begun = sum(trial.state != states.WAITING for trial in study.trials)
-        study.sampler = optuna.samplers.TPESampler(seed=seed + begun, multivariate=True)
+        with warnings.catch_warnings():  # before 5.0 it called this experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.TPESampler(seed=seed + begun, multivariate=True)
         trial = study.ask({name: optuna.distributions.FloatDistribution(space.low, space.high) for name in names})
         try:
             point = tester.attempt([trial.params[name] for name in names]).point

@@ -83,7 +83,8 @@ class Factoring:
             self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
             self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring")
             done = {tensor for unit in factors if unit.parameter in self.ranks for tensor in unit.tensors}
-            others = [entry for entry in tensors if entry.name in self._moved - done - {*self._broken}]
+            left = self._moved - done - {*self._broken}
+            others = [entry for entry in tensors if entry.name in left]
             self._work(others, lambda entry: self._measure(entry, reader), listener, "measuring")
         if self._broken:
             raise MismatchError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 
 import pytest
@@ -56,5 +57,5 @@ def test_the_header_binds_the_vector_to_its_base(tmp_path, phi, phi_tuned):
     assert metadata["base_fingerprint"] == fingerprint_model(phi) == result.base.fingerprint
     assert json.loads(metadata["base_tensors"]).keys() == load_file(phi / "model.safetensors").keys()
     assert json.loads(metadata["finetuned"])["fingerprint"] == fingerprint_model(phi_tuned)
-    assert json.loads(metadata["versions"])["torch"] == torch.__version__
+    assert json.loads(metadata["versions"])["torch"] == importlib.metadata.version("torch")
     assert metadata["inexact"] == "0"
