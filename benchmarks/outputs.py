@@ -24,7 +24,20 @@ from typing import Any
 from outputs_inputs import MERGEKIT, make_inputs
 
 _PARTS = ("vectors", "edits", "merges", "looks", "trained")
-_VOLATILE = {"versions", "command", "time", "seconds", "digest", "files", "started", "finished", "created", "release"}
+_VOLATILE = {
+    "versions",
+    "command",
+    "time",
+    "seconds",
+    "tokens_per_second",
+    "mfu",
+    "digest",
+    "files",
+    "started",
+    "finished",
+    "created",
+    "release",
+}
 _VOLATILE |= {
     "header_sha256",
     "read_rate",

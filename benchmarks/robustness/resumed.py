@@ -37,7 +37,7 @@ __all__ = ["RESUMED"]
 _VICTIM = "victim"
 """A file of the user's that links of strangers lead to."""
 _RECORD = "taskarith.json"
-_CHANGING = {"time", "digest", "command", "seconds", "files"}
+_CHANGING = {"time", "digest", "command", "seconds", "tokens_per_second", "mfu", "files"}
 """What two records of one edit differ in; the files themselves are compared."""
 
 

@@ -27,7 +27,17 @@ __all__ = ["LOST", "Stage", "contents"]
 LOST = "LOST: "
 """How what is wrong begins where something is lost or damaged."""
 
-_PASSING = {"time", "digest", "seconds", "command", "header_sha256", "resume", "train_runtime"}
+_PASSING = {
+    "time",
+    "digest",
+    "seconds",
+    "tokens_per_second",
+    "mfu",
+    "command",
+    "header_sha256",
+    "resume",
+    "train_runtime",
+}
 """What differs between two records of the same work."""
 
 _SEEDS = {PROVENANCE_NAME, "results.json"}
