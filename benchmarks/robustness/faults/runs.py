@@ -90,6 +90,9 @@ class Running:
             code = 70
             try:
                 code = _child(self.words, self.folder, self.disturbance, self._files, tell)
+            except KeyboardInterrupt:  # before the program has begun, or after its end
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
             finally:
                 os._exit(code)
         os.close(tell)
