@@ -49,7 +49,7 @@ class Notes:
             raise KeyboardInterrupt
 
 
-def run_on_two(code: str, folder: Path) -> None:
+def run_on_two(code: str, folder: Path, **environment: str) -> None:
     """Run Python code in a folder as two processes that train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,11 +58,17 @@ def run_on_two(code: str, folder: Path) -> None:
     shared |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code], cwd=folder, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env=shared | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    try:
+        assert [process.wait(timeout=200) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
 
 
 def tokenizer_of(folder: Path) -> Any:

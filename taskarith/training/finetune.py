@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from peft import PeftModel
@@ -23,7 +23,7 @@ from taskarith.models.language import names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
 from taskarith.training.callbacks import measured_throughput
-from taskarith.training.dealing import idle_processes
+from taskarith.training.engines import adapt_engine, engine_errors
 from taskarith.training.examples import make_examples
 from taskarith.training.fit import publish, train
 from taskarith.training.hidden_states import freeze_all_but, layer_names, steered_layer, with_layer
@@ -112,12 +112,14 @@ def finetune(
             factors = [parameter.numel() for parameter in trained.parameters() if parameter.requires_grad]
             check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
         pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
-        if settings.learns:
-            trainer = make_trainer(trained, arguments, examples, pad_id, settings, listener, held_out)
-        else:
-            resumed = checkpoint is not None
-            trainer = make_unlearner(trained, arguments, examples, pad_id, settings, layer, listener, resumed=resumed)
-        _note_idle(trainer, listener)
+        with engine_errors():
+            if settings.learns:
+                trainer = make_trainer(trained, arguments, examples, pad_id, settings, listener, held_out)
+            else:
+                trainer = make_unlearner(
+                    trained, arguments, examples, pad_id, settings, layer, listener, resumed=checkpoint is not None
+                )
+        adapt_engine(trainer, listener, bf16=autocast)
         precision = describe_precision(trained, arguments.mixed_precision, reason)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         seconds = train(trainer, checkpoint)
@@ -127,12 +129,6 @@ def finetune(
     if advice := remark(result, settings):
         listener.note(advice)
     return result
-
-
-def _note_idle(trainer: Any, listener: Listener) -> None:
-    rows, size, processes = len(trainer.train_dataset), trainer.args.train_batch_size, trainer.args.world_size
-    if idle := idle_processes(rows, size, processes):
-        listener.note(f"{idle} of {processes} processes never have a row: there are {rows}, in batches of {size}")
 
 
 def _nbytes(base: Base, dtype: str) -> int:

@@ -16,18 +16,21 @@ from transformers import Trainer
 
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_folder
+from taskarith.checkpoints.team import launched_team
 from taskarith.errors import CheckpointError, OutputError, TaskarithError
 from taskarith.models.load import Base
 from taskarith.progress import Listener
 from taskarith.training.result import FinetuneResult
+from taskarith.training.resume import FINISHED
 from taskarith.training.saving import save_adapter, save_model
 from taskarith.training.settings import TrainingSettings
+from taskarith.training.trainer import ResumableTrainer
 from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["publish", "train"]
 
 
-def train(trainer: Trainer, checkpoint: Path | None) -> float:
+def train(trainer: ResumableTrainer, checkpoint: Path | None) -> float:
     """Train, and return the duration in seconds.
 
     :param checkpoint: Checkpoint to continue from, or None.
@@ -35,6 +38,7 @@ def train(trainer: Trainer, checkpoint: Path | None) -> float:
     :raises OutputError: A checkpoint cannot be written.
     :raises TaskarithError: The training diverged, or ran out of memory.
     """
+    trainer.is_finished = checkpoint is not None and (checkpoint / FINISHED).exists()
     with _training_errors(Path(str(trainer.args.output_dir))), _checkpoint_errors(trainer, checkpoint):
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return float(output.metrics["train_runtime"])
@@ -83,31 +87,55 @@ def publish(
 ) -> None:
     """Gather the weights from all processes, and write the folder in the first.
 
+    If that fails, what was trained stays in the training folder, as a checkpoint.
+
     :param places: Source of each tensor of the base, for a fully trained model.
     :param record: Record of the data.
     """
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if trainer.is_world_process_zero():
-        trained: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        dtype = getattr(torch, settings.dtype)
-        origin = BaseRecord(base.origin.recorded_name, base.origin.revision, base.fingerprint)
-        numbers = {name: value for name, value in asdict(result).items() if name not in {"output_dir", "kind"}}
-        with publish_folder(result.output_dir, overwrite) as folder:
-            if isinstance(trained, PeftModel):
-                save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin, listener)
-            else:
-                save_model(trained, state, base.checkpoint, places, folder, dtype)
-            logs = (
-                Path(str(trainer.args.output_dir)) / "runs"
-            )  # TensorBoard's logs, which would be removed with the folder
-            if logs.is_dir():
-                shutil.copytree(logs, folder / logs.name)
-            provenance = {
-                "kind": result.kind,
-                "base": origin.to_json(),
-                **record,
-                "arguments": settings.record(),
-                **numbers,
-            }
-            write_provenance(folder, provenance, result.output_dir)
-    trainer.accelerator.wait_for_everyone()
+    origin = BaseRecord(base.origin.recorded_name, base.origin.revision, base.fingerprint)
+    numbers = {name: value for name, value in asdict(result).items() if name not in {"output_dir", "kind"}}
+    about = {"kind": result.kind, "base": origin.to_json(), **record, "arguments": settings.record(), **numbers}
+    try:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+
+        def write() -> None:
+            with publish_folder(result.output_dir, overwrite) as folder:
+                _save(trainer, state, base, places, folder, getattr(torch, settings.dtype), listener)
+                write_provenance(folder, about, result.output_dir)
+
+        launched_team().by_first(write)
+    except Exception as error:
+        _keep(trainer, error)
+        raise
+
+
+def _save(
+    trainer: Trainer,
+    state: Mapping[str, torch.Tensor],
+    base: Base,
+    places: Mapping[str, str | None],
+    folder: Path,
+    dtype: torch.dtype,
+    listener: Listener,
+) -> None:
+    """Write the weights, and copy TensorBoard's logs, which would be removed with the training folder."""
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if isinstance(trained, PeftModel):
+        save_adapter(trained, state, base.checkpoint, folder, dtype, base.origin, listener)
+    else:
+        save_model(trained, state, base.checkpoint, places, folder, dtype)
+    logs = Path(str(trainer.args.output_dir)) / "runs"
+    if logs.is_dir():
+        shutil.copytree(logs, folder / logs.name)
+
+
+def _keep(trainer: Any, error: Exception) -> None:
+    """Write a checkpoint of the end of a training, so that only publishing is left to a resumed run.
+
+    :param error: Why it was not published; a note says why it is not kept either.
+    """
+    trainer.is_finished = True
+    try:
+        trainer._save_checkpoint(trainer.model, None)
+    except Exception as second:
+        error.add_note(f"What was trained could not be kept: {str(second).partition(chr(10))[0]}")

@@ -26,6 +26,7 @@ from taskarith.progress import Listener
 from taskarith.untrusted import MalformedError, check_fields, is_count, is_number
 
 __all__ = [
+    "FINISHED",
     "check_checkpoint",
     "check_digests",
     "check_leftover",
@@ -38,6 +39,7 @@ __all__ = [
     "write_digests",
 ]
 
+FINISHED = "finished"  # a file in the checkpoint of a training that ended, and could not be published
 _RUN_NAME = "run.json"
 _DIGESTS_NAME = "digests.json"
 _STATE_NAME = "trainer_state.json"
@@ -75,11 +77,14 @@ _STATE = {
 """Types of the values of the Trainer's state that decide how it continues."""
 
 
-def finish_checkpoint(folder: Path) -> None:
+def finish_checkpoint(folder: Path, *, is_last: bool = False) -> None:
     """Write the digests of a checkpoint, which complete it, and remove older checkpoints.
 
     :param folder: The checkpoint, with all files from all processes.
+    :param is_last: The training ended here.
     """
+    if is_last:
+        (folder / FINISHED).touch()
     write_digests(folder)
     for other in folder.parent.glob("checkpoint-*"):
         if other != folder:

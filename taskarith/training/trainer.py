@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from taskarith.models.language import has_token_loss
 from taskarith.progress import Listener
 from taskarith.training.callbacks import EpochCallback, ProgressCallback, UntilLossCallback
 from taskarith.training.dealing import Dealt, collate_dealt, deal
+from taskarith.training.engines import adapt_arguments
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.grouping import LengthOrder
 from taskarith.training.result import DATA_LOSS
@@ -42,6 +43,8 @@ class ResumableTrainer(Trainer):
     """The order of rows; None for a random one."""
     has_begun = False
     """Whether the whole checkpoint was read, and used for a step."""
+    is_finished = False
+    """Whether the training has ended, perhaps before it was resumed, so that only publishing is left."""
     _batches = 0
 
     def __init__(self, train_dataset: Sequence[Any], data_collator: Any, **options: Any) -> None:
@@ -51,6 +54,13 @@ class ResumableTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Deal each row of an epoch to one process, once."""
         return deal(super().get_train_dataloader(), self.args.world_size)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Return the batches of the next step: none where a finished training is resumed."""
+        if self.is_finished or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         if (inputs["labels"] == IGNORED).all():  # a process without rows
@@ -75,7 +85,9 @@ class ResumableTrainer(Trainer):
             raise OSError(f"torch could not write it, perhaps because the disk is full ({reason})") from error
         self.accelerator.wait_for_everyone()  # each process writes its own state
         if self.args.should_save:
-            finish_checkpoint(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            finish_checkpoint(folder, is_last=self.is_finished)
+        self.accelerator.wait_for_everyone()  # then all of them find it
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Measure the validation data, over all tokens: transformers would take the mean of the batches' means."""
@@ -205,6 +217,7 @@ def make_arguments(settings: TrainingSettings, folder: Path, device: torch.devic
         remove_unused_columns=False,
         **options,
     )
+    adapt_arguments(arguments)
     if device.type == "cuda":
         _use_one_gpu(arguments, device)
     return arguments

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from finetuning import Notes, quick, weights
+from finetuning import Notes, distance, quick, weights
 
+from taskarith.errors import OutputError
 from taskarith.evaluation.models import open_model
 from taskarith.models.language import has_token_loss
 from taskarith.models.load import load_model
+from taskarith.training import fit
 from taskarith.training.finetune import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,3 +49,23 @@ def test_the_next_token_is_learned_whatever_loss_a_model_has(tmp_path, text):
     assert not has_token_loss(load_model(base, torch.float32))
     finetune(str(base), [text], tmp_path / "out", **quick(max_steps=8))
     assert _loss(tmp_path / "out", text) < _loss(base, text) - 0.1
+
+
+@pytest.mark.parametrize("more", [{"lora": True, "max_steps": 1}, {"max_steps": None, "until_loss": 6.5}])
+def test_what_cannot_be_published_is_kept_and_published_by_a_resumed_run(tmp_path, text, phi, monkeypatch, more):
+    """In the middle of an epoch, and where a loss was reached: nothing is trained again."""
+    options = quick(**more)
+    whole = finetune(str(phi), [text], tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "write_provenance", _full)
+        with pytest.raises(OutputError, match="the disk is full") as raised:
+            finetune(str(phi), [text], tmp_path / "out", **options)
+    assert raised.value.__notes__ == ["The last checkpoint is kept: run the same command with --resume to continue."]
+    resumed = finetune(str(phi), [text], tmp_path / "out", resume=True, **options)
+    assert distance(tmp_path / "whole", tmp_path / "out") == 0
+    assert (resumed.steps, resumed.final_loss, resumed.tokens) == (whole.steps, whole.final_loss, whole.tokens)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
+
+
+def _full(*_):
+    raise OutputError("the disk is full", "Free some space.")

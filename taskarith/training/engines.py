@@ -1,0 +1,84 @@
+"""What FSDP and DeepSpeed have to be told, so that they train float32 weights, and all of them can be published."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
+
+from taskarith.errors import UsageError
+from taskarith.progress import Listener
+from taskarith.training.dealing import idle_processes
+
+__all__ = ["adapt_arguments", "adapt_engine", "engine_errors"]
+
+_CONFIG_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+
+
+def adapt_arguments(arguments: TrainingArguments) -> None:
+    """Keep DeepSpeed from replacing float32 weights by rounded ones: it is to calculate under torch's autocast instead.
+
+    :raises UsageError: Its configuration asks for weights in 16 bits, or it has no autocast.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return
+    path = os.environ.get(_CONFIG_FILE, "none")
+    config: dict[str, Any] = {} if path == "none" else json.loads(Path(path).read_text(encoding="utf-8"))
+    for dtype in ("bf16", "fp16"):
+        if config.get(dtype, {}).get("enabled") is True:
+            raise UsageError(
+                f"{path} turns on {dtype}: DeepSpeed would round the weights that it trains",
+                f'Set "{dtype}": {{"enabled": false}} there; --bf16 calculates in bfloat16, with float32 weights.',
+            )
+    if arguments.bf16 and importlib.util.find_spec("deepspeed.runtime.torch_autocast") is None:
+        raise UsageError(
+            "this DeepSpeed calculates in bfloat16 with rounded weights only",
+            "Install deepspeed 0.17 or newer, or give --no-bf16.",
+        )
+    arguments.bf16, arguments.mixed_precision = False, "no"
+
+
+def adapt_engine(trainer: Any, listener: Listener, *, bf16: bool) -> None:
+    """Let DeepSpeed calculate under autocast, and gather its weights.
+
+    Say where accelerate uses neither it nor FSDP, and which processes have nothing to do.
+
+    :param trainer: A ``Trainer`` that has not begun.
+    :param bf16: Calculate in bfloat16.
+    """
+    asked = "DeepSpeed" if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else ""
+    asked = "FSDP" if parse_flag_from_env("ACCELERATE_USE_FSDP") else asked
+    if asked and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        listener.note(f"{asked} is not used: accelerate trains with DDP on a CPU, and in one process without either")
+    rows, size, processes = len(trainer.train_dataset), trainer.args.train_batch_size, trainer.args.world_size
+    if idle := idle_processes(rows, size, processes):
+        listener.note(f"{idle} of {processes} processes never have a row: there are {rows}, in batches of {size}")
+    if not trainer.is_deepspeed_enabled:
+        return
+    config = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
+    if config["zero_optimization"]["stage"] == 3:
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of any dtype
+    config["torch_autocast"] = {"enabled": bf16, "dtype": "bfloat16"}
+    trainer.args.mixed_precision = "bf16" if bf16 else "no"
+
+
+@contextmanager
+def engine_errors() -> Generator[None]:
+    """Turn contradictions between DeepSpeed's configuration and the options into a ``UsageError``."""
+    try:
+        yield
+    except ValueError as error:
+        if "DeepSpeed config" not in str(error):
+            raise
+        lines = str(error).splitlines()
+        raise UsageError(
+            f"DeepSpeed's configuration contradicts the options: {'; '.join(lines[1:-1])}",
+            'Set these values to "auto" there, or give options that agree.',
+        ) from error

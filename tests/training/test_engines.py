@@ -1,0 +1,117 @@
+"""FSDP2 shards and publishes all weights, tied ones too; DeepSpeed is told to keep them in float32."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import tiny
+from finetuning import Notes, distance, quick, run_on_two
+from sharded import FSDP2
+
+from taskarith.errors import UsageError
+from taskarith.training.engines import adapt_arguments, adapt_engine, engine_errors
+from taskarith.training.finetune import finetune
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_CODE = """
+import json, os
+from sharded import allow_on_cpus
+allow_on_cpus()
+import torch
+from torch.distributed.tensor import DTensor
+from taskarith.errors import OutputError
+from taskarith.training import fit, trainer
+from taskarith.training.finetune import finetune
+
+def step(self, *arguments, **options):
+    parameters = [weight for weight in self.model_wrapped.parameters() if weight.requires_grad]
+    assert all(isinstance(weight, DTensor) and 2 * len(weight.to_local()) == len(weight) for weight in parameters)
+    return whole_step(self, *arguments, **options)
+
+def full(*_):
+    raise OutputError("the disk is full", "Free some space.")
+
+whole_step, write = trainer.ResumableTrainer.training_step, fit.write_provenance
+trainer.ResumableTrainer.training_step = step
+for name, base, data, options in CALLS:
+    if name == "llama":
+        fit.write_provenance = full
+        try:
+            finetune(base, data, name + "-two", **options)
+        except OutputError as error:
+            assert "run the same command with --resume" in error.__notes__[0]
+        else:
+            raise AssertionError("it was published")
+        fit.write_provenance = write
+        torch.distributed.barrier()
+        options["resume"] = True
+    finetune(base, data, name + "-two", **options)
+"""
+
+
+def test_fsdp2_trains_and_publishes_what_one_process_does(tmp_path, text, phi):
+    """Also where the embedding is the head, and where publishing fails at first."""
+    tied = str(tiny.save_model(tmp_path / "tied", "llama"))
+    calls = [("llama", tied, {}), ("phi", str(phi), {}), ("lora", tied, {"lora": True})]
+    for name, base, more in calls:
+        finetune(base, [text], tmp_path / f"{name}-one", **quick(**more))
+    halved = quick(per_device_train_batch_size=2)
+    given = [(name, base, [text], halved | more) for name, base, more in calls]
+    run_on_two(f"CALLS = {given!r}\n{_CODE}", tmp_path, **FSDP2)
+    for name, _, _ in calls:
+        assert distance(tmp_path / f"{name}-one", tmp_path / f"{name}-two") < 5e-6, name
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_without_the_engine_that_was_asked_for_a_note_says_so(tmp_path, text, phi, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    notes = Notes()
+    finetune(str(phi), [text], tmp_path / "out", listener=notes, **quick(max_steps=1))
+    assert notes.notes[0].startswith("FSDP is not used: accelerate trains with DDP on a CPU")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_weights_that_deepspeed_would_round_are_refused(tmp_path, text, phi, monkeypatch, dtype):
+    config = tmp_path / "zero.json"
+    config.write_text(json.dumps({dtype: {"enabled": True}}), encoding="utf-8")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(config))
+    with pytest.raises(UsageError, match=f"zero.json turns on {dtype}: DeepSpeed would round the weights"):
+        finetune(str(phi), [text], tmp_path / "out", **quick())
+
+
+def test_deepspeed_calculates_under_autocast_and_gathers_its_weights(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.delenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", raising=False)
+    arguments = SimpleNamespace(bf16=True, mixed_precision="bf16", train_batch_size=4, world_size=2)
+    with pytest.raises(UsageError, match="this DeepSpeed calculates in bfloat16 with rounded weights only"):
+        adapt_arguments(arguments)  # it is not installed
+    arguments.bf16 = False
+    adapt_arguments(arguments)
+    assert arguments.mixed_precision == "no"
+    config = {"zero_optimization": {"stage": 3}}
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=config))
+    trainer = SimpleNamespace(
+        is_fsdp_enabled=False,
+        is_deepspeed_enabled=True,
+        accelerator=SimpleNamespace(state=state),
+        args=arguments,
+        train_dataset=range(3),
+    )
+    notes = Notes()
+    adapt_engine(trainer, notes, bf16=True)
+    assert config["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    assert arguments.mixed_precision == "bf16"
+    assert notes.notes == ["1 of 2 processes never have a row: there are 3, in batches of 4"]
+
+
+def test_contradictions_with_deepspeeds_configuration_are_named():
+    lines = "Please correct the following DeepSpeed config values\n- ds clip=1 vs hf max_grad_norm=0\nThe easiest ..."
+    with pytest.raises(UsageError, match="contradicts the options: - ds clip=1 vs hf max_grad_norm=0"), engine_errors():
+        raise ValueError(lines)
+    with pytest.raises(ValueError, match="another"), engine_errors():
+        raise ValueError("another")
