@@ -16,13 +16,14 @@ from taskarith.attacks.run import TOP_K, Examination
 from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
-from taskarith.checkpoints.team import ALONE
+from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.measurement import Measurement, MeasurementKeywords, with_keywords
-from taskarith.evaluation.models import Loaded, model_record, open_model, parse_dtype
+from taskarith.evaluation.models import Loaded, find_model, model_record, open_model, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.run import own_device
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
@@ -94,6 +95,7 @@ def attack(
     draw: Callable[[AttackResult, Path], object] | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    launched: bool = False,
     measurement: Measurement = MEASUREMENT,
     runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
@@ -121,6 +123,7 @@ def attack(
     :param draw: Plots the result into the folder before it is published.
     :param output_dir: Folder for ``results.json``, ``records.jsonl`` and ``taskarith.json``; None writes nothing.
     :param overwrite: Replace an existing output.
+    :param launched: As for ``evaluate``; every process relearns by itself.
     :param measurement: How each attacked model is measured. Its block size is also that of relearning, its seed that of
         the attacker's samples, their order, and sampling.
     :param runtime: How models are loaded; relearning needs float32.
@@ -145,7 +148,8 @@ def attack(
         measurement=measurement,
     )
     models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: retain} if retain else {})
-    device, precision = choose_device(runtime.device), parse_dtype(runtime.dtype)
+    team = launched_team() if launched else ALONE
+    device, precision = own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
     _check(options, models, precision, unrelated, rephrased)
     inputs = [*models.values(), *data_paths([forget, unrelated, rephrased])]
     if output_dir is not None:
@@ -158,6 +162,7 @@ def attack(
     opened: dict[str, Loaded] = {}
     exams: list[Exam] = []
     for role, name in models.items():
+        team.by_first(lambda name=name: bool(find_model(name, listener)))  # one process downloads it
         opened[role] = open_model(name, device, precision, listener, trust_remote_code=runtime.trust_remote_code)
         if opened[role].adapter is not None:
             raise UsageError(
@@ -178,17 +183,18 @@ def attack(
                 for role, loaded in opened.items()
             },
             "data": texts.record(),
-            "arguments": {**options.record(), "top_k": TOP_K, "dtype": runtime.dtype, "device": str(device)},
+            "arguments": {**options.record(), "top_k": TOP_K, "dtype": runtime.dtype, "device": str(device)}
+            | {"processes": team.size},
         }
 
     records: list[Record] = []
-    with kept_results(output_dir, overwrite, record, inputs=inputs, team=ALONE, listener=listener) as (
+    with kept_results(output_dir, overwrite, record, inputs=inputs, team=team, listener=listener) as (
         folder,
         units,
         provenance,
     ):
         for role, loaded in opened.items():
-            examination = Examination(loaded, role, exams[0], options, listener, units.within(role))
+            examination = Examination(loaded, role, exams[0], options, listener, units.within(role), team)
             examination.unattacked()
             if role != BEFORE:
                 examination.attacked()

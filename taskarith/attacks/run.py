@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from taskarith.attacks.exam import Exam, Options
 from taskarith.attacks.quantise import Rounding, quantised
 from taskarith.attacks.relearn import relearned
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Batching, batch_start
@@ -40,6 +41,7 @@ class Examination:
     :param options: Options of the attacks.
     :param listener: Receives notes on every state and its duration.
     :param units: Storage of finished pieces.
+    :param team: The processes that make these calls, and share the batches.
     :param records: The records so far.
     """
 
@@ -49,6 +51,7 @@ class Examination:
     options: Options
     listener: Listener
     units: Units
+    team: Team = ALONE
     records: list[Record] = field(default_factory=list)
 
     def unattacked(self) -> None:
@@ -84,7 +87,7 @@ class Examination:
         self.records += records
 
     def _known(self, row: str, name: str) -> list[Record] | None:
-        return self.units.get(name, partial(read_rows, row))
+        return self.team.by_first(lambda: self.units.get(name, partial(read_rows, row)))
 
     def _measure(self, row: str) -> list[Record]:
         def on_share(share: float) -> None:
@@ -93,7 +96,7 @@ class Examination:
         units = self.units.within(row)
         try:
             asked = Asked(self.loaded, self.exam.questions)
-            return measure(asked, self.options.unprompted, row, on_share, units=units)[0]
+            return measure(asked, self.options.unprompted, row, on_share, team=self.team, units=units)[0]
         except CheckpointError as error:
             raise CheckpointError(f"{row} ({self.loaded.name}): {error.message}", error.hint) from error
 
@@ -132,7 +135,7 @@ class Examination:
 
     def _drawn(self) -> list[Record]:
         prompts = [(size, prompt) for size, prompts in self.exam.growing.items() for prompt in prompts]
-        continuations = self._sampled([prompt for _, prompt in prompts])
+        continuations = self.team.by_first(lambda: self._sampled([prompt for _, prompt in prompts]))
         return [
             self._record(f"prefix {size} sampled", prompt, continuation, f"{prompt.id} draw {number}", prompt.id)
             for (size, prompt), draws in zip(prompts, continuations, strict=True)
@@ -145,7 +148,7 @@ class Examination:
             self.loaded.model,
             self.loaded.tokenizer,
             prompts,
-            Batching(size, shrink, units=self.units.within(stage)),
+            Batching(size, shrink, team=self.team, units=self.units.within(stage)),
             max_new_tokens=self.options.measurement.continuation_tokens,
             end_ids=self.loaded.end_ids,
         )
@@ -166,7 +169,7 @@ class Examination:
         if self.options.measurement.batch_size != "auto":
             return self.options.measurement.batch_size, False
         longest = max(len(prompt.input_ids) for prompt in prompts) + self.options.measurement.continuation_tokens
-        return batch_start(self.loaded.model, longest, cached=True), True
+        return min(self.team.gather(batch_start(self.loaded.model, longest, cached=True))), True
 
     def _record(self, text: str, prompt: Prompt, continuation: str, sample: str, group: str) -> Record:
         """Record a continuation; of several in a ``group`` the best counts."""

@@ -107,6 +107,7 @@ def command(
             prefixes=sizes,
             draws=draws,
             **vars(results),
+            launched=True,
             draw=plot_recovery,
             measurement=measurement,
             runtime=runtime,

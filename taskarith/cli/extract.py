@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,8 +76,6 @@ def command(
 
     if len(models) > 2:
         raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several launched processes, only the first extracts
     base, finetuned = models[0] if len(models) == 2 else None, models[-1]
     is_low_rank = rank is not None or energy is not None
     if is_low_rank and any(option is not None for option in (exact or None, top_k, rows, bits, vocab)):

@@ -29,6 +29,10 @@ _RERUN = {
 """What running an interrupted command again does, where the interrupt does not say so itself."""
 
 
+_SHARED = {"apply", "attack", "eval", "finetune", "sweep"}
+"""Commands that all launched processes run together; the first runs any other alone."""
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command: a failure that a user can act on prints two lines and exits with its code, Ctrl-C with 130.
 
@@ -37,9 +41,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: group for name, hint in hints.items() if (group := _group(hint))}
+    is_shared = command.__module__.rpartition(".")[2] in _SHARED
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        if not is_shared and os.environ.get("RANK", "0") != "0":
+            return
         try:
             with interruptible():
                 _check_folder()

@@ -27,7 +27,7 @@ from taskarith.models.device import choose_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
+__all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "own_device", "row_name"]
 
 _ALL = "all"
 """Name of the unit that holds all records of a row."""
@@ -100,7 +100,7 @@ def ask_models(
     :raises TaskarithError: As for ``open_model`` and ``ask``.
     """
     asked: list[Asked] = []
-    device, dtype = _own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
+    device, dtype = own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
     for name in models:
         if team.size > 1:  # one process downloads or dequantises it
             team.by_first(lambda name=name: bool(find_model(name, listener)))
@@ -282,7 +282,7 @@ def _new_records(added: Sequence[Record], records: Sequence[Record]) -> list[Rec
     return [record for record in added if tuple(record[key] for key in keys) not in known]
 
 
-def _own_device(device: torch.device, team: Team) -> torch.device:
+def own_device(device: torch.device, team: Team) -> torch.device:
     """Return a GPU of its own for each process on a machine."""
     if team.size == 1 or device.type != "cuda" or device.index is not None:
         return device

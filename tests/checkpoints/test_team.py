@@ -95,9 +95,33 @@ def test_one_process_where_several_were_asked_for_is_refused(tmp_path, pair, ver
     assert not (tmp_path / "out").exists()
 
 
-def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair):
+@pytest.mark.parametrize("verb", ["extract", "importance"])
+def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair, verb):
     base, tuned = pair
-    for rank, name in (("1", "none"), ("0", "v")):
-        done = CliRunner().invoke(app, ["extract", base, tuned, "-o", str(tmp_path / name)], env={"RANK": rank})
+    text = tmp_path / "t.txt"
+    text.write_text(tiny.text(4, 1), encoding="utf-8")
+    given = {"extract": [tuned], "importance": ["--forget", str(text), "--retain", str(text), "--block-size", "32"]}
+    for rank, name in (("1", "none"), ("0", "v.safetensors")):
+        arguments = [verb, base, *given[verb], "-o", str(tmp_path / name)]
+        done = CliRunner().invoke(app, arguments, env={"RANK": rank})
         assert done.exit_code == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+        assert bool(done.stdout) == (rank == "0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.safetensors"]
+
+
+def test_an_attack_by_two_processes_is_that_of_one(tmp_path, pair):
+    base, tuned = pair
+    (tmp_path / "t.txt").write_text(tiny.text(16, 1), encoding="utf-8")
+    sizes = ["--block-size", "32", "--prompts", "5", "--prompt-tokens", "8", "--continuation-tokens", "6"]
+    sizes += ["--prefixes", "4,12", "--draws", "2", "--bits", "4", "--relearn-steps", "1,3", "--batch-size", "3"]
+    command = ["-m", "taskarith", "attack", base, "--forget", "t.txt", "--before", tuned, *sizes, "-o"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for how, name in (([sys.executable], "one"), (two, "two")):
+        done = subprocess.run(
+            [*how, *command, name], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    for name in ("results.json", "records.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "t.txt", "two"]
