@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,38 +10,46 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
-from transformers import TrainingArguments
 
+from taskarith.checkpoints.checkpoint import read_json
 from taskarith.errors import UsageError
 from taskarith.progress import Listener
 from taskarith.training.dealing import idle_processes
 
-__all__ = ["adapt_arguments", "adapt_engine", "engine_errors"]
+__all__ = ["adapt_engine", "engine_errors", "told_bf16"]
 
 _CONFIG_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 
-def adapt_arguments(arguments: TrainingArguments) -> None:
-    """Keep DeepSpeed from replacing float32 weights by rounded ones: it is to calculate under torch's autocast instead.
+def told_bf16(*, bf16: bool) -> bool:
+    """Return whether to tell transformers of bfloat16: DeepSpeed would train weights that are rounded to it.
+
+    It is to calculate under torch's autocast instead: see ``adapt_engine``.
 
     :raises UsageError: Its configuration asks for weights in 16 bits, or it has no autocast.
     """
     if not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        return
+        return bf16
     path = os.environ.get(_CONFIG_FILE, "none")
-    config: dict[str, Any] = {} if path == "none" else json.loads(Path(path).read_text(encoding="utf-8"))
+    config: dict[str, Any] = {} if path == "none" else read_json(Path(path))
     for dtype in ("bf16", "fp16"):
-        if config.get(dtype, {}).get("enabled") is True:
+        part = config.get(dtype)
+        if isinstance(part, dict) and part.get("enabled") is True:
             raise UsageError(
                 f"{path} turns on {dtype}: DeepSpeed would round the weights that it trains",
                 f'Set "{dtype}": {{"enabled": false}} there; --bf16 calculates in bfloat16, with float32 weights.',
             )
-    if arguments.bf16 and importlib.util.find_spec("deepspeed.runtime.torch_autocast") is None:
+    if bf16 and not _has_autocast():
         raise UsageError(
             "this DeepSpeed calculates in bfloat16 with rounded weights only",
             "Install deepspeed 0.17 or newer, or give --no-bf16.",
         )
-    arguments.bf16, arguments.mixed_precision = False, "no"
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    return False
+
+
+def _has_autocast() -> bool:
+    return bool(importlib.util.find_spec("deepspeed") and importlib.util.find_spec("deepspeed.runtime.torch_autocast"))
 
 
 def adapt_engine(trainer: Any, listener: Listener, *, bf16: bool) -> None:

@@ -19,7 +19,7 @@ from taskarith.models.language import has_token_loss
 from taskarith.progress import Listener
 from taskarith.training.callbacks import EpochCallback, ProgressCallback, UntilLossCallback
 from taskarith.training.dealing import Dealt, collate_dealt, deal
-from taskarith.training.engines import adapt_arguments
+from taskarith.training.engines import told_bf16
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.grouping import LengthOrder
 from taskarith.training.result import DATA_LOSS
@@ -205,7 +205,7 @@ def make_arguments(settings: TrainingSettings, folder: Path, device: torch.devic
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        bf16=bf16,
+        bf16=told_bf16(bf16=bf16),
         seed=settings.seed,
         use_cpu=device.type == "cpu",
         logging_steps=1,
@@ -217,7 +217,6 @@ def make_arguments(settings: TrainingSettings, folder: Path, device: torch.devic
         remove_unused_columns=False,
         **options,
     )
-    adapt_arguments(arguments)
     if device.type == "cuda":
         _use_one_gpu(arguments, device)
     return arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from finetuning import Notes, distance, quick, run_on_two
 from sharded import FSDP2
 
 from taskarith.errors import UsageError
-from taskarith.training.engines import adapt_arguments, adapt_engine, engine_errors
+from taskarith.training.engines import adapt_engine, engine_errors, told_bf16
 from taskarith.training.finetune import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,12 +87,12 @@ def test_weights_that_deepspeed_would_round_are_refused(tmp_path, text, phi, mon
 def test_deepspeed_calculates_under_autocast_and_gathers_its_weights(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.delenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", raising=False)
-    arguments = SimpleNamespace(bf16=True, mixed_precision="bf16", train_batch_size=4, world_size=2)
+    arguments = SimpleNamespace(mixed_precision="no", train_batch_size=4, world_size=2)
     with pytest.raises(UsageError, match="this DeepSpeed calculates in bfloat16 with rounded weights only"):
-        adapt_arguments(arguments)  # it is not installed
-    arguments.bf16 = False
-    adapt_arguments(arguments)
-    assert arguments.mixed_precision == "no"
+        told_bf16(bf16=True)  # it is not installed
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert not told_bf16(bf16=False)
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "no"
     config = {"zero_optimization": {"stage": 3}}
     state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=config))
     trainer = SimpleNamespace(
