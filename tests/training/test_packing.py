@@ -76,7 +76,7 @@ def test_models_lose_the_same_on_packed_rows_or_are_refused_rightly(kind):
     padded, packed = (loss(model, examples, packing=packing) for packing in (False, True))
     if refusal:
         assert f"--packing does not work with {type(model).__name__}: it does not keep rows apart" in refusal
-        assert abs(packed / padded - 1) > 1e-4
+        assert abs(packed / padded - 1) > 2e-5
     else:
         assert abs(packed / padded - 1) < 2e-6
     assert bool(refusal) == (kind in REFUSED)
