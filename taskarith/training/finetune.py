@@ -19,7 +19,7 @@ from taskarith.checkpoints.team import check_launch
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import UsageError, name_some
 from taskarith.models.device import autocast_choice, choose_device, describe_precision
-from taskarith.models.language import names_outside
+from taskarith.models.language import can_run, names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
 from taskarith.training.callbacks import measured_throughput
@@ -172,7 +172,7 @@ def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments, 
         raise UsageError(
             f"{type(model).__name__} does not support gradient checkpointing", "Leave out --gradient-checkpointing."
         )
-    if settings.packing:
+    if settings.packing and (can_run(model) or arguments.process_index == 0):  # with FSDP only the first has weights
         check_packing(model)
     return model
 
