@@ -29,6 +29,7 @@ from taskarith.training.fit import publish, train
 from taskarith.training.hidden_states import freeze_all_but, layer_names, steered_layer, with_layer
 from taskarith.training.holdout import check_validation, hold_out
 from taskarith.training.lora import add_lora
+from taskarith.training.memory import MemoryWatch, plan_memory, watch_memory
 from taskarith.training.objective_table import check_retain
 from taskarith.training.packing import check_packing
 from taskarith.training.quantised import check_quantised, check_replaced, quantisation
@@ -98,20 +99,24 @@ def finetune(
         settings = with_layer(settings, base.config, base.origin.name)
         nbytes = 0 if settings.lora else _nbytes(base, settings.dtype)
         check_space(target, nbytes)
+    pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
     examples, record = make_examples(base, learned, retained, settings, listener)
     examples, held_out = hold_out(base, held, examples, settings, record, listener)
     check_reference(examples, settings, arguments, base, target, nbytes)
     record["processes"] = arguments.world_size
     run = {**settings.record(), "base": base.fingerprint, **record}
-    with training_folder(target, arguments, run, resume=settings.resume) as checkpoint:
-        loaded = _load(base, settings, arguments, listener)
+    with (
+        training_folder(target, arguments, run, resume=settings.resume) as checkpoint,
+        watch_memory(arguments.device) as memory,
+    ):
+        loaded = _load(base, settings, arguments, memory, listener)
         layer = steered_layer(loaded, settings)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = _trainable(loaded, settings, places, listener)
         if settings.lora:
-            factors = [parameter.numel() for parameter in trained.parameters() if parameter.requires_grad]
-            check_space(target, sum(factors) * getattr(torch, settings.dtype).itemsize)
-        pad_id = base.tokenizer.pad_token_id or 0  # padding is masked
+            factors = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
+            check_space(target, factors * getattr(torch, settings.dtype).itemsize)
+        memory.expect(plan_memory(trained, settings, arguments, examples, memory.room))
         with engine_errors():
             if settings.learns:
                 trainer = make_trainer(trained, arguments, examples, pad_id, settings, listener, held_out)
@@ -122,6 +127,7 @@ def finetune(
         adapt_engine(trainer, listener, bf16=autocast)
         precision = describe_precision(trained, arguments.mixed_precision, reason)
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
+        memory.report(listener)
         seconds = train(trainer, checkpoint)
         load_best(trainer)
         result = make_result(trainer, target, settings.kind, seconds, precision, measured_throughput(trainer))
@@ -152,12 +158,18 @@ def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequenc
             )
 
 
-def _load(base: Base, settings: TrainingSettings, arguments: TrainingArguments, listener: Listener) -> PreTrainedModel:
+def _load(
+    base: Base, settings: TrainingSettings, arguments: TrainingArguments, memory: MemoryWatch, listener: Listener
+) -> PreTrainedModel:
     frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
+    dtype = torch.bfloat16 if frozen_16_bit else torch.float32
+    if not settings.quantised:
+        elements = sum(entry.elements for entry in base.checkpoint.tensors.values())
+        memory.check_weights(elements * dtype.itemsize, base.origin.name)
     set_seed(settings.seed)
     model = load_model(
         base.origin.path,
-        torch.bfloat16 if frozen_16_bit else torch.float32,
+        dtype,
         trust_remote_code=settings.trust_remote_code,
         quantisation=quantisation(settings, torch.bfloat16 if arguments.mixed_precision == "bf16" else torch.float32),
         device=arguments.device if settings.quantised else None,

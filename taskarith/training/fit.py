@@ -19,6 +19,7 @@ from taskarith.checkpoints.publish import publish_folder
 from taskarith.checkpoints.team import launched_team
 from taskarith.errors import CheckpointError, OutputError, TaskarithError
 from taskarith.models.load import Base
+from taskarith.models.memory import is_out_of_memory
 from taskarith.progress import Listener
 from taskarith.training.result import FinetuneResult
 from taskarith.training.resume import FINISHED
@@ -36,7 +37,7 @@ def train(trainer: ResumableTrainer, checkpoint: Path | None) -> float:
     :param checkpoint: Checkpoint to continue from, or None.
     :raises CheckpointError: The checkpoint cannot be read.
     :raises OutputError: A checkpoint cannot be written.
-    :raises TaskarithError: The training diverged, or ran out of memory.
+    :raises TaskarithError: The training diverged.
     """
     trainer.is_finished = checkpoint is not None and (checkpoint / FINISHED).exists()
     with _training_errors(Path(str(trainer.args.output_dir))), _checkpoint_errors(trainer, checkpoint):
@@ -49,10 +50,10 @@ def _checkpoint_errors(trainer: Trainer, checkpoint: Path | None) -> Generator[N
     """Turn any failure of transformers or torch to read a checkpoint into a ``CheckpointError``."""
     try:
         yield
-    except (TaskarithError, OSError, SafetensorError, torch.OutOfMemoryError):
+    except (TaskarithError, OSError, SafetensorError):
         raise
     except Exception as error:
-        if checkpoint is None or getattr(trainer, "has_begun", True):
+        if checkpoint is None or getattr(trainer, "has_begun", True) or is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"cannot continue from {checkpoint}: {reason}", "Start over with --overwrite.") from error
@@ -62,13 +63,9 @@ def _checkpoint_errors(trainer: Trainer, checkpoint: Path | None) -> Generator[N
 def _training_errors(folder: Path) -> Generator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise TaskarithError(
-            f"out of memory while training: {str(error).partition('. ')[0]}",
-            "Use a smaller --per-device-train-batch-size with more --gradient-accumulation-steps, "
-            "--gradient-checkpointing, or --lora.",
-        ) from error
     except (OSError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise OutputError(
             f"cannot write a checkpoint to {folder}: {error}", "Free some space, or choose an output on another disk."
         ) from error

@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.models.language import has_token_loss
+from taskarith.models.memory import is_out_of_memory
 from taskarith.progress import Listener
 from taskarith.training.callbacks import EpochCallback, ProgressCallback, UntilLossCallback
 from taskarith.training.dealing import Dealt, collate_dealt, deal
@@ -120,9 +121,9 @@ class ResumableTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"cannot read the optimizer's state in {checkpoint}: {str(error).partition(chr(10))[0]}",
                 "Start over with --overwrite.",
