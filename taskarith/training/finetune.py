@@ -113,9 +113,7 @@ def finetune(
         layer = steered_layer(loaded, settings)
         places = {} if settings.lora else find_places(loaded, base.checkpoint)
         trained = _trainable(loaded, settings, places, listener)
-        if settings.lora:
-            factors = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
-            check_space(target, factors * getattr(torch, settings.dtype).itemsize)
+        check_space(target, max(nbytes, _nbytes_of_adapter(trained, settings)))
         memory.expect(plan_memory(trained, settings, arguments, examples, memory.room))
         with engine_errors():
             if settings.learns:
@@ -141,6 +139,12 @@ def _nbytes(base: Base, dtype: str) -> int:
     """Return the minimum bytes of a fully trained model; tensors that are not floats keep their size."""
     size = int(getattr(torch, dtype).itemsize)
     return sum(entry.elements * min(size, ITEM_SIZES[entry.dtype]) for entry in base.checkpoint.tensors.values())
+
+
+def _nbytes_of_adapter(model: PreTrainedModel | PeftModel, settings: TrainingSettings) -> int:
+    """Return the bytes of an adapter's factors on disk, and 0 without one."""
+    factors = sum(weight.numel() for weight in model.parameters() if weight.requires_grad) if settings.lora else 0
+    return factors * getattr(torch, settings.dtype).itemsize
 
 
 def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from taskarith.data.load import DataSet
@@ -16,8 +17,6 @@ from taskarith.training.settings import TrainingSettings
 from taskarith.training.validation import Validation
 
 __all__ = ["check_validation", "hold_out"]
-
-_APART = "Give --validation rows that are not trained on, or split some off with --validation-share 0.1."
 
 
 def check_validation(settings: TrainingSettings, validation: Sequence[str]) -> None:
@@ -39,6 +38,11 @@ def check_validation(settings: TrainingSettings, validation: Sequence[str]) -> N
     if validation and share is not None:
         raise UsageError(
             "--validation and --validation-share are both given", "Validate on one of them: leave out the other."
+        )
+    if share is not None and settings.stride is not None:
+        raise UsageError(
+            "--stride makes blocks that overlap, and --validation-share would put them on both sides",
+            "Leave out one of the two, or give validation data apart, with --validation FILE.",
         )
     if not settings.learns:
         raise UsageError(
@@ -71,7 +75,10 @@ def hold_out(
     :raises DataError: All validation rows are trained on, a share is too small or too large, or a row does not fit.
     """
     if sets:
-        held, parts = make_examples(base, sets, (), settings, listener)
+        held, parts = make_examples(base, sets, (), replace(settings, stride=None), listener)  # as eval cuts them
+        known = {entry["fingerprint"] for part in ("data", "retain") for entry in record[part]}
+        if known.issuperset(data.fingerprint for data in sets):  # whose blocks may be others
+            raise _nothing_apart(len(held))
         trained, record["validation"] = list(examples), parts["data"]
     elif settings.validation_share is not None:
         trained, held = _split(examples, settings.validation_share, settings.seed)
@@ -108,6 +115,13 @@ def _check_apart(trained: Sequence[Example], held: Sequence[Example], listener: 
     seen = {(example.sample.input_ids, example.sample.prompt_length) for example in trained}
     both = sum((example.sample.input_ids, example.sample.prompt_length) in seen for example in held)
     if both == len(held):
-        raise DataError(f"the validation data validate nothing: all of their {both} rows are also trained on", _APART)
+        raise _nothing_apart(both)
     if both:
         listener.note(f"{both} of the {len(held)} rows to validate on are also trained on")
+
+
+def _nothing_apart(rows: int) -> DataError:
+    return DataError(
+        f"the validation data validate nothing: all of their {rows} rows are also trained on",
+        "Give --validation rows that are not trained on, or split some off with --validation-share 0.1.",
+    )

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         *(({"validation_share": share}, f"--validation-share is {share}") for share in (0.0, 1.0, -0.1, float("nan"))),
         ({"validation": ["x"], "validation_steps": 0}, "--validation-steps is 0"),
         ({"validation": ["x"], "patience": 0}, "--patience is 0"),
+        ({"validation_share": 0.1, "stride": 16}, "--stride makes blocks that overlap"),
         ({"validation": ["x"], "until_loss": 0.5}, "--until-loss publishes the weights of the last step"),
         *(
             ({"validation_share": 0.1, "objective": name}, f"--objective {name} is to forget")
@@ -63,6 +64,11 @@ def test_data_that_validate_nothing_are_refused(tmp_path, phi, held, message):
     with pytest.raises(DataError, match=message):
         finetune(str(phi), [trained], tmp_path / "out", validation=[path], **quick())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_text_is_refused_though_it_is_cut_elsewhere(tmp_path, phi, text):
+    with pytest.raises(DataError, match="the validation data validate nothing"):
+        finetune(str(phi), [text], tmp_path / "out", validation=[text], stride=20, **quick())
 
 
 def test_rows_of_the_retain_set_are_trained_on_too_and_some_common_rows_are_noted(tmp_path, phi):
