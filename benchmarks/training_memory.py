@@ -87,7 +87,7 @@ def run(case: Case, folder: Path) -> Found:
     """Train, and return the peak."""
     model = demo_model() if case.layers is None else folder / f"phi-{case.layers}" / "base"
     if not model.exists():
-        model.mkdir(parents=True)
+        model.parent.mkdir(parents=True, exist_ok=True)
         write_model(model.parent, case.layers or 0)
     text = folder / "text.txt"
     text.write_text(" ".join(f"{number} words that say {number * 7 % 101}" for number in range(4000)))
