@@ -124,9 +124,9 @@ def make_gguf(path: Path) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(_TOKENS)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["t", "1", "t1", *(f"x{number}" for number in range(_TOKENS - 3))])
+    writer.add_token_list(["t", "1", "t1", "1t", *(f"x{number}" for number in range(_TOKENS - 4))])
     writer.add_token_types([1] * _TOKENS)
-    writer.add_token_merges(["t 1"])
+    writer.add_token_merges(["t 1", "1 t"])  # of a single one transformers 5.17 takes the characters
     writer.add_bos_token_id(0)  # transformers 5.17 takes it for the end of a text, too
     writer.add_eos_token_id(0)
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
