@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from taskarith.errors import OutputError, TaskarithError, UsageError
 
-__all__ = ["ALONE", "Team", "check_launch", "launched_team", "leave_team"]
+__all__ = ["ALONE", "Team", "check_launch", "is_first_to_fail", "launched_team", "leave_team", "told_of_the_dead"]
 
 _Task = TypeVar("_Task")
+_PATIENCE = 5  # seconds
+_UNREACHABLE = re.compile("gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out|Socket Timeout")
 
 
 def _only_mine(mine: Any) -> list[Any]:
@@ -112,17 +117,47 @@ def leave_team() -> None:
         distributed.destroy_process_group()
 
 
-def _told(act: Callable[..., Any]) -> Callable[..., Any]:
-    """Say what it means when the others cannot be reached: the library says how it noticed."""
+def is_first_to_fail() -> bool:
+    """Tell whether no other launched process has failed before: the others fail in the same way, or because of it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return True
+    from torch.distributed import TCPStore
 
+    try:
+        port, patience = int(os.environ["MASTER_PORT"]), timedelta(seconds=_PATIENCE)
+        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=patience)
+        return store.add(f"taskarith failed {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):  # without a launcher it is in the first process, which may have ended
+        return True
+
+
+@contextmanager
+def told_of_the_dead() -> Generator[None]:
+    """Say what it means when the others cannot be reached: the library says how it noticed.
+
+    :raises OutputError: They cannot be.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _UNREACHABLE.search(str(error)):
+            raise
+        raise _ended_early(error) from error
+
+
+def _told(act: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(act)
     def do(*arguments: Any) -> Any:
         try:
             return act(*arguments)
         except RuntimeError as error:
-            raise OutputError(
-                f"another process of this run ended early, or cannot be reached ({str(error).partition(chr(10))[0]})",
-                "It says itself why; mend that, and run the same command again.",
-            ) from error
+            raise _ended_early(error) from error
 
     return do
+
+
+def _ended_early(error: RuntimeError) -> OutputError:
+    return OutputError(
+        f"another process of this run ended early, or cannot be reached ({str(error).partition(chr(10))[0]})",
+        "It says itself why; mend that, and run the same command again.",
+    )

@@ -136,9 +136,11 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _show(error: TaskarithError) -> None:
+    from taskarith.checkpoints.team import is_first_to_fail
     from taskarith.console import Console
 
-    Console().error(error)
+    if is_first_to_fail():
+        Console().error(error)
 
 
 def _hide_variables(parameters: list[inspect.Parameter]) -> None:

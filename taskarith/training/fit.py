@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_folder
-from taskarith.checkpoints.team import launched_team
+from taskarith.checkpoints.team import launched_team, told_of_the_dead
 from taskarith.errors import CheckpointError, OutputError, TaskarithError
 from taskarith.models.load import Base
 from taskarith.models.memory import is_out_of_memory
@@ -40,7 +40,8 @@ def train(trainer: ResumableTrainer, checkpoint: Path | None) -> float:
     :raises TaskarithError: The training diverged.
     """
     trainer.is_finished = checkpoint is not None and (checkpoint / FINISHED).exists()
-    with _training_errors(Path(str(trainer.args.output_dir))), _checkpoint_errors(trainer, checkpoint):
+    folder = Path(str(trainer.args.output_dir))
+    with _training_errors(folder), _checkpoint_errors(trainer, checkpoint), told_of_the_dead():
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return float(output.metrics["train_runtime"])
 

@@ -13,8 +13,10 @@ import tiny
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.team import told_of_the_dead
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
+from taskarith.errors import OutputError
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +127,23 @@ def test_an_attack_by_two_processes_is_that_of_one(tmp_path, pair):
     for name in ("results.json", "records.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "t.txt", "two"]
+
+
+def test_of_several_processes_one_says_what_is_wrong(tmp_path, pair):
+    base, _ = pair
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*two, "-m", "taskarith", "finetune", base, "--data", "absent.txt", "-o", "out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1
+    assert "absent.txt" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_library_says_of_a_dead_process_is_explained():
+    dead = "another process of this run ended early, or cannot be reached"
+    with pytest.raises(OutputError, match=dead), told_of_the_dead():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shapes differ"), told_of_the_dead():
+        raise RuntimeError("shapes differ")
