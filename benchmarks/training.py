@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import json
 import random
 import time
@@ -104,8 +105,11 @@ def main() -> None:
             _write_rows(data, model, job, options.steps)
             task = Task(model, data, job.batch, options.steps, bf16)
             trainers = [trainer for trainer in job.trainers if "trl" in peers or trainer != _TRL]
-            rounds = [{trainer: _run(trainer, task) for trainer in trainers} for _ in range(options.rounds)]
-            parts += [f"## {job.title}", f"{job.batch} rows a step, {options.steps} steps.", _table(rounds)]
+            rounds = []
+            for number in range(options.rounds):
+                turn = number % len(trainers)  # none is always the first
+                rounds.append({trainer: _run(trainer, task) for trainer in trainers[turn:] + trainers[:turn]})
+            parts += [f"## {job.title}", f"{job.batch} rows a step, number of steps: {options.steps}.", _table(rounds)]
     about = f"SmolLM2-135M, all weights, float32{', bfloat16 autocast' if bf16 else ''}, {options.threads} threads."
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     title = f"# Results of `python -m benchmarks.training`, {today}"
@@ -129,6 +133,7 @@ def _write_rows(path: Path, model: Path, job: Job, steps: int) -> None:
 
 def _run(trainer: str, task: Task) -> Run:
     """Train, and return what ``Trainer.train`` took."""
+    gc.collect()  # the model of the run before
     runs: list[Run] = []
     train: Callable[..., Any] = transformers.Trainer.train
 
@@ -211,7 +216,7 @@ def _trl(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: Mappi
 
 def _table(rounds: list[dict[str, Run]]) -> str:
     rows = []
-    for trainer in rounds[0]:
+    for trainer in sorted(rounds[0], key=[_PLAIN, _OURS, _PACKED, _GROUPED, _TRL].index):
         runs = [each[trainer] for each in rounds]
         ratios = sorted(each[trainer].processor / each[_PLAIN].processor for each in rounds)
         processor = median(run.processor for run in runs)
