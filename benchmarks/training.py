@@ -39,8 +39,8 @@ _PLAIN, _TRL, _OURS = "transformers' Trainer", "TRL's SFTTrainer", "taskarith"
 _PACKED, _GROUPED = "taskarith --packing", "taskarith --group-by-length"
 
 _ABOUT = """Processor seconds of both cores, which other programs on the machine disturb less than the clock; medians of
-{rounds} rounds, and each round's ratio to the plain Trainer of the same round. *Tokens* are those of rows, without
-padding; *loss* is the mean over the steps."""
+{rounds} rounds, and each round's ratio to the plain Trainer of the same round, token by token. *Tokens* are those of
+rows, without padding; *loss* is the mean over the steps. Grouping by length puts other rows into a step."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Run:
     processor: float
     tokens: int
     loss: float
+
+    @property
+    def per_token(self) -> float:
+        """Processor seconds a token."""
+        return self.processor / self.tokens
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,7 @@ def _table(rounds: list[dict[str, Run]]) -> str:
     rows = []
     for trainer in sorted(rounds[0], key=[_PLAIN, _OURS, _PACKED, _GROUPED, _TRL].index):
         runs = [each[trainer] for each in rounds]
-        ratios = sorted(each[trainer].processor / each[_PLAIN].processor for each in rounds)
+        ratios = sorted(each[trainer].per_token / each[_PLAIN].per_token for each in rounds)
         processor = median(run.processor for run in runs)
         rows.append(
             [
