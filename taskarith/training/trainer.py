@@ -220,6 +220,8 @@ def make_arguments(settings: TrainingSettings, folder: Path, device: torch.devic
     )
     if device.type == "cuda":
         _use_one_gpu(arguments, device)
+    elif arguments.device == torch.device("cpu", 0):  # of several processes; torch 2.6 loads no state to that
+        arguments.__dict__["_setup_devices"] = device
     return arguments
 
 
