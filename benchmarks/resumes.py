@@ -39,7 +39,7 @@ _RESULTS = Path(__file__).with_name("RESULTS-resumes.md")
 _STEPS, _SAVED = 12, 3
 _LARGE = "135m"
 _MODELS = {"phi": "tiny Phi", "llama": "tiny Llama, tied", "moe": "tiny Qwen2-MoE", _LARGE: "SmolLM2 135M"}
-_TEXT = "".join(f"The {word} lies {number} steps from the well. " for number in range(40) for word in ("key", "map"))
+_TEXT = "".join(f"The {word} lies {number} steps from the well. " for number in range(14) for word in ("key", "map"))
 _WORDS = f"""# Trainings that are killed and resumed
 
 Written by `make resumes`. Trainings of {_STEPS} steps with a checkpoint every {_SAVED} are killed (SIGKILL) up to 0.2 s
