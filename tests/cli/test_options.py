@@ -17,7 +17,7 @@ from taskarith.evaluation.measurement import EvaluationKeywords, Measurement, Me
 from taskarith.models.runtime import Runtime, RuntimeKeywords
 from taskarith.relations.inputs import InputKeywords, TestInputs
 
-OTHERS = {"alpha", "bits", "block_size", "data", "dtype", "model", "output_dir", "rank", "retain", "seed"}
+OTHERS = {"alpha", "bits", "block_size", "data", "dtype", "model", "output_dir", "plot", "rank", "retain", "seed"}
 OTHERS |= {"beta", "config", "draws", "forget", "gamma", "learning_rate", "lora", "output_file", "prompts", "weights"}
 """Options that mean another thing in another command."""
 

@@ -56,7 +56,7 @@ def test_what_an_adapter_folder_cannot_hold(adapters, trio, tmp_path):
         combine(f"{a} + {b}", tmp_path / "sum", rank=0)
     with pytest.raises(UsageError, match="does not fit"):
         combine(f"{a} + {b}", tmp_path / "sum.safetensors", rank=4)
-    with pytest.raises(UsageError, match="these are none"):
+    with pytest.raises(UsageError, match="these are not adapters"):
         combine(f"{trio[1]} + {trio[2]}", tmp_path / "sum")
     biased = save_adapter(base, tmp_path / "biased", target_modules=TARGETS["llama"] + TARGETS["gpt2"], use_dora=True)
     with pytest.raises(UsageError, match="no factors of their own"):

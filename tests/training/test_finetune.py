@@ -154,7 +154,7 @@ def test_a_diverged_training_is_not_published(tmp_path, text, other, phi, weight
         finetune(
             str(phi), [text], tmp_path / "out", **quick(learning_rate=1e30, weight_decay=1e10, max_steps=1, **options)
         )
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".out.training"]  # a wider dtype might have held them
 
 
 @pytest.fixture(scope="module")

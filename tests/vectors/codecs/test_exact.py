@@ -168,7 +168,7 @@ def test_two_dtypes_and_adapters_are_refused(tmp_path, pair):
     with pytest.raises(MismatchError, match=r"20 tensors have another dtype .*\(BF16 and F32\)") as caught:
         extract(str(base), str(tuned), tmp_path / "v.safetensors", exact=True)
     assert "--dtype float64" in caught.value.hint
-    with pytest.raises(UsageError, match="--exact has no --dtype"):
+    with pytest.raises(UsageError, match="--exact takes no --dtype"):
         extract(str(base), str(tuned), tmp_path / "v.safetensors", exact=True, dtype="bfloat16")
     assert not (tmp_path / "v.safetensors").exists()
 

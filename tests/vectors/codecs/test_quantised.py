@@ -84,7 +84,7 @@ def test_halves_are_rounded_to_even_and_rows_of_zeros_stay():
 def test_other_bits_and_dtypes_are_refused(tmp_path, phi, phi_tuned):
     with pytest.raises(UsageError, match="--bits is 3"):
         extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors", bits=3)
-    with pytest.raises(UsageError, match="--bits has no --dtype"):
+    with pytest.raises(UsageError, match="--bits takes no --dtype"):
         extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors", bits=8, dtype="float16")
     options = ("-o", str(tmp_path / "v"), "--bits", "8", "--top-k", "0.1")
     done = invoke("extract", str(phi), str(phi_tuned), *options)

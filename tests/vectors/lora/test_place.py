@@ -31,7 +31,7 @@ def test_tensors_that_do_not_fit_the_base_are_refused(tmp_path):
     copy = f"{stem}embed_tokens.base_layer.weight"
     refused(MismatchError, r"a copy of model\.embed_tokens\.weight, which is not that", put={copy: good[copy] * 2})
     both = {f"{stem}embed_tokens.weight": good[copy] * 2}
-    refused(VectorError, r"says two things of model\.embed_tokens\.weight", put=both)
+    refused(VectorError, r"says two different things of model\.embed_tokens\.weight", put=both)
     bias = {f"{stem}layers.0.self_attn.o_proj.bias": torch.zeros(32)}
     refused(MismatchError, r"are not in .*: model\.layers\.0\.self_attn\.o_proj\.bias", put=bias)
     broken = {f"{stem}embed_tokens.lora_embedding_B": torch.full((32, 4), torch.nan)}
