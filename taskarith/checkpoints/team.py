@@ -159,5 +159,5 @@ def _told(act: Callable[..., Any]) -> Callable[..., Any]:
 def _ended_early(error: RuntimeError) -> OutputError:
     return OutputError(
         f"another process of this run ended early, or cannot be reached ({str(error).partition(chr(10))[0]})",
-        "It says itself why; mend that, and run the same command again.",
+        "If it does not say why, it was killed: look whether memory ran out. Then run the same command again.",
     )

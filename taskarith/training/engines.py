@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import parse_flag_from_env
 
 from taskarith.checkpoints.checkpoint import read_json
-from taskarith.errors import UsageError
+from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.dealing import idle_processes
 
@@ -31,7 +31,7 @@ def told_bf16(*, bf16: bool) -> bool:
     if not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return bf16
     path = os.environ.get(_CONFIG_FILE, "none")
-    config: dict[str, Any] = {} if path == "none" else read_json(Path(path))
+    config = {} if path == "none" else _read_config(Path(path))
     for dtype in ("bf16", "fp16"):
         part = config.get(dtype)
         if isinstance(part, dict) and part.get("enabled") is True:
@@ -46,6 +46,13 @@ def told_bf16(*, bf16: bool) -> bool:
         )
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     return False
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise UsageError(error.message, "Give accelerate a DeepSpeed configuration in JSON.") from error
 
 
 def _has_autocast() -> bool:

@@ -189,7 +189,7 @@ def _load(
             f"{type(model).__name__} does not support gradient checkpointing", "Leave out --gradient-checkpointing."
         )
     if settings.packing and (can_run(model) or arguments.process_index == 0):  # with FSDP only the first has weights
-        check_packing(model)
+        check_packing(model, settings.per_device_train_batch_size * settings.block_size)
     return model
 
 

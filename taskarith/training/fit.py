@@ -102,8 +102,9 @@ def publish(
                 write_provenance(folder, about, result.output_dir)
 
         launched_team().by_first(write)
-    except Exception as error:
-        _keep(trainer, error)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, Exception) or trainer.args.world_size == 1:  # of several, others may wait elsewhere
+            _keep(trainer, error)
         raise
 
 
@@ -127,7 +128,7 @@ def _save(
         shutil.copytree(logs, folder / logs.name)
 
 
-def _keep(trainer: Any, error: Exception) -> None:
+def _keep(trainer: Any, error: BaseException) -> None:
     """Write a checkpoint of the end of a training, so that only publishing is left to a resumed run.
 
     :param error: Why it was not published; a note says why it is not kept either.

@@ -53,10 +53,11 @@ def _cost(tokens: Sequence[int]) -> int:
     return len(tokens) * longest * (_LINE + longest)
 
 
-def check_packing(model: PreTrainedModel) -> None:
+def check_packing(model: PreTrainedModel, longest: int) -> None:
     """Measure that rows on one line are to a model what each of them is alone.
 
     :param model: In evaluation mode, as loaded.
+    :param longest: Tokens that a line may have at most; what is measured has a few.
     :raises UsageError: They are not, or this cannot be measured.
     """
     name = type(model).__name__
@@ -66,7 +67,7 @@ def check_packing(model: PreTrainedModel) -> None:
             "Leave out --packing, or start the processes without FSDP or DeepSpeed.",
         )
     try:
-        reason = _mistake(model)
+        reason = _mistake(model) or _mistake_at_length(model, longest)
     except Exception as error:  # its code does not support positions, or lines that are not padded
         reason = (
             f"it does not run on rows end to end: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
@@ -96,6 +97,15 @@ def _mistake(model: PreTrainedModel) -> str | None:
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
         leaks = _leaks(model.train(), packed, len(lines[0][0]))
     return "it does not keep rows apart: its predictions for one depend on another" if leaks else None
+
+
+def _mistake_at_length(model: PreTrainedModel, longest: int) -> str | None:
+    """Return what is wrong with long lines only: Llama 4 scales attention by the place on the line, not in the row."""
+    config = model.config.get_text_config()
+    if not getattr(config, "attn_temperature_tuning", False) or longest < config.floor_scale:
+        return None
+    place = f"from token {config.floor_scale:g} on it scales attention by the place on a line"
+    return f"{place}, which may have {longest} tokens"
 
 
 def _padded(lines: Sequence[Sequence[list[int]]], width: int) -> list[list[list[int]]]:

@@ -82,6 +82,10 @@ def test_weights_that_deepspeed_would_round_are_refused(tmp_path, text, phi, mon
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(config))
     with pytest.raises(UsageError, match=f"zero.json turns on {dtype}: DeepSpeed would round the weights"):
         finetune(str(phi), [text], tmp_path / "out", **quick())
+    config.unlink()
+    with pytest.raises(UsageError, match=r"cannot read .*zero\.json") as raised:
+        finetune(str(phi), [text], tmp_path / "out", **quick())
+    assert raised.value.hint == "Give accelerate a DeepSpeed configuration in JSON."
 
 
 def test_deepspeed_calculates_under_autocast_and_gathers_its_weights(monkeypatch):

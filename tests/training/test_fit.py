@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import tiny
@@ -51,21 +53,18 @@ def test_the_next_token_is_learned_whatever_loss_a_model_has(tmp_path, text):
     assert _loss(tmp_path / "out", text) < _loss(base, text) - 0.1
 
 
+@pytest.mark.parametrize("error", [partial(OutputError, "the disk is full", "Free some space."), KeyboardInterrupt])
 @pytest.mark.parametrize("more", [{"lora": True, "max_steps": 1}, {"max_steps": None, "until_loss": 6.5}])
-def test_what_cannot_be_published_is_kept_and_published_by_a_resumed_run(tmp_path, text, phi, monkeypatch, more):
-    """In the middle of an epoch, and where a loss was reached: nothing is trained again."""
+def test_what_cannot_be_published_is_kept_and_published_by_a_resumed_run(tmp_path, text, phi, monkeypatch, more, error):
+    """In the middle of an epoch, and where a loss was reached: nothing is trained again, after Ctrl-C either."""
     options = quick(**more)
     whole = finetune(str(phi), [text], tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "write_provenance", _full)
-        with pytest.raises(OutputError, match="the disk is full") as raised:
+        patch.setattr(fit, "write_provenance", mock.Mock(side_effect=error()))
+        with pytest.raises(type(error())) as raised:
             finetune(str(phi), [text], tmp_path / "out", **options)
     assert raised.value.__notes__ == ["The last checkpoint is kept: run the same command with --resume to continue."]
     resumed = finetune(str(phi), [text], tmp_path / "out", resume=True, **options)
     assert distance(tmp_path / "whole", tmp_path / "out") == 0
     assert (resumed.steps, resumed.final_loss, resumed.tokens) == (whole.steps, whole.final_loss, whole.tokens)
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
-
-
-def _full(*_):
-    raise OutputError("the disk is full", "Free some space.")

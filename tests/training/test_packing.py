@@ -68,7 +68,7 @@ def test_models_lose_the_same_on_packed_rows_or_are_refused_rightly(kind):
     model = build(CONFIGURATIONS[kind])
     examples = ragged(CONFIGURATIONS[kind].get_text_config().vocab_size)
     try:
-        check_packing(model)
+        check_packing(model, 64)
         refusal = ""
     except UsageError as error:
         refusal = str(error)
@@ -98,20 +98,38 @@ def test_what_cannot_be_compared_is_refused():
     config = tiny.configuration("moe")
     config.output_router_logits = True
     with pytest.raises(UsageError, match="its loss also balances experts"):
-        check_packing(build(config))
+        check_packing(build(config), 64)
     with torch.device("meta"), pytest.raises(UsageError, match="--packing cannot be checked: the weights of Phi"):
-        check_packing(AutoModelForCausalLM.from_config(tiny.configuration("phi")))
+        check_packing(AutoModelForCausalLM.from_config(tiny.configuration("phi")), 64)
     model = build(tiny.configuration("phi"))
     forward = model.forward
     model.forward = lambda input_ids, attention_mask=None, **more: forward(input_ids, attention_mask, None, **more)
     with pytest.raises(UsageError, match=r"it does not run on rows end to end: .*position_ids"):
-        check_packing(model)
+        check_packing(model, 64)
+
+
+def test_attention_that_is_scaled_by_the_place_on_a_line_takes_short_lines_only():
+    sizes = {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64}
+    config = transformers.Llama4TextConfig(
+        **tiny._SIZES,
+        **sizes,
+        no_rope_layers=[1, 0],
+        attention_chunk_size=64,
+        attn_temperature_tuning=True,
+        floor_scale=16,
+    )
+    model = build(config)
+    examples = ragged(config.vocab_size)
+    assert abs(loss(model, examples, packing=True) / loss(model, examples, packing=False) - 1) > 2e-6
+    check_packing(model, 15)
+    with pytest.raises(UsageError, match="from token 16 on it scales attention by the place on a line"):
+        check_packing(model, 64)
 
 
 def test_checking_draws_no_random_numbers():
     model = build(tiny.configuration("gpt2"))  # with dropout
     state = torch.get_rng_state()
-    check_packing(model)
+    check_packing(model, 64)
     assert torch.equal(torch.get_rng_state(), state)
 
 
