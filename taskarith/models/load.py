@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from taskarith.architecture.ask import check_layers
+from taskarith.architecture.ask import check_layers, quietly
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_model, open_checkpoint
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.sidecars import check_sidecars
@@ -132,15 +132,18 @@ def load_model(
     :param quantisation: How linear layers are quantised; they are loaded to ``device`` then.
     :param device: Where the model is loaded to; None is the CPU.
     :raises UsageError: The model has its own code, which is not trusted.
-    :raises CheckpointError: It is not a causal language model, or weights are missing, which would be random.
+    :raises CheckpointError: It is not a causal language model, or weights are missing, which would be random, or its
+        configuration is that of a much larger one.
     """
-    config = load_config(open_checkpoint(path), trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(path)
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     options: dict[str, Any] = {} if device is None else {"device_map": {"": device}}
     if quantisation is not None:
         options["quantization_config"] = quantisation
     with _load_errors(path), without_bars():
         lacking = []
         for auto in _auto_classes(path, config):
+            _check_size(auto, checkpoint, trust_remote_code=trust_remote_code)
             model, loading = auto.from_pretrained(
                 path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
             )
@@ -159,6 +162,22 @@ def load_model(
     # The base's own file is copied to the output; contradictions in it must not prevent saving a checkpoint.
     model.generation_config = GenerationConfig()
     return model
+
+
+def _check_size(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool) -> None:
+    """Refuse a configuration of a model that its files cannot hold, before memory is taken for it.
+
+    :raises CheckpointError: Not even one bit of each of its weights has room in the files.
+    """
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)  # building changes it
+    with quietly(), torch.device("meta"):
+        weights = sum(one.numel() for one in auto.from_config(config, trust_remote_code=trust_remote_code).parameters())
+    if weights > 8 * checkpoint.nbytes:
+        raise CheckpointError(
+            f"the configuration of {checkpoint.path} describes a model of {weights:,} weights, which do not fit into "
+            f"the {checkpoint.nbytes:,} bytes of its files",
+            "Restore config.json from the model's source.",
+        )
 
 
 def _auto_classes(path: Path, config: PretrainedConfig) -> list[Any]:

@@ -340,6 +340,14 @@ def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, kind):
     assert "1000000000 layers" in next(architectures_of(open_checkpoint(folder))).remark
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size"])
+def test_a_configuration_of_more_weights_than_the_files_hold_takes_no_memory(tmp_path, kind, key):
+    folder = sound.make_model(tmp_path / "m", model_type=kind, **{key: 1 << 20})
+    with pytest.raises(CheckpointError, match="describes a model of .* weights, which do not fit into the .* bytes"):
+        load_model(folder, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("before", "put", "words"),
     [
