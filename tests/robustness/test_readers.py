@@ -344,7 +344,7 @@ def test_a_configuration_of_more_layers_than_tensors_is_refused(tmp_path, kind):
 @pytest.mark.parametrize("key", ["hidden_size", "vocab_size"])
 def test_a_configuration_of_more_weights_than_the_files_hold_takes_no_memory(tmp_path, kind, key):
     folder = sound.make_model(tmp_path / "m", model_type=kind, **{key: 1 << 20})
-    with pytest.raises(CheckpointError, match="describes a model of .* weights, which do not fit into the .* bytes"):
+    with pytest.raises(CheckpointError, match=r"describes a model of .* weights, which do not fit into the .* bytes"):
         load_model(folder, torch.float32)
 
 
