@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ load_kernels()  # no test is to be the one that compiles them, and says so
 
 settings.register_profile("taskarith", deadline=None)  # the first example may compile the kernels
 settings.load_profile("taskarith")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collections, which accelerate asks for: each would take half a second."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
