@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskarith.attacks.attack import AttackResult, attack
+    from taskarith.edit.algebra import Model, TaskVector
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
     from taskarith.edit.in_memory import InMemoryEdit
@@ -48,11 +49,13 @@ __all__ = [
     "LowRankResult",
     "Measurement",
     "Method",
+    "Model",
     "OutOfDomain",
     "Relation",
     "Runtime",
     "Scores",
     "Sweep",
+    "TaskVector",
     "TaskarithError",
     "TestInputs",
     "TrainingSettings",
@@ -96,6 +99,8 @@ _HOMES = {
     "Runtime": "taskarith.models.runtime",
     "TestInputs": "taskarith.relations.inputs",
     "TrainingSettings": "taskarith.training.settings",
+    "Model": "taskarith.edit.algebra",
+    "TaskVector": "taskarith.edit.algebra",
     "Method": "taskarith.merging.methods",
     "LowRankResult": "taskarith.vectors.low_rank",
     "TaskarithError": "taskarith.errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class CombineResult:
 
 
 def combine(
-    expression: str,
+    expression: str | Sequence[OperandRef],
     output: str | Path,
     *,
     base: str | None = None,
@@ -79,7 +79,7 @@ def combine(
     """Write ``sum of c_i * V_i``, evaluated in float64 and rounded once, as a dense task vector or a LoRA folder.
 
     :param expression: Vectors of any kind with coefficients and signs, as in ``V1:0.6 - V2:0.4``; a fine-tune that does
-        not record its base is given with it, ``V@@BASE:0.6``.
+        not record its base is given with it, ``V@@BASE:0.6``. Or the same as a list.
     :param output: The file to write, ``*.safetensors``; or a folder where all vectors are LoRA adapters, whose factors
         are then put side by side.
     :param base: Their base; None takes the first one that one of them is given with or records.
@@ -92,7 +92,8 @@ def combine(
     :raises MismatchError: A vector does not fit the base, or the result is not finite.
     :raises OutputError: The output exists or cannot be written.
     """
-    references, target = parse_combination(expression), Path(output)
+    references = parse_combination(expression) if isinstance(expression, str) else expression
+    target = Path(output)
     if dtype not in VECTOR_DTYPES:
         raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
     is_folder = target.suffix != ".safetensors"
