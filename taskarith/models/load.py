@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from taskarith.architecture.ask import check_layers, quietly
@@ -169,6 +170,8 @@ def _check_size(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool) -
 
     :raises CheckpointError: Not even one bit of each of its weights has room in the files.
     """
+    if is_deepspeed_zero3_enabled():
+        return  # transformers spreads whatever it builds over the processes
     config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)  # building changes it
     with quietly(), torch.device("meta"):
         weights = sum(one.numel() for one in auto.from_config(config, trust_remote_code=trust_remote_code).parameters())

@@ -8,10 +8,12 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
 from taskarith.errors import CheckpointError, UsageError
+from taskarith.models import load
 from taskarith.models.load import load_config, load_model, load_tokenizer, open_base, without_bars
 from taskarith.progress import SILENT
 
@@ -25,6 +27,13 @@ def test_every_weight_is_that_of_the_file(phi):
     state, stored = load_model(phi, torch.float32).state_dict(), load_file(phi / "model.safetensors")
     assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
     assert load_model(phi, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_under_zero3_no_second_model_is_built(phi, monkeypatch):
+    """Even on no device at all: transformers would spread its weights over the processes, and fail."""
+    monkeypatch.setattr(load, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda *_, **__: pytest.fail("it was built"))
+    load_model(phi, torch.float32)
 
 
 def test_missing_weights_would_be_random_and_are_refused(tmp_path):
