@@ -8,11 +8,9 @@ for bit. Processes are forks of this one, which has imported torch and transform
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import tiny
 
+from benchmarks.processes import exit_codes, start_processes
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.checkpoints.digests import file_digest
 from taskarith.demo.model import demo_model
@@ -73,43 +72,29 @@ class Training:
 
         :param kill: After which step and how many seconds a process is killed, and which; -1 is each.
         """
-        with socket.socket() as free, tempfile.TemporaryFile() as said:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-            free.close()
-            children = [self._start(target, rank, port, said.fileno(), more) for rank in range(self.processes)]
+        with tempfile.TemporaryFile() as said, Path(os.devnull).open("wb") as quiet:
+
+            def work(rank: int) -> None:
+                finetune(
+                    self.base,
+                    [self.data],
+                    target,
+                    lora=self.lora,
+                    device="cpu",
+                    save_steps=_SAVED,
+                    listener=_Teller(said.fileno() if rank == 0 else -1),
+                    **self.options,
+                    **more,
+                )
+
+            children = start_processes(self.processes, work, quiet.fileno())
             if kill is not None:
                 _wait_for(kill[0], said.fileno(), children)
                 time.sleep(kill[1])
                 for rank, child in enumerate(children):
                     if kill[2] in {-1, rank}:
                         os.kill(child, signal.SIGKILL)
-            return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-    def _start(self, target: Path, rank: int, port: int, said: int, more: dict[str, Any]) -> int:
-        child = os.fork()
-        if child:
-            return child
-        if self.processes > 1:
-            place = {"WORLD_SIZE": self.processes, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
-            os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        with contextlib.suppress(BaseException):
-            finetune(
-                self.base,
-                [self.data],
-                target,
-                lora=self.lora,
-                device="cpu",
-                save_steps=_SAVED,
-                listener=_Teller(said if rank == 0 else -1),
-                **self.options,
-                **more,
-            )
-            os._exit(0)
-        os._exit(1)
+            return exit_codes(children)
 
 
 class _Teller:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DIS
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make tests many times slower on a busy machine
 
 import tiny  # not earlier: the environment must be set before transformers is imported
+from preloaded import preloaded_command
 
 from taskarith.arithmetic.kernels.compile import load_kernels
 
@@ -21,6 +24,14 @@ load_kernels()  # no test is to be the one that compiles them, and says so
 
 settings.register_profile("taskarith", deadline=None)  # the first example may compile the kernels
 settings.load_profile("taskarith")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run all tests that use ``preloaded``, so that its imports take place once."""
+    for item in items:
+        if "preloaded" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("preloaded"))
 
 
 def pytest_collection_finish() -> None:
@@ -32,6 +43,15 @@ def pytest_collection_finish() -> None:
 def own_cache(tmp_path_factory, monkeypatch):
     """Keep caches of a test away from the user's."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory) -> Generator[Path]:
+    """Return the folder of ``taskarith`` and ``preloaded-python``, which start at once."""
+    folder = tmp_path_factory.mktemp("preloaded")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
+    with preloaded_command(folder, environment | {"PYTHONPATH": os.pathsep.join(sys.path)}) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

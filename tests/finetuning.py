@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from preloaded import run_together
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -49,28 +47,6 @@ class Notes:
             raise KeyboardInterrupt
 
 
-def run_on_two(code: str, folder: Path, **environment: str) -> None:
-    """Run Python code in a folder as two processes that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=folder,
-            env=shared | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=200) for process in started] == [0, 0]
-    finally:
-        for process in started:
-            process.kill()
-
-
 def tokenizer_of(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
@@ -92,6 +68,17 @@ def one_thread_fixture():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(name="run_on_two", scope="session")
+def run_on_two_fixture(preloaded) -> Callable[..., None]:
+    """Run Python code in a folder as two processes that train together."""
+
+    def run(code: str, folder: Path, **environment: str) -> None:
+        done = run_together(2, preloaded / "preloaded-python", ["-c", code], folder, **environment)
+        assert [each.returncode for each in done] == [0, 0], "\n".join(each.stderr for each in done)
+
+    return run
 
 
 @pytest.fixture(name="text", scope="session")

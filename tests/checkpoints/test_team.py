@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
+from preloaded import run_together
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
@@ -26,74 +27,61 @@ def pair(tmp_path_factory):
     return str(base), str(tiny.save_model(folder / "tuned", nudge_of=base, seed=1))
 
 
-def launch(rank, port, arguments, folder):
-    environment = os.environ | {
-        "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "taskarith", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(name="run")
+def run_fixture(preloaded, tmp_path):
+    """Run a command as so many processes in the test's folder, and return what they printed."""
+
+    def run(processes: int, *words: str) -> list[str]:
+        done = run_together(processes, preloaded / "taskarith", words, tmp_path)
+        assert {each.returncode for each in done} == {0}, done
+        return [each.stdout for each in done]
+
+    return run
 
 
-def test_launched_processes_write_one_output(tmp_path, pair):
+def run_launched(launcher: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    words = [sys.executable, "-m", *launcher]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_launched_processes_write_one_output(tmp_path, pair, run):
     base, tuned = pair
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    arguments = ["apply", base, "--negate", f"{tuned}:0.7", "-o", "out", "--json"]
-    started = [launch(rank, port, arguments, tmp_path) for rank in range(2)]
-    words = [process.communicate(timeout=200) for process in started]
-    assert [process.returncode for process in started] == [0, 0], words
-    assert json.loads(words[0][0])["fingerprint"] == fingerprint_model(tmp_path / "out")
-    assert words[1][0] == ""
+    first, second = run(2, "apply", base, "--negate", f"{tuned}:0.7", "-o", "out", "--json")
+    assert json.loads(first)["fingerprint"] == fingerprint_model(tmp_path / "out")
+    assert second == ""
     assert apply(base, negate=[f"{tuned}:0.7"], output_dir=tmp_path / "one").fingerprint == fingerprint_model(
         tmp_path / "out"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out"]
 
 
-def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair):
+def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair, run):
     base, tuned = pair
     for name, seed in (("forget", 1), ("holdout", 2)):
         (tmp_path / f"{name}.txt").write_text(tiny.text(16, seed), encoding="utf-8")
     sizes = ["--block-size", "24", "--prompts", "5", "--prompt-tokens", "6", "--continuation-tokens", "6"]
     asked = ["--data", "forget=forget.txt", "--data", "holdout=holdout.txt", *sizes, "--batch-size", "3"]
     for edit in (["--retain", tuned], ["--negate", tuned, "--alpha", "0,0.5"]):
-        command = ["-m", "taskarith", "eval", base, *edit, *asked, "--json", "--overwrite", "-o"]
-        two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        # torch's products depend on the number of threads on some processors
-        threads = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        found = [
-            subprocess.run(
-                [*how, *command, name], cwd=tmp_path, env=threads, capture_output=True, text=True, check=False
-            )
-            for how, name in (([sys.executable], "one"), (two, "two"))
-        ]
-        assert [done.returncode for done in found] == [0, 0], found
-        assert found[0].stdout == found[1].stdout
+        command = ["eval", base, *edit, *asked, "--json", "--overwrite", "-o"]
+        [alone], [first, second] = run(1, *command, "one"), run(2, *command, "two")
+        assert (alone, second) == (first, "")
         for name in ("results.json", "records.jsonl"):
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         records = [json.loads((tmp_path / name / "taskarith.json").read_text()) for name in ("one", "two")]
         assert [record["arguments"]["processes"] for record in records] == [1, 2]
 
 
-@pytest.mark.parametrize("verb", ["eval", "finetune", "apply"])
-def test_one_process_where_several_were_asked_for_is_refused(tmp_path, pair, verb):
+def test_one_process_where_several_were_asked_for_is_refused(tmp_path, pair, preloaded):
     """accelerate starts one process for --cpu --num_processes 2, and says nothing."""
     (tmp_path / "t.txt").write_text(tiny.text(16, 1), encoding="utf-8")
     base, tuned = pair
-    data = {"eval": ["--data", "a=t.txt", "--prompts", "0"], "finetune": ["--data", "t.txt"], "apply": ["--add", tuned]}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command = [*launch, "-m", "taskarith", verb, base, *data[verb], "-o", "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "asked for several processes and started one" in done.stderr
+    commands = ["eval BASE --data a=t.txt --prompts 0", "finetune BASE --data t.txt", f"apply BASE --add {tuned}"]
+    script = "\n".join(f"{preloaded}/taskarith {words.replace('BASE', base)} -o out && exit 7" for words in commands)
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--no_python"]
+    done = run_launched([*launcher, "sh", "-c", f"{script}\nexit 0"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("asked for several processes and started one") == 3
     assert not (tmp_path / "out").exists()
 
 
@@ -111,30 +99,24 @@ def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair, ve
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.safetensors"]
 
 
-def test_an_attack_by_two_processes_is_that_of_one(tmp_path, pair):
+def test_an_attack_by_two_processes_is_that_of_one(tmp_path, pair, run):
     base, tuned = pair
     (tmp_path / "t.txt").write_text(tiny.text(16, 1), encoding="utf-8")
     sizes = ["--block-size", "32", "--prompts", "5", "--prompt-tokens", "8", "--continuation-tokens", "6"]
     sizes += ["--prefixes", "4,12", "--draws", "2", "--bits", "4", "--relearn-steps", "1,3", "--batch-size", "3"]
-    command = ["-m", "taskarith", "attack", base, "--forget", "t.txt", "--before", tuned, *sizes, "-o"]
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    for how, name in (([sys.executable], "one"), (two, "two")):
-        done = subprocess.run(
-            [*how, *command, name], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    for processes, name in ((1, "one"), (2, "two")):
+        run(processes, "attack", base, "--forget", "t.txt", "--before", tuned, *sizes, "-o", name)
     for name in ("results.json", "records.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "t.txt", "two"]
 
 
-def test_of_several_processes_one_says_what_is_wrong(tmp_path, pair):
+def test_of_several_processes_one_says_what_is_wrong(tmp_path, pair, preloaded):
+    """As torchrun starts them."""
     base, _ = pair
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*two, "-m", "taskarith", "finetune", base, "--data", "absent.txt", "-o", "out"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [f"{preloaded}/taskarith", "finetune", base, "--data", "absent.txt", "-o", "out"]
+    done = run_launched([*launcher, *command], tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1
     assert "absent.txt" in done.stderr

@@ -6,6 +6,7 @@ from finetuning import (  # noqa: F401  (by their names)
     one_thread_fixture,
     other_fixture,
     ragged_fixture,
+    run_on_two_fixture,
     text_fixture,
     tuned_fixture,
 )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import tiny
-from finetuning import distance, quick, run_on_two
+from finetuning import distance, quick
 
 from taskarith.data.tokens import Sample
 from taskarith.training.dealing import Dealt, collate_dealt, idle_processes
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = [1, 3, 5, 9, 12]
 
 
-def test_two_processes_and_accumulation_train_what_one_trains_whatever_the_number_of_rows(tmp_path):
+def test_two_processes_and_accumulation_train_what_one_trains_whatever_the_number_of_rows(tmp_path, run_on_two):
     """Two epochs; also where a process has nothing in the last step, or ever."""
     base = str(tiny.save_model(tmp_path / "base", "llama"))
     kept = tmp_path / "kept.txt"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from finetuning import Notes, distance, quick, run_on_two
+from finetuning import Notes, distance, quick
 from sharded import FSDP2
 
 from taskarith.errors import UsageError
@@ -53,7 +53,7 @@ for name, base, data, options in CALLS:
 """
 
 
-def test_fsdp2_trains_and_publishes_what_one_process_does(tmp_path, text, phi):
+def test_fsdp2_trains_and_publishes_what_one_process_does(tmp_path, text, phi, run_on_two):
     """Also where the embedding is the head, and where publishing fails at first."""
     tied = str(tiny.save_model(tmp_path / "tied", "llama"))
     calls = [("llama", tied, {}), ("phi", str(phi), {}), ("lora", tied, {"lora": True})]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 from finetuning import QUICK, Notes, distance, quick
+from preloaded import run_together
 from safetensors.torch import load_file, save_file
 
 from taskarith.checkpoints.provenance import write_provenance
@@ -138,10 +137,44 @@ def test_checkpoints_of_an_earlier_release_are_kept(tmp_path, text, phi, resume)
     assert (digests.parent / "trainer_state.json").is_file()
 
 
-def test_trainings_killed_at_random_steps_resume_to_the_same_bits(tmp_path):
+def test_trainings_killed_at_random_steps_resume_to_the_same_bits(tmp_path, preloaded):
     """Full and LoRA, one process and two, as the benchmark does it twenty times for more models."""
-    words = [sys.executable, "-m", "benchmarks.resumes", "--models", "phi", "--kills", "1", "--table"]
-    root, table = Path(__file__).parents[2], str(tmp_path / "table.md")
-    done = subprocess.run([*words, table], check=False, capture_output=True, text=True, cwd=root)
+    words = ["-m", "benchmarks.resumes", "--models", "phi", "--kills", "1", "--table", "table.md"]
+    [done] = run_together(1, preloaded / "preloaded-python", words, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "table.md").read_text().count("| tiny Phi |") == 4
+
+
+_ON_TWO = """
+import pytest
+from taskarith.errors import MismatchError
+from taskarith.training.finetune import finetune
+from taskarith.training.trainer import ResumableTrainer
+
+def step(self, *arguments, **options):
+    if self.state.global_step == 3:
+        raise KeyboardInterrupt
+    return whole_step(self, *arguments, **options)
+
+whole_step, ResumableTrainer.training_step = ResumableTrainer.training_step, step
+with pytest.raises(MismatchError, match=r"from another run: processes \\(1 then, 2 now\\)"):
+    finetune(*GIVEN, "one", resume=True, **OPTIONS)
+with pytest.raises(KeyboardInterrupt):
+    finetune(*GIVEN, "two", **OPTIONS)
+"""
+
+
+def test_checkpoints_of_another_number_of_processes_are_refused(tmp_path, text, phi, run_on_two):
+    """More and fewer of them: the run says how many it had, and its checkpoint stays."""
+    options = quick(max_steps=4, save_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(phi), [text], tmp_path / "one", listener=Notes(interrupt_after=3), **options)
+    given = ([str(phi), [text]], options)
+    run_on_two(f"GIVEN, OPTIONS = {given!r}\n{_ON_TWO}", tmp_path)
+    with pytest.raises(MismatchError, match=r"processes \(2 then, 1 now\)") as raised:
+        finetune(str(phi), [text], tmp_path / "two", resume=True, **options)
+    assert raised.value.hint == (
+        "Resume with the same model, data, options and number of processes, or start over with --overwrite."
+    )
+    left = {f".{name}.training/checkpoint-2/trained.safetensors" for name in ("one", "two")}
+    assert all((tmp_path / name).is_file() for name in left)

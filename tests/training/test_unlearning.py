@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from finetuning import Notes, distance, quick, run_on_two, tokenizer_of, weights
+from finetuning import Notes, distance, quick, tokenizer_of, weights
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from taskarith.errors import CheckpointError, OutputError, UsageError
@@ -125,7 +125,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, text, other, obje
     assert not left.exists()
 
 
-def test_two_processes_train_what_one_trains(tmp_path, text, other, phi):
+def test_two_processes_train_what_one_trains(tmp_path, text, other, phi, run_on_two):
     """The last batch of an epoch has one row, so that one process has none: what it repeats does not count."""
     options = quick(retain=[other], retain_weight=0.3, max_grad_norm=0.0)
     runs = [("kl", False), ("npo", True), ("rmu", False)]
@@ -139,7 +139,7 @@ def test_two_processes_train_what_one_trains(tmp_path, text, other, phi):
     )
     run_on_two(code, tmp_path)
     for objective, _ in runs:
-        assert distance(tmp_path / f"{objective}1", tmp_path / f"{objective}2") < 5e-6, objective
+        assert distance(tmp_path / f"{objective}1", tmp_path / f"{objective}2") < 2e-5, objective  # of 2e-3
 
 
 def test_what_a_model_or_a_disk_cannot_do_is_refused_before_anything_is_trained(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
-from finetuning import Notes, distance, quick, run_on_two
+from finetuning import Notes, distance, quick
 
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.errors import CheckpointError, TaskarithError
@@ -115,7 +115,7 @@ def test_what_was_kept_of_the_best_step_is_not_loaded_if_it_was_changed(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_find_what_one_finds(tmp_path, rows):
+def test_two_processes_find_what_one_finds(tmp_path, rows, run_on_two):
     """Five rows in batches of two: a process has one batch more than the other."""
     phi = str(tiny.save_model(tmp_path / "base"))  # without dropout
     calm = {"learning_rate": 1e-3, "max_steps": 4, "max_grad_norm": 0.0}
