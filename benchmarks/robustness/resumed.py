@@ -29,7 +29,8 @@ from taskarith.edit.combine import combine
 from taskarith.models.load import load_model
 from taskarith.progress import SILENT
 from taskarith.training.finetune import finetune
-from taskarith.training.resume import check_checkpoint, check_leftover, finish_checkpoint, last_checkpoint, load_trained
+from taskarith.training.resume import check_checkpoint, check_leftover, finish_checkpoint, last_checkpoint
+from taskarith.training.trained import load_trained
 from taskarith.vectors.extract import extract
 
 __all__ = ["RESUMED"]

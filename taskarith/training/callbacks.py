@@ -14,7 +14,14 @@ from taskarith.progress import Listener
 from taskarith.training.result import EVAL_LOSS, epoch_loss
 from taskarith.training.throughput import Throughput, describe_speed
 
-__all__ = ["EpochCallback", "EvaluationCallback", "ProgressCallback", "UntilLossCallback", "measured_throughput"]
+__all__ = [
+    "BeginCallback",
+    "EpochCallback",
+    "EvaluationCallback",
+    "ProgressCallback",
+    "UntilLossCallback",
+    "measured_throughput",
+]
 
 
 class ProgressCallback(TrainerCallback):
@@ -124,3 +131,20 @@ class EpochCallback(TrainerCallback):
         """Tell this epoch."""
         del args, control, more
         self._begin(int(state.epoch or 0))
+
+
+class BeginCallback(TrainerCallback):
+    """Does something before the first step, when all processes have their share of the weights.
+
+    :param act: What is to be done.
+    """
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Do it."""
+        del args, state, control, more
+        self._act()

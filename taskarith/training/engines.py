@@ -16,7 +16,7 @@ from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.dealing import idle_processes
 
-__all__ = ["adapt_engine", "engine_errors", "told_bf16"]
+__all__ = ["adapt_engine", "callable_model", "engine_errors", "told_bf16"]
 
 _CONFIG_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
@@ -81,6 +81,16 @@ def adapt_engine(trainer: Any, listener: Listener, *, bf16: bool) -> None:
         config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of any dtype
     config["torch_autocast"] = {"enabled": bf16, "dtype": "bfloat16"}
     trainer.args.mixed_precision = "bf16" if bf16 else "no"
+
+
+def callable_model(trainer: Any) -> Any:
+    """Return what a process may call to run the model as it is, apart from a step of the training.
+
+    Where its weights are spread over processes, they are gathered in between: all processes call it equally often.
+
+    :param trainer: A ``Trainer`` that has begun.
+    """
+    return trainer.model_wrapped if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else trainer.model
 
 
 @contextmanager

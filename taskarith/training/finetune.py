@@ -39,7 +39,6 @@ from taskarith.training.saving import find_places
 from taskarith.training.settings import SETTINGS, TrainingKeywords, TrainingSettings
 from taskarith.training.trainer import make_arguments, make_trainer
 from taskarith.training.unlearning import check_reference, make_unlearner
-from taskarith.training.validation import load_best
 
 __all__ = ["FinetuneResult", "finetune"]
 
@@ -127,7 +126,6 @@ def finetune(
         listener.note(f"training {settings.kind} on {arguments.device}: {precision}")
         memory.report(listener)
         seconds = train(trainer, checkpoint)
-        load_best(trainer)
         result = make_result(trainer, target, settings.kind, seconds, precision, measured_throughput(trainer))
         publish(trainer, base, places, settings, result, record, overwrite=overwrite, listener=listener)
     if advice := remark(result, settings):

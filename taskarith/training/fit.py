@@ -26,6 +26,7 @@ from taskarith.training.resume import FINISHED
 from taskarith.training.saving import save_adapter, save_model
 from taskarith.training.settings import TrainingSettings
 from taskarith.training.trainer import ResumableTrainer
+from taskarith.training.validation import load_best
 from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["publish", "train"]
@@ -83,7 +84,7 @@ def publish(
     overwrite: bool,
     listener: Listener,
 ) -> None:
-    """Gather the weights from all processes, and write the folder in the first.
+    """Gather the weights from all processes, and write the folder in the first: those of the best step, if validated.
 
     If that fails, what was trained stays in the training folder, as a checkpoint.
 
@@ -97,6 +98,7 @@ def publish(
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
 
         def write() -> None:
+            load_best(trainer, state)
             with publish_folder(result.output_dir, overwrite) as folder:
                 _save(trainer, state, base, places, folder, getattr(torch, settings.dtype), listener)
                 write_provenance(folder, about, result.output_dir)

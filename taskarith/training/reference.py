@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.helpers import rescale_adapter_scale
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -33,6 +34,8 @@ _PIECE = 1 << 28
 def adapter_off(kind: str, layer: torch.nn.Module | None, unwrap: Callable[[Any], Any]) -> Reference:
     """Return a reference that runs the model without its adapter, and without dropout.
 
+    The factors are scaled by 0: an adapter that is disabled is frozen meanwhile, of which FSDP would see the half.
+
     :param kind: See ``Objective.reference``.
     :param layer: Whose hidden states are wanted, if any.
     :param unwrap: Returns the PEFT model in what is called in training.
@@ -41,7 +44,7 @@ def adapter_off(kind: str, layer: torch.nn.Module | None, unwrap: Callable[[Any]
     def compared(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         adapted: PeftModel = unwrap(model)
         model.eval()
-        with torch.no_grad(), adapted.disable_adapter():
+        with torch.no_grad(), rescale_adapter_scale(adapted, 0):
             found = read_rows(model, batch, layer, use_cache=False).compared(kind)
         model.train()
         return found

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints beside its output, and the trained weights in them."""
+"""The folder of a run's checkpoints beside its output: locked, checked, and complete."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
@@ -32,8 +29,6 @@ __all__ = [
     "check_leftover",
     "finish_checkpoint",
     "last_checkpoint",
-    "load_trained",
-    "save_trained",
     "training_folder",
     "working_folder",
     "write_digests",
@@ -43,7 +38,6 @@ FINISHED = "finished"  # a file in the checkpoint of a training that ended, and 
 _RUN_NAME = "run.json"
 _DIGESTS_NAME = "digests.json"
 _STATE_NAME = "trainer_state.json"
-_TRAINED_NAME = "trained.safetensors"
 _START_OVER = "Start over with --overwrite."
 
 
@@ -124,61 +118,6 @@ def check_checkpoint(folder: Path) -> None:
         check_fields(state, _STATE | {"global_step": lambda value: is_count(value) and value == _step(folder)})
     except MalformedError as error:
         raise CheckpointError(f"{folder / _STATE_NAME}: {error}", _START_OVER) from error
-
-
-def save_trained(model: torch.nn.Module, folder: Path) -> None:
-    """Write what training changes: trainable parameters and buffers, under their names in memory.
-
-    ``save_pretrained`` would write the names of published files and, for many architectures, other tensors: fused ones
-    split, some of them transposed. A model in memory cannot load those by name.
-
-    :param model: The trained model or PEFT model.
-    :param folder: The checkpoint's folder, created if missing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in _trained_tensors(model).items()}
-    save_file(tensors, folder / _TRAINED_NAME, metadata={"format": "pt"})
-
-
-def load_trained(model: torch.nn.Module, folder: Path) -> None:
-    """Load what ``save_trained`` wrote into a model.
-
-    :raises CheckpointError: The file is missing or damaged.
-    :raises MismatchError: Its tensors are not exactly the trained ones; nothing is loaded.
-    """
-    path, wanted = folder / _TRAINED_NAME, _trained_tensors(model)
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder} does not contain {_TRAINED_NAME}; checkpoints of earlier releases cannot be loaded completely",
-            _START_OVER,
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            _check_fit(folder, {name: list(tensor.shape) for name, tensor in wanted.items()}, stored)
-            with torch.no_grad():
-                for name, tensor in wanted.items():
-                    tensor.copy_(file.get_tensor(name))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", _START_OVER) from error
-
-
-def _trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return trainable parameters and the buffers of the state; tied ones have one name."""
-    state = model.state_dict().keys()
-    trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return trained | {name: buffer for name, buffer in model.named_buffers() if name in state}
-
-
-def _check_fit(folder: Path, wanted: Mapping[str, list[int]], stored: Mapping[str, list[int]]) -> None:
-    wrong = sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
-    if wrong:
-        first = wrong[0]
-        raise MismatchError(
-            f"the checkpoint {folder} does not fit the trained model: {len(wrong)} tensors differ, such as "
-            f"{first} ({stored.get(first, 'absent')} in the checkpoint, {wanted.get(first, 'absent')} in the model)",
-            "Resume with the transformers and PEFT versions of the run, or start over with --overwrite.",
-        )
 
 
 def check_leftover(target: Path, *, resume: bool, overwrite: bool, listener: Listener) -> None:

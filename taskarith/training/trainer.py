@@ -24,10 +24,11 @@ from taskarith.training.engines import told_bf16
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.grouping import LengthOrder
 from taskarith.training.result import DATA_LOSS
-from taskarith.training.resume import finish_checkpoint, load_trained, save_trained
+from taskarith.training.resume import finish_checkpoint
 from taskarith.training.settings import TrainingSettings
 from taskarith.training.throughput import peak_share
 from taskarith.training.token_loss import token_losses
+from taskarith.training.trained import load_trained, save_trained
 from taskarith.training.validation import Validation
 
 __all__ = ["ResumableTrainer", "RetainTrainer", "make_arguments", "make_trainer"]
@@ -256,7 +257,6 @@ def make_trainer(
 
     :param settings: How batches are made, and when to stop.
     :param validation: Held-out rows, if any.
-    :raises UsageError: There are, and the weights are spread over processes.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     weighted = settings.packing or any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)

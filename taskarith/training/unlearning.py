@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
-from taskarith.errors import UsageError
 from taskarith.models.load import Base
 from taskarith.progress import Listener
-from taskarith.training.callbacks import EpochCallback, ProgressCallback
+from taskarith.training.callbacks import BeginCallback, EpochCallback, ProgressCallback
+from taskarith.training.engines import callable_model
 from taskarith.training.examples import IGNORED, Example
 from taskarith.training.objectives import (
     ascent,
@@ -129,15 +129,24 @@ def make_unlearner(
     *,
     resumed: bool,
 ) -> UnlearningTrainer:
-    """Make a Trainer that is silent but for the listener, and measure the base where its numbers are kept on disk.
+    """Make a Trainer that is silent but for the listener, and first measures the base if its numbers are kept on disk.
 
     :param model: The base, or a PEFT model of it, before the training.
     :param examples: Rows to be forgotten, and retained ones.
     :param layer: Whose hidden states the objective needs, if any.
     :param resumed: The training goes on from a checkpoint, and the numbers of the base are there.
-    :raises UsageError: The weights are spread over processes, so that the base cannot be measured.
     """
-    pairs, collate = _pairs(examples, settings), RowCollator(pad_id)
+    pairs, collate, kind = _pairs(examples, settings), RowCollator(pad_id), settings.needs.reference
+    folder = Path(str(arguments.output_dir)) / _FOLDER
+
+    def begin() -> None:
+        if kind and settings.lora:
+            trainer.reference = adapter_off(kind, layer, trainer.accelerator.unwrap_model)
+        elif kind:
+            if not resumed:
+                _measure_base(trainer, pairs, collate, layer, folder, listener)
+            trainer.reference = StoredReference(folder)
+
     trainer = UnlearningTrainer(
         settings,
         layer,
@@ -145,24 +154,13 @@ def make_unlearner(
         args=arguments,
         train_dataset=pairs,
         data_collator=collate,
-        callbacks=[ProgressCallback(listener, settings.objective), EpochCallback(pairs.begin)],
+        callbacks=[
+            BeginCallback(begin),
+            ProgressCallback(listener, settings.objective),
+            EpochCallback(pairs.begin),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
-    if not (kind := settings.needs.reference):
-        return trainer
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise UsageError(
-            f"--objective {settings.objective} compares with the base, whose weights FSDP or DeepSpeed would spread "
-            "over processes",
-            "Start the processes without them, or choose an objective that does not: ascent, graddiff or simnpo.",
-        )
-    if settings.lora:
-        trainer.reference = adapter_off(kind, layer, trainer.accelerator.unwrap_model)
-        return trainer
-    folder = Path(str(arguments.output_dir)) / _FOLDER
-    if not resumed:
-        _measure_base(trainer, pairs, collate, layer, folder, listener)
-    trainer.reference = StoredReference(folder)
     return trainer
 
 
@@ -223,20 +221,21 @@ def _measure_base(
     listener.note("measuring the base, which the objective compares with")
     arguments, kind = trainer.args, trainer._settings.needs.reference
     side = pairs.forgotten if kind == "sequences" else pairs.retained
-    rows = _compared_rows(pairs, arguments, trainer._settings)[arguments.process_index :: arguments.world_size]
+    rows, rank = _compared_rows(pairs, arguments, trainer._settings), arguments.process_index
     size = arguments.per_device_train_batch_size
 
     def batches() -> Iterator[Any]:
-        for start in range(0, len(rows), size):
+        for start in range(0, len(rows), arguments.world_size * size):
             if trainer.is_world_process_zero():
                 listener.progress("measuring the base", start, len(rows))
-            yield trainer._prepare_inputs(collate([[(row, side[row])] for row in rows[start : start + size]]))
+            # all processes run the model equally often
+            mine = rows[start + rank * size : start + (rank + 1) * size] or rows[:1]
+            yield trainer._prepare_inputs(collate([[(row, side[row])] for row in mine]))
         if trainer.is_world_process_zero():
             listener.progress("measuring the base", len(rows), len(rows))
 
-    model: Any = trainer.model
     with trainer.accelerator.autocast():
-        store_rows(model, batches(), kind, layer, folder / str(arguments.process_index))
+        store_rows(callable_model(trainer), batches(), kind, layer, folder / str(rank))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         write_digests(folder)

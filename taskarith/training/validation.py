@@ -13,12 +13,14 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
 
-from taskarith.errors import TaskarithError, UsageError
+from taskarith.errors import TaskarithError
 from taskarith.training.callbacks import EvaluationCallback
+from taskarith.training.engines import callable_model
 from taskarith.training.examples import Collator, Example
 from taskarith.training.readings import read_rows
 from taskarith.training.result import EVAL_LOSS, best_step, validation_losses
-from taskarith.training.resume import check_digests, last_checkpoint, load_trained, save_trained, write_digests
+from taskarith.training.resume import check_digests, last_checkpoint, write_digests
+from taskarith.training.trained import load_trained, save_trained
 
 __all__ = ["Validation", "load_best"]
 
@@ -41,15 +43,7 @@ class Validation:
         self._steps, self._patience = steps, patience
 
     def prepare(self, trainer: Trainer) -> None:
-        """Let a Trainer evaluate before the first step, every few steps or epochs, and after the last step.
-
-        :raises UsageError: Its weights are spread over processes.
-        """
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise UsageError(
-                "validation keeps the weights of the best step, which FSDP or DeepSpeed would spread over processes",
-                "Start the processes without them, or leave out the validation and use taskarith eval afterwards.",
-            )
+        """Let a Trainer evaluate before the first step, every few steps or epochs, and after the last step."""
         trainer.args.eval_on_start = True
         trainer.add_callback(EvaluationCallback(self._steps))
 
@@ -79,47 +73,47 @@ class Validation:
     def _measure(self, trainer: Trainer) -> float:
         """Return the mean loss of all learned tokens in nats, as ``eval`` does: float32 losses, summed in float64.
 
-        Processes take batches in turn, in the precision of the training.
+        Processes take batches in turn, in the precision of the training; all of them run the model as often.
         """
-        arguments, model = trainer.args, trainer.model
-        assert model is not None  # noqa: S101
+        arguments, model = trainer.args, callable_model(trainer)
         rank, size = arguments.process_index, arguments.per_device_train_batch_size
-        starts = range(rank * size, len(self._examples), arguments.world_size * size)
         total = tokens = 0.0
         model.eval()
         with torch.no_grad(), trainer.accelerator.autocast():
-            for start in starts:
-                batch = trainer._prepare_inputs(self._collate(self._examples[start : start + size]))
-                read = read_rows(model, batch, None)
-                total -= read.log_p.cpu().double().sum().item()
-                tokens += read.learned.sum().item()
+            for start in range(0, len(self._examples), arguments.world_size * size):
+                rows = self._examples[start + rank * size : start + (rank + 1) * size]
+                read = read_rows(model, trainer._prepare_inputs(self._collate(rows or self._examples[-1:])), None)
+                if rows:
+                    total -= read.log_p.cpu().double().sum().item()
+                    tokens += read.learned.sum().item()
         gathered = gather_object([(total, tokens)]) if arguments.world_size > 1 else [(total, tokens)]
         return math.fsum(part for part, _ in gathered) / sum(count for _, count in gathered)
 
 
-def load_best(trainer: Trainer) -> None:
-    """Load the weights of the best step, unless it is the last one.
+def load_best(trainer: Trainer, state: Mapping[str, torch.Tensor]) -> None:
+    """Replace trained weights by those of the best step, unless it is the last one.
 
+    :param state: All weights, named as in ``state_dict``.
     :raises CheckpointError: They were changed after they were written.
     """
     best = best_step(trainer.state.log_history)
-    if best not in {None, trainer.state.global_step} and trainer.is_world_process_zero():
+    if best not in {None, trainer.state.global_step}:
         folder, model = _folder(trainer, best), trainer.model
         check_digests(folder, "what is kept of the best step in")
         assert model is not None  # noqa: S101
-        load_trained(model, folder)
-    trainer.accelerator.wait_for_everyone()
+        load_trained(model, folder, state)
 
 
 def _keep(trainer: Trainer) -> None:
     """Write the trained weights of this step; those of earlier ones go, unless the last checkpoint refers to them."""
-    model = trainer.model
+    if trainer.control.should_training_stop:
+        return  # they are at hand
+    state, model = trainer.accelerator.get_state_dict(trainer.model_wrapped), trainer.model
     assert model is not None  # noqa: S101
-    ends = trainer.control.should_training_stop  # then they are at hand
-    if trainer.is_world_process_zero() and not ends:
+    if trainer.is_world_process_zero():
         folder = _folder(trainer, trainer.state.global_step)
         shutil.rmtree(folder, ignore_errors=True)
-        save_trained(model, folder)
+        save_trained(model, folder, state)
         write_digests(folder)
         checkpoint = last_checkpoint(folder.parent)
         step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])

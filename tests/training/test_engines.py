@@ -28,8 +28,8 @@ from taskarith.training import fit, trainer
 from taskarith.training.finetune import finetune
 
 def step(self, *arguments, **options):
-    parameters = [weight for weight in self.model_wrapped.parameters() if weight.requires_grad]
-    assert all(isinstance(weight, DTensor) and 2 * len(weight.to_local()) == len(weight) for weight in parameters)
+    shards = [weight for weight in self.model_wrapped.parameters() if isinstance(weight, DTensor)]
+    assert shards and all(2 * len(weight.to_local()) == len(weight) for weight in shards)
     return whole_step(self, *arguments, **options)
 
 def full(*_):
@@ -53,17 +53,27 @@ for name, base, data, options in CALLS:
 """
 
 
-def test_fsdp2_trains_and_publishes_what_one_process_does(tmp_path, text, phi, run_on_two):
-    """Also where the embedding is the head, and where publishing fails at first."""
+def test_fsdp2_trains_and_publishes_what_one_process_does(tmp_path, text, other, phi, run_on_two):
+    """Also where the embedding is the head, publishing fails at first, or the base or earlier weights are needed."""
     tied = str(tiny.save_model(tmp_path / "tied", "llama"))
     calls = [("llama", tied, {}), ("phi", str(phi), {}), ("lora", tied, {"lora": True})]
+    unlike = tmp_path / "unlike.txt"
+    unlike.write_text("".join(str(number**3) for number in range(80)), encoding="utf-8")
+    validated = {"validation": [str(unlike)], "validation_steps": 1, "learning_rate": 5e-2, "max_steps": 4}
+    calls.append(("best", tied, validated))
+    calls += [
+        (objective, base, {"objective": objective, "lora": lora, "retain": [other]})
+        for objective, base, lora in (("kl", str(phi), False), ("npo", tied, True), ("rmu", str(phi), False))
+    ]
     for name, base, more in calls:
-        finetune(base, [text], tmp_path / f"{name}-one", **quick(**more))
+        result = finetune(base, [text], tmp_path / f"{name}-one", **quick(**more))
+        assert name != "best" or result.best_step < result.steps
     halved = quick(per_device_train_batch_size=2)
     given = [(name, base, [text], halved | more) for name, base, more in calls]
     run_on_two(f"CALLS = {given!r}\n{_CODE}", tmp_path, **FSDP2)
-    for name, _, _ in calls:
-        assert distance(tmp_path / f"{name}-one", tmp_path / f"{name}-two") < 5e-6, name
+    for name, _, _, options in given:
+        limit = 0.02 * options["learning_rate"]  # which each of two steps of Adam may move a weight
+        assert distance(tmp_path / f"{name}-one", tmp_path / f"{name}-two") < limit, name
     assert not list(tmp_path.glob(".*"))
 
 
