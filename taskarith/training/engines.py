@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.errors import CheckpointError, UsageError
@@ -66,10 +67,16 @@ def adapt_engine(trainer: Any, listener: Listener, *, bf16: bool) -> None:
 
     :param trainer: A ``Trainer`` that has not begun.
     :param bf16: Calculate in bfloat16.
+    :raises UsageError: The weights are spread for DeepSpeed, and DeepSpeed is not used.
     """
     asked = "DeepSpeed" if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else ""
     asked = "FSDP" if parse_flag_from_env("ACCELERATE_USE_FSDP") else asked
     if asked and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        if is_deepspeed_zero3_enabled():
+            raise UsageError(
+                "transformers has spread the weights for DeepSpeed ZeRO-3, with which accelerate does not train here",
+                "On a CPU start the processes without DeepSpeed: accelerate trains with DDP.",
+            )
         listener.note(f"{asked} is not used: accelerate trains with DDP on a CPU, and in one process without either")
     rows, size, processes = len(trainer.train_dataset), trainer.args.train_batch_size, trainer.args.world_size
     if idle := idle_processes(rows, size, processes):

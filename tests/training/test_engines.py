@@ -12,6 +12,7 @@ from finetuning import Notes, distance, quick
 from sharded import FSDP2
 
 from taskarith.errors import UsageError
+from taskarith.training import engines
 from taskarith.training.engines import adapt_engine, engine_errors, told_bf16
 from taskarith.training.finetune import finetune
 
@@ -82,6 +83,10 @@ def test_without_the_engine_that_was_asked_for_a_note_says_so(tmp_path, text, ph
     notes = Notes()
     finetune(str(phi), [text], tmp_path / "out", listener=notes, **quick(max_steps=1))
     assert notes.notes[0].startswith("FSDP is not used: accelerate trains with DDP on a CPU")
+    monkeypatch.setattr(engines, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UsageError, match="transformers has spread the weights for DeepSpeed ZeRO-3") as raised:
+        finetune(str(phi), [text], tmp_path / "more", **quick(max_steps=1))
+    assert raised.value.hint == "On a CPU start the processes without DeepSpeed: accelerate trains with DDP."
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
