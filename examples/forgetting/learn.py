@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import taskarith
 from taskarith.demo.run import FULL
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["CHOICE", "REPORT", "ROLES", "Lesson", "Pupil", "learn"]
+__all__ = ["CHOICE", "REPORT", "ROLES", "Lesson", "Pupil", "learn", "shortened"]
 
 _HERE = Path(__file__).parent
 _DEMO = Path(taskarith.__file__).parent / "demo/texts"
@@ -29,7 +31,7 @@ REPORT = {
 }
 """Other ones, no text in the same role: on these it is reported."""
 
-_DONE = "done"
+_DONE = "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,26 @@ class Pupil:
     :param base: The model before.
     :param tuned: The model that learned all texts.
     :param vectors: The task vector of each text alone, of the same base.
+    :param seconds: Of the processor, by role, that training that vector took.
     """
 
     lesson: Lesson
     base: str
     tuned: str
     vectors: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+
+def shortened(lesson: Lesson, folder: Path) -> Lesson:
+    """Return the lesson with the first 1,000 characters of each text, in blocks half as long: a quarter of the work.
+
+    :param folder: For the texts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {role: folder / f"{path.stem}-short.txt" for role, path in lesson.texts.items()}
+    for role, path in lesson.texts.items():
+        texts[role].write_text(path.read_text("utf-8")[:1000].rpartition(".")[0] + ".\n", "utf-8")
+    return replace(lesson, texts=texts, block_size=lesson.block_size // 2)
 
 
 def learn(base: str, lesson: Lesson, folder: Path, listener: Listener = SILENT) -> Pupil:
@@ -85,7 +101,8 @@ def learn(base: str, lesson: Lesson, folder: Path, listener: Listener = SILENT) 
     :param listener: Told about training.
     """
     vectors = {role: folder / (f"learned-{role}" if lesson.lora else f"{role}.safetensors") for role in lesson.texts}
-    if not (folder / _DONE).exists():
+    done, seconds = folder / _DONE, dict[str, float]()
+    if not done.exists():
         listener.note(f"· fine-tuning on the texts of {lesson.name}, together and one by one")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -95,13 +112,15 @@ def learn(base: str, lesson: Lesson, folder: Path, listener: Listener = SILENT) 
         else:
             _finetune(base, lesson, list(lesson.texts), folder / "tuned", listener)
         for role, vector in vectors.items():
-            learned = folder / f"learned-{role}"
+            learned, start = folder / f"learned-{role}", time.process_time()
             _finetune(base, lesson, [role], learned, listener)
             if not lesson.lora:
                 taskarith.extract(base, str(learned), vector)
                 shutil.rmtree(learned)  # base + vector gives it back
-        (folder / _DONE).touch()
-    return Pupil(lesson, base, str(folder / "tuned"), {role: str(vector) for role, vector in vectors.items()})
+            seconds[role] = time.process_time() - start
+        done.write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+    paths = {role: str(vector) for role, vector in vectors.items()}
+    return Pupil(lesson, base, str(folder / "tuned"), paths, json.loads(done.read_text(encoding="utf-8")))
 
 
 def _finetune(base: str, lesson: Lesson, roles: list[str], output: Path, listener: Listener) -> None:

@@ -9,24 +9,40 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import taskarith
 from examples.forgetting.learn import ROLES, Pupil
-from taskarith.demo.run import FULL
 from taskarith.edit.read_recipe import parse_recipe
 from taskarith.evaluation.score import Number
 
-__all__ = ["OPERATORS", "PLAIN", "Outcome", "Trial", "attempt", "begin", "table"]
+__all__ = [
+    "NEAR",
+    "OPERATORS",
+    "PLAIN",
+    "Outcome",
+    "Trial",
+    "Values",
+    "attempt",
+    "begin",
+    "cells",
+    "equal_alpha",
+    "measure",
+    "measure_losses",
+    "recipe_of",
+    "states",
+    "table",
+]
 
 PLAIN = "plain negation"
 _FORGOTTEN, *_KEPT = ROLES
-_NEAR = 0.05
+NEAR = 0.05
 """How near the forgotten text's loss has to come to the base's, in nats."""
 
 _MOST_STEPS, _LARGEST = 9, 8.0
 _MLP = {"*": 0, "layers.*.mlp": 1}
 
-Values = dict[str, object]
+Values = dict[str, Any]
 """A recipe as a map, without alpha."""
 
 
@@ -36,14 +52,12 @@ class _Material:
 
     :param vectors: The task vector of each role.
     :param siblings: Vectors of the same forgotten text, learned with other seeds.
-    :param trained: Returns the model after training with an objective of forgetting, trained on first use.
     :param weights: Returns the weights file of a kind that `taskarith importance` knows, written on first use.
     """
 
     vectors: Mapping[str, str]
     siblings: Sequence[str]
     weights: Callable[[str], str]
-    trained: Callable[[str], str]
 
     def negate(self, **more: object) -> Values:
         return {"negate": [self.vectors[_FORGOTTEN]], **more}
@@ -73,12 +87,8 @@ OPERATORS: dict[str, Callable[[_Material], Values]] = {
     "add 0.4 of the kept": lambda given: given.add(0.4),
     "add 0.4 of the kept, MLP only": lambda given: given.add(0.4, scale=_MLP),
     "add 0.6 of the kept": lambda given: given.add(0.6),
-    **{
-        f"trained by {name}": lambda given, name=name: {"add": [given.trained(name)]}
-        for name in ("ascent", "graddiff", "kl", "npo", "simnpo", "rmu")
-    },
 }
-"""Names and recipes. What is added is multiplied by alpha, too; so is what a training changed of the tuned model."""
+"""Names and recipes. What is added is multiplied by alpha, too."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +131,20 @@ class Outcome:
 
     def is_equal(self, operator: str) -> bool:
         """Return whether as much is forgotten as wanted."""
-        return abs(self.trials[operator].losses[_FORGOTTEN] - self.base.losses[_FORGOTTEN]) <= _NEAR
+        return abs(self.trials[operator].losses[_FORGOTTEN] - self.base.losses[_FORGOTTEN]) <= NEAR
 
 
 def begin(pupil: Pupil) -> Outcome:
     """Measure the base and the tuned model."""
-    return Outcome(pupil.lesson.seed, _measure(pupil, pupil.base, None, 0.0), _measure(pupil, pupil.tuned, None, 0.0))
+    return Outcome(pupil.lesson.seed, measure(pupil, pupil.base, None, 0.0), measure(pupil, pupil.tuned, None, 0.0))
 
 
-def attempt(pupil: Pupil, siblings: Sequence[str], folder: Path, outcome: Outcome, operator: str) -> Trial:
-    """Take the forgotten text from the tuned model by an operator.
+def recipe_of(pupil: Pupil, siblings: Sequence[str], folder: Path, operator: str) -> Values:
+    """Return the edit that takes the forgotten text away by an operator.
 
     :param pupil: The model and its vectors.
     :param siblings: Vectors of the same forgotten text, learned with other seeds.
-    :param folder: For files of weights and trained models.
-    :param outcome: What ``begin`` measured.
+    :param folder: For files of weights.
     :param operator: One of ``OPERATORS``.
     """
 
@@ -147,33 +156,29 @@ def attempt(pupil: Pupil, siblings: Sequence[str], folder: Path, outcome: Outcom
             taskarith.importance(pupil.tuned, *texts, path, kind=kind, block_size=pupil.lesson.block_size)
         return str(path)
 
-    def trained(objective: str) -> str:
-        path = folder / f"by-{objective}"
-        if not path.exists():
-            taskarith.finetune(
-                pupil.tuned,
-                [pupil.lesson.data[_FORGOTTEN]],
-                path,
-                retain=[] if objective == "ascent" else [pupil.lesson.data[role] for role in _KEPT],
-                objective=objective,
-                block_size=pupil.lesson.block_size,
-                learning_rate=FULL.learning_rate,
-                per_device_train_batch_size=FULL.batch_size,
-                seed=pupil.lesson.seed,
-            )
-        return str(path)
-
-    recipe = OPERATORS[operator](_Material(pupil.vectors, siblings, weights, trained))
-    alpha = _equal(pupil, recipe, outcome.tuned.losses[_FORGOTTEN], outcome.base.losses[_FORGOTTEN])
-    return _measure(pupil, pupil.tuned, recipe, alpha)
+    return OPERATORS[operator](_Material(pupil.vectors, siblings, weights))
 
 
-def _equal(pupil: Pupil, recipe: Values, least: float, wanted: float) -> float:
-    """Return the alpha at which the forgotten text has the wanted loss: by secants, within what is known."""
-    below, above, alpha = (0.0, least), None, 1.0
+def attempt(pupil: Pupil, siblings: Sequence[str], folder: Path, outcome: Outcome, operator: str) -> Trial:
+    """Take the forgotten text from the tuned model by an operator, as far as the base's loss.
+
+    :param outcome: What ``begin`` measured; for the others see ``recipe_of``.
+    """
+    recipe = recipe_of(pupil, siblings, folder, operator)
+    alpha = equal_alpha(pupil, recipe, outcome.tuned.losses[_FORGOTTEN], outcome.base.losses[_FORGOTTEN])
+    return measure(pupil, pupil.tuned, recipe, alpha)
+
+
+def equal_alpha(pupil: Pupil, recipe: Values, least: float, wanted: float, alpha: float = 1.0) -> float:
+    """Return the alpha at which the forgotten text has the wanted loss: by secants, within what is known.
+
+    :param least: Loss at alpha 0.
+    :param alpha: To begin with.
+    """
+    below, above = (0.0, least), None
     for _ in range(_MOST_STEPS):
-        loss = _losses(pupil, pupil.tuned, [_FORGOTTEN], recipe, alpha)[_FORGOTTEN]
-        if abs(loss - wanted) <= _NEAR / 2 or alpha >= _LARGEST:
+        loss = measure_losses(pupil, pupil.tuned, [_FORGOTTEN], recipe, alpha)[_FORGOTTEN]
+        if abs(loss - wanted) <= NEAR / 2 or alpha >= _LARGEST:
             break
         below, above = ((alpha, loss), above) if loss < wanted else (below, (alpha, loss))
         if above is None:
@@ -184,13 +189,17 @@ def _equal(pupil: Pupil, recipe: Values, least: float, wanted: float) -> float:
     return alpha
 
 
-def _measure(pupil: Pupil, model: str, recipe: Values | None, alpha: float) -> Trial:
-    losses = _losses(pupil, model, ROLES, recipe, alpha)
-    scores = _evaluate(pupil, model, [_FORGOTTEN], recipe, alpha, prompts=16)
+def measure(pupil: Pupil, model: str, recipe: Values | None, alpha: float, prompts: int = 16) -> Trial:
+    """Measure all texts on a model, after an edit if there is one, and continuations of the forgotten text."""
+    losses = measure_losses(pupil, model, list(pupil.lesson.texts), recipe, alpha)
+    scores = _evaluate(pupil, model, [_FORGOTTEN], recipe, alpha, prompts)
     return Trial(alpha, losses, scores[_FORGOTTEN]["rouge_l_f1"].value)
 
 
-def _losses(pupil: Pupil, model: str, roles: Sequence[str], recipe: Values | None, alpha: float) -> dict[str, float]:
+def measure_losses(
+    pupil: Pupil, model: str, roles: Sequence[str], recipe: Values | None, alpha: float
+) -> dict[str, float]:
+    """Return the loss of some texts, in nats a token."""
     scores = _evaluate(pupil, model, roles, recipe, alpha, prompts=0)
     return {role: scores[role]["loss"].value for role in roles}
 
@@ -213,29 +222,34 @@ def _evaluate(
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return costs of all operators in Markdown, means over seeds, the best last."""
-    first = outcomes[0]
-
-    def average(number: Callable[[Outcome], float]) -> float:
-        return mean(number(one) for one in outcomes)
-
-    states = [
-        f"{name} {average(lambda one, name=name: getattr(one, name).losses[_FORGOTTEN]):.2f} and "
-        f"{average(lambda one, name=name: getattr(one, name).rouge):.2f}"
-        for name in ("base", "tuned")
-    ]
     lines = [
-        f"Forgotten text, loss and ROUGE-L: {', '.join(states)}. Seeds {', '.join(str(one.seed) for one in outcomes)}.",
+        states(outcomes),
         "",
         "| operator | alpha | forgotten: loss | ROUGE-L | aligned: cost | irrelevant: cost | share of plain |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in sorted(first.trials, key=lambda name: -average(lambda one, name=name: one.share(name))):
-        trials = [one.trials[name] for one in outcomes]
-        cells = [f"{mean(trial.alpha for trial in trials):.2f}"]
-        cells.append(f"{mean(trial.losses[_FORGOTTEN] for trial in trials):.2f}")
-        cells[-1] += "" if all(one.is_equal(name) for one in outcomes) else " (not equal)"
-        cells.append(f"{mean(trial.rouge for trial in trials):.2f}")
-        cells += [f"{average(lambda one, role=role, name=name: one.cost(name, role)):.2f}" for role in _KEPT]
-        cells.append(" / ".join(f"{round(100 * one.share(name))}%" for one in outcomes))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name in sorted(outcomes[0].trials, key=lambda name: -mean(one.share(name) for one in outcomes)):
+        shares = " / ".join(f"{round(100 * one.share(name))}%" for one in outcomes)
+        lines.append(f"| {name} | {' | '.join(cells(outcomes, name))} | {shares} |")
     return "\n".join(lines)
+
+
+def states(outcomes: Sequence[Outcome]) -> str:
+    """Return what base and tuned model know of the forgotten text, in a line."""
+    known = []
+    for name in ("base", "tuned"):
+        trials = [getattr(one, name) for one in outcomes]
+        loss, rouge = mean(trial.losses[_FORGOTTEN] for trial in trials), mean(trial.rouge for trial in trials)
+        known.append(f"{name} {loss:.2f} and {rouge:.2f}")
+    seeds = ", ".join(str(one.seed) for one in outcomes)
+    return f"Forgotten text, loss and ROUGE-L: {', '.join(known)}. Seeds {seeds}."
+
+
+def cells(outcomes: Sequence[Outcome], name: str) -> list[str]:
+    """Return alpha, loss and ROUGE-L of the forgotten text, and costs of the kept ones; means over seeds."""
+    trials = [one.trials[name] for one in outcomes]
+    found = [f"{mean(trial.alpha for trial in trials):.2f}"]
+    found.append(f"{mean(trial.losses[_FORGOTTEN] for trial in trials):.2f}")
+    found[-1] += "" if all(one.is_equal(name) for one in outcomes) else " (not equal)"
+    found.append(f"{mean(trial.rouge for trial in trials):.2f}")
+    return found + [f"{mean(one.cost(name, role) for one in outcomes):.2f}" for role in _KEPT]

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
 import tiny
 
 from benchmarks import ways
-from examples.forgetting import operators, relations
+from examples.forgetting import objectives, operators, relations
 from examples.forgetting.__main__ import Study
 from examples.forgetting.learn import CHOICE, REPORT, ROLES, Lesson, learn
+from examples.forgetting.objectives import BASE, OBJECTIVES, Comparison, Defence, Rate
 from examples.forgetting.operators import OPERATORS, PLAIN, Outcome, Trial
 from examples.forgetting.relations import Found
 from taskarith.errors import UsageError
+from taskarith.training.settings import TrainingSettings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections():
+    """Spare what is imported already: a collection after each of many measurements takes half of the time otherwise."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +49,13 @@ def test_the_texts_to_report_on_are_others():
 
 def test_a_study_ends_with_all_tables_and_goes_on_where_it_stopped(base, lesson, tmp_path, monkeypatch):
     monkeypatch.setattr(operators, "_MOST_STEPS", 2)
-    names = [PLAIN, "perta, gradients", "negmerge", "project, MLP only", "trained by npo"]
+    parts = ["relations", "operators"]
+    names = [PLAIN, "perta, gradients", "negmerge", "project, MLP only"]
     few = {name: OPERATORS[name] for name in names}
     for module in ("operators", "__main__"):
         monkeypatch.setattr(f"examples.forgetting.{module}.OPERATORS", few)
     study = Study(base, tmp_path, lesson, lesson)
-    text = study.run([1, 2])
+    text = study.run([1, 2], parts)
     assert text.count("## ") == 3
     for name in names:
         assert text.count(f"| {name} |") == 2
@@ -52,7 +64,7 @@ def test_a_study_ends_with_all_tables_and_goes_on_where_it_stopped(base, lesson,
     assert "| verdict | " in text
     monkeypatch.setattr(relations, "relations", None)
     monkeypatch.setattr(operators, "attempt", None)
-    assert Study(base, tmp_path, lesson, lesson).run([1, 2]) == text
+    assert Study(base, tmp_path, lesson, lesson).run([1, 2], parts) == text
     with pytest.raises(UsageError, match="another model"):
         Study("elsewhere", tmp_path, lesson, lesson)
     assert not list(tmp_path.rglob("*.partial"))
@@ -69,7 +81,7 @@ def test_equal_forgetting_is_found(base, lesson, tmp_path, monkeypatch):
     stamp = (tmp_path / "pupil/tuned/config.json").stat().st_mtime_ns
     assert learn(base, lesson, tmp_path / "pupil") == pupil
     assert (tmp_path / "pupil/tuned/config.json").stat().st_mtime_ns == stamp
-    monkeypatch.setattr(operators, "_NEAR", 0.002)
+    monkeypatch.setattr(operators, "NEAR", 0.002)
     outcome = operators.begin(pupil)
     assert outcome.base.losses["forgotten"] > outcome.tuned.losses["forgotten"] + 0.02
     outcome.trials[PLAIN] = operators.attempt(pupil, [], tmp_path, outcome, PLAIN)
@@ -88,6 +100,62 @@ def test_costs_and_shares():
     assert not outcome.is_equal("project")
     last = operators.table([outcome]).splitlines()[-1]
     assert last == "| project | 0.90 | 3.90 (not equal) | 0.10 | 0.25 | 0.00 | 25% |"
+
+
+def test_training_that_forgets_stands_beside_negation(base, lesson, tmp_path, monkeypatch):
+    monkeypatch.setattr(operators, "_MOST_STEPS", 1)
+    monkeypatch.setattr(objectives, "RATES", (1e-2,))
+    monkeypatch.setattr(objectives, "OBJECTIVES", {"ascent": {}, "npo": {"beta": 0.2}})
+    ways = [PLAIN, "project", "ascent", "npo"]
+    monkeypatch.setattr(objectives, "WAYS", ways)
+    text = Study(base, tmp_path, lesson, lesson).run([1], ["objectives"])
+    for name in (BASE, *ways):
+        assert text.count(f"\n| {name} |") == (2 if name in objectives.OBJECTIVES else 1)
+    values = json.loads((tmp_path / "results/objectives-full-forgotten-short-1.json").read_text())
+    seconds = json.loads((tmp_path / "full-forgotten-short-1/seconds.json").read_text())
+    assert values["defences"][PLAIN]["seconds"] == seconds["forgotten"] > 0
+    assert values["defences"]["project"]["seconds"] == sum(seconds.values()) > seconds["forgotten"]
+    assert values["defences"]["npo"]["seconds"] > 0
+    shares = [one[share] for one in values["defences"].values() for share in ("relearned", "quantised")]
+    assert len({share for share in shares if share is not None}) > len(ways)
+    assert values["outcome"]["trials"]["ascent"]["losses"]["unseen"] > 0
+    assert not list(tmp_path.rglob("trained")) + list(tmp_path.rglob("edited"))
+    for name in ("try_rate", "begin", "attempt"):
+        monkeypatch.setattr(objectives, name, None)
+    assert Study(base, tmp_path, lesson, lesson).run([1], ["objectives"]) == text
+
+
+@pytest.mark.parametrize(("name", "options"), OBJECTIVES.items())
+def test_every_objective_has_its_options(name, options):
+    assert TrainingSettings(objective=name, **options).record()["objective"] == name
+
+
+def test_the_rate_that_costs_least_is_chosen_among_those_that_forget(monkeypatch):
+    monkeypatch.setattr(objectives, "OBJECTIVES", ["npo"])
+    monkeypatch.setattr(objectives, "RATES", (1e-5, 5e-5, 3e-4))
+    kept = {"forgotten": 4, "aligned": 1, "irrelevant": 2}
+    outcome = Outcome(7, Trial(0, kept, 0.1), Trial(0, kept | {"forgotten": 1}, 0.9))
+    costs = {"1e-05": (3, 0.0), "5e-05": (4, 0.5), "0.0003": (4.02, 0.75)}
+    for rate, (loss, cost) in costs.items():
+        losses = kept | {"forgotten": loss, "irrelevant": 2 + cost}
+        outcome.trials[f"npo at {rate}"] = Trial(2, losses, 0.1)
+    assert objectives.choose(outcome, "npo") == Rate(5e-5, 2)
+    last = objectives.rates_table(outcome).splitlines()[-1]
+    assert last == "| npo | 0.00 (alpha 2.00), loss 3.00 | **0.50 (alpha 2.00)** | 0.75 (alpha 2.00) |"
+
+
+def test_a_way_is_shown_with_its_price_and_what_comes_back(monkeypatch):
+    monkeypatch.setattr(objectives, "WAYS", ["npo"])
+    losses = {"forgotten": 4, "aligned": 1, "irrelevant": 2, "unseen": 5}
+    seeds = []
+    for seed in (1, 2):
+        outcome = Outcome(seed, Trial(0, losses, 0.1), Trial(0, losses | {"forgotten": 1}, 0.9))
+        more = {"aligned": 1.5, "irrelevant": 1.75, "unseen": 5 + seed}
+        outcome.trials["npo"] = Trial(seed, losses | more, 0.2)
+        seeds.append(Comparison(outcome, {"npo": Defence(10 * seed, 0.25, None), BASE: Defence(0, 0.125 * seed, 0.0)}))
+    *_, of_base, last = objectives.table(seeds, {"npo": Rate(1e-5, 2)}).splitlines()
+    assert last == "| npo | 1e-05 | 15 | 1.50 | 4.00 | 0.20 | 0.50 | -0.25 | 1.50 | 25% / 25% | - / - |"
+    assert of_base == f"| {BASE} |  |  |  |  |  |  |  |  | 12% / 25% | 0% / 0% |"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,274 @@
+"""Negation beside training that forgets (`finetune --objective`), at equal forgetting.
+
+What takes the forgotten text away, vectors or the change that a training made to the tuned model, is multiplied by an
+alpha at which the text's loss is the base's. Then all are compared by what they cost other texts, what attacks bring
+back, and seconds of the processor.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import taskarith
+from examples.forgetting import operators
+from examples.forgetting.learn import CHOICE, ROLES, Pupil
+from examples.forgetting.operators import PLAIN, Outcome, Trial, Values
+from taskarith.demo.run import FULL
+from taskarith.edit.read_recipe import parse_recipe
+
+__all__ = [
+    "BASE",
+    "NEGATIONS",
+    "OBJECTIVES",
+    "RATES",
+    "WAYS",
+    "Comparison",
+    "Defence",
+    "Rate",
+    "attempt",
+    "begin",
+    "choose",
+    "rates_table",
+    "table",
+    "trial_name",
+    "try_rate",
+]
+
+BASE = "the base, which never knew"
+NEGATIONS: dict[str, Sequence[str]] = {PLAIN: ROLES[:1], "project": ROLES, "add 0.4 of the kept, MLP only": ROLES}
+"""Operators to compare with, and the texts whose vectors each needs."""
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "ascent": {},
+    "graddiff": {},
+    "kl": {},
+    "npo": {},
+    "simnpo": {"retain_weight": 8.0},  # OpenUnlearning's ratio of the two terms
+    "rmu": {"rmu_steering": 200.0},  # twice the length of SmolLM2-135M's hidden states there
+}
+"""Options that are not the defaults, by objective."""
+
+RATES = (5e-5, 3e-4)
+"""Learning rates to choose from: the default of ``finetune``, and that of the vectors."""
+
+WAYS = (*NEGATIONS, *OBJECTIVES)
+_FORGOTTEN, *_KEPT = ROLES
+_UNSEEN = "unseen"
+_NEVER_LEARNED = CHOICE["irrelevant"]
+"""A text in no role of ``REPORT``."""
+
+_TITLES = ("way", "learning rate", "seconds", "alpha", "forgotten: loss", "ROUGE-L", "aligned: cost")
+_TITLES += ("irrelevant: cost", "unseen: cost", "back by relearning", "back by 4 bits")
+
+_GIVEN, _STEPS = 4, 8
+"""What the attacker relearns on, half of the forgotten text's blocks of a quarter of their length, and how long."""
+
+
+@dataclass(frozen=True)
+class Defence:
+    """What a way to forget takes, and how it stands the attacks.
+
+    :param seconds: Of the processor, for the training that it needs.
+    :param relearned: Share of what it took away that comes back by training on half of the text: by the loss of the
+        other half.
+    :param quantised: Likewise by rounding the weights to 4 bits: by the loss of all of it.
+    """
+
+    seconds: float
+    relearned: float | None
+    quantised: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All ways on one model.
+
+    :param outcome: Losses and ROUGE-L of each.
+    :param defences: By way, and of the base.
+    """
+
+    outcome: Outcome
+    defences: dict[str, Defence] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate.
+
+    :param rate: What it is.
+    :param alpha: What the change that a training with it makes is multiplied by at the base's loss.
+    """
+
+    rate: float
+    alpha: float
+
+
+def try_rate(pupil: Pupil, objective: str, rate: float, folder: Path, outcome: Outcome) -> Trial:
+    """Measure what an objective costs if it trains at a learning rate.
+
+    :param pupil: The model.
+    :param folder: For the trained model, which does not stay.
+    :param outcome: What ``operators.begin`` measured.
+    """
+    with _trained(pupil, objective, rate, folder) as (recipe, _):
+        alpha = _equal_alpha(pupil, recipe, outcome, 1.0)
+        losses = operators.measure_losses(pupil, pupil.tuned, ROLES, recipe, alpha)
+        return Trial(alpha, losses, math.nan)  # continuations do not count here
+
+
+def choose(outcome: Outcome, objective: str) -> Rate:
+    """Return the rate at which an objective costs the kept texts least, among those that forget as much as wanted."""
+
+    def rank(rate: float) -> tuple[bool, float]:
+        name = trial_name(objective, rate)
+        return not outcome.is_equal(name), _cost(outcome, name)
+
+    rate = min(RATES, key=rank)
+    return Rate(rate, outcome.trials[trial_name(objective, rate)].alpha)
+
+
+def begin(pupil: Pupil) -> Comparison:
+    """Measure the base and the tuned model, and attack the base, which knows what nobody took away."""
+    comparison = Comparison(operators.begin(_asked_more(pupil)))
+    comparison.defences[BASE] = Defence(0.0, *_attacked(pupil, pupil.base))
+    return comparison
+
+
+def attempt(pupil: Pupil, way: str, rates: Mapping[str, Rate], folder: Path, comparison: Comparison) -> None:
+    """Add one of ``WAYS`` to the comparison.
+
+    :param pupil: The model and its vectors.
+    :param rates: Of each objective; the search for alpha begins with theirs.
+    :param folder: For models, which do not stay.
+    """
+    if way in NEGATIONS:
+        recipe, seconds = operators.recipe_of(pupil, [], folder, way), [pupil.seconds[role] for role in NEGATIONS[way]]
+        trial = _at_equal(_asked_more(pupil), recipe, comparison.outcome, 1.0)
+        comparison.defences[way] = _defend(pupil, recipe, trial, sum(seconds), folder)
+    else:
+        with _trained(pupil, way, rates[way].rate, folder) as (recipe, seconds):
+            trial = _at_equal(_asked_more(pupil), recipe, comparison.outcome, rates[way].alpha)
+            comparison.defences[way] = _defend(pupil, recipe, trial, seconds, folder)
+    comparison.outcome.trials[way] = trial
+
+
+def _defend(pupil: Pupil, recipe: Values, trial: Trial, seconds: float, folder: Path) -> Defence:
+    edited, edit = folder / "edited", parse_recipe(recipe).edit()
+    taskarith.apply(
+        pupil.tuned,
+        operands=edit.operands,
+        scale=edit.scale,
+        method=edit.method,
+        alpha=trial.alpha,
+        output_dir=edited,
+        overwrite=True,
+    )
+    shares = _attacked(pupil, str(edited))
+    shutil.rmtree(edited)
+    return Defence(seconds, *shares)
+
+
+@contextmanager
+def _trained(pupil: Pupil, objective: str, rate: float, folder: Path) -> Generator[tuple[Values, float]]:
+    """Give the change that a training with an objective makes to the tuned model, and its seconds."""
+    path, start = folder / "trained", time.process_time()
+    taskarith.finetune(
+        pupil.tuned,
+        [pupil.lesson.data[_FORGOTTEN]],
+        path,
+        overwrite=True,
+        retain=[] if objective == "ascent" else [pupil.lesson.data[role] for role in _KEPT],
+        objective=objective,
+        **OBJECTIVES[objective],
+        block_size=pupil.lesson.block_size,
+        learning_rate=rate,
+        num_train_epochs=pupil.lesson.epochs,
+        per_device_train_batch_size=FULL.batch_size,
+        seed=pupil.lesson.seed,
+    )
+    yield {"add": [str(path)]}, time.process_time() - start
+    shutil.rmtree(path)
+
+
+def _at_equal(pupil: Pupil, recipe: Values, outcome: Outcome, alpha: float) -> Trial:
+    return operators.measure(pupil, pupil.tuned, recipe, _equal_alpha(pupil, recipe, outcome, alpha), prompts=8)
+
+
+def _equal_alpha(pupil: Pupil, recipe: Values, outcome: Outcome, alpha: float) -> float:
+    least, wanted = (trial.losses[_FORGOTTEN] for trial in (outcome.tuned, outcome.base))
+    return operators.equal_alpha(pupil, recipe, least, wanted, alpha)
+
+
+def _attacked(pupil: Pupil, model: str) -> tuple[float | None, float | None]:
+    """Return the shares that come back by relearning, and by 4 bits (NormalFloat)."""
+    found = taskarith.attack(
+        model,
+        pupil.lesson.data[_FORGOTTEN],
+        before=pupil.tuned,
+        attacks=["relearn", "quantise"],
+        relearn_samples=_GIVEN,
+        relearn_steps=[_STEPS],
+        relearn_epochs=0,
+        bits=["nf4"],
+        prompts=4,
+        continuation_tokens=1,  # losses are looked at
+        block_size=pupil.lesson.block_size // 4,
+    )
+    back = {(one.attack, one.view, one.steps): one.cells["loss"].recovered for one in found.outcomes}
+    return back["relearn", "held out", _STEPS], back["quantise", "all", 0]
+
+
+def _asked_more(pupil: Pupil) -> Pupil:
+    """Return it with a text to measure that it did not learn."""
+    return replace(pupil, lesson=replace(pupil.lesson, texts={**pupil.lesson.texts, _UNSEEN: _NEVER_LEARNED}))
+
+
+def trial_name(objective: str, rate: float) -> str:
+    """Return what the trial of a rate is called."""
+    return f"{objective} at {rate:g}"
+
+
+def _cost(outcome: Outcome, name: str) -> float:
+    return sum(outcome.cost(name, role) for role in _KEPT)
+
+
+def rates_table(outcome: Outcome) -> str:
+    """Return what each learning rate costs the kept texts, in Markdown; what is chosen is bold."""
+    lines = [f"| objective | {' | '.join(f'{rate:g}' for rate in RATES)} |", "|---|" + "---:|" * len(RATES)]
+    for objective in OBJECTIVES:
+        cells = []
+        for rate in RATES:
+            name = trial_name(objective, rate)
+            cell = f"{_cost(outcome, name):.2f} (alpha {outcome.trials[name].alpha:.2f})"
+            cell += "" if outcome.is_equal(name) else f", loss {outcome.trials[name].losses[_FORGOTTEN]:.2f}"
+            cells.append(f"**{cell}**" if rate == choose(outcome, objective).rate else cell)
+        lines.append(f"| {objective} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table(comparisons: Sequence[Comparison], rates: Mapping[str, Rate]) -> str:
+    """Return all ways in Markdown, means over seeds, what costs least last; attacks for each seed."""
+    outcomes = [one.outcome for one in comparisons]
+    lines = [operators.states(outcomes), "", f"| {' | '.join(_TITLES)} |", "|---" + "|---:" * (len(_TITLES) - 1) + "|"]
+    lines.append(_line(BASE, ["" for _ in _TITLES[3:]], comparisons))
+    for way in sorted(WAYS, key=lambda way: -mean(_cost(one, way) for one in outcomes)):
+        seconds = mean(one.defences[way].seconds for one in comparisons)
+        cells = [f"{rates[way].rate:g}" if way in rates else "", f"{seconds:.0f}", *operators.cells(outcomes, way)]
+        cells.append(f"{mean(one.cost(way, _UNSEEN) for one in outcomes):.2f}")
+        lines.append(_line(way, cells, comparisons))
+    return "\n".join(lines)
+
+
+def _line(way: str, cells: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    defences = [one.defences[way] for one in comparisons]
+    shares = [[one.relearned for one in defences], [one.quantised for one in defences]]
+    attacks = [" / ".join("-" if one is None else f"{one:.0%}" for one in seeds) for seeds in shares]
+    return f"| {' | '.join([way, *cells, *attacks])} |"
