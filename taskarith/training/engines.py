@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from taskarith.checkpoints.checkpoint import read_json
@@ -17,7 +18,7 @@ from taskarith.errors import CheckpointError, UsageError
 from taskarith.progress import Listener
 from taskarith.training.dealing import idle_processes
 
-__all__ = ["adapt_engine", "callable_model", "engine_errors", "told_bf16"]
+__all__ = ["adapt_engine", "callable_model", "engine_errors", "rounds_loss", "told_bf16"]
 
 _CONFIG_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
@@ -88,6 +89,11 @@ def adapt_engine(trainer: Any, listener: Listener, *, bf16: bool) -> None:
         config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of any dtype
     config["torch_autocast"] = {"enabled": bf16, "dtype": "bfloat16"}
     trainer.args.mixed_precision = "bf16" if bf16 else "no"
+
+
+def rounds_loss(arguments: TrainingArguments) -> bool:
+    """Return whether FSDP rounds what a model returns, also a loss: it is to be calculated from the logits instead."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") and arguments.mixed_precision != "no"
 
 
 def callable_model(trainer: Any) -> Any:

@@ -20,7 +20,7 @@ from taskarith.models.memory import is_out_of_memory
 from taskarith.progress import Listener
 from taskarith.training.callbacks import EpochCallback, ProgressCallback, UntilLossCallback
 from taskarith.training.dealing import Dealt, collate_dealt, deal
-from taskarith.training.engines import told_bf16
+from taskarith.training.engines import rounds_loss, told_bf16
 from taskarith.training.examples import IGNORED, Collator, Example
 from taskarith.training.grouping import LengthOrder
 from taskarith.training.result import DATA_LOSS
@@ -252,14 +252,15 @@ def make_trainer(
 ) -> ResumableTrainer:
     """Make a Trainer that reports only to the listener, and weights the loss of retain sets.
 
-    It also calculates the loss itself if rows are packed, the model's own loss differs, or the loss of the data is
-    needed separately.
+    It also calculates the loss itself if rows are packed, the model's own loss differs or would be rounded, or the loss
+    of the data is needed separately.
 
     :param settings: How batches are made, and when to stop.
     :param validation: Held-out rows, if any.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    weighted = settings.packing or any(example.weight != 1.0 for example in examples) or not has_token_loss(plain)
+    weighted = settings.packing or any(example.weight != 1.0 for example in examples)
+    weighted = weighted or not has_token_loss(plain) or rounds_loss(arguments)
     share = peak_share(plain, arguments, [len(example.sample.input_ids) for example in examples])
     callbacks: list[TrainerCallback] = [ProgressCallback(listener, peak_share=share)]
     if settings.until_loss is not None:
