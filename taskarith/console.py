@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,16 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
 from rich.text import Text
 
 from taskarith.errors import OutputError, TaskarithError, escaped_lines
@@ -21,6 +30,9 @@ from taskarith.errors import OutputError, TaskarithError, escaped_lines
 __all__ = ["Console"]
 
 _WIDEST = 10_000
+
+_HEARTBEAT = 30.0
+"""Seconds of silence before the first line about long work, where there is no terminal."""
 
 
 class Console:
@@ -41,7 +53,8 @@ class Console:
         self._err = _ErrorConsole(stderr=True, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
         self._task: TaskID | None = None
-        self._what = ""
+        self._what, self._done = "", 0.0
+        self._began = self._silent = 0.0
 
     def result(self, data: Mapping[str, Any]) -> None:
         """Print the result as JSON, if --json was given."""
@@ -58,20 +71,29 @@ class Console:
                 self._out.print(Text(text))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table on stdout: first column left, the others right."""
+        """Print a table on stdout: first column left, the others right.
+
+        On a terminal that is too narrow for it, it is cut between columns, and the first column is repeated; cells are
+        never cut.
+        """
         self.close()
         if self.as_json or not self._first:
             return
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        width = Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
+        widest = self._out.width if self._out.is_terminal else _WIDEST
+        start, chosen = title, [0]
+        for column in range(1, len(columns)):
+            if len(chosen) > 1 and self._width(_table(start, columns, rows, [*chosen, column])) > widest:
+                self._print(_table(start, columns, rows, chosen))
+                start, chosen = "", [0]
+            chosen.append(column)
+        self._print(_table(start, columns, rows, chosen))
+
+    def _width(self, table: Table) -> int:
+        return Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
+
+    def _print(self, table: Table) -> None:
         with _reporting_failures():
-            RichConsole(width=width, highlight=False).print(
-                table, crop=False
-            )  # cells are never cut; a terminal may wrap lines
+            RichConsole(width=self._width(table), highlight=False).print(table, crop=False)
 
     def note(self, message: str) -> None:
         """Print one remark on stderr."""
@@ -81,19 +103,37 @@ class Console:
                 target.print(Text(escaped_lines(message)))  # it may quote an untrusted file
 
     def progress(self, what: str, done: float, total: float) -> None:
-        """Start or advance the bar of ``what``; a new ``what`` (up to its first ``|``) starts a new bar."""
-        if self.quiet or not self._first or not self._err.is_terminal:
+        """Start or advance the bar of ``what``; a new ``what`` (up to its first ``|``), or less done, starts a new bar.
+
+        Where stderr is not a terminal, long work prints a line now and then instead.
+        """
+        if self.quiet or not self._first:
             return
         label = what.partition("|")[0].strip()
+        is_new = label != self._what or done < self._done
+        self._what, self._done = label, done
+        if not self._err.is_terminal:
+            self._beat(label, done, total, is_new=is_new)
+            return
         if self._bars is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-            self._bars = Progress(*columns, TimeRemainingColumn(), console=self._err, transient=True)
+            self._bars = Progress(*_columns(), console=self._err, transient=True)
             self._bars.start()
-        if self._task is None or label != self._what:
+        if self._task is None or is_new:
             if self._task is not None:
                 self._bars.remove_task(self._task)
-            self._task, self._what = self._bars.add_task(what, total=total), label
+            self._task = self._bars.add_task(what, total=total)
         self._bars.update(self._task, description=what, completed=done, total=total)
+
+    def _beat(self, label: str, done: float, total: float, *, is_new: bool) -> None:
+        """Print how far long work is: after half a minute, and then at growing intervals."""
+        now = time.monotonic()
+        if is_new:
+            self._began, self._silent = now, _HEARTBEAT
+        elapsed = now - self._began
+        if elapsed >= self._silent and 0 < done < total:
+            self._silent = elapsed + max(_HEARTBEAT, elapsed / 4)
+            left = elapsed * (total - done) / done
+            self.note(f"{label}: {done / total:.0%} after {_minutes(elapsed)}, about {_minutes(left)} left")
 
     def error(self, error: TaskarithError) -> None:
         """Print what is wrong and what to do, on two lines."""
@@ -107,6 +147,30 @@ class Console:
         if self._bars is not None:
             self._bars.stop()
         self._bars, self._task, self._what = None, None, ""
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], chosen: Sequence[int]) -> Table:
+    """Make a table of some columns."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index in chosen:
+        table.add_column(columns[index], justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in chosen))
+    return table
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    """Return what a bar shows: a long description is cut rather than what is left."""
+    description = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    share = TextColumn("{task.percentage:>3.0f}%")
+    return (description, BarColumn(), share, TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def _minutes(seconds: float) -> str:
+    """Write a duration in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class _ErrorConsole(RichConsole):

@@ -23,7 +23,7 @@ def models(tmp_path_factory) -> tuple[Path, Path, Path]:
 
 def test_tofu_as_open_unlearning_and_its_authors_have_it(models):
     base, tuned, room = models
-    scores = evaluate([str(tuned)], {}, retain=str(base), benchmark=f"tofu={room / 'tofu'}", device="cpu").scores
+    scores = evaluate([str(tuned)], {}, reference=str(base), benchmark=f"tofu={room / 'tofu'}", device="cpu").scores
     theirs, seen = GOLDEN["open-unlearning"], 0
     for name, value in theirs.items():
         text, _, metric = name.rpartition(" ")

@@ -163,7 +163,7 @@ def _unlearning(found: Mapping[str, Path], base: Path, tuned: Path, work: Path) 
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         (tagged / file.name).write_text("".join(json.dumps(_tagged(row)) + "\n" for row in rows), encoding="utf-8")
     theirs = peers.open_unlearning(found["open-unlearning"], [_open(tuned), _open(base)], tagged, work / "tofu")
-    scores = evaluate([str(tuned)], {}, retain=str(base), benchmark=f"tofu={work / 'tofu'}", device="cpu").scores
+    scores = evaluate([str(tuned)], {}, reference=str(base), benchmark=f"tofu={work / 'tofu'}", device="cpu").scores
     for text, numbers in theirs.items():
         ours = scores.by_text[str(tuned)][text] if text else scores.overall[str(tuned)]
         yield from _compare("open-unlearning", numbers, ours, text)

@@ -121,7 +121,7 @@ DATA = (
         "records",
         lambda folder: sound.make_records(folder / "records.jsonl"),
         damage("records.jsonl"),
-        lambda folder: score([folder / "records.jsonl"], retain="retain"),
+        lambda folder: score([folder / "records.jsonl"], reference="retain"),
         lambda folder: read_tables(folder / "records.jsonl"),
         share=20,
     ),

@@ -31,6 +31,7 @@ from benchmarks.robustness.holding import Holding, growth, processes_with, rows_
 from benchmarks.robustness.runner import own_cache
 from benchmarks.robustness.sections import RESULTS, write_section
 from taskarith.checkpoints.checkpoint import UNDO_NAME
+from taskarith.cli.guard import FAULT
 from taskarith.progress import SILENT
 
 __all__ = ["Soak", "main"]
@@ -179,7 +180,7 @@ class Soak:
         if kill == signal.SIGINT and words.rstrip().endswith("KeyboardInterrupt"):  # before taskarith was imported
             return -kill
         expected = {0, 1, 2} | ({130, -kill} if kill else set())
-        if child.returncode not in expected or "Traceback" in words:
+        if child.returncode not in expected or "Traceback" in words or FAULT in words:
             self.odd.append(f"exit code {child.returncode} of {' '.join(command.argv())}: {words[-2000:]}")
         return child.returncode
 

@@ -27,6 +27,7 @@ from taskarith.evaluation.run import own_device
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
+from taskarith.spec import listed, renamed
 
 __all__ = ["AttackResult", "attack"]
 
@@ -76,13 +77,14 @@ class AttackResult:
         }
 
 
+@renamed(retain="reference")
 def attack(
     edited: str,
     forget: str,
     *,
     before: str | None = None,
-    retain: str | None = None,
-    attacks: Sequence[str] = ATTACKS,
+    reference: str | None = None,
+    attacks: str | Sequence[str] = ATTACKS,
     unrelated: str | None = None,
     rephrased: str | None = None,
     relearn_samples: int = 1,
@@ -109,7 +111,7 @@ def attack(
     :param edited: The model that forgot: a folder, hub id or GGUF file.
     :param forget: The text it forgot, as in ``load_data``.
     :param before: The model before the edit, which knows the text and sets what can be recovered.
-    :param retain: A model that never knew the text: retrained without it, or the base.
+    :param reference: A model that never knew the text: retrained without it, or the base.
     :param attacks: Any of ``relearn``, ``quantise``, ``rephrase``, ``prefix``.
     :param unrelated: An unrelated text to relearn on as well.
     :param rephrased: Rows of rephrased prompts and true completions, instead of prompts rephrased by rule.
@@ -137,7 +139,7 @@ def attack(
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
     options = Options(
-        attacks=tuple(attacks),
+        attacks=tuple(listed(attacks)),
         relearn_samples=relearn_samples,
         relearn_steps=tuple(relearn_steps),
         relearn_epochs=relearn_epochs,
@@ -147,7 +149,7 @@ def attack(
         draws=draws,
         measurement=measurement,
     )
-    models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: retain} if retain else {})
+    models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: reference} if reference else {})
     team = launched_team() if launched else ALONE
     device, precision = own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
     _check(options, models, precision, unrelated, rephrased)
@@ -217,7 +219,7 @@ def _check(
     rephrased: str | None,
 ) -> None:
     if len(set(models.values())) < len(models):
-        raise UsageError("a model is given twice", "Name different models as edited, --before and --retain.")
+        raise UsageError("a model is given twice", "Name different models as edited, --before and --reference.")
     if "relearn" in options.attacks and precision != torch.float32:
         raise UsageError(
             "relearning needs float32 weights: half precision rounds away most of each step, which hides the leak",
@@ -234,7 +236,7 @@ def _result(models: dict[str, str], exam: Exam, options: Options, records: list[
     if BEFORE not in models:
         missing.append("recovered and beyond: need the model before the edit (--before)")
     if RETAIN not in models:
-        missing.append("beyond: needs a model that never knew the text (--retain)")
+        missing.append("beyond: needs a model that never knew the text (--reference)")
     return AttackResult(
         models=models,
         untouched={role: numbers(record for record in plain if record["model"] == role) for role in models},

@@ -49,7 +49,7 @@ def command(
     *,
     forget: Annotated[str, _attack(metavar="SPEC", help="The text it forgot.")],
     before: Annotated[str | None, _reference("The model before the edit, which sets what can be recovered.")] = None,
-    retain: Annotated[
+    reference: Annotated[
         str | None,
         _reference("A model that never saw the text (the base, or retrained without it); attacked in the same way."),
     ] = None,
@@ -79,7 +79,7 @@ def command(
 ) -> None:
     """Try to bring a forgotten text back.
 
-    Example: taskarith attack edited --forget forget.txt --before tuned --retain retrained -o runs/attack
+    Example: taskarith attack edited --forget forget.txt --before tuned --reference retrained -o runs/attack
 
     Relearn on a piece of the text, round the weights, rephrase the prompts, extract with growing prefixes.
 
@@ -95,7 +95,7 @@ def command(
             model,
             forget,
             before=before,
-            retain=retain,
+            reference=reference,
             attacks=attacks.split(","),
             unrelated=unrelated,
             rephrased=rephrased,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from taskarith.checkpoints.places import absolute_names
+from taskarith.cli.aliases import alias_keys
 from taskarith.edit.read_recipe import parse_recipe
 from taskarith.edit.recipe import Recipe
 from taskarith.errors import TaskarithError, name_some, readable
@@ -38,15 +40,16 @@ def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> 
 
     :raises typer.BadParameter: A key is not an option, or a value is neither plain nor a list of plain values.
     """
-    known = {_key(parameter): parameter for parameter in context.command.params}
+    known = alias_keys(context.command.params) | {_key(parameter): parameter for parameter in context.command.params}
     values = {key.replace("_", "-"): value for key, value in given.items()}
     if len(values) < len(given):
         duplicates = sorted(key for key in given if key.replace("_", "-") != key and key.replace("_", "-") in given)
         raise typer.BadParameter(readable(f"{path} has keys both with - and with _: {name_some(duplicates)}"))
     if unknown := sorted(values.keys() - known.keys() | values.keys() & {"config", "help"}):
-        names = sorted(known.keys() - {"config", "help"})
+        names = sorted({*map(_key, context.command.params)} - {"config", "help"})
         problem = readable(f"{path} has unknown keys: {name_some(unknown)}")
-        raise typer.BadParameter(f"{problem}; known are {', '.join(names)}")
+        near = [name for key in unknown for name in difflib.get_close_matches(key, names, 2)]
+        raise typer.BadParameter(f"{problem}; {'near are' if near else 'known are'} {', '.join(near or names)}")
     defaults = dict(context.default_map or {})
     for key, value in values.items():
         many = getattr(known[key], "multiple", False) or known[key].nargs != 1

@@ -48,7 +48,7 @@ def command(
     ],
     *,
     data: Annotated[list[str] | None, _data(metavar="NAME=SPEC", help="A text and its name; repeatable.")] = None,
-    retain: Annotated[
+    reference: Annotated[
         str | None,
         _data(
             metavar="MODEL",
@@ -88,12 +88,12 @@ def command(
     Example: taskarith eval base tuned edited --data forget=forget.txt --data holdout=unseen.txt -o runs/eval
 
     Loss, top-1 accuracy and memorisation are teacher-forced; ROUGE-L and verbatim use greedy continuations.
-    Texts named forget and holdout give membership inference, with --retain also PrivLeak. KL and agreement compare
+    Texts named forget and holdout give membership inference, with --reference also PrivLeak. KL and agreement compare
     next-token distributions with the reference's. Intervals are 95%; score recomputes every number from the records.
 
     On several GPUs or machines: accelerate launch -m taskarith eval ...
 
-    Public benchmarks by name: taskarith eval MODEL --benchmark tofu:forget10 --retain RETRAINED, or --tasks piqa
+    Public benchmarks by name: taskarith eval MODEL --benchmark tofu:forget10 --reference RETRAINED, or --tasks piqa
 
     An edit without writing it: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
     """
@@ -111,7 +111,7 @@ def command(
         evaluation = evaluate(
             models,
             texts,
-            retain=retain,
+            reference=reference,
             benchmark=benchmark,
             task_folder=task_folder,
             tasks=tasks.split(",") if tasks is not None else (),

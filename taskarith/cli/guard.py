@@ -6,7 +6,9 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,7 +18,7 @@ import typer
 from taskarith.cli.process import interruptible
 from taskarith.errors import TaskarithError, UsageError
 
-__all__ = ["guarded", "show_unprintable"]
+__all__ = ["FAULT", "guarded", "show_unprintable"]
 
 
 _RERUN = {
@@ -28,6 +30,9 @@ _RERUN = {
 }
 """What running an interrupted command again does, where the interrupt does not say so itself."""
 
+
+FAULT = "This is a fault in taskarith."
+"""Begins the hint of an error that no code expected."""
 
 _SHARED = {"apply", "attack", "eval", "finetune", "sweep"}
 """Commands that all launched processes run together; the first runs any other alone."""
@@ -47,8 +52,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         if not is_shared and os.environ.get("RANK", "0") != "0":
             return
+        with_traceback = bool(values.get("verbose") or os.environ.get("TASKARITH_DEBUG"))
         try:
-            with interruptible():
+            with interruptible(), _explaining(with_traceback):
                 _check_folder()
                 made = {name: group.make(values) for name, group in groups.items()}
                 command(**values, **made)
@@ -74,6 +80,25 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     wrapper.__signature__ = inspect.Signature(parameters)
     return run
+
+
+@contextmanager
+def _explaining(with_traceback: bool) -> Generator[None]:
+    """Print the traceback of an error where it is wanted, and turn one that nobody expected into one of ours."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:  # whatever it is, a user reads two lines
+        if with_traceback:
+            traceback.print_exc()
+        if isinstance(error, TaskarithError | OSError):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise TaskarithError(
+            f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})",
+            f"{FAULT} Please report it, with what taskarith env prints, and this command with --verbose.",
+        ) from error
 
 
 class _Group:

@@ -15,6 +15,7 @@ from taskarith.cli import (  # a command's module has its name
     combine,
     demo,
     diff,
+    env,
     eval,  # noqa: A004
     extract,
     finetune,
@@ -66,7 +67,7 @@ _GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "Edit a model": (finetune, extract, combine, apply, demo),
     "Choose coefficients": (sweep, relate, ood, importance),
     "Measure and attack": (eval, score, attack),
-    "Look, check, undo": (inspect, diff, verify, undo),
+    "Look, check, undo": (inspect, diff, verify, undo, env),
 }
 
 for _heading, _modules in _GROUPS.items():

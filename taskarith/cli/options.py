@@ -194,6 +194,7 @@ class OutputOptions:
     config: ConfigFile = None
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error, too.")] = False
 
     @contextmanager
     def console(self) -> Generator[Console]:

@@ -21,7 +21,7 @@ def command(
         typer.Argument(metavar="RECORDS", help="Folders of eval, records.jsonl files, or TOFU's eval_log*.json."),
     ],
     *,
-    retain: Annotated[
+    reference: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL|RECORDS",
@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Recompute every number from stored records, without a model.
 
-    Example: taskarith score runs/eval --retain runs/eval-retrained
+    Example: taskarith score runs/eval --reference runs/eval-retrained
 
     Intervals are 95%, over samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's metrics; forget and holdout give membership inference.
@@ -51,7 +51,7 @@ def command(
     from taskarith.evaluation.score import score
 
     with output.console() as console:
-        scores = score(records, retain=retain, finetuned=_pairs(finetuned or ()), seeds=seeds)
+        scores = score(records, reference=reference, finetuned=_pairs(finetuned or ()), seeds=seeds)
     show_scores(scores, console)
     console.result(scores.to_json())
 

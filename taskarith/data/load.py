@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.data.documents import ANSWER_ALONE, CHAT_DAY, Document, Row, RowForm, from_rows
 from taskarith.data.files import ROW_FILES, drop_fillers, is_known_suffix, read_plain, read_rows
-from taskarith.data.spec import DataRef, parse_data
+from taskarith.data.spec import DataRef, is_pattern, parse_data
 from taskarith.errors import DataError, UsageError
 
 __all__ = ["DataSet", "check_form", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
@@ -65,27 +67,28 @@ def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
     """Read a data set.
 
     A file with the suffix jsonl, ndjson, json, csv, tsv or parquet has rows; any other file is one UTF-8 text. A folder
-    must be one that ``datasets`` wrote with ``save_to_disk``; anything that does not exist locally is a hub id, whose
-    default split is ``train``. Columns set the kind of rows: ``messages`` (a chat), ``prompt`` and ``completion``
-    (joined as they are, or two lists of messages), ``question`` and ``answer`` (a chat, or as TOFU writes them for Phi:
-    one line ``Question: ...``, one line ``Answer: ...``), ``text``, ``conversations`` (a chat, also in ShareGPT's
-    format), or the given column. Plain rows without text are skipped.
+    is one that ``datasets`` wrote with ``save_to_disk``, or its files and those of its folders, in the order of their
+    names, hidden ones left out; a pattern such as ``docs/*.txt`` is the files that match it. Anything else that does
+    not exist locally is a hub id, whose default split is ``train``.
 
-    :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
+    Columns set the kind of rows: ``messages`` (a chat), ``prompt`` and ``completion`` (joined as they are, or two lists
+    of messages), ``question`` and ``answer`` (a chat, or as TOFU writes them for Phi: one line ``Question: ...``, one
+    line ``Answer: ...``), ``text``, ``conversations`` (a chat, also in ShareGPT's format), or the given column. Plain
+    rows without text are skipped.
+
+    :param spec: ``FILE[:COLUMN]``, ``FOLDER[:COLUMN]``, ``PATTERN[:COLUMN]`` or ``ID[:CONFIG[:SPLIT[:COLUMN]]]``.
     :param form: How questions and chats are formatted.
     :raises DataError: It is missing, empty, unreadable, not UTF-8, or has unknown columns or values.
     :raises UsageError: ``spec`` cannot be read.
     """
     reference = parse_data(spec)
     path = Path(reference.name)
-    if not path.exists():
-        documents = from_rows(read_hub(reference), reference, form)
+    if files := _files(reference):
+        documents = chain.from_iterable(_read_file(file, reference, form) for file in files)
     elif path.is_dir():
         documents = from_rows(_read_folder(path), reference, form)
-    elif path.suffix.lower() in ROW_FILES:
-        documents = from_rows(read_rows(path), reference, form)
     else:
-        documents = _from_text(path, reference)
+        documents = from_rows(read_hub(reference), reference, form)
     loaded = tuple(documents)
     if not loaded:
         raise DataError(f"{spec} has no text", "Give a data set with at least one row or sentence.")
@@ -93,8 +96,9 @@ def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
 
 
 def data_paths(specs: Iterable[str | None]) -> list[str]:
-    """Return the files, folders and hub ids of data sets, skipping None."""
-    return [parse_data(spec).name for spec in specs if spec]
+    """Return the files, folders and hub ids of data sets, skipping None; for a pattern, the files that match it."""
+    references = [parse_data(spec) for spec in specs if spec]
+    return [name for one in references for name in ([*map(str, _files(one))] if is_pattern(one.name) else [one.name])]
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
@@ -104,6 +108,37 @@ def fingerprint_documents(documents: Iterable[Document]) -> str:
         for d in documents
     )
     return fingerprint_bytes(contents.encode())
+
+
+def _files(reference: DataRef) -> list[Path]:
+    """Return the local files of a data set; none if it is on the hub, or a folder that ``datasets`` wrote.
+
+    :raises DataError: A pattern matches no file.
+    """
+    path = Path(reference.name)
+    if is_pattern(reference.name):
+        names = sorted(glob(reference.name, recursive=True))  # noqa: PTH207  (a pattern may be absolute)
+        found = [Path(name) for name in names if not Path(name).is_dir()]
+        if not found:
+            raise DataError(f"no file matches {reference.name}", "Check the pattern, as in --data 'docs/*.txt'.")
+        return found
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    if any((path / name).exists() for name in ("dataset_dict.json", "dataset_info.json")):
+        return []
+    inside = [item.relative_to(path) for item in sorted(path.rglob("*")) if not item.is_dir()]
+    found = [path / item for item in inside if not any(part.startswith(".") for part in item.parts)]
+    if not found:
+        raise DataError(f"the folder {path} has no files", "Give a folder of texts or rows, or a file.")
+    return found
+
+
+def _read_file(path: Path, reference: DataRef, form: RowForm) -> Iterable[Document]:
+    """Return the documents of one file."""
+    reference = replace(reference, name=str(path))
+    if path.suffix.lower() in ROW_FILES:
+        return from_rows(read_rows(path), reference, form)
+    return _from_text(path, reference)
 
 
 def _from_text(path: Path, reference: DataRef) -> Iterator[Document]:
@@ -126,11 +161,6 @@ def _read_folder(path: Path) -> Iterable[Row]:
                 f"Give the folder of one split, as in {path / (splits or ['test'])[0]}",
             )
         path = path / ("train" if "train" in splits else splits[0])
-    if not (path / "dataset_info.json").exists():
-        raise DataError(
-            f"{path} is a folder, but not one written by datasets' save_to_disk",
-            "Give the files in it, each with its own --data.",
-        )
     return _load_with_datasets(str(path), lambda datasets: datasets.load_from_disk(str(path)))
 
 
@@ -141,6 +171,7 @@ def read_hub(reference: DataRef) -> Iterable[Row]:
     """
     name = reference.name
     looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
+    looks_local = looks_local or ("/" in name and Path(name).parent.is_dir())
     if looks_local or is_known_suffix(name):
         raise DataError(f"there is no file {name}", "Check the path; relative paths start at the current folder.")
     return _load_with_datasets(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskarith.errors import UsageError
-from taskarith.spec import exists
+from taskarith.spec import exists, listed
 
-__all__ = ["BenchmarkRef", "DataRef", "parse_benchmark", "parse_data", "parse_named_data"]
+__all__ = ["BenchmarkRef", "DataRef", "is_pattern", "named_data", "parse_benchmark", "parse_data", "parse_named_data"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class BenchmarkRef:
 def parse_data(text: str) -> DataRef:
     """Read a data set: ``file[:column]`` or ``id[:config[:split[:column]]]``; empty parts take defaults.
 
+    A file may be a folder, or a pattern as in ``docs/*.txt``.
+
     :raises UsageError: It has too many parts, or no name.
     """
     if exists(text):
         return DataRef(text)
     name, *parts = text.split(":")
-    if name and exists(name):
+    if name and (exists(name) or is_pattern(name)):
         if len(parts) > 1:
             raise UsageError(f"data '{text}' has too many parts", "Write a local file as FILE or FILE:COLUMN")
         return DataRef(name, column=(parts[0] or None) if parts else None)
@@ -62,6 +64,11 @@ def parse_data(text: str) -> DataRef:
         raise UsageError(f"cannot read data '{text}'", "Write FILE[:COLUMN] or ID[:CONFIG[:SPLIT[:COLUMN]]]")
     config, split, column = [part or None for part in (*parts, "", "", "")[:3]]
     return DataRef(name, config, split, column)
+
+
+def is_pattern(name: str) -> bool:
+    """Tell whether a name stands for several files, as in ``docs/*.txt``; no id of the hub has such characters."""
+    return not exists(name) and any(character in name for character in "*?[")
 
 
 def parse_named_data(texts: Iterable[str]) -> dict[str, str]:
@@ -80,6 +87,16 @@ def parse_named_data(texts: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"two data sets are named '{name}'", "Give each its own name, as in --data other=FILE")
         named[name] = spec
     return named
+
+
+def named_data(data: Mapping[str, str] | str | Path | Iterable[str | Path]) -> dict[str, str]:
+    """Return data sets by name; those without a name are read as ``parse_named_data`` reads them.
+
+    :raises UsageError: Two data sets have the same name, or a part is empty.
+    """
+    if isinstance(data, Mapping):
+        return {str(name): str(spec) for name, spec in data.items()}
+    return parse_named_data(listed(data))
 
 
 _BENCHMARKS = {"tofu": ("forget10", "forget05", "forget01"), "muse-books": ("",), "muse-news": ("",)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import check_device
-from taskarith.checkpoints.dtypes import VECTOR_DTYPES
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
@@ -89,7 +89,7 @@ def apply(
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
-    method: Method = LINEAR,
+    method: Method | str = LINEAR,
     jobs: int = 1,
     launched: bool = False,
     keep_undo: bool = False,
@@ -123,7 +123,7 @@ def apply(
     :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
-    :param method: Merge method; see ``merging.methods.parse_method``. By default they are added up.
+    :param method: Merge method; or its name; see ``merging.methods.parse_method``. By default they are added up.
     :param jobs: Processes on this machine that write the output together, each with its part of the cores.
     :param launched: All processes that ``accelerate launch`` started make this call, and write the output together.
     :param keep_undo: Write a patch beside the output from which ``undo`` restores the input, bit for bit.
@@ -138,8 +138,6 @@ def apply(
         is not finite.
     :raises OutputError: The output exists or cannot be written.
     """
-    if dtype is not None and dtype not in VECTOR_DTYPES:
-        raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
     check_vocab(vocab)
     if not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}", "Give a finite number, as in --alpha 1.0")
@@ -157,7 +155,7 @@ def apply(
         model=model,
         model_fingerprint=model_fingerprint,
         alpha=alpha,
-        dtype=VECTOR_DTYPES[dtype] if dtype else None,
+        dtype=VECTOR_DTYPES[dtype_name(dtype)] if dtype else None,
         max_shard_size=max_shard_size,
         vocab=vocab,
         tokenizer=tokenizer or "",

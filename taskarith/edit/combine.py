@@ -13,7 +13,7 @@ from typing import Any
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
-from taskarith.checkpoints.dtypes import VECTOR_DTYPES
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.journal import are_fingerprints
 from taskarith.checkpoints.provenance import command_line, release, versions, write_provenance
@@ -94,8 +94,7 @@ def combine(
     """
     references = parse_combination(expression) if isinstance(expression, str) else expression
     target = Path(output)
-    if dtype not in VECTOR_DTYPES:
-        raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
+    dtype = dtype_name(dtype)
     is_folder = target.suffix != ".safetensors"
     if rank is not None and (rank < 1 or not is_folder):
         raise UsageError(f"rank {rank} does not fit {target}", "Give 1 or more, and name a folder, as in -o mixed")

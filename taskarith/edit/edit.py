@@ -15,6 +15,7 @@ from taskarith.spec import (
     Scales,
     exists,
     finite_number,
+    listed,
     parse_operand,
     parse_scales,
     parse_size,
@@ -56,7 +57,7 @@ class EditKeywords(TypedDict, total=False):
     protect: Sequence[str]
     weights: str | None
     scale: Mapping[str, Any] | Sequence[str]
-    method: Method
+    method: Method | str
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Edit:
         protect: Sequence[str] = (),
         weights: str | None = None,
         scale: Mapping[str, Any] | Sequence[str] = (),
-        method: Method = LINEAR,
+        method: Method | str = LINEAR,
     ) -> Edit:
         """Read what users write in languages of their own: vectors and scales.
 
@@ -110,16 +111,18 @@ class Edit:
         :param protect: Vectors that are looked at, but not added.
         :param weights: A file that is looked at, but not added.
         :param scale: As after ``--scale``, or a map.
-        :param method: Merge method.
+        :param method: Merge method, or its name.
         :raises UsageError: There is no vector to add, or a coefficient or a scale cannot be read.
         """
-        found = [parse_operand(text) for text in add] + [parse_operand(text, -1.0) for text in negate] + [*operands]
-        found += [_protected(text) for text in protect]
+        found = [parse_operand(text) for text in listed(add)] + [parse_operand(text, -1.0) for text in listed(negate)]
+        found += operands
+        found += [_protected(text) for text in listed(protect)]
         found += [OperandRef(weights, 0.0, role="weights")] if weights is not None else []
         if all(one.role for one in found):
             raise UsageError(
                 "no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors"
             )
+        method = parse_method(method) if isinstance(method, str) else method
         return cls(tuple(found), scale=parse_scales(scale), method=method)
 
     @classmethod

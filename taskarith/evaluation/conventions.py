@@ -32,7 +32,7 @@ CONVENTIONS = {
     "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "
     "real_authors and world_facts",
     "forget_quality": "TOFU: two-sided p-value of the two-sample Kolmogorov-Smirnov test of R on forget, "
-    "against --retain; a p-value has no interval",
+    "against --reference; a p-value has no interval",
     "forget_distance": "the statistic D of that test; without an interval, since its bootstrap never covers 0",
     "verbmem": "MUSE (arXiv:2407.06460): mean ROUGE-L F1 of continuations times 100, no stemming",
     "knowmem": "MUSE: mean ROUGE-L F1 of answers times 100, no stemming",
@@ -41,14 +41,14 @@ CONVENTIONS = {
     "auc_zlib": "score: minus mean token loss per byte of the zlib-compressed text",
     "auc_min": "score: mean log-probability of the max(1, floor(k n)) least likely tokens, end tokens left out; plus: "
     "of their z-scores, of which the variance is at least 1e-6",
-    "auc_reference": "score: minus mean token loss over that of the --retain model",
+    "auc_reference": "score: minus mean token loss over that of the --reference model",
     "auc_gradient": "score: minus the mean over weight tensors of the norm of the loss's gradient, as GradNorm in "
     "open-unlearning (arXiv:2402.17012), but without dropout",
     "tpr_at": "true positive rate of the attack of that name: share of forget above the threshold above which at most "
     "0.1%, 1% or 5% of holdout are (arXiv:2112.03570); not below 1,000, 100 or 20 samples of holdout",
     "normalised_accuracy": "accuracy (of tasks acc or exact_match, of texts top-1) over that of the model fine-tuned "
     "for the task, and the mean over tasks (arXiv:2212.04089); a sample counts for both models at once",
-    "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --retain; -100: "
+    "privleak": "MUSE: (A - A_retrain) / A_retrain * 100, A = 1 - auc_min_40, retrained model from --reference; -100: "
     "still known, 0: as retrained; its interval draws each sample for both models",
     "tasks": "all other names: metrics of lm-eval's tasks; what is not a mean over samples has an interval of 1.96 of "
     "lm-eval's standard errors",

@@ -17,7 +17,7 @@ from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.checkpoints.units import Units
 from taskarith.data.load import check_form, data_paths, load_data
-from taskarith.data.spec import parse_benchmark
+from taskarith.data.spec import named_data, parse_benchmark
 from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import check_edit
 from taskarith.edit.operands import named_paths
@@ -36,18 +36,19 @@ from taskarith.evaluation.run import Evaluation, Row, RowPlan, ask_models, measu
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import parse_scales
+from taskarith.spec import listed, parse_scales, renamed
 
 __all__ = ["evaluate"]
 
 
+@renamed(retain="reference")
 def evaluate(
-    models: Sequence[str],
-    data: Mapping[str, str],
+    models: str | Sequence[str],
+    data: Mapping[str, str] | str | Sequence[str],
     *,
-    retain: str | None = None,
+    reference: str | None = None,
     benchmark: str | None = None,
-    tasks: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
     task_folder: str | Path | None = None,
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
@@ -66,13 +67,14 @@ def evaluate(
 
     Each model is loaded once and freed before the next. With ``add`` or ``negate`` there is one model, edited in memory
     at each alpha without writing anything; its rows are named ``MODEL alpha=0.5``. Next-token distributions are
-    compared with those of the retain model, or of the first row without one. ``score`` describes the meaning of text
+    compared with those of the reference model, or of the first row without one. ``score`` describes the meaning of text
     names.
 
     :param models: Folders, hub ids, GGUF or PEFT adapter folders.
-    :param data: Names of texts and their specs, as in ``load_data``; may be empty with a benchmark or tasks.
-    :param retain: A model that never saw the forget set: it gets a row, and forget quality, PrivLeak and other numbers
-        compare with it.
+    :param data: Names of texts and their specs, as in ``load_data``, or specs alone; may be empty with a benchmark or
+        tasks.
+    :param reference: A model that never saw the forget set: it gets a row, and forget quality, PrivLeak and other
+        numbers compare with it.
     :param benchmark: ``tofu[:SPLIT][=FOLDER]``, ``muse-books[=FOLDER]`` or ``muse-news[=FOLDER]``, from the hub or a
         local copy; see ``load_benchmark``.
     :param tasks: lm-eval tasks; needs lm-eval.
@@ -93,20 +95,21 @@ def evaluate(
     :raises UsageError: A value is out of range, or options contradict each other.
     :raises DataError: A data set is missing, empty, or too short.
     :raises CheckpointError: A model is missing or broken, or gives a loss that is not finite.
-    :raises MismatchError: A vector does not fit the model, or the retain model's tokenizer yields different samples.
+    :raises MismatchError: A vector does not fit the model, or the reference model's tokenizer yields different samples.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
+    models, data, tasks = listed(models), named_data(data), listed(tasks)
     if recipe is not None and (add or negate):
         raise UsageError("both a recipe and vectors are given", "Put the vectors into the recipe, or leave it out.")
     if parse_scales(scale) and not (add or negate):
         raise UsageError("a scale is given without a vector", "Give a vector to add or negate, or leave out the scale.")
     edit = recipe.edit() if recipe else Edit.from_options(add, negate, scale=scale) if add or negate else None
     edits = [] if edit is None else [replace(edit, alpha=alpha) for alpha in alphas]
-    _check(models, retain, edits if edit else None)
+    _check(models, reference, edits if edit else None)
     _check_questions(data, benchmark, tasks, task_folder, measurement)
     inputs = [
         *models,
-        retain or "",
+        reference or "",
         task_folder or "",
         *data_paths(data.values()),
         *(named_paths(edit.operands) if edit else []),
@@ -122,7 +125,7 @@ def evaluate(
     check_form(measurement.form, texts.values(), beside=bool(tasks) or (benchmark or "").startswith("tofu"))
     parts = _load_benchmark(benchmark, measurement.limit, data, listener) if benchmark else []
     asked = ask_models(
-        [*([retain] if retain else []), *models],
+        [*([reference] if reference else []), *models],
         texts,
         measurement,
         runtime,
@@ -145,7 +148,7 @@ def evaluate(
                 **measurement.record(),
                 "tasks": list(tasks),
                 "task_folder": str(task_folder) if task_folder else None,
-                "retain": retain,
+                "retain": reference,
                 "dtype": runtime.dtype,
                 "device": str(device),
                 "processes": team.size,
@@ -165,8 +168,8 @@ def evaluate(
             measurement,
             RowPlan(
                 functools.partial(_rows, edits=edits, listener=listener),
-                len(edits or models) + bool(retain),
-                retain,
+                len(edits or models) + bool(reference),
+                reference,
                 edited=edit is not None,
             ),
             tasks=found_tasks,
@@ -180,10 +183,14 @@ def evaluate(
     return evaluation
 
 
-def _check(models: Sequence[str], retain: str | None, edits: Sequence[Edit] | None) -> None:
+def _check(models: Sequence[str], reference: str | None, edits: Sequence[Edit] | None) -> None:
     if not models:
         raise UsageError("no model is given", "Name a model, as in: taskarith eval MODEL --data name=FILE")
-    if len({*models, retain}) <= len(models):
+    if reference in models:
+        raise UsageError(
+            f"{reference} is given twice", "Leave it out of the models: the one after --reference is a row already."
+        )
+    if len({*models}) < len(models):
         raise UsageError("a model is given twice", "Name each model once.")
     if edits is None:
         return

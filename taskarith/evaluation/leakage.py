@@ -16,7 +16,7 @@ from taskarith.evaluation.records import Record, text_tokens
 __all__ = ["FORGET", "HOLDOUT", "NEEDS_RETAIN", "membership_numbers"]
 
 FORGET, HOLDOUT = "forget", "holdout"
-NEEDS_RETAIN = "needs a model that never saw the forget set: --retain"
+NEEDS_RETAIN = "needs a model that never saw the forget set: --reference"
 NEEDS_GRADIENTS = "needs gradients of forget and holdout: eval --gradient-norms"
 
 _SHARES = (0.2, 0.4)  # Min-K%'s paper and MUSE

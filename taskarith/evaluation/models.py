@@ -24,7 +24,7 @@ from taskarith.checkpoints.checkpoint import (
     open_checkpoint,
     read_json,
 )
-from taskarith.checkpoints.dtypes import MODEL_DTYPES, VECTOR_DTYPES
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
@@ -110,8 +110,6 @@ def parse_dtype(name: str) -> torch.dtype | None:
 
     :raises UsageError: It is none of them.
     """
-    if name != "auto" and name not in MODEL_DTYPES:
-        raise UsageError(f"unknown dtype '{name}'", f"Choose auto, {', '.join(MODEL_DTYPES)}.")
     return None if name == "auto" else TORCH_DTYPES[VECTOR_DTYPES[name]]
 
 

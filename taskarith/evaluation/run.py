@@ -70,17 +70,17 @@ Rows = Callable[[Asked, Mapping[str, Sequence[Record]], Units], Iterator[Row]]
 class RowPlan:
     """The rows to measure.
 
-    :param of_model: Yields the rows of each model except the retain model, which is measured unedited.
+    :param of_model: Yields the rows of each model except the reference model, which is measured unedited.
     :param count: Maximum number of rows.
-    :param retain: Name of the retain model.
-    :param needs_retain: Whether a failure of the retain model fails the evaluation.
+    :param reference: Name of the reference model.
+    :param needs_reference: Whether a failure of the reference model fails the evaluation.
     :param edited: Whether ``of_model`` edits the models, for notes on dtypes.
     """
 
     of_model: Rows
     count: int
-    retain: str | None = None
-    needs_retain: bool = False
+    reference: str | None = None
+    needs_reference: bool = False
     edited: bool = False
 
 
@@ -129,7 +129,7 @@ def measure_rows(
 
     A row that cannot be measured is left out and named in the remarks of the scores.
 
-    :param asked: Result of ``ask_models``; the retain model, if any, comes first.
+    :param asked: Result of ``ask_models``; the reference model, if any, comes first.
     :param plan: The rows.
     :param tasks: lm-eval tasks to run on every row.
     :param units: Storage of finished pieces.
@@ -152,7 +152,7 @@ def row_name(model: str, alpha: float) -> str:
 class _Work:
     """An evaluation in progress: what all rows share, and the results so far.
 
-    :param reference: The reference of later rows: the retain model's row, or else the first one.
+    :param reference: The reference of later rows: its row, or else the first one.
     :param failed: Errors of rows that could not be measured.
     :param gaps: By row and lm-eval task, why the task could not be run.
     """
@@ -169,11 +169,11 @@ class _Work:
     gaps: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def measure_model(self, asked: Asked) -> None:
-        """Measure every row of a model; the retain model comes first."""
-        is_retain = asked.loaded.name == self.plan.retain
-        _remark(asked.loaded, self.plan.edited and not is_retain, self.listener)
-        unedited = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.plan.needs_retain)]
-        for row in unedited if is_retain else self.plan.of_model(asked, self.rows, self.units):
+        """Measure every row of a model; the reference model comes first."""
+        is_reference = asked.loaded.name == self.plan.reference
+        _remark(asked.loaded, self.plan.edited and not is_reference, self.listener)
+        unedited = [Row(asked.loaded.name, lambda: asked.loaded.model, is_needed=self.plan.needs_reference)]
+        for row in unedited if is_reference else self.plan.of_model(asked, self.rows, self.units):
             try:
                 self._measure_row(asked, row)
             except (CheckpointError, MismatchError) as error:  # it concerns this row only
@@ -183,13 +183,14 @@ class _Work:
                 self.listener.note(f"{row.name} is left out: {error.message}")
 
     def evaluation(self) -> Evaluation:
-        """Return all rows, the retain model's last."""
+        """Return all rows, the reference model's last."""
         if not self.rows:
             raise next(iter(self.failed.values()))
-        last = {self.plan.retain: self.rows.pop(self.plan.retain)} if self.plan.retain in self.rows else {}
+        last = {self.plan.reference: self.rows.pop(self.plan.reference)} if self.plan.reference in self.rows else {}
         records = [record for row in (self.rows | last).values() for record in row]
         tables = {table.model: table for table in arrange(records, "the evaluation")}
-        scores = make_scores(tables, {row: tables[self.plan.retain] for row in tables if self.plan.retain in tables})
+        reference = tables.get(self.plan.reference or "")
+        scores = make_scores(tables, {} if reference is None else dict.fromkeys(tables, reference))
         missing = {row: reasons | self.gaps.get(row, {}) for row, reasons in scores.missing.items()}
         left_out = [f"{row} is left out: {error.message}" for row, error in self.failed.items()]
         return Evaluation(replace(scores, missing=missing, remarks=(*scores.remarks, *left_out)), records)

@@ -14,6 +14,7 @@ from taskarith.evaluation.merges import merge_numbers
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
 from taskarith.evaluation.numbers import BESIDE, FORGET, across_texts, of_text
 from taskarith.evaluation.read_records import RecordTable, other_samples, read_tables
+from taskarith.spec import listed, renamed
 
 __all__ = ["Number", "Scores", "make_scores", "score"]
 
@@ -59,10 +60,11 @@ class Scores:
         }
 
 
+@renamed(retain="reference")
 def score(
-    records: Sequence[str | Path],
+    records: str | Path | Sequence[str | Path],
     *,
-    retain: str | Path | None = None,
+    reference: str | Path | None = None,
     finetuned: Mapping[str, str | Path] = MappingProxyType({}),
     seeds: bool = False,
 ) -> Scores:
@@ -72,22 +74,23 @@ def score(
     ``forget`` and ``holdout`` membership inference, ``verbmem``, ``knowmem_forget`` and ``knowmem_retain`` MUSE's.
 
     :param records: Folders or files: ``records.jsonl`` of an evaluation, or TOFU's ``eval_log*.json``.
-    :param retain: A model that never saw the forget set: its name in the records, or a folder or file with its
+    :param reference: A model that never saw the forget set: its name in the records, or a folder or file with its
         records only, on the same samples.
-    :param finetuned: For a text or lm-eval task, the model fine-tuned for it, named like the retain model;
+    :param finetuned: For a text or lm-eval task, the model fine-tuned for it, named like the reference model;
         accuracies are divided by its accuracy.
     :param seeds: The records are of the same models under several seeds, in the same order; return mean and spread.
     :raises DataError: Records are missing, incomplete, duplicate or not finite.
     :raises MismatchError: Records to be combined are of different samples.
-    :raises UsageError: There are no records or too few seeds, or the retain records are of several models.
+    :raises UsageError: There are no records or too few seeds, or the reference's records are of several models.
     """
+    records = listed(records)
     if not records:
         raise UsageError("no records are given", "Name at least one folder, as in: taskarith score runs/eval")
     sources = [read_tables(path) for path in records]
     rows = _named(sources)
     scores = make_scores(
         rows,
-        {} if retain is None else _retain_tables(sources, rows, str(retain)),
+        {} if reference is None else _reference_tables(sources, rows, str(reference)),
         _finetuned_tables(sources, rows, finetuned),
     )
     return _over_seeds(scores, sources, rows) if seeds else scores
@@ -121,16 +124,16 @@ def make_scores(
     return Scores(tuple(rows), texts, by_text, overall, missing, _remarks(rows))
 
 
-def _retain_tables(
-    sources: Sequence[Sequence[RecordTable]], rows: Mapping[str, RecordTable], retain: str
+def _reference_tables(
+    sources: Sequence[Sequence[RecordTable]], rows: Mapping[str, RecordTable], reference: str
 ) -> dict[str, RecordTable]:
-    """Return the retain model's records for each row."""
+    """Return the reference model's records for each row."""
     description = "the model that never saw the forget set"
-    tables = _records_of(sources, rows, retain, f"--retain {retain}", description)
+    tables = _records_of(sources, rows, reference, f"--reference {reference}", description)
     for table in tables.values():
         if not any(table.of(kind, FORGET) for kind in ("answer", "loss")):
             raise DataError(
-                f"{retain} has no losses or answers of a text named {FORGET}", f"Evaluate it on {FORGET}=DATA, too."
+                f"{reference} has no losses or answers of a text named {FORGET}", f"Evaluate it on {FORGET}=DATA, too."
             )
     return tables
 

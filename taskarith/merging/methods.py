@@ -196,10 +196,13 @@ def parse_method(
     seed: int | None = None,
     rank: int | None = None,
 ) -> Method:
-    """Check a method and its options, and fill in defaults.
+    """Check a method and its options, and fill in defaults; mergekit's names, and upper case, are understood.
 
     :raises UsageError: The method is unknown, an option is missing, is none of the method's, or out of range.
     """
+    known = {row.mergekit.name: own for own, row in METHODS.items() if row.mergekit is not None and row.mergekit.name}
+    spelled = str(name).lower().replace("-", "_")
+    name = known.get(spelled, spelled if spelled in METHODS else name)
     if name not in METHODS:
         raise UsageError(f"unknown method '{name}'", f"Choose one of {', '.join(METHODS)}.")
     defaults = METHODS[name].parameters

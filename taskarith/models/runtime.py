@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+from taskarith.checkpoints.dtypes import MODEL_DTYPES, dtype_name
+
 __all__ = ["RUNTIME", "Runtime", "RuntimeKeywords", "take_runtime"]
 
 
@@ -13,7 +15,7 @@ class Runtime:
     """Settings for loading a model.
 
     :param dtype: Dtype of the weights in memory: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the
-        dtype of the files, or float32 on a CPU.
+        dtype of the files, or float32 on a CPU. ``bf16`` and the like are understood.
     :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
     :param trust_remote_code: Run Python code that comes with a model.
     """
@@ -21,6 +23,9 @@ class Runtime:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_name(self.dtype, ("auto", *MODEL_DTYPES)))
 
 
 RUNTIME = Runtime()

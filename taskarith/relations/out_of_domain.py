@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from taskarith.data.load import check_form
+from taskarith.data.spec import named_data
 from taskarith.errors import UsageError
 from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.inspection.open_tensors import plain
@@ -20,6 +21,7 @@ from taskarith.progress import SILENT, Listener
 from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
 from taskarith.relations.linear_program import FIGURE_THRESHOLD, Programme, solve
 from taskarith.relations.vectors import Related, open_related
+from taskarith.spec import listed
 
 if TYPE_CHECKING:
     from taskarith.data.tokens import Sample
@@ -101,10 +103,10 @@ class OutOfDomain:
 
 
 def out_of_domain(
-    vectors: Sequence[str],
+    vectors: str | Sequence[str],
     *,
     gammas: Sequence[float] | None = None,
-    data: Mapping[str, str] | None = None,
+    data: Mapping[str, str] | str | Sequence[str] | None = None,
     model: str | None = None,
     margin: float = 0.1,
     threshold: float | None = None,
@@ -134,6 +136,7 @@ def out_of_domain(
     :raises DataError: A test set is missing or too short.
     """
     cut, runtime = with_keywords(keywords, cut, runtime)
+    vectors, data = listed(vectors), None if data is None else named_data(data)
     if not data:
         check_form(cut.form, ())
     if (gammas is None) == (not data):

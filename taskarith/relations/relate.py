@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taskarith.data.load import check_form
+from taskarith.data.spec import named_data
 from taskarith.errors import UsageError
 from taskarith.inspection.open_tensors import plain
 from taskarith.models.runtime import RUNTIME, Runtime
@@ -16,6 +17,7 @@ from taskarith.relations.geometry import TOP_SHARES, Group, WeightRelations, rel
 from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
 from taskarith.relations.vectors import Related, open_related
 from taskarith.relations.verdict import Evidence, Verdict, judge
+from taskarith.spec import listed
 
 if TYPE_CHECKING:
     from taskarith.relations.subspaces import SubspaceRelation
@@ -69,7 +71,7 @@ def relate(
     vectors: Sequence[str],
     *,
     model: str | None = None,
-    data: Mapping[str, str] | None = None,
+    data: Mapping[str, str] | str | Sequence[str] | None = None,
     rank: int | None = None,
     beta: float = 0.0,
     cut: TestInputs = INPUTS,
@@ -96,6 +98,7 @@ def relate(
     :raises DataError: A test set is missing or too short.
     """
     cut, runtime = with_keywords(keywords, cut, runtime)
+    vectors, data = listed(vectors), None if data is None else named_data(data)
     if not data:
         check_form(cut.form, ())
     if len(vectors) < 2:

@@ -16,6 +16,7 @@ from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
+from taskarith.data.spec import named_data
 from taskarith.edit.edit import Edit
 from taskarith.edit.in_memory import check_edit
 from taskarith.edit.operands import named_paths
@@ -30,7 +31,7 @@ from taskarith.merging.methods import LINEAR, Method
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import plain_scales
+from taskarith.spec import listed, plain_scales
 from taskarith.sweeps.optuna_search import check_storage
 from taskarith.sweeps.result import Sweep, conclude
 from taskarith.sweeps.rows import FINALISTS, SweepRows
@@ -47,14 +48,14 @@ RECIPE = "recipe.yaml"
 
 def sweep(
     model: str,
-    data: Mapping[str, str],
+    data: Mapping[str, str] | str | Sequence[str],
     *,
     add: Sequence[str] = (),
     negate: Sequence[str] = (),
     alphas: Sequence[float] = ALPHAS,
     search: int = 0,
     gradient: int = 0,
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     reference: str | None = None,
     target: float | None = None,
     budget: float | None = None,
@@ -110,6 +111,7 @@ def sweep(
     :raises MismatchError: A vector does not fit the model.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
+    data, by = named_data(data), listed(by)
     aim = _aim(data, target, budget)
     options = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
     _check(model, data, aim, reference)
@@ -181,7 +183,7 @@ def sweep(
         evaluation = measure_rows(
             asked,
             measurement,
-            RowPlan(rows, count, reference, needs_retain=True, edited=True),
+            RowPlan(rows, count, reference, needs_reference=True, edited=True),
             team=team,
             units=units,
             listener=listener,

@@ -22,6 +22,7 @@ from taskarith.models.device import autocast_choice, choose_device, describe_pre
 from taskarith.models.language import can_run, names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
+from taskarith.spec import listed
 from taskarith.training.callbacks import measured_throughput
 from taskarith.training.engines import adapt_engine, engine_errors
 from taskarith.training.examples import make_examples
@@ -45,11 +46,11 @@ __all__ = ["FinetuneResult", "finetune"]
 
 def finetune(
     model: str,
-    data: Sequence[str],
+    data: str | Sequence[str],
     output_dir: str | Path,
     *,
-    retain: Sequence[str] = (),
-    validation: Sequence[str] = (),
+    retain: str | Sequence[str] = (),
+    validation: str | Sequence[str] = (),
     overwrite: bool = False,
     settings: TrainingSettings = SETTINGS,
     listener: Listener = SILENT,
@@ -78,6 +79,7 @@ def finetune(
     :raises TaskarithError: The training diverged, or ran out of memory.
     """
     settings = replace(settings, **keywords)
+    data, retain, validation = listed(data), listed(retain), listed(validation)
     target = Path(output_dir)
     check_launch()
     check_validation(settings, validation)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from taskarith.checkpoints.dtypes import MODEL_DTYPES
+from taskarith.checkpoints.dtypes import MODEL_DTYPES, dtype_name
 from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
+from taskarith.spec import listed
 from taskarith.training.objective_table import LEARN, Objective, check_options, find_objective
 from taskarith.training.ranges import check_ranges
 
@@ -148,13 +149,14 @@ class TrainingSettings:
     system_prompt: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lora_target", tuple(self.lora_target))
-        object.__setattr__(self, "report_to", tuple(name for name in self.report_to if name != "none"))
+        object.__setattr__(self, "lora_target", tuple(listed(self.lora_target)))
+        object.__setattr__(self, "report_to", tuple(name for name in listed(self.report_to) if name != "none"))
+        object.__setattr__(self, "dtype", dtype_name(self.dtype, MODEL_DTYPES))
         check_ranges(vars(self))
-        for name, known in (("lr_scheduler_type", SCHEDULERS), ("dtype", MODEL_DTYPES)):
-            if getattr(self, name) not in known:
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"unknown {option} '{getattr(self, name)}'", f"Choose one of {', '.join(known)}.")
+        if self.lr_scheduler_type not in SCHEDULERS:
+            raise UsageError(
+                f"unknown --lr-scheduler-type '{self.lr_scheduler_type}'", f"Choose one of {', '.join(SCHEDULERS)}."
+            )
         if not self.lora and (self.lora_target or self.lora_alpha is not None or self.lora_rank != LORA_RANK):
             raise UsageError("a LoRA option is given without --lora", "Add --lora, or leave out the option.")
         if self.quantised and not self.lora:

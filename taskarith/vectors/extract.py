@@ -7,7 +7,7 @@ from pathlib import Path
 
 from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
-from taskarith.checkpoints.dtypes import VECTOR_DTYPES
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import (
     file_states,
@@ -64,9 +64,7 @@ def extract(
     :raises OutputError: The output exists or cannot be written.
     :raises UsageError: The dtype or device is unknown, or no base is given or recorded.
     """
-    if dtype not in VECTOR_DTYPES:
-        raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
-    code = VECTOR_DTYPES[dtype]
+    code = VECTOR_DTYPES[dtype_name(dtype)]
     form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
     check_vocab(vocab)
     if vocab and form:

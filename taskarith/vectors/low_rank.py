@@ -9,7 +9,7 @@ from typing import Any
 
 from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
-from taskarith.checkpoints.dtypes import VECTOR_DTYPES
+from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import check_unchanged, file_states
@@ -87,7 +87,7 @@ def extract_low_rank(
     :raises OutputError: The output exists or cannot be written.
     :raises UsageError: An option is wrong, or no base is given or recorded.
     """
-    target, place = Path(output), _check(Path(output), rank, energy, dtype, device)
+    target, place, code = Path(output), _check(Path(output), rank, energy, device), VECTOR_DTYPES[dtype_name(dtype)]
     check_target(target, overwrite, is_folder=True, inputs=[base or "", finetuned])
     origin, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
     resolved = origin.resolved
@@ -95,7 +95,7 @@ def extract_low_rank(
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
     before, after = origin.open(), open_checkpoint(tuned.path)
     source = PairSource(before, after, ignore_buffers=ignore_buffers)
-    work = Factoring(before, after, source, (rank, energy), VECTOR_DTYPES[dtype], place, listener)
+    work = Factoring(before, after, source, (rank, energy), code, place, listener)
     states = file_states(source.files)
     with publish(target, overwrite, is_folder=True, inputs=[before.path, after.path, *source.files]) as workplace:
         scratch = workplace.path.with_name("factors")
@@ -108,7 +108,7 @@ def extract_low_rank(
         nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
             part = source.restricted(layout.rest, work.fingerprints)
-            rest = Extraction(resolved, tuned, before, part, VECTOR_DTYPES[dtype], states, target / REST_WEIGHTS, place)
+            rest = Extraction(resolved, tuned, before, part, code, states, target / REST_WEIGHTS, place)
             with publish(workplace.path / REST_WEIGHTS, is_folder=False) as file:
                 nbytes += write_dense(file, rest, SILENT).nbytes
         check_unchanged(states)
@@ -117,13 +117,11 @@ def extract_low_rank(
     return replace(result, remarks=(*strangers, *result.remarks))
 
 
-def _check(target: Path, rank: int | None, energy: float | None, dtype: str, device: str) -> str:
+def _check(target: Path, rank: int | None, energy: float | None, device: str) -> str:
     if (rank is None) == (energy is None):
         raise UsageError("give one of --rank and --energy", "As in: taskarith extract BASE FINETUNED -o DIR --rank 16")
     if (rank is not None and rank < 1) or (energy is not None and not 0 < energy <= 1):
         raise UsageError("the rank is at least 1, the energy above 0 and at most 1", "As in --rank 16 or --energy 0.95")
-    if dtype not in VECTOR_DTYPES:
-        raise UsageError(f"unknown dtype '{dtype}'", f"Choose one of {', '.join(VECTOR_DTYPES)}.")
     if target.suffix == ".safetensors":
         raise UsageError(
             f"a low-rank vector is a folder, and '{target}' names a file", f"Name a folder: -o {target.with_suffix('')}"

@@ -62,7 +62,7 @@ def test_all_attacks_from_python(phi, phi_tuned, retain, forget, tmp_path):
 
 
 def test_the_command_writes_table_curve_and_records(phi, phi_tuned, retain, forget, tmp_path):
-    done = run(phi_tuned, "--forget", forget, "--before", phi, "--retain", retain, *FEW, "-o", tmp_path / "out")
+    done = run(phi_tuned, "--forget", forget, "--before", phi, "--reference", retain, *FEW, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"results.json", "records.jsonl", "taskarith.json", "recovery.svg", "recovery.png"}
@@ -102,7 +102,7 @@ def test_a_broken_model_is_named(phi, forget, tmp_path):
     broken.save_pretrained(tmp_path / "broken")
     tiny.tokenizer().save_pretrained(tmp_path / "broken")
     with pytest.raises(CheckpointError, match=r"retain \(.*broken\): the loss of forget.txt#1 is not finite"):
-        taskarith.attack(str(phi), str(forget), retain=str(tmp_path / "broken"), **SMALL)
+        taskarith.attack(str(phi), str(forget), reference=str(tmp_path / "broken"), **SMALL)
 
 
 def test_an_adapter_is_refused(phi, forget, tmp_path):

@@ -62,7 +62,7 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair, run):
         (tmp_path / f"{name}.txt").write_text(tiny.text(16, seed), encoding="utf-8")
     sizes = ["--block-size", "24", "--prompts", "5", "--prompt-tokens", "6", "--continuation-tokens", "6"]
     asked = ["--data", "forget=forget.txt", "--data", "holdout=holdout.txt", *sizes, "--batch-size", "3"]
-    for edit in (["--retain", tuned], ["--negate", tuned, "--alpha", "0,0.5"]):
+    for edit in (["--reference", tuned], ["--negate", tuned, "--alpha", "0,0.5"]):
         command = ["eval", base, *edit, *asked, "--json", "--overwrite", "-o"]
         [alone], [first, second] = run(1, *command, "one"), run(2, *command, "two")
         assert (alone, second) == (first, "")
@@ -90,7 +90,7 @@ def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair, ve
     base, tuned = pair
     text = tmp_path / "t.txt"
     text.write_text(tiny.text(4, 1), encoding="utf-8")
-    given = {"extract": [tuned], "importance": ["--forget", str(text), "--retain", str(text), "--block-size", "32"]}
+    given = {"extract": [tuned], "importance": ["--forget", str(text), "--reference", str(text), "--block-size", "32"]}
     for rank, name in (("1", "none"), ("0", "v.safetensors")):
         arguments = [verb, base, *given[verb], "-o", str(tmp_path / name)]
         done = CliRunner().invoke(app, arguments, env={"RANK": rank})

@@ -16,7 +16,7 @@ def test_without_references_what_is_missing_is_told(phi, forget):
     assert (plain["attack"], plain["name"]) == ("none", "edited")
     assert found["cells"]["loss"]["recovered"] is None
     assert [line.partition(":")[0] for line in results["missing"]] == ["recovered and beyond", "beyond"]
-    assert "needs a model that never knew the text (--retain)" in done.stderr
+    assert "needs a model that never knew the text (--reference)" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def records_of(folder):
 
 def test_tofu_gives_its_numbers_from_answers_that_can_be_scored_again(phi, phi_tuned, tmp_path):
     tofu = layouts.write_tofu(tmp_path / "TOFU")
-    found = as_json(phi_tuned, "--retain", phi, "--benchmark", f"tofu={tofu}", "--limit", 3, "-o", tmp_path / "out")
+    found = as_json(phi_tuned, "--reference", phi, "--benchmark", f"tofu={tofu}", "--limit", 3, "-o", tmp_path / "out")
     assert found["models"] == [str(phi_tuned), str(phi)]
     assert found["texts"] == ["forget", "retain", "real_authors", "world_facts"]
     records = records_of(tmp_path / "out")
@@ -60,7 +60,7 @@ def test_tofu_gives_its_numbers_from_answers_that_can_be_scored_again(phi, phi_t
     assert "model_utility" in overall
     assert list(found["missing"][str(phi_tuned)]) == ["membership", "leak_at_k of forget"]
     assert "holdout" in found["missing"][str(phi_tuned)]["membership"]
-    again = as_json(tmp_path / "out", "--retain", phi, command="score")
+    again = as_json(tmp_path / "out", "--reference", phi, command="score")
     assert (again["scores"], again["overall"]) == (found["scores"], found["overall"])
     provenance = json.loads((tmp_path / "out/taskarith.json").read_text(encoding="utf-8"))
     assert provenance["benchmark"]["spec"] == f"tofu=../{tofu.name}"  # as seen from the record
@@ -80,7 +80,7 @@ def test_records_compare_with_logs_as_tofu_publishes_them(phi, tmp_path):
     }
     log.mkdir()
     (log / "eval_log_forget.json").write_text(json.dumps(numbers), encoding="utf-8")
-    found = as_json(tmp_path / "out", "--retain", log, command="score")
+    found = as_json(tmp_path / "out", "--reference", log, command="score")
     distance = found["overall"][str(phi)]["forget_distance"]
     assert (distance["value"], distance["n"]) == (1.0, 4)  # every R of the log is e^8
 
@@ -91,7 +91,7 @@ def test_without_references_the_missing_ones_are_named(phi, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "forget: the first 2 of 4 samples" in result.stderr
     missing = next(line for line in " ".join(result.stderr.split()).split("missing: ") if "TOFU" in line)
-    assert "PrivLeak (MUSE): needs a model that never saw the forget set: --retain" in missing
+    assert "PrivLeak (MUSE): needs a model that never saw the forget set: --reference" in missing
     assert "AUC of loss" in result.stdout  # against the holdout
 
 
@@ -103,7 +103,7 @@ def test_muse_gives_its_numbers(phi, phi_tuned, tmp_path, monkeypatch):
         return continue_greedily(model, tokenizer, prompts, *more, max_new_tokens=max_new_tokens, **options)
 
     monkeypatch.setattr("taskarith.evaluation.measure.continue_greedily", spy)
-    found = as_json(phi_tuned, "--retain", phi, "--benchmark", f"muse-books={muse}", "-o", tmp_path / "out")
+    found = as_json(phi_tuned, "--reference", phi, "--benchmark", f"muse-books={muse}", "-o", tmp_path / "out")
     continuations = [r for r in records_of(tmp_path / "out") if r["kind"] == "continuation"]
     assert asked == [(128, 3), (32, 6)] * 2
     for text in ("verbmem", "knowmem_forget", "knowmem_retain"):

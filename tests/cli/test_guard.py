@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import get_type_hints
 
 import pytest
@@ -54,3 +55,22 @@ def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").rmdir()
     assert invoke("inspect", "v.safetensors").exit_code == 1
     assert "the current folder no longer exists" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr
+
+
+def test_an_error_that_nobody_expected_is_two_lines_too_and_its_traceback_is_there_on_demand(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("taskarith.inspection.inspect.inspect", fail)
+    done = invoke("inspect", "v.safetensors")
+    assert done.exit_code == 1
+    assert re.fullmatch(
+        r"error: unexpected KeyError: 'a fault' \(test_guard.py, line \d+\)\nhint:  This is a fault in taskarith. .*\n",
+        done.stderr,
+    )
+    assert "Traceback" in invoke("apply", "m", "--negate", "v.safetensors", "--verbose").stderr
+    wanted = [invoke("inspect", "v", "-v")]
+    monkeypatch.setenv("TASKARITH_DEBUG", "1")
+    for one in [*wanted, invoke("inspect", "v")]:
+        assert "Traceback (most recent call last)" in one.stderr
+        assert one.stderr.endswith("--verbose.\n")

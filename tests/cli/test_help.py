@@ -19,6 +19,7 @@ COMMANDS = [
     "importance",
     "apply",
     "undo",
+    "env",
     "verify",
     "inspect",
     "diff",
@@ -71,7 +72,7 @@ def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):
         "Edit a model": ["finetune", "extract", "combine", "apply", "demo"],
         "Choose coefficients": ["sweep", "relate", "ood", "importance"],
         "Measure and attack": ["eval", "score", "attack"],
-        "Look, check, undo": ["inspect", "diff", "verify", "undo"],
+        "Look, check, undo": ["inspect", "diff", "verify", "undo", "env"],
     }
     for heading in shown:
         for line in found[heading]:

@@ -114,7 +114,15 @@ def test_json_is_the_only_thing_on_stdout(tmp_path, phi, phi_tuned):
         (["finetune", "absent", "--data", "gone.txt", "-o", "out"], 1, "gone.txt"),
         (["eval", "absent", "--data", "forget=gone.txt"], 1, "gone.txt"),
         (["demo", "--model", "absent", "-o", "/proc/absent/demo"], 1, "/proc/absent"),
-        (["paint"], 2, "No such command"),
+        (["paint"], 2, "no such command 'paint'"),
+        (["evla"], 2, "Did you mean eval"),
+        (["merge"], 2, "Did you mean apply?"),
+        (["apply", "m", "v.safetensors"], 2, "Vectors follow --add or --negate"),
+        (["apply", "--negate", "v", "--alpha", "0,1"], 2, "'0,1' is not a number"),
+        (["apply", "--negate", "v", "--alpha=0,1"], 2, "eval and sweep take several"),
+        (["finetune", "m", "--data", "x", "--max-steps", "2.5"], 2, "'2.5' is not a whole number"),
+        (["finetune", "m", "--lora-rnk", "2"], 2, "Did you mean --lora-rank"),
+        (["finetune"], 2, "See taskarith finetune --help"),
     ],
 )
 def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, arguments, code, words):
@@ -124,6 +132,8 @@ def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, a
     assert result.exit_code == code, result.output
     assert words in result.output
     assert "Traceback" not in result.output
+    assert result.stderr.startswith("error: ")
+    assert "\nhint:  " in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

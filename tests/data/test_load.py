@@ -9,7 +9,7 @@ import pytest
 from rows import write_lines
 
 from taskarith.data.documents import Document
-from taskarith.data.load import load_data
+from taskarith.data.load import data_paths, load_data
 from taskarith.errors import DataError, UsageError
 
 ROWS = [
@@ -81,6 +81,27 @@ def test_hub_id_without_network_is_a_clear_error():
     assert "connection" in raised.value.hint
 
 
+def test_folders_and_patterns_are_their_files_in_the_order_of_their_names(tmp_path):
+    docs = tmp_path / "docs"
+    (docs / "more").mkdir(parents=True)
+    (docs / ".hidden").mkdir()
+    for name in ("b.txt", "a.md", "more/c.txt", ".hidden/d.txt", ".e.txt"):
+        (docs / name).write_text(f"text of {name}", encoding="utf-8")
+    rows = write_lines(docs / "more/rows.jsonl", [{"text": "row", "body": "other"}])
+    assert [one.text for one in load_data(str(docs)).documents] == [
+        "text of a.md", "text of b.txt", "text of more/c.txt", "row"
+    ]  # fmt: skip
+    assert [one.text for one in load_data(f"{docs}/**/*.txt").documents] == ["text of b.txt", "text of more/c.txt"]
+    assert [one.text for one in load_data(f"{docs}/more/*.jsonl:body").documents] == ["other"]
+    assert data_paths([f"{docs}/*.txt", None, "an/id"]) == [str(docs / "b.txt"), "an/id"]
+    (docs / "contract.pdf").write_bytes(b"%PDF-1.7")
+    with pytest.raises(DataError, match=r"contract.pdf is a document with a layout"):
+        load_data(str(docs))
+    with pytest.raises(UsageError, match="has no column 'body'"):
+        load_data(f"{docs}/*.md:body")
+    assert rows.exists()
+
+
 def test_wrong_names_are_refused(tmp_path):
     for spec in (str(tmp_path / "absent.txt"), "absent.jsonl", "data/absent.txt", "./absent", "~/absent"):
         with pytest.raises(DataError, match="there is no file"):
@@ -89,8 +110,13 @@ def test_wrong_names_are_refused(tmp_path):
     with pytest.raises(DataError, match="no column 'body'") as raised:
         load_data(f"{path}:body")
     assert raised.value.hint == "Use one of its columns: prompt, completion"
-    with pytest.raises(DataError, match="not one written by datasets"):
-        load_data(str(tmp_path))
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(DataError, match="docs has no files"):
+        load_data(str(tmp_path / "docs"))
+    with pytest.raises(DataError, match="no file matches"):
+        load_data(str(tmp_path / "docs/*.txt"))
+    with pytest.raises(DataError, match=r"there is no file .*docs/letter"):
+        load_data(str(tmp_path / "docs/letter"))
     (tmp_path / "book.txt").write_text("words", encoding="utf-8")
     with pytest.raises(UsageError, match="has no column 'text'"):
         load_data(f"{tmp_path / 'book.txt'}:text")

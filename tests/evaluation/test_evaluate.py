@@ -118,7 +118,7 @@ def test_a_retain_model_that_cuts_texts_otherwise_is_a_named_gap(phi, texts, tmp
     tokenizer.add_tokens(words)
     tokenizer.save_pretrained(other)
     named = {"forget": texts["one"], "holdout": texts["two"]}
-    found = evaluate([str(phi)], named, **SMALL, retain=str(other), listener=notes)
+    found = evaluate([str(phi)], named, **SMALL, reference=str(other), listener=notes)
     assert f"{phi} tokenises these texts differently from {other}: losses per token are not comparable" in notes.notes
     assert "cannot be calculated" in found.scores.missing[str(phi)]["privleak"]
     assert "other" in found.scores.missing[str(phi)]["auc_reference"]

@@ -14,7 +14,7 @@ def test_a_number_that_cannot_be_calculated_is_a_named_gap(tmp_path):
     edited = write(tmp_path / "e.jsonl", losses("e", "forget", KNOWN) + losses("e", "holdout", UNKNOWN))
     easy, hard = [[0.1, 0.1]] * 3, [[5.0, 5.0]] * 3
     retain = write(tmp_path / "r.jsonl", losses("r", "forget", easy) + losses("r", "holdout", hard))
-    result = run(edited, "--retain", retain, "--json")
+    result = run(edited, "--reference", retain, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert found["missing"]["e"].keys() == {"auc_gradient", "tpr", "privleak"}
@@ -23,4 +23,4 @@ def test_a_number_that_cannot_be_calculated_is_a_named_gap(tmp_path):
     )
     assert "PrivLeak (MUSE): cannot be calculated: the retrained model" in " ".join(result.stderr.split())
     zero = write(tmp_path / "z.jsonl", losses("z", "forget", [[0.0]] * 3) + losses("z", "holdout", [[0.0]] * 3))
-    assert score([edited], retain=zero).missing["e"].keys() == {"auc_gradient", "tpr", "auc_reference"}
+    assert score([edited], reference=zero).missing["e"].keys() == {"auc_gradient", "tpr", "auc_reference"}

@@ -15,7 +15,7 @@ from taskarith.evaluation.score import score
 def test_membership_and_memorisation_by_hand(tmp_path):
     edited = write(tmp_path / "e.jsonl", losses("e", "forget", KNOWN) + losses("e", "holdout", UNKNOWN))
     retain = write(tmp_path / "r.jsonl", losses("r", "forget", UNKNOWN) + losses("r", "holdout", UNKNOWN))
-    scores = score([edited], retain=retain)
+    scores = score([edited], reference=retain)
     forget, overall = scores.by_text["e"]["forget"], scores.overall["e"]
     assert forget["loss"].value == pytest.approx(10.25 / 9)
     assert forget["accuracy"].value == 5 / 9
@@ -58,10 +58,10 @@ def test_what_membership_lacks_is_named(tmp_path):
     both = write(tmp_path / "2.jsonl", plain + losses("e", "holdout", UNKNOWN))
     missing = score([both]).missing["e"]
     assert missing["auc_min_40"] == f"needs token_losses in every loss record of forget and holdout in {both}"
-    assert "--retain" in missing["privleak"]
-    assert "--retain" in missing["auc_reference"]
+    assert "--reference" in missing["privleak"]
+    assert "--reference" in missing["auc_reference"]
     retain = write(tmp_path / "3.jsonl", losses("r", "forget", UNKNOWN) + losses("r", "holdout", UNKNOWN))
-    missing = score([both], retain=retain).missing["e"]
+    missing = score([both], reference=retain).missing["e"]
     assert missing["privleak"] == f"needs token_losses in every loss record of forget and holdout in {both}"
     forget_only = write(tmp_path / "4.jsonl", losses("r", "forget", UNKNOWN))
-    assert score([both], retain=forget_only).missing["e"]["privleak"] == f"needs losses of holdout in {forget_only}"
+    assert score([both], reference=forget_only).missing["e"]["privleak"] == f"needs losses of holdout in {forget_only}"

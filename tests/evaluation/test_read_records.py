@@ -69,16 +69,16 @@ def test_the_retain_model_may_be_among_the_records(tmp_path):
     both = losses("e", "forget", KNOWN) + losses("e", "holdout", UNKNOWN)
     both += losses("r", "forget", UNKNOWN) + losses("r", "holdout", UNKNOWN)
     paths = [write(tmp_path / f"{n}.jsonl", both) for n in range(2)]
-    found = score(paths[:1], retain="r")
+    found = score(paths[:1], reference="r")
     assert found.overall["e"]["privleak"].value == pytest.approx(privleak(7 / 9, 1 / 2))
     assert found.overall["r"]["privleak"].value == 0
-    seeds = score(paths, retain="r", seeds=True).overall["e"]["privleak"]
+    seeds = score(paths, reference="r", seeds=True).overall["e"]["privleak"]
     assert (seeds.value, seeds.spread) == (pytest.approx(privleak(7 / 9, 1 / 2)), 0)
 
 
 def test_retain_records_of_several_models_are_refused(tmp_path):
     two = write(tmp_path / "2.jsonl", losses("a", "forget", KNOWN) + losses("b", "forget", KNOWN))
     with pytest.raises(UsageError, match="several models: a, b"):
-        score([two], retain=two)
+        score([two], reference=two)
     with pytest.raises(UsageError, match="no records are given"):
         score([])

@@ -46,13 +46,13 @@ SMALL = ["--block-size", "32", "--batch-size", "4", "--prompt-tokens", "4", "--c
 ASKED = [*TEXTS, *SMALL, "--prompts", "2"]
 SWEEP = ["sweep", "tuned", "--negate", "v.safetensors", *TEXTS, *SMALL, "--prompts", "1", "--budget", "9"]
 COMMANDS = {
-    "eval": ["eval", "base", "tuned", "--retain", "never", *ASKED],
+    "eval": ["eval", "base", "tuned", "--reference", "never", *ASKED],
     "eval of an edit": ["eval", "base", "--add", "v.safetensors", "--alpha", "0,1", *ASKED, "--batch-size", "auto"],
     "sweep": [*SWEEP, "--alpha", "0,1"],
     "sweep --search": [*SWEEP, "--search", "4", "--kl", "1", "--alpha", "0,1"],
     "sweep --gradient": [*SWEEP, "--gradient", "2", "--alpha", "0,1"],
     "attack": [
-        "attack", "tuned", "--forget", "forget.txt", "--retain", "never", "--relearn-epochs", "0",
+        "attack", "tuned", "--forget", "forget.txt", "--reference", "never", "--relearn-epochs", "0",
         *SMALL, "--prompts", "2", "--prefixes", "4", "--relearn-steps", "1,2", "--bits", "8", "--draws", "1",
     ],
 }  # fmt: skip

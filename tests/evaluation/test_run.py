@@ -42,7 +42,7 @@ def test_names_of_rows_differ_where_alphas_do():
 def test_a_retain_model_is_a_row_and_the_reference(phi, phi_tuned, sides, tmp_path):
     retrained = str(tiny.save_model(tmp_path / "retrained", nudge_of=phi, seed=5))
     models = [str(phi), str(phi_tuned)]
-    evaluation = evaluate(models, sides, **SMALL, retain=retrained, output_dir=tmp_path / "out")
+    evaluation = evaluate(models, sides, **SMALL, reference=retrained, output_dir=tmp_path / "out")
     scores = evaluation.scores
     assert scores.models == (*models, retrained)
     lacking = ["auc_gradient", "tpr", "leak_at_k of forget"]  # with five samples of holdout
@@ -55,11 +55,11 @@ def test_a_retain_model_is_a_row_and_the_reference(phi, phi_tuned, sides, tmp_pa
     assert (scores.overall[retrained]["privleak"].value, scores.overall[retrained]["auc_reference"].value) == (0, 0.5)
     assert values(evaluation, models[1], "forget")[f"kl from {retrained}"] > 0
     assert not any(name.startswith("kl") for name in values(evaluation, retrained, "forget"))
-    assert score_stored([tmp_path / "out"], retain=retrained) == scores
+    assert score_stored([tmp_path / "out"], reference=retrained) == scores
     plain = evaluate(models, sides, **SMALL)
     assert strip(evaluation, models[1]) == strip(plain, models[1])
     assert f"kl from {models[0]}" in values(plain, models[1], "forget")
-    assert "--retain" in plain.scores.missing[models[1]]["privleak"]
+    assert "--reference" in plain.scores.missing[models[1]]["privleak"]
     first = next(record for record in evaluation.records if record["kind"] == "loss")
     assert first["zlib_bytes"] == zlib_bytes(load_data(sides["forget"]).documents[0].text)
     assert len(first["token_losses"]) == len(first["hits"]) == len(first["z_scores"]) == first["tokens"]

@@ -20,7 +20,7 @@ def test_a_missing_reference_is_named(tmp_path, logs):
     result = run(folder, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["missing"]["m"] == {"forget_quality": "needs a model that never saw the forget set: --retain"}
+    assert found["missing"]["m"] == {"forget_quality": "needs a model that never saw the forget set: --reference"}
     assert "forget quality (TOFU, KS p): needs a model that never saw" in result.stderr
     del logs["eval_real_author_wo_options.json"]
     alone = score([write_logs(tmp_path / "less", logs)])
@@ -30,17 +30,17 @@ def test_a_missing_reference_is_named(tmp_path, logs):
 def test_numbers_beside_a_retain_model_of_another_data_set_are_missing(tmp_path, logs):
     edited = write_logs(tmp_path / "m", logs)
     shorter = write_logs(tmp_path / "shorter", {"eval_log_forget.json": forget_log([1, 2])})
-    found = score([edited], retain=shorter)
+    found = score([edited], reference=shorter)
     assert found.missing["m"].keys() == {"forget_quality", "forget_distance"}
     assert found.missing["m"]["forget_quality"].endswith("have different samples of forget: 2, 3")
     assert "model_utility" in found.overall["m"]
     other = forget_log([1, 2, 3, 4])
     other["generated_text"]["2"][2] = "another answer"
-    found = score([edited], retain=write_logs(tmp_path / "other", {"eval_log_forget.json": other}))
+    found = score([edited], reference=write_logs(tmp_path / "other", {"eval_log_forget.json": other}))
     assert "different true texts of forget with the same ids: 2" in found.missing["m"]["forget_quality"]
     nothing = write_logs(tmp_path / "nothing", {"eval_log.json": HAND_MADE["eval_log.json"]})
     with pytest.raises(DataError, match="nothing has no losses or answers of a text named forget"):
-        score([edited], retain=nothing)
+        score([edited], reference=nothing)
 
 
 def test_models_side_by_side_on_other_samples_are_remarked(tmp_path):
@@ -89,7 +89,7 @@ def test_seeds_compare_each_with_its_own_rows(tmp_path):
 
 def test_the_table_shows_values_intervals_and_what_is_missing(tmp_path, logs):
     retain = write_logs(tmp_path / "retain", {"eval_log_forget.json": forget_log([5, 6, 7, 8])})
-    result = run(write_logs(tmp_path / "m", logs), retain, "--retain", retain)
+    result = run(write_logs(tmp_path / "m", logs), retain, "--reference", retain)
     assert result.exit_code == 0, result.stderr
     lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
     assert "0.457627 [" in lines["model utility (TOFU)"]

@@ -21,7 +21,7 @@ UTILITY = 9 / sum(1 / x for x in (3 / 8, 3 / 4, 3 / 8, 1 / 2, 1 / 2, 1 / 4, 1 / 
 def test_a_log_worked_out_by_hand(tmp_path, logs):
     pieces, whole = write_logs(tmp_path / "pieces", logs), write_logs(tmp_path / "whole", logs, aggregated=True)
     retain = write_logs(tmp_path / "retain", {"eval_log_forget.json": forget_log([5, 6, 7, 8])})
-    scores = score([pieces, whole], retain=retain)
+    scores = score([pieces, whole], reference=retain)
     for model in ("pieces", "whole"):
         overall = scores.overall[model]
         assert overall["model_utility"].value == pytest.approx(UTILITY) == pytest.approx(27 / 59)
@@ -36,13 +36,13 @@ def test_a_log_worked_out_by_hand(tmp_path, logs):
         assert texts["retain"]["rouge_l_recall"].value == (1 / 2 + 1 / 2) / 2  # dogs are no dog
         assert texts["real_authors"]["truth_ratio"].value == pytest.approx(1 / 4)
         assert scores.missing[model] == {}
-    assert score([whole / "eval_log_aggregated.json"], retain=retain).overall == {"whole": scores.overall["whole"]}
+    assert score([whole / "eval_log_aggregated.json"], reference=retain).overall == {"whole": scores.overall["whole"]}
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"TOFU's published logs are not at {PUBLISHED}")
 def test_the_published_logs_give_the_published_numbers():
     full, retain = PUBLISHED / "llama2-7b_full", PUBLISHED / "llama2-7b_retain90"
-    scores = score([full, retain], retain=retain)
+    scores = score([full, retain], reference=retain)
     utilities = [scores.overall[model.name]["model_utility"].value for model in (full, retain)]
     assert [f"{value:.6f}" for value in utilities] == ["0.622677", "0.613745"]
     assert f"{scores.overall[full.name]['forget_quality'].value:.3e}" == "1.834e-21"

@@ -20,6 +20,7 @@ from benchmarks.robustness.faults.runs import Ended
 from benchmarks.robustness.faults.stage import Stage, contents
 from taskarith.checkpoints import publish
 from taskarith.checkpoints.lock import check_unlocked, lock_folder
+from taskarith.cli.guard import FAULT
 from taskarith.console import Console
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
@@ -187,6 +188,7 @@ def test_what_a_disturbed_run_leaves_is_judged(stage):
     assert judge(1, "error: x\nhint: y") == []
     assert "nothing is kept" in judge(1, "error: x\nit goes on where this one stopped")[0]
     assert "traceback" in judge(1, "Traceback\nValueError: error: ")[0]
+    assert "traceback" in judge(1, f"error: unexpected KeyError\nhint:  {FAULT} Please report it.")[0]
     (stage.out / "x.tmp").touch()
     (stage.folder / "in" / "config.json").write_text("{}")
     assert judge(1, "error: x") == ["leaves x.tmp", "LOST: an input changed"]

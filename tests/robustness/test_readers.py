@@ -254,7 +254,7 @@ def test_records_may_lack_any_value(tmp_path):
                 rows = [*lines[:number], changed, *lines[number + 1 :]]
                 (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
                 with contextlib.suppress(TaskarithError):
-                    assert score([tmp_path / "r.jsonl"], retain="retain").models
+                    assert score([tmp_path / "r.jsonl"], reference="retain").models
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308])
@@ -267,7 +267,7 @@ def test_numbers_that_overflow_are_missing(tmp_path, value):
         rows = [line | _enlarged(line, key, value) if line["kind"] == kind else line for line in lines]
         (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
         with contextlib.suppress(DataError):
-            assert score([tmp_path / "r.jsonl"], retain="retain").models
+            assert score([tmp_path / "r.jsonl"], reference="retain").models
 
 
 def _enlarged(line, key, value):

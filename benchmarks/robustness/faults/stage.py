@@ -20,6 +20,7 @@ from benchmarks.robustness.faults.runs import Disturbance, Ended, Running
 from taskarith.checkpoints.digests import compare_folder
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance, record_is_sealed
+from taskarith.cli.guard import FAULT
 from taskarith.errors import TaskarithError
 
 __all__ = ["LOST", "Stage", "contents"]
@@ -147,7 +148,7 @@ class Stage:
     def _judge_words(self, ended: Ended, number: int | None) -> Iterator[str]:
         if ended.seconds > 200:
             yield "hung"
-        if "Traceback" in ended.stderr or "Exception ignored" in ended.stderr:
+        if any(words in ended.stderr for words in ("Traceback", "Exception ignored", FAULT)):
             yield f"traceback: {ended.stderr.strip().splitlines()[-1][:200]}"
         may_end = {0, 1} if number is None else {0, -number, *({130} if number == signal.SIGINT else {})}
         if ended.code not in may_end:

@@ -12,6 +12,7 @@ from random import Random
 
 from benchmarks.robustness.faults.runs import Disturbance, Ended
 from benchmarks.robustness.faults.stage import LOST, Stage, contents
+from taskarith.cli.guard import FAULT
 
 __all__ = ["ODD", "broken_pipe", "no_home", "odd_locale", "odd_paths"]
 
@@ -31,7 +32,7 @@ def broken_pipe(stage: Stage, rng: Random, turn: int) -> list[str]:
     os.close(full)
     found = ["ends with 0, although nothing could be printed"] if turn % 3 == 1 and ended.code == 0 else []
     if not stage.command.output:
-        return [*found, *(["traceback"] if "Traceback" in ended.stderr else [])]
+        return [*found, *(["traceback"] if "Traceback" in ended.stderr or FAULT in ended.stderr else [])]
     judged = stage.judge(ended, overwrite)
     if turn % 3 != 1:  # that nobody listens is not told to them
         judged = [one for one in judged if not one.startswith("0 errors")]
