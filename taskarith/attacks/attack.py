@@ -20,11 +20,10 @@ from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.measurement import Measurement, MeasurementKeywords, with_keywords
-from taskarith.evaluation.models import Loaded, find_model, model_record, open_model, parse_dtype
+from taskarith.evaluation.models import Loaded, model_record, open_together, parse_dtype
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import kept_results, write_results
-from taskarith.evaluation.run import own_device
-from taskarith.models.device import choose_device
+from taskarith.models.device import own_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import listed, renamed
@@ -151,7 +150,7 @@ def attack(
     )
     models = {EDITED: edited} | ({BEFORE: before} if before else {}) | ({RETAIN: reference} if reference else {})
     team = launched_team() if launched else ALONE
-    device, precision = own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
+    device, precision = own_device(runtime, team), parse_dtype(runtime.dtype)
     _check(options, models, precision, unrelated, rephrased)
     inputs = [*models.values(), *data_paths([forget, unrelated, rephrased])]
     if output_dir is not None:
@@ -164,8 +163,7 @@ def attack(
     opened: dict[str, Loaded] = {}
     exams: list[Exam] = []
     for role, name in models.items():
-        team.by_first(lambda name=name: bool(find_model(name, listener)))  # one process downloads it
-        opened[role] = open_model(name, device, precision, listener, trust_remote_code=runtime.trust_remote_code)
+        opened[role] = open_together(name, runtime, listener, team)
         if opened[role].adapter is not None:
             raise UsageError(
                 f"{name} is an adapter, and attacks would ignore its weights",
@@ -185,8 +183,7 @@ def attack(
                 for role, loaded in opened.items()
             },
             "data": texts.record(),
-            "arguments": {**options.record(), "top_k": TOP_K, "dtype": runtime.dtype, "device": str(device)}
-            | {"processes": team.size},
+            "arguments": {**options.record(), "top_k": TOP_K, **runtime.record(device)} | {"processes": team.size},
         }
 
     records: list[Record] = []

@@ -25,6 +25,10 @@ def _only_mine(mine: Any) -> list[Any]:
     return [mine]
 
 
+def _itself(mine: Any) -> Any:
+    return mine
+
+
 @dataclass(frozen=True)
 class Team:
     """One process's view of all that write an output.
@@ -34,6 +38,7 @@ class Team:
     :param local_size: How many of them share this machine's cores.
     :param wait: Returns when all of them have called it.
     :param gather: Takes what can be pickled, and returns what all of them gave it, in the order of their numbers.
+    :param add: Takes a tensor in CPU memory, and returns the sum of what all of them gave it.
     :param check: Raises an error where one of them is known to have ended early; so do the others.
     """
 
@@ -42,6 +47,7 @@ class Team:
     local_size: int = 1
     wait: Callable[[], object] = int
     gather: Callable[[Any], list[Any]] = _only_mine
+    add: Callable[[Any], Any] = _itself
     check: Callable[[], object] = int
 
     @property
@@ -86,12 +92,13 @@ def launched_team() -> Team:
     if size < 2:
         return ALONE
     from accelerate import PartialState
-    from accelerate.utils import gather_object
+    from accelerate.utils import gather_object, reduce
 
     state = PartialState(cpu=True)  # only to wait for and tell each other; the arithmetic may be anywhere
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     gather = _told(lambda mine: gather_object([mine]))
-    return Team(state.process_index, state.num_processes, local, _told(state.wait_for_everyone), gather)
+    add = _told(lambda mine: reduce(mine, "sum"))
+    return Team(state.process_index, state.num_processes, local, _told(state.wait_for_everyone), gather, add)
 
 
 def check_launch() -> None:

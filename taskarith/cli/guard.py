@@ -34,7 +34,7 @@ _RERUN = {
 FAULT = "This is a fault in taskarith."
 """Begins the hint of an error that no code expected."""
 
-_SHARED = {"apply", "attack", "eval", "finetune", "sweep"}
+_SHARED = {"apply", "attack", "eval", "finetune", "importance", "ood", "relate", "sweep"}
 """Commands that all launched processes run together; the first runs any other alone."""
 
 

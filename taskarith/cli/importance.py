@@ -10,6 +10,7 @@ import typer
 
 from taskarith.cli.options import (
     ChatTemplateFlag,
+    DeviceMapOption,
     DeviceOption,
     ModelArgument,
     OutputOptions,
@@ -38,6 +39,7 @@ def command(
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     trust_remote_code: TrustFlag = False,
 ) -> None:
     """Weight parameters by importance for forgetting (--method perta).
@@ -57,7 +59,9 @@ def command(
             apply_chat_template=apply_chat_template,
             system_prompt=system_prompt,
             device=device,
+            device_map=device_map,
             overwrite=overwrite,
+            launched=True,
             trust_remote_code=trust_remote_code,
             listener=console,
         )

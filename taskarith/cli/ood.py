@@ -57,6 +57,7 @@ def command(
             margin=margin,
             threshold=threshold,
             cap=cap,
+            launched=True,
             cut=cut,
             runtime=runtime,
             listener=console,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseOption",
     "ChatTemplateFlag",
+    "DeviceMapOption",
     "DeviceOption",
     "IgnoreBuffersFlag",
     "InputGroup",
@@ -219,6 +220,15 @@ DtypeOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, _model("--device", metavar="DEVICE", help="auto, cpu, cuda[:N] or mps.")]
+DeviceMapOption = Annotated[
+    str | None,
+    _model(
+        "--device-map",
+        metavar="auto|balanced|...",
+        help="Spread a model larger than one GPU over all of them, as transformers does.",
+        show_default="one device",
+    ),
+]
 TrustFlag = Annotated[bool, _model("--trust-remote-code", help="Run Python code that comes with a model.")]
 
 
@@ -227,6 +237,7 @@ class RuntimeOptions:
 
     dtype: DtypeOption
     device: DeviceOption
+    device_map: DeviceMapOption
     trust_remote_code: TrustFlag
 
 

@@ -61,12 +61,21 @@ def command(
 
     with output.console() as console:
         relation = relate(
-            vectors, model=model, data=tests, rank=rank, beta=beta, cut=cut, runtime=runtime, listener=console
+            vectors,
+            model=model,
+            data=tests,
+            rank=rank,
+            beta=beta,
+            launched=True,
+            cut=cut,
+            runtime=runtime,
+            listener=console,
         )
     if plot is not None:
+        from taskarith.checkpoints.team import launched_team
         from taskarith.report.heatmap import plot_relations
 
-        plot_relations(relation, plot, overwrite=overwrite)
+        launched_team().by_first(lambda: plot_relations(relation, plot, overwrite=overwrite))
         console.note(f"the cosines are plotted in {plot}")
     show_relation(relation_tables(relation), verdict_lines(relation), relation.remarks, console)
     console.result(relation.to_json())

@@ -66,7 +66,7 @@ class InMemoryEdit:
     comes from no file stays as it is. Use it as a context manager: it restores at the end.
     ``edit`` is what it does at an alpha of 1; ``remarks`` say which vectors are differences to another model than that.
 
-    :param model: Loaded by transformers from ``base``, in any floating dtype, on any device.
+    :param model: Loaded by transformers from ``base``, in any floating dtype, on any device or spread over several.
     :param base: The folder or id it was loaded from.
     :param add: Vectors with optional coefficients, as on the command line.
     :param negate: Likewise, subtracted.

@@ -94,8 +94,8 @@ def check_numbers(state: Mapping[str, torch.Tensor]) -> None:
     for name, values in state.items():
         if values.is_meta:
             raise MismatchError(
-                f"{name} is not in memory, but was left on the disk",
-                "Load the model without a device_map, or write the edit with taskarith apply.",
+                f"{name} is offloaded to CPU memory or the disk, and cannot be edited there",
+                "Load the model without a device_map, or only onto GPUs; or write the edit with taskarith apply.",
             )
         if values.dtype not in TORCH_DTYPES.values():
             raise MismatchError(

@@ -66,8 +66,8 @@ class Batching:
 def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
     """Return a batch size to start with; ``in_batches`` halves it when memory runs out.
 
-    On a CPU it is enough to keep it busy; on a GPU it fills half of the free memory, by a rough estimate of the
-    key-value cache and the activations of one layer.
+    On a CPU it is enough to keep it busy; on a GPU (of several, the fullest one) it fills half of the free memory, by a
+    rough estimate of the key-value cache and the activations of one layer.
 
     :param longest: Tokens of the longest sequence, continuation included.
     :param cached: Whether tokens are generated one by one with a key-value cache.
@@ -77,7 +77,8 @@ def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
     config = model.config.get_text_config()
     hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
     per_token = model.dtype.itemsize * hidden * (16 + 2 * layers * cached)
-    fitting = int(torch.cuda.mem_get_info(model.device)[0] * _MEMORY_SHARE) // (per_token * longest)
+    free = min(torch.cuda.mem_get_info(device)[0] for device in {weight.device for weight in model.parameters()})
+    fitting = int(free * _MEMORY_SHARE) // (per_token * longest)
     busy = _GPU_SEQUENCES if cached else _GPU_TOKENS // longest
     return max(1, min(fitting, busy))
 

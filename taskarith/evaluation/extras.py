@@ -68,7 +68,7 @@ def gradient_norm(model: PreTrainedModel, sample: Sample) -> float:
     finally:
         for weight, before in zip(weights, required, strict=True):
             weight.requires_grad_(before)
-    norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
+    norms = [gradient.float().norm().cpu() for gradient in gradients if gradient is not None]
     return float(torch.stack(norms).mean())
 
 

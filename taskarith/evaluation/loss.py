@@ -205,7 +205,8 @@ def split_model(model: PreTrainedModel, sample: Sample) -> SplitModel:
         ids, mask = pad([sample.input_ids[:_PROBE_TOKENS]], model.device, left=False)
         states = up_to_states(input_ids=ids, attention_mask=mask)
         expected = whole(input_ids=ids, attention_mask=mask)
-        same = states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), expected)
+        same = states.shape[-1] == getattr(head, "in_features", None)
+        same = same and torch.equal(head(states).to(expected.device), expected)
     if not same:
         return unsplit
     _SPLITTABLE.add(model)
@@ -221,7 +222,8 @@ def _states(
     for row, sample in enumerate(samples):
         scored[row, max(sample.prompt_length, 1) : len(sample.input_ids)] = True
     context, seen = ids[:, :-1], mask[:, :-1]  # the last token predicts nothing
-    states = body(input_ids=context, attention_mask=None if seen.all() else seen)[scored[:, 1:]]
+    states = body(input_ids=context, attention_mask=None if seen.all() else seen)
+    states = states[scored[:, 1:].to(states.device)]  # with a device map, that of the last layer
     return states, ids[scored], scored.sum(1).tolist()
 
 
@@ -238,7 +240,8 @@ def _score_tokens(
     chunks: list[list[torch.Tensor]] = []
     for start in range(0, len(states), rows):
         block = slice(start, start + rows)
-        logits, wanted, reference_logits = head(states[block]), targets[block], None
+        logits, reference_logits = head(states[block]), None
+        wanted = targets[block].to(logits.device)
         if others is not None and reference is not None:
             reference_logits = reference.head(others[block].to(states.device))
         step = _CPU_ROWS if states.device.type == "cpu" else rows

@@ -28,8 +28,11 @@ from taskarith.checkpoints.dtypes import VECTOR_DTYPES
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import CheckpointError, UsageError
+from taskarith.models.device import own_device
 from taskarith.models.load import load_config, load_model, load_tokenizer
+from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
 from taskarith.training.lora import MISLEADING_REMARKS
 from taskarith.vectors.bases import ChosenBase
@@ -37,7 +40,7 @@ from taskarith.vectors.lora.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST
 from taskarith.vectors.open import recorded_base
 from taskarith.vectors.vector import BaseRecord
 
-__all__ = ["Loaded", "find_model", "model_record", "open_model", "parse_dtype"]
+__all__ = ["Loaded", "model_record", "open_model", "open_together", "parse_dtype"]
 
 
 _SLOW_ON_CPU = (torch.bfloat16, torch.float16)
@@ -57,6 +60,7 @@ class Loaded:
     :param dtype: Dtype of the weights in memory.
     :param device: Device of the weights.
     :param trust_remote_code: Whether code that comes with the model may run.
+    :param device_map: How the weights are spread over all devices of that kind; None for one device.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Loaded:
     dtype: torch.dtype
     device: torch.device
     trust_remote_code: bool
+    device_map: str | None = None
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -76,16 +81,23 @@ class Loaded:
 
         :raises CheckpointError: Weights are missing, or the adapter does not fit.
         """
-        model = load_model(self.resolved.path, self.dtype, trust_remote_code=self.trust_remote_code)
+        model = load_model(
+            self.resolved.path, self.dtype, trust_remote_code=self.trust_remote_code, device_map=self.device_map
+        )
         if self.adapter:
             model = _with_adapter(model, self.adapter)
-        return model.to(self.device).eval()
+        return model.eval() if self.device_map else model.to(self.device).eval()
 
     def unload(self) -> None:
         """Free the memory of the weights; no other references to them may exist."""
         self.__dict__.pop("model", None)
         gc.collect()
         clear_device_cache()
+
+    @property
+    def place(self) -> str:
+        """Where the weights are, in words."""
+        return f"all {self.device.type} devices ({self.device_map})" if self.device_map else str(self.device)
 
     @property
     def positions(self) -> int | None:
@@ -113,7 +125,7 @@ def parse_dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else TORCH_DTYPES[VECTOR_DTYPES[name]]
 
 
-def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:
+def _find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:
     """Return an adapter's folder, or None, and the files of the model or of the adapter's base.
 
     :raises CheckpointError: The model does not exist, or the adapter is incomplete.
@@ -123,8 +135,29 @@ def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedMode
     return adapter, _base_of(adapter, listener) if adapter else resolve_model(name, listener)
 
 
+def open_together(name: str, runtime: Runtime, listener: Listener, team: Team = ALONE) -> Loaded:
+    """Open a model in all processes of a team; the first one downloads or dequantises it.
+
+    :param name: As for ``open_model``.
+    :param runtime: Dtype and device of the weights; on a machine with GPUs each process has one of its own.
+    :raises UsageError: The dtype or the device is unknown or not available, or as for ``open_model``.
+    :raises CheckpointError: As for ``open_model``.
+    """
+    device, dtype = own_device(runtime, team), parse_dtype(runtime.dtype)
+    if team.size > 1:
+        team.by_first(lambda: bool(_find_model(name, listener)))
+    how = {"trust_remote_code": runtime.trust_remote_code, "device_map": runtime.device_map}
+    return open_model(name, device, dtype, listener, **how)
+
+
 def open_model(
-    name: str, device: torch.device, dtype: torch.dtype | None, listener: Listener, *, trust_remote_code: bool = False
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    listener: Listener,
+    *,
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
 ) -> Loaded:
     """Open a model, or an adapter with its base; read and check everything but the weights.
 
@@ -135,10 +168,11 @@ def open_model(
     :param device: Device of the weights.
     :param dtype: Dtype of the weights in memory; None for the default.
     :param trust_remote_code: Run Python code that comes with the model.
+    :param device_map: How the weights are spread over all devices of that kind; None for one device.
     :raises UsageError: The model has its own code, which is not trusted.
     :raises CheckpointError: The model does not exist, or its files are incomplete or unsafe.
     """
-    adapter, resolved = find_model(name, listener)
+    adapter, resolved = _find_model(name, listener)
     checkpoint = open_checkpoint(resolved.path)
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     stored = _stored_dtype(checkpoint)
@@ -156,6 +190,7 @@ def open_model(
         dtype or (torch.float32 if device.type == "cpu" and stored in _SLOW_ON_CPU else stored),
         device,
         trust_remote_code,
+        device_map,
     )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-
-import torch
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
@@ -18,16 +15,15 @@ from taskarith.evaluation.benchmarks import Part
 from taskarith.evaluation.lm_eval import Tasks, run_tasks
 from taskarith.evaluation.measure import Reference, keep_reference, measure
 from taskarith.evaluation.measurement import Measurement
-from taskarith.evaluation.models import Loaded, find_model, open_model, parse_dtype
+from taskarith.evaluation.models import Loaded, open_together
 from taskarith.evaluation.questions import Asked, ask
 from taskarith.evaluation.read_records import arrange, read_rows
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores
-from taskarith.models.device import choose_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "own_device", "row_name"]
+__all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
 
 _ALL = "all"
 """Name of the unit that holds all records of a row."""
@@ -97,14 +93,11 @@ def ask_models(
     """Open models and tokenise all texts for each, to find faults before any model is loaded.
 
     :param models: Their names, the reference first.
-    :raises TaskarithError: As for ``open_model`` and ``ask``.
+    :raises TaskarithError: As for ``open_together`` and ``ask``.
     """
     asked: list[Asked] = []
-    device, dtype = own_device(choose_device(runtime.device), team), parse_dtype(runtime.dtype)
     for name in models:
-        if team.size > 1:  # one process downloads or dequantises it
-            team.by_first(lambda name=name: bool(find_model(name, listener)))
-        loaded = open_model(name, device, dtype, listener, trust_remote_code=runtime.trust_remote_code)
+        loaded = open_together(name, runtime, listener, team)
         questions = ask(loaded, texts, measurement, benchmark, listener)
         same = next((other.questions for other in asked if other.questions == questions), questions)
         asked.append(Asked(loaded, same))
@@ -283,18 +276,11 @@ def _new_records(added: Sequence[Record], records: Sequence[Record]) -> list[Rec
     return [record for record in added if tuple(record[key] for key in keys) not in known]
 
 
-def own_device(device: torch.device, team: Team) -> torch.device:
-    """Return a GPU of its own for each process on a machine."""
-    if team.size == 1 or device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
 def _remark(loaded: Loaded, edited: bool, listener: Listener) -> None:
     """Note a model's device and dtype, and the files' dtype if it differs."""
     used, stored = (str(dtype).removeprefix("torch.") for dtype in (loaded.dtype, loaded.stored_dtype))
     if used == stored:
-        listener.note(f"{loaded.name}: on {loaded.device} in {used}")
+        listener.note(f"{loaded.name}: on {loaded.place} in {used}")
         return
     rounding = f"; an edit written by apply is rounded to {stored}" if edited else ""
-    listener.note(f"{loaded.name}: on {loaded.device} in {used}, while its files are {stored}{rounding}")
+    listener.note(f"{loaded.name}: on {loaded.place} in {used}, while its files are {stored}{rounding}")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate.utils import parse_flag_from_env
 
+from taskarith.checkpoints.team import Team
 from taskarith.errors import UsageError
+from taskarith.models.runtime import Runtime
 
-__all__ = ["autocast_choice", "choose_device", "describe_precision"]
+__all__ = ["autocast_choice", "choose_device", "describe_precision", "own_device"]
+
+_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,6 +36,37 @@ def choose_device(name: str) -> torch.device:
         reason = f"this machine has {count} CUDA devices" if kind == "cuda" else "torch finds none here"
         raise UsageError(f"device {name} is not available: {reason}", "Choose another device, or --device auto.")
     return device
+
+
+def own_device(runtime: Runtime, team: Team) -> torch.device:
+    """Return the device of a process: on a machine with GPUs, each of several processes has one of its own.
+
+    With a device map, it is the kind of the devices that the model is spread over.
+
+    :raises UsageError: The device is not available, or a device map cannot be used.
+    """
+    device = choose_device(runtime.device)
+    if runtime.device_map is not None:
+        _check_device_map(runtime, device, team)
+    if team.size == 1 or device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _check_device_map(runtime: Runtime, device: torch.device, team: Team) -> None:
+    option = f"--device-map {runtime.device_map}"
+    if runtime.device_map not in _DEVICE_MAPS:
+        raise UsageError(f"unknown {option}", f"Choose {', '.join(_DEVICE_MAPS[:-1])} or {_DEVICE_MAPS[-1]}.")
+    if runtime.device not in {"auto", device.type} or device.type in {"cpu", "mps"}:
+        what = f"is {device.type} here" if runtime.device == "auto" else "is one device"
+        raise UsageError(
+            f"{option} spreads a model over all GPUs, but --device {runtime.device} {what}", "Leave out --device-map."
+        )
+    if team.size > 1:
+        raise UsageError(
+            f"{option} gives all GPUs to one process, but {team.size} were started",
+            "Run the command without accelerate launch, or leave out --device-map.",
+        )
 
 
 def autocast_choice(device: torch.device, wanted: bool | None) -> tuple[bool, str]:

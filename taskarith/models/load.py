@@ -122,6 +122,7 @@ def load_model(
     trust_remote_code: bool = False,
     quantisation: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model with all weights from its files and the default generation config.
 
@@ -132,13 +133,14 @@ def load_model(
     :param trust_remote_code: Run Python code that comes with the model.
     :param quantisation: How linear layers are quantised; they are loaded to ``device`` then.
     :param device: Where the model is loaded to; None is the CPU.
+    :param device_map: How transformers spreads the model over all GPUs instead.
     :raises UsageError: The model has its own code, which is not trusted.
     :raises CheckpointError: It is not a causal language model, or weights are missing, which would be random, or its
-        configuration is that of a much larger one.
+        configuration is that of a much larger one; or the GPUs of a device map cannot hold it.
     """
     checkpoint = open_checkpoint(path)
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
-    options: dict[str, Any] = {} if device is None else {"device_map": {"": device}}
+    options: dict[str, Any] = {"device_map": device_map or (None if device is None else {"": device})}
     if quantisation is not None:
         options["quantization_config"] = quantisation
     with _load_errors(path), without_bars():
@@ -157,6 +159,8 @@ def load_model(
                 f"{path} lacks {len(missing)} weights of {name}: {name_some(missing)}",
                 "Use a complete causal language model; missing weights would be random.",
             )
+    if device_map is not None:
+        _check_placed(model, path)
     prepare_for_text(model)
     if model.loss_type is None:  # transformers would fall back to this one, with a warning
         model.loss_type = "ForCausalLM"
@@ -180,6 +184,17 @@ def _check_size(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool) -
             f"the configuration of {checkpoint.path} describes a model of {weights:,} weights, which do not fit into "
             f"the {checkpoint.nbytes:,} bytes of its files",
             "Restore config.json from the model's source.",
+        )
+
+
+def _check_placed(model: PreTrainedModel, path: Path) -> None:
+    """Refuse a model that a device map left partly outside the GPUs, where it could be neither edited nor trained."""
+    places = {name: weight.device.type for name, weight in model.named_parameters()}
+    if outside := [name for name, place in places.items() if place in {"cpu", "meta"}]:
+        raise CheckpointError(
+            f"the GPUs cannot hold {path}: {len(outside)} of its {len(places)} weights would be in CPU memory or on "
+            f"the disk: {name_some(outside)}",
+            "Use --dtype bfloat16, more GPUs, or --device cpu without --device-map.",
         )
 
 

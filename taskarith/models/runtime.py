@@ -18,11 +18,22 @@ class Runtime:
         dtype of the files, or float32 on a CPU. ``bf16`` and the like are understood.
     :param device: ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
     :param trust_remote_code: Run Python code that comes with a model.
+    :param device_map: How transformers spreads a model over all GPUs: ``auto``, ``balanced``, ``balanced_low_0`` or
+        ``sequential``; None loads it to ``device``.
     """
 
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    device_map: str | None = None
+
+    def record(self, device: object) -> dict[str, Any]:
+        """Return what ``taskarith.json`` tells of it; a device map only if used, to match older records.
+
+        :param device: The device that was chosen.
+        """
+        chosen = {"dtype": self.dtype, "device": str(device)}
+        return chosen | ({"device_map": self.device_map} if self.device_map else {})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_name(self.dtype, ("auto", *MODEL_DTYPES)))
@@ -37,6 +48,7 @@ class RuntimeKeywords(TypedDict, total=False):
     dtype: str
     device: str
     trust_remote_code: bool
+    device_map: str | None
 
 
 def take_runtime(keywords: dict[str, Any], runtime: Runtime) -> Runtime:

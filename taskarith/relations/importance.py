@@ -21,12 +21,13 @@ from taskarith.checkpoints.provenance import command_line, versions
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.checkpoints.reader import TensorReader, hasher
 from taskarith.checkpoints.targets import check_space
+from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.data.documents import RowForm
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.data.tokens import Sample, tokenize
 from taskarith.errors import CheckpointError, UsageError, name_some
-from taskarith.evaluation.models import Loaded, open_model
-from taskarith.models.device import choose_device
+from taskarith.evaluation.models import Loaded, open_together
+from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
 from taskarith.vectors.file import WEIGHTS, vector_metadata
 from taskarith.vectors.vector import BaseRecord
@@ -68,14 +69,17 @@ def importance(
     apply_chat_template: bool = False,
     system_prompt: str = "",
     device: str = "auto",
+    device_map: str | None = None,
     overwrite: bool = False,
+    launched: bool = False,
     trust_remote_code: bool = False,
     listener: Listener = SILENT,
 ) -> ImportanceResult:
     """Write a weight from 0 to 1 for each parameter: forget / (forget + retain), for ``apply --method perta``.
 
-    A parameter that matters for neither has weight 0.5. Memory holds four float32 copies of the model: weights,
-    gradients, and the sums of both sides.
+    A parameter that matters for neither has weight 0.5. Gradients are added in float64 where the device has it, so that
+    their order hardly ever changes a bit. Memory holds 20 bytes per parameter: weights, gradients, and the sums of both
+    sides.
 
     :param model: The model to edit, whose gradients are taken.
     :param forget: The forget set, as in ``load_data``.
@@ -86,7 +90,10 @@ def importance(
     :param apply_chat_template: Format the questions of rows with the tokenizer's chat template.
     :param system_prompt: System message of every chat; empty for none.
     :param device: auto, cpu, cuda[:N] or mps.
+    :param device_map: As in ``Runtime``.
     :param overwrite: Replace an existing file.
+    :param launched: All processes started by ``accelerate launch`` make this call and share the samples; the first
+        writes.
     :param trust_remote_code: Run Python code that comes with the model.
     :param listener: Receives progress updates.
     :raises UsageError: The kind is unknown, or a block is longer than the model has positions.
@@ -101,7 +108,8 @@ def importance(
     form = RowForm(apply_chat_template, system_prompt)
     texts = load_data(forget, form), load_data(retain, form)
     check_form(form, texts)
-    loaded = open_model(model, choose_device(device), torch.float32, listener, trust_remote_code=trust_remote_code)
+    team = launched_team() if launched else ALONE
+    loaded = open_together(model, Runtime("float32", device, trust_remote_code, device_map), listener, team)
     if loaded.adapter is not None:
         raise UsageError(f"{loaded.name} is an adapter", "Merge it first: taskarith apply BASE --add ADAPTER")
     loaded.check_block(block_size)
@@ -115,15 +123,19 @@ def importance(
         before = len(samples[0]) * number
 
         def on_sample(count: int, before: int = before) -> None:
-            listener.progress("taking gradients", before + count, total)
+            listener.progress("taking gradients", min(before + count * team.size, total), total)
 
-        sides.append(_importance(loaded, parameters, group, kind, on_sample))
-    weights = {name: _weight(sides[0][name], sides[1][name]).cpu() for name in parameters}
-    with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
-        save_file(weights, partial, metadata=_metadata(loaded, base, target, kind, weights))
-    mean = sum(float(tensor.sum(dtype=torch.float64)) for tensor in weights.values())
-    elements = sum(tensor.numel() for tensor in weights.values())
-    return ImportanceResult(target, kind, len(weights), len(samples[0]), len(samples[1]), mean / elements)
+        sides.append(_importance(loaded, parameters, group, kind, on_sample, team))
+
+    def write() -> ImportanceResult:
+        weights = {name: _weight(sides[0][name], sides[1][name]) for name in parameters}
+        with publish_file(target, overwrite, inputs=[*inputs, base.path]) as partial:
+            save_file(weights, partial, metadata=_metadata(loaded, base, target, kind, weights))
+        mean = sum(float(tensor.sum(dtype=torch.float64)) for tensor in weights.values())
+        elements = sum(tensor.numel() for tensor in weights.values())
+        return ImportanceResult(target, kind, len(weights), len(samples[0]), len(samples[1]), mean / elements)
+
+    return team.by_first(write)
 
 
 def _parameters(loaded: Loaded, base: Checkpoint) -> dict[str, torch.nn.Parameter]:
@@ -147,10 +159,12 @@ def _importance(
     samples: Sequence[Sample],
     kind: str,
     on_sample: Callable[[int], None],
+    team: Team,
 ) -> dict[str, torch.Tensor]:
-    """Return the importance of each parameter for some samples, float32."""
-    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for count, sample in enumerate(samples, start=1):
+    """Return the importance of each parameter for some samples, float32, in CPU memory."""
+    dtype = torch.float32 if loaded.device.type == "mps" else torch.float64
+    sums = {name: torch.zeros_like(parameter, dtype=dtype) for name, parameter in parameters.items()}
+    for count, sample in enumerate(team.share(samples), start=1):
         loaded.model.zero_grad(set_to_none=True)
         ids = torch.tensor([sample.input_ids], device=loaded.model.device)
         labels = ids.clone()
@@ -161,10 +175,13 @@ def _importance(
                 sums[name] += parameter.grad.square() if kind == "fisher" else parameter.grad
         on_sample(count)
     loaded.model.zero_grad(set_to_none=True)
-    for name, total in sums.items():
+    means = {}
+    for name in parameters:
+        total = team.add(sums.pop(name).cpu())
         if not torch.isfinite(total).all():
             raise CheckpointError(f"the gradient of {name} is not finite", "Check the model and the data.")
-    return {name: total.abs_() / len(samples) for name, total in sums.items()}
+        means[name] = (total.abs_() / len(samples)).float()
+    return means
 
 
 def _weight(forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:

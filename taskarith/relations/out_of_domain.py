@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.data.load import check_form
 from taskarith.data.spec import named_data
 from taskarith.errors import UsageError
@@ -111,6 +112,7 @@ def out_of_domain(
     margin: float = 0.1,
     threshold: float | None = None,
     cap: float = math.inf,
+    launched: bool = False,
     cut: TestInputs = INPUTS,
     runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
@@ -126,6 +128,8 @@ def out_of_domain(
     :param margin: The theorem's c, between 0 and 1.
     :param threshold: Threshold of both sums; None for ``1 + margin``. The figure's 0.2 is always solved too.
     :param cap: Upper bound of every coefficient.
+    :param launched: All processes started by ``accelerate launch`` make this call, share the test inputs and return the
+        same numbers.
     :param cut: Number, length and chat format of test inputs.
     :param runtime: Dtype and device of the model in memory.
     :param listener: Receives progress updates.
@@ -152,7 +156,8 @@ def out_of_domain(
             f"{len(data)} test sets are given for {len(vectors)} vectors",
             "Give the target's alone, or the target's first and then one for each vector, in order.",
         )
-    related = open_related(vectors, model, listener, list(data)[1:] if data else None)
+    team = launched_team() if launched else ALONE
+    related = open_related(vectors, model, listener, list(data)[1:] if data else None, team)
     thresholds = dict.fromkeys((1 + margin if threshold is None else threshold, FIGURE_THRESHOLD))
     if gammas is not None:
         measured = tuple(Estimate(float(gamma), None, None, 0) for gamma in gammas)
@@ -160,7 +165,7 @@ def out_of_domain(
         command = _command(related, programmes)
         remarks = (*related.remarks, *_premises(measured))
         return OutOfDomain(related.names, measured, programmes, command, None, (), remarks)
-    target = _TargetProbe(related, dict(data or {}), cut, runtime, listener)
+    target = _TargetProbe(related, dict(data or {}), cut, runtime, listener, team)
     measured = target.gammas()
     programmes = tuple(solve([gamma.value for gamma in measured], limit, cap) for limit in thresholds)
     points = target.measure(programmes)
@@ -204,10 +209,11 @@ class _TargetProbe:
         cut: TestInputs,
         runtime: Runtime,
         listener: Listener,
+        team: Team,
     ) -> None:
         from taskarith.relations.probe import cut_inputs, open_probe
 
-        self._probe: Probe = open_probe(related, runtime, listener)
+        self._probe: Probe = open_probe(related, runtime, listener, team)
         tasks = list(cut_inputs(self._probe.loaded, data, cut).values())
         self._target, self._own = tasks[0], tasks[1:]
         self._count = len(related.names)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.data.tokens import Sample
 from taskarith.evaluation.metrics.intervals import Estimate, estimate, mean
 from taskarith.models.runtime import Runtime
@@ -40,13 +41,15 @@ class Setup:
     runtime: Runtime
 
 
-def open_tasks(related: Related, setup: Setup, listener: Listener) -> tuple[Probe, list[list[Sample]]]:
+def open_tasks(
+    related: Related, setup: Setup, listener: Listener, team: Team = ALONE
+) -> tuple[Probe, list[list[Sample]]]:
     """Open the base and cut the test inputs of all tasks, without loading weights.
 
     :raises UsageError: A number is out of range, or the model is an adapter.
     :raises DataError: A test set is missing or too short.
     """
-    probe = open_probe(related, setup.runtime, listener)
+    probe = open_probe(related, setup.runtime, listener, team)
     return probe, list(cut_inputs(probe.loaded, setup.data, setup.inputs).values())
 
 

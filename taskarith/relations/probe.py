@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.data.load import check_form, load_data
 from taskarith.data.tokens import Sample, tokenize
 from taskarith.edit.in_memory import InMemoryEdit
 from taskarith.errors import CheckpointError, DataError, UsageError
 from taskarith.evaluation.batches import batch_start, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
-from taskarith.evaluation.models import Loaded, open_model, parse_dtype
-from taskarith.models.device import choose_device
+from taskarith.evaluation.models import Loaded, open_together
 from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
 from taskarith.relations.inputs import TestInputs
 from taskarith.relations.vectors import Related
 
 __all__ = ["Answer", "Probe", "alone", "cut_inputs", "open_probe"]
+
+_Part = TypeVar("_Part")
 
 _POSITIONS = 8
 """Positions of an input at which whole outputs, a float32 vocabulary each, are compared."""
@@ -75,31 +78,40 @@ class Probe:
     :param loaded: The base of the vectors.
     :param related: The vectors.
     :param listener: Receives progress updates.
+    :param team: The processes that make all calls, and share the inputs; all get all answers.
     """
 
     loaded: Loaded
     related: Related
     listener: Listener
+    team: Team = ALONE
 
     def ask(self, weights: Sequence[float], tasks: Sequence[Sequence[Sample]], name: str) -> list[list[Answer]]:
         """Return the answers of ``base + sum of weight * vector`` on the inputs of some tasks.
 
         :param weights: One per vector.
         :param name: Name of the model, for the listener.
+        :raises CheckpointError: A loss is not finite.
         """
+        return self._run(weights, tasks, name, lambda answer: answer)
+
+    def losses(self, weights: Sequence[float], task: Sequence[Sample], name: str) -> np.ndarray:
+        """Return the mean loss of each input of a task, in nats, float64; otherwise as ``ask``."""
+        return np.array(self._run(weights, [task], name, lambda answer: float(answer.losses.mean()))[0])
+
+    def _run(
+        self, weights: Sequence[float], tasks: Sequence[Sequence[Sample]], name: str, part: Callable[[Answer], _Part]
+    ) -> list[list[_Part]]:
+        """Return a part of each answer, which is all that processes tell each other."""
         total, done = sum(map(len, tasks)), 0
 
         def on_input(count: int) -> None:
             nonlocal done
-            done += count
+            done = min(done + count * self.team.size, total)
             self.listener.progress(f"answering | {name}", done, total)
 
         self._set(weights)
-        return [_answer(self.loaded, task, on_input) for task in tasks]
-
-    def losses(self, weights: Sequence[float], task: Sequence[Sample], name: str) -> np.ndarray:
-        """Return the mean loss of each input of a task, in nats, float64."""
-        return np.array([answer.losses.mean() for answer in self.ask(weights, [task], name)[0]])
+        return [_answer(self.loaded, task, part, on_input, self.team) for task in tasks]
 
     def _set(self, weights: Sequence[float]) -> None:
         """Edit the model; vectors of weight 0 take part, to undo what they changed before."""
@@ -110,19 +122,19 @@ class Probe:
         InMemoryEdit(self.loaded.model, str(self.loaded.resolved.path), operands=operands).set(1.0)
 
 
-def open_probe(related: Related, runtime: Runtime, listener: Listener) -> Probe:
+def open_probe(related: Related, runtime: Runtime, listener: Listener, team: Team = ALONE) -> Probe:
     """Open the base of the vectors.
 
+    :param team: The processes that make this call, and use the result together.
     :raises UsageError: The dtype or device is unknown, or the model is an adapter.
     :raises CheckpointError: It cannot be loaded.
     :raises MismatchError: It is not the model that a vector records.
     """
-    related.check_base(listener)
-    device, precision = choose_device(runtime.device), parse_dtype(runtime.dtype)
-    loaded = open_model(related.model, device, precision, listener, trust_remote_code=runtime.trust_remote_code)
+    team.by_first(lambda: related.check_base(listener))
+    loaded = open_together(related.model, runtime, listener, team)
     if loaded.adapter is not None:
         raise UsageError(f"{related.model} is an adapter", "Name the base of the vectors with --model.")
-    return Probe(loaded, related, listener)
+    return Probe(loaded, related, listener, team)
 
 
 def alone(index: int, count: int) -> list[float]:
@@ -130,29 +142,36 @@ def alone(index: int, count: int) -> list[float]:
     return [float(number == index) for number in range(count)]
 
 
-def _answer(loaded: Loaded, samples: Sequence[Sample], on_input: Callable[[int], None]) -> list[Answer]:
-    """Run a model on inputs, teacher-forced, with outputs in float32.
+def _answer(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    part: Callable[[Answer], _Part],
+    on_input: Callable[[int], None],
+    team: Team = ALONE,
+) -> list[_Part]:
+    """Run a model on inputs, teacher-forced, with outputs in float32, and return a part of each answer.
 
-    :param on_input: Receives the number of inputs of each finished batch.
+    :param on_input: Receives the number of inputs of each batch that this process has finished.
+    :param team: The processes that share the batches.
     :raises CheckpointError: A loss is not finite.
     """
     rows = [sample.input_ids for sample in samples]
 
-    def run(batch: list[int]) -> list[Answer]:
-        batch_answers = _answer_batch(loaded, [samples[index] for index in batch])
+    def run(batch: list[int]) -> list[_Part]:
+        chosen = [samples[index] for index in batch]
+        answers = _answer_batch(loaded, chosen)
+        for sample, answer in zip(chosen, answers, strict=True):
+            if not np.isfinite(answer.losses).all():
+                raise CheckpointError(
+                    f"a loss of {sample.id} is not finite", "The weights are broken or overflow: use --dtype float32."
+                )
         on_input(len(batch))
-        return batch_answers
+        return list(map(part, answers))
 
-    size = batch_start(loaded.model, max(map(len, rows)), cached=False)
+    size = min(team.gather(batch_start(loaded.model, max(map(len, rows)), cached=False)))
     with torch.inference_mode():
         grouping = grouping_of_scoring(loaded.model, rows)
-        answers = in_batches(list(map(len, rows)), run, size, shrink=True, grouping=grouping)
-    for sample, answer in zip(samples, answers, strict=True):
-        if not np.isfinite(answer.losses).all():
-            raise CheckpointError(
-                f"a loss of {sample.id} is not finite", "The weights are broken or overflow: use --dtype float32."
-            )
-    return answers
+        return in_batches(list(map(len, rows)), run, size, shrink=True, grouping=grouping, team=team)
 
 
 def _answer_batch(loaded: Loaded, samples: Sequence[Sample]) -> list[Answer]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form
 from taskarith.data.spec import named_data
 from taskarith.errors import UsageError
@@ -74,6 +75,7 @@ def relate(
     data: Mapping[str, str] | str | Sequence[str] | None = None,
     rank: int | None = None,
     beta: float = 0.0,
+    launched: bool = False,
     cut: TestInputs = INPUTS,
     runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
@@ -88,6 +90,8 @@ def relate(
     :param data: A test set of each vector's task, in order; its name becomes the vector's.
     :param rank: Also compare leading singular subspaces of this dimension, which takes a while.
     :param beta: Assumed beta of the theorems.
+    :param launched: All processes started by ``accelerate launch`` make this call and share test inputs and subspaces;
+        the first compares the weights, and all return the same numbers.
     :param cut: Number, length and chat format of test inputs.
     :param runtime: Dtype and device of the model in memory.
     :param listener: Receives progress updates.
@@ -114,20 +118,22 @@ def relate(
         raise UsageError(f"--beta {beta} is out of range", "Give a number from 0 to below 1.")
     if rank is not None and rank < 1:
         raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
-    related = open_related(vectors, model, listener, list(data) if data else None)
+    team = launched_team() if launched else ALONE
+    related = open_related(vectors, model, listener, list(data) if data else None, team)
     learned = _learned(related, data, cut) if data else ()
     measured = None
     if data:
         from taskarith.relations.outputs import Setup, open_tasks
 
         setup = Setup(data, learned, beta, cut, runtime)
-        measured = setup, *open_tasks(related, setup, listener)  # faults are reported before the weights are compared
-    weights = relate_weights(related, listener)
+        # faults are reported before the weights are compared
+        measured = setup, *open_tasks(related, setup, listener, team)
+    weights = team.by_first(lambda: relate_weights(related, listener))
     subspaces = outputs = None
     if rank is not None:
         from taskarith.relations.subspaces import relate_subspaces
 
-        subspaces = relate_subspaces(related, rank, listener)
+        subspaces = relate_subspaces(related, rank, listener, team)
     verdicts: tuple[Verdict, ...] = ()
     if measured is not None:
         from taskarith.relations.outputs import relate_outputs

@@ -13,6 +13,7 @@ from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.edit.inputs import NOTHING, OpenInput, gather, open_inputs
 from taskarith.errors import MismatchError, UsageError
 from taskarith.progress import Listener
@@ -42,10 +43,13 @@ class SubspaceRelation:
     shared: float
 
 
-def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[SubspaceRelation, ...]:
+def relate_subspaces(
+    related: Related, rank: int, listener: Listener, team: Team = ALONE
+) -> tuple[SubspaceRelation, ...]:
     """Compare the leading subspaces of every matrix that two vectors change.
 
     :param rank: Maximum dimension of a subspace.
+    :param team: The processes that make this call and share the matrices.
     :raises UsageError: The rank is below 1.
     :raises MismatchError: A delta is not finite.
     """
@@ -67,10 +71,11 @@ def relate_subspaces(related: Related, rank: int, listener: Listener) -> tuple[S
             relations[entry.name] = _compare(entry.name, fits)
             return entry.elements
 
-        largest_first = sorted(matrices, key=lambda entry: -entry.elements)
-        total = sum(entry.elements for entry in matrices)
+        largest_first = team.share(sorted(matrices, key=lambda entry: -entry.elements))
+        total = sum(entry.elements for entry in largest_first)
         work_through(largest_first, do, listener, "comparing subspaces", total, Workers(uses_torch=True))
-    return tuple(relation for entry in matrices for relation in relations[entry.name])
+    found = {name: relation for share in team.gather(relations) for name, relation in share.items()}
+    return tuple(relation for entry in matrices for relation in found[entry.name])
 
 
 def _leading(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.reader import combine_fingerprints, file_states
+from taskarith.checkpoints.team import ALONE, Team
 from taskarith.edit.operands import Operand, open_operands, read_bases
-from taskarith.progress import Listener
+from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_operand
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.open import CommonBase, choose_base
@@ -53,7 +54,11 @@ class Related:
 
 
 def open_related(
-    vectors: Sequence[str], model: str | None, listener: Listener, names: Sequence[str] | None = None
+    vectors: Sequence[str],
+    model: str | None,
+    listener: Listener,
+    names: Sequence[str] | None = None,
+    team: Team = ALONE,
 ) -> Related:
     """Open vectors of any kind against their base.
 
@@ -61,10 +66,14 @@ def open_related(
     :param model: Their base; None for the first one given or recorded with a vector.
     :param listener: Receives notes on downloads.
     :param names: Names of the vectors; None to derive them from their paths.
+    :param team: The processes that make this call; the first one downloads.
     :raises UsageError: No base is known.
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or the model it was made from is missing.
     """
+    if team.size > 1:
+        team.by_first(lambda: bool(open_related(vectors, model, listener, names)))
+        listener = SILENT
     references = tuple(parse_operand(text) for text in vectors)
     chosen = choose_base(model, references, "Give it with --model MODEL.", listener)
     base_name = model or str(BaseRecord.of(chosen.resolved))

@@ -185,7 +185,7 @@ class Slope:
             return loss
         retain_tokens = sum(count for name, count in self._tokens.items() if not is_forgotten(name))
         with torch.no_grad():
-            reference = kept.head(kept.states[index].to(model.device)).float().log_softmax(-1)
+            reference = kept.head(kept.states[index].to(model.device)).to(logits.device).float().log_softmax(-1)
         distance = functional.kl_div(logits.log_softmax(-1), reference, reduction="sum", log_target=True)
         return loss + kl / retain_tokens * distance
 

@@ -164,8 +164,7 @@ def sweep(
             "data": {name: text.record() for name, text in texts.items()},
             "arguments": {
                 **measurement.record(),
-                "dtype": runtime.dtype,
-                "device": str(device),
+                **runtime.record(device),
                 "seed": measurement.seed,
             },
         }

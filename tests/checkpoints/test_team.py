@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from preloaded import run_together
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
@@ -18,6 +20,7 @@ from taskarith.checkpoints.team import told_of_the_dead
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
+from taskarith.relations.importance import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +88,41 @@ def test_one_process_where_several_were_asked_for_is_refused(tmp_path, pair, pre
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("verb", ["extract", "importance"])
-def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair, verb):
-    base, tuned = pair
-    text = tmp_path / "t.txt"
-    text.write_text(tiny.text(4, 1), encoding="utf-8")
-    given = {"extract": [tuned], "importance": ["--forget", str(text), "--reference", str(text), "--block-size", "32"]}
+def test_of_several_launched_processes_the_first_one_extracts(tmp_path, pair):
     for rank, name in (("1", "none"), ("0", "v.safetensors")):
-        arguments = [verb, base, *given[verb], "-o", str(tmp_path / name)]
-        done = CliRunner().invoke(app, arguments, env={"RANK": rank})
+        done = CliRunner().invoke(app, ["extract", *pair, "-o", str(tmp_path / name)], env={"RANK": rank})
         assert done.exit_code == 0
         assert bool(done.stdout) == (rank == "0")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.safetensors"]
+
+
+def test_relations_by_two_processes_are_those_of_one(tmp_path, pair, run):
+    base, tuned = pair
+    other = str(tiny.save_model(tmp_path / "other", nudge_of=Path(base), seed=2))
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.txt").write_text(tiny.text(16, seed), encoding="utf-8")
+    vectors = [tuned, other, "--model", base, "--block-size", "16", "--inputs", "21", "--json"]
+    for command in (
+        ["relate", *vectors, "--data", "a=a.txt", "--data", "b=b.txt", "--rank", "2"],
+        ["relate", *vectors[:4], "--json", "--overwrite", "--plot", "plot.svg"],
+        ["ood", *vectors, "--data", "target=a.txt"],
+    ):
+        [alone], [first, second] = run(1, *command), run(2, *command)
+        assert (alone, second) == (first, "")
+    assert (tmp_path / "plot.svg").is_file()
+
+
+def test_weights_of_parameters_by_two_processes_are_those_of_one(tmp_path, pair, run):
+    for name, sentences in (("a", 16), ("b", 9)):
+        (tmp_path / f"{name}.txt").write_text(tiny.text(sentences), encoding="utf-8")
+    sides = ["--forget", "a.txt", "--retain", "b.txt", "--block-size", "24"]
+    for kind in KINDS:
+        command = ["importance", pair[0], *sides, "--kind", kind, "-o"]
+        [alone], [first, second] = run(1, *command, f"{kind}-1"), run(2, *command, f"{kind}-2")
+        assert (alone[:-2], second) == (first[:-2], "")
+        one, two = (load_file(tmp_path / f"{kind}-{processes}") for processes in (1, 2))
+        assert all(torch.equal(values, two[name]) for name, values in one.items())
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_an_attack_by_two_processes_is_that_of_one(tmp_path, pair, run):

@@ -89,9 +89,12 @@ def test_out_of_memory_is_said_where_the_batch_is_given_or_one():
 
 def test_a_gpu_starts_with_what_half_of_its_free_memory_holds(monkeypatch):
     config = tiny.configuration("llama")
-    model = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=config)
+    weights = [SimpleNamespace(device=torch.device("cuda", index)) for index in (0, 1, 0)]
+    model = SimpleNamespace(
+        device=torch.device("cuda"), dtype=torch.bfloat16, config=config, parameters=lambda: weights
+    )
     free = 2 * 2 * 32 * (16 + 2 * 2) * 100 * 7  # twice the bytes of seven sequences of 100 tokens, 2 layers of 32 wide
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * (2 - device.index), 80 * 2**30))
     assert batch_start(model, 100, cached=True) == 7
     assert batch_start(model, 10**6, cached=True) == 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (40 * 2**30, 80 * 2**30))
