@@ -39,7 +39,7 @@ def full(*_):
 whole_step, write = trainer.ResumableTrainer.training_step, fit.write_provenance
 trainer.ResumableTrainer.training_step = step
 for name, base, data, options in CALLS:
-    if name == "llama":
+    if name in ("llama", "best"):
         fit.write_provenance = full
         try:
             finetune(base, data, name + "-two", **options)
