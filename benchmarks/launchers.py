@@ -51,7 +51,8 @@ clipped. *Losses* and *weights* are the largest differences from one process tha
 same precision: of the loss of any step, and of any published weight or factor. *Resumed* is the largest difference of
 weights between the undisturbed training and one whose processes all ended in step {_KILLED} and that went on from its
 checkpoint. *Seconds* are those from the start of the processes, which have imported torch, to the published output.
-accelerate is told that CPUs are GPUs; without that it trains with DDP here."""
+In bfloat16 other sums are rounded, of which Adam makes steps where a gradient is almost zero. accelerate is told that
+CPUs are GPUs; without that it trains with DDP here."""
 
 
 @dataclass(frozen=True)
