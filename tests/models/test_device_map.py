@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from adapters import save_adapter
 from commands import invoke
 from safetensors.torch import load_file
 from torch.utils._pytree import tree_leaves
@@ -33,6 +35,7 @@ HALVES = {"model.embed_tokens": FIRST, "model.rotary_emb": FIRST, "model.layers.
 MAPS = {
     "phi": HALVES | {"model.final_layernorm": SECOND, "lm_head": SECOND},
     "llama": HALVES | {"model.norm": SECOND, "lm_head": FIRST},  # tied to the embedding
+    "moe": HALVES | {"model.norm": SECOND, "lm_head": SECOND},  # its experts are joined in memory
 }
 
 
@@ -74,13 +77,13 @@ def spread(monkeypatch, kind):
     return call
 
 
-SMALL = {"block_size": 24, "prompts": 2, "prompt_tokens": 6, "continuation_tokens": 5}
+SMALL = {"block_size": 24, "prompts": 1, "prompt_tokens": 4, "continuation_tokens": 3}
 
 
 def evaluated(files, folder, **how):
     texts = {name: files[name] for name in ("forget", "holdout")}
     return evaluate(
-        [files["base"]], texts, negate=[files["tuned"]], **SMALL, draws=2, gradient_norms=True, **how
+        [files["base"]], texts, negate=[files["tuned"]], **SMALL, draws=1, gradient_norms=True, **how
     ).records
 
 
@@ -107,6 +110,11 @@ def out(files, folder, **how):
     return out_of_domain(vectors, model=files["base"], data=target, block_size=16, inputs=2, **how).to_json()
 
 
+def adapted(files, folder, **how):
+    adapter = str(save_adapter(Path(files["base"]), folder / "adapter"))
+    return evaluate([adapter], {"a": files["forget"]}, **SMALL, **how).records
+
+
 def weighed(files, folder, **how):
     result = importance(
         files["base"], files["forget"], files["holdout"], folder / "w.safetensors", overwrite=True, block_size=24, **how
@@ -114,9 +122,12 @@ def weighed(files, folder, **how):
     return {name: values.tolist() for name, values in load_file(result.path).items()}
 
 
+VERBS = {"phi": (adapted, attacked, evaluated, out, related, swept), "llama": (evaluated, weighed)}
+
+
 @pytest.mark.parametrize(
     ("kind", "verb"),
-    [*(("phi", verb) for verb in (evaluated, attacked, swept, related, out)), ("llama", evaluated), ("llama", weighed)],
+    [(kind, verb) for kind, verbs in VERBS.items() for verb in verbs],
     indirect=["kind"],
 )
 def test_two_devices_give_the_numbers_of_one(verb, files, spread, tmp_path, monkeypatch):
@@ -132,6 +143,22 @@ def separated(result):
     leaves = tree_leaves(result)
     floats = [leaf for leaf in leaves if isinstance(leaf, float)]
     return floats, [leaf for leaf in leaves if not isinstance(leaf, float)]
+
+
+@pytest.mark.parametrize("kind", ["llama", "moe"], indirect=True)
+def test_weights_are_edited_where_they_are(kind, files):
+    edited = []
+    for on_two in (False, True):
+        with two_devices() if on_two else contextlib.nullcontext():
+            model = load_model(Path(files["base"]), torch.float32)
+            if on_two:
+                dispatch_model(model, MAPS[kind], main_device=FIRST)
+            with InMemoryEdit(model, files["base"], negate=[f"{files['tuned']}@@{files['base']}"]) as memory:
+                memory.set(0.5)
+                edited.append({name: values.cpu().clone() for name, values in model.state_dict().items()})
+            devices = {values.device for values in model.state_dict().values()}
+    assert devices == {FIRST, SECOND}
+    assert all(torch.equal(values, edited[1][name]) for name, values in edited[0].items())
 
 
 def test_tensors_of_two_devices_do_not_mix():
