@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from examples.forgetting import objectives, operators, relations
 from examples.forgetting.learn import CHOICE, REPORT, Lesson, Pupil, learn, shortened
-from examples.forgetting.objectives import Comparison, Defence, Rate
+from examples.forgetting.objectives import Comparison, Defence
 from examples.forgetting.operators import OPERATORS, Outcome, Trial
 from examples.forgetting.relations import Found
 from taskarith.console import Console
@@ -81,11 +80,10 @@ class Study:
             choices, reports = (
                 [shortened(lesson, self._folder / "texts") for lesson in lessons] for lessons in (choices, reports)
             )
-            tried = self._tried_rates(self._learn(choices[0]))
-            rates = {objective: objectives.choose(tried, objective) for objective in objectives.OBJECTIVES}
-            parts += ["## Objectives: the learning rate, on the texts to choose on", objectives.rates_table(tried)]
-            forgot = [self._forgot(self._learn(lesson), rates) for lesson in reports]
-            parts += ["## Objectives: other texts", objectives.table(forgot, rates)]
+            tried = self._tried_settings(self._learn(choices[0]))
+            parts += ["## Objectives: the texts and the seed to choose on", objectives.settings_table(tried)]
+            forgot = [self._forgot(self._learn(lesson), tried) for lesson in reports]
+            parts += ["## Objectives: other texts", objectives.table(forgot)]
         return "\n\n".join(parts)
 
     def _learn(self, lesson: Lesson) -> Pupil:
@@ -124,28 +122,25 @@ class Study:
                 self._listener.note(f"· {pupil.lesson.name}, {name}: {share}% of what plain negation costs")
         return outcome
 
-    def _tried_rates(self, pupil: Pupil) -> Outcome:
-        """Train with every objective at every rate."""
-        folder, path = self._folder / pupil.lesson.name, self._results("rates", pupil.lesson)
+    def _tried_settings(self, pupil: Pupil) -> Outcome:
+        """Train with every objective in all its settings."""
+        folder, path = self._folder / pupil.lesson.name, self._results("settings", pupil.lesson)
         outcome = _load(path) if path.exists() else operators.begin(pupil)
-        for objective, rate in product(objectives.OBJECTIVES, objectives.RATES):
-            if (name := objectives.trial_name(objective, rate)) not in outcome.trials:
+        for setting in (one for objective in objectives.OBJECTIVES for one in objectives.settings_of(objective)):
+            if (name := str(setting)) not in outcome.trials:
                 self._listener.note(f"· {pupil.lesson.name}, {name}")
-                outcome.trials[name] = objectives.try_rate(pupil, objective, rate, folder, outcome)
+                outcome.trials[name] = objectives.try_setting(pupil, setting, folder, outcome)
                 _save(path, asdict(outcome))
         return outcome
 
-    def _forgot(self, pupil: Pupil, rates: Mapping[str, Rate]) -> Comparison:
+    def _forgot(self, pupil: Pupil, tried: Outcome) -> Comparison:
         """Forget in all ways of ``objectives``."""
-        folder, path = (
-            self._folder / pupil.lesson.name,
-            self._results("objectives", pupil.lesson),
-        )
+        folder, path = self._folder / pupil.lesson.name, self._results("objectives", pupil.lesson)
         comparison = _load_comparison(path) if path.exists() else objectives.begin(pupil)
         for way in objectives.WAYS:
             if way not in comparison.defences:
                 self._listener.note(f"· {pupil.lesson.name}, {way}")
-                objectives.attempt(pupil, way, rates, folder, comparison)
+                objectives.attempt(pupil, way, tried, folder, comparison)
                 _save(path, asdict(comparison))
         return comparison
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,34 +31,33 @@ __all__ = [
     "OBJECTIVES",
     "RATES",
     "WAYS",
+    "WEIGHTS",
     "Comparison",
     "Defence",
-    "Rate",
+    "Setting",
     "attempt",
     "begin",
     "choose",
-    "rates_table",
+    "settings_of",
+    "settings_table",
     "table",
-    "trial_name",
-    "try_rate",
+    "try_setting",
 ]
 
 BASE = "the base, which never knew"
 NEGATIONS: dict[str, Sequence[str]] = {PLAIN: ROLES[:1], "project": ROLES, "add 0.4 of the kept, MLP only": ROLES}
 """Operators to compare with, and the texts whose vectors each needs."""
 
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "ascent": {},
-    "graddiff": {},
-    "kl": {},
-    "npo": {},
-    "simnpo": {"retain_weight": 8.0},  # OpenUnlearning's ratio of the two terms
-    "rmu": {"rmu_steering": 200.0},  # twice the length of SmolLM2-135M's hidden states there
-}
-"""Options that are not the defaults, by objective."""
+OBJECTIVES = ("ascent", "graddiff", "kl", "npo", "simnpo", "rmu")
 
-RATES = (5e-5, 3e-4)
-"""Learning rates to choose from: the default of ``finetune``, and that of the vectors."""
+RATES = (3e-4, 1e-3)
+"""Learning rates to choose from: that of the vectors, and three times as much; smaller ones do not reach the loss."""
+
+WEIGHTS = {"simnpo": (1.0, 8.0), "rmu": (1.0, 100.0)}
+"""Retain weights to choose from, where papers do not agree on 1: SimNPO has 8 in proportion, RMU up to 1200."""
+
+_STEERING = 200.0
+"""Length of RMU's vector: twice that of SmolLM2-135M's hidden states there."""
 
 WAYS = (*NEGATIONS, *OBJECTIVES)
 _FORGOTTEN, *_KEPT = ROLES
@@ -65,7 +65,7 @@ _UNSEEN = "unseen"
 _NEVER_LEARNED = CHOICE["irrelevant"]
 """A text in no role of ``REPORT``."""
 
-_TITLES = ("way", "learning rate", "seconds", "alpha", "forgotten: loss", "ROUGE-L", "aligned: cost")
+_TITLES = ("way", "seconds", "alpha", "forgotten: loss", "ROUGE-L", "aligned: cost")
 _TITLES += ("irrelevant: cost", "unseen: cost", "back by relearning", "back by 4 bits")
 
 _GIVEN, _STEPS = 4, 8
@@ -100,39 +100,49 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A learning rate.
+class Setting:
+    """How an objective trains.
 
-    :param rate: What it is.
-    :param alpha: What the change that a training with it makes is multiplied by at the base's loss.
+    :param objective: Its name.
+    :param rate: Learning rate.
+    :param weight: Retain weight.
     """
 
+    objective: str
     rate: float
-    alpha: float
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.objective} at {self.rate:g}" + ("" if self.weight == 1 else f", retain weight {self.weight:g}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of ``finetune``."""
+        own = {"rmu_steering": _STEERING} if self.objective == "rmu" else {}
+        return {"objective": self.objective, "learning_rate": self.rate, "retain_weight": self.weight, **own}
 
 
-def try_rate(pupil: Pupil, objective: str, rate: float, folder: Path, outcome: Outcome) -> Trial:
-    """Measure what an objective costs if it trains at a learning rate.
+def settings_of(objective: str) -> list[Setting]:
+    """Return what an objective may choose from."""
+    return [Setting(objective, *pair) for pair in product(RATES, WEIGHTS.get(objective, (1.0,)))]
+
+
+def try_setting(pupil: Pupil, setting: Setting, folder: Path, outcome: Outcome) -> Trial:
+    """Measure what a training costs.
 
     :param pupil: The model.
     :param folder: For the trained model, which does not stay.
     :param outcome: What ``operators.begin`` measured.
     """
-    with _trained(pupil, objective, rate, folder) as (recipe, _):
+    with _trained(pupil, setting, folder) as (recipe, _):
         alpha = _equal_alpha(pupil, recipe, outcome, 1.0)
         losses = operators.measure_losses(pupil, pupil.tuned, ROLES, recipe, alpha)
         return Trial(alpha, losses, math.nan)  # continuations do not count here
 
 
-def choose(outcome: Outcome, objective: str) -> Rate:
-    """Return the rate at which an objective costs the kept texts least, among those that forget as much as wanted."""
-
-    def rank(rate: float) -> tuple[bool, float]:
-        name = trial_name(objective, rate)
-        return not outcome.is_equal(name), _cost(outcome, name)
-
-    rate = min(RATES, key=rank)
-    return Rate(rate, outcome.trials[trial_name(objective, rate)].alpha)
+def choose(outcome: Outcome, objective: str) -> Setting:
+    """Return the setting that costs the kept texts least, among those that forget as much as wanted."""
+    return min(settings_of(objective), key=lambda one: (not outcome.is_equal(str(one)), _cost(outcome, str(one))))
 
 
 def begin(pupil: Pupil) -> Comparison:
@@ -142,11 +152,11 @@ def begin(pupil: Pupil) -> Comparison:
     return comparison
 
 
-def attempt(pupil: Pupil, way: str, rates: Mapping[str, Rate], folder: Path, comparison: Comparison) -> None:
+def attempt(pupil: Pupil, way: str, chosen: Outcome, folder: Path, comparison: Comparison) -> None:
     """Add one of ``WAYS`` to the comparison.
 
     :param pupil: The model and its vectors.
-    :param rates: Of each objective; the search for alpha begins with theirs.
+    :param chosen: From which ``choose`` takes the setting of an objective, and the search for alpha its first one.
     :param folder: For models, which do not stay.
     """
     if way in NEGATIONS:
@@ -154,8 +164,10 @@ def attempt(pupil: Pupil, way: str, rates: Mapping[str, Rate], folder: Path, com
         trial = _at_equal(_asked_more(pupil), recipe, comparison.outcome, 1.0)
         comparison.defences[way] = _defend(pupil, recipe, trial, sum(seconds), folder)
     else:
-        with _trained(pupil, way, rates[way].rate, folder) as (recipe, seconds):
-            trial = _at_equal(_asked_more(pupil), recipe, comparison.outcome, rates[way].alpha)
+        setting = choose(chosen, way)
+        with _trained(pupil, setting, folder) as (recipe, seconds):
+            first = chosen.trials[str(setting)].alpha
+            trial = _at_equal(_asked_more(pupil), recipe, comparison.outcome, first)
             comparison.defences[way] = _defend(pupil, recipe, trial, seconds, folder)
     comparison.outcome.trials[way] = trial
 
@@ -177,7 +189,7 @@ def _defend(pupil: Pupil, recipe: Values, trial: Trial, seconds: float, folder: 
 
 
 @contextmanager
-def _trained(pupil: Pupil, objective: str, rate: float, folder: Path) -> Generator[tuple[Values, float]]:
+def _trained(pupil: Pupil, setting: Setting, folder: Path) -> Generator[tuple[Values, float]]:
     """Give the change that a training with an objective makes to the tuned model, and its seconds."""
     path, start = folder / "trained", time.process_time()
     taskarith.finetune(
@@ -185,11 +197,9 @@ def _trained(pupil: Pupil, objective: str, rate: float, folder: Path) -> Generat
         [pupil.lesson.data[_FORGOTTEN]],
         path,
         overwrite=True,
-        retain=[] if objective == "ascent" else [pupil.lesson.data[role] for role in _KEPT],
-        objective=objective,
-        **OBJECTIVES[objective],
+        retain=[] if setting.objective == "ascent" else [pupil.lesson.data[role] for role in _KEPT],
+        **setting.options,
         block_size=pupil.lesson.block_size,
-        learning_rate=rate,
         num_train_epochs=pupil.lesson.epochs,
         per_device_train_batch_size=FULL.batch_size,
         seed=pupil.lesson.seed,
@@ -231,37 +241,29 @@ def _asked_more(pupil: Pupil) -> Pupil:
     return replace(pupil, lesson=replace(pupil.lesson, texts={**pupil.lesson.texts, _UNSEEN: _NEVER_LEARNED}))
 
 
-def trial_name(objective: str, rate: float) -> str:
-    """Return what the trial of a rate is called."""
-    return f"{objective} at {rate:g}"
-
-
 def _cost(outcome: Outcome, name: str) -> float:
     return sum(outcome.cost(name, role) for role in _KEPT)
 
 
-def rates_table(outcome: Outcome) -> str:
-    """Return what each learning rate costs the kept texts, in Markdown; what is chosen is bold."""
-    lines = [f"| objective | {' | '.join(f'{rate:g}' for rate in RATES)} |", "|---|" + "---:|" * len(RATES)]
-    for objective in OBJECTIVES:
-        cells = []
-        for rate in RATES:
-            name = trial_name(objective, rate)
-            cell = f"{_cost(outcome, name):.2f} (alpha {outcome.trials[name].alpha:.2f})"
-            cell += "" if outcome.is_equal(name) else f", loss {outcome.trials[name].losses[_FORGOTTEN]:.2f}"
-            cells.append(f"**{cell}**" if rate == choose(outcome, objective).rate else cell)
-        lines.append(f"| {objective} | {' | '.join(cells)} |")
+def settings_table(outcome: Outcome) -> str:
+    """Return what each setting costs the kept texts, in Markdown; what is chosen is bold."""
+    lines = ["| objective | alpha | forgotten: loss | kept texts: cost |", "|---|---:|---:|---:|"]
+    for setting in (one for objective in OBJECTIVES for one in settings_of(objective)):
+        name, trial = str(setting), outcome.trials[str(setting)]
+        shown = f"**{name}**" if setting == choose(outcome, setting.objective) else name
+        cells = [shown, f"{trial.alpha:.2f}", f"{trial.losses[_FORGOTTEN]:.2f}", f"{_cost(outcome, name):.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def table(comparisons: Sequence[Comparison], rates: Mapping[str, Rate]) -> str:
+def table(comparisons: Sequence[Comparison]) -> str:
     """Return all ways in Markdown, means over seeds, what costs least last; attacks for each seed."""
     outcomes = [one.outcome for one in comparisons]
     lines = [operators.states(outcomes), "", f"| {' | '.join(_TITLES)} |", "|---" + "|---:" * (len(_TITLES) - 1) + "|"]
     lines.append(_line(BASE, ["" for _ in _TITLES[3:]], comparisons))
     for way in sorted(WAYS, key=lambda way: -mean(_cost(one, way) for one in outcomes)):
         seconds = mean(one.defences[way].seconds for one in comparisons)
-        cells = [f"{rates[way].rate:g}" if way in rates else "", f"{seconds:.0f}", *operators.cells(outcomes, way)]
+        cells = [f"{seconds:.0f}", *operators.cells(outcomes, way)]
         cells.append(f"{mean(one.cost(way, _UNSEEN) for one in outcomes):.2f}")
         lines.append(_line(way, cells, comparisons))
     return "\n".join(lines)

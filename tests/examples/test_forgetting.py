@@ -12,7 +12,7 @@ from benchmarks import ways
 from examples.forgetting import objectives, operators, relations
 from examples.forgetting.__main__ import Study
 from examples.forgetting.learn import CHOICE, REPORT, ROLES, Lesson, learn
-from examples.forgetting.objectives import BASE, OBJECTIVES, Comparison, Defence, Rate
+from examples.forgetting.objectives import BASE, OBJECTIVES, Comparison, Defence, Setting, settings_of
 from examples.forgetting.operators import OPERATORS, PLAIN, Outcome, Trial
 from examples.forgetting.relations import Found
 from taskarith.errors import UsageError
@@ -105,57 +105,61 @@ def test_costs_and_shares():
 def test_training_that_forgets_stands_beside_negation(base, lesson, tmp_path, monkeypatch):
     monkeypatch.setattr(operators, "_MOST_STEPS", 1)
     monkeypatch.setattr(objectives, "RATES", (1e-2,))
-    monkeypatch.setattr(objectives, "OBJECTIVES", {"ascent": {}, "npo": {"beta": 0.2}})
-    ways = [PLAIN, "project", "ascent", "npo"]
+    monkeypatch.setattr(objectives, "OBJECTIVES", ["ascent", "rmu"])
+    monkeypatch.setattr(objectives, "WEIGHTS", {"rmu": (2.0,)})
+    ways = [PLAIN, "project", "ascent", "rmu"]
     monkeypatch.setattr(objectives, "WAYS", ways)
     text = Study(base, tmp_path, lesson, lesson).run([1], ["objectives"])
-    for name in (BASE, *ways):
-        assert text.count(f"\n| {name} |") == (2 if name in objectives.OBJECTIVES else 1)
+    for name in (BASE, *ways, "**ascent at 0.01**", "**rmu at 0.01, retain weight 2**"):
+        assert text.count(f"\n| {name} |") == 1
     values = json.loads((tmp_path / "results/objectives-full-forgotten-short-1.json").read_text())
     seconds = json.loads((tmp_path / "full-forgotten-short-1/seconds.json").read_text())
     assert values["defences"][PLAIN]["seconds"] == seconds["forgotten"] > 0
     assert values["defences"]["project"]["seconds"] == sum(seconds.values()) > seconds["forgotten"]
-    assert values["defences"]["npo"]["seconds"] > 0
+    assert values["defences"]["rmu"]["seconds"] > 0
     shares = [one[share] for one in values["defences"].values() for share in ("relearned", "quantised")]
     assert len({share for share in shares if share is not None}) > len(ways)
     assert values["outcome"]["trials"]["ascent"]["losses"]["unseen"] > 0
     assert not list(tmp_path.rglob("trained")) + list(tmp_path.rglob("edited"))
-    for name in ("try_rate", "begin", "attempt"):
+    for name in ("try_setting", "begin", "attempt"):
         monkeypatch.setattr(objectives, name, None)
     assert Study(base, tmp_path, lesson, lesson).run([1], ["objectives"]) == text
 
 
-@pytest.mark.parametrize(("name", "options"), OBJECTIVES.items())
-def test_every_objective_has_its_options(name, options):
-    assert TrainingSettings(objective=name, **options).record()["objective"] == name
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_setting_can_be_trained_with(objective):
+    settings = settings_of(objective)
+    assert len({str(setting) for setting in settings}) == len(settings) >= 2
+    assert all(TrainingSettings(**setting.options).rate == setting.rate for setting in settings)
 
 
-def test_the_rate_that_costs_least_is_chosen_among_those_that_forget(monkeypatch):
+def test_the_setting_that_costs_least_is_chosen_among_those_that_forget(monkeypatch):
     monkeypatch.setattr(objectives, "OBJECTIVES", ["npo"])
     monkeypatch.setattr(objectives, "RATES", (1e-5, 5e-5, 3e-4))
-    kept = {"forgotten": 4, "aligned": 1, "irrelevant": 2}
-    outcome = Outcome(7, Trial(0, kept, 0.1), Trial(0, kept | {"forgotten": 1}, 0.9))
-    costs = {"1e-05": (3, 0.0), "5e-05": (4, 0.5), "0.0003": (4.02, 0.75)}
+    kept = {"forgotten": 4.0, "aligned": 1.0, "irrelevant": 2.0}
+    outcome = Outcome(7, Trial(0, kept, 0.1), Trial(0, kept | {"forgotten": 1.0}, 0.9))
+    costs = {"1e-05": (3.0, 0.0), "5e-05": (4.0, 0.5), "0.0003": (4.02, 0.75)}
     for rate, (loss, cost) in costs.items():
         losses = kept | {"forgotten": loss, "irrelevant": 2 + cost}
         outcome.trials[f"npo at {rate}"] = Trial(2, losses, 0.1)
-    assert objectives.choose(outcome, "npo") == Rate(5e-5, 2)
-    last = objectives.rates_table(outcome).splitlines()[-1]
-    assert last == "| npo | 0.00 (alpha 2.00), loss 3.00 | **0.50 (alpha 2.00)** | 0.75 (alpha 2.00) |"
+    assert objectives.choose(outcome, "npo") == Setting("npo", 5e-5)
+    *_, first, second, _ = objectives.settings_table(outcome).splitlines()
+    assert first == "| npo at 1e-05 | 2.00 | 3.00 | 0.00 |"
+    assert second == "| **npo at 5e-05** | 2.00 | 4.00 | 0.50 |"
 
 
 def test_a_way_is_shown_with_its_price_and_what_comes_back(monkeypatch):
     monkeypatch.setattr(objectives, "WAYS", ["npo"])
-    losses = {"forgotten": 4, "aligned": 1, "irrelevant": 2, "unseen": 5}
+    losses = {"forgotten": 4.0, "aligned": 1.0, "irrelevant": 2.0, "unseen": 5.0}
     seeds = []
     for seed in (1, 2):
-        outcome = Outcome(seed, Trial(0, losses, 0.1), Trial(0, losses | {"forgotten": 1}, 0.9))
+        outcome = Outcome(seed, Trial(0, losses, 0.1), Trial(0, losses | {"forgotten": 1.0}, 0.9))
         more = {"aligned": 1.5, "irrelevant": 1.75, "unseen": 5 + seed}
         outcome.trials["npo"] = Trial(seed, losses | more, 0.2)
         seeds.append(Comparison(outcome, {"npo": Defence(10 * seed, 0.25, None), BASE: Defence(0, 0.125 * seed, 0.0)}))
-    *_, of_base, last = objectives.table(seeds, {"npo": Rate(1e-5, 2)}).splitlines()
-    assert last == "| npo | 1e-05 | 15 | 1.50 | 4.00 | 0.20 | 0.50 | -0.25 | 1.50 | 25% / 25% | - / - |"
-    assert of_base == f"| {BASE} |  |  |  |  |  |  |  |  | 12% / 25% | 0% / 0% |"
+    *_, of_base, last = objectives.table(seeds).splitlines()
+    assert last == "| npo | 15 | 1.50 | 4.00 | 0.20 | 0.50 | -0.25 | 1.50 | 25% / 25% | - / - |"
+    assert of_base == f"| {BASE} |  |  |  |  |  |  |  | 12% / 25% | 0% / 0% |"
 
 
 @pytest.mark.parametrize(
