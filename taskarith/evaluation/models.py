@@ -40,7 +40,7 @@ from taskarith.vectors.lora.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST
 from taskarith.vectors.open import recorded_base
 from taskarith.vectors.vector import BaseRecord
 
-__all__ = ["Loaded", "model_record", "open_model", "open_together", "parse_dtype"]
+__all__ = ["Loaded", "find_model", "model_record", "open_model", "open_together", "parse_dtype"]
 
 
 _SLOW_ON_CPU = (torch.bfloat16, torch.float16)
@@ -125,7 +125,7 @@ def parse_dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else TORCH_DTYPES[VECTOR_DTYPES[name]]
 
 
-def _find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:
+def find_model(name: str, listener: Listener) -> tuple[Path | None, ResolvedModel]:
     """Return an adapter's folder, or None, and the files of the model or of the adapter's base.
 
     :raises CheckpointError: The model does not exist, or the adapter is incomplete.
@@ -145,7 +145,7 @@ def open_together(name: str, runtime: Runtime, listener: Listener, team: Team = 
     """
     device, dtype = own_device(runtime, team), parse_dtype(runtime.dtype)
     if team.size > 1:
-        team.by_first(lambda: bool(_find_model(name, listener)))
+        team.by_first(lambda: bool(find_model(name, listener)))
     how = {"trust_remote_code": runtime.trust_remote_code, "device_map": runtime.device_map}
     return open_model(name, device, dtype, listener, **how)
 
@@ -172,7 +172,7 @@ def open_model(
     :raises UsageError: The model has its own code, which is not trusted.
     :raises CheckpointError: The model does not exist, or its files are incomplete or unsafe.
     """
-    adapter, resolved = _find_model(name, listener)
+    adapter, resolved = find_model(name, listener)
     checkpoint = open_checkpoint(resolved.path)
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     stored = _stored_dtype(checkpoint)

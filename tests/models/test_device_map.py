@@ -198,6 +198,8 @@ def test_a_device_map_without_several_devices_is_refused(monkeypatch):
     with pytest.raises(UsageError, match="unknown --device-map even"):
         own_device(Runtime(device="cuda", device_map="even"), ALONE)
     assert own_device(Runtime(device="cuda", device_map="auto"), ALONE) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(Runtime(device="cuda"), two) == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize("verb", ["eval", "importance"])
