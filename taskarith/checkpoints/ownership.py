@@ -23,7 +23,8 @@ DRAWN_BY = "taskarith"
 """Who made a picture, as its metadata say: the software of a PNG file, the creator of an SVG file."""
 
 _DRAWN = {b"\x89PNG\r\n": f"tEXtSoftware\0{DRAWN_BY}", b"<?xml ": f"<dc:title>{DRAWN_BY}</dc:title>"}
-"""By how a picture begins, what says that it is ours; it stands near the beginning, too."""
+_DRAWN |= {b"<!doctype html>": f'<meta name="generator" content="{DRAWN_BY}">'}
+"""By how a picture or a report begins, what says that it is ours; it stands near the beginning, too."""
 
 _RESULTS = {"results.json", "records.jsonl"}
 _FILES = {

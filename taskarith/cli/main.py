@@ -23,6 +23,7 @@ from taskarith.cli import (  # a command's module has its name
     inspect,
     ood,
     relate,
+    report,
     score,
     sweep,
     undo,
@@ -66,7 +67,7 @@ def options(
 _GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "Edit a model": (finetune, extract, combine, apply, demo),
     "Choose coefficients": (sweep, relate, ood, importance),
-    "Measure and attack": (eval, score, attack),
+    "Measure and attack": (eval, score, attack, report),
     "Look, check, undo": (inspect, diff, verify, undo, env),
 }
 

@@ -1,0 +1,251 @@
+"""Parts of a report from the folders that `eval`, `sweep` and `attack` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskarith.attacks.attack import AttackResult
+from taskarith.attacks.recovery import Cell, Outcome
+from taskarith.checkpoints.provenance import read_provenance
+from taskarith.errors import DataError, UsageError
+from taskarith.evaluation.read_records import read_records, read_tables
+from taskarith.evaluation.records import Record
+from taskarith.evaluation.score import Scores, make_scores, score
+from taskarith.report.attacks import attack_tables
+from taskarith.report.page import Figure, Part
+from taskarith.report.samples import samples_of
+from taskarith.report.scores import score_remarks, score_tables
+from taskarith.report.tables import short_names
+from taskarith.sweeps.remaining import Remaining, measure_remaining
+from taskarith.sweeps.split import is_forgotten
+from taskarith.untrusted import MalformedError, parse_json, read_bytes, read_text
+
+__all__ = ["part_of"]
+
+_DRAWINGS = {
+    "curve.svg": "Loss of each text against alpha, and the loss of kept texts against that of forgotten ones",
+    "recovery.svg": "What relearning brings back, step by step",
+    "alpha.svg": "Scores of each text against alpha",
+}
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What a command wrote.
+
+    :param path: The folder.
+    :param record: Its ``taskarith.json``.
+    :param results: Its ``results.json``.
+    :param records: Its ``records.jsonl``.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    results: Mapping[str, Any]
+    records: Sequence[Record]
+
+    @property
+    def drawings(self) -> tuple[Figure, ...]:
+        """The drawings in it."""
+        found = [(self.path / name, title) for name, title in _DRAWINGS.items()]
+        return tuple(Figure(title, read_bytes(path)) for path, title in found if path.is_file())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What was measured, with what, and when."""
+        record = self.record
+        models = {str(one.get("name", "")): one for one in record.get("models", []) if isinstance(one, Mapping)}
+        return {
+            **{f"model {Path(name).name}": _described(one) for name, one in models.items()},
+            **{f"text {name}": _described(one) for name, one in dict(record.get("data") or {}).items() if one},
+            "written": str(record.get("time", "unknown")),
+            "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
+            "folder": self.path.name,
+        }
+
+
+def part_of(path: Path) -> Part:
+    """Return what a folder says.
+
+    :raises DataError: It is not a folder of eval, sweep or attack, or a file in it is broken.
+    """
+    folder = _open(path)
+    kind = folder.record.get("kind")
+    try:
+        match kind:
+            case "evaluation":
+                return _evaluation(folder)
+            case "sweep":
+                return _sweep(folder)
+            case "attack":
+                return _attack(folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"the results in {path} are broken: {error}", "Measure again into another folder.") from error
+    raise UsageError(f"{path} is the output of another command ({kind})", "Give folders of eval, sweep or attack.")
+
+
+def _open(path: Path) -> _Folder:
+    record = read_provenance(path) if path.is_dir() else None
+    if record is None or not (path / "results.json").is_file():
+        raise DataError(f"{path} does not contain results", "Give a folder that eval, sweep or attack wrote with -o.")
+    try:
+        results = parse_json(read_text(path / "results.json"))
+    except MalformedError as error:
+        raise DataError(
+            f"cannot read {path / 'results.json'}: {error}", "Measure again into another folder."
+        ) from error
+    if not isinstance(results, dict):
+        raise DataError(f"{path / 'results.json'} is not a map", "Measure again into another folder.")
+    return _Folder(path, record, results, read_records(path))
+
+
+def _described(record: Any) -> str:
+    """Write what a record says of an input on one line, without the folders that it lies in."""
+    values = {key: value for key, value in dict(record).items() if isinstance(value, str | int | float) and value != ""}
+    values |= {key: Path(str(values[key])).name for key in ("name", "spec") if key in values}
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+# --- evaluations -----------------------------------------------------------------------------------------------------
+
+
+def _evaluation(folder: _Folder) -> Part:
+    reference = dict(folder.record.get("arguments") or {}).get("retain")
+    rows = {table.model: table for table in read_tables(folder.path)}
+    known = reference if reference in rows else next((one for one in rows if _ends_like(one, reference)), None)
+    scores = make_scores(rows, {} if known is None else dict.fromkeys(rows, rows[known]))
+    return Part(
+        "Evaluation",
+        verdicts=tuple(_knowledge(folder.records, scores, known)),
+        facts=folder.facts,
+        tables=tuple(score_tables(scores)),
+        figures=folder.drawings,
+        samples=samples_of(folder.records, short_names(scores.models)),
+        remarks=tuple(score_remarks(scores)),
+        conventions=folder.results["conventions"],
+        command=str(folder.record.get("command", "")),
+    )
+
+
+def _ends_like(model: str, reference: object) -> bool:
+    """Tell whether a row is the reference, which the record names relative to its folder."""
+    return isinstance(reference, str) and Path(model).name == Path(reference).name
+
+
+def _knowledge(records: Sequence[Record], scores: Scores, reference: str | None) -> list[str]:
+    """Say of every model what it knows of the texts that are to be forgotten."""
+    texts = [text for text in scores.texts if is_forgotten(text)]
+    if not texts:
+        return ["No text is named forget, so that nothing is said about forgetting."]
+    if reference is None:
+        lacking = "No model that never saw the forgotten text was measured beside these (--reference)"
+        return [f"{lacking}, so that this report does not say whether it is forgotten."]
+    rows = {model: [one for one in records if one["model"] == model] for model in scores.models}
+    losses = {
+        model: scores.by_text[model][texts[0]]["loss"].value
+        for model in scores.models
+        if model != reference and "loss" in scores.by_text[model].get(texts[0], {})
+    }
+    if not losses:
+        return ["The loss of the forgotten text was not measured."]
+    before = min(losses, key=losses.__getitem__)
+    names = short_names(scores.models)
+    sentences = dict.fromkeys(
+        _sentence(names[model], text, left, names[before], names[reference], model == before)
+        for model in losses
+        for text, left in measure_remaining(rows[model], rows[before], rows[reference]).items()
+    )
+    return list(sentences)  # what is said of a text alone is said once
+
+
+def _sentence(model: str, text: str, left: Remaining, before: str, reference: str, is_before: bool) -> str:
+    if left.loss is None:
+        return (
+            f"These samples do not show that {before} knows the text {text} better than {reference}, which never saw "
+            "it: either there is nothing to forget, or they are too few."
+        )
+    if is_before:
+        return (
+            f"{model} knows the text {text}; the others are compared with it, and with {reference}, which never saw it."
+        )
+    share = f"{left} (0%: {reference}, 100%: {before}; 95% intervals in brackets)"
+    if left.is_forgotten:
+        return f"{model} has forgotten most of the text {text}: what is left is {share}."
+    return f"It is not shown that {model} has forgotten the text {text}: what is left is {share}."
+
+
+# --- sweeps and attacks ----------------------------------------------------------------------------------------------
+
+
+def _sweep(folder: _Folder) -> Part:
+    found = folder.results
+    scores = score([folder.path])
+    names = short_names(scores.models)
+    reason = str(found["reason"])
+    for model in sorted(names, key=len, reverse=True):  # no path of this machine
+        reason = reason.replace(model, names[model])
+    verdicts = [f"{reason[:1].upper()}{reason[1:]}."]
+    if found["holds_on_held_out"] is False:
+        verdicts.append("On samples that were not used to choose, it does not hold: give more text, or larger alphas.")
+    chosen = [row["name"] for row in (found["rows"][0], found["recommended"] or found["rows"][-1])]
+    return Part(
+        "Sweep over coefficients",
+        verdicts=tuple(verdicts),
+        facts=folder.facts,
+        tables=tuple(score_tables(scores)),
+        figures=folder.drawings,
+        samples=samples_of(folder.records, {name: names[name] for name in chosen}),
+        remarks=tuple(score_remarks(scores)),
+        conventions=found["conventions"],
+        command=str(folder.record.get("command", "")),
+    )
+
+
+def _attack(folder: _Folder) -> Part:
+    found = folder.results
+    outcomes = tuple(_outcome(one) for one in found["outcomes"])
+    result = AttackResult(
+        dict(found["models"]), found["untouched"], outcomes, tuple(found["given_to_attacker"]), (), []
+    )
+    return Part(
+        "Attacks",
+        verdicts=tuple(_strongest(found)),
+        facts=folder.facts,
+        tables=tuple(attack_tables(result)),
+        figures=folder.drawings,
+        remarks=tuple(map(str, found["missing"])),
+        conventions=found["conventions"],
+        command=str(folder.record.get("command", "")),
+    )
+
+
+def _outcome(found: Mapping[str, Any]) -> Outcome:
+    cells = {name: Cell(**_paired(cell)) for name, cell in found["cells"].items()}
+    values: dict[str, Any] = {**found, "cells": cells}
+    return Outcome(**values)
+
+
+def _paired(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell with its intervals as pairs, which JSON has as lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in cell.items()}
+
+
+def _strongest(found: Mapping[str, Any]) -> list[str]:
+    names = {"loss": "the loss", "accuracy": "top-1 accuracy", "rouge_l_f1": "ROUGE-L of continuations"}
+    sentences = []
+    for one in found["strongest"]:
+        if one["metric"] not in names or not one["outcome"] or one["interval"] is None:
+            continue
+        low, high = (f"{100 * end:.0f}%" for end in one["interval"])
+        attack = " ".join(str(one["outcome"][key]) for key in ("attack", "name"))
+        back = f"{100 * one['beyond']:.0f}% ({low} to {high}, 95% for all {one['attacks']} attacks at once)"
+        shown = "brings back" if one["interval"][0] > 0 else "is not shown to bring anything back:"
+        sentences.append(
+            f"By {names[one['metric']]} the strongest attack, {attack}, {shown} {back} of what the edit took."
+        )
+    return sentences or [
+        "No attack is named strongest: there are too few samples, or models to compare with are missing."
+    ]

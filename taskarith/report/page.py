@@ -1,0 +1,93 @@
+"""A report as one page of HTML: what it holds, and how it is written. Nothing in it is taken for markup."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from taskarith.report.samples import Sample
+from taskarith.report.tables import TableRows
+
+__all__ = ["Figure", "Page", "Part", "render"]
+
+_TEMPLATE = "page.html.j2"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing.
+
+    :param title: What it shows, for whoever cannot see it, too.
+    :param svg: The drawing, which the page shows as an image: no script in it runs.
+    """
+
+    title: str
+    svg: bytes
+
+    @property
+    def address(self) -> str:
+        """The drawing as an address."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One result: of an evaluation, a sweep, an attack or an edit.
+
+    :param title: What it is.
+    :param verdicts: What it says, each a sentence that a layman understands.
+    :param facts: What was done, by name.
+    :param tables: Its numbers.
+    :param figures: Its drawings.
+    :param samples: Prompts with their true continuations and those of the models.
+    :param remarks: What is missing or not comparable.
+    :param conventions: Definitions of its numbers.
+    :param command: What repeats it.
+    """
+
+    title: str
+    verdicts: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    tables: tuple[TableRows, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    remarks: tuple[str, ...] = ()
+    conventions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    :param title: Its title.
+    :param parts: What it is about, in order.
+    :param limits: What it does not prove.
+    :param date: When it was written.
+    """
+
+    title: str
+    parts: tuple[Part, ...]
+    limits: tuple[str, ...]
+    date: str
+
+    @property
+    def conventions(self) -> dict[str, str]:
+        """Definitions of the numbers of all parts."""
+        return {name: text for part in self.parts for name, text in part.conventions.items()}
+
+
+def render(page: Page) -> str:
+    """Return a page as one file of HTML that asks for nothing else, and is readable without scripts."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_TEMPLATE).render(page=page)

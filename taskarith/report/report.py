@@ -1,0 +1,70 @@
+"""The verb `report`: one page from the folders that `eval`, `sweep` and `attack` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from taskarith.checkpoints.publish import check_target, publish_file
+from taskarith.errors import OutputError, UsageError
+from taskarith.report.folders import part_of
+from taskarith.report.page import Page, render
+from taskarith.spec import listed
+
+__all__ = ["ReportResult", "report"]
+
+_STILL_THERE = (
+    "The fine-tune, the task vector, the records of measurements and caches still hold the text; a vector and its base "
+    "give the fine-tune back."
+)
+_LIMITS = (
+    "Other prompts, other languages and stronger attackers may bring out what these numbers do not show.",
+    "Intervals are over the samples that were measured; they do not hold for other texts.",
+    _STILL_THERE,
+)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A report that was written.
+
+    :param path: The page.
+    :param verdicts: What it says, each a sentence.
+    :param nbytes: Its size.
+    """
+
+    path: Path
+    verdicts: tuple[str, ...]
+    nbytes: int
+
+
+def report(
+    folders: str | Path | Sequence[str | Path],
+    output: str | Path = "report.html",
+    *,
+    title: str = "What the model knows",
+    overwrite: bool = False,
+) -> ReportResult:
+    """Write what measurements say as one page of HTML, which asks for nothing else and is readable without scripts.
+
+    :param folders: Outputs of ``evaluate``, ``sweep`` and ``attack``, in the order of the page.
+    :param output: The file to write, ``*.html``.
+    :param title: Of the page.
+    :param overwrite: Replace an earlier report.
+    :raises UsageError: No folder is given, or one is the output of another command.
+    :raises DataError: A folder has no results, or they are broken.
+    :raises OutputError: The output exists or cannot be written.
+    """
+    paths, target = [Path(folder) for folder in listed(folders)], Path(output)
+    if not paths:
+        raise UsageError("no folder is given", "Name one, as in: taskarith report runs/eval -o report.html")
+    if target.suffix != ".html":
+        raise OutputError(f"cannot write a report to {target}", "Name an .html file.")
+    check_target(target, overwrite, is_folder=False, inputs=paths)
+    parts = tuple(part_of(path) for path in paths)
+    page = render(Page(title, parts, _LIMITS, datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC")))
+    with publish_file(target, overwrite) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return ReportResult(target, tuple(one for part in parts for one in part.verdicts), len(page.encode()))

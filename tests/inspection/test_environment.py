@@ -1,0 +1,17 @@
+"""What this machine has, as `taskarith env` tells it."""
+
+from __future__ import annotations
+
+import torch
+
+from taskarith.inspection.environment import environment
+
+
+def test_versions_memory_and_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path / "cache"))
+    found = environment()
+    assert found["torch"] == torch.__version__
+    assert found["cache"].startswith(str(tmp_path / "cache"))
+    free, _, whole = found["memory"].removesuffix(" GB").partition(" GB free of ")
+    assert 0 < float(free.replace(",", "")) <= float(whole.replace(",", ""))
+    assert (found["GPUs"] == "none") == (not torch.cuda.is_available() and not torch.backends.mps.is_available())

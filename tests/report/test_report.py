@@ -1,0 +1,63 @@
+"""Reports: from the folders of measurements to one page, in which nothing of strangers is markup."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from commands import invoke
+from reporting import EVIL, Page
+
+from taskarith.errors import DataError, OutputError, UsageError
+from taskarith.report.report import report
+
+
+def test_a_page_of_three_measurements(measured, tmp_path):
+    folders = [measured / name for name in ("sweep", "eval", "attack")]
+    result = report(folders, tmp_path / "report.html", title=EVIL)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert {"script", "i", "b", "link", "iframe"} & {*page.tags} == set()
+    assert page.tags.count("img") == 1  # the curves of the sweep
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert EVIL in page.text
+    assert "forget <i>x</i>" in page.text
+    assert str(measured) not in page.text.partition("The command that repeats it")[0]
+    assert len(text) == result.nbytes < 2_000_000
+    assert [part for part in ("Sweep over coefficients", "Evaluation", "Attacks") if part not in page.text] == []
+    scores = json.loads((measured / "eval/results.json").read_text(encoding="utf-8"))["scores"]
+    loss = next(value for model, value in scores.items() if "tuned" in model)["forget <i>x</i>"]["loss"]["value"]
+    assert f"{loss:.3f}" in page.text
+    assert page.text.count("95%") > 3
+    again = report(folders, tmp_path / "report.html", overwrite=True)
+    assert again.verdicts == result.verdicts
+
+
+def test_what_cannot_be_reported_is_refused(measured, tmp_path, phi_tuned):
+    with pytest.raises(DataError, match="does not contain results"):
+        report(phi_tuned, tmp_path / "r.html")
+    with pytest.raises(OutputError, match="cannot write a report"):
+        report(measured / "eval", tmp_path / "r.pdf")
+    with pytest.raises(UsageError, match="no folder"):
+        report([], tmp_path / "r.html")
+    (tmp_path / "mine.html").write_text("<p>mine</p>", encoding="utf-8")
+    with pytest.raises(OutputError):
+        report(measured / "eval", tmp_path / "mine.html", overwrite=True)
+    broken = shutil.copytree(measured / "attack", tmp_path / "broken")
+    results = json.loads((broken / "results.json").read_text(encoding="utf-8"))
+    for key in ("outcomes", "strongest", "models"):
+        (broken / "results.json").write_text(json.dumps(results | {key: 7}), encoding="utf-8")
+        with pytest.raises(DataError, match="are broken"):
+            report(broken, tmp_path / "r.html")
+    (broken / "results.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match="is not a map"):
+        report(broken, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_command(measured, tmp_path):
+    done = invoke("report", measured / "eval", "-o", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "r.html")
+    assert "the text forget <i>x</i>" in done.stderr
