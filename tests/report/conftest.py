@@ -10,6 +10,7 @@ from reporting import EVIL
 
 from taskarith.attacks.attack import attack
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.report.sweep import plot_sweep
 from taskarith.sweeps.sweep import sweep
 
 
@@ -23,7 +24,16 @@ def measured(phi, phi_tuned, tmp_path_factory):
     data = {"forget <i>x</i>": str(room / "forget.txt"), "retain": str(room / "retain.txt")}
     small = {"block_size": 16, "prompts": 2, "prompt_tokens": 4, "continuation_tokens": 4}
     evaluate([str(tuned)], data, reference=str(phi), output_dir=room / "eval", **small)
-    sweep(str(phi), data, negate=[f"{tuned}@@{phi}"], alphas=[0, 1], budget=0.1, output_dir=room / "sweep", **small)
+    sweep(
+        str(phi),
+        data,
+        negate=[f"{tuned}@@{phi}"],
+        alphas=[0, 1],
+        budget=0.1,
+        output_dir=room / "sweep",
+        draw=plot_sweep,
+        **small,
+    )
     attack(
         str(tuned), str(room / "forget.txt"), before=str(phi), output_dir=room / "attack",
         attacks="quantise", bits=[8], draws=0, **small,
