@@ -22,6 +22,7 @@ import taskarith
 from examples.forgetting import operators
 from examples.forgetting.learn import CHOICE, ROLES, Pupil
 from examples.forgetting.operators import PLAIN, Outcome, Trial, Values
+from taskarith.attacks.recovery import Outcome as Attacked
 from taskarith.demo.run import FULL
 from taskarith.edit.read_recipe import parse_recipe
 
@@ -83,8 +84,8 @@ class Defence:
     """
 
     seconds: float
-    relearned: float | None
-    quantised: float | None
+    relearned: float
+    quantised: float
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _equal_alpha(pupil: Pupil, recipe: Values, outcome: Outcome, alpha: float) -
     return operators.equal_alpha(pupil, recipe, least, wanted, alpha)
 
 
-def _attacked(pupil: Pupil, model: str) -> tuple[float | None, float | None]:
+def _attacked(pupil: Pupil, model: str) -> tuple[float, float]:
     """Return the shares that come back by relearning, and by 4 bits (NormalFloat)."""
     found = taskarith.attack(
         model,
@@ -232,8 +233,16 @@ def _attacked(pupil: Pupil, model: str) -> tuple[float | None, float | None]:
         continuation_tokens=1,  # losses are looked at
         block_size=pupil.lesson.block_size // 4,
     )
-    back = {(one.attack, one.view, one.steps): one.cells["loss"].recovered for one in found.outcomes}
-    return back["relearn", "held out", _STEPS], back["quantise", "all", 0]
+    outcomes = {(one.attack, one.view, one.steps): one for one in found.outcomes}
+    edited, relearned = (outcomes["relearn", "held out", steps] for steps in (0, _STEPS))
+    whole, quantised = outcomes["none", "all", 0], outcomes["quantise", "all", 0]
+    return _returned(edited, relearned), _returned(whole, quantised)
+
+
+def _returned(edited: Attacked, attacked: Attacked) -> float:
+    """Return the share of what the edit took away, by the loss; of so few blocks ``attack`` itself does not say it."""
+    before, after = edited.before["loss"], edited.cells["loss"].value
+    return (attacked.cells["loss"].value - after) / (before - after)
 
 
 def _asked_more(pupil: Pupil) -> Pupil:
@@ -272,5 +281,5 @@ def table(comparisons: Sequence[Comparison]) -> str:
 def _line(way: str, cells: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     defences = [one.defences[way] for one in comparisons]
     shares = [[one.relearned for one in defences], [one.quantised for one in defences]]
-    attacks = [" / ".join("-" if one is None else f"{one:.0%}" for one in seeds) for seeds in shares]
+    attacks = [" / ".join(f"{one:.0%}" for one in seeds) for seeds in shares]
     return f"| {' | '.join([way, *cells, *attacks])} |"
