@@ -24,7 +24,7 @@ def test_a_page_of_three_measurements(measured, tmp_path):
     assert EVIL in page.text
     assert "forget <i>x</i>" in page.text
     assert str(measured) not in page.text.partition("The command that repeats it")[0]
-    assert len(text) == result.nbytes < 2_000_000
+    assert len(text.encode()) == result.nbytes < 2_000_000
     assert [part for part in ("Sweep over coefficients", "Evaluation", "Attacks") if part not in page.text] == []
     scores = json.loads((measured / "eval/results.json").read_text(encoding="utf-8"))["scores"]
     loss = next(value for model, value in scores.items() if "tuned" in model)["forget <i>x</i>"]["loss"]["value"]
