@@ -20,7 +20,7 @@ from taskarith.evaluation.read_records import read_tables
 def test_all_attacks_from_python(phi, phi_tuned, retain, forget, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(tiny.text(6, 9), encoding="utf-8")
-    how = {"before": str(phi), "retain": str(retain), "unrelated": str(other), **SMALL}
+    how = {"before": str(phi), "reference": str(retain), "unrelated": str(other), **SMALL}
     result = taskarith.attack(str(phi_tuned), str(forget), **how)
     names = [(found.attack, found.name, found.view, found.steps) for found in result.outcomes]
     relearning = [

@@ -44,7 +44,7 @@ def test_the_command_measures_as_eval_does_and_apply_writes_what_it_chose(lab, t
         "taskarith.json",
     ]
     found = json.loads((tmp_path / "s" / "results.json").read_text())
-    options = SMALL | {"retain": lab["base"]}
+    options = SMALL | {"reference": lab["base"]}
     same = evaluate([lab["tuned"]], lab["data"], negate=[lab["forget"]], alphas=[0, 0.5, 1.5, 3], **options)
     assert found["scores"] == same.scores.to_json()["scores"]
     records = [json.loads(line) for line in (tmp_path / "s" / "records.jsonl").read_text().splitlines()]
