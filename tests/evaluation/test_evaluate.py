@@ -132,7 +132,7 @@ def test_a_retain_model_that_cuts_texts_otherwise_is_a_named_gap(phi, texts, tmp
         ({"models": []}, "no model is given"),
         ({"data": {}}, "no data is given"),
         ({"models": ["{phi}", "{phi}"]}, "a model is given twice"),
-        ({"reference": "{phi}"}, "a model is given twice"),
+        ({"reference": "{phi}"}, "is given twice"),
         ({"prompts": -1}, "--prompts -1 is out of range"),
         ({"prompt_tokens": 0}, "--prompt-tokens 0"),
         ({"continuation_tokens": 0}, "--continuation-tokens 0"),
