@@ -22,6 +22,7 @@ from preloaded import preloaded_command
 from docs.tools.hooks import OUTSIDE as OUTSIDE_PATTERNS
 from docs.tools.reference import PAGES as WRITERS
 from taskarith.checkpoints.header import read_header
+from taskarith.cli.aliases import alias_keys
 from taskarith.cli.main import app
 from taskarith.merging.methods import METHODS
 from taskarith.vectors.file import FORMAT
@@ -65,12 +66,9 @@ def test_the_reference_is_what_the_code_says(page):
 
 
 def test_every_option_the_pages_name_exists():
-    known = {
-        text
-        for c in typer.main.get_command(app).commands.values()
-        for p in c.params
-        for text in (*p.opts, *p.secondary_opts)
-    }
+    commands = typer.main.get_command(app).commands.values()
+    known = {text for c in commands for p in c.params for text in (*p.opts, *p.secondary_opts)}
+    known |= {f"--{key}" for c in commands for key in alias_keys(c.params)}
     known |= {
         "--help",
         "--version",
