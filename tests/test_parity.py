@@ -37,7 +37,7 @@ def test_tofu_as_open_unlearning_and_its_authors_have_it(models):
 
 def test_verbatim_memory_knowledge_and_aucs_as_muse_has_them(models):
     base, tuned, room = models
-    how = {"retain": str(base), "benchmark": f"muse-books={room / 'muse'}", "device": "cpu"}
+    how = {"reference": str(base), "benchmark": f"muse-books={room / 'muse'}", "device": "cpu"}
     ours = evaluate([str(tuned)], {}, **how).scores.overall[str(tuned)]
     for name, value in GOLDEN["MUSE"].items():
         assert ours[name].value == pytest.approx(value, abs=1e-6), name

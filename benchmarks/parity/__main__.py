@@ -192,7 +192,7 @@ def _muse(found: Mapping[str, Path], base: Path, tuned: Path, work: Path) -> Ite
     data = {"verbmem": pairs("verbmem/forget", "prompt", "gt"), "forget": KNOWN, "holdout": HOLDOUT}
     data |= {f"knowmem_{side}": asked(side) for side in ("forget", "retain")}
     theirs = peers.muse(found["muse_bench"], *_open(tuned), data)
-    how = {"retain": str(base), "benchmark": f"muse-books={work / 'muse'}", "device": "cpu"}
+    how = {"reference": str(base), "benchmark": f"muse-books={work / 'muse'}", "device": "cpu"}
     yield from _compare("MUSE", theirs, evaluate([str(tuned)], {}, **how).scores.overall[str(tuned)])
 
 

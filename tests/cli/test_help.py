@@ -26,6 +26,7 @@ COMMANDS = [
     "eval",
     "score",
     "attack",
+    "report",
     "relate",
     "ood",
     "sweep",
@@ -71,7 +72,7 @@ def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):
     assert shown == {
         "Edit a model": ["finetune", "extract", "combine", "apply", "demo"],
         "Choose coefficients": ["sweep", "relate", "ood", "importance"],
-        "Measure and attack": ["eval", "score", "attack"],
+        "Measure and attack": ["eval", "score", "attack", "report"],
         "Look, check, undo": ["inspect", "diff", "verify", "undo", "env"],
     }
     for heading in shown:

@@ -41,7 +41,7 @@ def test_every_schedule_needs_no_more_arguments():
         ({"retain_weight": 0.5}, "there is no retain set"),
         ({"retain": ["x"], "retain_weight": -0.5}, "--retain-weight is -0.5"),
         ({"lr_scheduler_type": "steep"}, "unknown --lr-scheduler-type 'steep'"),
-        ({"dtype": "int8"}, "unknown --dtype 'int8'"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"save_steps": 0}, "--save-steps is 0"),
         ({"seed": -1}, "--seed is -1"),
