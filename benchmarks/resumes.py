@@ -137,7 +137,10 @@ def measure(training: Training, kills: int, folder: Path, random: Random) -> tup
         seen["resumed"] += is_resumed
         codes = training.run(target, resume=True) if is_resumed else training.run(target, overwrite=True)
         left = {path.name for path in folder.iterdir()} - {"whole", "out", "base", "text.txt"}
-        seen["equal"] += not any(codes) and _bits(target, lora=training.lora) == expected and not left
+        is_equal = not any(codes) and _bits(target, lora=training.lora) == expected
+        seen["equal"] += is_equal and not left
+        if not is_equal or left:
+            print(f"round {number}: ended with {codes}, equal: {is_equal}, left: {sorted(left)}", file=sys.stderr)
         shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(working_folder(target), ignore_errors=True)
     shutil.rmtree(folder / "whole")
