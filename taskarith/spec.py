@@ -6,12 +6,10 @@ import math
 import re
 import reprlib
 import shlex
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from taskarith.errors import UsageError
 
@@ -21,7 +19,6 @@ __all__ = [
     "Scales",
     "exists",
     "finite_number",
-    "listed",
     "parse_alphas",
     "parse_combination",
     "parse_model",
@@ -29,12 +26,8 @@ __all__ = [
     "parse_scales",
     "parse_size",
     "plain_scales",
-    "renamed",
     "short",
 ]
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 Scales = Mapping[str, tuple[float, ...]]
 """Tensor selectors, in order, each with its factor, or several factors interpolated over the layers."""
@@ -90,31 +83,6 @@ def exists(name: str | Path) -> bool:
         return Path(name).exists()
     except (OSError, ValueError):
         return False
-
-
-def listed(values: str | Path | Iterable[str | Path]) -> list[str]:
-    """Return what may be given as one text or path, or as several."""
-    return [str(one) for one in ([values] if isinstance(values, str | Path) else values)]
-
-
-def renamed(**names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Return a decorator with which a function also takes keywords by their old names, with a warning.
-
-    :param names: The new name of each old one.
-    """
-
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        @wraps(function)
-        def call(*args: _P.args, **keywords: _P.kwargs) -> _R:
-            for old, new in names.items():
-                if old in keywords:
-                    warnings.warn(f"{old}= is called {new}= now", DeprecationWarning, stacklevel=2)
-            given: dict[str, Any] = {names.get(name, name): value for name, value in keywords.items()}
-            return function(*args, **given)
-
-        return call
-
-    return decorate
 
 
 def check_unicode(name: str) -> str:

@@ -14,6 +14,7 @@ from taskarith.attacks.exam import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options
 from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
 from taskarith.attacks.run import TOP_K, Examination
 from taskarith.attacks.strongest import Strongest, strongest
+from taskarith.calls import listed, renamed
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
@@ -26,7 +27,6 @@ from taskarith.evaluation.results import kept_results, write_results
 from taskarith.models.device import own_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import listed, renamed
 
 __all__ = ["AttackResult", "attack"]
 

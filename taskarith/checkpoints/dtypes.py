@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from taskarith.errors import UsageError
 
@@ -18,14 +18,14 @@ TORCH_NAMES = {code: name for name, code in VECTOR_DTYPES.items()}
 """torch's name of each, by safetensors'."""
 
 _SHORT = {
-    **dict.fromkeys(("bf16",), "bfloat16"),
+    "bf16": "bfloat16",
     **dict.fromkeys(("fp16", "f16", "half"), "float16"),
     **dict.fromkeys(("fp32", "f32", "float"), "float32"),
     **dict.fromkeys(("fp64", "f64", "double"), "float64"),
 }
 
 
-def dtype_name(text: object, known: Iterable[str] = VECTOR_DTYPES) -> str:
+def dtype_name(text: object, known: Collection[str] = VECTOR_DTYPES) -> str:
     """Return torch's name of a dtype, however it is written: ``bf16``, ``BFloat16``, ``torch.bfloat16``.
 
     :param text: What the user wrote, or a dtype of torch.

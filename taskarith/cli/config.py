@@ -50,6 +50,9 @@ def use_config(context: typer.Context, path: Path, given: Mapping[str, Any]) -> 
         problem = readable(f"{path} has unknown keys: {name_some(unknown)}")
         near = [name for key in unknown for name in difflib.get_close_matches(key, names, 2)]
         raise typer.BadParameter(f"{problem}; {'near are' if near else 'known are'} {', '.join(near or names)}")
+    named = [known[key].name for key in values]
+    if twice := sorted(key for key in values if named.count(known[key].name) > 1):
+        raise typer.BadParameter(readable(f"{path} has an option under several names: {name_some(twice)}"))
     defaults = dict(context.default_map or {})
     for key, value in values.items():
         many = getattr(known[key], "multiple", False) or known[key].nargs != 1

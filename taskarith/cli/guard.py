@@ -94,11 +94,23 @@ def _explaining(with_traceback: bool) -> Generator[None]:
             traceback.print_exc()
         if isinstance(error, TaskarithError | OSError):
             raise
+        if _is_out_of_memory(error):
+            raise TaskarithError(
+                "memory ran out", "Give smaller batches or blocks, --dtype bfloat16, or use a machine with more memory."
+            ) from error
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise TaskarithError(
             f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})",
             f"{FAULT} Please report it, with what taskarith env prints, and this command with --verbose.",
         ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from taskarith.models.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 class _Group:

@@ -39,7 +39,7 @@ app = typer.Typer(
     name="taskarith",
     cls=HelpfulGroup,
     help="Edit language models by task arithmetic: finetune, extract, apply, eval.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TASKARITH"},
@@ -56,12 +56,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version, show_envvar=False)
     ] = False,
 ) -> None:
     """Edit language models by task arithmetic: finetune, extract, apply, eval."""
     del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 _GROUPS: dict[str, tuple[ModuleType, ...]] = {

@@ -27,7 +27,8 @@ Row: TypeAlias = Mapping[str, Any]
 class Document:
     """One text, prompt with completion, or chat; ids are unique in a data set.
 
-    :param id: The file's name, with a colon and the row number (from 1) for rows.
+    :param id: The file's name (of several, its path below the folder of all), with a colon and the row number (from 1)
+        for rows.
     :param text: The whole text, the completion of a prompt, or the last assistant message of a chat (its tool calls as
         JSON if it has no text).
     :param prompt: Text before ``text`` that is not learned; None for plain text.

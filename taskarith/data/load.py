@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def load_data(spec: str, form: RowForm = ANSWER_ALONE) -> DataSet:
     reference = parse_data(spec)
     path = Path(reference.name)
     if files := _files(reference):
-        documents = chain.from_iterable(_read_file(file, reference, form) for file in files)
+        documents = _read_files(files, reference, form)
     elif path.is_dir():
         documents = from_rows(_read_folder(path), reference, form)
     else:
@@ -131,6 +131,15 @@ def _files(reference: DataRef) -> list[Path]:
     if not found:
         raise DataError(f"the folder {path} has no files", "Give a folder of texts or rows, or a file.")
     return found
+
+
+def _read_files(files: Sequence[Path], reference: DataRef, form: RowForm) -> Iterator[Document]:
+    """Yield the documents of files; of several, an id begins with the path below the folder that holds them all."""
+    above = os.path.commonpath([file.parent for file in files])
+    for file in files:
+        name = os.path.relpath(file, above)
+        for document in _read_file(file, reference, form):
+            yield replace(document, id=name + document.id.removeprefix(file.name))
 
 
 def _read_file(path: Path, reference: DataRef, form: RowForm) -> Iterable[Document]:

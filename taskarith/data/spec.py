@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskarith.calls import listed
 from taskarith.errors import UsageError
-from taskarith.spec import exists, listed
+from taskarith.spec import exists
 
 __all__ = ["BenchmarkRef", "DataRef", "is_pattern", "named_data", "parse_benchmark", "parse_data", "parse_named_data"]
 

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
-import operator
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, new_calculator, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.dtypes import TORCH_NAMES
-from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.apply import ApplyResult, apply
 from taskarith.edit.combine import CombineResult, combine
+from taskarith.edit.deltas import Terms, inner_products, read_delta, shapes_of
 from taskarith.edit.edit import Edit
-from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
 from taskarith.edit.operands import Operand, open_operands, read_bases
-from taskarith.errors import MismatchError, UsageError
+from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_operand
-from taskarith.vectors.file import VectorFile, check_delta
+from taskarith.vectors.file import VectorFile
 from taskarith.vectors.open import choose_base, open_packed
 from taskarith.vectors.vector import BaseRecord, Vector
 
@@ -107,7 +102,7 @@ class TaskVector:
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Name and shape of every tensor that a term moves."""
-        return reduce(operator.or_, (dict(vector.shapes) for vector in reversed(self._vectors)))
+        return shapes_of(self._sum)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -124,14 +119,11 @@ class TaskVector:
 
         if tensor not in self.shapes:
             raise KeyError(tensor)
-        with TensorReader() as reader:
-            calculator, stop = new_calculator("cpu", CHUNK_ELEMENTS), threading.Event()
-            values = _delta(self._vectors, self.terms, tensor, calculator, reader, stop)
-        return torch.from_numpy(values).reshape(self.shapes[tensor])
+        return torch.from_numpy(read_delta(self._sum, tensor))
 
     def norm(self) -> float:
         """Return the Euclidean norm over all tensors: products and sums in float64, one whole tensor in memory."""
-        (square,) = _inner_products(self)
+        (square,) = inner_products(self._sum)
         return math.sqrt(square)
 
     def cosine(self, other: TaskVector) -> float | None:
@@ -140,7 +132,7 @@ class TaskVector:
         :param other: A vector of the same base; what only one of them moves counts as zero in the other.
         :raises MismatchError: A tensor has another shape in the other vector.
         """
-        own, its, both = _inner_products(self, other)
+        own, its, both = inner_products(self._sum, other._sum)
         size = math.sqrt(own) * math.sqrt(its)
         return max(-1.0, min(1.0, both / size)) if size else None
 
@@ -155,6 +147,10 @@ class TaskVector:
         elements = sum(map(math.prod, self.shapes.values()))
         written = _written(self.terms).removeprefix(" + ").removeprefix(" ")
         return f"TaskVector({written}: {len(self)} tensors, {elements:,} parameters, of {self.base})"
+
+    @property
+    def _sum(self) -> Terms:
+        return [(term.coefficient, vector) for term, vector in zip(self.terms, self._vectors, strict=True)]
 
     @cached_property
     def _vectors(self) -> tuple[Vector, ...]:
@@ -279,54 +275,3 @@ def _written(terms: tuple[OperandRef, ...]) -> str:
     sizes = ["" if abs(term.coefficient) == 1 else f"{abs(term.coefficient):g} * " for term in terms]
     names = [Path(term.name).name for term in terms]
     return "".join(f" {sign} {size}{name}" for sign, size, name in zip(signs, sizes, names, strict=True))
-
-
-def _delta(
-    vectors: tuple[Vector, ...],
-    terms: tuple[OperandRef, ...],
-    tensor: str,
-    calculator: Calculator,
-    reader: TensorReader,
-    stop: threading.Event,
-) -> np.ndarray:
-    """Calculate the delta of one tensor: float64, flat."""
-    moving = [(term, vector) for term, vector in zip(terms, vectors, strict=True) if tensor in vector.shapes]
-    shape = moving[0][1].shapes[tensor]
-    for _, vector in moving:
-        if vector.shapes[tensor] != shape:
-            raise MismatchError(
-                f"{tensor} is {list(shape)} in {moving[0][1].name} and {list(vector.shapes[tensor])} in {vector.name}",
-                "Add and compare vectors of one base.",
-            )
-    what = gather(NOTHING, shape, [(term.coefficient, vector.delta(tensor)) for term, vector in moving], "F64")
-    calculator.begin(what.recipe)
-    inputs, values = open_inputs(what, reader, calculator), np.empty(math.prod(shape))
-    for start, end in filled_chunks(calculator, inputs, len(values), CHUNK_ELEMENTS, stop):
-        data, _ = calculator.linear(start, end)
-        values[start:end] = np.frombuffer(data, np.float64)
-    if not stop.is_set():
-        for (_, vector), found in zip(moving, term_fingerprints(what, inputs), strict=True):
-            check_delta(vector, tensor, shape, found)
-    return values
-
-
-def _inner_products(*vectors: TaskVector) -> list[float]:
-    """Return the square of each vector, and of two also their inner product, over all tensors."""
-    pairs = [(0, 0), (1, 1), (0, 1)] if len(vectors) == 2 else [(0, 0)]
-    names = list(reduce(operator.or_, (dict(one.shapes) for one in vectors)))
-    sums: dict[str, list[float]] = {}
-    with TensorReader() as reader:
-
-        def do(name: str, calculator: Calculator, stop: threading.Event) -> int:
-            deltas = [
-                _delta(one._vectors, one.terms, name, calculator, reader, stop) if name in one else None
-                for one in vectors
-            ]
-            if len({len(delta) for delta in deltas if delta is not None}) > 1:
-                raise MismatchError(f"{name} has another shape in the other vector", "Compare vectors of one base.")
-            found = [(deltas[i], deltas[j]) for i, j in pairs]
-            sums[name] = [0.0 if a is None or b is None else float(np.dot(a, b)) for a, b in found]
-            return 1
-
-        work_through(names, do, SILENT, "calculating", len(names))
-    return [math.fsum(sums[name][index] for name in names) for index in range(len(pairs))]

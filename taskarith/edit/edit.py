@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from taskarith.calls import listed
 from taskarith.checkpoints.dtypes import TORCH_NAMES, VECTOR_DTYPES
 from taskarith.errors import UsageError
 from taskarith.merging.methods import LINEAR, Method, parse_method
@@ -15,7 +16,6 @@ from taskarith.spec import (
     Scales,
     exists,
     finite_number,
-    listed,
     parse_operand,
     parse_scales,
     parse_size,

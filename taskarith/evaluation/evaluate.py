@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
+from taskarith.calls import listed, renamed
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
@@ -36,7 +37,7 @@ from taskarith.evaluation.run import Evaluation, Row, RowPlan, ask_models, measu
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import listed, parse_scales, renamed
+from taskarith.spec import parse_scales
 
 __all__ = ["evaluate"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from taskarith.calls import listed, renamed
 from taskarith.errors import DataError, MismatchError, UsageError, name_some
 from taskarith.evaluation.conventions import conventions_of
 from taskarith.evaluation.merges import merge_numbers
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
 from taskarith.evaluation.numbers import BESIDE, FORGET, across_texts, of_text
 from taskarith.evaluation.read_records import RecordTable, other_samples, read_tables
-from taskarith.spec import listed, renamed
 
 __all__ = ["Number", "Scores", "make_scores", "score"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from taskarith.calls import listed
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.data.load import check_form
 from taskarith.data.spec import named_data
@@ -22,7 +23,6 @@ from taskarith.progress import SILENT, Listener
 from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
 from taskarith.relations.linear_program import FIGURE_THRESHOLD, Programme, solve
 from taskarith.relations.vectors import Related, open_related
-from taskarith.spec import listed
 
 if TYPE_CHECKING:
     from taskarith.data.tokens import Sample

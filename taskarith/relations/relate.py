@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from taskarith.calls import listed
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form
 from taskarith.data.spec import named_data
@@ -18,7 +19,6 @@ from taskarith.relations.geometry import TOP_SHARES, Group, WeightRelations, rel
 from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
 from taskarith.relations.vectors import Related, open_related
 from taskarith.relations.verdict import Evidence, Verdict, judge
-from taskarith.spec import listed
 
 if TYPE_CHECKING:
     from taskarith.relations.subspaces import SubspaceRelation

@@ -9,9 +9,10 @@ from typing import Any
 
 from taskarith.attacks.attack import AttackResult
 from taskarith.attacks.recovery import Cell, Outcome
+from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.provenance import read_provenance
-from taskarith.errors import DataError, UsageError
-from taskarith.evaluation.read_records import read_records, read_tables
+from taskarith.errors import CheckpointError, DataError, UsageError
+from taskarith.evaluation.read_records import RecordTable, other_samples, read_records, read_tables
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores, score
 from taskarith.report.attacks import attack_tables
@@ -21,7 +22,7 @@ from taskarith.report.scores import score_remarks, score_tables
 from taskarith.report.tables import short_names
 from taskarith.sweeps.remaining import Remaining, measure_remaining
 from taskarith.sweeps.split import is_forgotten
-from taskarith.untrusted import MalformedError, parse_json, read_bytes, read_text
+from taskarith.untrusted import read_bytes
 
 __all__ = ["part_of"]
 
@@ -91,15 +92,14 @@ def _open(path: Path) -> _Folder:
     record = read_provenance(path) if path.is_dir() else None
     if record is None or not (path / "results.json").is_file():
         raise DataError(f"{path} does not contain results", "Give a folder that eval, sweep or attack wrote with -o.")
+    return _Folder(path, record, _read_results(path / "results.json"), read_records(path))
+
+
+def _read_results(path: Path) -> dict[str, Any]:
     try:
-        results = parse_json(read_text(path / "results.json"))
-    except MalformedError as error:
-        raise DataError(
-            f"cannot read {path / 'results.json'}: {error}", "Measure again into another folder."
-        ) from error
-    if not isinstance(results, dict):
-        raise DataError(f"{path / 'results.json'} is not a map", "Measure again into another folder.")
-    return _Folder(path, record, results, read_records(path))
+        return read_json(path)
+    except CheckpointError as error:
+        raise DataError(error.message, "Measure again into another folder.") from error
 
 
 def _described(record: Any) -> str:
@@ -115,11 +115,12 @@ def _described(record: Any) -> str:
 def _evaluation(folder: _Folder) -> Part:
     reference = dict(folder.record.get("arguments") or {}).get("retain")
     rows = {table.model: table for table in read_tables(folder.path)}
-    known = reference if reference in rows else next((one for one in rows if _ends_like(one, reference)), None)
+    last = next(reversed(rows))  # where the reference's row is
+    known = last if _ends_like(last, reference) else None
     scores = make_scores(rows, {} if known is None else dict.fromkeys(rows, rows[known]))
     return Part(
         "Evaluation",
-        verdicts=tuple(_knowledge(folder.records, scores, known)),
+        verdicts=tuple(_knowledge(rows, folder.records, scores, known)),
         facts=folder.facts,
         tables=tuple(score_tables(scores)),
         figures=folder.drawings,
@@ -135,7 +136,9 @@ def _ends_like(model: str, reference: object) -> bool:
     return isinstance(reference, str) and Path(model).name == Path(reference).name
 
 
-def _knowledge(records: Sequence[Record], scores: Scores, reference: str | None) -> list[str]:
+def _knowledge(
+    tables: Mapping[str, RecordTable], records: Sequence[Record], scores: Scores, reference: str | None
+) -> list[str]:
     """Say of every model what it knows of the texts that are to be forgotten."""
     texts = [text for text in scores.texts if is_forgotten(text)]
     if not texts:
@@ -143,6 +146,8 @@ def _knowledge(records: Sequence[Record], scores: Scores, reference: str | None)
     if reference is None:
         lacking = "No model that never saw the forgotten text was measured beside these (--reference)"
         return [f"{lacking}, so that this report does not say whether it is forgotten."]
+    if strangers := _otherwise_asked(tables, texts):
+        return [f"The models were not asked the same, so that they cannot be compared: {strangers}."]
     rows = {model: [one for one in records if one["model"] == model] for model in scores.models}
     losses = {
         model: scores.by_text[model][texts[0]]["loss"].value
@@ -159,6 +164,16 @@ def _knowledge(records: Sequence[Record], scores: Scores, reference: str | None)
         for text, left in measure_remaining(rows[model], rows[before], rows[reference]).items()
     )
     return list(sentences)  # what is said of a text alone is said once
+
+
+def _otherwise_asked(tables: Mapping[str, RecordTable], texts: Sequence[str]) -> str | None:
+    """Return how the questions of forgotten texts differ between models, as other tokenizers make them, or None."""
+    first, *others = tables.values()
+    pairs = [(other, kind, text) for other in others for kind in ("loss", "continuation") for text in texts]
+    found = ((other, other_samples(first, other, kind, text)) for other, kind, text in pairs)
+    return next(
+        (f"{Path(first.model).name} and {Path(one.model).name} have {what}" for one, what in found if what), None
+    )
 
 
 def _sentence(model: str, text: str, left: Remaining, before: str, reference: str, is_before: bool) -> str:

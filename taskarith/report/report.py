@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from taskarith.calls import listed
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.errors import OutputError, UsageError
 from taskarith.report.folders import part_of
 from taskarith.report.page import Page, render
-from taskarith.spec import listed
 
 __all__ = ["ReportResult", "report"]
 

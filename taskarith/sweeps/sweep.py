@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import torch
 
+from taskarith.calls import listed
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
@@ -31,7 +32,7 @@ from taskarith.merging.methods import LINEAR, Method
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import listed, plain_scales
+from taskarith.spec import plain_scales
 from taskarith.sweeps.optuna_search import check_storage
 from taskarith.sweeps.result import Sweep, conclude
 from taskarith.sweeps.rows import FINALISTS, SweepRows

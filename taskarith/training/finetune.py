@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
+from taskarith.calls import listed
 from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart, check_space
@@ -22,7 +23,6 @@ from taskarith.models.device import autocast_choice, choose_device, describe_pre
 from taskarith.models.language import can_run, names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import listed
 from taskarith.training.callbacks import measured_throughput
 from taskarith.training.engines import adapt_engine, engine_errors
 from taskarith.training.examples import make_examples

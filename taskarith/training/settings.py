@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from taskarith.calls import listed
 from taskarith.checkpoints.dtypes import MODEL_DTYPES, dtype_name
 from taskarith.data.documents import RowForm
 from taskarith.errors import UsageError
-from taskarith.spec import listed
 from taskarith.training.objective_table import LEARN, Objective, check_options, find_objective
 from taskarith.training.ranges import check_ranges
 

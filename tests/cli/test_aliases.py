@@ -43,6 +43,13 @@ def test_an_alias_in_a_configuration_file_and_both_names_of_the_output(phi, phi_
     assert (record["dtype"], record["method"]["name"]) == ("F16", "linear")
 
 
+def test_a_configuration_file_names_an_option_once(tmp_path):
+    (tmp_path / "twice.yaml").write_text("lr: 1\nlearning-rate: 2\n", encoding="utf-8")
+    done = run("finetune", "m", "--data", "x", "-o", "o", "--config", tmp_path / "twice.yaml")
+    assert done.exit_code == 2
+    assert "has an option under several names: learning-rate, lr" in " ".join(done.stderr.split())
+
+
 def test_an_earlier_name_goes_on_working_with_a_note(phi, phi_tuned, tmp_path):
     (tmp_path / "forget.txt").write_text(tiny.text(60), encoding="utf-8")
     evaluate = ["eval", phi_tuned, "--data", f"forget={tmp_path / 'forget.txt'}", "--prompts", 0, "--block-size", 16]

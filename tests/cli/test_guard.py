@@ -57,6 +57,15 @@ def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
     assert "the current folder no longer exists" in capsys.readouterr().err + invoke("inspect", "v.safetensors").stderr
 
 
+def test_memory_that_runs_out_is_no_fault(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("taskarith.inspection.inspect.inspect", fail)
+    done = invoke("inspect", "v.safetensors")
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (1, "error: memory ran out")
+
+
 def test_an_error_that_nobody_expected_is_two_lines_too_and_its_traceback_is_there_on_demand(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise KeyError("a fault")

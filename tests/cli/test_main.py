@@ -123,6 +123,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path, phi, phi_tuned):
         (["finetune", "m", "--data", "x", "--max-steps", "2.5"], 2, "'2.5' is not a whole number"),
         (["finetune", "m", "--lora-rnk", "2"], 2, "Did you mean --lora-rank"),
         (["finetune"], 2, "See taskarith finetune --help"),
+        (["finetune", "m", "--data", "a.txt", "b.txt", "-o", "out"], 2, "--data 'docs/*.txt'"),
     ],
 )
 def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, arguments, code, words):
@@ -135,6 +136,11 @@ def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, a
     assert result.stderr.startswith("error: ")
     assert "\nhint:  " in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_command_prints_the_help_as_it_is():
+    done, wanted = invoke(), invoke("--help")
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", wanted.stdout)
 
 
 def test_version():

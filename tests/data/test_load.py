@@ -99,7 +99,14 @@ def test_folders_and_patterns_are_their_files_in_the_order_of_their_names(tmp_pa
         load_data(str(docs))
     with pytest.raises(UsageError, match="has no column 'body'"):
         load_data(f"{docs}/*.md:body")
-    assert rows.exists()
+    (docs / "contract.pdf").unlink()
+    for copy in ("b.txt", "rows.jsonl"):  # the same names in two folders
+        (docs / "again").mkdir(exist_ok=True)
+        source = rows if copy == "rows.jsonl" else docs / copy
+        (docs / "again" / copy).write_bytes(source.read_bytes())
+    ids = [one.id for one in load_data(str(docs)).documents]
+    assert ids == ["a.md", "again/b.txt", "again/rows.jsonl:1", "b.txt", "more/c.txt", "more/rows.jsonl:1"]
+    assert [one.id for one in load_data(f"{docs}/more/*.txt").documents] == ["c.txt"]
 
 
 def test_wrong_names_are_refused(tmp_path):

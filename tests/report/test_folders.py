@@ -15,6 +15,10 @@ def test_verdicts_claim_nothing_that_is_not_measured(measured, tmp_path, phi, ph
     evaluate([str(same)], texts, reference=str(phi), output_dir=tmp_path / "equal", **small)
     (verdict,) = report(tmp_path / "equal", tmp_path / "a.html").verdicts
     assert verdict.startswith("These samples do not show that same knows the text forget better than base")
+    mixed = shutil.copytree(tmp_path / "equal", tmp_path / "mixed")
+    lines = (mixed / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (mixed / "records.jsonl").write_text("".join(lines[1:]), encoding="utf-8")  # one sample less of the first model
+    assert "cannot be compared" in report(mixed, tmp_path / "d.html").verdicts[0]
     evaluate([str(phi)], {"forget": str(measured / "forget.txt")}, output_dir=tmp_path / "alone", **small)
     assert "does not say whether it is forgotten" in report(tmp_path / "alone", tmp_path / "b.html").verdicts[0]
     evaluate([str(phi)], {"other": str(measured / "forget.txt")}, output_dir=tmp_path / "other", **small)

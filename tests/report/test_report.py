@@ -51,7 +51,7 @@ def test_what_cannot_be_reported_is_refused(measured, tmp_path, phi_tuned):
         with pytest.raises(DataError, match="are broken"):
             report(broken, tmp_path / "r.html")
     (broken / "results.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match="is not a map"):
+    with pytest.raises(DataError, match="does not hold a JSON object"):
         report(broken, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
