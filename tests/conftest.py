@@ -41,8 +41,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Keep caches of a test away from the user's."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+    """Keep what a test caches away from the user and from other tests, whose equal models would be found by it."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache / "datasets"))
+    monkeypatch.setattr("taskarith.checkpoints.places.cache_folders", lambda part: [cache / part])
 
 
 @pytest.fixture(scope="session")

@@ -122,8 +122,7 @@ def test_adapters(adapters, tmp_path):
     )
 
 
-def test_a_vector_file_needs_no_base_before_it_is_used(trio, tmp_path, monkeypatch):
-    monkeypatch.setattr("taskarith.checkpoints.places.cache_folders", lambda part: [tmp_path / "cache" / part])
+def test_a_vector_file_needs_no_base_before_it_is_used(trio, tmp_path):
     base, first, _, tuned = trio
     copy, after = shutil.copytree(base, tmp_path / "base"), shutil.copytree(tuned, tmp_path / "tuned")
     (after / "taskarith.json").unlink()  # which leads to the base, too

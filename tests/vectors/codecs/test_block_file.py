@@ -48,7 +48,7 @@ def test_inspect_says_when_the_base_is_missing(tmp_path, pair, monkeypatch):
     base = shutil.copytree(pair[0], tmp_path / "base")
     path = extract(str(base), str(pair[1]), tmp_path / "v.safetensors", exact=True).path
     shutil.move(base, tmp_path / "gone")
-    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path / "cache"))  # which knows another copy of this base
+    monkeypatch.setattr("taskarith.checkpoints.places.cache_folders", lambda _: [])  # which knows the copied base
     found = taskarith.inspect(path)
     assert "base" in found.remarks[0]
     assert found.norm == 0
