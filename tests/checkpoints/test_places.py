@@ -50,7 +50,7 @@ def test_what_was_made_together_moves_together(room, tmp_path, monkeypatch):
     apply(negate=[str(room / "vectors" / "v.safetensors")], output_dir=room / "edited")
     room.rename(tmp_path / "elsewhere")
     moved = tmp_path / "elsewhere"
-    monkeypatch.setattr("taskarith.checkpoints.places.cache_folders", lambda _: [])
+    monkeypatch.setattr("taskarith.checkpoints.places.cache_folders", lambda part: [tmp_path / "nothing" / part])
     apply(negate=[str(moved / "vectors" / "v.safetensors")], output_dir=tmp_path / "again")
     assert oracle.differing(oracle.load(tmp_path / "again"), oracle.load(moved / "edited")) == []
     run("verify", moved / "edited")
