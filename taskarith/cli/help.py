@@ -102,7 +102,7 @@ def _explained(error: Any) -> UsageError:
         hint = "Vectors follow --add or --negate, as in --negate forget.safetensors."
     elif message.startswith("Got unexpected extra argument") and _has_option(context, "--data"):
         hint = "Name a folder or a pattern in quotes for several files, as in --data 'docs/*.txt'."
-    elif "valid number" in message or "valid integer" in message:
+    elif any(f"valid {kind}" in message for kind in ("number", "float", "integer")):  # typer before 0.29 says float
         what = "a whole number" if "integer" in message else "a number"
         message, name = f"{_value_of(error.param, context)} is not {what}", error.param.opts[0]
         message = f"invalid value for '{name}': {message}"

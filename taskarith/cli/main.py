@@ -27,6 +27,7 @@ from taskarith.cli import (  # a command's module has its name
     score,
     sweep,
     undo,
+    unlearn,
     verify,
 )
 from taskarith.cli.guard import guarded, show_unprintable
@@ -69,7 +70,7 @@ def options(
 
 
 _GROUPS: dict[str, tuple[ModuleType, ...]] = {
-    "Edit a model": (finetune, extract, combine, apply, demo),
+    "Edit a model": (unlearn, finetune, extract, combine, apply, demo),
     "Choose coefficients": (sweep, relate, ood, importance),
     "Measure and attack": (eval, score, attack, report),
     "Look, check, undo": (inspect, diff, verify, undo, env),

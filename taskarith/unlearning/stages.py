@@ -1,0 +1,185 @@
+"""The stages of a run: each writes one output, and is skipped where that is there already, made of the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from taskarith.checkpoints.provenance import PROVENANCE_NAME, versions
+from taskarith.errors import OutputError
+from taskarith.progress import Listener
+from taskarith.unlearning.call import Call
+from taskarith.untrusted import MalformedError, check_fields, is_number, parse_json, read_text
+
+__all__ = ["STAGES_NAME", "Stages", "read_stages", "write_json"]
+
+STAGES_NAME = "stages.json"
+
+_HEAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is known of a stage.
+
+    :param key: Digest of all that decides its output.
+    :param before: Digest of what lay in the output's place when the stage began; empty for nothing.
+    :param made: Digest of what it made; empty while it runs.
+    :param seconds: How long it took.
+    :param command: The command that repeats it.
+    """
+
+    key: str
+    before: str
+    made: str
+    seconds: float
+    command: str
+
+
+@dataclass
+class Stages:
+    """The stages of a run, with what is known of those that ended.
+
+    :param folder: Of the run.
+    :param roots: Fingerprint of each model and data set that comes from outside, by how it is named.
+    :param count: Number of stages.
+    :param overwrite: Make again what was made of other inputs, or with other settings.
+    :param listener: Is told each stage and its command.
+    """
+
+    folder: Path
+    roots: Mapping[str, str]
+    count: int
+    overwrite: bool
+    listener: Listener
+    _number: int = 0
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._entries = read_stages(self.folder)
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of the stages so far, in order."""
+        return [entry.command for entry in self._entries.values()]
+
+    def seconds(self, name: str) -> float:
+        """Return how long a stage took."""
+        return self._entries[name].seconds
+
+    def is_done(self, call: Call, after: tuple[str, ...] = ()) -> bool:
+        """Tell whether the output of a call is there, made of the same inputs with the same settings."""
+        entry, found = self._entries.get(call.name), _digest(call.output)
+        if entry is None or not found or entry.key != self._key(call, after):
+            return False
+        return found == entry.made if entry.made else found != entry.before  # it stopped right after publishing
+
+    def skip(self, what: str) -> None:
+        """Tell of a stage whose output is not needed any more."""
+        self._number += 1
+        self.listener.note(f"{self._number} of {self.count}: {what}: is there already")
+
+    def run(self, what: str, call: Call, do: Callable[[], object], after: tuple[str, ...] = ()) -> None:
+        """Make the output of a call, unless it is there already.
+
+        :param what: What the stage is for.
+        :param call: What it does.
+        :param do: Does it; what lies in the output's place may be replaced.
+        :param after: Names of the stages whose outputs it reads.
+        :raises OutputError: What is there was made otherwise, and may not be replaced.
+        """
+        self._number += 1
+        step = f"{self._number} of {self.count}: {what}"
+        if self.is_done(call, after):
+            self.listener.note(f"{step}: is there already")
+            self._entries[call.name] = replace(self._entries.pop(call.name), command=str(call))
+            return
+        before = _digest(call.output)
+        if before and not self.overwrite:
+            raise OutputError(
+                f"{call.output} was made of other inputs or with other settings",
+                "Name another output, or have it made again with --overwrite.",
+            )
+        self.listener.note(f"{step}\n  {call}")
+        entry = _Entry(self._key(call, after), before, "", 0.0, str(call))
+        self._write(call.name, entry)
+        start = time.perf_counter()
+        do()
+        self._write(call.name, replace(entry, made=_digest(call.output), seconds=time.perf_counter() - start))
+
+    def _key(self, call: Call, after: tuple[str, ...]) -> str:
+        known = {
+            "words": [word.replace(str(self.folder), ".") for word in call.words],
+            "inputs": {name: self.roots[name] for name in sorted(call.texts & self.roots.keys())},
+            "after": {name: self._entries[name].key if name in self._entries else "" for name in after},
+            "version": versions()["taskarith"],
+        }
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _write(self, name: str, entry: _Entry) -> None:
+        self._entries.pop(name, None)
+        self._entries[name] = entry
+        values = {name: vars(one) for name, one in self._entries.items()}
+        write_json(self.folder / STAGES_NAME, values)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a file of a run's folder, which is never there in part.
+
+    :raises OutputError: The disk does not take it.
+    """
+    partial = path.with_name(f".{path.name}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(values, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}", "Free some space, or name another output."
+        ) from error
+
+
+def read_stages(folder: Path) -> dict[str, _Entry]:
+    """Return what is known of the stages of a run.
+
+    :raises OutputError: The file that says so is broken.
+    """
+    path = folder / STAGES_NAME
+    if not path.exists():
+        return {}
+    fields = {**dict.fromkeys(("key", "before", "made", "command"), _is_text), "seconds": is_number}
+    try:
+        values = parse_json(read_text(path))
+        if not isinstance(values, dict):
+            raise MalformedError("it is not a JSON object")
+        for value in values.values():
+            if not isinstance(value, dict) or any(value.get(field) is None for field in fields):
+                raise MalformedError("a stage in it is not complete")
+            check_fields(value, fields)
+        return {name: _Entry(**{field: value[field] for field in fields}) for name, value in values.items()}
+    except MalformedError as error:
+        raise OutputError(f"cannot read {path}: {error}", "Name another output.") from error
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _digest(output: Path) -> str:
+    """Return a digest of an output's record, which has those of all that is in it; empty if nothing is there.
+
+    The record of a vector is the header of its file.
+    """
+    path = output / PROVENANCE_NAME if output.is_dir() else output
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(_HEAD)).hexdigest()

@@ -1,0 +1,184 @@
+"""What is to be forgotten, by which means: the calls of other verbs that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskarith.evaluation.measurement import Measurement
+from taskarith.unlearning.call import Call
+
+__all__ = ["ALPHAS", "BUDGET", "KEEP", "MEASUREMENT", "QUICK_ALPHAS", "QUICK_MEASUREMENT", "Learning", "Task"]
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+"""From what a vector of the base needs (0.85) to four times that: one learned on top of the model needs up to 2.2, if
+its steps are large (`benchmarks/RESULTS-ways.md`)."""
+
+QUICK_ALPHAS = (0.0, 0.5, 1.0, 2.0)
+
+MEASUREMENT = Measurement(block_size=64, continuation_tokens=32)
+"""Short blocks: intervals need many."""
+
+QUICK_MEASUREMENT = Measurement(block_size=64, prompts=6, continuation_tokens=32)
+
+KEEP = 0.4
+"""Share of the retain set's vector that is added: least cost at full forgetting in `examples/forgetting`."""
+
+BUDGET = 0.1
+"""Nats a token that kept texts may lose, where nothing says how well a model that never knew the text knows it."""
+
+_QUICK_ATTACKS: Mapping[str, Any] = {
+    "relearn_steps": (4,),
+    "relearn_epochs": 0,
+    "bits": (4,),
+    "prefixes": (16,),
+    "draws": 0,
+}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a text is learned for its vector.
+
+    :param lora: By an adapter rather than by all weights.
+    :param learning_rate: Peak learning rate.
+    :param num_train_epochs: Passes over the text; None for as many as ``until_loss`` needs.
+    :param until_loss: Loss at which learning ends; None for a fixed number of passes.
+    :param batch_size: Blocks a step.
+    """
+
+    lora: bool
+    learning_rate: float
+    num_train_epochs: float | None
+    until_loss: float | None
+    batch_size: int
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of ``finetune``."""
+        return {
+            "lora": self.lora,
+            "learning_rate": self.learning_rate,
+            "num_train_epochs": self.num_train_epochs,
+            "until_loss": self.until_loss,
+            "per_device_train_batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be forgotten, and how.
+
+    :param model: The model that knows.
+    :param forget: The text to forget.
+    :param retain: Texts to keep.
+    :param folder: Of the run.
+    :param holdout: Text of the same kind as the one to forget that the model never saw.
+    :param reference: A model that never saw the text to forget.
+    :param base: The model from which ``model`` was made, to learn the vectors on; None to learn them on ``model``.
+    :param learning: How texts are learned.
+    :param keep: Share of the retain set's vector to add; 0 for none.
+    :param budget: Rise of the kept texts' loss to allow, in nats; None for another rule.
+    :param alphas: Coefficients to try.
+    :param quick: Attack with a few steps only.
+    :param measurement: How texts are measured.
+    :param device: Device of training and measuring.
+    :param trust_remote_code: Run code that comes with a model.
+    """
+
+    model: str
+    forget: str
+    retain: tuple[str, ...]
+    folder: Path
+    holdout: str | None
+    reference: str | None
+    base: str | None
+    learning: Learning
+    keep: float
+    budget: float | None
+    alphas: tuple[float, ...]
+    quick: bool
+    measurement: Measurement = field(default=MEASUREMENT)
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The texts to forget and to keep, by name."""
+        names = ["retain", *(f"retain-{number}" for number in range(2, len(self.retain) + 1))]
+        return {"forget": self.forget, **dict(zip(names, self.retain, strict=True))}
+
+    @property
+    def vector(self) -> Path:
+        """The vector of the text to forget."""
+        return self.folder / ("forget" if self.learning.lora else "forget.safetensors")
+
+    @property
+    def kept_vector(self) -> Path | None:
+        """The vector of the texts to keep, if it is wanted."""
+        if not self.keep:
+            return None
+        return self.folder / ("retain" if self.learning.lora else "retain.safetensors")
+
+    @property
+    def edit(self) -> dict[str, Any]:
+        """The vectors, as options."""
+        kept = self.kept_vector
+        return {"negate": [str(self.vector)], **({"add": [f"{kept}:{self.keep:g}"]} if kept else {})}
+
+    def measure(self, models: tuple[str, ...], name: str) -> Call:
+        """Return the call that measures models on all texts."""
+        data = {**self.data, **({"holdout": self.holdout} if self.holdout else {})}
+        options = {"data": data, "reference": self.reference, **self._measured}
+        return Call("eval", models, self.folder / name, options)
+
+    def learn(self, name: str) -> Call:
+        """Return the call that learns the texts of a role, ``forget`` or ``retain``."""
+        output = self.folder / (name if self.learning.lora else f"learned-{name}")
+        options: dict[str, Any] = {"data": [self.forget] if name == "forget" else [*self.retain]}
+        options |= {**self.learning.options(), **self._shared}
+        options["seed"] = None if self.measurement.seed == MEASUREMENT.seed else self.measurement.seed
+        return Call("finetune", (self.base or self.model,), output, options)
+
+    def extract(self, name: str) -> Call:
+        """Return the call that takes the vector out of what was learned."""
+        models = (self.base or self.model, str(self.folder / f"learned-{name}"))
+        return Call("extract", models, self.folder / f"{name}.safetensors")
+
+    def sweep(self, target: float | None) -> Call:
+        """Return the call that chooses alpha.
+
+        :param target: Loss to reach, if no model and no budget sets it.
+        """
+        rule: dict[str, Any] = {"budget": self.budget} if self.budget is not None else {"target": target}
+        options = {**self.edit, "alphas": self.alphas, "reference": self.reference, **rule, "data": self.data}
+        return Call("sweep", (self.model,), self.folder / "sweep", {**options, **self._measured})
+
+    def apply(self, alpha: float) -> Call:
+        """Return the call that writes the edited model."""
+        return Call("apply", (self.model,), self.folder / "edited", {**self.edit, "alpha": alpha})
+
+    def attack(self) -> Call:
+        """Return the call that attacks the edited model."""
+        options = {"forget": self.forget, "before": self.model, "reference": self.reference, **self._measured}
+        options |= _QUICK_ATTACKS if self.quick else {}
+        return Call("attack", (str(self.folder / "edited"),), self.folder / "attack", options)
+
+    @property
+    def _measured(self) -> dict[str, Any]:
+        """Options of measuring that are not the defaults of the other verbs."""
+        default, values = Measurement(), self.measurement
+        names = ("block_size", "prompts", "prompt_tokens", "continuation_tokens", "batch_size", "seed")
+        options = {name: getattr(values, name) for name in names if getattr(values, name) != getattr(default, name)}
+        return {**options, **self._shared}
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """Options of all that run a model."""
+        return {
+            "apply_chat_template": self.measurement.apply_chat_template,
+            "system_prompt": self.measurement.system_prompt or None,
+            "device": None if self.device == "auto" else self.device,
+            "trust_remote_code": self.trust_remote_code,
+        }
