@@ -24,7 +24,7 @@ from typing import Any
 
 _PATIENCE = 500  # seconds, less than the time limit of a test
 _IMPORTED = ("accelerate", "datasets", "matplotlib.figure", "nltk", "peft", "rich.progress", "scipy.stats")
-_IMPORTED += ("taskarith.cli.main", "taskarith.evaluation.evaluate", "taskarith.training.finetune", "typer._adapters")
+_IMPORTED += ("taskarith.cli.main", "taskarith.evaluation.evaluate", "taskarith.training.finetune")
 _CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as connection:

@@ -10,6 +10,7 @@ from taskarith.cli.main import app
 
 
 def test_it_can_be_pasted_and_tells_no_secret(monkeypatch, tmp_path):
+    monkeypatch.delenv("TASKARITH_CACHE", raising=False)
     monkeypatch.setenv("TASKARITH_SWEEP_STORAGE", "mysql://user:secret@host/db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HOME", str(tmp_path))
