@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from taskarith.sweeps.sweep import Sweep, sweep
     from taskarith.training.finetune import FinetuneResult, finetune
     from taskarith.training.settings import TrainingSettings
+    from taskarith.unlearning.unlearn import UnlearnResult, unlearn
     from taskarith.vectors.extract import ExtractResult, extract
     from taskarith.vectors.low_rank import LowRankResult, extract_low_rank
 
@@ -60,6 +61,7 @@ __all__ = [
     "TestInputs",
     "TrainingSettings",
     "UndoResult",
+    "UnlearnResult",
     "Verification",
     "apply",
     "attack",
@@ -77,6 +79,7 @@ __all__ = [
     "score",
     "sweep",
     "undo",
+    "unlearn",
     "verify",
 ]
 
@@ -105,6 +108,7 @@ _HOMES = {
     "LowRankResult": "taskarith.vectors.low_rank",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
+    "UnlearnResult": "taskarith.unlearning.unlearn",
     "Verification": "taskarith.inspection.verify",
     "apply": "taskarith.edit.apply",
     "attack": "taskarith.attacks.attack",
@@ -122,6 +126,7 @@ _HOMES = {
     "parse_method": "taskarith.merging.methods",
     "sweep": "taskarith.sweeps.sweep",
     "undo": "taskarith.edit.undo",
+    "unlearn": "taskarith.unlearning.unlearn",
     "verify": "taskarith.inspection.verify",
 }
 

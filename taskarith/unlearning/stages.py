@@ -51,6 +51,7 @@ class Stages:
     :param count: Number of stages.
     :param overwrite: Make again what was made of other inputs, or with other settings.
     :param listener: Is told each stage and its command.
+    :param commands: The commands of the stages so far, in order.
     """
 
     folder: Path
@@ -58,20 +59,11 @@ class Stages:
     count: int
     overwrite: bool
     listener: Listener
-    _number: int = 0
+    commands: list[str] = field(default_factory=list)
     _entries: dict[str, _Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._entries = read_stages(self.folder)
-
-    @property
-    def commands(self) -> list[str]:
-        """The commands of the stages so far, in order."""
-        return [entry.command for entry in self._entries.values()]
-
-    def seconds(self, name: str) -> float:
-        """Return how long a stage took."""
-        return self._entries[name].seconds
 
     def is_done(self, call: Call, after: tuple[str, ...] = ()) -> bool:
         """Tell whether the output of a call is there, made of the same inputs with the same settings."""
@@ -80,10 +72,9 @@ class Stages:
             return False
         return found == entry.made if entry.made else found != entry.before  # it stopped right after publishing
 
-    def skip(self, what: str) -> None:
-        """Tell of a stage whose output is not needed any more."""
-        self._number += 1
-        self.listener.note(f"{self._number} of {self.count}: {what}: is there already")
+    def skip(self, what: str, call: Call) -> None:
+        """Tell of a stage whose output is there, or is not needed any more."""
+        self.listener.note(f"{self._step(what, call)}: is there already")
 
     def run(self, what: str, call: Call, do: Callable[[], object], after: tuple[str, ...] = ()) -> None:
         """Make the output of a call, unless it is there already.
@@ -94,11 +85,8 @@ class Stages:
         :param after: Names of the stages whose outputs it reads.
         :raises OutputError: What is there was made otherwise, and may not be replaced.
         """
-        self._number += 1
-        step = f"{self._number} of {self.count}: {what}"
         if self.is_done(call, after):
-            self.listener.note(f"{step}: is there already")
-            self._entries[call.name] = replace(self._entries.pop(call.name), command=str(call))
+            self.skip(what, call)
             return
         before = _digest(call.output)
         if before and not self.overwrite:
@@ -106,12 +94,16 @@ class Stages:
                 f"{call.output} was made of other inputs or with other settings",
                 "Name another output, or have it made again with --overwrite.",
             )
-        self.listener.note(f"{step}\n  {call}")
+        self.listener.note(f"{self._step(what, call)}\n  {call}")
         entry = _Entry(self._key(call, after), before, "", 0.0, str(call))
         self._write(call.name, entry)
         start = time.perf_counter()
         do()
         self._write(call.name, replace(entry, made=_digest(call.output), seconds=time.perf_counter() - start))
+
+    def _step(self, what: str, call: Call) -> str:
+        self.commands.append(str(call))
+        return f"{len(self.commands)} of {self.count}: {what}"
 
     def _key(self, call: Call, after: tuple[str, ...]) -> str:
         known = {

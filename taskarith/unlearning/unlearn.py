@@ -218,12 +218,12 @@ class _Run:
         if not alpha:
             for row in choice.trade_off:
                 listener.note("alpha {:g}: loss of the text to forget {:.2f}, of those to keep {:.2f}".format(*row))
-            return self._end("not reached", None, [_unmet(choice)], ["before", "sweep"], start)
+            return self._end("not reached", None, [_unmet(choice, task)], ["before", "sweep"], start)
         self._do("write the edited model", task.apply(alpha), apply, after=("sweep", *self._vectors))
         edited = str(task.folder / "edited")
         self._do("measure the edited model", task.measure((task.model, edited), "after"), evaluate, after=("edited",))
         folders = ["sweep", "after", *self._attack()]
-        verdicts = [] if choice.alpha else [_unmet(choice)]
+        verdicts = [] if choice.alpha else [_unmet(choice, task)]
         return self._end("forgotten" if choice.alpha else "compromise", alpha, verdicts, folders, start)
 
     @property
@@ -244,7 +244,7 @@ class _Run:
         if not self.stages.is_done(take, (learn.name,)):
             self._do(what, learn, _finetune)
         else:
-            self.stages.skip(what)
+            self.stages.skip(what, learn)
         self._do(f"{what}: the vector", take, extract, after=(learn.name,))
         shutil.rmtree(learn.output, ignore_errors=True)  # the vector and its base give it back
 
@@ -307,8 +307,10 @@ def _planned(task: Task) -> list[str]:
     return [str(call) for call in calls]
 
 
-def _unmet(choice: Choice) -> str:
+def _unmet(choice: Choice, task: Task) -> str:
     reason = f"No alpha meets the rule: {choice.reason}."
+    if task.reference:
+        reason = reason.replace(task.reference, Path(task.reference).name)
     if choice.compromise is None:
         return reason
     return f"{reason} The best compromise is alpha {choice.compromise:g} (--compromise writes it)."
