@@ -54,7 +54,7 @@ def command(
     ] = None,
     learning_rate: Annotated[float | None, _learn(help="Peak learning rate.", show_default="by the width")] = None,
     num_train_epochs: Annotated[
-        float | None, _learn(help="Passes over each text.", show_default="3; with --base until the loss is 0.5")
+        float | None, _learn(help="Passes over the data.", show_default="3; with --base until the loss is 0.5")
     ] = None,
     keep: Annotated[
         float, _choose(help="Share of the vector of the texts to keep that is added; 0 to learn none.")
@@ -74,7 +74,9 @@ def command(
         bool, _choose("--compromise", help="Write the best compromise if no alpha meets the rule.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer coefficients, prompts and attacks.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and print what would be done.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
+    ] = False,
     measurement: Annotated[Measurement, _MeasurementOptions],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder of the run.")] = Path(
         "unlearned"
@@ -86,7 +88,7 @@ def command(
     trust_remote_code: TrustFlag = False,
     output: OutputOptions,
 ) -> None:
-    """Make a model forget a text, and show what is left: all steps in one command.
+    """Make a model forget a text, and measure what is left of it.
 
     Example: taskarith unlearn tuned --forget forget.txt --retain retain.txt --base base --holdout unseen.txt
 

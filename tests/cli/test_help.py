@@ -13,6 +13,7 @@ from commands import invoke
 from taskarith.cli.main import app
 
 COMMANDS = [
+    "unlearn",
     "finetune",
     "extract",
     "combine",
@@ -70,7 +71,7 @@ def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):
     shown = {heading: [line.split()[0] for line in lines] for heading, lines in found.items()}
     assert shown.pop("Options")
     assert shown == {
-        "Edit a model": ["finetune", "extract", "combine", "apply", "demo"],
+        "Edit a model": ["unlearn", "finetune", "extract", "combine", "apply", "demo"],
         "Choose coefficients": ["sweep", "relate", "ood", "importance"],
         "Measure and attack": ["eval", "score", "attack", "report"],
         "Look, check, undo": ["inspect", "diff", "verify", "undo", "env"],

@@ -56,7 +56,7 @@ def test_activations_are_nearly_what_torch_keeps(kind, autocast):
     model = AutoModelForCausalLM.from_config(tiny.configuration(kind)).train()
     plan = planned(model, "bf16" if autocast else "no")
     logits = 2 * 4 * ROWS * TOKENS * plan.vocabulary  # beside the log-softmax, which is kept
-    assert 0.65 < plan.parts["activations"] / (kept(model, autocast) + logits) < 1.4
+    assert 0.6 < plan.parts["activations"] / (kept(model, autocast) + logits) < 1.4
 
 
 def test_weights_gradients_and_moments_are_those_of_adamw():
