@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from taskarith.sweeps.sweep import Sweep, sweep
     from taskarith.training.finetune import FinetuneResult, finetune
     from taskarith.training.settings import TrainingSettings
-    from taskarith.unlearning.unlearn import UnlearnResult, unlearn
+    from taskarith.unlearning.result import UnlearnResult
+    from taskarith.unlearning.unlearn import unlearn
     from taskarith.vectors.extract import ExtractResult, extract
     from taskarith.vectors.low_rank import LowRankResult, extract_low_rank
 
@@ -108,7 +109,7 @@ _HOMES = {
     "LowRankResult": "taskarith.vectors.low_rank",
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
-    "UnlearnResult": "taskarith.unlearning.unlearn",
+    "UnlearnResult": "taskarith.unlearning.result",
     "Verification": "taskarith.inspection.verify",
     "apply": "taskarith.edit.apply",
     "attack": "taskarith.attacks.attack",

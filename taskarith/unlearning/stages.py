@@ -72,6 +72,10 @@ class Stages:
             return False
         return found == entry.made if entry.made else found != entry.before  # it stopped right after publishing
 
+    def seconds(self, name: str) -> float:
+        """Return how long a stage took that is done."""
+        return self._entries[name].seconds
+
     def skip(self, what: str, call: Call) -> None:
         """Tell of a stage whose output is there, or is not needed any more."""
         self.listener.note(f"{self._step(what, call)}: is there already")

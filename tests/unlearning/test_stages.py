@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
+from forgetting import Notes
 
 from taskarith.errors import OutputError
 from taskarith.unlearning.call import Call
 from taskarith.unlearning.stages import STAGES_NAME, Stages, read_stages, write_json
-
-
-@dataclass
-class Notes:
-    told: list[str] = field(default_factory=list)
-
-    def progress(self, what, done, total):
-        pass
-
-    def note(self, message):
-        self.told.append(message)
 
 
 @pytest.fixture

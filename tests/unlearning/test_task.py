@@ -6,24 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forgetting import FULL, TASK
 
-from taskarith.unlearning.task import QUICK_MEASUREMENT, Learning, Task
-
-FULL = Learning(lora=False, learning_rate=3e-4, num_train_epochs=None, until_loss=0.5, batch_size=1)
-TASK = Task(
-    model="tuned",
-    forget="f.txt",
-    retain=("r.txt", "s.txt"),
-    folder=Path("run"),
-    holdout=None,
-    reference=None,
-    base=None,
-    learning=FULL,
-    keep=0.4,
-    budget=0.1,
-    alphas=(0.0, 1.0),
-    quick=False,
-)
+from taskarith.unlearning.task import QUICK_MEASUREMENT
 
 
 def test_vectors_are_learned_on_the_base_if_there_is_one():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from dataclasses import dataclass, field
 
 import oracle
 import pytest
 import tiny
+from forgetting import Notes
 from sweeping import learn
 from typer.testing import CliRunner
 
@@ -18,6 +18,8 @@ from taskarith.cli.main import app
 from taskarith.errors import OutputError
 from taskarith.evaluation.measurement import Measurement
 from taskarith.unlearning.unlearn import unlearn
+
+pytestmark = pytest.mark.xdist_group("unlearn")  # which trains its models once
 
 SMALL = Measurement(block_size=32, prompts=12, prompt_tokens=6, continuation_tokens=6)
 FAST = {
@@ -29,22 +31,6 @@ FAST = {
 }
 OPTIONS = "--learning-rate 3e-3 --num-train-epochs 20 --alpha 0.5,1,2,3 --quick --block-size 32 --prompts 12 "
 OPTIONS += "--prompt-tokens 6 --continuation-tokens 6"
-
-
-@dataclass
-class Notes:
-    told: list[str] = field(default_factory=list)
-
-    def progress(self, what, done, total):
-        pass
-
-    def note(self, message):
-        self.told.append(message)
-
-    @property
-    def begun(self):
-        """Stages that were not there."""
-        return [one.splitlines()[0] for one in self.told if " of " in one and "\n  taskarith" in one]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +99,7 @@ def test_the_printed_commands_make_the_same(run, room, tmp_path):
 
 
 def test_a_run_that_is_stopped_in_any_stage_goes_on(run, room, monkeypatch):
-    import taskarith.unlearning.unlearn as module
+    import taskarith.unlearning.run as module
 
     folder, whole = room / "stopped", module._call
     stops = len(run.commands)

@@ -1,0 +1,226 @@
+"""A run through the stages: each a call of another verb."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from taskarith.attacks.attack import attack
+from taskarith.edit.apply import apply
+from taskarith.errors import DataError
+from taskarith.evaluation.evaluate import evaluate
+from taskarith.progress import Listener
+from taskarith.report.attacks import plot_recovery
+from taskarith.report.report import report
+from taskarith.report.sweep import plot_sweep
+from taskarith.sweeps.sweep import sweep
+from taskarith.training.finetune import finetune
+from taskarith.training.resume import last_checkpoint, working_folder
+from taskarith.unlearning.call import Call
+from taskarith.unlearning.findings import Choice, Known, read_choice, read_known
+from taskarith.unlearning.look import missing
+from taskarith.unlearning.result import UnlearnResult
+from taskarith.unlearning.stages import Stages
+from taskarith.unlearning.task import Task
+from taskarith.vectors.extract import extract
+
+__all__ = ["Run", "make_result", "planned"]
+
+_LONG = 60.0
+"""Seconds from which an estimate is worth a line."""
+_ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK = 8, 3
+"""Measurements of a model that attacks take about as long as."""
+
+
+@dataclass(frozen=True)
+class _Indented:
+    """Passes on what a stage says, set apart from what is said of the stages."""
+
+    listener: Listener
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        """Pass on progress."""
+        self.listener.progress(what, done, total)
+
+    def note(self, message: str) -> None:
+        """Pass on a remark."""
+        self.listener.note(f"    {message}")
+
+
+@dataclass
+class Run:
+    """A run in progress.
+
+    :param task: What is to be forgotten, and how.
+    :param stages: Those of the run.
+    :param listener: Is told what was found.
+    :param compromise: Write the best compromise if no alpha meets the rule.
+    """
+
+    task: Task
+    stages: Stages
+    listener: Listener
+    compromise: bool
+
+    def run(self, start: float) -> UnlearnResult:
+        """Go through the stages."""
+        task, listener = self.task, self.listener
+        known = self._measure_before()
+        listener.note(f"loss of the text to forget, in nats a token: {known.sentence}")
+        if known.is_shown is False:
+            verdict = (
+                "It is not shown that the model knows the text, so that there is nothing to forget. "
+                f"Loss of the text: {known.sentence}."
+            )
+            return self._end("nothing to forget", None, [verdict], ["before"], start)
+        if (left := self._seconds_left()) > _LONG:
+            listener.note(
+                f"about {left / 60:.0f} min to go, by how long this took, and learning, which tells its own time"
+            )
+        self._learn("forget", "learn the text to forget")
+        if task.keep:
+            self._learn("retain", "learn the texts to keep")
+        choice = self._sweep(known)
+        alpha = choice.alpha
+        if alpha is None and self.compromise:
+            alpha = choice.compromise
+        if not alpha:
+            for row in choice.trade_off:
+                listener.note("alpha {:g}: loss of the text to forget {:.2f}, of those to keep {:.2f}".format(*row))
+            return self._end("not reached", None, [_unmet(choice, task)], ["before", "sweep"], start)
+        self._do("write the edited model", task.apply(alpha), apply, after=("sweep", *self._vectors))
+        edited = str(task.folder / "edited")
+        self._do("measure the edited model", task.measure((task.model, edited), "after"), evaluate, after=("edited",))
+        folders = ["sweep", "after", *self._attack()]
+        verdicts = [] if choice.alpha else [_unmet(choice, task)]
+        return self._end("forgotten" if choice.alpha else "compromise", alpha, verdicts, folders, start)
+
+    def _seconds_left(self) -> float:
+        """Estimate how long measuring and attacking will take, by the measurement of the model."""
+        task = self.task
+        references = 1 if task.reference else 0
+        rows = (
+            len(task.alphas) + references + 2 + references + (_ROWS_OF_QUICK_ATTACK if task.quick else _ROWS_OF_ATTACK)
+        )
+        return rows * self.stages.seconds("before") / (1 + references)
+
+    @property
+    def _vectors(self) -> tuple[str, ...]:
+        return tuple(path.name for path in (self.task.vector, self.task.kept_vector) if path)
+
+    def _measure_before(self) -> Known:
+        task = self.task
+        self._do("measure the model", task.measure((task.model,), "before"), evaluate)
+        return read_known(task.folder / "before", task.model, task.reference, task.holdout)
+
+    def _learn(self, name: str, what: str) -> None:
+        """Learn texts and keep their vector: with an adapter that is it; else the difference, and no other weights."""
+        learn, take = self.task.learn(name), self.task.extract(name)
+        if self.task.learning.lora:
+            self._do(what, learn, _finetune)
+            return
+        if not self.stages.is_done(take, (learn.name,)):
+            self._do(what, learn, _finetune)
+        else:
+            self.stages.skip(what, learn)
+        self._do(f"{what}: the vector", take, extract, after=(learn.name,))
+        shutil.rmtree(learn.output, ignore_errors=True)  # the vector and its base give it back
+
+    def _sweep(self, known: Known) -> Choice:
+        task = self.task
+        target = None if task.reference or task.budget is not None else known.level
+        self._do("choose alpha", task.sweep(target), partial(sweep, draw=plot_sweep), after=self._vectors)
+        return read_choice(task.folder / "sweep")
+
+    def _attack(self) -> list[str]:
+        """Attack the edited model; return the names of outputs."""
+        try:
+            self._do("attack the edited model", self.task.attack(), partial(attack, draw=plot_recovery), ("edited",))
+        except DataError as error:
+            self.listener.note(f"not attacked: {error.message}")
+            return []
+        return ["attack"]
+
+    def _do(self, what: str, call: Call, verb: Any, after: tuple[str, ...] = ()) -> None:
+        self.stages.run(what, call, partial(_call, verb, call, _Indented(self.listener)), after)
+
+    def _end(
+        self, outcome: str, alpha: float | None, verdicts: list[str], folders: list[str], start: float
+    ) -> UnlearnResult:
+        task = self.task
+        title = f"Forgetting {Path(task.forget).name}"
+        page = report(
+            [task.folder / name for name in folders], task.folder / "report.html", title=title, overwrite=True
+        )
+        self.listener.note(f"report: {page.path}")
+        found = (*verdicts, *page.verdicts)
+        return make_result(task, outcome, alpha, found, (page.path,), self.stages.commands, start)
+
+
+def _finetune(model: str, data: list[str], output_dir: Path, **options: Any) -> object:
+    """Fine-tune, going on from a checkpoint of a run that was stopped."""
+    has_checkpoint = last_checkpoint(working_folder(output_dir)) is not None
+    return finetune(model, data, output_dir, **options, resume=has_checkpoint)
+
+
+def _call(verb: Any, call: Call, listener: Listener) -> None:
+    options = {name: value for name, value in call.options.items() if value is not None and value is not False}
+    if verb is extract:
+        verb(*call.inputs, call.output, overwrite=True, listener=listener)
+    elif verb is evaluate:
+        data = options.pop("data")
+        verb([*call.inputs], data, output_dir=call.output, overwrite=True, listener=listener, **options)
+    else:
+        positional = [options.pop(name) for name in ("data", "forget") if name in options and verb is not apply]
+        verb(*call.inputs, *positional, output_dir=call.output, overwrite=True, listener=listener, **options)
+
+
+def planned(task: Task) -> list[str]:
+    """Return the commands of all stages, as far as they are known before the first."""
+    calls = [task.measure((task.model,), "before")]
+    for name in ("forget", *(["retain"] if task.keep else [])):
+        calls += [task.learn(name)] if task.learning.lora else [task.learn(name), task.extract(name)]
+    calls += [task.sweep(None), task.apply(1.0)]
+    calls += [task.measure((task.model, str(task.folder / "edited")), "after"), task.attack()]
+    return [str(call) for call in calls]
+
+
+def _unmet(choice: Choice, task: Task) -> str:
+    reason = f"No alpha meets the rule: {choice.reason}."
+    if task.reference:
+        reason = reason.replace(task.reference, Path(task.reference).name)
+    if choice.compromise is None:
+        return reason
+    return f"{reason} The best compromise is alpha {choice.compromise:g} (--compromise writes it)."
+
+
+def make_result(
+    task: Task,
+    outcome: str,
+    alpha: float | None,
+    verdicts: Sequence[str],
+    pages: Sequence[Path],
+    commands: Sequence[str],
+    start: float,
+) -> UnlearnResult:
+    """Return the result of a run.
+
+    :param pages: The report, or nothing.
+    :param start: When it began, by ``time.perf_counter``.
+    """
+    return UnlearnResult(
+        output_dir=task.folder,
+        outcome=outcome,
+        alpha=alpha,
+        verdicts=tuple(verdicts),
+        missing=missing(task),
+        edited=None if alpha is None else task.folder / "edited",
+        report=next(iter(pages), None),
+        commands=tuple(commands),
+        seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,39 @@
+"""The stages of a run, as they are planned, and what is told of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from forgetting import TASK, Notes
+
+from taskarith.unlearning.run import Run, make_result, planned
+from taskarith.unlearning.stages import Stages
+
+
+def names(task):
+    return [command.split()[1] for command in planned(task)]
+
+
+def test_every_stage_is_planned():
+    assert names(TASK) == ["eval", "finetune", "extract", "finetune", "extract", "sweep", "apply", "eval", "attack"]
+    assert names(replace(TASK, keep=0.0)) == ["eval", "finetune", "extract", "sweep", "apply", "eval", "attack"]
+    adapters = replace(TASK, learning=replace(TASK.learning, lora=True))
+    assert names(adapters) == ["eval", "finetune", "finetune", "sweep", "apply", "eval", "attack"]
+
+
+def test_the_time_left_follows_from_the_measurement(tmp_path):
+    for reference, quick, rows in ((None, False, 2 + 2 + 8), ("base", False, (2 + 1 + 2 + 1 + 8) / 2), (None, True, 7)):
+        task = replace(TASK, folder=tmp_path, reference=reference, quick=quick)
+        stages = Stages(tmp_path, {}, 9, True, Notes())
+        call = task.measure((task.model,), "before")
+        stages.run("measure", call, lambda call=call: call.output.write_text("x"))
+        run = Run(task, stages, Notes(), compromise=False)
+        assert run._seconds_left() == stages.seconds("before") * rows
+
+
+def test_the_result_of_a_dry_run():
+    result = make_result(TASK, "planned", None, (), (), planned(TASK), 0.0)
+    assert (result.edited, result.report, result.alpha) == (None, None, None)
+    assert result.output_dir == Path("run")
+    assert result.missing
