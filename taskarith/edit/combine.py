@@ -12,6 +12,7 @@ from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.cards.card import write_card
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
@@ -119,7 +120,9 @@ def _write_folder(job: _Job, folder: Path, target: Path, rank: int | None, liste
     found = combine_factors(job.checkpoint, record, job.operands, folder, dtype=job.dtype, rank=rank, listener=listener)
     check_unchanged(states)
     described = {"kind": "combination", "base": record.to_json(), "operands": job.described()}
-    write_provenance(folder, {**described, "energy": found.energy}, target)
+    described["energy"] = found.energy
+    write_card(folder, described, job.checkpoint.path)
+    write_provenance(folder, described, target)
     largest = max(found.ranks.values(), default=0)
     remarks = tuple(strangers(job.operands, record.tensors, str(record)))
     return CombineResult(target, "lora", record, len(found.ranks), found.nbytes, largest, found.energy, remarks)
