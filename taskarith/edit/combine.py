@@ -32,9 +32,10 @@ from taskarith.edit.operands import Operand, check_bases, named_paths, open_oper
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, exists, parse_combination
+from taskarith.spec import OperandRef, parse_combination
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.file import check_delta, vector_metadata
+from taskarith.vectors.locate import recorded_name
 from taskarith.vectors.open import CommonBase, choose_base
 from taskarith.vectors.vector import BaseRecord
 
@@ -167,7 +168,7 @@ class _Job:
         """Return what is recorded of the operands."""
         return [
             {
-                "name": str(Path(one.name).resolve()) if exists(one.name) else one.name,
+                "name": recorded_name(one, operand.vector.name),
                 "coefficient": one.coefficient,
                 "kind": operand.vector.kind,
                 **({"base": str(operand.own.record)} if operand.own is not None else {}),
