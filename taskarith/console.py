@@ -68,7 +68,7 @@ class Console:
         self.close()
         if not self.as_json and self._first:
             with _reporting_failures():
-                self._out.print(Text(text))
+                self._out.print(Text(named_by_id(text)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table on stdout: first column left, the others right.

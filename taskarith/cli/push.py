@@ -51,7 +51,7 @@ def command(
         result = push(path, repo, private=private, revision=revision, results=results, listener=console)
     for remark in result.remarks:
         console.note(printable(f"note: {remark}"))
-    made = "a new repository" if result.is_new else "a repository that was there"
+    made = "a new repository" if result.is_new else "an existing repository"
     console.note(f"{len(result.files)} files, {result.nbytes / 1e6:,.1f} MB, to {made}")
     console.line(result.url)
     console.result(dataclasses.asdict(result) | {"path": str(result.path)})
