@@ -67,7 +67,7 @@ class Hub:
         from huggingface_hub import HfApi, constants, get_token
 
         self.repo, self.revision = repo, revision
-        if constants.is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             raise OutputError(
                 "HF_HUB_OFFLINE is set, and nothing is uploaded", "Unset it: env -u HF_HUB_OFFLINE taskarith push ..."
             )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from taskarith.errors import CheckpointError, MismatchError, UsageError
 from taskarith.hub.connection import Hub, check_repo
 from taskarith.hub.measured import measured_card
 from taskarith.hub.staging import Staged, check_private, folder_record, stage_folder, stage_vector
 from taskarith.inspection.verify import verify
+from taskarith.inspection.verify_record import broken_record
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["PushResult", "push"]
@@ -75,7 +77,8 @@ def push(
         raise MismatchError(
             f"{target} is not as it was written, and is not published", f"See what changed: taskarith verify {target}"
         )
-    staged = _stage(target, record, repo, results)
+    with broken_record(target):
+        staged = _stage(target, record, repo, results)
     remarks = check_private(staged)
     exists = hub.check(staged, private)
     listener.progress(f"uploading to {repo}", 0, 1)
@@ -87,7 +90,7 @@ def push(
     )
 
 
-def _stage(target: Path, record: dict | None, repo: str, results: str | Path | None) -> Staged:
+def _stage(target: Path, record: dict[str, Any] | None, repo: str, results: str | Path | None) -> Staged:
     if record is None:
         return stage_vector(target, repo)
     return stage_folder(target, record, measured_card(target, record, Path(results), repo) if results else "")
