@@ -20,8 +20,8 @@ NOT_MEASURED = (
 _TITLES = {"edit": "Edited model", "full": "Fine-tuned model", "lora": "LoRA adapter", "lowrank": "Low-rank adapter"}
 _TITLES |= {"combination": "Combined adapter", "vector": "Task vector"}
 _VECTOR = (
-    "A task vector is the difference between the weights of a fine-tuned model and those of its base. To add it "
-    "teaches a model what the fine-tune learned; to subtract it makes a model forget that."
+    "A task vector is the difference between the weights of a fine-tuned model and those of its base. Adding it "
+    "to a model is meant to teach what the fine-tune learned, subtracting it to make the model forget that."
 )
 
 

@@ -62,9 +62,8 @@ def measured_card(folder: Path, record: Mapping[str, Any], results: Path, repo: 
         for one in numbers
     ]
     lines = "\n".join(f"- {_line(one)}" for one in numbers)
-    words = "\n".join(
-        f"- {code(name)}: {text}" for name, text in conventions_of({one.metric for one in numbers}).items()
-    )
+    meanings = conventions_of({one.metric for one in numbers})
+    words = "\n".join(f"- {code(name)}: {text}" for name, text in meanings.items() if name != "seeds")
     section = (
         "These numbers were measured on the weights of this repository, which the evaluation names by their "
         f"fingerprint. They say nothing about other texts.\n\n{lines}\n\nWhat they are:\n\n{words}"
