@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taskarith.evaluation.measurement import Measurement
     from taskarith.evaluation.run import Evaluation
     from taskarith.evaluation.score import Scores, score
+    from taskarith.hub.push import PushResult, push
     from taskarith.inspection.diff import Differences, diff
     from taskarith.inspection.inspect import Inspection, inspect
     from taskarith.inspection.verify import Verification, verify
@@ -53,6 +54,7 @@ __all__ = [
     "Method",
     "Model",
     "OutOfDomain",
+    "PushResult",
     "Relation",
     "Runtime",
     "Scores",
@@ -76,6 +78,7 @@ __all__ = [
     "inspect",
     "out_of_domain",
     "parse_method",
+    "push",
     "relate",
     "score",
     "sweep",
@@ -95,6 +98,8 @@ _HOMES = {
     "ImportanceResult": "taskarith.relations.importance",
     "InMemoryEdit": "taskarith.edit.in_memory",
     "Inspection": "taskarith.inspection.inspect",
+    "PushResult": "taskarith.hub.push",
+    "push": "taskarith.hub.push",
     "OutOfDomain": "taskarith.relations.out_of_domain",
     "Relation": "taskarith.relations.relate",
     "Scores": "taskarith.evaluation.score",

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from taskarith.errors import OutputError, TaskarithError, escaped_lines
+from taskarith.errors import OutputError, TaskarithError, escaped_lines, named_by_id
 
 __all__ = ["Console"]
 
@@ -68,7 +68,7 @@ class Console:
         self.close()
         if not self.as_json and self._first:
             with _reporting_failures():
-                self._out.print(Text(text))
+                self._out.print(Text(named_by_id(text)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table on stdout: first column left, the others right.
@@ -100,7 +100,7 @@ class Console:
         if not self.quiet and self._first:
             target = self._bars.console if self._bars else self._err
             with _ignoring_failures():
-                target.print(Text(escaped_lines(message)))  # it may quote an untrusted file
+                target.print(Text(escaped_lines(named_by_id(message))))  # it may quote an untrusted file
 
     def progress(self, what: str, done: float, total: float) -> None:
         """Start or advance the bar of ``what``; a new ``what`` (up to its first ``|``), or less done, starts a new bar.

@@ -12,6 +12,8 @@ TaskarithError              exit code 1
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 
 __all__ = [
@@ -25,11 +27,14 @@ __all__ = [
     "VectorError",
     "escaped_lines",
     "name_some",
+    "named_by_id",
     "readable",
 ]
 
 _MAX_MESSAGE, _MAX_NAME = 1000, 120
 """Maximum characters of a message, and of each name listed in it: it may quote an untrusted file."""
+
+_CACHED = r"/models--([^/\s]+?)--([^/\s]+)/snapshots/([0-9a-f]{40})(?:/([\w./-]*\w))?"
 
 
 class TaskarithError(Exception):
@@ -42,7 +47,7 @@ class TaskarithError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str) -> None:
-        self.message, self.hint = readable(message), readable(hint)
+        self.message, self.hint = readable(named_by_id(message)), readable(named_by_id(hint))
         super().__init__(f"{self.message}\n{self.hint}")
 
     def __reduce__(self) -> tuple[type[TaskarithError], tuple[str, str]]:
@@ -85,6 +90,18 @@ def name_some(names: Sequence[str], limit: int = 5) -> str:
     shown = ", ".join(readable(name, _MAX_NAME) for name in names[:limit])
     rest = len(names) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def named_by_id(text: str) -> str:
+    """Name what lies in the hub's cache as users do: ``ORG/NAME@COMMIT`` or ``ORG/NAME@COMMIT:FILE``."""
+    constants = sys.modules.get("huggingface_hub.constants")  # nothing is named from its cache before it is imported
+    if constants is None or "/models--" not in text:
+        return text
+    return re.sub(re.escape(constants.HF_HUB_CACHE) + _CACHED, _id, text)
+
+
+def _id(found: re.Match[str]) -> str:
+    return f"{found[1]}/{found[2]}@{found[3]}" + (f":{found[4]}" if found[4] else "")
 
 
 def readable(text: str, longest: int = _MAX_MESSAGE) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "UNSEALED",
     "FolderChanges",
     "compare_folder",
+    "describe_bytes",
     "describe_file",
     "digest_folder",
     "file_digest",
@@ -149,6 +150,11 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def describe_bytes(data: bytes) -> dict[str, Any]:
+    """Return size and SHA-256 of what will be a file."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def describe_file(path: Path, header_only: bool, on_bytes: Callable[[int], object] = int) -> dict[str, Any]:

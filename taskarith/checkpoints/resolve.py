@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from taskarith.errors import CheckpointError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, exists, parse_model
 
-__all__ = ["ResolvedModel", "is_hub_id", "resolve_model"]
+__all__ = ["ResolvedModel", "cached_place", "is_hub_id", "resolve_files", "resolve_model"]
 
 _WANTED = [
     "*.safetensors",
@@ -25,6 +27,7 @@ _WANTED = [
     "NOTICE*",
 ]
 _UNWANTED = ["*/*.safetensors", "consolidated*", "*.bin.index.json"]
+_CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/(.+))?$")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,24 @@ def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_loca
             f"there is no model folder {model}",
             "Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION].",
         )
-    return _from_hub(reference, listener, is_local)
+    folder = _from_hub(reference, _WANTED, listener, is_local)
+    return ResolvedModel(reference.name, folder.name, folder)
+
+
+def resolve_files(reference: ModelRef, names: Sequence[str], listener: Listener = SILENT) -> Path:
+    """Return the folder in which files of a repository on the hub lie, as far as it has them; download them if needed.
+
+    :param reference: The id of the repository.
+    :param names: The files.
+    :raises CheckpointError: There is no such repository, or it cannot be reached.
+    """
+    return _from_hub(reference, names, listener, is_local=False)
+
+
+def cached_place(path: Path) -> str:
+    """Return ``ORG/NAME@COMMIT`` or ``ORG/NAME@COMMIT:FILE`` of what lies in the hub's cache; else an empty string."""
+    found = _CACHED.search(path.as_posix())
+    return f"{found[1]}/{found[2]}@{found[3]}" + (f":{found[4]}" if found[4] else "") if found else ""
 
 
 def is_hub_id(name: str) -> bool:
@@ -72,7 +92,7 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
-def _from_hub(reference: ModelRef, listener: Listener, is_local: bool) -> ResolvedModel:
+def _from_hub(reference: ModelRef, wanted: Sequence[str], listener: Listener, is_local: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -88,8 +108,8 @@ def _from_hub(reference: ModelRef, listener: Listener, is_local: bool) -> Resolv
         folder = snapshot_download(
             reference.name,
             revision=reference.revision,
-            allow_patterns=_WANTED,
-            ignore_patterns=_UNWANTED,
+            allow_patterns=list(wanted),
+            ignore_patterns=_UNWANTED if wanted is _WANTED else None,
             local_files_only=is_local,
         )
     except GatedRepoError as error:
@@ -111,4 +131,4 @@ def _from_hub(reference: ModelRef, listener: Listener, is_local: bool) -> Resolv
             f"{reference} is not on this machine and the hub cannot be reached",
             "Check the name and the connection, or give a local folder.",
         ) from error
-    return ResolvedModel(reference.name, Path(folder).name, Path(folder))
+    return Path(folder)

@@ -22,6 +22,7 @@ from taskarith.cli import (  # a command's module has its name
     importance,
     inspect,
     ood,
+    push,
     relate,
     report,
     score,
@@ -73,7 +74,7 @@ _GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "Edit a model": (unlearn, finetune, extract, combine, apply, demo),
     "Choose coefficients": (sweep, relate, ood, importance),
     "Measure and attack": (eval, score, attack, report),
-    "Look, check, undo": (inspect, diff, verify, undo, env),
+    "Look, check, undo": (inspect, diff, verify, undo, push, env),
 }
 
 for _heading, _modules in _GROUPS.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import check_device
+from taskarith.cards.card import write_card
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
@@ -231,6 +232,7 @@ def _apply(edit: Edit, output: _Output, *, team: Team, listener: Listener = SILE
             done = replace(edit, tokenizer=str(taken.resolve()) if taken else "", chat_template=template)
             record = record_edit(done, plan, resolved, result)
             headers = () if output.sha256 else parts
+            write_card(workplace.path, record, base.path)
             write_provenance(workplace.path, record, target, headers=headers)
     return replace(_result(target, resolved, plan, result), remarks=tuple(remarks), undo_bytes=undo_bytes)
 

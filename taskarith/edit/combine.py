@@ -12,6 +12,7 @@ from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.cards.card import write_card
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
@@ -31,9 +32,10 @@ from taskarith.edit.operands import Operand, check_bases, named_paths, open_oper
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, exists, parse_combination
+from taskarith.spec import OperandRef, parse_combination
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.file import check_delta, vector_metadata
+from taskarith.vectors.locate import recorded_name
 from taskarith.vectors.open import CommonBase, choose_base
 from taskarith.vectors.vector import BaseRecord
 
@@ -119,7 +121,9 @@ def _write_folder(job: _Job, folder: Path, target: Path, rank: int | None, liste
     found = combine_factors(job.checkpoint, record, job.operands, folder, dtype=job.dtype, rank=rank, listener=listener)
     check_unchanged(states)
     described = {"kind": "combination", "base": record.to_json(), "operands": job.described()}
-    write_provenance(folder, {**described, "energy": found.energy}, target)
+    described["energy"] = found.energy
+    write_card(folder, described, job.checkpoint.path)
+    write_provenance(folder, described, target)
     largest = max(found.ranks.values(), default=0)
     remarks = tuple(strangers(job.operands, record.tensors, str(record)))
     return CombineResult(target, "lora", record, len(found.ranks), found.nbytes, largest, found.energy, remarks)
@@ -164,7 +168,7 @@ class _Job:
         """Return what is recorded of the operands."""
         return [
             {
-                "name": str(Path(one.name).resolve()) if exists(one.name) else one.name,
+                "name": recorded_name(one, operand.vector.name),
                 "coefficient": one.coefficient,
                 "kind": operand.vector.kind,
                 **({"base": str(operand.own.record)} if operand.own is not None else {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.reader import combine_fingerprints
@@ -13,8 +12,8 @@ from taskarith.edit.plan import EditPlan
 from taskarith.edit.rows import shared_rows
 from taskarith.edit.run import RunResult
 from taskarith.errors import MismatchError, name_some
-from taskarith.spec import OperandRef, exists, parse_model
-from taskarith.vectors.vector import BaseRecord, Vector
+from taskarith.vectors.locate import recorded_name
+from taskarith.vectors.vector import BaseRecord
 
 __all__ = ["check_inputs", "foreign_tensors", "record_edit"]
 
@@ -41,7 +40,7 @@ def record_edit(edit: Edit, plan: EditPlan, model: ResolvedModel, result: RunRes
     base = BaseRecord.of(model, result.base)
     vectors = [
         ReadVector(
-            _recorded_name(reference, operand.vector),
+            recorded_name(reference, operand.vector.name),
             operand.vector.kind,
             _base(operand, base),
             combine_fingerprints(fingerprints),
@@ -87,13 +86,6 @@ def foreign_tensors(plan: EditPlan) -> tuple[str, ...]:
     for recorded in others.values():
         recorded.locate(is_local=True)
     return tuple(tensor.source.name for tensor in plan.tensors if any(term.operand in others for term in tensor.terms))
-
-
-def _recorded_name(reference: OperandRef, vector: Vector) -> str:
-    """Return an absolute path, or a hub id with the commit, which is the name of the folder that it lies in."""
-    if exists(reference.name):
-        return str(Path(reference.name).resolve())
-    return f"{parse_model(reference.name).name}@{Path(vector.name).name}"
 
 
 def _base(operand: Operand, model: BaseRecord) -> BaseRecord | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, usable_cores, work_through
+from taskarith.cards.licence import CARD_NAME
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.journal import are_fingerprints
@@ -103,7 +104,8 @@ def run_plan(
 
 def _write_small_files(plan: EditPlan, folder: Path) -> None:
     """Copy every file that travels with the model; the index and the dtype in the configuration follow the plan."""
-    copy_sidecars(plan.base.path, plan.base.sidecars, folder)
+    names = [name for name in plan.base.sidecars if str(name) != CARD_NAME]  # the output gets a card of its own
+    copy_sidecars(plan.base.path, names, folder)
     config = plan.base.config
     if plan.edit.dtype is not None:
         config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": plan.edit.dtype_name}

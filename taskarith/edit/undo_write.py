@@ -10,6 +10,7 @@ import zstandard
 
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import work_through
+from taskarith.cards.licence import CARD_NAME
 from taskarith.checkpoints.checkpoint import INDEX_NAME, UNDO_NAME, Checkpoint
 from taskarith.checkpoints.digests import file_digest, folder_files
 from taskarith.checkpoints.header import TensorEntry
@@ -26,7 +27,7 @@ __all__ = ["write_undo"]
 _LARGE = 1 << 25
 """Bytes of a file from which on it is not kept in the patch, but taken from the output."""
 
-_OWN = {INDEX_NAME, PROVENANCE_NAME, "config.json", ".gitattributes"}
+_OWN = {INDEX_NAME, PROVENANCE_NAME, CARD_NAME, "config.json", ".gitattributes"}
 """Files that the output has of its own, or does not have: they are always kept in the patch."""
 
 

@@ -24,6 +24,7 @@ from taskarith.errors import CheckpointError, MismatchError, TaskarithError
 from taskarith.progress import SILENT, Listener
 from taskarith.untrusted import MalformedError, open_regular, parse_json
 from taskarith.vectors.file import FORMAT
+from taskarith.vectors.locate import is_on_hub, locate_vector
 from taskarith.vectors.lora.adapter import adapter_tensors
 from taskarith.vectors.open import open_packed
 from taskarith.vectors.vector import Packed
@@ -83,13 +84,15 @@ class Contents:
 
 
 def open_contents(name: str, listener: Listener = SILENT) -> Contents:
-    """Open a safetensors file, a LoRA folder or a model (folder, hub id or GGUF file).
+    """Open a safetensors file, a LoRA folder or a model (folder or GGUF file), here or on the hub.
 
     :param name: As the user wrote it.
     :param listener: Receives notes on downloads and conversions.
     :raises CheckpointError: It does not exist, or cannot be read safely.
     :raises VectorError: It is a pickled adapter.
     """
+    if is_on_hub(name):
+        name = str(locate_vector(name, listener))
     path = Path(name)
     if path.suffix == ".safetensors" and not path.exists():  # "runs/v.safetensors" could be taken for a hub id
         raise CheckpointError(f"there is no file {name}", "Check the path.")

@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import Trainer
 
+from taskarith.cards.card import write_card
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.checkpoints.team import launched_team, told_of_the_dead
@@ -101,6 +102,7 @@ def publish(
             load_best(trainer, state)
             with publish_folder(result.output_dir, overwrite) as folder:
                 _save(trainer, state, base, places, folder, getattr(torch, settings.dtype), listener)
+                write_card(folder, about, base.checkpoint.path)
                 write_provenance(folder, about, result.output_dir)
 
         launched_team().by_first(write)

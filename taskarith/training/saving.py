@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from taskarith.architecture.lookup import architectures_of
+from taskarith.cards.licence import CARD_NAME
 from taskarith.checkpoints.checkpoint import INDEX_NAME, Checkpoint, read_json
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.sidecars import copy_sidecars
@@ -29,7 +30,7 @@ _FACTOR_B = ".lora_B."  # the factor that starts at zero
 _SHARD_SIZE = "50GB"
 _OTHER_FORMAT = "Save the base with this version of transformers (save_pretrained), and train that copy."
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_MODEL_ONLY = {"config.json", "generation_config.json", "README.md"}
+_MODEL_ONLY = {"config.json", "generation_config.json"}
 
 
 def find_places(model: PreTrainedModel, base: Checkpoint) -> dict[str, str | None]:
@@ -147,7 +148,7 @@ def save_adapter(
 def _copy_sidecars(base: Checkpoint, folder: Path, leave_out: set[str]) -> None:
     """Copy tokenizer, templates, licence, code and the like; for an adapter, without a model's own files."""
     for relative in base.sidecars:
-        if relative.name in leave_out or (leave_out and relative.suffix == ".py"):
+        if str(relative) == CARD_NAME or relative.name in leave_out or (leave_out and relative.suffix == ".py"):
             continue
         copy_sidecars(base.path, [relative], folder)
 

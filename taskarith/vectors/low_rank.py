@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import check_device
+from taskarith.cards.card import write_card
 from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
@@ -113,7 +114,9 @@ def extract_low_rank(
                 nbytes += write_dense(file, rest, SILENT).nbytes
         check_unchanged(states)
         result = _result(target, record, work, layout, nbytes)
-        write_provenance(workplace.path, _record(result, tuned, work), target)
+        described = _record(result, tuned, work)
+        write_card(workplace.path, described, before.path)
+        write_provenance(workplace.path, described, target)
     return replace(result, remarks=(*strangers, *result.remarks))
 
 

@@ -12,9 +12,10 @@ from taskarith.checkpoints.provenance import read_provenance
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import MismatchError, UsageError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
-from taskarith.spec import OperandRef, exists, parse_model
+from taskarith.spec import OperandRef, parse_model
 from taskarith.vectors.bases import ChosenBase, OwnBase, RecordedBase, find_own_base, is_same_folder, name_own_base
 from taskarith.vectors.file import WEIGHTS, DenseVector, VectorFile
+from taskarith.vectors.locate import locate_vector
 from taskarith.vectors.lora.adapter import AdapterVector, adapter_base
 from taskarith.vectors.lora.read import Adapter, read_adapter
 from taskarith.vectors.pair import PairVector
@@ -78,7 +79,7 @@ def open_vector(
     :raises VectorError: There is no such vector, or it is of a kind that cannot be used.
     :raises MismatchError: It does not fit the model, or its base is not found.
     """
-    path = _locate(reference.name, listener)
+    path = locate_vector(reference.name, listener)
     common = common or CommonBase()
     recorded = recorded_base(reference.name, listener)
     if recorded is not None:
@@ -132,7 +133,7 @@ def recorded_base(name: str, listener: Listener = SILENT, *, hint: str = "") -> 
 
     :param hint: What to type where it is not found.
     """
-    path = _locate(name, listener)
+    path = locate_vector(name, listener)
     if path.is_file():
         record = VectorFile(path).base
     else:
@@ -269,16 +270,3 @@ def _hint(reference: OperandRef, common: CommonBase, model: Checkpoint | None) -
         return f"Name the base where it lies now: {another}"
     itself = reference.option(str(model.path))
     return f"If {model.path} is its base: {itself}; if another model is, where it lies: {another}"
-
-
-def _locate(name: str, listener: Listener) -> Path:
-    path = Path(name)
-    if exists(path):
-        is_model = path.is_dir() or (path.is_file() and path.suffix == ".gguf")
-        return resolve_model(name, listener).path if is_model else path
-    if path.suffix == ".safetensors" or name.count("/") != 1:
-        raise VectorError(
-            f"there is no vector {name}",
-            "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT.",
-        )
-    return resolve_model(name, listener).path

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.resolve import resolve_model
+from taskarith.checkpoints.resolve import cached_place, resolve_model
 from taskarith.errors import CheckpointError
 
 
@@ -31,3 +33,18 @@ def test_hub_ids_are_found_in_the_local_cache(tmp_path, monkeypatch, phi):
 def test_a_name_that_is_no_model(name):
     with pytest.raises(CheckpointError, match="there is no model folder"):
         resolve_model(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (f"/c/models--org--vec/snapshots/{'0a' * 20}", f"org/vec@{'0a' * 20}"),
+        (f"/c/models--org--vec/snapshots/{'0a' * 20}/a/v.safetensors", f"org/vec@{'0a' * 20}:a/v.safetensors"),
+        (f"/c/models--org--a-b.c/snapshots/{'0a' * 20}", f"org/a-b.c@{'0a' * 20}"),
+        ("/c/models--org--vec/snapshots/main", ""),
+        ("/c/models--org--vec/blobs/0a", ""),
+        ("/home/ann/v.safetensors", ""),
+    ],
+)
+def test_what_lies_in_the_cache_has_an_id(path, name):
+    assert cached_place(Path(path)) == name

@@ -21,6 +21,7 @@ COMMANDS = [
     "apply",
     "undo",
     "env",
+    "push",
     "verify",
     "inspect",
     "diff",
@@ -74,7 +75,7 @@ def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):
         "Edit a model": ["unlearn", "finetune", "extract", "combine", "apply", "demo"],
         "Choose coefficients": ["sweep", "relate", "ood", "importance"],
         "Measure and attack": ["eval", "score", "attack", "report"],
-        "Look, check, undo": ["inspect", "diff", "verify", "undo", "env"],
+        "Look, check, undo": ["inspect", "diff", "verify", "undo", "push", "env"],
     }
     for heading in shown:
         for line in found[heading]:

@@ -27,7 +27,7 @@ def test_sidecars_travel_and_other_weights_are_named(tmp_path, phi, vector):
     (base / "pytorch_model.bin").touch()
     result = apply(str(base), negate=[str(vector)], output_dir=tmp_path / "out")
     assert "pytorch_model.bin" in result.remarks[0]
-    expected = {path.name for path in base.iterdir()} - {"pytorch_model.bin"} | {"taskarith.json"}
+    expected = {path.name for path in base.iterdir()} - {"pytorch_model.bin"} | {"taskarith.json", "README.md"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
 

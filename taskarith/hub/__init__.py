@@ -1,0 +1,1 @@
+"""Publishing on the hub: what is uploaded, the numbers on its card, the upload."""
