@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,6 @@ from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RET
 from taskarith.attacks.run import TOP_K, Examination
 from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.calls import listed, renamed
-from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
@@ -23,7 +23,7 @@ from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.measurement import Measurement, MeasurementKeywords, with_keywords
 from taskarith.evaluation.models import Loaded, model_record, open_together, parse_dtype
 from taskarith.evaluation.records import Record
-from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.results import complete_results, kept_results, write_results
 from taskarith.models.device import own_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
@@ -202,9 +202,8 @@ def attack(
         result = _result(models, exams[0], options, records)
         if folder is not None and output_dir is not None:
             write_results(folder, result.to_json(), result.records)
-            if draw is not None:
-                draw(result, folder)
-            write_provenance(folder, provenance, Path(output_dir))
+            drawn = None if draw is None else functools.partial(draw, result, folder)
+            complete_results(folder, provenance, Path(output_dir), drawn)
     return result
 
 

@@ -89,6 +89,7 @@ def command(
     widths = [int(part) if part.isascii() and part.isdigit() else part for part in map(str.strip, bits.split(","))]
     from taskarith.attacks.attack import attack
     from taskarith.report.attacks import attack_remarks, attack_tables, plot_recovery
+    from taskarith.report.report import draw_beside
 
     with output.console() as console:
         result = attack(
@@ -108,7 +109,7 @@ def command(
             draws=draws,
             **vars(results),
             launched=True,
-            draw=plot_recovery,
+            draw=draw_beside(results.output_dir, console, plot_recovery),
             measurement=measurement,
             runtime=runtime,
             listener=console,
@@ -119,7 +120,7 @@ def command(
     for remark in attack_remarks(result):
         console.note(remark)
     if results.output_dir is not None:
-        console.note(f"results, records and the curve are in {results.output_dir}")
+        console.note(f"results, records, the curve and report.html are in {results.output_dir}")
     console.result(result.to_json())
 
 

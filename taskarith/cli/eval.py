@@ -100,6 +100,7 @@ def command(
     texts = parse_named_data(data or ())
     from taskarith.checkpoints.targets import check_apart
     from taskarith.evaluation.evaluate import evaluate
+    from taskarith.report.report import draw_beside
 
     if recipe and results.output_dir:
         check_apart(results.output_dir, [recipe])
@@ -122,11 +123,12 @@ def command(
             runtime=runtime,
             **vars(results),
             launched=True,
+            draw=draw_beside(results.output_dir, console),
             listener=console,
         )
     show_scores(evaluation.scores, console)
     if results.output_dir is not None:
-        console.note(f"results and records are in {results.output_dir}")
+        console.note(f"results, records and report.html are in {results.output_dir}")
     console.result(evaluation.scores.to_json())
 
 

@@ -12,7 +12,7 @@ from taskarith.cli.options import (
     BaseOption,
     InputGroup,
     OutputOptions,
-    OverwriteFlag,
+    ResultsGroup,
     RuntimeGroup,
     VectorsArgument,
     under,
@@ -40,7 +40,7 @@ def command(
         _measure(metavar="NAME=SPEC", help="A test set of each vector's task, in the order of the vectors."),
     ] = None,
     cut: InputGroup,
-    overwrite: OverwriteFlag = False,
+    results: ResultsGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
@@ -55,9 +55,13 @@ def command(
         from taskarith.edit.operands import named_paths
 
         read = named_paths(parse_operand(text) for text in vectors)
-        check_plot(plot, overwrite, [*read, model or "", *(parse_data(spec).name for spec in (tests or {}).values())])
+        check_plot(
+            plot, results.overwrite, [*read, model or "", *(parse_data(spec).name for spec in (tests or {}).values())]
+        )
     from taskarith.relations.relate import relate
+    from taskarith.report.heatmap import draw_relations, plot_relations
     from taskarith.report.relations import relation_tables, verdict_lines
+    from taskarith.report.report import draw_beside
 
     with output.console() as console:
         relation = relate(
@@ -66,16 +70,19 @@ def command(
             data=tests,
             rank=rank,
             beta=beta,
+            **vars(results),
             launched=True,
+            draw=draw_beside(results.output_dir, console, draw_relations),
             cut=cut,
             runtime=runtime,
             listener=console,
         )
     if plot is not None:
         from taskarith.checkpoints.team import launched_team
-        from taskarith.report.heatmap import plot_relations
 
-        launched_team().by_first(lambda: plot_relations(relation, plot, overwrite=overwrite))
+        launched_team().by_first(lambda: plot_relations(relation, plot, overwrite=results.overwrite))
         console.note(f"the cosines are plotted in {plot}")
+    if results.output_dir is not None:
+        console.note(f"results, the cosines and report.html are in {results.output_dir}")
     show_relation(relation_tables(relation), verdict_lines(relation), relation.remarks, console)
     console.result(relation.to_json())

@@ -87,6 +87,7 @@ def command(
     Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
+    from taskarith.report.report import draw_beside
     from taskarith.report.sweep import plot_sweep, sweep_remarks, sweep_table
     from taskarith.sweeps.sweep import RECIPE, sweep
 
@@ -108,7 +109,7 @@ def command(
             launched=True,
             measurement=measurement,
             runtime=runtime,
-            draw=plot_sweep,
+            draw=draw_beside(results.output_dir, console, plot_sweep),
             **vars(results),
             listener=console,
         )
@@ -120,7 +121,7 @@ def command(
         console.note(remark)
     if results.output_dir is not None:
         recipe = f"{RECIPE} (apply --config), " if result.recipe is not None else ""
-        console.note(f"{recipe}results, records and figure are in {results.output_dir}")
+        console.note(f"{recipe}results, records, figure and report.html are in {results.output_dir}")
     console.line("nothing recommended" if result.chosen is None else f"recommended: {_values(result.recipe)}")
     console.result(result.to_json())
 

@@ -1,9 +1,9 @@
-"""Parts of a report from the folders that `eval`, `sweep` and `attack` wrote."""
+"""Parts of a report from the folders that `eval`, `sweep`, `attack` and `relate` wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores, score
 from taskarith.report.attacks import attack_tables
 from taskarith.report.page import Figure, Part
+from taskarith.report.relation_part import relation_part
 from taskarith.report.samples import samples_of
 from taskarith.report.scores import score_remarks, score_tables
 from taskarith.report.tables import short_names
@@ -29,6 +30,7 @@ __all__ = ["part_of"]
 _DRAWINGS = {
     "curve.svg": "Loss of each text against alpha, and the loss of kept texts against that of forgotten ones",
     "recovery.svg": "What relearning brings back, step by step",
+    "cosines.svg": "Cosines of the vectors, by kind of module and by layer",
     "alpha.svg": "Scores of each text against alpha",
 }
 
@@ -38,12 +40,14 @@ class _Folder:
     """What a command wrote.
 
     :param path: The folder.
+    :param name: What it is called.
     :param record: Its ``taskarith.json``.
     :param results: Its ``results.json``.
     :param records: Its ``records.jsonl``.
     """
 
     path: Path
+    name: str
     record: Mapping[str, Any]
     results: Mapping[str, Any]
     records: Sequence[Record]
@@ -64,16 +68,18 @@ class _Folder:
             **{f"text {name}": _described(one) for name, one in dict(record.get("data") or {}).items() if one},
             "written": str(record.get("time", "unknown")),
             "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
-            "folder": self.path.name,
+            "folder": self.name,
         }
 
 
-def part_of(path: Path) -> Part:
+def part_of(path: Path, name: str = "") -> Part:
     """Return what a folder says.
 
-    :raises DataError: It is not a folder of eval, sweep or attack, or a file in it is broken.
+    :param path: The folder.
+    :param name: What it is called, if not as the path.
+    :raises DataError: It is not a folder of eval, sweep, attack or relate, or a file in it is broken.
     """
-    folder = _open(path)
+    folder = _open(path, name or path.name)
     kind = folder.record.get("kind")
     try:
         match kind:
@@ -83,16 +89,28 @@ def part_of(path: Path) -> Part:
                 return _sweep(folder)
             case "attack":
                 return _attack(folder)
+            case "relation":
+                return replace(
+                    relation_part(folder.results),
+                    facts=folder.facts,
+                    figures=folder.drawings,
+                    command=str(folder.record.get("command", "")),
+                )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"the results in {path} are broken: {error}", "Measure again into another folder.") from error
-    raise UsageError(f"{path} is the output of another command ({kind})", "Give folders of eval, sweep or attack.")
+    raise UsageError(
+        f"{path} is the output of another command ({kind})", "Give folders of eval, sweep, attack or relate."
+    )
 
 
-def _open(path: Path) -> _Folder:
+def _open(path: Path, name: str) -> _Folder:
     record = read_provenance(path) if path.is_dir() else None
     if record is None or not (path / "results.json").is_file():
-        raise DataError(f"{path} does not contain results", "Give a folder that eval, sweep or attack wrote with -o.")
-    return _Folder(path, record, _read_results(path / "results.json"), read_records(path))
+        raise DataError(
+            f"{path} does not contain results", "Give a folder that eval, sweep, attack or relate wrote with -o."
+        )
+    records = [] if record.get("kind") == "relation" else read_records(path)
+    return _Folder(path, name, record, _read_results(path / "results.json"), records)
 
 
 def _read_results(path: Path) -> dict[str, Any]:

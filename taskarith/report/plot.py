@@ -73,18 +73,19 @@ def plot_alphas(curves: AlphaCurves, stem: Path) -> tuple[Path, Path]:
     return save_figure(lambda: _draw(curves), stem)
 
 
-def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
+def save_figure(draw: Callable[[], Figure], stem: Path, style: Mapping[str, Any] = STYLE) -> tuple[Path, Path]:
     """Draw a figure in the style of this package and write it as SVG and PNG.
 
     :param draw: Returns the figure.
     :param stem: Path of both files without suffix.
+    :param style: matplotlib's settings.
     :return: Their paths.
     """
     import matplotlib as mpl
 
     svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
-    style: Any = {**mpl.rcParamsDefault, "backend": "agg", **STYLE}
-    with mpl.rc_context(style):
+    settings: Any = {**mpl.rcParamsDefault, "backend": "agg", **style}
+    with mpl.rc_context(settings):
         figure = draw()
         figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")
         figure.savefig(png, format="png", dpi=150, facecolor="white")
