@@ -27,6 +27,7 @@ from taskarith.evaluation.results import complete_results, kept_results, write_r
 from taskarith.models.device import own_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
+from taskarith.tidy import TidyResult, TidyRow
 
 __all__ = ["AttackResult", "attack"]
 
@@ -34,8 +35,8 @@ _LEARNED = {TEXT: "forget text", HALF: "half of the forget text", UNRELATED: "un
 """Names of what an attacker learned."""
 
 
-@dataclass(frozen=True)
-class AttackResult:
+@dataclass(frozen=True, repr=False)
+class AttackResult(TidyResult):
     """What the attacks recovered.
 
     :param models: Names of the models by role (``before``, ``edited``, ``retain``).
@@ -55,6 +56,14 @@ class AttackResult:
     missing: tuple[str, ...]
     records: list[Record] = field(repr=False)
     given_half: tuple[str, ...] = ()
+
+    def _brief(self) -> dict[str, object]:
+        found = [f"{one.metric}: {one.outcome.title}" for one in self.strongest if one.outcome is not None]
+        return {"edited": self.models[EDITED], "outcomes": len(self.outcomes), "strongest": found}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number of every attack with its interval."""
+        return [row for outcome in self.outcomes for row in outcome.tidy()]
 
     @property
     def strongest(self) -> tuple[Strongest, ...]:

@@ -171,7 +171,8 @@ def command(
         _validation(metavar="SPEC", help="Validate on a data set, and publish the best step's weights; repeatable."),
     ] = None,
     plot: Annotated[
-        Path | None, _run(metavar="FILE", help="Plot the learning curve to a .svg or .png file.", show_default="none")
+        Path | None,
+        _run(metavar="FILE", help="Plot the learning curve to a .svg, .png or .pdf file.", show_default="none"),
     ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,

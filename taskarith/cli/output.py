@@ -37,8 +37,8 @@ def check_plot(plot: Path, overwrite: bool, inputs: Sequence[str | Path]) -> Non
     """
     from taskarith.checkpoints.targets import check_target
 
-    if plot.suffix not in {".svg", ".png"}:
-        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg or .png file.")
+    if plot.suffix not in {".svg", ".png", ".pdf"}:
+        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg, .png or .pdf file.")
     check_target(plot, overwrite, is_folder=False, inputs=inputs)
 
 

@@ -22,9 +22,11 @@ from taskarith.relations.correlations import DECISIVE, MULTIPLES, OutputRelation
 from taskarith.relations.folder import relation_record, write_relation
 from taskarith.relations.geometry import TOP_SHARES, Group, WeightRelations, relate_weights
 from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
+from taskarith.relations.tidy import output_rows, weight_rows
 from taskarith.relations.vectors import Related, open_related
 from taskarith.relations.verdict import Evidence, Verdict, judge
 from taskarith.spec import parse_operand
+from taskarith.tidy import TidyResult, TidyRow
 
 if TYPE_CHECKING:
     from taskarith.relations.subspaces import SubspaceRelation
@@ -35,8 +37,8 @@ _UNEVEN = 2.0
 """Norms or output entropies that differ by more than this factor give a remark."""
 
 
-@dataclass(frozen=True)
-class Relation:
+@dataclass(frozen=True, repr=False)
+class Relation(TidyResult):
     """Relations of task vectors.
 
     :param names: Names of the vectors, or of their tasks if data is given.
@@ -53,6 +55,16 @@ class Relation:
     outputs: OutputRelations | None
     verdicts: tuple[Verdict, ...]
     remarks: tuple[str, ...]
+
+    def _brief(self) -> dict[str, object]:
+        cosines = [self.weights.group().cosine(*pair) for pair in self.pairs]
+        said = [f"{one.first} and {one.second}: {one.regime}" for one in self.verdicts]
+        return {"names": self.names, "cosines": cosines, "verdicts": said}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every measure of every pair, the norms, and with data what the outputs say."""
+        outputs = () if self.outputs is None else output_rows(self.outputs)
+        return [*weight_rows(self.weights, self.pairs), *outputs]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:

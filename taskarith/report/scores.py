@@ -11,7 +11,7 @@ from taskarith.evaluation.numbers import BESIDE
 from taskarith.evaluation.score import Number, Scores
 from taskarith.report.tables import TableRows, fitted, short_names
 
-__all__ = ["score_remarks", "score_tables"]
+__all__ = ["metric_title", "score_remarks", "score_tables", "write_number"]
 
 _NONE = "-"
 
@@ -94,7 +94,7 @@ def score_remarks(scores: Scores) -> list[str]:
     for model in scores.models:
         for name, reason in scores.missing[model].items():
             titles = needs.setdefault(reason, [])
-            titles += [_title(name)] if _title(name) not in titles else []
+            titles += [metric_title(name)] if metric_title(name) not in titles else []
     return [*(f"missing: {', '.join(titles)}: {reason}" for reason, titles in needs.items()), *scores.remarks]
 
 
@@ -113,14 +113,14 @@ def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> lis
             for model, numbers in by_model.items()
         ]
         title = f"{text}: {_counts(by_model)}"
-        tables += fitted(TableRows(title, ("model", *map(_title, compact)), tuple(cells)))
+        tables += fitted(TableRows(title, ("model", *map(metric_title, compact)), tuple(cells)))
     if rest:
         cells = [
             (model, *(_cell(name, numbers.get(name), plain=name.startswith(BESIDE[1])) for name in rest))
             for model, numbers in by_model.items()
         ]
         title = f"{text}: memorisation" if compact else f"{text}: {_counts(by_model)}"
-        heads = [_title(name) for name in rest]
+        heads = [metric_title(name) for name in rest]
         references = {name.removeprefix(start) for name in rest for start in BESIDE if name.startswith(start)}
         if len(references) == 1:  # a single reference goes into the title, not into every heading
             reference = references.pop()
@@ -133,7 +133,7 @@ def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> lis
 
 def _overall_tables(by_model: Mapping[str, Mapping[str, Number]], missing: Sequence[str]) -> list[TableRows]:
     names = _ordered(by_model, missing)
-    rows = [(_title(name), *(_cell(name, numbers.get(name)) for numbers in by_model.values())) for name in names]
+    rows = [(metric_title(name), *(_cell(name, numbers.get(name)) for numbers in by_model.values())) for name in names]
     return fitted(TableRows("over all texts", ("", *by_model), tuple(rows))) if rows else []
 
 
@@ -153,7 +153,8 @@ def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
     return ", ".join(parts) or "mean over seeds"
 
 
-def _title(name: str) -> str:
+def metric_title(name: str) -> str:
+    """Return a metric as the heading of a table."""
     if name in _TITLES:
         return _TITLES[name]
     for start in BESIDE:
@@ -163,7 +164,7 @@ def _title(name: str) -> str:
     if name.startswith("leak_at_"):
         return f"leak@{name.removeprefix('leak_at_')}"
     number, of, text = name.partition(" of ")
-    return _title(number) + of + text if of else name
+    return metric_title(number) + of + text if of else name
 
 
 def _cell(name: str, number: Number | None, *, plain: bool = False) -> str:
@@ -171,14 +172,17 @@ def _cell(name: str, number: Number | None, *, plain: bool = False) -> str:
         return _NONE
     if isinstance(number, Estimate):
         if plain or number.low is None or number.high is None:
-            return _write(name, number.value)
-        return f"{_write(name, number.value)} [{_write(name, number.low)}, {_write(name, number.high)}]"
+            return write_number(name, number.value)
+        return (
+            f"{write_number(name, number.value)} [{write_number(name, number.low)}, {write_number(name, number.high)}]"
+        )
     if number.spread is None:
-        return _write(name, number.value)
-    return f"{_write(name, number.value)} ± {_write(name, number.spread)}"
+        return write_number(name, number.value)
+    return f"{write_number(name, number.value)} ± {write_number(name, number.spread)}"
 
 
-def _write(name: str, value: float) -> str:
+def write_number(name: str, value: float) -> str:
+    """Return a number with the digits that its metric has."""
     if name == "forget_quality":
         return f"{value:.3e}"
     if math.isinf(value) or abs(value) >= 1e5:

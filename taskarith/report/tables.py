@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ __all__ = ["TableRows", "fitted", "short_names"]
 
 _WIDTH = 100  # characters
 _NAME = 18  # characters of a name, so that a text's compact table is one piece
+_SOURCED = re.compile(r"(.+) \((.+)\)")
 _GAP = 2  # between columns, as ``Console.table`` draws them
 
 
@@ -43,11 +45,28 @@ def fitted(table: TableRows) -> list[TableRows]:
     ]
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Map each name to its last path component, shortened, or all names to themselves if two would be equal."""
-    short = {name: _cut(Path(name).name or name) for name in names}
-    return short if len(set(short.values())) == len(short) else {name: name for name in names}
+def short_names(names: Sequence[str], longest: int | None = _NAME) -> dict[str, str]:
+    """Map each name to its last path component, shortened, or all names to themselves if two would be equal.
+
+    :param names: Of models; one that was read from several sources is followed by its source in brackets.
+    :param longest: Characters of a shortened name; None to shorten none.
+    """
+    for most in (longest, None):
+        short = {name: _cut(_last(name), most) for name in names}
+        if len(set(short.values())) == len(short):
+            return short
+    return {name: name for name in names}
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}\N{HORIZONTAL ELLIPSIS}{name[-_NAME // 2 :]}"
+def _last(name: str) -> str:
+    """Return a name without the folders of the model and of its source."""
+    found = _SOURCED.fullmatch(name)
+    parts = [name] if found is None else [found[1], found[2]]
+    model, *source = (Path(part).name or part for part in parts)
+    return f"{model} ({source[0]})" if source else model
+
+
+def _cut(name: str, longest: int | None) -> str:
+    if longest is None or len(name) <= longest:
+        return name
+    return f"{name[: longest // 2 - 1]}\N{HORIZONTAL ELLIPSIS}{name[-longest // 2 :]}"
