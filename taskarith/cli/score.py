@@ -40,6 +40,7 @@ def command(
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The records are one evaluation under several seeds; give mean and spread.")
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print every number, not one row a model.")] = False,
     overwrite: OverwriteFlag = False,
     paper: PaperGroup,
     output: OutputOptions,
@@ -56,7 +57,7 @@ def command(
 
     with output.console() as console:
         scores = score(records, reference=reference, finetuned=_pairs(finetuned or ()), seeds=seeds)
-    show_scores(scores, console)
+    show_scores(scores, console, full=full)
     paper.write(scores, overwrite, console)
     console.result(scores.to_json())
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TableRows", "fitted", "short_names"]
+__all__ = ["TableRows", "fitted", "short_names", "width_of"]
 
 _WIDTH = 100  # characters
 _NAME = 18  # characters of a name, so that a text's compact table is one piece
@@ -24,15 +24,23 @@ class TableRows:
     rows: tuple[tuple[str, ...], ...]
 
 
-def fitted(table: TableRows) -> list[TableRows]:
-    """Split a table into pieces at most 100 characters wide, each with the first column and some of the others.
+def width_of(table: TableRows) -> int:
+    """Return the characters of a line of a table."""
+    return sum(_widths(table)) - _GAP
+
+
+def fitted(table: TableRows, widest: int = _WIDTH) -> list[TableRows]:
+    """Split a table into pieces, each with the first column and some of the others.
 
     A column that is too wide gets its own piece.
+
+    :param table: The table.
+    :param widest: Characters of a line of a piece.
     """
-    widths = [max(map(len, column)) + _GAP for column in zip(table.columns, *table.rows, strict=True)]
+    widths = _widths(table)
     pieces: list[list[int]] = [[]]
     for index in range(1, len(widths)):
-        if pieces[-1] and widths[0] + sum(widths[i] for i in pieces[-1]) + widths[index] - _GAP > _WIDTH:
+        if pieces[-1] and widths[0] + sum(widths[i] for i in pieces[-1]) + widths[index] - _GAP > widest:
             pieces.append([])
         pieces[-1].append(index)
     return [
@@ -43,6 +51,11 @@ def fitted(table: TableRows) -> list[TableRows]:
         )
         for number, piece in enumerate(pieces)
     ]
+
+
+def _widths(table: TableRows) -> list[int]:
+    columns = zip(table.columns, *table.rows, strict=True)
+    return [max(len(line) for cell in column for line in cell.split("\n")) + _GAP for column in columns]
 
 
 def short_names(names: Sequence[str], longest: int | None = _NAME) -> dict[str, str]:
