@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -218,4 +217,4 @@ def command(
         f"({result.tokens:,} tokens, {result.seconds:.0f} s)"
     )
     console.line(str(result.output_dir))
-    console.result(asdict(result) | {"output_dir": str(result.output_dir)})
+    console.result(result.to_json())
