@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from taskarith.evaluation.read_records import RecordTable, other_samples, read_r
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores, score
 from taskarith.report.attacks import attack_tables
+from taskarith.report.evidence import digests_of, holders_of
 from taskarith.report.page import Figure, Part
 from taskarith.report.relation_part import relation_part
 from taskarith.report.samples import samples_of
@@ -81,26 +82,22 @@ def part_of(path: Path, name: str = "") -> Part:
     """
     folder = _open(path, name or path.name)
     kind = folder.record.get("kind")
+    if kind not in _PARTS:
+        hint = "Give folders of eval, sweep, attack or relate."
+        raise UsageError(f"{path} is the output of another command ({kind})", hint)
     try:
-        match kind:
-            case "evaluation":
-                return _evaluation(folder)
-            case "sweep":
-                return _sweep(folder)
-            case "attack":
-                return _attack(folder)
-            case "relation":
-                return replace(
-                    relation_part(folder.results),
-                    facts=folder.facts,
-                    figures=folder.drawings,
-                    command=str(folder.record.get("command", "")),
-                )
+        part = _PARTS[kind](folder)
+        has_samples = any(one["kind"] == "continuation" for one in folder.records)
+        return replace(
+            part,
+            facts=folder.facts,
+            figures=folder.drawings,
+            command=str(folder.record.get("command", "")),
+            digests=digests_of(folder.record, folder.name),
+            holders=holders_of(folder.record, folder.name, has_samples),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"the results in {path} are broken: {error}", "Measure again into another folder.") from error
-    raise UsageError(
-        f"{path} is the output of another command ({kind})", "Give folders of eval, sweep, attack or relate."
-    )
 
 
 def _open(path: Path, name: str) -> _Folder:
@@ -139,13 +136,10 @@ def _evaluation(folder: _Folder) -> Part:
     return Part(
         "Evaluation",
         verdicts=tuple(_knowledge(rows, folder.records, scores, known)),
-        facts=folder.facts,
         tables=tuple(score_tables(scores)),
-        figures=folder.drawings,
         samples=samples_of(folder.records, short_names(scores.models)),
         remarks=tuple(score_remarks(scores)),
         conventions=folder.results["conventions"],
-        command=str(folder.record.get("command", "")),
     )
 
 
@@ -227,13 +221,10 @@ def _sweep(folder: _Folder) -> Part:
     return Part(
         "Sweep over coefficients",
         verdicts=tuple(verdicts),
-        facts=folder.facts,
         tables=tuple(score_tables(scores)),
-        figures=folder.drawings,
         samples=samples_of(folder.records, {name: names[name] for name in chosen}),
         remarks=tuple(score_remarks(scores)),
         conventions=found["conventions"],
-        command=str(folder.record.get("command", "")),
     )
 
 
@@ -246,12 +237,9 @@ def _attack(folder: _Folder) -> Part:
     return Part(
         "Attacks",
         verdicts=tuple(_strongest(found)),
-        facts=folder.facts,
         tables=tuple(attack_tables(result)),
-        figures=folder.drawings,
         remarks=tuple(map(str, found["missing"])),
         conventions=found["conventions"],
-        command=str(folder.record.get("command", "")),
     )
 
 
@@ -282,3 +270,12 @@ def _strongest(found: Mapping[str, Any]) -> list[str]:
     return sentences or [
         "No attack is named strongest: there are too few samples, or models to compare with are missing."
     ]
+
+
+_PARTS: Mapping[object, Callable[[_Folder], Part]] = {
+    "evaluation": _evaluation,
+    "sweep": _sweep,
+    "attack": _attack,
+    "relation": lambda folder: relation_part(folder.results),
+}
+"""What makes the part of each kind of results."""

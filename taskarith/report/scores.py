@@ -11,7 +11,7 @@ from taskarith.evaluation.numbers import BESIDE
 from taskarith.evaluation.score import Number, Scores
 from taskarith.report.tables import TableRows, fitted, short_names
 
-__all__ = ["metric_title", "number_text", "score_remarks", "score_tables", "write_number"]
+__all__ = ["TITLES", "metric_title", "number_text", "score_remarks", "score_tables", "write_number"]
 
 _NONE = "-"
 
@@ -26,7 +26,7 @@ _ATTACKS = {
     "gradient": "gradient norm",
 }
 
-_TITLES = {
+TITLES = {
     "loss": "loss",
     "perplexity": "perplexity",
     "accuracy": "top-1",
@@ -58,6 +58,8 @@ _TITLES = {
     "privleak": "PrivLeak (MUSE)",
     "normalised_accuracy": "normalised accuracy",
 }
+"""Headings of numbers, in the order of the tables."""
+
 _PLACES = {
     "model_utility": 6,
     "forget_distance": 4,
@@ -158,8 +160,8 @@ def _overall_tables(by_model: Mapping[str, Mapping[str, Number]], missing: Seque
 def _ordered(by_model: Mapping[str, Mapping[str, Number]], more: Sequence[str] = ()) -> list[str]:
     """Return the names of all numbers in the order of the titles, unknown ones last."""
     names = dict.fromkeys([*(name for numbers in by_model.values() for name in numbers), *more])
-    order = list(_TITLES)
-    return sorted(names, key=lambda name: order.index(name) if name in _TITLES else len(order))
+    order = list(TITLES)
+    return sorted(names, key=lambda name: order.index(name) if name in TITLES else len(order))
 
 
 def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
@@ -174,8 +176,8 @@ def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
 
 def metric_title(name: str) -> str:
     """Return a metric as the heading of a table."""
-    if name in _TITLES:
-        return _TITLES[name]
+    if name in TITLES:
+        return TITLES[name]
     for start in BESIDE:
         if name.startswith(start):
             return start.replace("kl", "KL") + _model(name.removeprefix(start))
