@@ -63,9 +63,13 @@ class _Folder:
     def facts(self) -> dict[str, str]:
         """What was measured, with what, and when."""
         record = self.record
-        models = {str(one.get("name", "")): one for one in record.get("models", []) if isinstance(one, Mapping)}
+        listed = record.get("models") or []
+        entries = listed.values() if isinstance(listed, Mapping) else listed
+        models = {str(one.get("name", "")): one for one in entries if isinstance(one, Mapping)}
+        vectors = [one for one in record.get("vectors") or [] if isinstance(one, Mapping)]
         return {
             **{f"model {Path(name).name}": _described(one) for name, one in models.items()},
+            **{f"vector {one.get('name')}": _described(one) for one in vectors},
             **{f"text {name}": _described(one) for name, one in dict(record.get("data") or {}).items() if one},
             "written": str(record.get("time", "unknown")),
             "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
@@ -120,7 +124,7 @@ def _read_results(path: Path) -> dict[str, Any]:
 def _described(record: Any) -> str:
     """Write what a record says of an input on one line, without the folders that it lies in."""
     values = {key: value for key, value in dict(record).items() if isinstance(value, str | int | float) and value != ""}
-    values |= {key: Path(str(values[key])).name for key in ("name", "spec") if key in values}
+    values |= {key: Path(str(values[key])).name for key in ("name", "spec", "vector") if key in values}
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
@@ -214,7 +218,8 @@ def _sweep(folder: _Folder) -> Part:
     reason = str(found["reason"])
     for model in sorted(names, key=len, reverse=True):  # no path of this machine
         reason = reason.replace(model, names[model])
-    verdicts = [f"{reason[:1].upper()}{reason[1:]}."]
+    best = found["recommended"]
+    verdicts = [f"{reason[:1].upper()}{reason[1:]}." if best is None else f"Alpha {best['alpha']:g}: {reason}."]
     if found["holds_on_held_out"] is False:
         verdicts.append("On samples that were not used to choose, it does not hold: give more text, or larger alphas.")
     chosen = [row["name"] for row in (found["rows"][0], found["recommended"] or found["rows"][-1])]
