@@ -92,7 +92,10 @@ class Console:
         return Measurement.get(self._out, self._out.options.update(width=_WIDEST), table).maximum
 
     def _print(self, table: Table) -> None:
+        title, table.title = table.title, None  # a title in the table is broken at its width
         with _reporting_failures():
+            if title is not None:
+                self._out.print(Text(str(title), style="bold"))
             RichConsole(width=self._width(table), highlight=False).print(table, crop=False)
 
     def note(self, message: str) -> None:

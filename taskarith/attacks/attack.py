@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,6 @@ from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RET
 from taskarith.attacks.run import TOP_K, Examination
 from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.calls import listed, renamed
-from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
@@ -23,10 +23,11 @@ from taskarith.errors import MismatchError, UsageError
 from taskarith.evaluation.measurement import Measurement, MeasurementKeywords, with_keywords
 from taskarith.evaluation.models import Loaded, model_record, open_together, parse_dtype
 from taskarith.evaluation.records import Record
-from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.results import complete_results, kept_results, write_results
 from taskarith.models.device import own_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
+from taskarith.tidy import TidyResult, TidyRow
 
 __all__ = ["AttackResult", "attack"]
 
@@ -34,8 +35,8 @@ _LEARNED = {TEXT: "forget text", HALF: "half of the forget text", UNRELATED: "un
 """Names of what an attacker learned."""
 
 
-@dataclass(frozen=True)
-class AttackResult:
+@dataclass(frozen=True, repr=False)
+class AttackResult(TidyResult):
     """What the attacks recovered.
 
     :param models: Names of the models by role (``before``, ``edited``, ``retain``).
@@ -55,6 +56,14 @@ class AttackResult:
     missing: tuple[str, ...]
     records: list[Record] = field(repr=False)
     given_half: tuple[str, ...] = ()
+
+    def _brief(self) -> dict[str, object]:
+        found = [f"{one.metric}: {one.outcome.title}" for one in self.strongest if one.outcome is not None]
+        return {"edited": self.models[EDITED], "outcomes": len(self.outcomes), "strongest": found}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number of every attack with its interval."""
+        return [row for outcome in self.outcomes for row in outcome.tidy()]
 
     @property
     def strongest(self) -> tuple[Strongest, ...]:
@@ -202,9 +211,8 @@ def attack(
         result = _result(models, exams[0], options, records)
         if folder is not None and output_dir is not None:
             write_results(folder, result.to_json(), result.records)
-            if draw is not None:
-                draw(result, folder)
-            write_provenance(folder, provenance, Path(output_dir))
+            drawn = None if draw is None else functools.partial(draw, result, folder)
+            complete_results(folder, provenance, Path(output_dir), drawn)
     return result
 
 

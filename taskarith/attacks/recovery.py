@@ -11,6 +11,7 @@ from taskarith.attacks.shares import TELLING, Level, Share, difference, interval
 from taskarith.errors import DataError
 from taskarith.evaluation.metrics.intervals import RATE, Bounds, Estimate, mean, ratio
 from taskarith.evaluation.records import Record
+from taskarith.tidy import TidyRow
 
 __all__ = ["BEFORE", "CONVENTIONS", "EDITED", "METRICS", "RETAIN", "Cell", "Outcome", "numbers", "outcome"]
 
@@ -97,6 +98,30 @@ class Outcome:
     before: dict[str, float]
     cells: dict[str, Cell]
     prompts: int
+
+    @property
+    def title(self) -> str:
+        """The attack in words."""
+        if self.attack == "none":
+            return self.name
+        if self.attack != "relearn":
+            return f"{self.attack}: {self.name}"
+        names = {"forget text": "relearn", "half of the forget text": "relearn half"}
+        return f"{names.get(self.name, self.name)}: {self.steps} step{'s' * (self.steps > 1)}, {self.view}"
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number with its interval; ``never`` is of the model that never knew the text."""
+        return [
+            TidyRow(self.title, "forget", f"{metric}{kind}", value, *(interval or (None, None)), cell.n)
+            for metric, cell in self.cells.items()
+            for kind, value, interval in (
+                ("", cell.value, cell.interval),
+                (", never", cell.retain, cell.retain_interval),
+                (", recovered", cell.recovered, cell.recovered_interval),
+                (", beyond", cell.beyond, cell.beyond_interval),
+            )
+            if value is not None
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

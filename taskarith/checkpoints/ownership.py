@@ -13,18 +13,31 @@ from taskarith.checkpoints.digests import describe_file
 from taskarith.checkpoints.header import read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance, record_is_sealed
 from taskarith.errors import CheckpointError
+from taskarith.tidy import COLUMNS
 
-__all__ = ["DRAWN_BY", "VECTOR_FORMAT", "entry_names", "foreign_entries"]
+__all__ = ["CSV_HEAD", "DRAWN_BY", "LATEX_HEAD", "VECTOR_FORMAT", "entry_names", "foreign_entries"]
 
 VECTOR_FORMAT = "taskarith-vector"
 """What the header of a vector file says first."""
 
 DRAWN_BY = "taskarith"
-"""Who made a picture, as its metadata say: the software of a PNG file, the creator of an SVG file."""
+"""Who made a picture, as its metadata say: the software of a PNG file, the creator of an SVG or PDF file."""
+
+CSV_HEAD = ",".join(COLUMNS)
+"""The first line of a file of numbers."""
+
+LATEX_HEAD = f"% Written by {DRAWN_BY}"
+"""How the first line of a file of LaTeX tables begins."""
 
 _DRAWN = {b"\x89PNG\r\n": f"tEXtSoftware\0{DRAWN_BY}", b"<?xml ": f"<dc:title>{DRAWN_BY}</dc:title>"}
 _DRAWN |= {b"<!doctype html>": f'<meta name="generator" content="{DRAWN_BY}">'}
-"""By how a picture or a report begins, what says that it is ours; it stands near the beginning, too."""
+_DRAWN |= {f"{CSV_HEAD}\n".encode(): CSV_HEAD, f"{LATEX_HEAD}.".encode(): LATEX_HEAD}
+_DRAWN |= {b"%PDF-": f"/Creator ({DRAWN_BY})"}
+"""By how a picture, a report or a table begins, what says that it is ours; it stands near the beginning, too,
+or of a PDF file near the end."""
+
+_GLANCE = 4096
+"""Bytes that are read at either end of a picture."""
 
 _RESULTS = {"results.json", "records.jsonl"}
 _FILES = {
@@ -132,10 +145,12 @@ def _is_picture(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            start = file.read(4096)
+            start = file.read(_GLANCE)
+            file.seek(max(0, path.stat().st_size - _GLANCE))
+            end = file.read(_GLANCE)
     except OSError:
         return False
-    return any(start.startswith(first) and mark.encode() in start for first, mark in _DRAWN.items())
+    return any(start.startswith(first) and mark.encode() in start + end for first, mark in _DRAWN.items())
 
 
 def _entries(folder: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from taskarith.cli.options import (
     RuntimeOptions,
     under,
 )
+from taskarith.cli.paper import PaperGroup
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
 from taskarith.models.runtime import Runtime
@@ -74,6 +75,7 @@ def command(
     draws: Annotated[int, _others(help="Sampled continuations per prefix; 0 for none.")] = 4,
     measurement: Annotated[Measurement, _MeasurementOptions],
     results: ResultsGroup,
+    paper: PaperGroup,
     output: OutputOptions,
     runtime: Annotated[Runtime, _RuntimeOptions],
 ) -> None:
@@ -87,8 +89,10 @@ def command(
     """
     steps, sizes = _numbers("relearn-steps", relearn_steps), _numbers("prefixes", prefixes)
     widths = [int(part) if part.isascii() and part.isdigit() else part for part in map(str.strip, bits.split(","))]
+    paper.check(results.overwrite, [model, before or "", reference or ""], results.output_dir)
     from taskarith.attacks.attack import attack
     from taskarith.report.attacks import attack_remarks, attack_tables, plot_recovery
+    from taskarith.report.report import draw_beside
 
     with output.console() as console:
         result = attack(
@@ -108,7 +112,7 @@ def command(
             draws=draws,
             **vars(results),
             launched=True,
-            draw=plot_recovery,
+            draw=draw_beside(results.output_dir, console, plot_recovery),
             measurement=measurement,
             runtime=runtime,
             listener=console,
@@ -118,8 +122,9 @@ def command(
         console.line("")
     for remark in attack_remarks(result):
         console.note(remark)
+    paper.write(result, results.overwrite, console)
     if results.output_dir is not None:
-        console.note(f"results, records and the curve are in {results.output_dir}")
+        console.note(f"results, records, the curve and report.html are in {results.output_dir}")
     console.result(result.to_json())
 
 

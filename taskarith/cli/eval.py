@@ -19,6 +19,7 @@ from taskarith.cli.options import (
     under,
 )
 from taskarith.cli.output import show_scores
+from taskarith.cli.paper import PaperGroup
 from taskarith.data.spec import parse_named_data
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
@@ -80,6 +81,7 @@ def command(
     ] = None,
     measurement: Annotated[Measurement, _MeasurementOptions],
     results: ResultsGroup,
+    paper: PaperGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
@@ -100,7 +102,9 @@ def command(
     texts = parse_named_data(data or ())
     from taskarith.checkpoints.targets import check_apart
     from taskarith.evaluation.evaluate import evaluate
+    from taskarith.report.report import draw_beside
 
+    paper.check(results.overwrite, [*models, reference or "", recipe or ""], results.output_dir)
     if recipe and results.output_dir:
         check_apart(results.output_dir, [recipe])
     edit = None if recipe is None else read_recipe(recipe)
@@ -122,11 +126,13 @@ def command(
             runtime=runtime,
             **vars(results),
             launched=True,
+            draw=draw_beside(results.output_dir, console),
             listener=console,
         )
     show_scores(evaluation.scores, console)
+    paper.write(evaluation, results.overwrite, console)
     if results.output_dir is not None:
-        console.note(f"results and records are in {results.output_dir}")
+        console.note(f"results, records and report.html are in {results.output_dir}")
     console.result(evaluation.scores.to_json())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,7 +127,7 @@ def _show(result: ExtractResult | LowRankResult, lines: Iterable[str], console: 
     for line in lines:
         console.note(line)
     console.line(str(result.path))
-    console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": result.base.to_json()})
+    console.result(result.to_json())
 
 
 def _lines(result: ExtractResult, dtype: str) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -171,7 +170,8 @@ def command(
         _validation(metavar="SPEC", help="Validate on a data set, and publish the best step's weights; repeatable."),
     ] = None,
     plot: Annotated[
-        Path | None, _run(metavar="FILE", help="Plot the learning curve to a .svg or .png file.", show_default="none")
+        Path | None,
+        _run(metavar="FILE", help="Plot the learning curve to a .svg, .png or .pdf file.", show_default="none"),
     ] = None,
     overwrite: OverwriteFlag = False,
     output: OutputOptions,
@@ -217,4 +217,4 @@ def command(
         f"({result.tokens:,} tokens, {result.seconds:.0f} s)"
     )
     console.line(str(result.output_dir))
-    console.result(asdict(result) | {"output_dir": str(result.output_dir)})
+    console.result(result.to_json())

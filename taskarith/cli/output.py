@@ -21,11 +21,15 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def show_scores(scores: Scores, console: Console) -> None:
-    """Print tables of scores, then remarks on what is missing or not comparable."""
-    from taskarith.report.scores import score_remarks, score_tables
+def show_scores(scores: Scores, console: Console, *, full: bool = True) -> None:
+    """Print tables of scores, then remarks on what is missing or not comparable.
 
-    show_tables(score_tables(scores), console)
+    :param full: Whether all numbers are shown, or one row a model.
+    """
+    from taskarith.report.scores import score_remarks, score_tables
+    from taskarith.report.summary import summary_tables
+
+    show_tables(score_tables(scores) if full else summary_tables(scores), console)
     for remark in score_remarks(scores):
         console.note(printable(remark))
 
@@ -37,8 +41,8 @@ def check_plot(plot: Path, overwrite: bool, inputs: Sequence[str | Path]) -> Non
     """
     from taskarith.checkpoints.targets import check_target
 
-    if plot.suffix not in {".svg", ".png"}:
-        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg or .png file.")
+    if plot.suffix not in {".svg", ".png", ".pdf"}:
+        raise OutputError(f"cannot write a plot to {plot}", "Name a .svg, .png or .pdf file.")
     check_target(plot, overwrite, is_folder=False, inputs=inputs)
 
 
@@ -48,7 +52,9 @@ def show_tables(tables: Sequence[TableRows], console: Console) -> None:
         if number:
             console.line("")
         rows = [[printable(cell) for cell in row] for row in table.rows]
-        console.table(printable(table.title), [printable(column) for column in table.columns], rows)
+        console.table(
+            printable(table.title), ["\n".join(map(printable, column.split("\n"))) for column in table.columns], rows
+        )
 
 
 def show_relation(tables: Sequence[TableRows], lines: Iterable[str], remarks: Iterable[str], console: Console) -> None:

@@ -12,12 +12,13 @@ from taskarith.cli.options import (
     BaseOption,
     InputGroup,
     OutputOptions,
-    OverwriteFlag,
+    ResultsGroup,
     RuntimeGroup,
     VectorsArgument,
     under,
 )
 from taskarith.cli.output import check_plot, show_relation
+from taskarith.cli.paper import PaperGroup
 from taskarith.data.spec import parse_data, parse_named_data
 from taskarith.spec import parse_operand
 
@@ -34,13 +35,16 @@ def command(
         int | None, typer.Option(metavar="K", help="Also compare the leading K singular directions of every matrix.")
     ] = None,
     beta: Annotated[float, typer.Option(help="The theorems' beta: small, and unknown for a real model.")] = 0.0,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the cosines to a .svg or .png file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plot the cosines to a .svg, .png or .pdf file.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         _measure(metavar="NAME=SPEC", help="A test set of each vector's task, in the order of the vectors."),
     ] = None,
     cut: InputGroup,
-    overwrite: OverwriteFlag = False,
+    results: ResultsGroup,
+    paper: PaperGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
@@ -51,13 +55,17 @@ def command(
     --data adds the verdict, and what subtracting the first vector is expected to cost the other tasks.
     """
     tests = parse_named_data(data) if data else None
-    if plot is not None:
-        from taskarith.edit.operands import named_paths
+    from taskarith.edit.operands import named_paths
 
-        read = named_paths(parse_operand(text) for text in vectors)
-        check_plot(plot, overwrite, [*read, model or "", *(parse_data(spec).name for spec in (tests or {}).values())])
+    read = [*named_paths(parse_operand(text) for text in vectors), model or ""]
+    read += [parse_data(spec).name for spec in (tests or {}).values()]
+    if plot is not None:
+        check_plot(plot, results.overwrite, read)
+    paper.check(results.overwrite, read, results.output_dir)
     from taskarith.relations.relate import relate
+    from taskarith.report.heatmap import draw_relations, plot_relations
     from taskarith.report.relations import relation_tables, verdict_lines
+    from taskarith.report.report import draw_beside
 
     with output.console() as console:
         relation = relate(
@@ -66,16 +74,20 @@ def command(
             data=tests,
             rank=rank,
             beta=beta,
+            **vars(results),
             launched=True,
+            draw=draw_beside(results.output_dir, console, draw_relations),
             cut=cut,
             runtime=runtime,
             listener=console,
         )
     if plot is not None:
         from taskarith.checkpoints.team import launched_team
-        from taskarith.report.heatmap import plot_relations
 
-        launched_team().by_first(lambda: plot_relations(relation, plot, overwrite=overwrite))
+        launched_team().by_first(lambda: plot_relations(relation, plot, overwrite=results.overwrite))
         console.note(f"the cosines are plotted in {plot}")
+    paper.write(relation, results.overwrite, console)
+    if results.output_dir is not None:
+        console.note(f"results, the cosines and report.html are in {results.output_dir}")
     show_relation(relation_tables(relation), verdict_lines(relation), relation.remarks, console)
     console.result(relation.to_json())

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.options import OutputOptions
+from taskarith.cli.options import OutputOptions, OverwriteFlag
 from taskarith.cli.output import show_scores
+from taskarith.cli.paper import PaperGroup
 from taskarith.errors import UsageError
 
 __all__ = ["command"]
@@ -39,6 +40,9 @@ def command(
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The records are one evaluation under several seeds; give mean and spread.")
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print every number, not one row a model.")] = False,
+    overwrite: OverwriteFlag = False,
+    paper: PaperGroup,
     output: OutputOptions,
 ) -> None:
     """Recompute every number from stored records, without a model.
@@ -48,11 +52,13 @@ def command(
     Intervals are 95%, over samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's metrics; forget and holdout give membership inference.
     """
+    paper.check(overwrite, records)
     from taskarith.evaluation.score import score
 
     with output.console() as console:
         scores = score(records, reference=reference, finetuned=_pairs(finetuned or ()), seeds=seeds)
-    show_scores(scores, console)
+    show_scores(scores, console, full=full)
+    paper.write(scores, overwrite, console)
     console.result(scores.to_json())
 
 

@@ -20,6 +20,7 @@ from taskarith.cli.options import (
     under,
 )
 from taskarith.cli.output import show_scores, show_tables
+from taskarith.cli.paper import PaperGroup
 from taskarith.data.spec import parse_named_data
 from taskarith.spec import parse_alphas
 
@@ -75,6 +76,7 @@ def command(
     ] = None,
     measurement: MeasurementGroup,
     results: ResultsGroup,
+    paper: PaperGroup,
     output: OutputOptions,
     runtime: RuntimeGroup,
 ) -> None:
@@ -87,6 +89,8 @@ def command(
     Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
+    paper.check(results.overwrite, [model, reference or ""], results.output_dir)
+    from taskarith.report.report import draw_beside
     from taskarith.report.sweep import plot_sweep, sweep_remarks, sweep_table
     from taskarith.sweeps.sweep import RECIPE, sweep
 
@@ -108,7 +112,7 @@ def command(
             launched=True,
             measurement=measurement,
             runtime=runtime,
-            draw=plot_sweep,
+            draw=draw_beside(results.output_dir, console, plot_sweep),
             **vars(results),
             listener=console,
         )
@@ -118,9 +122,10 @@ def command(
     show_scores(result.heldout, console)
     for remark in sweep_remarks(result):
         console.note(remark)
+    paper.write(result, results.overwrite, console)
     if results.output_dir is not None:
         recipe = f"{RECIPE} (apply --config), " if result.recipe is not None else ""
-        console.note(f"{recipe}results, records and figure are in {results.output_dir}")
+        console.note(f"{recipe}results, records, figure and report.html are in {results.output_dir}")
     console.line("nothing recommended" if result.chosen is None else f"recommended: {_values(result.recipe)}")
     console.result(result.to_json())
 

@@ -18,15 +18,17 @@ from taskarith.demo.replacing import LAST_FILE, bring_back, replacing
 from taskarith.demo.scale import FULL, QUICK, TEXTS, Scale, Scores
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError, TaskarithError
+from taskarith.evaluation.score import tidy_row
 from taskarith.progress import SILENT, Listener
 from taskarith.report.plot import AlphaCurves, plot_alphas
 from taskarith.report.sweep import sweep_remarks
+from taskarith.tidy import TidyResult, TidyRow
 
 __all__ = ["FULL", "QUICK", "TEXTS", "DemoResult", "Scale", "run_demo"]
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(TidyResult):
     """The result of the demo.
 
     :param output_dir: Folder with everything.
@@ -49,6 +51,20 @@ class DemoResult:
     lost: dict[str, float]
     commands: tuple[str, ...]
     seconds: float
+
+    def _brief(self) -> dict[str, object]:
+        return {"output_dir": self.output_dir, "recommended": self.recommended, "lost": self.lost}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number: of the base, of each alpha, and of each other vector that was subtracted."""
+        rows = {"base": self.base, **{f"alpha {alpha:g}": scores for alpha, scores in self.curve.items()}}
+        rows |= {f"minus {name}": scores for name, scores in self.control.items()}
+        return [
+            tidy_row(row, text, name, number)
+            for row, scores in rows.items()
+            for text, numbers in scores.items()
+            for name, number in numbers.items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return all numbers as plain JSON values."""

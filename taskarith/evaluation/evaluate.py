@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,7 +12,6 @@ from typing import Any, Unpack
 import torch
 
 from taskarith.calls import listed, renamed
-from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
@@ -32,7 +31,7 @@ from taskarith.evaluation.measurement import MEASUREMENT, EvaluationKeywords, Me
 from taskarith.evaluation.models import parse_dtype
 from taskarith.evaluation.questions import Asked
 from taskarith.evaluation.records import Record
-from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.results import complete_results, kept_results, write_results
 from taskarith.evaluation.run import Evaluation, Row, RowPlan, ask_models, measure_rows, row_name
 from taskarith.models.device import choose_device
 from taskarith.models.runtime import RUNTIME, Runtime
@@ -59,6 +58,7 @@ def evaluate(
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     launched: bool = False,
+    draw: Callable[[Evaluation, Path], object] | None = None,
     measurement: Measurement = MEASUREMENT,
     runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
@@ -89,6 +89,7 @@ def evaluate(
     :param overwrite: Replace an existing output.
     :param launched: All processes started by ``accelerate launch`` make this call and share the samples; the first
         writes, and all return the same numbers.
+    :param draw: Draws the result into the folder before it is published.
     :param measurement: Block, prompt and batch sizes, chat template, draws and seed.
     :param runtime: Dtype and device of the models in memory.
     :param listener: Receives progress updates and notes on precision and speed.
@@ -179,7 +180,8 @@ def evaluate(
         )
         if folder is not None and output_dir is not None:
             write_results(folder, evaluation.scores.to_json(), evaluation.records)
-            write_provenance(folder, provenance, Path(output_dir))
+            drawn = None if draw is None else functools.partial(draw, evaluation, folder)
+            complete_results(folder, provenance, Path(output_dir), drawn)
     return evaluation
 
 

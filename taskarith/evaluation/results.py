@@ -11,14 +11,14 @@ from typing import Any
 
 import xxhash
 
-from taskarith.checkpoints.provenance import release
+from taskarith.checkpoints.provenance import release, write_provenance
 from taskarith.checkpoints.team import Team
 from taskarith.checkpoints.units import Units, units_of
 from taskarith.errors import ReadError
 from taskarith.evaluation.records import Record
 from taskarith.progress import Listener
 
-__all__ = ["Results", "kept_results", "write_results"]
+__all__ = ["Results", "complete_results", "kept_results", "write_results"]
 
 _MEASURING = ("attacks", "data", "evaluation", "models", "relations", "sweeps", "training")
 _HARNESSES = ("lm-eval", "optuna")
@@ -78,6 +78,22 @@ def write_results(folder: Path, results: Mapping[str, Any], records: Sequence[Re
     with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def complete_results(
+    folder: Path, record: Mapping[str, Any], target: Path, draw: Callable[[], object] | None = None
+) -> None:
+    """Write the record of a folder of results; what is drawn of it is part of it, and covered by its digests.
+
+    :param folder: All else of it is there.
+    :param record: What it was made from, and how.
+    :param target: Where the folder will lie.
+    :param draw: Adds drawings; it finds the folder with a record of all but these.
+    """
+    write_provenance(folder, record, target)
+    if draw is not None:
+        draw()
+        write_provenance(folder, record, target)
 
 
 def _fingerprint(path: Path) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
@@ -22,6 +23,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
+from taskarith.tidy import TidyResult, TidyRow
 
 __all__ = ["Evaluation", "Row", "RowPlan", "Rows", "ask_models", "measure_rows", "row_name"]
 
@@ -29,8 +31,8 @@ _ALL = "all"
 """Name of the unit that holds all records of a row."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(TidyResult):
     """The result of an evaluation.
 
     :param scores: All numbers; rows are the models, or one model at each alpha, in the given order, then the retain
@@ -40,6 +42,17 @@ class Evaluation:
 
     scores: Scores
     records: list[Record] = field(repr=False)
+
+    def _brief(self) -> dict[str, object]:
+        return {"models": self.scores.models, "texts": self.scores.texts, "records": len(self.records)}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number with its interval, as ``scores`` does."""
+        return self.scores.tidy()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers as plain JSON values, without the records."""
+        return self.scores.to_json()
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from taskarith.evaluation.merges import merge_numbers
 from taskarith.evaluation.metrics.intervals import Estimate, Spread, over_seeds
 from taskarith.evaluation.numbers import BESIDE, FORGET, across_texts, of_text
 from taskarith.evaluation.read_records import RecordTable, other_samples, read_tables
+from taskarith.tidy import TidyResult, TidyRow
 
-__all__ = ["Number", "Scores", "make_scores", "score"]
+__all__ = ["Number", "Scores", "make_scores", "score", "tidy_row"]
 
 Number = Estimate | Spread
 
 NEEDS_FINETUNED = "needs the model fine-tuned for each task: score RECORDS --finetuned TASK=MODEL"
 
 
-@dataclass(frozen=True)
-class Scores:
+@dataclass(frozen=True, repr=False)
+class Scores(TidyResult):
     """Numbers of models, calculated from records.
 
     :param models: Names of the rows.
@@ -42,6 +43,18 @@ class Scores:
     missing: dict[str, dict[str, str]]
     remarks: tuple[str, ...] = ()
 
+    def _brief(self) -> dict[str, object]:
+        return {"models": self.models, "texts": self.texts, "numbers": len(self.tidy())}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number with its interval: of each model, by text, then over several texts."""
+        parts = [
+            (model, text, numbers)
+            for model in self.models
+            for text, numbers in [*self.by_text[model].items(), ("", self.overall[model])]
+        ]
+        return [tidy_row(model, text, name, one) for model, text, numbers in parts for name, one in numbers.items()]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, with the conventions of the numbers."""
         names = {name for texts in self.by_text.values() for numbers in texts.values() for name in numbers}
@@ -58,6 +71,13 @@ class Scores:
             "remarks": list(self.remarks),
             "conventions": conventions_of(names),
         }
+
+
+def tidy_row(model: str, text: str, name: str, number: Number) -> TidyRow:
+    """Return a number as a row of a tidy table."""
+    if isinstance(number, Spread):
+        return TidyRow(model, text, name, number.value, n=number.seeds, deviation=number.spread)
+    return TidyRow(model, text, name, number.value, number.low, number.high, number.n)
 
 
 @renamed(retain="reference")

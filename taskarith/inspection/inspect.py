@@ -26,6 +26,7 @@ from taskarith.inspection.open_tensors import (
     raw_chunks,
 )
 from taskarith.progress import SILENT, Listener
+from taskarith.tidy import Tabular
 from taskarith.vectors.file import DenseVector, VectorFile
 from taskarith.vectors.lora.adapter import adapter_factors
 from taskarith.vectors.open import recorded_base
@@ -87,8 +88,8 @@ class TargetSize:
     norm: float | None
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Tabular):
     """The contents of a path.
 
     :param path: The file or folder.
@@ -107,6 +108,15 @@ class Inspection:
     tensors: tuple[TensorSize, ...]
     targets: tuple[TargetSize, ...]
     remarks: tuple[str, ...]
+
+    def _brief(self) -> dict[str, object]:
+        base = {} if self.base is None else {"base": str(self.base)}
+        sizes = {"tensors": len(self.tensors), "elements": self.elements, "dtypes": self.dtypes, "norm": self.norm}
+        return {"path": self.path, "kind": self.kind, **base, **sizes}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return a row for each weight that an adapter changes, of anything else for each tensor."""
+        return [dataclasses.asdict(one) for one in self.targets or self.tensors]
 
     @property
     def elements(self) -> int:

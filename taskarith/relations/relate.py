@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taskarith.calls import listed
+from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
-from taskarith.data.load import check_form
+from taskarith.data.load import check_form, data_paths
 from taskarith.data.spec import named_data
+from taskarith.edit.operands import named_paths
 from taskarith.errors import UsageError
 from taskarith.inspection.open_tensors import plain
 from taskarith.models.runtime import RUNTIME, Runtime
 from taskarith.progress import SILENT, Listener
 from taskarith.relations.correlations import DECISIVE, MULTIPLES, OutputRelations
+from taskarith.relations.folder import relation_record, write_relation
 from taskarith.relations.geometry import TOP_SHARES, Group, WeightRelations, relate_weights
 from taskarith.relations.inputs import INPUTS, InputKeywords, TestInputs, with_keywords
+from taskarith.relations.tidy import output_rows, weight_rows
 from taskarith.relations.vectors import Related, open_related
 from taskarith.relations.verdict import Evidence, Verdict, judge
+from taskarith.spec import parse_operand
+from taskarith.tidy import TidyResult, TidyRow
 
 if TYPE_CHECKING:
     from taskarith.relations.subspaces import SubspaceRelation
@@ -29,8 +37,8 @@ _UNEVEN = 2.0
 """Norms or output entropies that differ by more than this factor give a remark."""
 
 
-@dataclass(frozen=True)
-class Relation:
+@dataclass(frozen=True, repr=False)
+class Relation(TidyResult):
     """Relations of task vectors.
 
     :param names: Names of the vectors, or of their tasks if data is given.
@@ -47,6 +55,16 @@ class Relation:
     outputs: OutputRelations | None
     verdicts: tuple[Verdict, ...]
     remarks: tuple[str, ...]
+
+    def _brief(self) -> dict[str, object]:
+        cosines = [self.weights.group().cosine(*pair) for pair in self.pairs]
+        said = [f"{one.first} and {one.second}: {one.regime}" for one in self.verdicts]
+        return {"names": self.names, "cosines": cosines, "verdicts": said}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every measure of every pair, the norms, and with data what the outputs say."""
+        outputs = () if self.outputs is None else output_rows(self.outputs)
+        return [*weight_rows(self.weights, self.pairs), *outputs]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -75,7 +93,10 @@ def relate(
     data: Mapping[str, str] | str | Sequence[str] | None = None,
     rank: int | None = None,
     beta: float = 0.0,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
     launched: bool = False,
+    draw: Callable[[Relation, Path], object] | None = None,
     cut: TestInputs = INPUTS,
     runtime: Runtime = RUNTIME,
     listener: Listener = SILENT,
@@ -90,8 +111,11 @@ def relate(
     :param data: A test set of each vector's task, in order; its name becomes the vector's.
     :param rank: Also compare leading singular subspaces of this dimension, which takes a while.
     :param beta: Assumed beta of the theorems.
+    :param output_dir: Folder for ``results.json`` and ``taskarith.json``; None writes nothing.
+    :param overwrite: Replace an existing output.
     :param launched: All processes started by ``accelerate launch`` make this call and share test inputs and subspaces;
         the first compares the weights, and all return the same numbers.
+    :param draw: Draws the result into the folder before it is published.
     :param cut: Number, length and chat format of test inputs.
     :param runtime: Dtype and device of the model in memory.
     :param listener: Receives progress updates.
@@ -100,25 +124,17 @@ def relate(
     :raises VectorError: A vector is missing or of a kind that cannot be used.
     :raises MismatchError: A vector does not fit the base, or has values that are not finite.
     :raises DataError: A test set is missing or too short.
+    :raises OutputError: The output exists or cannot be written.
     """
     cut, runtime = with_keywords(keywords, cut, runtime)
     vectors, data = listed(vectors), None if data is None else named_data(data)
     if not data:
         check_form(cut.form, ())
-    if len(vectors) < 2:
-        raise UsageError(
-            "relate needs at least two vectors", "Write, for example: taskarith relate forget.safetensors retain/"
-        )
-    if data and len(data) != len(vectors):
-        raise UsageError(
-            f"{len(data)} test sets are given for {len(vectors)} vectors",
-            "Give one --data NAME=FILE for each vector, in their order.",
-        )
-    if not 0 <= beta < 1:
-        raise UsageError(f"--beta {beta} is out of range", "Give a number from 0 to below 1.")
-    if rank is not None and rank < 1:
-        raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
-    team = launched_team() if launched else ALONE
+    _check(vectors, data, rank, beta)
+    target, team = None if output_dir is None else Path(output_dir), launched_team() if launched else ALONE
+    if target is not None:
+        read = [*named_paths(map(parse_operand, vectors)), model or "", *data_paths((data or {}).values())]
+        check_target(target, overwrite, is_folder=True, inputs=read)
     related = open_related(vectors, model, listener, list(data) if data else None, team)
     learned = _learned(related, data, cut) if data else ()
     measured = None
@@ -141,7 +157,28 @@ def relate(
         outputs = relate_outputs(*measured)
         verdicts = tuple(_verdict(outputs, pair, beta) for pair in outputs.correlations[DECISIVE])
     remarks = (*related.remarks, *_preflight(weights, outputs))
-    return Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
+    relation = Relation(related.names, weights, subspaces, outputs, verdicts, remarks)
+    if target is not None:
+        record = relation_record(related, data or {}, cut, runtime, {"rank": rank, "beta": beta})
+        drawn = None if draw is None else functools.partial(draw, relation)
+        team.by_first(lambda: write_relation(relation.to_json(), record, target, overwrite, drawn))
+    return relation
+
+
+def _check(vectors: Sequence[str], data: Mapping[str, str] | None, rank: int | None, beta: float) -> None:
+    if len(vectors) < 2:
+        raise UsageError(
+            "relate needs at least two vectors", "Write, for example: taskarith relate forget.safetensors retain/"
+        )
+    if data and len(data) != len(vectors):
+        raise UsageError(
+            f"{len(data)} test sets are given for {len(vectors)} vectors",
+            "Give one --data NAME=FILE for each vector, in their order.",
+        )
+    if not 0 <= beta < 1:
+        raise UsageError(f"--beta {beta} is out of range", "Give a number from 0 to below 1.")
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank {rank} is out of range", "Use 1 or more.")
 
 
 def _learned(related: Related, data: Mapping[str, str], cut: TestInputs) -> tuple[bool | None, ...]:

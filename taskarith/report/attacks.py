@@ -52,7 +52,7 @@ def _table(result: AttackResult, metric: str, title: str, rows: Sequence[tuple[O
     unit = "samples" if metric in _OF_SAMPLES else "prompts"
     columns = ["attack", unit, title, *["never"] * known]
     columns += ["back", "95%", *["beyond", "95%"] * known] if scaled else []
-    lines = [(_title(outcome), *_cells(cell, known=known, scaled=scaled)) for outcome, cell in rows]
+    lines = [(outcome.title, *_cells(cell, known=known, scaled=scaled)) for outcome, cell in rows]
     if metric in result.untouched.get(BEFORE, {}):
         value = f"{result.untouched[BEFORE][metric]:.3f}"
         lines.insert(0, ("before the edit", str(rows[0][1].n), value, *[_NONE] * (len(columns) - 3)))
@@ -86,7 +86,7 @@ def _sentence(strongest: Strongest, title: str) -> str:
         )
     low, high = (_percent(end) for end in strongest.interval)
     share = f"{_share(strongest.beyond)} beyond never knowing ({low} to {high}, 95% for all at once)"
-    best = f"{_title(strongest.outcome)}: {share}"
+    best = f"{strongest.outcome.title}: {share}"
     if strongest.is_apart:
         return f"by {title} the strongest of {strongest.attacks} attacks is {best}{few}"
     return f"by {title} none of {strongest.attacks} attacks is shown to recover anything; closest: {best}{few}"
@@ -121,15 +121,6 @@ def _shown(outcomes: Sequence[Outcome]) -> list[Outcome]:
         if outcome.attack != "relearn"
         or (outcome.steps and (outcome.steps == last[outcome.name] or outcome.view == "held out"))
     ]
-
-
-def _title(outcome: Outcome) -> str:
-    if outcome.attack == "none":
-        return outcome.name
-    if outcome.attack != "relearn":
-        return f"{outcome.attack}: {outcome.name}"
-    attack = {"forget text": "relearn", "half of the forget text": "relearn half"}.get(outcome.name, outcome.name)
-    return f"{attack}: {outcome.steps} step{'s' * (outcome.steps > 1)}, {outcome.view}"
 
 
 def _cells(cell: Cell, *, known: bool, scaled: bool) -> list[str]:

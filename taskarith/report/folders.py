@@ -1,9 +1,9 @@
-"""Parts of a report from the folders that `eval`, `sweep` and `attack` wrote."""
+"""Parts of a report from the folders that `eval`, `sweep`, `attack` and `relate` wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from taskarith.evaluation.read_records import RecordTable, other_samples, read_r
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores, score
 from taskarith.report.attacks import attack_tables
+from taskarith.report.evidence import digests_of, holders_of
 from taskarith.report.page import Figure, Part
+from taskarith.report.relation_part import relation_part
 from taskarith.report.samples import samples_of
 from taskarith.report.scores import score_remarks, score_tables
 from taskarith.report.tables import short_names
@@ -29,6 +31,7 @@ __all__ = ["part_of"]
 _DRAWINGS = {
     "curve.svg": "Loss of each text against alpha, and the loss of kept texts against that of forgotten ones",
     "recovery.svg": "What relearning brings back, step by step",
+    "cosines.svg": "Cosines of the vectors, by kind of module and by layer",
     "alpha.svg": "Scores of each text against alpha",
 }
 
@@ -38,12 +41,14 @@ class _Folder:
     """What a command wrote.
 
     :param path: The folder.
+    :param name: What it is called.
     :param record: Its ``taskarith.json``.
     :param results: Its ``results.json``.
     :param records: Its ``records.jsonl``.
     """
 
     path: Path
+    name: str
     record: Mapping[str, Any]
     results: Mapping[str, Any]
     records: Sequence[Record]
@@ -58,41 +63,55 @@ class _Folder:
     def facts(self) -> dict[str, str]:
         """What was measured, with what, and when."""
         record = self.record
-        models = {str(one.get("name", "")): one for one in record.get("models", []) if isinstance(one, Mapping)}
+        listed = record.get("models") or []
+        entries = listed.values() if isinstance(listed, Mapping) else listed
+        models = {str(one.get("name", "")): one for one in entries if isinstance(one, Mapping)}
+        vectors = [one for one in record.get("vectors") or [] if isinstance(one, Mapping)]
         return {
             **{f"model {Path(name).name}": _described(one) for name, one in models.items()},
+            **{f"vector {one.get('name')}": _described(one) for one in vectors},
             **{f"text {name}": _described(one) for name, one in dict(record.get("data") or {}).items() if one},
             "written": str(record.get("time", "unknown")),
             "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
-            "folder": self.path.name,
+            "folder": self.name,
         }
 
 
-def part_of(path: Path) -> Part:
+def part_of(path: Path, name: str = "") -> Part:
     """Return what a folder says.
 
-    :raises DataError: It is not a folder of eval, sweep or attack, or a file in it is broken.
+    :param path: The folder.
+    :param name: What it is called, if not as the path.
+    :raises DataError: It is not a folder of eval, sweep, attack or relate, or a file in it is broken.
     """
-    folder = _open(path)
+    folder = _open(path, name or path.name)
     kind = folder.record.get("kind")
+    if kind not in _PARTS:
+        hint = "Give folders of eval, sweep, attack or relate."
+        raise UsageError(f"{path} is the output of another command ({kind})", hint)
     try:
-        match kind:
-            case "evaluation":
-                return _evaluation(folder)
-            case "sweep":
-                return _sweep(folder)
-            case "attack":
-                return _attack(folder)
+        part = _PARTS[kind](folder)
+        has_samples = any(one["kind"] == "continuation" for one in folder.records)
+        return replace(
+            part,
+            facts=folder.facts,
+            figures=folder.drawings,
+            command=str(folder.record.get("command", "")),
+            digests=digests_of(folder.record, folder.name),
+            holders=holders_of(folder.record, folder.name, has_samples),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"the results in {path} are broken: {error}", "Measure again into another folder.") from error
-    raise UsageError(f"{path} is the output of another command ({kind})", "Give folders of eval, sweep or attack.")
 
 
-def _open(path: Path) -> _Folder:
+def _open(path: Path, name: str) -> _Folder:
     record = read_provenance(path) if path.is_dir() else None
     if record is None or not (path / "results.json").is_file():
-        raise DataError(f"{path} does not contain results", "Give a folder that eval, sweep or attack wrote with -o.")
-    return _Folder(path, record, _read_results(path / "results.json"), read_records(path))
+        raise DataError(
+            f"{path} does not contain results", "Give a folder that eval, sweep, attack or relate wrote with -o."
+        )
+    records = [] if record.get("kind") == "relation" else read_records(path)
+    return _Folder(path, name, record, _read_results(path / "results.json"), records)
 
 
 def _read_results(path: Path) -> dict[str, Any]:
@@ -105,7 +124,7 @@ def _read_results(path: Path) -> dict[str, Any]:
 def _described(record: Any) -> str:
     """Write what a record says of an input on one line, without the folders that it lies in."""
     values = {key: value for key, value in dict(record).items() if isinstance(value, str | int | float) and value != ""}
-    values |= {key: Path(str(values[key])).name for key in ("name", "spec") if key in values}
+    values |= {key: Path(str(values[key])).name for key in ("name", "spec", "vector") if key in values}
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
@@ -121,13 +140,10 @@ def _evaluation(folder: _Folder) -> Part:
     return Part(
         "Evaluation",
         verdicts=tuple(_knowledge(rows, folder.records, scores, known)),
-        facts=folder.facts,
         tables=tuple(score_tables(scores)),
-        figures=folder.drawings,
         samples=samples_of(folder.records, short_names(scores.models)),
         remarks=tuple(score_remarks(scores)),
         conventions=folder.results["conventions"],
-        command=str(folder.record.get("command", "")),
     )
 
 
@@ -202,20 +218,18 @@ def _sweep(folder: _Folder) -> Part:
     reason = str(found["reason"])
     for model in sorted(names, key=len, reverse=True):  # no path of this machine
         reason = reason.replace(model, names[model])
-    verdicts = [f"{reason[:1].upper()}{reason[1:]}."]
+    best = found["recommended"]
+    verdicts = [f"{reason[:1].upper()}{reason[1:]}." if best is None else f"Alpha {best['alpha']:g}: {reason}."]
     if found["holds_on_held_out"] is False:
         verdicts.append("On samples that were not used to choose, it does not hold: give more text, or larger alphas.")
     chosen = [row["name"] for row in (found["rows"][0], found["recommended"] or found["rows"][-1])]
     return Part(
         "Sweep over coefficients",
         verdicts=tuple(verdicts),
-        facts=folder.facts,
         tables=tuple(score_tables(scores)),
-        figures=folder.drawings,
         samples=samples_of(folder.records, {name: names[name] for name in chosen}),
         remarks=tuple(score_remarks(scores)),
         conventions=found["conventions"],
-        command=str(folder.record.get("command", "")),
     )
 
 
@@ -228,12 +242,9 @@ def _attack(folder: _Folder) -> Part:
     return Part(
         "Attacks",
         verdicts=tuple(_strongest(found)),
-        facts=folder.facts,
         tables=tuple(attack_tables(result)),
-        figures=folder.drawings,
         remarks=tuple(map(str, found["missing"])),
         conventions=found["conventions"],
-        command=str(folder.record.get("command", "")),
     )
 
 
@@ -264,3 +275,12 @@ def _strongest(found: Mapping[str, Any]) -> list[str]:
     return sentences or [
         "No attack is named strongest: there are too few samples, or models to compare with are missing."
     ]
+
+
+_PARTS: Mapping[object, Callable[[_Folder], Part]] = {
+    "evaluation": _evaluation,
+    "sweep": _sweep,
+    "attack": _attack,
+    "relation": lambda folder: relation_part(folder.results),
+}
+"""What makes the part of each kind of results."""

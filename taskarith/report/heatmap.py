@@ -8,28 +8,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taskarith.relations.relate import Relation
-from taskarith.report.plot import publish_figure
+from taskarith.report.plot import publish_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_relations"]
+__all__ = ["draw_relations", "plot_relations"]
 
 _MIN_LIMIT = 0.1  # minimum end of the colour scale
 _DIGITS, _LABELS = 16, 40  # maximum columns with numbers, and maximum labels
-_STYLE = {"svg.hashsalt": "taskarith", "font.size": 10.0}
+_STYLE = {"svg.hashsalt": "taskarith", "pdf.fonttype": 42, "font.size": 10.0}
 
 
 def plot_relations(relation: Relation, path: Path, *, overwrite: bool = False) -> None:
     """Plot the cosines of all pairs as two heat maps, by kind of module and by layer.
 
     :param relation: What to plot.
-    :param path: ``*.svg`` or ``*.png``.
+    :param path: ``*.svg``, ``*.png`` or ``*.pdf``.
     :param overwrite: Replace an existing plot of taskarith.
     :raises OutputError: A file may not be replaced, or cannot be written.
     """
     publish_figure(lambda: _draw(relation), path, overwrite, _STYLE)
+
+
+def draw_relations(relation: Relation, folder: Path) -> None:
+    """Plot the same as ``cosines.svg`` and ``cosines.png`` into a folder."""
+    save_figure(lambda: _draw(relation), folder / "cosines", _STYLE)
 
 
 def _draw(relation: Relation) -> Figure:

@@ -20,7 +20,7 @@ def plot_learning_curve(result: FinetuneResult, path: Path, *, overwrite: bool =
     """Plot the losses of a fine-tuning against its steps, and mark the step that was published.
 
     :param result: What to plot.
-    :param path: ``*.svg`` or ``*.png``.
+    :param path: ``*.svg``, ``*.png`` or ``*.pdf``.
     :param overwrite: Replace an existing plot of taskarith.
     :raises OutputError: A file may not be replaced, or cannot be written.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from taskarith.report.glossary import glossary_of
 from taskarith.report.samples import Sample
 from taskarith.report.tables import TableRows
 
@@ -47,6 +48,8 @@ class Part:
     :param remarks: What is missing or not comparable.
     :param conventions: Definitions of its numbers.
     :param command: What repeats it.
+    :param digests: SHA-256 of files, by name.
+    :param holders: What still holds the text that was to be forgotten.
     """
 
     title: str
@@ -58,6 +61,8 @@ class Part:
     remarks: tuple[str, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    holders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,16 @@ class Page:
     def conventions(self) -> dict[str, str]:
         """Definitions of the numbers of all parts."""
         return {name: text for part in self.parts for name, text in part.conventions.items()}
+
+    @property
+    def glossary(self) -> dict[str, str]:
+        """The same numbers in plain words."""
+        return glossary_of(self.conventions)
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """What still holds the text that was to be forgotten, each once."""
+        return tuple(dict.fromkeys(one for part in self.parts for one in part.holders))
 
 
 def render(page: Page) -> str:

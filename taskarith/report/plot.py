@@ -28,9 +28,14 @@ _METRICS = (
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7A4988", "#000000")
 MARKERS = ("o", "s", "^", "D", "v")
 GREY = "#666666"
-_METADATA = {".svg": {"Date": None, "Creator": DRAWN_BY}, ".png": {"Software": DRAWN_BY}}
+_METADATA = {
+    ".svg": {"Date": None, "Creator": DRAWN_BY},
+    ".png": {"Software": DRAWN_BY},
+    ".pdf": {"CreationDate": None, "Creator": DRAWN_BY},
+}
 
 STYLE: dict[str, Any] = {
+    "pdf.fonttype": 42,  # TrueType, which publishers take
     "svg.hashsalt": "taskarith",  # otherwise ids in the SVG are random
     "font.size": 10.0,
     "axes.spines.top": False,
@@ -73,18 +78,19 @@ def plot_alphas(curves: AlphaCurves, stem: Path) -> tuple[Path, Path]:
     return save_figure(lambda: _draw(curves), stem)
 
 
-def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
+def save_figure(draw: Callable[[], Figure], stem: Path, style: Mapping[str, Any] = STYLE) -> tuple[Path, Path]:
     """Draw a figure in the style of this package and write it as SVG and PNG.
 
     :param draw: Returns the figure.
     :param stem: Path of both files without suffix.
+    :param style: matplotlib's settings.
     :return: Their paths.
     """
     import matplotlib as mpl
 
     svg, png = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png"))
-    style: Any = {**mpl.rcParamsDefault, "backend": "agg", **STYLE}
-    with mpl.rc_context(style):
+    settings: Any = {**mpl.rcParamsDefault, "backend": "agg", **style}
+    with mpl.rc_context(settings):
         figure = draw()
         figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")
         figure.savefig(png, format="png", dpi=150, facecolor="white")
@@ -94,10 +100,10 @@ def save_figure(draw: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
 def publish_figure(draw: Callable[[], Figure], path: Path, overwrite: bool, style: Mapping[str, Any] = STYLE) -> None:
     """Draw a figure and write it as a file that says who drew it, so that it can be replaced.
 
-    The SVG depends only on the numbers and matplotlib's version: it contains no date and no random ids.
+    The SVG and the PDF depend only on the numbers and matplotlib's version: no date and no random ids are in them.
 
     :param draw: Returns the figure.
-    :param path: ``*.svg`` or ``*.png``.
+    :param path: ``*.svg``, ``*.png`` or ``*.pdf``.
     :param overwrite: Replace an existing plot of taskarith.
     :param style: matplotlib's settings.
     :raises OutputError: A file may not be replaced, or cannot be written.

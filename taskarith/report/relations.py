@@ -10,7 +10,7 @@ from taskarith.relations.geometry import TOP_SHARES, Group
 from taskarith.relations.relate import Relation
 from taskarith.report.tables import TableRows
 
-__all__ = ["relation_tables", "verdict_lines"]
+__all__ = ["estimate_cell", "number_cell", "relation_tables", "verdict_lines"]
 
 
 def relation_tables(relation: Relation) -> list[TableRows]:
@@ -25,7 +25,7 @@ def verdict_lines(relation: Relation) -> list[str]:
     """Return the verdict on each pair, and the assumptions it is based on."""
     lines, assumptions = [], {}
     for verdict in relation.verdicts:
-        lines.append(f"{verdict.first} and {verdict.second}: {verdict.regime}, alpha {_estimate(verdict.alpha)}")
+        lines.append(f"{verdict.first} and {verdict.second}: {verdict.regime}, alpha {estimate_cell(verdict.alpha)}")
         lines += [f"  because {verdict.reason}"] if verdict.reason else []
         lines += [f"  addition: {verdict.addition.text}", f"  negation: {verdict.negation.text}"]
         assumptions |= dict.fromkeys((*verdict.addition.assumptions, *verdict.negation.assumptions))
@@ -55,7 +55,7 @@ def _weights(relation: Relation) -> TableRows:
     rows.append(("sign agreement", *_cells(relation, weights.group(), "sign_agreement")))
     rows.append(("energy cancelled in the sum", *_cells(relation, weights.group(), "interference")))
     rows += [
-        (f"overlap of the largest {share:.0%}", *(_number(float(weights.overlaps[share][pair])) for pair in pairs))
+        (f"overlap of the largest {share:.0%}", *(number_cell(float(weights.overlaps[share][pair])) for pair in pairs))
         for share in TOP_SHARES
     ]
     if relation.subspaces is not None:
@@ -68,7 +68,7 @@ def _weights(relation: Relation) -> TableRows:
 def _outputs(relation: Relation) -> TableRows:
     assert relation.outputs is not None  # noqa: S101
     rows = [
-        (f"{measure}{' (decides)' * (measure == DECISIVE)}", *(_estimate(values[pair]) for pair in relation.pairs))
+        (f"{measure}{' (decides)' * (measure == DECISIVE)}", *(estimate_cell(values[pair]) for pair in relation.pairs))
         for measure, values in relation.outputs.correlations.items()
     ]
     inputs = "/".join(str(count) for count in relation.outputs.inputs)
@@ -79,7 +79,7 @@ def _changes(relation: Relation) -> TableRows:
     assert relation.outputs is not None  # noqa: S101
     known = {True: "trained on", False: "not what it was trained on", None: "not recorded"}
     rows = [
-        (f"vector of {name}", *map(_estimate, row))
+        (f"vector of {name}", *map(estimate_cell, row))
         for name, row in zip(relation.names, relation.outputs.changes, strict=True)
     ]
     rows.append(("test set of its own vector", *(known[learned] for learned in relation.outputs.learned)))
@@ -94,7 +94,7 @@ def _removals(relation: Relation) -> TableRows:
         (
             task,
             f"{next(removal.known for removal in removals if removal.task == task):g}",
-            *(_estimate(removal.rise) for removal in removals if removal.task == task),
+            *(estimate_cell(removal.rise) for removal in removals if removal.task == task),
         )
         for task in dict.fromkeys(removal.task for removal in removals)
     ]
@@ -107,10 +107,11 @@ def _titles(relation: Relation) -> list[str]:
 
 
 def _cells(relation: Relation, group: Group, measure: str) -> list[str]:
-    return [_number(getattr(group, measure)(*pair)) for pair in relation.pairs]
+    return [number_cell(getattr(group, measure)(*pair)) for pair in relation.pairs]
 
 
-def _number(value: float | None) -> str:
+def number_cell(value: float | None) -> str:
+    """Return a measure of a pair as a cell."""
     return "-" if value is None or value != value else f"{value:+.3f}"  # noqa: PLR0124  (NaN)
 
 
@@ -121,15 +122,16 @@ def _range(values: list[float | None]) -> str:
 
 def _overlap(relation: Relation, pair: tuple[int, int], side: str) -> str:
     cosines = [getattr(subspace, side) for subspace in relation.subspaces or () if subspace.pair == pair]
-    return _number(statistics.fmean(statistics.fmean(c * c for c in row) for row in cosines) if cosines else None)
+    return number_cell(statistics.fmean(statistics.fmean(c * c for c in row) for row in cosines) if cosines else None)
 
 
 def _shared(relation: Relation, pair: tuple[int, int]) -> str:
     shares = [subspace.shared for subspace in relation.subspaces or () if subspace.pair == pair]
-    return _number(statistics.fmean(shares) if shares else None)
+    return number_cell(statistics.fmean(shares) if shares else None)
 
 
-def _estimate(value: Estimate | None) -> str:
+def estimate_cell(value: Estimate | None) -> str:
+    """Return a number with its interval as a cell."""
     if value is None:
         return "-"
     if value.low is None or value.high is None:

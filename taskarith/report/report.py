@@ -1,19 +1,23 @@
-"""The verb `report`: one page from the folders that `eval`, `sweep` and `attack` wrote."""
+"""The verb `report`: one page from the folders that `eval`, `sweep`, `attack` and `relate` wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from taskarith.calls import listed
 from taskarith.checkpoints.publish import check_target, publish_file
-from taskarith.errors import OutputError, UsageError
+from taskarith.errors import OutputError, TaskarithError, UsageError
+from taskarith.progress import Listener
 from taskarith.report.folders import part_of
-from taskarith.report.page import Page, render
+from taskarith.report.page import Page, Part, render
 
-__all__ = ["ReportResult", "report"]
+__all__ = ["PAGE_NAME", "TITLE", "ReportResult", "draw_beside", "report"]
+
+PAGE_NAME, TITLE = "report.html", "What the model knows"
 
 _STILL_THERE = (
     "The fine-tune, the task vector, the records of measurements and caches still hold the text; a vector and its base "
@@ -42,14 +46,14 @@ class ReportResult:
 
 def report(
     folders: str | Path | Sequence[str | Path],
-    output: str | Path = "report.html",
+    output: str | Path = PAGE_NAME,
     *,
-    title: str = "What the model knows",
+    title: str = TITLE,
     overwrite: bool = False,
 ) -> ReportResult:
     """Write what measurements say as one page of HTML, which asks for nothing else and is readable without scripts.
 
-    :param folders: Outputs of ``evaluate``, ``sweep`` and ``attack``, in the order of the page.
+    :param folders: Outputs of ``evaluate``, ``sweep``, ``attack`` and ``relate``, in the order of the page.
     :param output: The file to write, ``*.html``.
     :param title: Of the page.
     :param overwrite: Replace an earlier report.
@@ -64,7 +68,41 @@ def report(
         raise OutputError(f"cannot write a report to {target}", "Name an .html file.")
     check_target(target, overwrite, is_folder=False, inputs=paths)
     parts = tuple(part_of(path) for path in paths)
-    page = render(Page(title, parts, _LIMITS, datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC")))
+    page = _page(title, parts)
     with publish_file(target, overwrite) as partial:
         partial.write_text(page, encoding="utf-8")
     return ReportResult(target, tuple(one for part in parts for one in part.verdicts), len(page.encode()))
+
+
+def draw_beside(
+    target: Path | None, listener: Listener, plot: Callable[[Any, Path], object] | None = None
+) -> Callable[[Any, Path], None]:
+    """Return what draws a result into its folder before that is published: its figures, and the page of a report.
+
+    What cannot be drawn does not cost the measurement: it is noted, and left out.
+
+    :param target: Where the folder will lie.
+    :param listener: Receives the notes.
+    :param plot: Draws the figures.
+    """
+
+    def draw(result: Any, folder: Path) -> None:
+        name = folder.name if target is None else target.resolve().name
+        steps = {"the figures": lambda: plot and plot(result, folder), "the report": lambda: _write(folder, name)}
+        for what, step in steps.items():
+            try:
+                step()
+            except Exception as error:
+                reason = error.message if isinstance(error, TaskarithError) else f"{type(error).__name__}: {error}"
+                listener.note(f"{what} could not be drawn: {reason}")
+
+    return draw
+
+
+def _write(folder: Path, name: str) -> None:
+    page = _page(TITLE, [part_of(folder, name)])
+    (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+
+
+def _page(title: str, parts: Sequence[Part]) -> str:
+    return render(Page(title, tuple(parts), _LIMITS, datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC")))

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from taskarith.evaluation.metrics.intervals import Estimate
+from taskarith.evaluation.metrics.intervals import Estimate, Spread
 from taskarith.evaluation.numbers import BESIDE
 from taskarith.evaluation.score import Number, Scores
 from taskarith.report.tables import TableRows, fitted, short_names
 
-__all__ = ["score_remarks", "score_tables"]
+__all__ = ["TITLES", "metric_title", "number_text", "score_remarks", "score_tables", "write_number"]
 
 _NONE = "-"
 
@@ -26,7 +26,7 @@ _ATTACKS = {
     "gradient": "gradient norm",
 }
 
-_TITLES = {
+TITLES = {
     "loss": "loss",
     "perplexity": "perplexity",
     "accuracy": "top-1",
@@ -58,6 +58,8 @@ _TITLES = {
     "privleak": "PrivLeak (MUSE)",
     "normalised_accuracy": "normalised accuracy",
 }
+"""Headings of numbers, in the order of the tables."""
+
 _PLACES = {
     "model_utility": 6,
     "forget_distance": 4,
@@ -94,7 +96,7 @@ def score_remarks(scores: Scores) -> list[str]:
     for model in scores.models:
         for name, reason in scores.missing[model].items():
             titles = needs.setdefault(reason, [])
-            titles += [_title(name)] if _title(name) not in titles else []
+            titles += [metric_title(name)] if metric_title(name) not in titles else []
     return [*(f"missing: {', '.join(titles)}: {reason}" for reason, titles in needs.items()), *scores.remarks]
 
 
@@ -109,39 +111,57 @@ def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> lis
     tables = []
     if compact:
         cells = [
-            (model, *(_cell(name, numbers.get(name), plain=name not in _WITH_INTERVAL) for name in compact))
+            (model, *(number_text(name, numbers.get(name), plain=name not in _WITH_INTERVAL) for name in compact))
             for model, numbers in by_model.items()
         ]
         title = f"{text}: {_counts(by_model)}"
-        tables += fitted(TableRows(title, ("model", *map(_title, compact)), tuple(cells)))
+        tables += fitted(TableRows(title, ("model", *map(metric_title, compact)), tuple(cells)))
     if rest:
-        cells = [
-            (model, *(_cell(name, numbers.get(name), plain=name.startswith(BESIDE[1])) for name in rest))
-            for model, numbers in by_model.items()
-        ]
         title = f"{text}: memorisation" if compact else f"{text}: {_counts(by_model)}"
-        heads = [_title(name) for name in rest]
-        references = {name.removeprefix(start) for name in rest for start in BESIDE if name.startswith(start)}
+        columns = _columns(rest, by_model)
+        heads = [metric_title(names[0]) for names in columns]
+        cells = [(model, *(_beside(names, numbers) for names in columns)) for model, numbers in by_model.items()]
+        references = {_model(name.removeprefix(start)) for name in rest for start in BESIDE if name.startswith(start)}
         if len(references) == 1:  # a single reference goes into the title, not into every heading
             reference = references.pop()
-            short = Path(reference).name or reference
             title += f"; KL and agreement against {short_names([reference])[reference]}"
-            heads = [head.removesuffix(f" from {short}").removesuffix(f" with {short}") for head in heads]
+            heads = [head.removesuffix(f" from {reference}").removesuffix(f" with {reference}") for head in heads]
         tables += fitted(TableRows(title, ("model", *heads), tuple(cells)))
     return tables
 
 
+def _columns(names: Sequence[str], by_model: Mapping[str, Mapping[str, Number]]) -> list[list[str]]:
+    """Group numbers with the same title, as those beside references of several sources, of which each row has one."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(metric_title(name), []).append(name)
+    is_shared = {
+        title: all(sum(name in numbers for name in group) <= 1 for numbers in by_model.values())
+        for title, group in groups.items()
+    }
+    return [
+        one for title, group in groups.items() for one in ([group] if is_shared[title] else [[name] for name in group])
+    ]
+
+
+def _beside(names: Sequence[str], numbers: Mapping[str, Number]) -> str:
+    name = next((name for name in names if name in numbers), names[0])
+    return number_text(name, numbers.get(name), plain=name.startswith(BESIDE[1]))
+
+
 def _overall_tables(by_model: Mapping[str, Mapping[str, Number]], missing: Sequence[str]) -> list[TableRows]:
     names = _ordered(by_model, missing)
-    rows = [(_title(name), *(_cell(name, numbers.get(name)) for numbers in by_model.values())) for name in names]
+    rows = [
+        (metric_title(name), *(number_text(name, numbers.get(name)) for numbers in by_model.values())) for name in names
+    ]
     return fitted(TableRows("over all texts", ("", *by_model), tuple(rows))) if rows else []
 
 
 def _ordered(by_model: Mapping[str, Mapping[str, Number]], more: Sequence[str] = ()) -> list[str]:
     """Return the names of all numbers in the order of the titles, unknown ones last."""
     names = dict.fromkeys([*(name for numbers in by_model.values() for name in numbers), *more])
-    order = list(_TITLES)
-    return sorted(names, key=lambda name: order.index(name) if name in _TITLES else len(order))
+    order = list(TITLES)
+    return sorted(names, key=lambda name: order.index(name) if name in TITLES else len(order))
 
 
 def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
@@ -150,35 +170,45 @@ def _counts(by_model: Mapping[str, Mapping[str, Number]]) -> str:
     for name, unit in (("loss", "sample"), ("rouge_l_f1", "prompt"), ("probability", "question")):
         counts = {n.n for numbers in by_model.values() if isinstance(n := numbers.get(name), Estimate)}
         parts += [f"{max(counts):,} {unit}{'s' if max(counts) > 1 else ''}"] if counts else []
-    return ", ".join(parts) or "mean over seeds"
+    seeds = {n.seeds for numbers in by_model.values() for n in numbers.values() if isinstance(n, Spread)}
+    return ", ".join(parts) or f"mean ± standard deviation over {max(seeds, default=0)} seeds"
 
 
-def _title(name: str) -> str:
-    if name in _TITLES:
-        return _TITLES[name]
+def metric_title(name: str) -> str:
+    """Return a metric as the heading of a table."""
+    if name in TITLES:
+        return TITLES[name]
     for start in BESIDE:
         if name.startswith(start):
-            model = name.removeprefix(start)
-            return start.replace("kl", "KL") + (Path(model).name or model)
+            return start.replace("kl", "KL") + _model(name.removeprefix(start))
     if name.startswith("leak_at_"):
         return f"leak@{name.removeprefix('leak_at_')}"
     number, of, text = name.partition(" of ")
-    return _title(number) + of + text if of else name
+    return metric_title(number) + of + text if of else name
 
 
-def _cell(name: str, number: Number | None, *, plain: bool = False) -> str:
+def _model(name: str) -> str:
+    """Return a model's name without its folders."""
+    return Path(name).name or name
+
+
+def number_text(name: str, number: Number | None, *, plain: bool = False) -> str:
+    """Return a number as a cell: with its interval, unless plain, or with its spread over seeds."""
     if number is None:
         return _NONE
     if isinstance(number, Estimate):
         if plain or number.low is None or number.high is None:
-            return _write(name, number.value)
-        return f"{_write(name, number.value)} [{_write(name, number.low)}, {_write(name, number.high)}]"
+            return write_number(name, number.value)
+        return (
+            f"{write_number(name, number.value)} [{write_number(name, number.low)}, {write_number(name, number.high)}]"
+        )
     if number.spread is None:
-        return _write(name, number.value)
-    return f"{_write(name, number.value)} ± {_write(name, number.spread)}"
+        return write_number(name, number.value)
+    return f"{write_number(name, number.value)} ± {write_number(name, number.spread)}"
 
 
-def _write(name: str, value: float) -> str:
+def write_number(name: str, value: float) -> str:
+    """Return a number with the digits that its metric has."""
     if name == "forget_quality":
         return f"{value:.3e}"
     if math.isinf(value) or abs(value) >= 1e5:

@@ -11,19 +11,20 @@ from taskarith.edit.edit import Edit
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.run import Evaluation
-from taskarith.evaluation.score import Scores, make_scores
+from taskarith.evaluation.score import Scores, make_scores, tidy_row
 from taskarith.sweeps.reasons import explain, lacking_effect
 from taskarith.sweeps.remaining import measure_remaining
 from taskarith.sweeps.row import SweepRow
 from taskarith.sweeps.rule import Rule, TextScore, find_cliff, pareto_front
 from taskarith.sweeps.split import Halves, deal, mean_loss, point_of
 from taskarith.sweeps.trial import Trial
+from taskarith.tidy import TidyResult, TidyRow
 
 __all__ = ["Sweep", "conclude", "leveled", "row_halves"]
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(TidyResult):
     """The result of a sweep.
 
     :param scores: Scores of all rows on all samples, as from ``evaluate``.
@@ -58,6 +59,21 @@ class Sweep:
     names: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     records: list[Record] = field(default_factory=list, repr=False)
+
+    def _brief(self) -> dict[str, object]:
+        return {"alpha": self.alpha, "reason": self.reason, "alphas": [row.alpha for row in self.rows]}
+
+    def tidy(self) -> list[TidyRow]:
+        """Return every number of every edit, with the edit's alpha and its means over forget and retain sets."""
+        means: list[TidyRow] = []
+        for row in self.rows:
+            means += [
+                TidyRow(row.name, "", "alpha", row.alpha),
+                tidy_row(row.name, "", "mean loss of forget sets", row.forget),
+                tidy_row(row.name, "", "mean loss of retain sets", row.keep),
+                tidy_row(row.name, "", "rise of the loss of retain sets", row.rise),
+            ]
+        return [*means, *self.scores.tidy()]
 
     @property
     def alpha(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +13,6 @@ import torch
 
 from taskarith.calls import listed
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
@@ -26,7 +26,7 @@ from taskarith.evaluation.edited import editable
 from taskarith.evaluation.measurement import MEASUREMENT, Measurement, MeasurementKeywords, with_keywords
 from taskarith.evaluation.models import parse_dtype
 from taskarith.evaluation.questions import Asked
-from taskarith.evaluation.results import kept_results, write_results
+from taskarith.evaluation.results import complete_results, kept_results, write_results
 from taskarith.evaluation.run import RowPlan, ask_models, measure_rows
 from taskarith.merging.methods import LINEAR, Method
 from taskarith.models.device import choose_device
@@ -192,9 +192,8 @@ def sweep(
         if folder is not None and output_dir is not None:
             write_results(folder, result.to_json(), result.records)
             _write_recipe(result, folder)
-            if draw is not None:
-                draw(result, folder)
-            write_provenance(folder, provenance, Path(output_dir))
+            drawn = None if draw is None else functools.partial(draw, result, folder)
+            complete_results(folder, provenance, Path(output_dir), drawn)
     return result
 
 

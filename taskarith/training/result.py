@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
 
+from taskarith.tidy import Tabular
 from taskarith.training.settings import TrainingSettings
 from taskarith.training.throughput import Throughput
 
@@ -46,8 +47,8 @@ _KNOWN = 0.7
 """Nats per token: a model that starts with at most this loss has learned the text before."""
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
+@dataclass(frozen=True, repr=False)
+class FinetuneResult(Tabular):
     """The result of a fine-tuning.
 
     :param output_dir: The published folder.
@@ -85,6 +86,21 @@ class FinetuneResult:
     mfu: float | None = None
     training_losses: Sequence[tuple[int, float]] = ()
     validation_losses: Sequence[tuple[int, float]] = ()
+
+    def _brief(self) -> dict[str, object]:
+        names = ("kind", "steps", "first_loss", "final_loss", "validation_loss", "best_step", "seconds")
+        given = {name: getattr(self, name) for name in names}
+        return {"output_dir": self.output_dir, **{name: value for name, value in given.items() if value is not None}}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the learning curve: every recorded step with its losses."""
+        curves = {"training_loss": dict(self.training_losses), "validation_loss": dict(self.validation_losses)}
+        steps = sorted({step for curve in curves.values() for step in curve})
+        return [{"step": step, **{name: curve.get(step) for name, curve in curves.items()}} for step in steps]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"output_dir": str(self.output_dir)}
 
 
 def make_result(

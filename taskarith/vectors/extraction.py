@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.writer import HashingWriter, LateHeader, sized_files
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
+from taskarith.tidy import Brief
 from taskarith.vectors.codecs.error import Loss
 from taskarith.vectors.codecs.write import Form, packed_metadata
 from taskarith.vectors.codecs.write import write_packed as write_blocks
@@ -40,8 +41,8 @@ __all__ = ["ExtractResult", "Extraction", "write_dense", "write_packed"]
 _PLACEHOLDER = "0" * 32
 
 
-@dataclass(frozen=True)
-class ExtractResult:
+@dataclass(frozen=True, repr=False)
+class ExtractResult(Brief):
     """What was extracted.
 
     :param path: The vector file.
@@ -71,6 +72,14 @@ class ExtractResult:
     loss: Loss | None = None
     ignored: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    def _brief(self) -> dict[str, object]:
+        names = ("kind", "tensors", "elements", "moved", "inexact", "norm", "nbytes")
+        return {"path": self.path, "base": str(self.base), **{name: getattr(self, name) for name in names}}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"path": str(self.path), "base": self.base.to_json()}
 
 
 @dataclass(frozen=True)

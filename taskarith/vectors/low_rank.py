@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from taskarith.checkpoints.reader import check_unchanged, file_states
 from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
+from taskarith.tidy import Tabular
 from taskarith.vectors.difference import PairSource
 from taskarith.vectors.extract import find_base
 from taskarith.vectors.extraction import Extraction, write_dense
@@ -29,8 +30,8 @@ from taskarith.vectors.vector import BaseRecord
 __all__ = ["LowRankResult", "extract_low_rank"]
 
 
-@dataclass(frozen=True)
-class LowRankResult:
+@dataclass(frozen=True, repr=False)
+class LowRankResult(Tabular):
     """What was extracted.
 
     :param path: The adapter folder.
@@ -54,6 +55,18 @@ class LowRankResult:
     rest: tuple[str, ...]
     nbytes: int
     remarks: tuple[str, ...] = ()
+
+    def _brief(self) -> dict[str, object]:
+        counts = {"factored": len(self.ranks), "whole": len(self.whole), "rest": len(self.rest)}
+        return {"path": self.path, "base": str(self.base), "energy": self.energy, **counts, "nbytes": self.nbytes}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return a row for each tensor that has factors."""
+        return [{"tensor": name, "rank": rank, "energy": self.energies[name]} for name, rank in self.ranks.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"path": str(self.path), "base": self.base.to_json()}
 
 
 def extract_low_rank(

@@ -28,7 +28,7 @@ class BaseRecord:
     name: str
     revision: str | None = None
     fingerprint: str = ""
-    tensors: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: ResolvedModel, tensors: Mapping[str, str] | None = None) -> BaseRecord:

@@ -41,6 +41,7 @@ def test_two_models_side_by_side(phi, phi_tuned, texts, tmp_path):
     assert "a second)" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "records.jsonl",
+        "report.html",
         "results.json",
         "taskarith.json",
     ]

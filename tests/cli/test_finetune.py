@@ -43,7 +43,7 @@ def test_the_learning_curve_is_plotted_beside_the_output(tmp_path, book, phi, ap
     words = [str(phi), "--data", str(book), "-o", str(tmp_path / "out"), "--block-size", "32", "--device", "cpu"]
     words += ["--max-steps", "2", "--validation-share", "0.2", "--plot"]
     for plot, message in (
-        (tmp_path / "curve.pdf", "error: cannot write a plot to"),
+        (tmp_path / "curve.gif", "error: cannot write a plot to"),
         (tmp_path / "out/curve.png", "would lie in the output"),
         (book, "error: cannot write a plot to"),
     ):

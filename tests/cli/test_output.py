@@ -41,9 +41,9 @@ def test_text_of_files_steers_no_terminal(text, shown):
 
 def test_tables_are_parted_by_a_line_and_their_cells_printable():
     console = Console()
-    show_tables([TableRows("t\x07", ["c\n"], [["\x1b"]]), TableRows("u", [], [])], console)
+    show_tables([TableRows("t\x07", ["c\x07\nd"], [["\x1b"]]), TableRows("u", [], [])], console)
     bell = "\N{REPLACEMENT CHARACTER}"
-    assert console.printed == [(f"t{bell}", [f"c{bell}"], [[bell]]), "", ("u", [], [])]
+    assert console.printed == [(f"t{bell}", [f"c{bell}\nd"], [[bell]]), "", ("u", [], [])]
 
 
 def test_what_follows_comes_after_the_tables_and_remarks_last():

@@ -26,7 +26,7 @@ def test_the_command_prints_what_the_verb_finds(vectors, tmp_path):
 @pytest.mark.parametrize(
     ("plot", "code", "words"),
     [
-        ("map.pdf", 1, "cannot write a plot to"),
+        ("map.gif", 1, "cannot write a plot to"),
         ("a.safetensors.svg", 1, "already exists"),
     ],
 )

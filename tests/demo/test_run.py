@@ -22,6 +22,8 @@ def test_every_number_and_every_promised_file_is_there(shown):
         assert all(text["rouge_l_f1"].n == 2 and text["loss"].n > 1 for text in scores.values())
     saved = json.loads((result.output_dir / "results.json").read_text())
     assert saved == json.loads(json.dumps(result.to_json()))
+    assert {"base", "alpha 0"} < set(result.to_pandas()["model"])
+    assert len(repr(result)) < 400
     names = {path.name for path in result.output_dir.iterdir()}
     expected = {"texts", "tuned", "alpha.png", "alpha.svg", "results.json", "taskarith.json", "forgotten.safetensors"}
     expected |= (

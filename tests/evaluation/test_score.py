@@ -89,7 +89,7 @@ def test_seeds_compare_each_with_its_own_rows(tmp_path):
 
 def test_the_table_shows_values_intervals_and_what_is_missing(tmp_path, logs):
     retain = write_logs(tmp_path / "retain", {"eval_log_forget.json": forget_log([5, 6, 7, 8])})
-    result = run(write_logs(tmp_path / "m", logs), retain, "--reference", retain)
+    result = run(write_logs(tmp_path / "m", logs), retain, "--reference", retain, "--full")
     assert result.exit_code == 0, result.stderr
     lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
     assert "0.457627 [" in lines["model utility (TOFU)"]

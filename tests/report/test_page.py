@@ -21,6 +21,8 @@ def test_everything_in_a_page_is_text():
         remarks=(EVIL,),
         conventions={EVIL: EVIL},
         command=EVIL,
+        digests={EVIL: EVIL},
+        holders=(EVIL,),
     )
     text = page.render(page.Page(EVIL, (part, part), (EVIL,), EVIL))
     found = Page(text)

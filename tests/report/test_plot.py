@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+from matplotlib.figure import Figure
+
+from taskarith.errors import OutputError
 from taskarith.evaluation.metrics.intervals import Estimate
-from taskarith.report.plot import AlphaCurves, plot_alphas
+from taskarith.report.plot import AlphaCurves, plot_alphas, publish_figure
 
 
 def curves(recommended=0.5):
@@ -38,3 +42,18 @@ def test_what_is_drawn_is_named(tmp_path, monkeypatch):
     text = svg.read_text()
     for words in ("A title &amp; more", "forgotten", "kept", "recommended alpha, 0.5", "Loss (nats per token)"):
         assert words in text
+
+
+def test_a_pdf_of_ours_is_replaced_and_any_other_is_not(tmp_path):
+    def draw():
+        return Figure(figsize=(1, 1))
+
+    path = tmp_path / "m.pdf"
+    publish_figure(draw, path, overwrite=False)
+    first = path.read_bytes()
+    assert first.startswith(b"%PDF-")
+    publish_figure(draw, path, overwrite=True)
+    assert path.read_bytes() == first  # without a date
+    path.write_bytes(first.replace(b"taskarith", b"a human 1"))
+    with pytest.raises(OutputError):
+        publish_figure(draw, path, overwrite=True)

@@ -9,8 +9,11 @@ import pytest
 from commands import invoke
 from reporting import EVIL, Page
 
+import taskarith.report.report as report_module
 from taskarith.errors import DataError, OutputError, UsageError
-from taskarith.report.report import report
+from taskarith.evaluation.evaluate import evaluate
+from taskarith.inspection.verify import verify
+from taskarith.report.report import draw_beside, report
 
 
 def test_a_page_of_three_measurements(measured, tmp_path):
@@ -61,3 +64,43 @@ def test_the_command(measured, tmp_path):
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / "r.html")
     assert "the text forget <i>x</i>" in done.stderr
+
+
+def test_a_page_beside_results_is_part_of_what_is_published(measured, phi, tmp_path):
+    notes = _Notes()
+    folder, small = tmp_path / "eval", {"block_size": 16, "prompts": 2, "prompt_tokens": 4, "continuation_tokens": 4}
+    data = {"forget": str(measured / "forget.txt")}
+    evaluate([str(phi)], data, output_dir=folder, draw=draw_beside(folder, notes), **small)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert notes == []
+    assert "does not say whether it is forgotten" in page
+    assert f"<dd>{folder.name}</dd>" in page
+    assert "output" not in {line.strip() for line in Page(page).text.splitlines()}  # not the temporary folder's name
+    assert verify(folder).is_sound
+    digest = json.loads((folder / "taskarith.json").read_text(encoding="utf-8"))["files"]["report.html"]
+    assert digest["bytes"] == len(page.encode())
+    evaluate([str(phi)], data, output_dir=folder, overwrite=True, **small)  # all of it is known as ours
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_measurement(measured, phi, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(report_module, "part_of", fail)
+    notes, folder = _Notes(), tmp_path / "eval"
+    data = {"forget": str(measured / "forget.txt")}
+    evaluate([str(phi)], data, output_dir=folder, draw=draw_beside(folder, notes, fail), block_size=16, prompts=0)
+    assert notes == [
+        "the figures could not be drawn: RuntimeError: no ink",
+        "the report could not be drawn: RuntimeError: no ink",
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["records.jsonl", "results.json", "taskarith.json"]
+    assert verify(folder).is_sound
+
+
+class _Notes(list):
+    def progress(self, *_):
+        pass
+
+    def note(self, message):
+        self.append(message)

@@ -40,3 +40,12 @@ def test_what_is_missing_is_said_once_for_each_reason():
     missing, remark = score_remarks(SCORES)
     assert missing == "missing: AUC of loss, AUC of loss / zlib: needs a holdout"
     assert remark == "the samples are others"
+
+
+def test_the_same_number_against_references_of_several_seeds_is_one_column():
+    beside = {f"s{n}/edited": {"forget": {f"kl from s{n}/before": estimate(n)}} for n in (1, 2)}
+    scores = Scores(tuple(beside), ("forget",), beside, {name: {} for name in beside}, {name: {} for name in beside})
+    (table,) = score_tables(scores)
+    assert table.columns == ("model", "KL")
+    assert "against before" in table.title
+    assert [row[1] for row in table.rows] == ["1.000 [0.500, 1.500]", "2.000 [1.500, 2.500]"]
