@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskarith.tidy import Brief
+
 __all__ = ["UnlearnResult"]
 
 
-@dataclass(frozen=True)
-class UnlearnResult:
+@dataclass(frozen=True, repr=False)
+class UnlearnResult(Brief):
     """What became of a text.
 
     :param output_dir: Folder of the run.
@@ -34,6 +37,9 @@ class UnlearnResult:
     report: Path | None
     commands: tuple[str, ...]
     seconds: float
+
+    def _brief(self) -> Mapping[str, object]:
+        return {"outcome": self.outcome, "alpha": self.alpha, "edited": self.edited, "report": self.report}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -16,7 +16,7 @@ from taskarith.errors import DataError
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.progress import Listener
 from taskarith.report.attacks import plot_recovery
-from taskarith.report.report import report
+from taskarith.report.report import draw_beside, report
 from taskarith.report.sweep import plot_sweep
 from taskarith.sweeps.sweep import sweep
 from taskarith.training.finetune import finetune
@@ -95,7 +95,12 @@ class Run:
             return self._end("not reached", None, [_unmet(choice, task)], ["before", "sweep"], start)
         self._do("write the edited model", task.apply(alpha), apply, after=("sweep", *self._vectors))
         edited = str(task.folder / "edited")
-        self._do("measure the edited model", task.measure((task.model, edited), "after"), evaluate, after=("edited",))
+        self._do(
+            "measure the edited model",
+            task.measure((task.model, edited), "after"),
+            self._evaluate("after"),
+            after=("edited",),
+        )
         folders = ["sweep", "after", *self._attack()]
         verdicts = [] if choice.alpha else [_unmet(choice, task)]
         return self._end("forgotten" if choice.alpha else "compromise", alpha, verdicts, folders, start)
@@ -115,7 +120,7 @@ class Run:
 
     def _measure_before(self) -> Known:
         task = self.task
-        self._do("measure the model", task.measure((task.model,), "before"), evaluate)
+        self._do("measure the model", task.measure((task.model,), "before"), self._evaluate("before"))
         return read_known(task.folder / "before", task.model, task.reference, task.holdout)
 
     def _learn(self, name: str, what: str) -> None:
@@ -134,17 +139,33 @@ class Run:
     def _sweep(self, known: Known) -> Choice:
         task = self.task
         target = None if task.reference or task.budget is not None else known.level
-        self._do("choose alpha", task.sweep(target), partial(sweep, draw=plot_sweep), after=self._vectors)
+        self._do(
+            "choose alpha",
+            task.sweep(target),
+            partial(sweep, draw=self._drawing("sweep", plot_sweep)),
+            after=self._vectors,
+        )
         return read_choice(task.folder / "sweep")
 
     def _attack(self) -> list[str]:
         """Attack the edited model; return the names of outputs."""
         try:
-            self._do("attack the edited model", self.task.attack(), partial(attack, draw=plot_recovery), ("edited",))
+            self._do(
+                "attack the edited model",
+                self.task.attack(),
+                partial(attack, draw=self._drawing("attack", plot_recovery)),
+                ("edited",),
+            )
         except DataError as error:
             self.listener.note(f"not attacked: {error.message}")
             return []
         return ["attack"]
+
+    def _evaluate(self, name: str) -> Any:
+        return partial(evaluate, draw=self._drawing(name))
+
+    def _drawing(self, name: str, plot: Any = None) -> Any:
+        return draw_beside(self.task.folder / name, _Indented(self.listener), plot)
 
     def _do(self, what: str, call: Call, verb: Any, after: tuple[str, ...] = ()) -> None:
         self.stages.run(what, call, partial(_call, verb, call, _Indented(self.listener)), after)
@@ -170,13 +191,13 @@ def _finetune(model: str, data: list[str], output_dir: Path, **options: Any) -> 
 
 def _call(verb: Any, call: Call, listener: Listener) -> None:
     options = {name: value for name, value in call.options.items() if value is not None and value is not False}
-    if verb is extract:
+    if call.command == "extract":
         verb(*call.inputs, call.output, overwrite=True, listener=listener)
-    elif verb is evaluate:
+    elif call.command == "eval":
         data = options.pop("data")
         verb([*call.inputs], data, output_dir=call.output, overwrite=True, listener=listener, **options)
     else:
-        positional = [options.pop(name) for name in ("data", "forget") if name in options and verb is not apply]
+        positional = [options.pop(name) for name in ("data", "forget") if name in options]
         verb(*call.inputs, *positional, output_dir=call.output, overwrite=True, listener=listener, **options)
 
 

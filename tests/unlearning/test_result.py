@@ -23,3 +23,5 @@ def test_all_of_it_is_plain():
         "commands": ["taskarith eval"],
         "seconds": 1.5,
     }
+    assert repr(result).startswith("UnlearnResult(outcome=")
+    assert "\n" not in repr(result)
