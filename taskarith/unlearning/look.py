@@ -83,7 +83,9 @@ def look(task: Task, listener: Listener) -> Sight:
     for name, one in data.items():
         same = next((other for other in data if other != name and data[other].fingerprint == one.fingerprint), None)
         if same is not None:
-            raise DataError(f"{given[name]} has the same text as {given[same]}", "Give different texts.")
+            raise DataError(
+                f"{same} ({given[same]}) and {name} ({given[name]}) are the same text", "Give different texts."
+            )
     trusted = task.trust_remote_code
     bases = {
         name: open_base(name, trust_remote_code=trusted, listener=listener)

@@ -74,7 +74,7 @@ def test_the_same_text_twice(task, tmp_path, name):
     copy = tmp_path / "copy.txt"
     copy.write_text((tmp_path / "forget.txt").read_text())
     changes = {"retain": (str(copy),)} if name == "retain" else {"holdout": str(copy)}
-    with pytest.raises(DataError, match="the same text as"):
+    with pytest.raises(DataError, match="are the same text"):
         look(task(**changes), SILENT)
 
 
