@@ -49,7 +49,8 @@ def state(path: Path) -> str:
     if not path.exists():
         return "absent"
     if path.is_dir():
-        assert {item.name for item in path.iterdir()} == {"config.json", "model.safetensors", "taskarith.json"}
+        names = {"README.md", "config.json", "model.safetensors", "taskarith.json"}
+        assert {item.name for item in path.iterdir()} == names
         return fingerprint_model(path)
     return str(hash(path.read_bytes()))
 

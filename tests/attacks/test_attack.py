@@ -65,7 +65,7 @@ def test_the_command_writes_table_curve_and_records(phi, phi_tuned, retain, forg
     done = run(phi_tuned, "--forget", forget, "--before", phi, "--reference", retain, *FEW, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"results.json", "records.jsonl", "taskarith.json", "recovery.svg", "recovery.png"}
+    assert names == {"results.json", "records.jsonl", "taskarith.json", "recovery.svg", "recovery.png", "report.html"}
     results = json.loads((tmp_path / "out/results.json").read_text())
     rows = {line.split("  ")[0].strip(): line for line in reversed(done.stdout.splitlines())}  # of the first table
     four = next(found["cells"]["loss"] for found in results["outcomes"] if found["name"] == "int4")

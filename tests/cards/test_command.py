@@ -11,10 +11,11 @@ from taskarith.cards.command import public_command
     ("command", "public"),
     [
         ("taskarith apply base --negate v.safetensors:0.5", "taskarith apply base --negate v.safetensors:0.5"),
-        ("__main__.py apply /home/ann/m -o runs/out", "taskarith apply m -o out"),
+        ("__main__.py apply /home/ann/m -o runs/out", "taskarith apply m -o output"),
         ("taskarith apply o/base@ab --add o/t@@o/base:0.5", "taskarith apply o/base@ab --add o/t@@o/base:0.5"),
         ("taskarith apply --add=~/v/a.safetensors@@../b/c:0.5", "taskarith apply --add=a.safetensors@@c:0.5"),
-        ("taskarith combine '/x/a:0.5 - ./b/c' --output=/y/z", "taskarith combine 'a:0.5 - c' --output=z"),
+        ("taskarith combine '/x/a:0.5 - ./b/c' --output=/y/z", "taskarith combine 'a:0.5 - c' --output=output"),
+        ("taskarith extract m t --overwrite -q -o /a/v.safetensors", "taskarith extract m t -o output.safetensors"),
         ("pytest tests", ""),
         ("taskarith 'unclosed", ""),
         ("", ""),

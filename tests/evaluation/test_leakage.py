@@ -44,7 +44,7 @@ def test_true_positive_rates_are_given_where_the_holdout_set_can_tell_them(tmp_p
     assert rates["tpr_at_5_loss"].value == 0.1  # below the second least loss of nonmembers, 0.1, there is one member
     assert found.missing["e"]["tpr"] == "needs more samples of holdout than 20: 1,000 for 0.1%, 100 for 1%"
     assert found.by_text["e"]["forget"]["fluency"].value == pytest.approx((2 / 3 * (math.log2(3) - 2 / 3) + 4 / 3) / 2)
-    shown = run(tmp_path / "r.jsonl").stdout
+    shown = run(tmp_path / "r.jsonl", "--full").stdout
     assert "TPR at 5% FPR of Min-40%++" in shown
     assert "fluency" in shown
 

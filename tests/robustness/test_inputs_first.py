@@ -87,7 +87,7 @@ LATE = [
     ([*RELATE, "--data", "b=gone.txt"], "gone.txt"),
     ([*RELATE, "--data", "b=short.txt"], "short.txt"),
     ([*RELATE, "--data", "b=retain.txt", "--rank", "0"], "--rank 0 is out of range"),
-    ([*RELATE, "--data", "b=retain.txt", "--plot", "x.pdf"], "cannot write a plot to x.pdf"),
+    ([*RELATE, "--data", "b=retain.txt", "--plot", "x.bmp"], "cannot write a plot to x.bmp"),
     ([*RELATE, "--data", "b=retain.txt", "--dtype", "int3"], "unknown dtype 'int3'"),
     (["relate", "v.safetensors", "other.safetensors", "--model", "base"], "other"),
     ([*IMPORTANCE, "--retain", "gone.txt"], "gone.txt"),

@@ -40,6 +40,7 @@ def test_the_command_measures_as_eval_does_and_apply_writes_what_it_chose(lab, t
         "curve.svg",
         "recipe.yaml",
         "records.jsonl",
+        "report.html",
         "results.json",
         "taskarith.json",
     ]
