@@ -40,6 +40,7 @@ class Choice:
 
     :param alpha: The alpha that meets the rule, or None.
     :param reason: Why.
+    :param holds: Whether it meets the rule on the samples that did not choose it, too.
     :param compromise: The alpha that would be the best compromise; None if nothing is gained by any, or the rule is a
         budget, which is one itself.
     :param trade_off: Of each alpha: what it is, the loss of the text to forget, and the mean loss of those to keep.
@@ -47,6 +48,7 @@ class Choice:
 
     alpha: float | None
     reason: str
+    holds: bool
     compromise: float | None
     trade_off: tuple[tuple[float, float, float], ...]
 
@@ -101,7 +103,9 @@ def _choice(found: Mapping[str, Any]) -> Choice:
         sorted((row["alpha"], row["forget_loss"]["value"], row["keep_loss"]["value"]) for row in found["rows"])
     )
     alpha = None if recommended is None else float(recommended["alpha"])
-    return Choice(alpha, str(found["reason"]), _compromise(rows, found["level"]), rows)
+    return Choice(
+        alpha, str(found["reason"]), found["holds_on_held_out"] is True, _compromise(rows, found["level"]), rows
+    )
 
 
 def _compromise(rows: Sequence[tuple[float, float, float]], level: Mapping[str, Any] | None) -> float | None:

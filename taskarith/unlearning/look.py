@@ -142,8 +142,6 @@ def missing(task: Task) -> tuple[str, ...]:
         lacking.append("--reference MODEL, which never saw the text: what is left, PrivLeak, attacks beyond it")
     if task.holdout is None:
         lacking.append("--holdout SPEC, a text of the same kind that was never seen: membership inference")
-    if task.base is None:
-        lacking.append("--base MODEL, which the model was made from: its vector costs other texts less")
     return tuple(lacking)
 
 
@@ -151,8 +149,9 @@ def _lines(task: Task, base: Base, data: Mapping[str, DataSet]) -> tuple[str, ..
     texts = ", ".join(
         f"{name} {sum(len(document.text) for document in one.documents):,} characters" for name, one in data.items()
     )
+    learner = task.base or "it; on its base (--base) they cost other texts less"
     return (
-        f"model: {task.model}, {_weights(base):,} weights; vectors are learned on {task.base or 'it'}",
+        f"model: {task.model}, {_weights(base):,} weights; vectors are learned on {learner}",
         f"texts: {texts}",
         f"device: {choose_device(task.device)}",
     )

@@ -17,8 +17,9 @@ class UnlearnResult(Brief):
     """What became of a text.
 
     :param output_dir: Folder of the run.
-    :param outcome: ``forgotten``, ``compromise`` (written, although no alpha meets the rule), ``not reached``,
-        ``nothing to forget`` or ``planned``.
+    :param outcome: ``forgotten``; ``edited`` (written, but forgetting is not shown: a budget chose alpha, or the
+        rule does not hold on samples that did not choose it); ``compromise`` (written, although no alpha meets the
+        rule); ``not reached``, ``nothing to forget`` or ``planned``.
     :param alpha: Coefficient of the edited model; None without one.
     :param verdicts: What was found, each a sentence.
     :param missing: What a full proof lacks.

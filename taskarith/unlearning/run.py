@@ -31,6 +31,13 @@ from taskarith.vectors.extract import extract
 
 __all__ = ["Run", "make_result", "planned"]
 
+_BY_BUDGET = (
+    "Alpha is what forgets most within the budget; that rule does not say whether the text is forgotten. The numbers "
+    "do, as far as there is a model that never saw it."
+)
+_UNSURE = (
+    "It is not shown that the text is forgotten: the rule holds on the samples that chose alpha, and not on the others."
+)
 _LONG = 60.0
 """Seconds from which an estimate is worth a line."""
 _ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK = 8, 3
@@ -87,9 +94,12 @@ class Run:
             self._learn("retain", "learn the texts to keep")
         choice = self._sweep(known)
         alpha = choice.alpha
+        if alpha == 0:
+            verdict = "The model knows the text no better than the level to reach: there is nothing to forget."
+            return self._end("nothing to forget", None, [verdict], ["before", "sweep"], start)
         if alpha is None and self.compromise:
             alpha = choice.compromise
-        if not alpha:
+        if alpha is None:
             for row in choice.trade_off:
                 listener.note("alpha {:g}: loss of the text to forget {:.2f}, of those to keep {:.2f}".format(*row))
             return self._end("not reached", None, [_unmet(choice, task)], ["before", "sweep"], start)
@@ -102,8 +112,13 @@ class Run:
             after=("edited",),
         )
         folders = ["sweep", "after", *self._attack()]
-        verdicts = [] if choice.alpha else [_unmet(choice, task)]
-        return self._end("forgotten" if choice.alpha else "compromise", alpha, verdicts, folders, start)
+        if choice.alpha is None:
+            return self._end("compromise", alpha, [_unmet(choice, task)], folders, start)
+        if task.budget is not None:
+            return self._end("edited", alpha, [_BY_BUDGET], folders, start)
+        return self._end(
+            "forgotten" if choice.holds else "edited", alpha, [] if choice.holds else [_UNSURE], folders, start
+        )
 
     def _seconds_left(self) -> float:
         """Estimate how long measuring and attacking will take, by the measurement of the model."""
@@ -129,12 +144,15 @@ class Run:
         if self.task.learning.lora:
             self._do(what, learn, _finetune)
             return
-        if not self.stages.is_done(take, (learn.name,)):
-            self._do(what, learn, _finetune)
-        else:
+        self.stages.expect(learn)
+        self.stages.check(take, (learn.name,))  # before anything is learned
+        if self.stages.is_done(take, (learn.name,)):
             self.stages.skip(what, learn)
+        else:
+            self._do(what, learn, _finetune)
         self._do(f"{what}: the vector", take, extract, after=(learn.name,))
-        shutil.rmtree(learn.output, ignore_errors=True)  # the vector and its base give it back
+        if self.stages.is_done(learn):  # the vector and its base give it back; what somebody else put there stays
+            shutil.rmtree(learn.output)
 
     def _sweep(self, known: Known) -> Choice:
         task = self.task

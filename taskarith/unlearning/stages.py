@@ -61,6 +61,7 @@ class Stages:
     listener: Listener
     commands: list[str] = field(default_factory=list)
     _entries: dict[str, _Entry] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._entries = read_stages(self.folder)
@@ -71,6 +72,21 @@ class Stages:
         if entry is None or not found or entry.key != self._key(call, after):
             return False
         return found == entry.made if entry.made else found != entry.before  # it stopped right after publishing
+
+    def expect(self, call: Call, after: tuple[str, ...] = ()) -> None:
+        """Take note of a call on whose output others depend, whether it will be made or not."""
+        self._keys[call.name] = self._key(call, after)
+
+    def check(self, call: Call, after: tuple[str, ...] = ()) -> None:
+        """Refuse to replace what was made otherwise.
+
+        :raises OutputError: It is there, and may not be replaced.
+        """
+        if not self.overwrite and not self.is_done(call, after) and _digest(call.output):
+            raise OutputError(
+                f"{call.output} was made of other inputs or with other settings",
+                "Name another output, or have it made again with --overwrite.",
+            )
 
     def seconds(self, name: str) -> float:
         """Return how long a stage took that is done."""
@@ -89,15 +105,12 @@ class Stages:
         :param after: Names of the stages whose outputs it reads.
         :raises OutputError: What is there was made otherwise, and may not be replaced.
         """
+        self.expect(call, after)
         if self.is_done(call, after):
             self.skip(what, call)
             return
+        self.check(call, after)
         before = _digest(call.output)
-        if before and not self.overwrite:
-            raise OutputError(
-                f"{call.output} was made of other inputs or with other settings",
-                "Name another output, or have it made again with --overwrite.",
-            )
         self.listener.note(f"{self._step(what, call)}\n  {call}")
         entry = _Entry(self._key(call, after), before, "", 0.0, str(call))
         self._write(call.name, entry)
@@ -113,7 +126,7 @@ class Stages:
         known = {
             "words": [word.replace(str(self.folder), ".") for word in call.words],
             "inputs": {name: self.roots[name] for name in sorted(call.texts & self.roots.keys())},
-            "after": {name: self._entries[name].key if name in self._entries else "" for name in after},
+            "after": {name: self._keys.get(name, "") for name in after},
             "version": versions()["taskarith"],
         }
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()

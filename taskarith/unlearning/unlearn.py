@@ -11,8 +11,9 @@ from typing import Any
 from taskarith.calls import listed
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.targets import check_apart, check_space
+from taskarith.checkpoints.team import launched_team
 from taskarith.data.load import data_paths
-from taskarith.errors import OutputError
+from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation.measurement import Measurement
 from taskarith.progress import SILENT, Listener
 from taskarith.unlearning.look import check_call, choose_learning, look, missing, needed_space
@@ -87,6 +88,10 @@ def unlearn(
     :raises OutputError: The folder holds something else, or what was made with other settings.
     """
     start, folder = time.perf_counter(), Path(output_dir)
+    if launched_team().size > 1:
+        raise UsageError(
+            "unlearn runs in one process", "Start it without a launcher; the commands that it prints can be launched."
+        )
     retain = tuple(listed(retain))
     chosen = tuple(alphas) if alphas is not None else QUICK_ALPHAS if quick else ALPHAS
     check_call(model, retain, reference, base, keep, chosen)

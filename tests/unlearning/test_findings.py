@@ -56,7 +56,13 @@ def swept(folder, rows, level, recommended=None):
     ]
     level = None if level is None else {"forget": {"loss": level, "rouge": None}}
     chosen = None if recommended is None else {"alpha": recommended}
-    found = {"rows": values, "recommended": chosen, "reason": "why", "level": level}
+    found = {
+        "rows": values,
+        "recommended": chosen,
+        "reason": "why",
+        "level": level,
+        "holds_on_held_out": recommended is not None,
+    }
     (folder / "results.json").write_text(json.dumps(found))
     return folder
 
@@ -77,7 +83,8 @@ def test_the_best_compromise(tmp_path, level, compromise):
 
 
 def test_what_the_rule_chose(tmp_path):
-    assert read_choice(swept(tmp_path, ROWS, 4.0, 2.0)).alpha == 2.0
+    choice = read_choice(swept(tmp_path, ROWS, 4.0, 2.0))
+    assert (choice.alpha, choice.holds) == (2.0, True)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"recommended": null, "rows": [{}]}', '{"recommended": 1, "rows": []}'])

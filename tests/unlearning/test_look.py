@@ -91,8 +91,8 @@ def test_what_is_missing_or_does_not_fit(task, tmp_path):
 
 
 def test_what_a_full_proof_lacks(task):
-    assert [one.split()[0] for one in missing(task())] == ["--reference", "--holdout", "--base"]
-    assert missing(task(reference="r", holdout="h", base="b")) == ()
+    assert [one.split()[0] for one in missing(task())] == ["--reference", "--holdout"]
+    assert missing(task(reference="r", holdout="h")) == ()
 
 
 def choose(sight, **changes):

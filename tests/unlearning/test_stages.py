@@ -62,16 +62,18 @@ def test_what_was_made_otherwise_is_refused_or_made_again(tmp_path, made, change
         roots["text"] = "2"
     elif change == "output":
         one.output.write_text("somebody's")
-    else:
-        stored = json.loads((tmp_path / STAGES_NAME).read_text())
-        stored["first"]["key"] = "another"
-        write_json(tmp_path / STAGES_NAME, stored)
     other = call(tmp_path, **options)
     before = one.output.read_text()
+
+    def again(**how):
+        found = stages(tmp_path, roots=roots, **how)
+        found.expect(replace(first, options={"a": 3}) if change == "earlier stage" else first)
+        run(found, other, made, ("first",))
+
     with pytest.raises(OutputError, match="other inputs or with other settings"):
-        run(stages(tmp_path, roots=roots), other, made, ("first",))
+        again()
     assert one.output.read_text() == before
-    run(stages(tmp_path, roots=roots, overwrite=True), other, made, ("first",))
+    again(overwrite=True)
     assert made == ["first", "out", "out"]
 
 

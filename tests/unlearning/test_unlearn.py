@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -14,8 +15,9 @@ from sweeping import learn
 from typer.testing import CliRunner
 
 import taskarith
+from taskarith.checkpoints.team import ALONE
 from taskarith.cli.main import app
-from taskarith.errors import OutputError
+from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation.measurement import Measurement
 from taskarith.unlearning.unlearn import unlearn
 
@@ -132,6 +134,18 @@ def test_other_settings_are_refused_and_then_made_again_from_there(run, room):
     assert notes.begun[0].endswith("choose alpha")
 
 
+def test_another_learning_rate_is_refused_before_anything_is_learned(run, room):
+    folder = shutil.copytree(run.output_dir, room / "slower")
+    notes = Notes()
+    with pytest.raises(OutputError, match=r"forget\.safetensors was made of other inputs or with other settings"):
+        unlearn(**given(room, learning_rate=1e-3), output_dir=folder, listener=notes)
+    assert notes.begun == []
+    (folder / "learned-forget").mkdir()
+    (folder / "learned-forget" / "notes.txt").write_text("mine")
+    unlearn(**given(room), output_dir=folder)
+    assert (folder / "learned-forget" / "notes.txt").read_text() == "mine"
+
+
 def test_a_text_that_the_model_never_knew(room, tmp_path):
     for lacking in ("reference", "holdout"):
         call = given(room, forget=str(room / "before.txt"), model=str(room / "base"), base=None)
@@ -169,9 +183,9 @@ def test_on_top_of_the_model_by_adapters_without_a_reference(room, tmp_path):
     call = given(room, base=None, reference=None, lora=True, keep=0.0, budget=5.0, alphas=(1.0, 3.0))
     call["num_train_epochs"] = 4
     result = unlearn(**call, output_dir=tmp_path / "run")
-    assert [one.split()[0] for one in result.missing] == ["--reference", "--base"]
+    assert [one.split()[0] for one in result.missing] == ["--reference"]
     assert (tmp_path / "run" / "forget" / "adapter_model.safetensors").is_file()
-    assert result.outcome in {"forgotten", "not reached"}
+    assert result.outcome in {"edited", "not reached"}
 
 
 def test_the_command_goes_on_with_a_run(room, run):
@@ -182,6 +196,13 @@ def test_the_command_goes_on_with_a_run(room, run):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["outcome"] == "forgotten"
     assert "7 of 9: write the edited model: is there already" in done.stderr
+
+
+def test_several_processes_are_refused(room, tmp_path, monkeypatch):
+    monkeypatch.setattr("taskarith.unlearning.unlearn.launched_team", lambda: replace(ALONE, size=2))
+    with pytest.raises(UsageError, match="one process"):
+        unlearn(**given(room), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", ["file", "folder", "model"])
