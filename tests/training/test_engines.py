@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 from finetuning import Notes, distance, quick
 from sharded import FSDP2
 
@@ -55,6 +56,9 @@ for name, base, data, options in CALLS:
 """
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="FSDP2 of this torch needs a GPU: a CPU's streams lack events"
+)
 def test_fsdp2_trains_and_publishes_what_one_process_does(tmp_path, text, other, phi, run_on_two):
     """Also where the embedding is the head, publishing fails at first, or the base or earlier weights are needed."""
     tied = str(tiny.save_model(tmp_path / "tied", "llama"))

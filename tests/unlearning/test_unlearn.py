@@ -23,7 +23,7 @@ from taskarith.unlearning.unlearn import unlearn
 
 pytestmark = pytest.mark.xdist_group("unlearn")  # which trains its models once
 
-SMALL = Measurement(block_size=32, prompts=12, prompt_tokens=6, continuation_tokens=6)
+SMALL = Measurement(block_size=32, prompts=12, prompt_tokens=16, continuation_tokens=8)
 FAST = {
     "learning_rate": 3e-3,
     "num_train_epochs": 20,
@@ -32,7 +32,7 @@ FAST = {
     "measurement": SMALL,
 }
 OPTIONS = "--learning-rate 3e-3 --num-train-epochs 20 --alpha 0.5,1,2,3 --quick --block-size 32 --prompts 12 "
-OPTIONS += "--prompt-tokens 6 --continuation-tokens 6"
+OPTIONS += "--prompt-tokens 16 --continuation-tokens 8"
 
 
 @pytest.fixture(scope="module")
