@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from taskarith.sweeps.sweep import Sweep, sweep
     from taskarith.training.finetune import FinetuneResult, finetune
     from taskarith.training.settings import TrainingSettings
+    from taskarith.unlearning.clean import CleanResult, clean
     from taskarith.unlearning.result import UnlearnResult
     from taskarith.unlearning.unlearn import unlearn
     from taskarith.vectors.extract import ExtractResult, extract
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ApplyResult",
     "AttackResult",
+    "CleanResult",
     "CombineResult",
     "Differences",
     "Evaluation",
@@ -68,6 +70,7 @@ __all__ = [
     "Verification",
     "apply",
     "attack",
+    "clean",
     "combine",
     "diff",
     "evaluate",
@@ -115,6 +118,7 @@ _HOMES = {
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "UnlearnResult": "taskarith.unlearning.result",
+    "CleanResult": "taskarith.unlearning.clean",
     "Verification": "taskarith.inspection.verify",
     "apply": "taskarith.edit.apply",
     "attack": "taskarith.attacks.attack",
@@ -133,6 +137,7 @@ _HOMES = {
     "sweep": "taskarith.sweeps.sweep",
     "undo": "taskarith.edit.undo",
     "unlearn": "taskarith.unlearning.unlearn",
+    "clean": "taskarith.unlearning.clean",
     "verify": "taskarith.inspection.verify",
 }
 

@@ -8,7 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["listed", "renamed"]
+__all__ = ["listed", "named", "renamed"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -17,6 +17,11 @@ _R = TypeVar("_R")
 def listed(values: str | Path | Iterable[str | Path]) -> list[str]:
     """Return what may be given as one text or path, or as several."""
     return [str(one) for one in ([values] if isinstance(values, str | Path) else values)]
+
+
+def named(value: str | Path | None) -> str | None:
+    """Return a model or a text as it is named, where a path may be given; None stays."""
+    return None if value is None else str(value)
 
 
 def renamed(**names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

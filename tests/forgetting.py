@@ -1,11 +1,15 @@
-"""A task of unlearning, and a listener that keeps what it is told."""
+"""A task of unlearning, a run of it, and a listener that keeps what it is told."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskarith.unlearning.task import Learning, Task
+import tiny
+
+import taskarith
+from taskarith.checkpoints.provenance import write_provenance
+from taskarith.unlearning.task import KIND, Learning, Task
 
 FULL = Learning(lora=False, learning_rate=3e-4, num_train_epochs=None, until_loss=0.5, batch_size=1)
 TASK = Task(
@@ -38,3 +42,26 @@ class Notes:
     def begun(self):
         """Stages that were not there."""
         return [one.splitlines()[0] for one in self.told if " of " in one and "\n  taskarith" in one]
+
+
+TEXT = "the harbour engine drank the borrowed winter"
+
+
+def make_run(folder, base):
+    """Return a folder as a run of unlearn leaves it, with a stage that was stopped; nothing is trained."""
+    tuned, run = tiny.save_model(folder / "tuned", nudge_of=base, seed=1), folder / "run"
+    (folder / "forget.txt").write_text(TEXT)
+    run.mkdir()
+    write_provenance(run, {"kind": KIND}, files=False)
+    vector = taskarith.extract(base, tuned, run / "forget.safetensors").path
+    taskarith.apply(tuned, negate=[str(vector)], output_dir=run / "edited")
+    data = {"forget": {"spec": str(folder / "forget.txt"), "fingerprint": "0"}}
+    for name in ("before", "after"):
+        (run / name).mkdir()
+        (run / name / "records.jsonl").write_text(f'{{"prompt": "{TEXT}"}}\n')
+        (run / name / "results.json").write_text("{}\n")
+        write_provenance(run / name, {"kind": "evaluation", "data": data})
+    (run / "report.html").write_text(f"<p>{TEXT}")
+    (run / ".learned-forget.training").mkdir()
+    (run / ".learned-forget.training" / "blocks").write_text(TEXT)
+    return run

@@ -15,7 +15,7 @@ from taskarith.attacks.exam import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options
 from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
 from taskarith.attacks.run import TOP_K, Examination
 from taskarith.attacks.strongest import Strongest, strongest
-from taskarith.calls import listed, renamed
+from taskarith.calls import listed, named, renamed
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths, load_data
@@ -87,11 +87,11 @@ class AttackResult(TidyResult):
 
 @renamed(retain="reference")
 def attack(
-    edited: str,
-    forget: str,
+    edited: str | Path,
+    forget: str | Path,
     *,
-    before: str | None = None,
-    reference: str | None = None,
+    before: str | Path | None = None,
+    reference: str | Path | None = None,
     attacks: str | Sequence[str] = ATTACKS,
     unrelated: str | None = None,
     rephrased: str | None = None,
@@ -146,6 +146,7 @@ def attack(
     :raises TaskarithError: Relearning diverged.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
+    edited, forget, before, reference = str(edited), str(forget), named(before), named(reference)
     options = Options(
         attacks=tuple(listed(attacks)),
         relearn_samples=relearn_samples,

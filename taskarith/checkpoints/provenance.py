@@ -126,3 +126,21 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
             f"{path} does not hold a JSON object", "Remove it, or get it again from where it came from."
         )
     return absolute_names(record, folder)
+
+
+def strike_files(folder: Path, names: Collection[str]) -> None:
+    """Note in the record of a folder that some of its files are removed on purpose, so that none seems to be lost.
+
+    :param names: Of the files; their entries are moved from ``files`` to ``removed``, with their digests.
+    """
+    path = folder / PROVENANCE_NAME
+    record = parse_json(read_text(path))
+    moved = {name: entry for name, entry in record.get("files", {}).items() if name in names}
+    if not moved:
+        return
+    record["files"] = {name: entry for name, entry in record["files"].items() if name not in moved}
+    record["removed"] = {**record.get("removed", {}), **moved}
+    record["digest"] = UNSEALED
+    partial = path.with_name(f".{path.name}")
+    partial.write_bytes(seal((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()))
+    partial.replace(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from taskarith.checkpoints.gguf import dequantize_gguf, find_gguf
@@ -49,7 +51,9 @@ class ResolvedModel:
         return self.name if self.revision else str(Path(self.name).resolve())
 
 
-def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_local: bool = False) -> ResolvedModel:
+def resolve_model(
+    model: str | PathLike[str] | ModelRef, listener: Listener = SILENT, *, is_local: bool = False
+) -> ResolvedModel:
     """Find a model, downloading or dequantising it (once) where needed.
 
     :param model: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, or a folder with one.
@@ -57,7 +61,7 @@ def resolve_model(model: str | ModelRef, listener: Listener = SILENT, *, is_loca
     :param is_local: Download nothing: of the hub's models only those in the cache are found.
     :raises CheckpointError: There is no such model, or it cannot be reached.
     """
-    reference = parse_model(model) if isinstance(model, str) else model
+    reference = model if isinstance(model, ModelRef) else parse_model(os.fspath(model))
     path = Path(reference.name)
     if exists(path):
         gguf = find_gguf(path)

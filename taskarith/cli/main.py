@@ -12,6 +12,7 @@ import typer
 from taskarith.cli import (  # a command's module has its name
     apply,
     attack,
+    clean,
     combine,
     demo,
     diff,
@@ -74,7 +75,7 @@ _GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "Edit a model": (unlearn, finetune, extract, combine, apply, demo),
     "Choose coefficients": (sweep, relate, ood, importance),
     "Measure and attack": (eval, score, attack, report),
-    "Look, check, undo": (inspect, diff, verify, undo, push, env),
+    "Look, check, undo": (inspect, diff, verify, undo, clean, push, env),
 }
 
 for _heading, _modules in _GROUPS.items():

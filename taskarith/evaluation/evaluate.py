@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
-from taskarith.calls import listed, renamed
+from taskarith.calls import listed, named, renamed
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
 from taskarith.checkpoints.team import ALONE, launched_team
@@ -46,7 +46,7 @@ def evaluate(
     models: str | Sequence[str],
     data: Mapping[str, str] | str | Sequence[str],
     *,
-    reference: str | None = None,
+    reference: str | Path | None = None,
     benchmark: str | None = None,
     tasks: str | Sequence[str] = (),
     task_folder: str | Path | None = None,
@@ -100,7 +100,7 @@ def evaluate(
     :raises MismatchError: A vector does not fit the model, or the reference model's tokenizer yields different samples.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
-    models, data, tasks = listed(models), named_data(data), listed(tasks)
+    models, data, tasks, reference = listed(models), named_data(data), listed(tasks), named(reference)
     if recipe is not None and (add or negate):
         raise UsageError("both a recipe and vectors are given", "Put the vectors into the recipe, or leave it out.")
     if parse_scales(scale) and not (add or negate):

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
-from taskarith.calls import listed
+from taskarith.calls import listed, named
 from taskarith.checkpoints.checkpoint import open_checkpoint
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.targets import check_apart
@@ -48,7 +48,7 @@ RECIPE = "recipe.yaml"
 
 
 def sweep(
-    model: str,
+    model: str | Path,
     data: Mapping[str, str] | str | Sequence[str],
     *,
     add: Sequence[str] = (),
@@ -57,7 +57,7 @@ def sweep(
     search: int = 0,
     gradient: int = 0,
     by: str | Sequence[str] = (),
-    reference: str | None = None,
+    reference: str | Path | None = None,
     target: float | None = None,
     budget: float | None = None,
     kl: float = 0.0,
@@ -112,7 +112,7 @@ def sweep(
     :raises MismatchError: A vector does not fit the model.
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
-    data, by = named_data(data), listed(by)
+    model, reference, data, by = str(model), named(reference), named_data(data), listed(by)
     aim = _aim(data, target, budget)
     options = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
     _check(model, data, aim, reference)

@@ -10,9 +10,9 @@ from typing import Any
 from taskarith.evaluation.measurement import Measurement
 from taskarith.unlearning.call import Call
 
-__all__ = ["ALPHAS", "BUDGET", "KEEP", "MEASUREMENT", "QUICK_ALPHAS", "QUICK_MEASUREMENT", "Learning", "Task"]
+__all__ = ["ALPHAS", "BUDGET", "KEEP", "KIND", "MEASUREMENT", "QUICK_ALPHAS", "QUICK_MEASUREMENT", "Learning", "Task"]
 
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 """From what a vector of the base needs (0.85) to four times that: one learned on top of the model needs up to 2.2, if
 its steps are large (`benchmarks/RESULTS-ways.md`)."""
 
@@ -25,6 +25,9 @@ QUICK_MEASUREMENT = Measurement(block_size=64, prompts=6, continuation_tokens=32
 
 KEEP = 0.4
 """Share of the retain set's vector that is added: least cost at full forgetting in `examples/forgetting`."""
+
+KIND = "unlearning"
+"""Of a run, in its record."""
 
 BUDGET = 0.1
 """Nats a token that kept texts may lose, where nothing says how well a model that never knew the text knows it."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taskarith.calls import listed
+from taskarith.calls import listed, named
 from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.checkpoints.team import launched_team
@@ -20,24 +20,23 @@ from taskarith.unlearning.look import check_call, choose_learning, look, missing
 from taskarith.unlearning.result import UnlearnResult
 from taskarith.unlearning.run import Run, make_result, planned
 from taskarith.unlearning.stages import Stages, read_stages, write_json
-from taskarith.unlearning.task import ALPHAS, BUDGET, KEEP, QUICK_ALPHAS, QUICK_MEASUREMENT, Learning, Task
+from taskarith.unlearning.task import ALPHAS, BUDGET, KEEP, KIND, QUICK_ALPHAS, QUICK_MEASUREMENT, Learning, Task
 from taskarith.unlearning.task import MEASUREMENT as UNLEARNING
 
 __all__ = ["UnlearnResult", "unlearn"]
 
-_KIND = "unlearning"
 _UNKNOWN = Learning(lora=False, learning_rate=0.0, num_train_epochs=None, until_loss=None, batch_size=1)
 
 
 def unlearn(
-    model: str,
-    forget: str,
-    retain: str | Sequence[str],
+    model: str | Path,
+    forget: str | Path,
+    retain: str | Path | Sequence[str | Path],
     output_dir: str | Path = "unlearned",
     *,
-    holdout: str | None = None,
-    reference: str | None = None,
-    base: str | None = None,
+    holdout: str | Path | None = None,
+    reference: str | Path | None = None,
+    base: str | Path | None = None,
     lora: bool | None = None,
     learning_rate: float | None = None,
     num_train_epochs: float | None = None,
@@ -92,7 +91,8 @@ def unlearn(
         raise UsageError(
             "unlearn runs in one process", "Start it without a launcher; the commands that it prints can be launched."
         )
-    retain = tuple(listed(retain))
+    model, forget, retain = str(model), str(forget), tuple(listed(retain))
+    holdout, reference, base = named(holdout), named(reference), named(base)
     chosen = tuple(alphas) if alphas is not None else QUICK_ALPHAS if quick else ALPHAS
     check_call(model, retain, reference, base, keep, chosen)
     task = Task(
@@ -126,7 +126,7 @@ def unlearn(
         check_space(folder, needed_space(task, sight))
     folder.mkdir(parents=True, exist_ok=True)
     if read_provenance(folder) is None:
-        write_provenance(folder, {"kind": _KIND}, files=False)
+        write_provenance(folder, {"kind": KIND}, files=False)
     stages = Stages(folder, sight.fingerprints, len(planned(task)), overwrite, listener)
     result = Run(task, stages, listener, compromise=compromise).run(start)
     write_json(folder / "results.json", result.to_json())
@@ -141,5 +141,7 @@ def _check_folder(folder: Path, inputs: Sequence[str]) -> None:
     if not folder.is_dir():
         raise OutputError(f"{folder} is not a folder", "Name another output.")
     record: Mapping[str, Any] | None = read_provenance(folder)
-    if any(folder.iterdir()) and (record or {}).get("kind") != _KIND:
+    if any(folder.iterdir()) and (record or {}).get("kind") != KIND:
         raise OutputError(f"{folder} holds something else than a run of unlearn", "Name another output.")
+    if (record or {}).get("cleaned"):
+        raise OutputError(f"{folder} is a run whose forget data was removed by clean", "Name another output.")

@@ -20,6 +20,7 @@ COMMANDS = [
     "importance",
     "apply",
     "undo",
+    "clean",
     "env",
     "push",
     "verify",
@@ -75,7 +76,7 @@ def test_help_shows_every_command_under_its_heading_in_one_line(monkeypatch):
         "Edit a model": ["unlearn", "finetune", "extract", "combine", "apply", "demo"],
         "Choose coefficients": ["sweep", "relate", "ood", "importance"],
         "Measure and attack": ["eval", "score", "attack", "report"],
-        "Look, check, undo": ["inspect", "diff", "verify", "undo", "push", "env"],
+        "Look, check, undo": ["inspect", "diff", "verify", "undo", "clean", "push", "env"],
     }
     for heading in shown:
         for line in found[heading]:

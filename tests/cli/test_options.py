@@ -19,7 +19,7 @@ from taskarith.relations.inputs import InputKeywords, TestInputs
 
 OTHERS = {"alpha", "bits", "block_size", "data", "dtype", "model", "output_dir", "plot", "rank", "retain", "seed"}
 OTHERS |= {"beta", "config", "draws", "forget", "gamma", "learning_rate", "lora", "output_file", "prompts", "weights"}
-OTHERS |= {"base", "budget", "overwrite", "quick", "reference"}
+OTHERS |= {"base", "budget", "dry_run", "overwrite", "quick", "reference"}
 """Options that mean or do another thing in another command."""
 
 COMMANDS = typer.main.get_command(app).commands

@@ -59,9 +59,7 @@ def given(room, **changes):
 
 
 def test_a_text_is_forgotten_and_what_shows_it_is_written(run, room):
-    on_others = not any(
-        "not used to choose, it does not hold" in one for one in run.verdicts
-    )  # luck
+    on_others = not any("not used to choose, it does not hold" in one for one in run.verdicts)  # luck
     assert run.outcome == ("forgotten" if on_others else "edited"), run
     assert run.missing == ()
     assert run.alpha in FAST["alphas"]
