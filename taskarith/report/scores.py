@@ -78,16 +78,15 @@ _WITH_INTERVAL = {"loss", "rouge_l_f1"}
 def score_tables(scores: Scores) -> list[TableRows]:
     """Return the tables of all texts, with a row per model, and one of the overall numbers, with a column per model.
 
-    A dash marks a missing number. Tables are at most 100 characters wide where their cells allow it.
+    A dash marks a number that a model lacks and another has; ``score_remarks`` names what all lack. Tables are at
+    most 100 characters wide where their cells allow it.
     """
     names = short_names(scores.models)
     tables = []
     for text in scores.texts:
         rows = {names[model]: scores.by_text[model].get(text, {}) for model in scores.models}
         tables += _text_tables(text, rows)
-    missing = [name for model in scores.models for name in scores.missing[model]]
-    overall = {names[model]: scores.overall[model] for model in scores.models}
-    return tables + _overall_tables(overall, missing)
+    return tables + _overall_tables({names[model]: scores.overall[model] for model in scores.models})
 
 
 def score_remarks(scores: Scores) -> list[str]:
@@ -149,17 +148,17 @@ def _beside(names: Sequence[str], numbers: Mapping[str, Number]) -> str:
     return number_text(name, numbers.get(name), plain=name.startswith(BESIDE[1]))
 
 
-def _overall_tables(by_model: Mapping[str, Mapping[str, Number]], missing: Sequence[str]) -> list[TableRows]:
-    names = _ordered(by_model, missing)
+def _overall_tables(by_model: Mapping[str, Mapping[str, Number]]) -> list[TableRows]:
+    names = _ordered(by_model)
     rows = [
         (metric_title(name), *(number_text(name, numbers.get(name)) for numbers in by_model.values())) for name in names
     ]
     return fitted(TableRows("over all texts", ("", *by_model), tuple(rows))) if rows else []
 
 
-def _ordered(by_model: Mapping[str, Mapping[str, Number]], more: Sequence[str] = ()) -> list[str]:
+def _ordered(by_model: Mapping[str, Mapping[str, Number]]) -> list[str]:
     """Return the names of all numbers in the order of the titles, unknown ones last."""
-    names = dict.fromkeys([*(name for numbers in by_model.values() for name in numbers), *more])
+    names = dict.fromkeys(name for numbers in by_model.values() for name in numbers)
     order = list(TITLES)
     return sorted(names, key=lambda name: order.index(name) if name in TITLES else len(order))
 
