@@ -39,7 +39,8 @@ def command(
     for path in result.removed:
         console.line(printable(str(path)))
     what = "would be removed" if dry_run else "removed"
-    console.note(f"{what}: {result.nbytes / 1e6:,.1f} MB; the space on the disk is freed, not overwritten")
+    size = f"{result.nbytes / 1e6:,.1f} MB; the space on the disk is freed, not overwritten"
+    console.note(f"{what}: {size if result.removed else 'nothing, the run does not hold the text any more'}")
     for place in result.remaining:
         console.note(printable(f"not removed: {place}"))
     console.result(result.to_json())

@@ -10,6 +10,7 @@ from typing import Any
 
 from taskarith.checkpoints.lock import check_unlocked
 from taskarith.checkpoints.ownership import foreign_entries
+from taskarith.checkpoints.places import absolute_name
 from taskarith.checkpoints.provenance import read_provenance, strike_files, write_provenance
 from taskarith.checkpoints.rooms import WORK, work_folder
 from taskarith.errors import OutputError, UsageError
@@ -106,7 +107,7 @@ def _elsewhere(folder: Path) -> Iterator[str]:
     record = read_provenance(folder / "before") or {}
     data = dict(record.get("data") or {})
     if isinstance(spec := dict(data.get("forget") or {}).get("spec"), str):
-        yield f"the text itself: {spec}"
+        yield f"the text itself: {absolute_name(spec, folder / 'before')}"
     yield "the model that was edited, the caches of data sets, and every copy or backup of what was removed"
 
 

@@ -22,6 +22,7 @@ def test_it_lists_what_it_removes_and_what_it_cannot(run):
     assert str(run / "forget.safetensors") in done.stdout.splitlines()
     assert "would be removed" in listed.stderr
     assert "not removed: the text itself: " in done.stderr
+    assert "removed: nothing" in invoke("clean", run, "--forget-data").stderr
     assert json.loads(invoke("clean", run, "--forget-data", "--json").stdout)["removed"] == []
 
 

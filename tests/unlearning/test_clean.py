@@ -39,7 +39,7 @@ def test_nothing_in_the_run_holds_the_text_afterwards_and_the_rest_stays(run):
     changed = {name for name, data in after.items() if data != before[name]}
     assert changed == {"taskarith.json", "before/taskarith.json", "after/taskarith.json"}
     assert result.nbytes == sum(len(before[name]) for name in before.keys() - after.keys())
-    assert any("forget.txt" in place for place in result.remaining)
+    assert f"the text itself: {run.parent / 'forget.txt'}" in result.remaining
 
 
 def test_records_say_what_was_removed_and_are_sound(run):
