@@ -93,6 +93,7 @@ __all__ = [
 _HOMES = {
     "ApplyResult": "taskarith.edit.apply",
     "AttackResult": "taskarith.attacks.attack",
+    "CleanResult": "taskarith.unlearning.clean",
     "CombineResult": "taskarith.edit.combine",
     "Differences": "taskarith.inspection.diff",
     "Evaluation": "taskarith.evaluation.run",
@@ -118,10 +119,10 @@ _HOMES = {
     "TaskarithError": "taskarith.errors",
     "UndoResult": "taskarith.edit.undo",
     "UnlearnResult": "taskarith.unlearning.result",
-    "CleanResult": "taskarith.unlearning.clean",
     "Verification": "taskarith.inspection.verify",
     "apply": "taskarith.edit.apply",
     "attack": "taskarith.attacks.attack",
+    "clean": "taskarith.unlearning.clean",
     "combine": "taskarith.edit.combine",
     "diff": "taskarith.inspection.diff",
     "evaluate": "taskarith.evaluation.evaluate",
@@ -137,7 +138,6 @@ _HOMES = {
     "sweep": "taskarith.sweeps.sweep",
     "undo": "taskarith.edit.undo",
     "unlearn": "taskarith.unlearning.unlearn",
-    "clean": "taskarith.unlearning.clean",
     "verify": "taskarith.inspection.verify",
 }
 

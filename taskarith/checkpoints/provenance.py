@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,19 +128,13 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     return absolute_names(record, folder)
 
 
-def strike_files(folder: Path, names: Collection[str]) -> None:
-    """Note in the record of a folder that some of its files are removed on purpose, so that none seems to be lost.
+def amend_record(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change the record in a folder, which is never there in part, and seal it again.
 
-    :param names: Of the files; their entries are moved from ``files`` to ``removed``, with their digests.
+    :param change: Returns the record as it is to be, from the one that is there.
     """
     path = folder / PROVENANCE_NAME
-    record = parse_json(read_text(path))
-    moved = {name: entry for name, entry in record.get("files", {}).items() if name in names}
-    if not moved:
-        return
-    record["files"] = {name: entry for name, entry in record["files"].items() if name not in moved}
-    record["removed"] = {**record.get("removed", {}), **moved}
-    record["digest"] = UNSEALED
+    record = {**change(parse_json(read_text(path))), "digest": UNSEALED}
     partial = path.with_name(f".{path.name}")
     partial.write_bytes(seal((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()))
     partial.replace(path)

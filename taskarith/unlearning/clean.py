@@ -11,7 +11,7 @@ from typing import Any
 from taskarith.checkpoints.lock import check_unlocked
 from taskarith.checkpoints.ownership import foreign_entries
 from taskarith.checkpoints.places import absolute_name
-from taskarith.checkpoints.provenance import read_provenance, strike_files, write_provenance
+from taskarith.checkpoints.provenance import amend_record, read_provenance
 from taskarith.checkpoints.rooms import WORK, work_folder
 from taskarith.errors import OutputError, UsageError
 from taskarith.tidy import Brief
@@ -73,12 +73,12 @@ def clean(run: str | Path, *, forget_data: bool = False, dry_run: bool = False) 
     _check(folder, found)
     remaining, nbytes = tuple(_elsewhere(folder)), sum(map(_size, found))
     if not dry_run:
-        write_provenance(folder, {"kind": KIND, "cleaned": True}, files=False)  # first: a torn clean is done again
+        amend_record(folder, lambda record: {**record, "cleaned": True})  # first: a torn clean is done again
         for path in found:
             _remove(path)
         for name in _MEASURED:
-            if (folder / name).is_dir():
-                strike_files(folder / name, _QUOTING)
+            if read_provenance(folder / name) is not None:
+                amend_record(folder / name, _without_quotes)
     return CleanResult(folder, tuple(found), nbytes, remaining)
 
 
@@ -90,8 +90,20 @@ def _holding(folder: Path) -> Iterator[Path]:
     yield from (work_folder(folder / name, what) for name in (*_VECTORS, *_MEASURED) for what in WORK)
 
 
+def _without_quotes(record: dict[str, Any]) -> dict[str, Any]:
+    """Move the entries of the files that are removed from ``files`` to ``removed``, so that none seems to be lost."""
+    files = record["files"] if isinstance(record.get("files"), dict) else {}
+    moved = {name: entry for name, entry in files.items() if name in _QUOTING}
+    if not moved:
+        return record
+    left = {name: entry for name, entry in files.items() if name not in moved}
+    return {**record, "files": left, "removed": moved}
+
+
 def _check(folder: Path, found: list[Path]) -> None:
-    """Refuse what another process works on, and what taskarith did not write."""
+    """Refuse broken records, what another process works on, and what taskarith did not write."""
+    for name in _MEASURED:
+        read_provenance(folder / name)
     for path in found:
         if path.name.startswith("."):
             check_unlocked(path, folder)
@@ -105,8 +117,9 @@ def _check(folder: Path, found: list[Path]) -> None:
 def _elsewhere(folder: Path) -> Iterator[str]:
     """Yield what lies elsewhere and holds the text."""
     record = read_provenance(folder / "before") or {}
-    data = dict(record.get("data") or {})
-    if isinstance(spec := dict(data.get("forget") or {}).get("spec"), str):
+    data = record.get("data")
+    text = data.get("forget") if isinstance(data, dict) else None
+    if isinstance(text, dict) and isinstance(spec := text.get("spec"), str):
         yield f"the text itself: {absolute_name(spec, folder / 'before')}"
     yield "the model that was edited, the caches of data sets, and every copy or backup of what was removed"
 

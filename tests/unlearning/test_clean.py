@@ -13,7 +13,7 @@ from forgetting import TEXT, make_run
 import taskarith
 from taskarith.checkpoints.lock import lock_folder
 from taskarith.checkpoints.provenance import record_is_sealed
-from taskarith.errors import OutputError, UsageError
+from taskarith.errors import CheckpointError, OutputError, UsageError
 from taskarith.unlearning.clean import clean
 from taskarith.unlearning.unlearn import unlearn
 
@@ -107,6 +107,24 @@ def test_what_somebody_else_put_there_or_works_on_stays(run, tmp_path, how):
     if how == "in use":
         os.close(held)
         clean(run, forget_data=True)
+
+
+@pytest.mark.parametrize("broken", ["[]", "{", '{"data": [1]}', '{"files": [1], "data": {"forget": 1}}'])
+def test_a_broken_record_is_an_error_before_anything_is_removed_or_changes_nothing(run, broken):
+    (run / "before" / "taskarith.json").write_text(broken)
+    try:
+        clean(run, forget_data=True)
+    except CheckpointError:
+        assert (run / "forget.safetensors").exists()
+    else:
+        assert not any(TEXT.encode() in data for data in _files(run).values())
+
+
+def test_the_record_of_the_run_keeps_what_it_said(run):
+    record = json.loads((run / "taskarith.json").read_text())
+    clean(run, forget_data=True)
+    assert json.loads((run / "taskarith.json").read_text()) | {"digest": 0} == record | {"cleaned": True, "digest": 0}
+    assert record_is_sealed(run)
 
 
 def test_a_cleaned_run_is_not_gone_on_with(run, phi, tmp_path):
