@@ -15,8 +15,9 @@ from taskarith.cli.main import app
 
 def run(*arguments, cwd=None, **environment):
     """Run the installed command in a process of its own."""
+    command = shutil.which("taskarith", path=str(Path(sys.executable).parent)) or shutil.which("taskarith")
     return subprocess.run(
-        [shutil.which("taskarith", path=str(Path(sys.executable).parent)), *map(str, arguments)],
+        [command, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -22,7 +22,10 @@ QUICK: dict[str, Any] = {
     "learning_rate": 1e-3,
     "per_device_train_batch_size": 4,
     "device": "cpu",
+    "bf16": False,  # a CPU may be fast at it: then what is equal in float32 would not be
 }
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def quick(**more: Any) -> dict[str, Any]:

@@ -18,12 +18,12 @@ def method(name: str, density: float = 0.4, **more) -> Method:
     return parse_method(name, **({"density": density} if "density" in METHODS[name].parameters else {}), **more)
 
 
-def merge(how: Method, deltas, weights=None, alpha=1.0, shape=None, base=None, names=None, guides=()) -> np.ndarray:
+def merge(how: Method, deltas, weights=None, alpha=1.0, shape=None, base=None, names=None, guides=(), device="cpu"):
     """Merge flat deltas in one piece; guides are those that are looked at only."""
     deltas = [np.asarray(delta, dtype=float) for delta in deltas]
     weights = [weight * alpha for weight in (weights or [1.0] * len(deltas))]
     names = names or [f"t{index}" for index in range(len(deltas))]
-    setting = Setting(shape or deltas[0].shape, tuple(names), tuple(weights), (), alpha, how)
+    setting = Setting(shape or deltas[0].shape, tuple(names), tuple(weights), (), alpha, how, device)
     operator = METHODS[how.name].load()(setting)
     flat = [delta.ravel() for delta in [*deltas, *(np.asarray(guide, dtype=float) for guide in guides)]]
     while not operator.is_ready():

@@ -90,7 +90,12 @@ class Products:
 
 
 class Calculator(Protocol):
-    """The buffers and the arithmetic of one worker: begin a tensor, fill the inputs of a chunk, calculate it."""
+    """The buffers and the arithmetic of one worker: begin a tensor, fill the inputs of a chunk, calculate it.
+
+    ``device`` is where it calculates, as torch names it.
+    """
+
+    device: str
 
     def begin(self, recipe: Recipe) -> None:
         """Make ready for a tensor."""

@@ -23,6 +23,8 @@ _PAD = 4160  # rows of a power of two bytes would all fall into the same lines o
 class CpuCalculator:
     """Calculates chunks of at most ``chunk`` elements; see ``Calculator``."""
 
+    device = "cpu"
+
     def __init__(self, chunk: int) -> None:
         self._kernels = load_kernels()
         self._stride = chunk * 8 + _PAD

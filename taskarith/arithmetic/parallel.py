@@ -17,11 +17,13 @@ from taskarith.progress import SILENT, Listener
 
 __all__ = [
     "CHUNK_ELEMENTS",
+    "ON_GPU",
     "WORKERS",
     "Input",
     "Workers",
     "check_device",
     "chunks",
+    "device_of",
     "filled_chunks",
     "new_calculator",
     "usable_cores",
@@ -60,6 +62,9 @@ class Workers:
 
 WORKERS = Workers()
 
+ON_GPU = 4
+"""Whole matrices that are decomposed on a GPU at a time, each with several copies in its memory."""
+
 
 def chunks(elements: int, size: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, int]]:
     """Return the ranges ``start, stop`` that cut a tensor of ``elements`` into pieces of at most ``size``."""
@@ -79,15 +84,19 @@ def filled_chunks(
         yield start, end
 
 
-def check_device(text: str) -> str:
-    """Return where to calculate: the CPU for ``auto``, since the disk is the limit and the bits are the same.
+def check_device(text: str, *, decomposes: bool = False) -> str:
+    """Return where to calculate; ``auto`` is the CPU, since the disk is the limit and the bits are the same.
 
+    :param text: ``auto``, ``cpu`` or ``cuda[:N]``.
+    :param decomposes: Whole matrices are decomposed: ``auto`` is the GPU, if there is one.
     :raises UsageError: The device is unknown, absent, or has no float64.
     """
-    if text in {"auto", "cpu"}:
+    if text == "cpu" or (text == "auto" and not decomposes):
         return "cpu"
     import torch
 
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(text)
     except RuntimeError:
@@ -97,6 +106,19 @@ def check_device(text: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"there is no device '{text}' here", "Choose auto or cpu.")
     return text
+
+
+def device_of(rank: int, device: str) -> str:
+    """Return the device of one of several processes on a machine, which take the GPUs in turn.
+
+    :param rank: Number of the process.
+    :param device: As ``check_device`` returns it; a GPU with a number is for all of them.
+    """
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{rank % torch.cuda.device_count()}"
 
 
 def usable_cores() -> int:

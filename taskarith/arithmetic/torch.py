@@ -98,7 +98,7 @@ class TorchCalculator:
     """
 
     def __init__(self, chunk: int, device: str = "cpu") -> None:
-        self._device = torch.device(device)
+        self.device, self._device = device, torch.device(device)
         self._chunk = chunk
         self._is_cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._is_cuda else None

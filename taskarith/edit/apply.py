@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from taskarith.arithmetic.parallel import check_device
+from taskarith.arithmetic.parallel import check_device, device_of
 from taskarith.cards.card import write_card
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.provenance import write_provenance
@@ -121,7 +121,8 @@ def apply(
         None keeps the base's.
     :param tokenizer: Give the output the tokenizer of this model, with its chat template; None keeps the base's, or
         with ``union`` takes that of the folder that brings new tokens.
-    :param device: auto (the CPU), cpu or cuda[:N]; changes no bit.
+    :param device: auto, cpu or cuda[:N]; changes no bit but of tsv, iso_c, wudi and low_rank, which decompose whole
+        matrices: for these auto is a GPU, if there is one, and the CPU otherwise.
     :param max_shard_size: Bytes of tensors in one file; None keeps the base's files.
     :param overwrite: Replace an existing output.
     :param method: Merge method; or its name; see ``merging.methods.parse_method``. By default they are added up.
@@ -163,7 +164,10 @@ def apply(
         ignore_buffers=ignore_buffers,
         chat_template=chat_template or "",
     )
-    output = _Output(output_dir, overwrite, check_device(device), keep_undo, sha256, dry_run)
+    place = check_device(device, decomposes=edit.method.needs_whole_tensors)
+    if device == "auto" and place != "cpu":
+        listener.note(f"{edit.method.name} decomposes whole matrices, which is done on the GPU; --device cpu does not")
+    output = _Output(output_dir, overwrite, place, keep_undo, sha256, dry_run)
     if jobs == 1 or dry_run:
         return _apply(edit, output, team=launched_team() if launched else ALONE, listener=listener)
     with started_team(jobs, _apply, {"edit": edit, "output": output}) as team:
@@ -172,7 +176,7 @@ def apply(
 
 @dataclass(frozen=True)
 class _Output:
-    """Where and how an edit is written, which decides no byte of it."""
+    """Where and how an edit is written; it decides no byte, but where whole matrices are decomposed."""
 
     folder: str | Path | None
     overwrite: bool
@@ -212,11 +216,13 @@ def _apply(edit: Edit, output: _Output, *, team: Team, listener: Listener = SILE
             return replace(found, remarks=tuple(remarks), forecast=forecast(plan, target))
         inputs += [*plan.states, taken or ""]
         goal = agreed_plan(plan, team, listener) if longer.base is base else ""  # new rows lie in a temporary file
+        if goal and (place := _decomposing(plan, output)) != "cpu":
+            goal += f"-{place}"
         parts = [shard.name for shard in plan.shards]
         with publish(
             target, output.overwrite, is_folder=True, plan=goal, parts=parts, team=team, inputs=inputs
         ) as workplace:
-            result = run_plan(plan, workplace, device=output.device, listener=listener)
+            result = run_plan(plan, workplace, device=device_of(team.rank, output.device), listener=listener)
             if not team.is_first:
                 return _result(target, resolved, plan, result)
             result.base = longer.fingerprints(result.base)
@@ -231,6 +237,8 @@ def _apply(edit: Edit, output: _Output, *, team: Team, listener: Listener = SILE
             remarks += strangers(operands, result.base, str(base.path)) + rounding(result)
             done = replace(edit, tokenizer=str(taken.resolve()) if taken else "", chat_template=template)
             record = record_edit(done, plan, resolved, result)
+            if (place := _decomposing(plan, output)) != "cpu":
+                record["device"] = place
             headers = () if output.sha256 else parts
             write_card(workplace.path, record, base.path)
             write_provenance(workplace.path, record, target, headers=headers)
@@ -246,6 +254,11 @@ def _result(target: Path, model: ResolvedModel, plan: EditPlan, result: RunResul
         write_bytes=plan.write_bytes,
         fingerprint=combine_fingerprints(result.output) if result.output else "",
     )
+
+
+def _decomposing(plan: EditPlan, output: _Output) -> str:
+    """Return the kind of device that decomposes matrices, whose last bits may depend on it."""
+    return output.device.partition(":")[0] if plan.whole_tensors else "cpu"
 
 
 def _hint(reference: OperandRef) -> str:

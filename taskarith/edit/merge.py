@@ -56,7 +56,7 @@ class Merge:
         self._name, self._elements = tensor.source.name, tensor.source.elements
         self._merged = len(recipe.dtypes)  # the merged delta is one input more
         calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
-        self._operator: Operator = METHODS[plan.edit.method.name].load()(_setting(plan, tensor))
+        self._operator: Operator = METHODS[plan.edit.method.name].load()(_setting(plan, tensor, calculator.device))
         span = max(1, self._operator.span)
         self._piece = span * max(1, PIECE_ELEMENTS // span)
         self._chunk = min(chunk, PIECE_ELEMENTS)
@@ -115,7 +115,7 @@ class Merge:
                 )
 
 
-def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
+def _setting(plan: EditPlan, tensor: TensorPlan, device: str) -> Setting:
     present, name = {term.operand for term in tensor.terms}, tensor.source.name
     others = [one for index, one in enumerate(plan.operands) if index not in present and not one.role]
     absent = [one.coefficient_of(one.delta_of(name) or name) * plan.edit.alpha for one in others]
@@ -127,4 +127,5 @@ def _setting(plan: EditPlan, tensor: TensorPlan) -> Setting:
         tuple(absent),
         plan.edit.alpha,
         plan.edit.method,
+        device,
     )

@@ -23,6 +23,7 @@ class Setting:
     :param absent: Likewise of the operands that do not move this tensor: their deltas would be zero.
     :param alpha: What all weights have in common; not zero.
     :param method: The method with its parameters.
+    :param device: Where matrices are decomposed.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +32,7 @@ class Setting:
     absent: tuple[float, ...]
     alpha: float
     method: Method
+    device: str = "cpu"
 
     @property
     def elements(self) -> int:

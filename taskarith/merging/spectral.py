@@ -1,7 +1,7 @@
 """Iso-C, TSV-Merge, WUDI and low rank: operators that need whole matrices, by way of their singular values.
 
-Everything is float64, and torch runs on one thread, so that no bit depends on the number of threads. Tensors that are
-no matrices take the mean of the weighted deltas, as the papers' code does.
+Everything is float64, and torch runs on one thread, so that no bit depends on the number of threads; on a GPU the last
+bits may be others. Tensors that are no matrices take the mean of the weighted deltas, as the papers' code does.
 Sources: Iso-C, arXiv:2502.04959; TSV-Merge, arXiv:2412.00081; WUDI, arXiv:2503.08099;
 low rank, corollary 1 of arXiv:2504.10957.
 """
@@ -18,19 +18,23 @@ import xxhash
 from taskarith.merging.operator import Setting, SinglePass
 from taskarith.merging.sums import ordered_sum
 
-__all__ = ["IsoC", "LowRank", "Tsv", "Wudi", "iso_c", "low_rank", "tsv", "wudi"]
+__all__ = ["IsoC", "LowRank", "Tsv", "Wudi", "from_gram", "iso_c", "low_rank", "tsv", "wudi"]
+
+_ORTHOGONAL = 1e-8
+"""How far the products of singular vectors may be from those of orthonormal ones."""
 
 
-def iso_c(deltas: Sequence[np.ndarray]) -> np.ndarray:
+def iso_c(deltas: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
     """Add up the matrices and set all singular values of the sum to their mean.
 
     :param deltas: float64, rows x columns, weighted.
+    :param device: Where to calculate.
     """
-    left, values, right = torch.linalg.svd(torch.from_numpy(ordered_sum(deltas)), full_matrices=False)
-    return ((left * values.mean()) @ right).numpy()
+    left, values, right = _svd(_on(device, ordered_sum(deltas)))
+    return _back((left * values.mean()) @ right)
 
 
-def tsv(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
+def tsv(deltas: Sequence[np.ndarray], count: int, device: str = "cpu") -> np.ndarray:
     """Keep an equal share of the singular vectors of each matrix, and make all that is kept orthogonal together.
 
     Of each delta the first ``min(rows, columns) // count`` singular triplets, at least one, stand side by side; left
@@ -38,18 +42,19 @@ def tsv(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
 
     :param deltas: float64, rows x columns, weighted.
     :param count: Number of operands.
+    :param device: Where to calculate.
     """
     if count == 1:
         return deltas[0]
     kept = max(1, min(deltas[0].shape) // count)
-    parts = [torch.linalg.svd(torch.from_numpy(delta), full_matrices=False) for delta in _by_content(deltas)]
+    parts = [_svd(_on(device, delta)) for delta in _by_content(deltas)]
     left = torch.cat([part[0][:, :kept] for part in parts], 1)
     values = torch.cat([part[1][:kept] for part in parts])
     right = torch.cat([part[2][:kept] for part in parts], 0)
-    return ((_orthonormal(left) * values) @ _orthonormal(right)).numpy()
+    return _back((_orthonormal(left) * values) @ _orthonormal(right))
 
 
-def wudi(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
+def wudi(deltas: Sequence[np.ndarray], count: int, device: str = "cpu") -> np.ndarray:
     """Return the matrix that disturbs each delta least on that delta's own inputs, which its rows span.
 
     It minimises ``sum_i |(merged - delta_i) delta_i^T|^2 / |delta_i|^2``. The paper takes 300 steps of Adam from the
@@ -57,32 +62,57 @@ def wudi(deltas: Sequence[np.ndarray], count: int) -> np.ndarray:
 
     :param deltas: float64, rows x columns, weighted.
     :param count: Number of operands.
+    :param device: Where to calculate.
     """
     present = [delta for delta in deltas if delta.any()]
     if count == 1 or len(present) < 2:
         return ordered_sum(deltas)
-    matrices = [torch.from_numpy(delta) for delta in present]
+    matrices = [_on(device, delta) for delta in present]
     grams = [matrix.T @ matrix / torch.sum(matrix * matrix) for matrix in matrices]
-    total = torch.from_numpy(ordered_sum(deltas))
-    weight = torch.from_numpy(ordered_sum([gram.numpy() for gram in grams]))
-    pull = [((matrix - total) @ gram).numpy() for matrix, gram in zip(matrices, grams, strict=True)]
+    total = _on(device, ordered_sum(deltas))
+    weight = _on(device, ordered_sum([_back(gram) for gram in grams]))
+    pull = [_back((matrix - total) @ gram) for matrix, gram in zip(matrices, grams, strict=True)]
     values, vectors = torch.linalg.eigh(weight)
     is_large = values > values.max() * len(values) * torch.finfo(torch.float64).eps
     vectors, values = vectors[:, is_large], values[is_large]
-    step = (torch.from_numpy(ordered_sum(pull)) @ vectors / values) @ vectors.T
-    return (total + step).numpy()
+    step = (_on(device, ordered_sum(pull)) @ vectors / values) @ vectors.T
+    return _back(total + step)
 
 
-def low_rank(delta: np.ndarray, rank: int) -> np.ndarray:
+def low_rank(delta: np.ndarray, rank: int, device: str = "cpu") -> np.ndarray:
     """Return the best approximation of a matrix by one of a rank (Eckart and Young).
 
     :param delta: float64, rows x columns.
     :param rank: 1 or more.
+    :param device: Where to calculate.
     """
     if rank >= min(delta.shape):
         return delta
-    left, values, right = torch.linalg.svd(torch.from_numpy(delta), full_matrices=False)
-    return ((left[:, :rank] * values[:rank]) @ right[:rank]).numpy()
+    left, values, right = _svd(_on(device, delta))
+    return _back((left[:, :rank] * values[:rank]) @ right[:rank])
+
+
+def from_gram(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Return the thin singular value decomposition by way of the Gram matrix, which suits a GPU.
+
+    That squares the singular values: rounding spoils the vectors of those that are small beside the largest.
+
+    :param matrix: float64, rows x columns.
+    :returns: As ``torch.linalg.svd``, the values in descending order; None where the vectors are not orthonormal.
+    """
+    if len(matrix) < matrix.shape[1]:
+        turned = from_gram(matrix.T)
+        return turned and (turned[2].T, turned[1], turned[0].T)
+    gram = matrix.T @ matrix
+    if not bool(gram.isfinite().all()):
+        return None
+    right = torch.linalg.eigh(gram).eigenvectors.flip(1)
+    images = matrix @ right
+    values = torch.linalg.vector_norm(images, dim=0)
+    left = images / values
+    products = left.T @ left
+    products.diagonal().sub_(1.0)
+    return (left, values, right.T) if bool(products.abs().max() <= _ORTHOGONAL) else None
 
 
 class _WholeMatrices(SinglePass, ABC):
@@ -112,21 +142,21 @@ class IsoC(_WholeMatrices):
     """Merge by ``iso_c``."""
 
     def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
-        return iso_c(matrices)
+        return iso_c(matrices, self._setting.device)
 
 
 class Tsv(_WholeMatrices):
     """Merge by ``tsv``."""
 
     def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
-        return tsv(matrices, self._setting.count)
+        return tsv(matrices, self._setting.count, self._setting.device)
 
 
 class Wudi(_WholeMatrices):
     """Merge by ``wudi``."""
 
     def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
-        return wudi(matrices, self._setting.count)
+        return wudi(matrices, self._setting.count, self._setting.device)
 
 
 class LowRank(_WholeMatrices):
@@ -137,15 +167,28 @@ class LowRank(_WholeMatrices):
         self._rank = setting.method.rank or 1
 
     def _merge_matrices(self, matrices: Sequence[np.ndarray]) -> np.ndarray:
-        return ordered_sum([low_rank(matrix, self._rank) for matrix in matrices])
+        return ordered_sum([low_rank(matrix, self._rank, self._setting.device) for matrix in matrices])
 
     def _merge_others(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return ordered_sum(parts)
 
 
 def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    left, _, right = _svd(matrix)
     return left @ right
+
+
+def _svd(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    found = from_gram(matrix) if matrix.device.type != "cpu" else None
+    return found or tuple(torch.linalg.svd(matrix, full_matrices=False))
+
+
+def _on(device: str, matrix: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(matrix).to(device)
+
+
+def _back(matrix: torch.Tensor) -> np.ndarray:
+    return matrix.cpu().numpy()
 
 
 def _by_content(matrices: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from taskarith.arithmetic.parallel import check_device, device_of
 from taskarith.calls import listed
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
@@ -131,6 +132,8 @@ def relate(
     if not data:
         check_form(cut.form, ())
     _check(vectors, data, rank, beta)
+    # MPS lacks float64
+    place = "cpu" if runtime.device == "mps" else check_device(runtime.device, decomposes=rank is not None)
     target, team = None if output_dir is None else Path(output_dir), launched_team() if launched else ALONE
     if target is not None:
         read = [*named_paths(map(parse_operand, vectors)), model or "", *data_paths((data or {}).values())]
@@ -149,7 +152,7 @@ def relate(
     if rank is not None:
         from taskarith.relations.subspaces import relate_subspaces
 
-        subspaces = relate_subspaces(related, rank, listener, team)
+        subspaces = relate_subspaces(related, rank, listener, team, device_of(team.rank, place))
     verdicts: tuple[Verdict, ...] = ()
     if measured is not None:
         from taskarith.relations.outputs import relate_outputs

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, ON_GPU, Workers, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.team import ALONE, Team
@@ -44,12 +44,13 @@ class SubspaceRelation:
 
 
 def relate_subspaces(
-    related: Related, rank: int, listener: Listener, team: Team = ALONE
+    related: Related, rank: int, listener: Listener, team: Team = ALONE, device: str = "cpu"
 ) -> tuple[SubspaceRelation, ...]:
     """Compare the leading subspaces of every matrix that two vectors change.
 
     :param rank: Maximum dimension of a subspace.
     :param team: The processes that make this call and share the matrices.
+    :param device: Where they are decomposed: cpu or cuda[:N].
     :raises UsageError: The rank is below 1.
     :raises MismatchError: A delta is not finite.
     """
@@ -67,23 +68,25 @@ def relate_subspaces(
             fits = {}
             for index, operand in enumerate(related.operands):
                 if entry.name in operand.vector.shapes and not stop.is_set():
-                    fits[index] = _leading(entry, operand.vector.delta(entry.name), rank, calculator, reader)
+                    fits[index] = _leading(entry, operand.vector.delta(entry.name), rank, calculator, reader, device)
             relations[entry.name] = _compare(entry.name, fits)
             return entry.elements
 
         largest_first = team.share(sorted(matrices, key=lambda entry: -entry.elements))
         total = sum(entry.elements for entry in largest_first)
-        work_through(largest_first, do, listener, "comparing subspaces", total, Workers(uses_torch=True))
+        workers = Workers(count=None if device == "cpu" else ON_GPU, uses_torch=True)
+        work_through(largest_first, do, listener, "comparing subspaces", total, workers)
     found = {name: relation for share in team.gather(relations) for name, relation in share.items()}
     return tuple(relation for entry in matrices for relation in found[entry.name])
 
 
 def _leading(
-    entry: TensorEntry, delta: Delta, rank: int, calculator: Calculator, reader: TensorReader
+    entry: TensorEntry, delta: Delta, rank: int, calculator: Calculator, reader: TensorReader, device: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return orthonormal left (rows x k) and right (columns x k) singular vectors and the k singular values."""
     rows = _Rows(entry, delta, calculator, reader)
-    fit = best_fit(lambda *span: torch.from_numpy(rows.read(*span)), (entry.shape[0], entry.shape[1]), rank, None)
+    shape = entry.shape[0], entry.shape[1]
+    fit = best_fit(lambda *span: torch.from_numpy(rows.read(*span)), shape, rank, None, device)
     if fit is None:
         raise MismatchError(f"the delta of {entry.name} is not finite", "Check the vector with taskarith inspect.")
     left, right = fit.left.numpy(), fit.right.numpy().T

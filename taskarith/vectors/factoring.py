@@ -14,7 +14,7 @@ import torch
 from taskarith.architecture.layout import positions
 from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import Workers, work_through
+from taskarith.arithmetic.parallel import ON_GPU, Workers, work_through
 from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
@@ -81,7 +81,8 @@ class Factoring:
         ]
         with TensorReader() as reader:
             self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
-            self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring")
+            count = None if self._device == "cpu" else ON_GPU
+            self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring", count)
             done = {tensor for unit in factors if unit.parameter in self.ranks for tensor in unit.tensors}
             left = self._moved - done - {*self._broken}
             others = [entry for entry in tensors if entry.name in left]
@@ -98,7 +99,14 @@ class Factoring:
                 "Lower the rank, or write a task vector file: -o forget.safetensors",
             )
 
-    def _work(self, tasks: Sequence[Any], act: Callable[[Any], None], listener: Listener, what: str) -> None:
+    def _work(
+        self,
+        tasks: Sequence[Any],
+        act: Callable[[Any], None],
+        listener: Listener,
+        what: str,
+        count: int | None = None,
+    ) -> None:
         def do(task: Any, calculator: Calculator, stop: threading.Event) -> int:
             del calculator
             if not stop.is_set():
@@ -106,8 +114,8 @@ class Factoring:
             return task.elements
 
         tasks = sorted(tasks, key=lambda task: -task.elements)
-        device = "torch" if self._device == "cpu" else self._device
-        work_through(tasks, do, listener, what, sum(task.elements for task in tasks), Workers(device, chunk=1))
+        total = sum(task.elements for task in tasks)
+        work_through(tasks, do, listener, what, total, Workers("torch", chunk=1, count=count))
 
     def _is_stored(self, parameter: str) -> bool:
         """Tell whether the files hold all of a parameter, in tensors that have a delta."""

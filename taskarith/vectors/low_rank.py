@@ -93,7 +93,8 @@ def extract_low_rank(
     :param rank: The rank of every matrix, or None.
     :param energy: Share of the sum of squares of each matrix that is to be kept, above 0 and at most 1, or None.
     :param dtype: Dtype of the factors, and of the deltas in ``rest.safetensors``.
-    :param device: auto (the CPU), cpu or cuda[:N]: where the eigenvectors are found.
+    :param device: auto (a GPU, if there is one), cpu or cuda[:N]: where the eigenvectors are found. It may change the
+        last bits.
     :param ignore_buffers: Leave out buffers that only one of the two has.
     :param overwrite: Replace an existing folder.
     :param listener: Receives progress updates.
@@ -104,6 +105,8 @@ def extract_low_rank(
     target, place, code = Path(output), _check(Path(output), rank, energy, device), VECTOR_DTYPES[dtype_name(dtype)]
     check_target(target, overwrite, is_folder=True, inputs=[base or "", finetuned])
     origin, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
+    if device == "auto" and place != "cpu":
+        listener.note("matrices are decomposed on the GPU; --device cpu does not")
     resolved = origin.resolved
     if is_adapter(tuned.path):
         raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
@@ -127,7 +130,7 @@ def extract_low_rank(
                 nbytes += write_dense(file, rest, SILENT).nbytes
         check_unchanged(states)
         result = _result(target, record, work, layout, nbytes)
-        described = _record(result, tuned, work)
+        described = _record(result, tuned, work) | ({} if place == "cpu" else {"device": place.partition(":")[0]})
         write_card(workplace.path, described, before.path)
         write_provenance(workplace.path, described, target)
     return replace(result, remarks=(*strangers, *result.remarks))
@@ -142,7 +145,7 @@ def _check(target: Path, rank: int | None, energy: float | None, device: str) ->
         raise UsageError(
             f"a low-rank vector is a folder, and '{target}' names a file", f"Name a folder: -o {target.with_suffix('')}"
         )
-    return check_device(device)
+    return check_device(device, decomposes=True)
 
 
 def _result(target: Path, base: BaseRecord, work: Factoring, layout: FolderLayout, nbytes: int) -> LowRankResult:

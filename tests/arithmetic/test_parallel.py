@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from taskarith.arithmetic.cpu import CpuCalculator
-from taskarith.arithmetic.parallel import Workers, check_device, chunks, new_calculator, usable_cores, work_through
+from taskarith.arithmetic.parallel import (
+    Workers,
+    check_device,
+    chunks,
+    device_of,
+    new_calculator,
+    usable_cores,
+    work_through,
+)
 from taskarith.arithmetic.torch import TorchCalculator
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT
@@ -26,8 +34,14 @@ def test_usable_cores(monkeypatch):
     assert usable_cores() >= 1
 
 
-def test_check_device():
-    assert check_device("cpu") == check_device("auto") == "cpu"
+def test_check_device(monkeypatch):
+    assert check_device("cpu") == check_device("cpu", decomposes=True) == check_device("auto") == "cpu"
+    for has_gpu, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert check_device("auto", decomposes=True) == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of(rank, "cuda") for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [device_of(1, name) for name in ("cpu", "cuda:0")] == ["cpu", "cuda:0"]
     for name in ("mps", "cuda:99", "meta", "nonsense"):
         with pytest.raises(UsageError):
             check_device(name)

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from adapters import save_adapter
+from finetuning import DEVICES
 from merging import BETWEEN_TWO, DENSE, method
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
-from taskarith.checkpoints.provenance import write_provenance
+from taskarith.checkpoints.provenance import read_provenance, write_provenance
 from taskarith.checkpoints.publish import publish
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.cli.main import app
@@ -79,13 +80,25 @@ def test_nothing_but_the_numbers_changes_a_bit(tmp_path, phi, tuned, name):
     assert expected not in {fingerprint_model(phi), run_linear(phi, names, tmp_path)}
     assert run(names[::-1], chunk=777, workers=1, size=30_000) == expected
     assert run([*names[1:], names[0]], chunk=50_000, workers=3) == expected
-    for device in ["torch"] + ["cuda"] * torch.cuda.is_available():
+    for device in ["torch"] + ["cuda"] * (torch.cuda.is_available() and not how.needs_whole_tensors):
         assert run(names, device=device, chunk=5_000) == expected
     if name not in BETWEEN_TWO:
         assert run([*names, f"{tuned[2]}:0"]) == expected  # drops out
     if name in OF_EACH_KIND:
         result = apply(str(phi), add=names, alpha=0.7, output_dir=tmp_path / "jobs", method=how, jobs=2)
         assert result.fingerprint == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["iso_c", "tsv", "wudi", "low_rank"])
+def test_a_merge_of_whole_matrices_on_any_device_passes_the_check_on_the_cpu(tmp_path, phi, tuned, name, device):
+    apply(str(phi), add=tuned[:2], alpha=0.7, output_dir=tmp_path / "out", method=method(name), device=device)
+    record = read_provenance(tmp_path / "out")
+    assert record.get("device") == (None if device == "cpu" else device)
+    found = verify(str(tmp_path / "out"))
+    assert found.is_sound
+    assert 0 < found.tolerance < 1e-5
+    assert found.sampled
 
 
 def run_linear(phi, names, folder):

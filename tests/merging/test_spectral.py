@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
+from finetuning import DEVICES
 from merging import merge, method
 
 from taskarith.merging import spectral
@@ -58,3 +61,34 @@ def test_low_rank_is_the_best_approximation_of_each_delta():
         left, values, right = np.linalg.svd(delta, full_matrices=False)
         expected += weight * (left[:, :2] * values[:2]) @ right[:2]
     assert np.allclose(merged, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (24, 24)])
+def test_the_gram_matrix_gives_the_singular_values_and_vectors(shape, device):
+    matrix = torch.from_numpy(np.random.default_rng(1).normal(size=shape)).to(device)
+    left, values, right = spectral.from_gram(matrix)
+    assert torch.allclose(values, torch.linalg.svdvals(matrix), rtol=1e-12)
+    assert torch.allclose((left * values) @ right, matrix, atol=1e-12)
+    for side in (left.T, right):
+        assert torch.allclose(side @ side.T, torch.eye(min(shape), dtype=torch.float64, device=device), atol=1e-8)
+
+
+def test_a_matrix_whose_small_singular_values_would_be_rounding_is_left_to_others():
+    generator = np.random.default_rng(1)
+    (left, _), (right, _) = (np.linalg.qr(generator.normal(size=(9, 9))) for _ in range(2))
+    for values in ([1.0] * 8 + [1e-9], [1.0] * 8 + [0.0], [0.0] * 9, [1e200] * 9):
+        assert spectral.from_gram(torch.from_numpy(left * values @ right)) is None
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["iso_c", "tsv", "wudi", "low_rank"])
+def test_a_gpu_merges_the_same_but_for_the_last_bits(monkeypatch, name, device):
+    """The way of a GPU, and the GPU itself where there is one."""
+    generator = np.random.default_rng(2)
+    deltas = [generator.normal(size=(30, 20)) for _ in range(2)] + [np.outer(np.arange(30.0), np.arange(20.0))]
+    expected = merge(method(name), deltas, [1.0, -0.5, 0.2], shape=(30, 20))
+    plain = spectral._svd
+    monkeypatch.setattr(spectral, "_svd", lambda matrix: spectral.from_gram(matrix) or plain(matrix))
+    found = merge(method(name), deltas, [1.0, -0.5, 0.2], shape=(30, 20), device=device)
+    assert np.abs(found - expected).max() <= 1e-9 * np.abs(expected).max()

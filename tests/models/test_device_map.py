@@ -68,7 +68,7 @@ def spread(monkeypatch, kind):
     def call(verb, *, on_two):
         monkeypatch.setattr(models, "load_model", place)
         if not on_two:
-            return verb()
+            return verb(device="cpu")
         monkeypatch.setattr(devices, "choose_device", lambda _: FIRST)
         monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # which wrapped tensors do not know
         with two_devices():

@@ -7,6 +7,7 @@ import tiny
 import torch
 from asking import CHAT, write_questions
 from damage import flip
+from finetuning import DEVICES
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -31,9 +32,10 @@ def texts(tmp_path_factory):
     return str(folder / "forget.txt"), str(folder / "retain.txt")
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["gradient", "fisher"])
-def test_weights_are_those_of_autograd(tmp_path, phi, texts, kind):
-    result = importance(str(phi), *texts, tmp_path / "w.safetensors", kind=kind, block_size=24)
+def test_weights_are_those_of_autograd(tmp_path, phi, texts, kind, device):
+    result = importance(str(phi), *texts, tmp_path / "w.safetensors", kind=kind, block_size=24, device=device)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(phi), AutoTokenizer.from_pretrained(phi)
     sides = []
     for text in (FORGET, RETAIN):
@@ -51,7 +53,7 @@ def test_weights_are_those_of_autograd(tmp_path, phi, texts, kind):
     assert sorted(weights) == sorted(names)
     for name, forget, retain in zip(names, *sides, strict=True):
         expected = torch.where(forget + retain > 0, forget / (forget + retain), 0.5)
-        known = (forget + retain) > 1e-12
+        known = (forget + retain) > (1e-12 if device == "cpu" else 1e-7)  # below is rounding
         assert torch.allclose(weights[name][known], expected[known], atol=2e-3)
         assert (weights[name][forget + retain == 0] == 0.5).all()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from finetuning import DEVICES
 from safetensors.torch import load_file
 
 from taskarith.relations.relate import relate
 
 
-def test_subspaces(room, phi, tmp_path):
+@pytest.mark.parametrize("device", DEVICES)
+def test_subspaces(room, phi, device):
     a, b = (load_file(room / f"{name}.safetensors") for name in "ab")
-    found = relate([str(room / "a.safetensors"), str(room / "b.safetensors")], rank=3).subspaces
+    found = relate([str(room / "a.safetensors"), str(room / "b.safetensors")], rank=3, device=device).subspaces
     one = next(each for each in found if each.tensor.endswith("layers.0.mlp.fc1.weight"))
     sides = [np.linalg.svd(side[one.tensor].double().numpy(), full_matrices=False) for side in (a, b)]
     (u, s, v), (x, t, y) = [(left[:, :3], sizes[:3], right[:3].T) for left, sizes, right in sides]

@@ -25,4 +25,4 @@ def test_the_model_is_as_it_was_bit_for_bit(lab, monkeypatch):
     assert len(seen) == 2  # loaded once each
     for model, before in seen:
         for name, values in model.state_dict().items():
-            assert torch.equal(values.view(torch.uint8), before[name].view(torch.uint8)), name
+            assert torch.equal(values.cpu().view(torch.uint8), before[name].view(torch.uint8)), name

@@ -16,6 +16,7 @@ from taskarith.training import quantised
 from taskarith.training.finetune import finetune
 from taskarith.training.settings import TrainingSettings
 
+pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'taskarith[quantized]'")
 pytestmark = pytest.mark.usefixtures("one_thread")
 BITS = ["load_in_4bit", "load_in_8bit"]
 

@@ -9,6 +9,7 @@ import oracle
 import pytest
 import tiny
 import torch
+from finetuning import DEVICES
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -35,11 +36,12 @@ def low_rank_tune(base: Path, folder: Path, rank: int = 2, leave: str = "nothing
     return folder
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["phi", "llama", "qwen2", "gpt2"])
-def test_peft_and_apply_give_back_the_fine_tune(tmp_path, kind):
+def test_peft_and_apply_give_back_the_fine_tune(tmp_path, kind, device):
     base = tiny.save_model(tmp_path / "base", kind)
     tuned = low_rank_tune(base, tmp_path / "tuned")
-    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=4)
+    result = extract_low_rank(str(base), str(tuned), tmp_path / "adapter", rank=4, device=device)
     assert set(result.ranks.values()) == {2}  # the other two are zero but for rounding
     assert min(result.energies.values()) > 1 - 1e-9
     assert result.rest == ()
