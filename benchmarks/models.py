@@ -170,7 +170,7 @@ def _write_config(model: Path, hidden: int, layers: int, vocabulary: int) -> Non
         "hidden_size": hidden,
         "intermediate_size": 4 * hidden,
         "num_hidden_layers": layers,
-        "num_attention_heads": 32,
+        "num_attention_heads": hidden // 64,
         "max_position_embeddings": 2048,
         "partial_rotary_factor": 0.5,
         "tie_word_embeddings": False,

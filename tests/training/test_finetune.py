@@ -166,7 +166,18 @@ def app() -> typer.Typer:
 
 def test_command_trains_and_prints_json(tmp_path, text, tuned, phi, app):
     (tmp_path / "run.yaml").write_text("max-steps: 2\nlearning-rate: 9.0\nper-device-train-batch-size: 4\n")
-    words = ["--data", text, "-o", str(tmp_path / "out"), "--block-size", "32", "--learning-rate", "1e-3", "--json"]
+    words = [
+        "--data",
+        text,
+        "-o",
+        str(tmp_path / "out"),
+        "--block-size",
+        "32",
+        "--learning-rate",
+        "1e-3",
+        "--json",
+        "--no-bf16",
+    ]
     done = CliRunner().invoke(app, [str(phi), *words, "--device", "cpu", "--config", str(tmp_path / "run.yaml")])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)

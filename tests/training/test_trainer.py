@@ -115,7 +115,7 @@ def test_options_of_batches_that_cannot_be_are_refused(tmp_path, ragged, text):
 
 def test_bf16_autocast_keeps_float32_weights(tmp_path, text, tuned, phi):
     notes = Notes()
-    result = finetune(str(phi), [text], tmp_path / "out", bf16=True, listener=notes, **QUICK)
+    result = finetune(str(phi), [text], tmp_path / "out", listener=notes, **quick(bf16=True))
     assert result.precision == "float32 weights, bf16 autocast (as asked for)"
     assert notes.notes[0] == f"training full on cpu: {result.precision}"
     assert {t.dtype for t in weights(tmp_path / "out").values()} == {torch.float32}
@@ -125,9 +125,9 @@ def test_bf16_autocast_keeps_float32_weights(tmp_path, text, tuned, phi):
 def test_lora_keeps_a_bfloat16_base_as_it_is_under_autocast(tmp_path, text):
     base = tiny.save_model(tmp_path / "base", dtype=torch.bfloat16)
     for name, bf16, frozen in (("under", True, "bfloat16"), ("without", False, "float32")):
-        result = finetune(str(base), [text], tmp_path / name, lora=True, bf16=bf16, **QUICK)
+        result = finetune(str(base), [text], tmp_path / name, **quick(lora=True, bf16=bf16))
         assert f"float32 weights, frozen ones in {frozen}" in result.precision
         assert {t.dtype for t in weights(tmp_path / name).values()} == {torch.float32}
-    result = finetune(str(base), [text], tmp_path / "full", bf16=True, **QUICK)
+    result = finetune(str(base), [text], tmp_path / "full", **quick(bf16=True))
     assert result.precision.startswith("float32 weights, bf16 autocast")
     assert json.loads((tmp_path / "full/config.json").read_text())["dtype"] == "float32"
