@@ -66,9 +66,10 @@ def main() -> int:
         for name in options.only:
             bench.left_out.clear()
             title, part = _PARTS[name]
-            text = "\n\n".join(
-                [bullets(facts), part(bench), *(["Left out:", bullets(bench.left_out)] * bool(bench.left_out))]
-            )
+            found = [bullets(facts), part(bench)]
+            if bench.left_out:
+                found += ["Left out:", bullets(bench.left_out)]
+            text = "\n\n".join(found)
             print(f"## {title}\n\n{text}\n", flush=True)
             if bench.gpu:
                 if not options.output.exists():

@@ -11,7 +11,7 @@ from taskarith.checkpoints.team import Team
 from taskarith.errors import UsageError
 from taskarith.models.runtime import Runtime
 
-__all__ = ["autocast_choice", "choose_device", "describe_precision", "own_device"]
+__all__ = ["autocast_choice", "check_gpus", "choose_device", "describe_precision", "own_device"]
 
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -51,6 +51,20 @@ def own_device(runtime: Runtime, team: Team) -> torch.device:
     if team.size == 1 or device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def check_gpus(device: torch.device) -> None:
+    """Refuse more processes that train together than there are GPUs: NCCL does not let two share one.
+
+    :raises UsageError: So many were started on this machine.
+    """
+    started, count = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if device.type == "cuda" and started > count:
+        raise UsageError(
+            f"{started} processes were started to train together, and this machine has {count} CUDA devices",
+            f"Start one a GPU, as in accelerate launch --num_processes {count}; --gradient-accumulation-steps "
+            f"{started // max(count, 1)} trains on batches as large.",
+        )
 
 
 def _check_device_map(runtime: Runtime, device: torch.device, team: Team) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from taskarith.errors import UsageError
-from taskarith.models.device import autocast_choice, choose_device
+from taskarith.models.device import autocast_choice, check_gpus, choose_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,3 +33,18 @@ def test_precision_follows_the_device(monkeypatch):
         choose_device("cuda:2")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert choose_device("auto") == cpu
+
+
+def test_more_processes_than_gpus_do_not_train_together(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for started in (None, "1", "2"):
+        if started:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
+        check_gpus(torch.device("cuda"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    check_gpus(torch.device("cpu"))
+    with pytest.raises(
+        UsageError, match="4 processes were started to train together, and this machine has 2"
+    ) as caught:
+        check_gpus(torch.device("cuda"))
+    assert "--num_processes 2; --gradient-accumulation-steps 2" in caught.value.hint
