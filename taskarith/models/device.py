@@ -11,7 +11,7 @@ from taskarith.checkpoints.team import Team
 from taskarith.errors import UsageError
 from taskarith.models.runtime import Runtime
 
-__all__ = ["autocast_choice", "check_gpus", "choose_device", "describe_precision", "own_device"]
+__all__ = ["autocast_choice", "choose_device", "describe_precision", "own_device", "training_device"]
 
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -53,11 +53,12 @@ def own_device(runtime: Runtime, team: Team) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def check_gpus(device: torch.device) -> None:
-    """Refuse more processes that train together than there are GPUs: NCCL does not let two share one.
+def training_device(name: str) -> torch.device:
+    """Read a device, as ``choose_device``, for processes that train together: NCCL does not let two share a GPU.
 
-    :raises UsageError: So many were started on this machine.
+    :raises UsageError: The device is not available, or more processes were started on this machine than it has GPUs.
     """
+    device = choose_device(name)
     started, count = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device.type == "cuda" and started > count:
         raise UsageError(
@@ -65,6 +66,7 @@ def check_gpus(device: torch.device) -> None:
             f"Start one a GPU, as in accelerate launch --num_processes {count}; --gradient-accumulation-steps "
             f"{started // max(count, 1)} trains on batches as large.",
         )
+    return device
 
 
 def _check_device_map(runtime: Runtime, device: torch.device, team: Team) -> None:

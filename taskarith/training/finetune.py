@@ -19,7 +19,7 @@ from taskarith.checkpoints.targets import check_apart, check_space
 from taskarith.checkpoints.team import check_launch
 from taskarith.data.load import check_form, data_paths, load_data
 from taskarith.errors import UsageError, name_some
-from taskarith.models.device import autocast_choice, check_gpus, choose_device, describe_precision
+from taskarith.models.device import autocast_choice, describe_precision, training_device
 from taskarith.models.language import can_run, names_outside
 from taskarith.models.load import Base, load_model, open_base
 from taskarith.progress import SILENT, Listener
@@ -87,8 +87,7 @@ def finetune(
     inputs = [model, *data_paths([*data, *retain, *validation])]
     check_target(target, overwrite, is_folder=True, inputs=inputs)
     check_leftover(target, resume=settings.resume, overwrite=overwrite, listener=listener)
-    device = choose_device(settings.device)
-    check_gpus(device)
+    device = training_device(settings.device)
     autocast, reason = autocast_choice(device, settings.bf16)
     arguments = make_arguments(settings, working_folder(target), device, bf16=autocast)
     check_quantised(settings, arguments)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from taskarith.errors import UsageError
-from taskarith.models.device import autocast_choice, check_gpus, choose_device
+from taskarith.models.device import autocast_choice, choose_device, training_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,11 +40,11 @@ def test_more_processes_than_gpus_do_not_train_together(monkeypatch):
     for started in (None, "1", "2"):
         if started:
             monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
-        check_gpus(torch.device("cuda"))
+        assert training_device("cuda") == torch.device("cuda")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    check_gpus(torch.device("cpu"))
+    assert training_device("cpu") == torch.device("cpu")
     with pytest.raises(
         UsageError, match="4 processes were started to train together, and this machine has 2"
     ) as caught:
-        check_gpus(torch.device("cuda"))
+        training_device("cuda")
     assert "--num_processes 2; --gradient-accumulation-steps 2" in caught.value.hint
