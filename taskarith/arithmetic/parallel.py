@@ -17,7 +17,6 @@ from taskarith.progress import SILENT, Listener
 
 __all__ = [
     "CHUNK_ELEMENTS",
-    "ON_GPU",
     "WORKERS",
     "Input",
     "Workers",
@@ -25,6 +24,7 @@ __all__ = [
     "chunks",
     "device_of",
     "filled_chunks",
+    "matrices_at_once",
     "new_calculator",
     "usable_cores",
     "work_through",
@@ -62,7 +62,7 @@ class Workers:
 
 WORKERS = Workers()
 
-ON_GPU = 4
+_ON_GPU = 4
 """Whole matrices that are decomposed on a GPU at a time, each with several copies in its memory."""
 
 
@@ -119,6 +119,19 @@ def device_of(rank: int, device: str) -> str:
     import torch
 
     return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def matrices_at_once(device: str) -> int | None:
+    """Return how many threads decompose whole matrices; None for one a core.
+
+    torch loads a GPU's linear algebra when it is first used, and fails if two threads do that at once: it is done here.
+    """
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    torch.linalg.eigh(torch.eye(2, device=device))
+    return _ON_GPU
 
 
 def usable_cores() -> int:

@@ -94,11 +94,22 @@ def launched_team() -> Team:
     from accelerate import PartialState
     from accelerate.utils import gather_object, reduce
 
-    state = PartialState(cpu=True)  # only to wait for and tell each other; the arithmetic may be anywhere
+    state = PartialState(cpu=True)  # only to tell each other; the arithmetic may be anywhere
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     gather = _told(lambda mine: gather_object([mine]))
     add = _told(lambda mine: reduce(mine, "sum"))
-    return Team(state.process_index, state.num_processes, local, _told(state.wait_for_everyone), gather, add)
+    return Team(state.process_index, state.num_processes, local, _told(wait_for_all), gather, add)
+
+
+def wait_for_all() -> None:
+    """Return when all launched processes have called this.
+
+    accelerate's ``wait_for_everyone`` ends in a CUDA error where there are fewer GPUs than processes, although these
+    calculate on CPUs or share a GPU.
+    """
+    from accelerate.utils import gather_object
+
+    gather_object([None])
 
 
 def check_launch() -> None:

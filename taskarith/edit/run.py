@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, ON_GPU, Workers, usable_cores, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, matrices_at_once, usable_cores, work_through
 from taskarith.cards.licence import CARD_NAME
 from taskarith.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME, read_json
 from taskarith.checkpoints.header import TensorEntry
@@ -78,7 +78,8 @@ def run_plan(
         left = team.share(sorted(left, key=lambda task: -task[1].nbytes))
         total = sum(tensor.nbytes for _, tensor in left)
         count = workers or max(1, usable_cores() // team.local_size)
-        count = min(count, ON_GPU) if plan.whole_tensors and device != "cpu" else count
+        if plan.whole_tensors:
+            count = min(count, matrices_at_once(device) or count)
         threads = Workers(device, chunk, count, plan.edit.method.needs_torch)
         work_through(left, work.do, listener, "applying", total, threads)
     place.gather()

@@ -25,20 +25,24 @@ _ORTHOGONAL = 1e-8
 
 
 def iso_c(deltas: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
-    """Add up the matrices and set all singular values of the sum to their mean.
+    """Add up the matrices and set all singular values of the sum to their mean, but those that are zero.
+
+    Zeros count for the mean; they have no direction, and what is calculated for one is an accident of rounding.
 
     :param deltas: float64, rows x columns, weighted.
     :param device: Where to calculate.
     """
     left, values, right = _svd(_on(device, ordered_sum(deltas)))
-    return _back((left * values.mean()) @ right)
+    rank = _rank(values, deltas[0].shape)
+    return _back((left[:, :rank] * values.mean()) @ right[:rank])
 
 
 def tsv(deltas: Sequence[np.ndarray], count: int, device: str = "cpu") -> np.ndarray:
     """Keep an equal share of the singular vectors of each matrix, and make all that is kept orthogonal together.
 
-    Of each delta the first ``min(rows, columns) // count`` singular triplets, at least one, stand side by side; left
-    and right vectors are replaced by the nearest orthonormal ones (Procrustes). One operand alone stays as it is.
+    Of each delta the first ``min(rows, columns) // count`` singular triplets, at least one, stand side by side, without
+    those whose value is zero; left and right vectors are replaced by the nearest orthonormal ones (Procrustes). One
+    operand alone stays as it is.
 
     :param deltas: float64, rows x columns, weighted.
     :param count: Number of operands.
@@ -46,11 +50,12 @@ def tsv(deltas: Sequence[np.ndarray], count: int, device: str = "cpu") -> np.nda
     """
     if count == 1:
         return deltas[0]
-    kept = max(1, min(deltas[0].shape) // count)
+    share = max(1, min(deltas[0].shape) // count)
     parts = [_svd(_on(device, delta)) for delta in _by_content(deltas)]
-    left = torch.cat([part[0][:, :kept] for part in parts], 1)
-    values = torch.cat([part[1][:kept] for part in parts])
-    right = torch.cat([part[2][:kept] for part in parts], 0)
+    kept = [min(share, _rank(part[1], deltas[0].shape)) for part in parts]
+    left = torch.cat([part[0][:, :few] for part, few in zip(parts, kept, strict=True)], 1)
+    values = torch.cat([part[1][:few] for part, few in zip(parts, kept, strict=True)])
+    right = torch.cat([part[2][:few] for part, few in zip(parts, kept, strict=True)], 0)
     return _back((_orthonormal(left) * values) @ _orthonormal(right))
 
 
@@ -104,7 +109,7 @@ def from_gram(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
         turned = from_gram(matrix.T)
         return turned and (turned[2].T, turned[1], turned[0].T)
     gram = matrix.T @ matrix
-    if not bool(gram.isfinite().all()):
+    if not gram.numel() or not bool(gram.isfinite().all()):
         return None
     right = torch.linalg.eigh(gram).eigenvectors.flip(1)
     images = matrix @ right
@@ -176,6 +181,12 @@ class LowRank(_WholeMatrices):
 def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:
     left, _, right = _svd(matrix)
     return left @ right
+
+
+def _rank(values: torch.Tensor, shape: Sequence[int]) -> int:
+    """Return how many singular values are more than rounding, as numpy's ``matrix_rank`` has it."""
+    largest = float(values.max()) if len(values) else 0.0
+    return int((values > largest * max(shape) * torch.finfo(torch.float64).eps).sum())
 
 
 def _svd(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, ON_GPU, Workers, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, matrices_at_once, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.team import ALONE, Team
@@ -74,7 +74,7 @@ def relate_subspaces(
 
         largest_first = team.share(sorted(matrices, key=lambda entry: -entry.elements))
         total = sum(entry.elements for entry in largest_first)
-        workers = Workers(count=None if device == "cpu" else ON_GPU, uses_torch=True)
+        workers = Workers(count=matrices_at_once(device), uses_torch=True)
         work_through(largest_first, do, listener, "comparing subspaces", total, workers)
     found = {name: relation for share in team.gather(relations) for name, relation in share.items()}
     return tuple(relation for entry in matrices for relation in found[entry.name])

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from taskarith.checkpoints.team import wait_for_all
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.models.language import has_token_loss
 from taskarith.models.memory import is_out_of_memory
@@ -85,11 +86,11 @@ class ResumableTrainer(Trainer):
                 raise
             reason = str(error).partition("\n")[0]
             raise OSError(f"torch could not write it, perhaps because the disk is full ({reason})") from error
-        self.accelerator.wait_for_everyone()  # each process writes its own state
+        wait_for_all()  # each process writes its own state
         if self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             finish_checkpoint(folder, is_last=self.is_finished)
-        self.accelerator.wait_for_everyone()  # then all of them find it
+        wait_for_all()  # then all of them find it
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Measure the validation data, over all tokens: transformers would take the mean of the batches' means."""

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
+from taskarith.checkpoints.team import wait_for_all
 from taskarith.models.load import Base
 from taskarith.progress import Listener
 from taskarith.training.callbacks import BeginCallback, EpochCallback, ProgressCallback
@@ -236,7 +237,7 @@ def _measure_base(
 
     with trainer.accelerator.autocast():
         store_rows(callable_model(trainer), batches(), kind, layer, folder / str(rank))
-    trainer.accelerator.wait_for_everyone()
+    wait_for_all()
     if trainer.is_world_process_zero():
         write_digests(folder)
-    trainer.accelerator.wait_for_everyone()
+    wait_for_all()

@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
 
+from taskarith.checkpoints.team import wait_for_all
 from taskarith.errors import TaskarithError
 from taskarith.training.callbacks import EvaluationCallback
 from taskarith.training.engines import callable_model
@@ -121,7 +122,7 @@ def _keep(trainer: Trainer) -> None:
         needed = {folder, _folder(trainer, best_step(known))}
         for path in set(folder.parent.glob("best-*")) - needed:
             shutil.rmtree(path)
-    trainer.accelerator.wait_for_everyone()
+    wait_for_all()
 
 
 def _folder(trainer: Trainer, step: int | None) -> Path:

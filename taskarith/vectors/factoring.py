@@ -14,7 +14,7 @@ import torch
 from taskarith.architecture.layout import positions
 from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import ON_GPU, Workers, work_through
+from taskarith.arithmetic.parallel import Workers, matrices_at_once, work_through
 from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
@@ -81,7 +81,7 @@ class Factoring:
         ]
         with TensorReader() as reader:
             self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
-            count = None if self._device == "cpu" else ON_GPU
+            count = matrices_at_once(self._device)
             self._work(factors, lambda unit: self._factor(unit, reader, scratch), listener, "factoring", count)
             done = {tensor for unit in factors if unit.parameter in self.ranks for tensor in unit.tensors}
             left = self._moved - done - {*self._broken}

@@ -35,13 +35,16 @@ def test_one_step_of_relearning_is_adamw_on_the_mean_loss(tmp_path, forget, kind
     torch.nn.functional.cross_entropy(logits, ids[0, 1:]).backward()
     torch.nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
     torch.optim.AdamW(expected.parameters(), lr=rate, weight_decay=0.0).step()
+    checked = 0
     for step in relearned(loaded, [sample], [1], rate, 0):
         assert step == 1
         assert not loaded.model.training
         for name, values in loaded.model.named_parameters():
             other = expected.get_parameter(name)
-            known = (other.grad == 0) | (other.grad.abs() > 1e-6)
+            known = (other.grad == 0) | (other.grad.abs() > 1e-5)
+            checked += int(known.sum())
             assert torch.allclose(values[known], other[known], atol=1e-5), name  # Adam takes rounding for a direction
+    assert checked > 0.5 * loaded.model.num_parameters()
     assert same_bits(bits_of(loaded.model), before)
 
 

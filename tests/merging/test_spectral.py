@@ -92,3 +92,22 @@ def test_a_gpu_merges_the_same_but_for_the_last_bits(monkeypatch, name, device):
     monkeypatch.setattr(spectral, "_svd", lambda matrix: spectral.from_gram(matrix) or plain(matrix))
     found = merge(method(name), deltas, [1.0, -0.5, 0.2], shape=(30, 20), device=device)
     assert np.abs(found - expected).max() <= 1e-9 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["iso_c", "tsv", "wudi"])
+def test_directions_of_singular_values_that_are_zero_do_not_count(monkeypatch, name):
+    """LoRA adapters: whatever an implementation returns for their null spaces, the result is the same."""
+    generator = np.random.default_rng(3)
+    deltas = [generator.normal(size=(30, 2)) @ generator.normal(size=(2, 20)) for _ in range(3)]
+    expected, plain = merge(method(name), deltas, shape=(30, 20)), torch.linalg.svd
+    assert not merge(method(name), [np.zeros((4, 3))] * 2, shape=(4, 3)).any()
+
+    def turned(matrix, full_matrices):
+        left, values, right = plain(matrix, full_matrices=full_matrices)
+        count = int((values > 1e-10 * values.max()).sum())
+        turn = torch.linalg.qr(torch.randn(len(values) - count, len(values) - count, dtype=torch.float64)).Q
+        left[:, count:], right[count:] = left[:, count:] @ turn, turn @ right[count:]
+        return left, values, right
+
+    monkeypatch.setattr(torch.linalg, "svd", turned)
+    assert np.abs(merge(method(name), deltas, shape=(30, 20)) - expected).max() < 1e-10 * np.abs(expected).max()
