@@ -160,7 +160,7 @@ class _Work:
             and are_fingerprints(entry.get("base"), entry.get("output"), *operands)
             and (entry["base"] == entry["output"] or tensor.action != "copied")
             and isinstance(entry.get("finite"), bool)
-            and (isinstance(error, float) if tensor.action == "requantised" else error is None)
+            and (isinstance(error, float) and not error < 0 if tensor.action == "requantised" else error is None)
         )
 
     def do(self, task: tuple[str, TensorPlan], calculator: Calculator, stop: threading.Event) -> int:

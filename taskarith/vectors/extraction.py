@@ -154,7 +154,8 @@ def _fits(source: PairSource | AdapterSource, entry: TensorEntry, found: Mapping
         are_fingerprints(found.get("output"), *(found.get(side) for side in sides))
         and source.rest.get(entry.name, {}).items() <= found.items()
         and all(type(count) is int and 0 <= count <= entry.elements for count in counts)
-        and isinstance(found.get("squares"), float)
+        and isinstance(squares := found.get("squares"), float)
+        and not squares < 0
         and isinstance(found.get("finite"), bool)
         and found.keys() <= {"base", "finetuned", "output", "inexact", "moved", "squares", "finite"}
     )
