@@ -92,10 +92,11 @@ class Products:
 class Calculator(Protocol):
     """The buffers and the arithmetic of one worker: begin a tensor, fill the inputs of a chunk, calculate it.
 
-    ``device`` is where it calculates, as torch names it.
+    ``device`` is where it calculates, as torch names it; ``is_compiled`` tells whether by the kernels.
     """
 
     device: str
+    is_compiled: bool
 
     def begin(self, recipe: Recipe) -> None:
         """Make ready for a tensor."""

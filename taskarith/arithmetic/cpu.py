@@ -23,7 +23,7 @@ _PAD = 4160  # rows of a power of two bytes would all fall into the same lines o
 class CpuCalculator:
     """Calculates chunks of at most ``chunk`` elements; see ``Calculator``."""
 
-    device = "cpu"
+    device, is_compiled = "cpu", True
 
     def __init__(self, chunk: int) -> None:
         self._kernels = load_kernels()

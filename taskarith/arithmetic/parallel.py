@@ -142,7 +142,7 @@ def usable_cores() -> int:
 
 
 def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calculator:
-    """Return a calculator for a device: compiled kernels on the CPU, torch elsewhere and where numba is missing.
+    """Return a calculator for a device: compiled kernels on the CPU, torch elsewhere and where there are none (yet).
 
     :param device: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
     :param chunk: The most elements of a chunk.
@@ -153,9 +153,9 @@ def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calc
             from taskarith.arithmetic.cpu import CpuCalculator
             from taskarith.arithmetic.kernels.compile import load_kernels
 
-            load_kernels(listener)
+            load_kernels(listener, wait=False)
             return CpuCalculator(chunk)
-        except (ImportError, RuntimeError):  # no numba, no LLVM for this machine, or nowhere to keep their code
+        except (ImportError, RuntimeError):  # not yet compiled, no numba, no LLVM here, or nowhere to keep their code
             device = "torch"
     from taskarith.arithmetic.torch import TorchCalculator
 
@@ -182,19 +182,20 @@ def work_through(
     listener.progress(what, 0, total)
     count = max(1, min(workers.count or usable_cores(), len(tasks)))
     calculators: SimpleQueue[Calculator] = SimpleQueue()
-    for _ in range(count):
-        calculators.put(new_calculator(workers.device, workers.chunk, listener))
+    made = [new_calculator(workers.device, workers.chunk, listener) for _ in range(count)]
+    for calculator in made:
+        calculators.put(calculator)
     stop, done = threading.Event(), 0
 
     def run(task: _Task) -> int:
-        calculator = calculators.get()
+        calculator = _compiled(calculators.get(), workers)
         try:
             return 0 if stop.is_set() else do(task, calculator, stop)
         finally:
             calculators.put(calculator)
 
     with ExitStack() as stack:
-        if workers.uses_torch or workers.device != "cpu":
+        if workers.uses_torch or not all(calculator.is_compiled for calculator in made):
             stack.enter_context(_one_torch_thread())
             pool = stack.enter_context(ThreadPoolExecutor(count, initializer=_use_one_torch_thread))
         else:
@@ -208,6 +209,14 @@ def work_through(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _compiled(calculator: Calculator, workers: Workers) -> Calculator:
+    """Return a calculator with compiled kernels in the place of one without, once they are there."""
+    if workers.device != "cpu" or calculator.is_compiled:
+        return calculator
+    newer = new_calculator(workers.device, workers.chunk)
+    return newer if newer.is_compiled else calculator
 
 
 @contextmanager

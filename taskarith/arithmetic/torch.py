@@ -97,6 +97,8 @@ class TorchCalculator:
     with the other's arithmetic.
     """
 
+    is_compiled = False
+
     def __init__(self, chunk: int, device: str = "cpu") -> None:
         self.device, self._device = device, torch.device(device)
         self._chunk = chunk

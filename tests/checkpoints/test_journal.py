@@ -120,7 +120,9 @@ def test_a_partial_folder_of_a_stranger_decides_nothing(tmp_path, monkeypatch, m
 
 @pytest.mark.parametrize("verb", ["extract", "combine"])
 @pytest.mark.parametrize(
-    "changed", [{"finite": None}, {"output": 3}, {"squares": "1"}, {"squares": -1.0}, {"moved": -1}, {"inexact": True}], ids=str
+    "changed",
+    [{"finite": None}, {"output": 3}, {"squares": "1"}, {"squares": -1.0}, {"moved": -1}, {"inexact": True}],
+    ids=str,
 )
 def test_what_is_noted_of_a_delta_has_the_right_types(tmp_path, monkeypatch, made, whole, verb, changed):
     out = output_of(verb, tmp_path)

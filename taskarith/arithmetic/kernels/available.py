@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,12 +10,22 @@ if TYPE_CHECKING:
 __all__ = ["load_or_none"]
 
 
-@cache
-def load_or_none() -> Kernels | None:
-    """Return the kernels, compiled first where need be; None where there is no numba, or no LLVM for this machine."""
-    try:
-        from taskarith.arithmetic.kernels.compile import load_kernels
+_found: list[Kernels | None] = []
 
-        return load_kernels()
-    except (ImportError, RuntimeError):
+
+def load_or_none() -> Kernels | None:
+    """Return the kernels; None as long as they are being compiled, or where there is no numba, or no LLVM."""
+    if _found:
+        return _found[0]
+    try:
+        from taskarith.arithmetic.kernels.compile import NotYetError, load_kernels
+    except ImportError:
+        _found.append(None)
         return None
+    try:
+        _found.append(load_kernels(wait=False))
+    except NotYetError:
+        return None
+    except (ImportError, RuntimeError):
+        _found.append(None)
+    return _found[0]

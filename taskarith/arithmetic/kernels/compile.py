@@ -1,16 +1,22 @@
 """The kernels as functions to call: compiled by numba once a machine, then loaded without it.
 
 Their object code is kept in the cache and loaded by llvmlite alone, which takes a tenth of the time that numba needs to
-start. Compiling takes half a minute; where the code cannot be kept it is not compiled, and torch calculates.
+start. Compiling takes half a minute, in a process of its own that outlives the command: until the code is there, torch
+calculates, to the same bits. Where it cannot be kept it is not compiled.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import platform
+import subprocess
+import sys
+import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -19,7 +25,7 @@ import xxhash
 from taskarith.checkpoints.cache import cache_folders, keep_file, locked_folder, writable_caches
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Kernels", "NowhereToKeepError", "load_kernels"]
+__all__ = ["Kernels", "NotYetError", "NowhereToKeepError", "load_kernels"]
 
 _DIGEST = 16
 _KERNELS = "kernels"
@@ -42,6 +48,10 @@ class NowhereToKeepError(RuntimeError):
     """Kernels are not compiled for one command alone."""
 
 
+class NotYetError(RuntimeError):
+    """A process of its own compiles the kernels."""
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The functions of ``_SIGNATURES``; calling one lets other threads run.
@@ -62,37 +72,50 @@ class Kernels:
     engine: Any
 
 
+_COMPILE = "import os, sys; os.nice(10); sys.path[:] = {path!r}; from {module} import load_kernels; load_kernels()"
+
 _loaded: list[Kernels | NowhereToKeepError] = []
 """By this process."""
 
+_begun: list[subprocess.Popen[bytes]] = []
+"""Which compiles, started by this process."""
 
-def load_kernels(listener: Listener = SILENT) -> Kernels:
-    """Return the kernels; the first run on a machine compiles them, while others that need them, too, wait.
+_lock = threading.Lock()
+
+
+def load_kernels(listener: Listener = SILENT, *, wait: bool = True) -> Kernels:
+    """Return the kernels; the first run on a machine compiles them.
 
     :param listener: Receives a note that they are compiled, that another process does it, or that they cannot be kept.
+    :param wait: Compile them here, or wait for another process that does; or let a process do it that goes on when this
+        one ends.
+    :raises NotYetError: They are not there, and this is not to wait for them.
     :raises ImportError: numba is not there, and the kernels have not been compiled yet.
     :raises RuntimeError: LLVM cannot do it on this machine.
     :raises NowhereToKeepError: The kernels have not been compiled yet, and no folder can be written to keep them.
     """
-    if not _loaded:
-        try:
-            _loaded.append(_load(listener))
-        except NowhereToKeepError as error:
-            listener.note(f"{error}; set TASKARITH_CACHE to a folder that lasts")
-            _loaded.append(error)
+    with _lock:
+        if not _loaded:
+            try:
+                _loaded.append(_load(listener, wait=wait))
+            except NowhereToKeepError as error:
+                listener.note(f"{error}; set TASKARITH_CACHE to a folder that lasts")
+                _loaded.append(error)
     if isinstance(_loaded[0], NowhereToKeepError):
         raise _loaded[0]
     return _loaded[0]
 
 
-def _load(listener: Listener) -> Kernels:
+def _load(listener: Listener, *, wait: bool) -> Kernels:
+    name = _file_name()
+    code = _find(name)
+    if code is None and not wait:
+        _begin(listener)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
-    name = _file_name()
-    code = _find(name)
     if code is None:
         code = _compile_once(machine, name, listener)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
@@ -106,11 +129,41 @@ def _load(listener: Listener) -> Kernels:
     return Kernels(**functions, engine=engine)
 
 
-def _compile_once(machine: Any, name: str, listener: Listener) -> bytes:
-    """Return the kernels' object code after it was kept, compiled by this process or by another one meanwhile."""
+def _begin(listener: Listener) -> NoReturn:
+    """Start a process that compiles the kernels, unless this one has."""
+    folder = _place_to_keep()
+    if importlib.util.find_spec("numba") is None:
+        raise ImportError("numba is not installed")
+    if not _begun:
+        listener.note(
+            "compiling the arithmetic for this processor in the background, for half a minute, once (to be kept in "
+            f"{folder}); meanwhile torch calculates the same bits"
+        )
+        code = _COMPILE.format(path=[str(Path(each).resolve()) for each in sys.path], module=__name__)
+        nowhere = subprocess.DEVNULL
+        _begun.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                cwd="/",
+                start_new_session=True,
+                stdin=nowhere,
+                stdout=nowhere,
+                stderr=nowhere,
+            )
+        )
+    raise NotYetError("the kernels are being compiled")
+
+
+def _place_to_keep() -> Path:
     folder = next(writable_caches(_KERNELS), None)
     if folder is None:
         raise NowhereToKeepError("no cache folder can be written: torch calculates, to the same bits and slower")
+    return folder
+
+
+def _compile_once(machine: Any, name: str, listener: Listener) -> bytes:
+    """Return the kernels' object code after it was kept, compiled by this process or by another one meanwhile."""
+    folder = _place_to_keep()
 
     def tell() -> None:
         listener.note("waiting for another process, which compiles the arithmetic for this processor")
@@ -154,6 +207,7 @@ def _compile(machine: Any) -> bytes:
     return machine.emit_object(whole)
 
 
+@cache
 def _file_name() -> str:
     """Return the name of the object code's file: another one for every version, and for every kind of processor."""
     state = xxhash.xxh3_128("\n".join([llvmlite.__version__, platform.machine(), llvm.get_host_cpu_name()]).encode())

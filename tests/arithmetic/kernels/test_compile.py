@@ -10,8 +10,11 @@ import time
 
 import pytest
 
+from taskarith.arithmetic.calculator import Recipe, Term
+from taskarith.arithmetic.cpu import CpuCalculator
+from taskarith.arithmetic.kernels import available
 from taskarith.arithmetic.kernels import compile as compiled
-from taskarith.arithmetic.parallel import new_calculator
+from taskarith.arithmetic.parallel import Workers, new_calculator, work_through
 from taskarith.arithmetic.torch import TorchCalculator
 from taskarith.checkpoints.cache import cache_folders, keep_file, locked_folder, writable_caches
 
@@ -40,16 +43,60 @@ def load(cache):
     return done.stdout.split()
 
 
+BEGIN = """
+from taskarith.arithmetic.kernels.compile import NotYetError, load_kernels
+for _ in range(2):
+    try:
+        load_kernels(wait=False)
+    except NotYetError:
+        print("not yet")
+"""
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """A cache with the kernels of one run, which had to compile them."""
+    """A cache with the kernels that a process compiled which outlived the one that asked for them."""
     cache = tmp_path_factory.mktemp("cache")
-    assert load(cache)[0] == "compiled"
-    return cache
+    environment = os.environ | {"TASKARITH_CACHE": str(cache)}
+    done = subprocess.run([sys.executable, "-c", BEGIN], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["not yet", "not yet", ""]
+    assert done.stderr == ""
+    for _ in range(3000):
+        if list(cache.glob("kernels/*.o")):
+            return cache
+        time.sleep(0.1)
+    pytest.fail("nothing was compiled within five minutes")
 
 
 def test_later_runs_need_neither_numba_nor_numpy(filled):
     assert load(filled) == ["loaded", "False"]
+
+
+def test_torch_calculates_until_the_kernels_are_there_and_they_do_from_then_on(filled, tmp_path, monkeypatch):
+    """Within one run, and to the same bits; the process that compiles is started once."""
+    started, listener, (file,) = [], Listener(), (filled / "kernels").iterdir()
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled, "_loaded", [])
+    monkeypatch.setattr(compiled, "_begun", [])
+    monkeypatch.setattr(available, "_found", [])
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
+    seen = []
+
+    def do(task, calculator, stop):
+        seen.append((type(calculator), available.load_or_none() is not None))
+        calculator.begin(Recipe(("F32", "F32"), (Term(0.5, 1),), "F32"))
+        calculator.room(0, 1)[:], calculator.room(1, 1)[:] = b"\0\0\x80\x3f", b"\0\0\0\x40"
+        assert bytes(calculator.linear(0, 1)[0]) == b"\0\0\0\x40"  # 1 + 0.5 * 2
+        if task == 1:
+            (tmp_path / "kernels").mkdir(exist_ok=True)
+            (tmp_path / "kernels" / file.name).write_bytes(file.read_bytes())
+        return 1
+
+    listener.progress = lambda *_: None
+    work_through(range(4), do, listener, "testing", 4, Workers(chunk=4, count=1))
+    assert seen == [(TorchCalculator, False)] * 2 + [(CpuCalculator, True)] * 2
+    assert len(started) == len(listener.notes) == 1
+    assert "in the background" in listener.notes[0]
 
 
 class Listener:
@@ -65,8 +112,6 @@ class Listener:
 
 def test_a_spoiled_file_is_compiled_again_and_that_is_said(filled, tmp_path, monkeypatch):
     listener = Listener()
-    new_calculator("cpu", 4, listener)
-    assert listener.notes == []
     (file,) = (filled / "kernels").iterdir()
     whole, copy = file.read_bytes(), tmp_path / "kernels" / file.name
     copy.parent.mkdir()
@@ -77,13 +122,13 @@ def test_a_spoiled_file_is_compiled_again_and_that_is_said(filled, tmp_path, mon
         copy.write_bytes(spoiled)
         compiled._loaded.clear()
         for _ in range(2):
-            new_calculator("cpu", 4, listener)
+            compiled.load_kernels(listener)
         assert copy.read_bytes() == whole
     assert len(compilations) == len(listener.notes) == 3
     assert str(copy.parent) in listener.notes[0]
     compiled._loaded.clear()
-    new_calculator("cpu", 4, listener)
-    assert len(compilations) == 3
+    new_calculator("cpu", 4, listener)  # nothing is to be compiled
+    assert len(compilations) == len(listener.notes) == 3
 
 
 @pytest.fixture
