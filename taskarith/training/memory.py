@@ -23,7 +23,8 @@ from taskarith.training.settings import LORA_RANK, TrainingSettings
 
 __all__ = ["MemoryPlan", "MemoryWatch", "plan_memory", "watch_memory"]
 
-_BESIDE_LINEAR = 1.2  # what norms, attention and activation functions keep comes on top of what linear layers do
+_INSIDE = 4.8  # bytes for each input and output of linear layers, what norms, attention and activations keep included
+_INSIDE_BF16 = 3.4  # more than half: the residual stream and what norms keep stay float32 under autocast
 _LOGITS = 3  # the logits, their log-softmax and its gradient
 _NEARLY = 0.8  # of an estimate that turned out to be too low
 
@@ -81,8 +82,7 @@ class MemoryPlan:
     def _activations(self) -> int:
         """Return the bytes of what the forward pass keeps for the backward pass."""
         tokens = min(self.settings.per_device_train_batch_size, self.rows) * self.row
-        size = 2 if self.bf16 else 4
-        inside = _BESIDE_LINEAR * self.linear * size
+        inside = (_INSIDE_BF16 if self.bf16 else _INSIDE) * self.linear
         if self.settings.gradient_checkpointing:  # the inputs of all layers, and one layer whole
             inside = inside / self.layers + 4 * self.layers * self.hidden
         casts = self.weights // 2 if self.bf16 else 0  # autocast keeps weights in bfloat16 until the backward pass
