@@ -10,6 +10,7 @@ import tiny
 
 import taskarith
 from taskarith.calls import listed, named, renamed
+from taskarith.checkpoints.provenance import read_provenance
 
 
 def test_one_text_or_path_is_a_list_of_one():
@@ -29,8 +30,16 @@ def test_verbs_take_paths_for_models_and_texts(tmp_path, phi, phi_tuned):
     assert taskarith.apply(phi_tuned, negate=vector, output_dir=tmp_path / "edited").path.is_dir()
     scores = taskarith.evaluate(phi_tuned, data, reference=phi, **measured).scores.by_text
     assert scores.keys() == {str(phi), str(phi_tuned)}
-    swept = taskarith.sweep(phi_tuned, data, negate=vector, alphas=[0, 1], reference=phi, **measured)
+    out, told = tmp_path / "swept", {"negate": vector, "alphas": [0, 1]}
+    swept = taskarith.sweep(phi_tuned, data, reference=phi, output_dir=out, **told, **measured)
     assert len(swept.rows) == 2
+    edited = taskarith.evaluate(phi_tuned, data, output_dir=tmp_path / "measured", **told, **measured)
+    assert len(edited.scores.by_text) == 2
+    for folder in (out, tmp_path / "measured"):  # once the letters of the path were recorded as vectors
+        assert read_provenance(folder)["edit"]["negate"] == ["../v.safetensors"]
+    known = taskarith.combine(f"{vector} + {vector}", tmp_path / "twice.safetensors"), taskarith.verify(vector)
+    assert [repr(one).partition("(")[0] for one in known] == ["CombineResult", "Verification"]
+    assert max(len(repr(one)) for one in known) < 400
     quick = {"relearn_steps": (1,), "relearn_epochs": 0, "bits": (4,), "prefixes": (2,), "draws": 0}
     taskarith.attack(tmp_path / "edited", data["forget"], before=phi_tuned, reference=phi, **quick, **measured)
     planned = taskarith.unlearn(phi_tuned, *data.values(), tmp_path / "run", base=phi, reference=phi, dry_run=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import check_device, device_of
+from taskarith.calls import named
 from taskarith.cards.card import write_card
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.provenance import write_provenance
@@ -72,21 +73,21 @@ class ApplyResult:
 
 
 def apply(
-    model: str | None = None,
+    model: str | Path | None = None,
     *,
-    add: Sequence[str] = (),
-    negate: Sequence[str] = (),
+    add: str | Path | Sequence[str | Path] = (),
+    negate: str | Path | Sequence[str | Path] = (),
     operands: Sequence[OperandRef] = (),
-    protect: Sequence[str] = (),
-    weights: str | None = None,
+    protect: str | Path | Sequence[str | Path] = (),
+    weights: str | Path | None = None,
     alpha: float = 1.0,
     scale: Mapping[str, Any] | Sequence[str] = (),
     output_dir: str | Path | None = None,
     dtype: str | None = None,
     vocab: str | None = None,
     ignore_buffers: bool = False,
-    chat_template: str | None = None,
-    tokenizer: str | None = None,
+    chat_template: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     device: str = "auto",
     max_shard_size: int | None = None,
     overwrite: bool = False,
@@ -154,15 +155,15 @@ def apply(
         raise UsageError("rows of new tokens are added by one process", "Leave out --jobs, and start one process.")
     edit = replace(
         Edit.from_options(add, negate, operands, protect=protect, weights=weights, scale=scale, method=method),
-        model=model,
+        model=named(model),
         model_fingerprint=model_fingerprint,
         alpha=alpha,
         dtype=VECTOR_DTYPES[dtype_name(dtype)] if dtype else None,
         max_shard_size=max_shard_size,
         vocab=vocab,
-        tokenizer=tokenizer or "",
+        tokenizer=named(tokenizer) or "",
         ignore_buffers=ignore_buffers,
-        chat_template=chat_template or "",
+        chat_template=named(chat_template) or "",
     )
     place = check_device(device, decomposes=edit.method.needs_whole_tensors)
     if device == "auto" and place != "cpu":

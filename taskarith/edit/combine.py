@@ -33,6 +33,7 @@ from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import OperandRef, parse_combination
+from taskarith.tidy import Brief
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.file import check_delta, vector_metadata
 from taskarith.vectors.locate import recorded_name
@@ -44,8 +45,8 @@ __all__ = ["CombineResult", "combine"]
 _PLACEHOLDER = "0" * 32
 
 
-@dataclass(frozen=True)
-class CombineResult:
+@dataclass(frozen=True, repr=False)
+class CombineResult(Brief):
     """A combination that was written.
 
     :param path: The vector file or adapter folder.
@@ -66,6 +67,10 @@ class CombineResult:
     rank: int = 0
     energy: float = 1.0
     remarks: tuple[str, ...] = ()
+
+    def _brief(self) -> dict[str, object]:
+        names = ("path", "kind", "tensors", "nbytes", *(("rank", "energy") if self.kind == "lora" else ()))
+        return {"base": str(self.base), **{name: getattr(self, name) for name in names}}
 
 
 def combine(

@@ -94,12 +94,12 @@ class Edit:
     @classmethod
     def from_options(
         cls,
-        add: Sequence[str] = (),
-        negate: Sequence[str] = (),
+        add: str | Path | Sequence[str | Path] = (),
+        negate: str | Path | Sequence[str | Path] = (),
         operands: Sequence[OperandRef] = (),
         *,
-        protect: Sequence[str] = (),
-        weights: str | None = None,
+        protect: str | Path | Sequence[str | Path] = (),
+        weights: str | Path | None = None,
         scale: Mapping[str, Any] | Sequence[str] = (),
         method: Method | str = LINEAR,
     ) -> Edit:
@@ -117,7 +117,7 @@ class Edit:
         found = [parse_operand(text) for text in listed(add)] + [parse_operand(text, -1.0) for text in listed(negate)]
         found += operands
         found += [_protected(text) for text in listed(protect)]
-        found += [OperandRef(weights, 0.0, role="weights")] if weights is not None else []
+        found += [OperandRef(str(weights), 0.0, role="weights")] if weights is not None else []
         if all(one.role for one in found):
             raise UsageError(
                 "no vector is given", "Name one with --negate V or --add V, as in --negate forget.safetensors"

@@ -43,15 +43,15 @@ __all__ = ["evaluate"]
 
 @renamed(retain="reference")
 def evaluate(
-    models: str | Sequence[str],
-    data: Mapping[str, str] | str | Sequence[str],
+    models: str | Path | Sequence[str | Path],
+    data: Mapping[str, str | Path] | str | Path | Sequence[str | Path],
     *,
     reference: str | Path | None = None,
     benchmark: str | None = None,
     tasks: str | Sequence[str] = (),
     task_folder: str | Path | None = None,
-    add: Sequence[str] = (),
-    negate: Sequence[str] = (),
+    add: str | Path | Sequence[str | Path] = (),
+    negate: str | Path | Sequence[str | Path] = (),
     alphas: Sequence[float] = (1.0,),
     scale: Mapping[str, Any] | Sequence[str] = (),
     recipe: Recipe | None = None,
@@ -101,6 +101,7 @@ def evaluate(
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime, EvaluationKeywords.__optional_keys__)
     models, data, tasks, reference = listed(models), named_data(data), listed(tasks), named(reference)
+    add, negate = listed(add), listed(negate)
     if recipe is not None and (add or negate):
         raise UsageError("both a recipe and vectors are given", "Put the vectors into the recipe, or leave it out.")
     if parse_scales(scale) and not (add or negate):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskarith.checkpoints.digests import FolderChanges
+from taskarith.tidy import Brief
 
 __all__ = ["Verification"]
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Brief):
     """The result of a verification.
 
     :param path: The folder or file.
@@ -39,6 +40,10 @@ class Verification:
     is_record_changed: bool = False
     uncovered: tuple[str, ...] = ()
     tolerance: float = 0.0
+
+    def _brief(self) -> dict[str, object]:
+        names = ("is_sound", "path", "kind", "tensors", "sampled", "damaged", "wrong")
+        return {name: value for name in names if (value := getattr(self, name)) != ()}
 
     @property
     def is_sound(self) -> bool:

@@ -59,9 +59,9 @@ class ImportanceResult:
 
 
 def importance(
-    model: str,
-    forget: str,
-    retain: str,
+    model: str | Path,
+    forget: str | Path,
+    retain: str | Path,
     output: str | Path,
     *,
     kind: str = "gradient",
@@ -102,7 +102,7 @@ def importance(
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind '{kind}'", f"Choose one of {', '.join(KINDS)}.")
-    target = Path(output)
+    model, forget, retain, target = str(model), str(forget), str(retain), Path(output)
     inputs = [model, *data_paths([forget, retain])]
     check_target(target, overwrite, is_folder=False, inputs=inputs)
     form = RowForm(apply_chat_template, system_prompt)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taskarith.arithmetic.parallel import check_device, device_of
-from taskarith.calls import listed
+from taskarith.calls import listed, named
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
 from taskarith.data.load import check_form, data_paths
@@ -88,10 +88,10 @@ class Relation(TidyResult):
 
 
 def relate(
-    vectors: Sequence[str],
+    vectors: str | Path | Sequence[str | Path],
     *,
-    model: str | None = None,
-    data: Mapping[str, str] | str | Sequence[str] | None = None,
+    model: str | Path | None = None,
+    data: Mapping[str, str | Path] | str | Path | Sequence[str | Path] | None = None,
     rank: int | None = None,
     beta: float = 0.0,
     output_dir: str | Path | None = None,
@@ -128,7 +128,7 @@ def relate(
     :raises OutputError: The output exists or cannot be written.
     """
     cut, runtime = with_keywords(keywords, cut, runtime)
-    vectors, data = listed(vectors), None if data is None else named_data(data)
+    vectors, model, data = listed(vectors), named(model), None if data is None else named_data(data)
     if not data:
         check_form(cut.form, ())
     _check(vectors, data, rank, beta)

@@ -49,10 +49,10 @@ RECIPE = "recipe.yaml"
 
 def sweep(
     model: str | Path,
-    data: Mapping[str, str] | str | Sequence[str],
+    data: Mapping[str, str | Path] | str | Path | Sequence[str | Path],
     *,
-    add: Sequence[str] = (),
-    negate: Sequence[str] = (),
+    add: str | Path | Sequence[str | Path] = (),
+    negate: str | Path | Sequence[str | Path] = (),
     alphas: Sequence[float] = ALPHAS,
     search: int = 0,
     gradient: int = 0,
@@ -61,11 +61,11 @@ def sweep(
     target: float | None = None,
     budget: float | None = None,
     kl: float = 0.0,
-    storage: str | None = None,
+    storage: str | Path | None = None,
     method: Method = LINEAR,
     scale: Mapping[str, Any] | Sequence[str] = (),
-    protect: Sequence[str] = (),
-    weights: str | None = None,
+    protect: str | Path | Sequence[str | Path] = (),
+    weights: str | Path | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     launched: bool = False,
@@ -113,6 +113,7 @@ def sweep(
     """
     measurement, runtime = with_keywords(keywords, measurement, runtime)
     model, reference, data, by = str(model), named(reference), named_data(data), listed(by)
+    add, negate, protect, weights, storage = *map(listed, (add, negate, protect)), named(weights), named(storage)
     aim = _aim(data, target, budget)
     options = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
     _check(model, data, aim, reference)
@@ -153,11 +154,11 @@ def sweep(
             "kind": "sweep",
             "models": [model.record() for model in asked],
             "edit": {
-                "add": list(add),
-                "negate": list(negate),
+                "add": add,
+                "negate": negate,
                 "method": method.record(),
                 "scale": plain_scales(edit.scale),
-                "protect": list(protect),
+                "protect": protect,
                 "weights": weights,
             },
             "search": asdict(options),

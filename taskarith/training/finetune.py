@@ -45,12 +45,12 @@ __all__ = ["FinetuneResult", "finetune"]
 
 
 def finetune(
-    model: str,
-    data: str | Sequence[str],
+    model: str | Path,
+    data: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     *,
-    retain: str | Sequence[str] = (),
-    validation: str | Sequence[str] = (),
+    retain: str | Path | Sequence[str | Path] = (),
+    validation: str | Path | Sequence[str | Path] = (),
     overwrite: bool = False,
     settings: TrainingSettings = SETTINGS,
     listener: Listener = SILENT,
@@ -79,7 +79,7 @@ def finetune(
     :raises TaskarithError: The training diverged, or ran out of memory.
     """
     settings = replace(settings, **keywords)
-    data, retain, validation = listed(data), listed(retain), listed(validation)
+    model, data, retain, validation = str(model), listed(data), listed(retain), listed(validation)
     target = Path(output_dir)
     check_launch()
     check_validation(settings, validation)
