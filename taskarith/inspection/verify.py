@@ -42,6 +42,12 @@ def _verify_folder(path: Path, seed: int, listener: Listener) -> Verification:
             "Give a folder that taskarith wrote, or a task vector file.",
         )
     kind, files, sealed = record.get("kind"), record.get("files"), record_is_sealed(path)
+    parts = [inner.name for inner in sorted(path.iterdir()) if (inner / PROVENANCE_NAME).is_file()]
+    if kind != "edit" and files is None and parts:
+        raise CheckpointError(
+            f"the record of {path}, of kind {kind}, lists no files: its parts have records of their own",
+            f"Check {name_some(parts)} one by one: taskarith verify {path / parts[0]}",
+        )
     if kind != "edit" and files is None:
         raise CheckpointError(
             f"the record of {path}, of kind {kind}, has neither digests of files nor fingerprints of tensors",

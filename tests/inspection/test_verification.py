@@ -145,6 +145,15 @@ def test_what_an_earlier_release_wrote_is_verified_as_far_as_it_goes(out):
         verify(out)
 
 
+def test_of_a_run_that_has_records_in_its_parts_these_are_named(tmp_path):
+    for name in ("", "edited", "measured/deep"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "taskarith.json").write_text(json.dumps({"kind": "unlearning"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="lists no files: its parts have records of their own") as caught:
+        verify(tmp_path)
+    assert caught.value.hint == f"Check edited one by one: taskarith verify {tmp_path / 'edited'}"
+
+
 def adapters(made, folder):
     extract_low_rank(str(made / "base"), str(made / "tuned"), folder / "a", rank=2)
     return folder / "a"
