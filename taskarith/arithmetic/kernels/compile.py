@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,8 +78,11 @@ _COMPILE = "import os, sys; os.nice(10); sys.path[:] = {path!r}; from {module} i
 _loaded: list[Kernels | NowhereToKeepError] = []
 """By this process."""
 
-_begun: list[subprocess.Popen[bytes]] = []
-"""Which compiles, started by this process."""
+_begun: list[bool] = []
+"""Whether this process has started one that compiles."""
+
+_children: list[subprocess.Popen[bytes]] = []
+"""Nobody waits for it, and it is not to be forgotten: Python would warn."""
 
 _lock = threading.Lock()
 
@@ -139,18 +143,20 @@ def _begin(listener: Listener) -> NoReturn:
             "compiling the arithmetic for this processor in the background, for half a minute, once (to be kept in "
             f"{folder}); meanwhile torch calculates the same bits"
         )
+        _begun.append(True)
         code = _COMPILE.format(path=[str(Path(each).resolve()) for each in sys.path], module=__name__)
         nowhere = subprocess.DEVNULL
-        _begun.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                cwd="/",
-                start_new_session=True,
-                stdin=nowhere,
-                stdout=nowhere,
-                stderr=nowhere,
+        with suppress(OSError):  # too many processes, say: the next command tries again
+            _children.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    cwd="/",
+                    start_new_session=True,
+                    stdin=nowhere,
+                    stdout=nowhere,
+                    stderr=nowhere,
+                )
             )
-        )
     raise NotYetError("the kernels are being compiled")
 
 

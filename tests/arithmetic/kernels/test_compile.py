@@ -78,6 +78,7 @@ def test_torch_calculates_until_the_kernels_are_there_and_they_do_from_then_on(f
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
     monkeypatch.setattr(compiled, "_loaded", [])
     monkeypatch.setattr(compiled, "_begun", [])
+    monkeypatch.setattr(compiled, "_children", [])
     monkeypatch.setattr(available, "_found", [])
     monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
     seen = []
@@ -129,6 +130,18 @@ def test_a_spoiled_file_is_compiled_again_and_that_is_said(filled, tmp_path, mon
     compiled._loaded.clear()
     new_calculator("cpu", 4, listener)  # nothing is to be compiled
     assert len(compilations) == len(listener.notes) == 3
+
+
+def test_where_no_process_can_be_started_torch_calculates(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled, "_loaded", [])
+    monkeypatch.setattr(compiled, "_begun", [])
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    for _ in range(2):
+        assert isinstance(new_calculator("cpu", 4), TorchCalculator)
 
 
 @pytest.fixture
