@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
-from peft import PeftConfig, PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from taskarith.arithmetic.torch import TORCH_DTYPES
@@ -34,7 +33,6 @@ from taskarith.models.device import own_device
 from taskarith.models.load import load_config, load_model, load_tokenizer
 from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
-from taskarith.training.lora import MISLEADING_REMARKS
 from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.lora.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REST_WEIGHTS
 from taskarith.vectors.open import recorded_base
@@ -240,6 +238,8 @@ def _base_of(adapter: Path, listener: Listener) -> ResolvedModel:
 
 def _check_adapter(adapter: Path) -> None:
     """Refuse an adapter that cannot be read, or does not change weights, before its base is loaded."""
+    from peft import PeftConfig  # late: it takes as long as torch to import
+
     read_header(adapter / ADAPTER_WEIGHTS)
     try:
         config = PeftConfig.from_pretrained(str(adapter))
@@ -254,6 +254,10 @@ def _check_adapter(adapter: Path) -> None:
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """Add an adapter's layers to a model, without merging."""
+    from peft import PeftModel
+
+    from taskarith.training.lora import MISLEADING_REMARKS
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of no interest to the user

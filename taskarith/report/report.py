@@ -12,7 +12,6 @@ from taskarith.calls import listed
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.errors import OutputError, TaskarithError, UsageError
 from taskarith.progress import Listener
-from taskarith.report.folders import part_of
 from taskarith.report.page import Page, Part, render
 
 __all__ = ["PAGE_NAME", "TITLE", "ReportResult", "draw_beside", "report"]
@@ -67,6 +66,8 @@ def report(
     if target.suffix != ".html":
         raise OutputError(f"cannot write a report to {target}", "Name an .html file.")
     check_target(target, overwrite, is_folder=False, inputs=paths)
+    from taskarith.report.folders import part_of  # late: heavy imports, which commands without a page do without
+
     parts = tuple(part_of(path) for path in paths)
     page = _page(title, parts)
     with publish_file(target, overwrite) as partial:
@@ -100,6 +101,8 @@ def draw_beside(
 
 
 def _write(folder: Path, name: str) -> None:
+    from taskarith.report.folders import part_of
+
     page = _page(TITLE, [part_of(folder, name)])
     (folder / PAGE_NAME).write_text(page, encoding="utf-8")
 

@@ -9,10 +9,10 @@ import pytest
 from commands import invoke
 from reporting import EVIL, Page
 
-import taskarith.report.report as report_module
 from taskarith.errors import DataError, OutputError, UsageError
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.inspection.verify import verify
+from taskarith.report import folders
 from taskarith.report.report import draw_beside, report
 
 
@@ -86,7 +86,7 @@ def test_a_page_that_cannot_be_drawn_costs_no_measurement(measured, phi, tmp_pat
     def fail(*_):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(report_module, "part_of", fail)
+    monkeypatch.setattr(folders, "part_of", fail)
     notes, folder = _Notes(), tmp_path / "eval"
     data = {"forget": str(measured / "forget.txt")}
     evaluate([str(phi)], data, output_dir=folder, draw=draw_beside(folder, notes, fail), block_size=16, prompts=0)
