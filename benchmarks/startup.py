@@ -24,9 +24,10 @@ from benchmarks.results import bullets, machine, table
 
 _HERE = Path(__file__).resolve().parent
 _HIDDEN, _LAYERS, _TOKENS = 128, 2, 512
-_ABOUT = """A Phi with {layers} layers of width {hidden}; the process from start to end, its output durable. *Fresh* has
-neither a cache nor a home: the arithmetic is compiled in the background meanwhile, and layouts of models are not known.
-Goals: 3 s on a fresh machine; later 0.5 s for what needs no torch, and 4 s for the rest."""
+_ABOUT = """A Phi with {layers} layers of width {hidden}; the process from start to end, its output durable;
+rounds: {rounds}.
+*Fresh* has neither a cache nor a home: the arithmetic is compiled in the background meanwhile, and
+layouts of models are not known. Goals: 3 s on a fresh machine; later 0.5 s for what needs no torch, and 4 s for the rest."""
 _WITHOUT_TORCH = ("--help", "apply", "extract", "combine", "undo", "verify", "diff", "inspect", "score", "relate")
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         rows = _measure(Path(work), options.rounds)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    about = _ABOUT.format(layers=_LAYERS, hidden=_HIDDEN)
+    about = _ABOUT.format(layers=_LAYERS, hidden=_HIDDEN, rounds=options.rounds)
     found = table(["", "fresh, s", "later, s", "needs torch"], rows)
     parts = [f"# Results of `python -m benchmarks.startup`, {today}", bullets(machine("nothing")[:2]), about, found]
     options.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
