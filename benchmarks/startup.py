@@ -24,10 +24,10 @@ from benchmarks.results import bullets, machine, table
 
 _HERE = Path(__file__).resolve().parent
 _HIDDEN, _LAYERS, _TOKENS = 128, 2, 512
-_ABOUT = """A Phi with {layers} layers of width {hidden}; the process from start to end, its output durable;
-rounds: {rounds}.
-*Fresh* has neither a cache nor a home: the arithmetic is compiled in the background meanwhile, and
-layouts of models are not known. Goals: 3 s on a fresh machine; later 0.5 s for what needs no torch, 4 s for the rest."""
+_ABOUT = """A Phi with {layers} layers of width {hidden}; the process from start to end, its output durable; rounds:
+{rounds}.
+*Fresh* has neither a cache nor a home: the arithmetic is compiled in the background meanwhile,
+and layouts of models are not known. Goals: 3 s fresh; later 0.5 s for what needs no torch, 4 s for the rest."""
 _WITHOUT_TORCH = ("--help", "apply", "extract", "combine", "undo", "verify", "diff", "inspect", "score", "relate")
 
 
