@@ -1,6 +1,7 @@
-"""`python -m benchmarks.gpu`: what a GPU does for taskarith, beside the CPU of the same machine; 25 minutes at most.
+"""`python -m benchmarks.gpu`: what a GPU does for taskarith, beside the CPU of the same machine.
 
-Needs no network: models have random weights of true shapes. Writes benchmarks/RESULTS-gpu.md where there is a GPU;
+Needs no network: models have random weights of true shapes, and stay in the work folder. Begins nothing more after 25
+minutes. Writes benchmarks/RESULTS-gpu.md where there is a GPU;
 elsewhere it shows the CPU's columns.
 """
 
