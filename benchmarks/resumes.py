@@ -43,8 +43,9 @@ _WORDS = f"""# Trainings that are killed and resumed
 
 Written by `make resumes`. Trainings of {_STEPS} steps with a checkpoint every {_SAVED} are killed (SIGKILL) up to 0.2 s
 after a random step: all processes, or in every other round of two processes one of them. Then the same command runs
-with `--resume`, or with `--overwrite` where no checkpoint had been completed. *Equal* are the rounds after which the
-weights or factors have the bits of an undisturbed run, and nothing is left beside the output.
+with `--resume`, or with `--overwrite` where no checkpoint had been completed, or the output stood already (it must be
+whole then). *Equal* are the rounds after which the weights or factors have the bits of an undisturbed run, and nothing
+is left beside the output.
 
 | model | trained | processes | kills | resumed at a checkpoint | equal | seconds |
 |---|---|---|---|---|---|---|"""
@@ -133,11 +134,12 @@ def measure(training: Training, kills: int, folder: Path, random: Random) -> tup
         target = folder / "out"
         victim = random.randrange(training.processes) if training.processes > 1 and number % 2 else -1
         training.run(target, (random.randrange(1, _STEPS), random.uniform(0, 0.2), victim))
-        is_resumed = last_checkpoint(working_folder(target)) is not None
+        was_whole = not target.exists() or _bits(target, lora=training.lora) == expected
+        is_resumed = last_checkpoint(working_folder(target)) is not None and not target.exists()
         seen["resumed"] += is_resumed
         codes = training.run(target, resume=True) if is_resumed else training.run(target, overwrite=True)
         left = {path.name for path in folder.iterdir()} - {"whole", "out", "base", "text.txt"}
-        is_equal = not any(codes) and _bits(target, lora=training.lora) == expected
+        is_equal = was_whole and not any(codes) and _bits(target, lora=training.lora) == expected
         seen["equal"] += is_equal and not left
         if not is_equal or left:
             print(f"round {number}: ended with {codes}, equal: {is_equal}, left: {sorted(left)}", file=sys.stderr)

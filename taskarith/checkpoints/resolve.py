@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from taskarith.spec import ModelRef, exists, parse_model
 
 __all__ = ["ResolvedModel", "cached_place", "is_hub_id", "resolve_files", "resolve_model"]
 
+_CACHE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _WANTED = [
     "*.safetensors",
     "*.json",
@@ -100,7 +104,6 @@ def _from_hub(reference: ModelRef, wanted: Sequence[str], listener: Listener, is
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -108,14 +111,15 @@ def _from_hub(reference: ModelRef, wanted: Sequence[str], listener: Listener, is
     )
 
     listener.progress(f"finding {reference}", 0, 1)
+    download = partial(
+        snapshot_download,
+        reference.name,
+        revision=reference.revision,
+        allow_patterns=list(wanted),
+        ignore_patterns=_UNWANTED if wanted is _WANTED else None,
+    )
     try:
-        folder = snapshot_download(
-            reference.name,
-            revision=reference.revision,
-            allow_patterns=list(wanted),
-            ignore_patterns=_UNWANTED if wanted is _WANTED else None,
-            local_files_only=is_local,
-        )
+        return Path(download(local_files_only=is_local))
     except GatedRepoError as error:
         raise CheckpointError(
             f"access to {reference} is restricted",
@@ -130,9 +134,15 @@ def _from_hub(reference: ModelRef, wanted: Sequence[str], listener: Listener, is
         raise CheckpointError(
             f"{reference.name} has no revision '{reference.revision}'", "Check the revision."
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # of a connection: which kind depends on the release of huggingface_hub
+        with suppress(LocalEntryNotFoundError):  # some releases do not look here for a commit unless they are told to
+            return Path(download(local_files_only=True))
+        if isinstance(error, OSError) and error.errno in _CACHE_ERRORS:
+            raise CheckpointError(
+                f"{reference} cannot be stored in the hub's cache: {error.strerror}",
+                "Make room for it, or name another place with HF_HOME.",
+            ) from error
         raise CheckpointError(
             f"{reference} is not on this machine and the hub cannot be reached",
             "Check the name and the connection, or give a local folder.",
         ) from error
-    return Path(folder)

@@ -32,6 +32,7 @@ __all__ = [
     "check_room",
     "check_space",
     "check_target",
+    "is_occupied",
 ]
 
 _ROOM = re.compile(r"lock|journal(-\d+)?\.jsonl|old-journal\.jsonl|finished\.json|output|old|new|factors|moves\.json")
@@ -58,7 +59,7 @@ def check_target(
     place = settle(target)
     _check_name(place)
     check_apart(place, inputs)
-    if _is_occupied(place) and not overwrite:
+    if is_occupied(place) and not overwrite:
         raise OutputError(f"{target} already exists", "Name another output, or allow it with --overwrite.")
     _check_kind(target, place, is_folder)
     _check_foreign(target, place)
@@ -161,7 +162,8 @@ def _read_with(path: Path) -> Iterator[Path]:
         return  # whoever reads it says what is wrong with it
 
 
-def _is_occupied(place: Path) -> bool:
+def is_occupied(place: Path) -> bool:
+    """Whether something lies where an output would; work in progress, and an empty folder, do not count."""
     if not place.is_dir() or place.is_symlink():
         return os.path.lexists(place)
     is_complete = (room_of(place) / MOVES_NAME).exists()
@@ -170,7 +172,7 @@ def _is_occupied(place: Path) -> bool:
 
 def _check_foreign(target: Path, place: Path) -> None:
     """Refuse to replace what is not ours; an output that is put in its place first is looked at after that."""
-    if not _is_occupied(place):
+    if not is_occupied(place):
         return
     foreign = [name for name in foreign_entries(place) if name.partition("/")[0] not in work_names(place)]
     if foreign == ["."]:

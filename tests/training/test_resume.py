@@ -121,6 +121,14 @@ def test_resume_without_a_checkpoint_says_so(tmp_path, text, tuned, phi):
     assert distance(tuned, tmp_path / "out") == 0
 
 
+def test_an_output_that_stands_has_nothing_to_resume(tmp_path, text, tuned, phi):
+    shutil.copytree(tuned, tmp_path / "out")
+    with pytest.raises(OutputError, match="out already exists, so there is nothing to resume"):
+        finetune(str(phi), [text], tmp_path / "out", resume=True, **QUICK)
+    (tmp_path / "volume").mkdir()  # such as a container's
+    finetune(str(phi), [text], tmp_path / "volume", resume=True, **QUICK)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_checkpoints_of_an_earlier_release_are_kept(tmp_path, text, phi, resume):
     """They have no digests, and their run was noted without the number of processes."""
