@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -39,8 +39,9 @@ _PLAIN, _TRL, _OURS = "transformers' Trainer", "TRL's SFTTrainer", "taskarith"
 _PACKED, _GROUPED = "taskarith --packing", "taskarith --group-by-length"
 
 _ABOUT = """Processor seconds of both cores, which other programs on the machine disturb less than the clock; medians of
-{rounds} rounds, and each round's ratio to the plain Trainer of the same round, token by token. *Tokens* are those of
-rows, without padding; *loss* is the mean over the steps. Grouping by length puts other rows into a step."""
+{rounds} rounds after a step that warms up, and each round's ratio to the plain Trainer of the same round, token by token.
+*Tokens* are those of rows, without padding; *loss* is the mean over the steps. Grouping by length puts other rows into
+a step."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def main() -> None:
             task = Task(model, data, job.batch, options.steps, bf16)
             trainers = [trainer for trainer in job.trainers if "trl" in peers or trainer != _TRL]
             rounds = []
+            _run(_PLAIN, replace(task, steps=1))  # what the process loads and allocates once
             for number in range(options.rounds):
                 turn = number % len(trainers)  # none is always the first
                 rounds.append({trainer: _run(trainer, task) for trainer in trainers[turn:] + trainers[:turn]})
