@@ -1,21 +1,22 @@
 """`python -m benchmarks.training`: seconds of training beside a plain transformers Trainer and TRL's SFTTrainer.
 
-All train the demo's model on the same rows in the same order, in one process, in interleaved rounds; only
-``Trainer.train`` is measured. TRL is left out where it is not installed. Writes benchmarks/RESULTS-training.md.
+All train the demo's model on the same rows in the same order, in interleaved rounds; only ``Trainer.train`` is
+measured. TRL is left out where it is not installed. Writes benchmarks/RESULTS-training.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import gc
 import json
+import multiprocessing
 import random
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -39,9 +40,9 @@ _PLAIN, _TRL, _OURS = "transformers' Trainer", "TRL's SFTTrainer", "taskarith"
 _PACKED, _GROUPED = "taskarith --packing", "taskarith --group-by-length"
 
 _ABOUT = """Processor seconds of both cores, which other programs on the machine disturb less than the clock; medians of
-{rounds} rounds after a step that warms up, and each round's ratio to the plain Trainer of the same round, token by token.
-*Tokens* are those of rows, without padding; *loss* is the mean over the steps. Grouping by length puts other rows into
-a step."""
+{rounds} rounds, each training in a process of its own, and each round's ratio to the plain Trainer of the same round,
+token by token. *Tokens* are those of rows, without padding; *loss* is the mean over the steps. Grouping by length puts
+other rows into a step."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,6 @@ def main() -> None:
     """Parse the command line, train, and write the tables."""
     options = _options()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     model = resolve_model(str(demo_model()), SILENT).path
     bf16, _ = autocast_choice(torch.device("cpu"), None)
     peers = f"transformers {version('transformers')}"
@@ -112,10 +110,9 @@ def main() -> None:
             task = Task(model, data, job.batch, options.steps, bf16)
             trainers = [trainer for trainer in job.trainers if "trl" in peers or trainer != _TRL]
             rounds = []
-            _run(_PLAIN, replace(task, steps=1))  # what the process loads and allocates once
             for number in range(options.rounds):
                 turn = number % len(trainers)  # none is always the first
-                rounds.append({trainer: _run(trainer, task) for trainer in trainers[turn:] + trainers[:turn]})
+                rounds.append({trainer: _run_alone(trainer, task) for trainer in trainers[turn:] + trainers[:turn]})
             parts += [f"## {job.title}", f"{job.batch} rows a step, number of steps: {options.steps}.", _table(rounds)]
     about = f"SmolLM2-135M, all weights, float32{', bfloat16 autocast' if bf16 else ''}, {options.threads} threads."
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
@@ -138,9 +135,18 @@ def _write_rows(path: Path, model: Path, job: Job, steps: int) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _run(trainer: str, task: Task) -> Run:
+def _run_alone(trainer: str, task: Task) -> Run:
+    """Train in a process of its own: memory that an earlier training has touched makes the next one faster."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run, trainer, task, torch.get_num_threads()).result()
+
+
+def _run(trainer: str, task: Task, threads: int) -> Run:
     """Train, and return what ``Trainer.train`` took."""
-    gc.collect()  # the model of the run before
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     runs: list[Run] = []
     train: Callable[..., Any] = transformers.Trainer.train
 

@@ -29,15 +29,17 @@ def questions(seed: int, count: int, *, paraphrased: bool = True, perturbed: int
     return rows
 
 
-def write_tofu(folder: Path, *, count: int = 4, holdout: bool = False) -> Path:
-    """Write TOFU as the hub has it: JSON lines in files named .json."""
+def write_tofu(folder: Path, *, count: int = 4, holdout: bool = False, splits: bool = False) -> Path:
+    """Write TOFU as the hub has it: JSON lines in files named .json; with its splits for training, if wanted."""
     write_lines(folder / "forget10_perturbed.json", questions(1, count))
     write_lines(folder / "retain_perturbed.json", questions(2, count))
     for seed, name in ((3, "real_authors"), (4, "world_facts")):
         write_lines(folder / f"{name}_perturbed.json", questions(seed, count, paraphrased=False))
-    if holdout:
-        rows = [{"question": row["question"], "answer": row["answer"]} for row in questions(5, count)]
-        write_lines(folder / "holdout10.json", rows)
+    plain = {"holdout10": 5} if holdout else {}
+    plain |= {"forget10": 1, "retain90": 2} if splits else {}
+    for name, seed in plain.items():
+        rows = [{"question": row["question"], "answer": row["answer"]} for row in questions(seed, count)]
+        write_lines(folder / f"{name}.json", rows)
     return folder
 
 

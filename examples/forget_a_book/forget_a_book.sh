@@ -1,47 +1,44 @@
 #!/usr/bin/env bash
-# Make a model forget a book: the four commands of taskarith on your own text files.
+# Make a model forget a book, and show what is left of it.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: forget_a_book.sh --forget FILE --retain FILE [--model MODEL] [--alpha A] [--output DIR] [-- FINETUNE OPTIONS]
+Usage: forget_a_book.sh --forget FILE --retain FILE [--base MODEL] [--model MODEL] [--output DIR] [-- UNLEARN OPTIONS]
 
-  --forget FILE   the text that the model is to forget
-  --retain FILE   a text that it is to keep; nothing is trained on it, it is only measured
-  --model MODEL   folder, hub id or GGUF (default: microsoft/phi-1_5)
-  --alpha A       how much of the vector is taken away (default: 1.0)
-  --output DIR    folder for all results, which must not exist (default: forget-a-book)
-  --              everything after it goes to `taskarith finetune`, e.g. -- --lora --learning-rate 5e-4
+  --forget FILE   the book, or a part of it
+  --retain FILE   a text that the model is to keep
+  --base MODEL    the model before it learned the book: folder, hub id or GGUF (default: microsoft/phi-1_5)
+  --model MODEL   the model that is to forget (default: the base, fine-tuned on both texts)
+  --output DIR    folder for all results; the same call goes on in it after a stop (default: forget-a-book)
+  --              everything after it goes to `taskarith unlearn`, e.g. -- --holdout other_book.txt --lora
 TEXT
 }
 
-forget='' retain='' model=microsoft/phi-1_5 alpha=1.0 output=forget-a-book
+forget='' retain='' base=microsoft/phi-1_5 model='' output=forget-a-book
 while [ $# -gt 0 ]; do
+  if [ "$1" = -- ]; then shift; break; fi
+  if [ $# -lt 2 ]; then usage >&2; exit 2; fi
   case $1 in
     --forget) forget=$2 ;;
     --retain) retain=$2 ;;
+    --base) base=$2 ;;
     --model) model=$2 ;;
-    --alpha) alpha=$2 ;;
     --output) output=$2 ;;
-    --) shift; break ;;
     *) usage >&2; exit 2 ;;
   esac
   shift 2
 done
 if [ -z "$forget" ] || [ -z "$retain" ]; then usage >&2; exit 2; fi
-if [ -e "$output" ]; then echo "error: $output exists; name another --output" >&2; exit 1; fi
 
-# 1. learn the book; the step is only there to be taken back
-taskarith finetune "$model" --data "$forget" -o "$output/learned" "$@"
+# 1. a model that knows the book, if you have none
+if [ -z "$model" ]; then
+  model=$output/knows
+  if [ ! -e "$model" ]; then
+    taskarith finetune "$base" --data "$forget" --data "$retain" --until-loss 0.5 --resume -o "$model"
+  fi
+fi
 
-# 2. what learning it changed (an adapter is a vector already)
-vector=$output/forget.safetensors
-taskarith extract "$model" "$output/learned" -o "$vector"
-
-# 3. what several alphas would do, without writing a model
-taskarith eval "$model" --negate "$vector" --alpha "0,0.25,0.5,0.75,1" \
-  --data "forget=$forget" --data "retain=$retain" -o "$output/alphas"
-
-# 4. the edited model, and what it still knows
-taskarith apply "$model" --negate "$vector" --alpha "$alpha" -o "$output/edited"
-taskarith eval "$model" "$output/edited" --data "forget=$forget" --data "retain=$retain" -o "$output/scores"
+# 2. the whole way: vectors, alpha, the edited model, measurements, attacks and a report
+taskarith unlearn "$model" --forget "$forget" --retain "$retain" --base "$base" --reference "$base" \
+  -o "$output/unlearned" "$@"

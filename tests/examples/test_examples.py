@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layouts
 import oracle
 import pytest
 import tiny
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import taskarith
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -26,31 +29,88 @@ def run(*arguments, cwd, name="forget_a_book"):
     )
 
 
-@pytest.mark.parametrize("extra", [[], ["--lora"]], ids=["full", "lora"])
-def test_a_book_is_forgotten(tmp_path, phi, extra):
+FAST = "--learning-rate 3e-3 --num-train-epochs 20 --keep 0 --alpha 1,2,3 --quick --compromise --block-size 32 --prompts 8 "
+FAST += "--prompt-tokens 16 --continuation-tokens 8"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(tiny.save_model(tmp_path_factory.mktemp("base") / "phi"))
+
+
+def taught(base, data, output, **options):
+    """Return a model that learned texts or answers by heart."""
+    how = {
+        "learning_rate": 1e-2,
+        "num_train_epochs": 40,
+        "per_device_train_batch_size": 4,
+        "block_size": 32,
+        "bf16": False,
+    }
+    taskarith.finetune(base, [str(one) for one in data], output, **how | options)
+    return str(output)
+
+
+def losses_of(folder, text):
+    scores = json.loads((folder / "results.json").read_text())["scores"]
+    return {name.rpartition("/")[2]: values[text]["loss"]["value"] for name, values in scores.items()}
+
+
+def test_a_book_is_forgotten_and_the_same_call_goes_on(tmp_path, base):
     for name, seed in (("forget", 1), ("retain", 2)):
-        (tmp_path / f"{name}.txt").write_text(tiny.text(60, seed), encoding="utf-8")
-    training = ["--learning-rate", "1e-2", "--max-steps", "8", "--per-device-train-batch-size", "2", *extra]
-    options = ["--forget", "forget.txt", "--retain", "retain.txt", "--model", phi, "--alpha", "0.75", "--output", "out"]
-    done = run(*options, "--", "--block-size", "64", *training, cwd=tmp_path)
+        (tmp_path / f"{name}.txt").write_text(tiny.text(24, seed), encoding="utf-8")
+    texts = ("--forget", "forget.txt", "--retain", "retain.txt")
+    taught(base, [tmp_path / "forget.txt", tmp_path / "retain.txt"], tmp_path / "out/knows")  # as the script would
+    words = (*texts, "--base", base, "--output", "out", "--", *FAST.split())
+    done = run(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    scores = json.loads((tmp_path / "out/scores/results.json").read_text())["scores"]
-    base, edited = scores[str(phi)], scores["out/edited"]
-    forgotten = edited["forget"]["loss"]["value"]
-    assert forgotten > base["forget"]["loss"]["value"] + 0.03
-    alphas = json.loads((tmp_path / "out/alphas/results.json").read_text())["scores"]
-    assert len(alphas) == 5
-    assert alphas[f"{phi} alpha=0.75"]["forget"]["loss"]["value"] == pytest.approx(forgotten, rel=1e-6)
+    losses = losses_of(tmp_path / "out/unlearned/after", "forget")
+    assert losses["edited"] > losses["knows"] + 0.5
+    assert (tmp_path / "out/unlearned/report.html").is_file()
+    begun = (tmp_path / "out/unlearned/edited/taskarith.json").stat().st_mtime_ns
+    assert run(*words, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out/unlearned/edited/taskarith.json").stat().st_mtime_ns == begun
 
 
-def test_a_wrong_call_says_how_to_call(tmp_path):
-    done = run("--forget", "x", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Usage: forget_a_book.sh" in done.stderr
-    (tmp_path / "out").mkdir()
-    done = run("--forget", "x", "--retain", "y", "--output", "out", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "out exists" in done.stderr
+def test_the_base_learns_the_book_first(tmp_path, base):
+    for name, seed in (("forget", 1), ("retain", 2)):
+        (tmp_path / f"{name}.txt").write_text(tiny.text(24, seed), encoding="utf-8")
+    texts = ("--forget", "forget.txt", "--retain", "retain.txt")
+    done = run(*texts, "--base", base, "--output", "out", "--", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/knows/taskarith.json").is_file()
+    assert "taskarith apply out/knows" in done.stdout + done.stderr
+    assert not (tmp_path / "out/unlearned").exists()
+
+
+def test_authors_of_tofu_are_forgotten(tmp_path, base):
+    layouts.write_tofu(tmp_path / "TOFU", count=8, splits=True)
+    forget, retain = (tmp_path / "TOFU" / f"{name}.json" for name in ("forget10", "retain90"))
+    model = taught(base, [forget, retain], tmp_path / "full")
+    reference = taught(base, [retain], tmp_path / "retained")
+    words = ("--model", model, "--reference", reference, "--data", "TOFU", "--limit", "4", "--output", "out")
+    done = run(*words, "--", "--base", base, *FAST.split(), cwd=tmp_path, name="tofu")
+    assert done.returncode == 0, done.stderr
+    assert "model utility" in done.stdout
+    losses = losses_of(tmp_path / "out/unlearned/after", "forget")
+    assert losses["edited"] > losses["full"] + 0.5
+    models = json.loads((tmp_path / "out/scores/results.json").read_text())["scores"]
+    assert {name.rpartition("/")[2] for name in models} == {"full", "edited", "retained"}
+
+
+def test_texts_of_muse_are_forgotten(tmp_path, base):
+    layouts.write_muse(tmp_path / "MUSE", count=4)
+    for name, seed in (("forget", 1), ("retain", 2)):
+        (tmp_path / f"{name}.txt").write_text(tiny.text(24, seed), encoding="utf-8")
+    model = taught(base, [tmp_path / "forget.txt", tmp_path / "retain.txt"], tmp_path / "target")
+    reference = taught(base, [tmp_path / "retain.txt"], tmp_path / "retrain")
+    texts = ("--forget", "forget.txt", "--retain", "retain.txt", "--data", "MUSE", "--limit", "2")
+    words = ("--model", model, "--reference", reference, *texts, "--output", "out")
+    done = run(*words, "--", "--base", base, *FAST.split(), cwd=tmp_path, name="muse")
+    assert done.returncode == 0, done.stderr
+    assert "PrivLeak" in done.stdout
+    losses = losses_of(tmp_path / "out/unlearned/after", "forget")
+    assert losses["edited"] > losses["target"] + 0.5
 
 
 def test_a_model_gets_the_difference_and_the_template_of_a_chat_model(tmp_path, phi, phi_tuned):
@@ -88,8 +148,8 @@ def test_adapters_with_signs_are_one_adapter_and_one_model(tmp_path, phi):
     assert rises[2] > max(rises[:2])
 
 
-@pytest.mark.parametrize("name", ["chat_vector", "merge_loras"])
-def test_other_scripts_say_how_they_are_called(tmp_path, name):
+@pytest.mark.parametrize("name", ["forget_a_book", "chat_vector", "merge_loras", "tofu", "muse"])
+def test_all_scripts_say_how_they_are_called(tmp_path, name):
     for words in ((), ("--model",), ("--wrong", "x"), ("--add", "x", "--model", "y")):
         done = run(*words, cwd=tmp_path, name=name)
         assert done.returncode == 2
