@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import layouts
@@ -14,6 +15,7 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
+from preloaded import preloaded_command
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import taskarith
@@ -21,16 +23,28 @@ import taskarith
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(*arguments, cwd, name="forget_a_book"):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """The installed command, which need not import torch again."""
+    with preloaded_command(tmp_path_factory.mktemp("command"), os.environ) as folder:
+        yield folder
+
+
+@pytest.fixture
+def run(commands):
+    return partial(run_script, commands)
+
+
+def run_script(commands, *arguments, cwd, name="forget_a_book"):
+    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [str(argument) for argument in (EXAMPLES / name / f"{name}.sh", *arguments)]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path}
     )
 
 
-FAST = "--learning-rate 3e-3 --num-train-epochs 20 --keep 0 --alpha 1,2,3 --quick --compromise --block-size 32 --prompts 8 "
-FAST += "--prompt-tokens 16 --continuation-tokens 8"
+FAST = "--learning-rate 3e-3 --num-train-epochs 20 --keep 0 --alpha 1,2,3 --quick --compromise --block-size 32 "
+FAST += "--prompts 8 --prompt-tokens 16 --continuation-tokens 8"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +70,7 @@ def losses_of(folder, text):
     return {name.rpartition("/")[2]: values[text]["loss"]["value"] for name, values in scores.items()}
 
 
-def test_a_book_is_forgotten_and_the_same_call_goes_on(tmp_path, base):
+def test_a_book_is_forgotten_and_the_same_call_goes_on(run, tmp_path, base):
     for name, seed in (("forget", 1), ("retain", 2)):
         (tmp_path / f"{name}.txt").write_text(tiny.text(24, seed), encoding="utf-8")
     texts = ("--forget", "forget.txt", "--retain", "retain.txt")
@@ -72,7 +86,7 @@ def test_a_book_is_forgotten_and_the_same_call_goes_on(tmp_path, base):
     assert (tmp_path / "out/unlearned/edited/taskarith.json").stat().st_mtime_ns == begun
 
 
-def test_the_base_learns_the_book_first(tmp_path, base):
+def test_the_base_learns_the_book_first(run, tmp_path, base):
     for name, seed in (("forget", 1), ("retain", 2)):
         (tmp_path / f"{name}.txt").write_text(tiny.text(24, seed), encoding="utf-8")
     texts = ("--forget", "forget.txt", "--retain", "retain.txt")
@@ -83,7 +97,7 @@ def test_the_base_learns_the_book_first(tmp_path, base):
     assert not (tmp_path / "out/unlearned").exists()
 
 
-def test_authors_of_tofu_are_forgotten(tmp_path, base):
+def test_authors_of_tofu_are_forgotten(run, tmp_path, base):
     layouts.write_tofu(tmp_path / "TOFU", count=8, splits=True)
     forget, retain = (tmp_path / "TOFU" / f"{name}.json" for name in ("forget10", "retain90"))
     model = taught(base, [forget, retain], tmp_path / "full")
@@ -98,7 +112,7 @@ def test_authors_of_tofu_are_forgotten(tmp_path, base):
     assert {name.rpartition("/")[2] for name in models} == {"full", "edited", "retained"}
 
 
-def test_texts_of_muse_are_forgotten(tmp_path, base):
+def test_texts_of_muse_are_forgotten(run, tmp_path, base):
     layouts.write_muse(tmp_path / "MUSE", count=4)
     for name, seed in (("forget", 1), ("retain", 2)):
         (tmp_path / f"{name}.txt").write_text(tiny.text(24, seed), encoding="utf-8")
@@ -113,7 +127,7 @@ def test_texts_of_muse_are_forgotten(tmp_path, base):
     assert losses["edited"] > losses["target"] + 0.5
 
 
-def test_a_model_gets_the_difference_and_the_template_of_a_chat_model(tmp_path, phi, phi_tuned):
+def test_a_model_gets_the_difference_and_the_template_of_a_chat_model(run, tmp_path, phi, phi_tuned):
     chat = tiny.save_model(tmp_path / "chat", nudge_of=phi, seed=5)
     template = "{% for one in messages %}<{{ one.role }}>{{ one.content }}{% endfor %}"
     (chat / "chat_template.jinja").write_text(template)
@@ -128,7 +142,7 @@ def test_a_model_gets_the_difference_and_the_template_of_a_chat_model(tmp_path, 
     assert tokenizer.apply_chat_template([{"role": "user", "content": "bread"}], tokenize=False) == "<user>bread"
 
 
-def test_adapters_with_signs_are_one_adapter_and_one_model(tmp_path, phi):
+def test_adapters_with_signs_are_one_adapter_and_one_model(run, tmp_path, phi):
     for seed, name in enumerate(("law", "medicine", "gossip")):
         (tmp_path / f"{name}.txt").write_text(tiny.text(60, seed), encoding="utf-8")
     words = ("--add", "law.txt", "--add", "medicine.txt", "--negate", "gossip.txt", "--model", phi, "--output", "out")
@@ -149,7 +163,7 @@ def test_adapters_with_signs_are_one_adapter_and_one_model(tmp_path, phi):
 
 
 @pytest.mark.parametrize("name", ["forget_a_book", "chat_vector", "merge_loras", "tofu", "muse"])
-def test_all_scripts_say_how_they_are_called(tmp_path, name):
+def test_all_scripts_say_how_they_are_called(run, tmp_path, name):
     for words in ((), ("--model",), ("--wrong", "x"), ("--add", "x", "--model", "y")):
         done = run(*words, cwd=tmp_path, name=name)
         assert done.returncode == 2
