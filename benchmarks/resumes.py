@@ -30,7 +30,7 @@ import tiny
 from benchmarks.processes import exit_codes, start_processes
 from taskarith.checkpoints.checkpoint import fingerprint_model
 from taskarith.checkpoints.digests import file_digest
-from taskarith.demo.model import demo_model
+from taskarith.checkpoints.packaged import demo_model
 from taskarith.training.finetune import finetune
 from taskarith.training.resume import last_checkpoint, working_folder
 

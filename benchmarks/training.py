@@ -27,8 +27,8 @@ import torch
 import transformers
 
 from benchmarks.results import bullets, machine, table
+from taskarith.checkpoints.packaged import demo_model
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.demo.model import demo_model
 from taskarith.models.device import autocast_choice
 from taskarith.progress import SILENT
 from taskarith.training.finetune import finetune

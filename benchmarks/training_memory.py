@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, PhiConfig
 from benchmarks.measure import Failure, measure
 from benchmarks.models import hidden_size, write_models
 from benchmarks.results import bullets, machine, table
-from taskarith.demo.model import demo_model
+from taskarith.checkpoints.packaged import demo_model
 from taskarith.models.load import open_base
 from taskarith.progress import SILENT
 from taskarith.training.memory import plan_memory

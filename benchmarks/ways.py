@@ -18,7 +18,7 @@ from typing import Any
 
 import taskarith
 from examples.forgetting.learn import CHOICE, REPORT
-from taskarith.demo.model import demo_model
+from taskarith.checkpoints.packaged import demo_model
 
 BLOCK, CHARACTERS, PROMPTS = 136, 1500, 8
 """Tokens of a block, characters that are used of a text, and continuations of it."""

