@@ -20,7 +20,7 @@ def test_the_model_is_in_its_wheel_and_a_missing_wheel_says_so(monkeypatch):
 def test_the_model_has_a_name_which_a_folder_may_take(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve_model(DEMO_MODEL).name == str(demo_model())
-    (tmp_path / DEMO_MODEL).mkdir()
-    assert resolve_model(DEMO_MODEL).name == DEMO_MODEL
     with pytest.raises(CheckpointError, match="there is no model folder smollm2-135m@main"):
         resolve_model(f"{DEMO_MODEL}@main")
+    (tmp_path / DEMO_MODEL).mkdir()
+    assert resolve_model(DEMO_MODEL).name == DEMO_MODEL
