@@ -34,7 +34,9 @@ if [ -z "$forget" ] || [ -z "$retain" ]; then usage >&2; exit 2; fi
 # 1. a model that knows the book, if you have none
 if [ -z "$model" ]; then
   model=$output/knows
-  if [ ! -e "$model" ]; then
+  if [ -e "$model" ]; then
+    echo "$model is there, and is not learned again" >&2
+  else
     taskarith finetune "$base" --data "$forget" --data "$retain" --until-loss 0.5 --resume -o "$model"
   fi
 fi

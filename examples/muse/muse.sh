@@ -45,12 +45,11 @@ case $corpus in books | news) ;; *) usage >&2; exit 2 ;; esac
 # 1. forget: vectors of both texts, alpha by a rule, the edited model
 taskarith unlearn "$model" --forget "$forget" --retain "$retain" --reference "$reference" \
   -o "$output/unlearned" "$@"
+if [ ! -e "$output/unlearned/edited" ]; then exit 0; fi  # with --dry-run
 
 # 2. verbatim and knowledge memorisation, and privacy leakage, before and after, beside the reference
-if [ ! -e "$output/scores" ]; then
-  taskarith eval "$model" "$output/unlearned/edited" --reference "$reference" --benchmark "muse-$corpus=$data" \
-    ${limit[@]+"${limit[@]}"} -o "$output/scores"
-fi
+taskarith eval "$model" "$output/unlearned/edited" --reference "$reference" --benchmark "muse-$corpus=$data" \
+  ${limit[@]+"${limit[@]}"} --overwrite -o "$output/scores"
 
 # 3. one row a model
 taskarith score "$output/scores" --reference "$reference"

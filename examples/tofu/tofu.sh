@@ -42,12 +42,11 @@ esac
 # 1. forget: vectors of both splits, alpha by a rule, the edited model
 taskarith unlearn "$model" --forget "$data/$split.json" --retain "$data/$kept.json" --reference "$reference" \
   -o "$output/unlearned" "$@"
+if [ ! -e "$output/unlearned/edited" ]; then exit 0; fi  # with --dry-run
 
 # 2. TOFU's questions to the model before and after, beside the reference
-if [ ! -e "$output/scores" ]; then
-  taskarith eval "$model" "$output/unlearned/edited" --reference "$reference" --benchmark "tofu:$split=$data" \
-    --limit "$limit" -o "$output/scores"
-fi
+taskarith eval "$model" "$output/unlearned/edited" --reference "$reference" --benchmark "tofu:$split=$data" \
+  --limit "$limit" --overwrite -o "$output/scores"
 
 # 3. model utility, forget quality and the like, one row a model
 taskarith score "$output/scores" --reference "$reference"

@@ -6,9 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -105,25 +103,23 @@ def is_hub_id(name: str) -> bool:
 
 
 def _from_hub(reference: ModelRef, wanted: Sequence[str], listener: Listener, is_local: bool) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     listener.progress(f"finding {reference}", 0, 1)
-    download = partial(
-        snapshot_download,
-        reference.name,
-        revision=reference.revision,
-        allow_patterns=list(wanted),
-        ignore_patterns=_UNWANTED if wanted is _WANTED else None,
-    )
     try:
-        return Path(download(local_files_only=is_local))
+        folder = snapshot_download(
+            reference.name,
+            revision=reference.revision,
+            allow_patterns=list(wanted),
+            ignore_patterns=_UNWANTED if wanted is _WANTED else None,
+            local_files_only=is_local or constants.HF_HUB_OFFLINE,  # 1.33 asks the hub for a commit unless it is told
+        )
     except GatedRepoError as error:
         raise CheckpointError(
             f"access to {reference} is restricted",
@@ -138,15 +134,14 @@ def _from_hub(reference: ModelRef, wanted: Sequence[str], listener: Listener, is
         raise CheckpointError(
             f"{reference.name} has no revision '{reference.revision}'", "Check the revision."
         ) from error
-    except Exception as error:  # of a connection: which kind depends on the release of huggingface_hub
-        with suppress(LocalEntryNotFoundError):  # some releases do not look here for a commit unless they are told to
-            return Path(download(local_files_only=True))
+    except Exception as error:  # those of the HTTP client depend on the release of huggingface_hub
         if isinstance(error, OSError) and error.errno in _CACHE_ERRORS:
             raise CheckpointError(
                 f"{reference} cannot be stored in the hub's cache: {error.strerror}",
                 "Make room for it, or name another place with HF_HOME.",
             ) from error
         raise CheckpointError(
-            f"{reference} is not on this machine and the hub cannot be reached",
-            "Check the name and the connection, or give a local folder.",
+            f"{reference} could not be loaded from the hub or its cache ({type(error).__name__})",
+            "Check the name and the connection, or give a local folder; HF_HUB_OFFLINE=1 takes what is in the cache.",
         ) from error
+    return Path(folder)

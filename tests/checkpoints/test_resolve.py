@@ -29,7 +29,7 @@ def test_hub_ids_are_found_in_the_local_cache(tmp_path, monkeypatch, phi):
     assert open_checkpoint(found.path).tensors
     assert resolve_model(f"org/phi@{commit}").path == found.path
     assert found.recorded_name == "org/phi"
-    with pytest.raises(CheckpointError, match="cannot be reached"):
+    with pytest.raises(CheckpointError, match="could not be loaded from the hub"):
         resolve_model("org/other")
 
 
@@ -54,34 +54,43 @@ def test_what_lies_in_the_cache_has_an_id(path, name):
     assert cached_place(Path(path)) == name
 
 
-def _refuses_unless_local(error):
+def _refuse(error):
     """Return a download as of a release that asks the hub first, even for a commit that lies in the cache."""
 
     def download(name, *, local_files_only, **ignored):
-        if local_files_only and name != "org/m":
-            raise LocalEntryNotFoundError("nothing there")
-        if not local_files_only:
-            raise error
-        return "/cached"
+        if local_files_only and name == "org/m":
+            return "/cached"
+        raise LocalEntryNotFoundError("nothing there") if local_files_only else error
 
     return download
 
 
-_UNREACHABLE = [OfflineModeIsEnabled("offline"), LocalEntryNotFoundError("nobody knows"), ConnectionRefusedError("no")]
-_UNREACHABLE += [TimeoutError("late"), RuntimeError("an error of the HTTP client's own")]
+_UNREACHABLE = [LocalEntryNotFoundError("nobody knows"), ConnectionRefusedError("no"), TimeoutError("late")]
+_UNREACHABLE += [RuntimeError("an error of the HTTP client's own")]
+_REFUSAL = "could not be loaded from the hub or its cache"
+
+
+def test_offline_only_the_cache_is_asked(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuse(OfflineModeIsEnabled("offline")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert resolve_files(parse_model(f"org/m@{'0' * 40}"), ["v.safetensors"]) == Path("/cached")
+    with pytest.raises(CheckpointError, match=f"org/other {_REFUSAL}"):
+        resolve_files(parse_model("org/other"), ["v.safetensors"])
 
 
 @pytest.mark.parametrize("error", _UNREACHABLE, ids=lambda error: type(error).__name__)
-def test_what_is_cached_is_found_whatever_a_release_raises_without_a_connection(monkeypatch, error):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuses_unless_local(error))
-    assert resolve_files(parse_model(f"org/m@{'0' * 40}"), ["v.safetensors"]) == Path("/cached")
-    with pytest.raises(CheckpointError, match="org/other is not on this machine and the hub cannot be reached"):
-        resolve_files(parse_model("org/other"), ["v.safetensors"])
+def test_what_a_lost_connection_left_in_the_cache_is_not_taken_for_the_whole(monkeypatch, error):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuse(error))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(CheckpointError, match=f"org/m {_REFUSAL} .{type(error).__name__}") as caught:
+        resolve_files(parse_model("org/m"), ["v.safetensors"])
+    assert "HF_HUB_OFFLINE=1" in caught.value.hint
 
 
 def test_a_full_disk_is_not_taken_for_a_lost_connection(monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuses_unless_local(full))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _refuse(full))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(CheckpointError, match="cannot be stored in the hub's cache: No space left") as caught:
         resolve_files(parse_model("org/other"), ["v.safetensors"])
     assert "HF_HOME" in caught.value.hint

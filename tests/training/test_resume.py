@@ -125,6 +125,11 @@ def test_an_output_that_stands_has_nothing_to_resume(tmp_path, text, tuned, phi)
     shutil.copytree(tuned, tmp_path / "out")
     with pytest.raises(OutputError, match="out already exists, so there is nothing to resume"):
         finetune(str(phi), [text], tmp_path / "out", resume=True, **QUICK)
+    four, notes = quick(max_steps=4, save_steps=2, overwrite=True), Notes()
+    with pytest.raises(KeyboardInterrupt):  # a run that was to replace it
+        finetune(str(phi), [text], tmp_path / "out", listener=Notes(interrupt_after=3), **four)
+    finetune(str(phi), [text], tmp_path / "out", resume=True, listener=notes, **four)
+    assert [done for _, done, _ in notes.steps] == [3, 4]
     (tmp_path / "volume").mkdir()  # such as a container's
     finetune(str(phi), [text], tmp_path / "volume", resume=True, **QUICK)
 
