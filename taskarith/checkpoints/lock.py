@@ -73,7 +73,8 @@ def uninterrupted(note: str = "") -> Generator[None]:
     :param note: What is said then of what was done.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if not is_main or not callable(before):  # Ctrl-C ends the process at once, or nothing
         yield
         return
     caught: list[int] = []
@@ -81,7 +82,7 @@ def uninterrupted(note: str = "") -> Generator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
     if caught:
         error = KeyboardInterrupt()
         if note:

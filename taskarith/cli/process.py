@@ -11,6 +11,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from taskarith.errors import escaped_lines
@@ -48,12 +49,27 @@ def interruptible() -> Generator[None]:
     is_silent = threading.current_thread() is threading.main_thread()
     is_silent = is_silent and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     if is_silent:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
         if is_silent:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise ``KeyboardInterrupt``, but not in the middle of an import: then the signal comes again a moment later.
+
+    An import turns it into other errors, or C++ that cannot pass it on aborts the process.
+    """
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,5 +52,34 @@ def test_ctrl_c_raises_while_a_command_is_at_work(monkeypatch):
         with pytest.raises(KeyboardInterrupt), interruptible():
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_the_middle_of_an_import_waits_for_its_end(tmp_path, monkeypatch):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import signal\n"
+        "class Descriptor:\n"
+        "    def __set_name__(self, owner, name):\n"  # Python 3.11 makes a RuntimeError of what is raised here
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "class Slow:\n"
+        "    name = Descriptor()\n"
+        "done = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work():
+        importlib.import_module("slow_to_import")
+        time.sleep(60)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            work()
+        assert sys.modules["slow_to_import"].done
+        with interruptible():  # and what has ended in the meantime is not interrupted any more
+            del sys.modules["slow_to_import"]
+            importlib.import_module("slow_to_import")
+        time.sleep(0.2)
     finally:
         signal.signal(signal.SIGINT, before)
