@@ -30,7 +30,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.errors import CheckpointError, UsageError
 from taskarith.models.device import own_device
-from taskarith.models.load import load_config, load_model, load_tokenizer
+from taskarith.models.load import load_config, load_model, load_tokenizer, positions_of
 from taskarith.models.runtime import Runtime
 from taskarith.progress import Listener
 from taskarith.vectors.bases import ChosenBase
@@ -100,8 +100,7 @@ class Loaded:
     @property
     def positions(self) -> int | None:
         """The model's maximum sequence length; None for no limit."""
-        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return None if limit is None or limit < 1 else limit  # XLNet has -1 for no limit
+        return positions_of(self.config)
 
     def check_block(self, block_size: int) -> None:
         """Check that a block of tokens fits the model.

@@ -33,7 +33,16 @@ from taskarith.errors import CheckpointError, TaskarithError, UsageError, name_s
 from taskarith.models.language import prepare_for_text
 from taskarith.progress import Listener
 
-__all__ = ["LANGUAGE_MODELS", "Base", "load_config", "load_model", "load_tokenizer", "open_base", "without_bars"]
+__all__ = [
+    "LANGUAGE_MODELS",
+    "Base",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "open_base",
+    "positions_of",
+    "without_bars",
+]
 
 LANGUAGE_MODELS: dict[Any, Any] = {
     AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -63,6 +72,17 @@ class Base:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
+
+    @property
+    def positions(self) -> int | None:
+        """The model's maximum sequence length; None for no limit."""
+        return positions_of(self.config)
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Return the maximum sequence length of a model; None for no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None or limit < 1 else limit  # XLNet has -1 for no limit
 
 
 def open_base(model: str, *, trust_remote_code: bool, listener: Listener) -> Base:

@@ -105,12 +105,10 @@ def make_examples(
     :raises MismatchError: The tokenizer yields tokens beyond the model's vocabulary.
     :raises DataError: A row does not fit the block or the chat template.
     """
-    text = base.config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    if positions is not None and 0 < positions < settings.block_size:  # XLNet has -1 for no limit
+    if base.positions is not None and base.positions < settings.block_size:
         raise UsageError(
-            f"--block-size {settings.block_size} exceeds the {positions} positions of {base.origin.name}",
-            f"Use at most {positions}.",
+            f"--block-size {settings.block_size} exceeds the {base.positions} positions of {base.origin.name}",
+            f"Use at most {base.positions}.",
         )
     documents = [document for data in (*learned, *retained) for document in data.documents]
     if settings.stride is not None and all(document.prompt is not None or document.messages for document in documents):
@@ -130,7 +128,7 @@ def make_examples(
                     "tokens": sum(len(sample.input_ids) for sample in samples),
                 }
             )
-    rows = getattr(text, "vocab_size", None)
+    rows = getattr(base.config.get_text_config(), "vocab_size", None)
     largest = max(max(example.sample.input_ids) for example in examples)
     if rows is not None and largest >= rows:
         raise MismatchError(

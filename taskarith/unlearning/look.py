@@ -11,6 +11,7 @@ from taskarith.models.device import choose_device
 from taskarith.models.load import Base, open_base
 from taskarith.models.memory import available_memory
 from taskarith.progress import Listener
+from taskarith.training.settings import TrainingSettings
 from taskarith.unlearning.task import Learning, Task
 
 __all__ = ["Sight", "check_call", "choose_learning", "look", "missing", "needed_space"]
@@ -124,6 +125,7 @@ def choose_learning(
     is_on_top = sight.learner is sight.base
     rate = _RATES[lora] * (_LORA_ON_TOP if lora and is_on_top else 1.0) * _WIDTH / _width(sight.learner)
     epochs = 3.0 if is_on_top and num_train_epochs is None else num_train_epochs
+    positions = sight.learner.positions
     characters = sum(len(document.text) for document in sight.data["forget"].documents)
     learning = Learning(
         lora=lora,
@@ -131,6 +133,7 @@ def choose_learning(
         num_train_epochs=epochs,
         until_loss=0.5 if epochs is None else None,
         batch_size=min(_MOST_BLOCKS, max(1, characters // _STEP)),
+        block_size=positions if positions is not None and positions < TrainingSettings.block_size else None,
     )
     return learning, f"{'LoRA' if lora else 'full'} fine-tuning ({reason}), learning rate {learning.learning_rate:g}"
 

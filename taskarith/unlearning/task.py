@@ -50,6 +50,7 @@ class Learning:
     :param num_train_epochs: Passes over the text; None for as many as ``until_loss`` needs.
     :param until_loss: Loss at which learning ends; None for a fixed number of passes.
     :param batch_size: Blocks a step.
+    :param block_size: Tokens a block; None for as many as ``finetune`` takes.
     """
 
     lora: bool
@@ -57,6 +58,7 @@ class Learning:
     num_train_epochs: float | None
     until_loss: float | None
     batch_size: int
+    block_size: int | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of ``finetune``."""
@@ -66,6 +68,7 @@ class Learning:
             "num_train_epochs": self.num_train_epochs,
             "until_loss": self.until_loss,
             "per_device_train_batch_size": self.batch_size,
+            "block_size": self.block_size,
         }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import tiny
 import torch
@@ -123,6 +126,15 @@ def test_steps_follow_the_width_and_who_learns(task, tmp_path, phi):
     assert (choose(on_top)[0].num_train_epochs, choose(on_top)[0].until_loss) == (3, None)
     assert (choose(from_base)[0].num_train_epochs, choose(from_base)[0].until_loss) == (None, 0.5)
     assert choose(from_base, num_train_epochs=2)[0].until_loss is None
+
+
+@pytest.mark.parametrize(("positions", "block_size"), [(64, 64), (256, None), (-1, None)])
+def test_blocks_are_no_longer_than_the_model_has_positions(task, tmp_path, phi, positions, block_size):
+    shutil.copytree(phi, tmp_path / "model")
+    config = json.loads((phi / "config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+    learning, _ = choose(look(task(model=str(tmp_path / "model")), SILENT))
+    assert learning.block_size == learning.options()["block_size"] == block_size
 
 
 @pytest.mark.parametrize(("characters", "size"), [(100, 1), (63_999, 1), (64_000, 2), (10**6, 8)])

@@ -20,12 +20,15 @@ class Command:
     :param values: What makes the output that is asked for, and what an earlier one of other content.
     :param output: What it writes, relative to that folder; empty if it only prints.
     :param is_heavy: Whether it loads a model, or starts processes: fewer rounds are played with it.
+    :param in_stages: Whether its output is a folder of outputs, in which the same command goes on: that is judged by what
+        it comes to in the end.
     """
 
     words: str
     values: tuple[str, str] = ("", "")
     output: str = ""
     is_heavy: bool = False
+    in_stages: bool = False
 
     def line(self, earlier: bool = False) -> list[str]:
         """Return the words of a call."""
@@ -88,6 +91,16 @@ COMMANDS = {
     "relate --plot": Command(
         "relate in/v.safetensors in/{} --plot out/plot.svg", ("w.safetensors", "lora"), "out/plot.svg", is_heavy=True
     ),
+    "relate -o": Command(
+        "relate in/v.safetensors in/{} -o out/relate", ("w.safetensors", "lora"), "out/relate", is_heavy=True
+    ),
+    "score --csv": Command("score in/{} --csv out/table.csv", ("records", "records2"), "out/table.csv"),
+    "report": Command("report in/{} -o out/report.html", ("records", "records2"), "out/report.html", is_heavy=True),
+    "unlearn": Command(
+        "unlearn in/base --forget in/forget.txt --retain in/retain.txt --quick --keep 0 --alpha 0,1 --budget 9 "
+        f"{_ASKED} --num-train-epochs 2 --seed {{}} -o out/run",
+        _SEEDS, "out/run", is_heavy=True, in_stages=True,
+    ),
     "demo": Command("demo --model in/base --quick --seed {} -o out/demo", _SEEDS, "out/demo", is_heavy=True),
 }  # fmt: skip
 """Those that write, by name."""
@@ -131,8 +144,9 @@ def make_inputs(folder: Path, commands: Iterable[Command]) -> None:
             text, size = str(folder / "forget.txt"), {"max_steps": 2, "block_size": 16}
             finetune(base, [text], folder / name, lora=True, lora_rank=2, seed=seed, **size)
     if "records" in called:
-        texts = {"forget": str(folder / "forget.txt")}
-        evaluate([base], texts, output_dir=folder / "records", prompts=0, block_size=16)
+        for name, model in (("records", base), ("records2", str(folder / "tuned"))):
+            texts = {"forget": str(folder / "forget.txt")}
+            evaluate([model], texts, output_dir=folder / name, prompts=0, block_size=16)
     models = {"edited": base, "edited2": str(folder / "other")} if "edited" in called or "twice" in called else {}
     for name, model in models.items():
         apply(model, negate=[str(v)], output_dir=folder / name)

@@ -69,7 +69,7 @@ def _input_replaced(stage: Stage, rng: Random, turn: int) -> list[str]:
         path
         for name in sorted(names)
         for path in ([stage.folder / name] if (stage.folder / name).is_file() else (stage.folder / name).iterdir())
-        if path.suffix in {".safetensors", ".txt"}
+        if path.suffix in {".safetensors", ".txt", ".jsonl"}
     )
     path, how = rng.choice(files), (_change, _exchange, _cut, Path.unlink)[turn // 2 % 4]
     kept = path.read_bytes()
