@@ -20,8 +20,8 @@ class Command:
     :param values: What makes the output that is asked for, and what an earlier one of other content.
     :param output: What it writes, relative to that folder; empty if it only prints.
     :param is_heavy: Whether it loads a model, or starts processes: fewer rounds are played with it.
-    :param in_stages: Whether its output is a folder of outputs, in which the same command goes on: that is judged by what
-        it comes to in the end.
+    :param in_stages: Whether its output is a folder of outputs, in which the same command goes on: judged is what it
+        comes to in the end.
     """
 
     words: str

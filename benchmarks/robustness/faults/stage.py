@@ -32,6 +32,7 @@ _PASSING = {
     "time",
     "digest",
     "seconds",
+    "made",
     "tokens_per_second",
     "mfu",
     "command",
@@ -41,7 +42,11 @@ _PASSING = {
 }
 """What differs between two records of the same work."""
 
-_SEEDS = {PROVENANCE_NAME, "results.json"}
+_DATED = {PROVENANCE_NAME, "results.json", "report.html", "stages.json"}
+"""Files that say when they were written."""
+_TIMES = re.compile(rb"\d{4}-\d\d-\d\dT[\d:+]+|\b[0-9a-f]{64}\b|<p class=\"date\">[^<]*")
+"""Times in a report, and digests of files that have some."""
+
 _OVERWRITE = "--overwrite"
 
 
@@ -194,10 +199,12 @@ def contents(path: Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     data = path.read_bytes()
-    if path.name in _SEEDS:
+    if path.suffix == ".html":
+        data = _TIMES.sub(b"", data)
+    elif path.name in _DATED:
         try:
             record = json.loads(data)
-            record = record | {"files": {k: v for k, v in record.get("files", {}).items() if k not in _SEEDS}}
+            record = record | {"files": {k: v for k, v in record.get("files", {}).items() if k not in _DATED}}
             data = json.dumps(_lasting(record), sort_keys=True).encode()
         except ValueError:
             pass
@@ -214,6 +221,9 @@ def _digest(path: Path) -> str:
 
 def _lasting(value: Any) -> Any:
     """Leave out of a record what two runs of the same have apart."""
+    if isinstance(value, str) and value.startswith("{"):  # a record in a header
+        with suppress(ValueError):
+            value = json.loads(value)
     if isinstance(value, dict):
         return {key: _lasting(one) for key, one in value.items() if key not in _PASSING}
     return [_lasting(one) for one in value] if isinstance(value, list) else value
