@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -104,6 +105,13 @@ class Console:
             target = self._bars.console if self._bars else self._err
             with _ignoring_failures():
                 target.print(Text(escaped_lines(named_by_id(message))))  # it may quote an untrusted file
+
+    def next(self, *words: object) -> None:
+        """Print the command that is likely to be wanted next, on stderr.
+
+        :param words: Of it, after ``taskarith``; in capitals what the user is to fill in.
+        """
+        self.note(f"next: {shlex.join(['taskarith', *map(str, words)])}")
 
     def progress(self, what: str, done: float, total: float) -> None:
         """Start or advance the bar of ``what``; a new ``what`` (up to its first ``|``), or less done, starts a new bar.

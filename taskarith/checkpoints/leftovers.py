@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from taskarith.checkpoints.journal import count_pieces, is_own_file, remove
+from taskarith.checkpoints.lock import LOCK_NAME
 from taskarith.errors import OutputError, ReadError, TaskarithError
 
-__all__ = ["clean_output", "has_work", "is_verdict", "other_journals"]
+__all__ = ["clean_output", "has_work", "is_verdict", "other_journals", "remove_room"]
 
 
 def clean_output(room: Path, parts: Collection[str] | None, goes_on: bool) -> Path:
@@ -36,6 +39,15 @@ def clean_output(room: Path, parts: Collection[str] | None, goes_on: bool) -> Pa
 def is_verdict(error: BaseException) -> bool:
     """Tell whether a failure would come again: it is about what was read, not about disks, memory or processes."""
     return isinstance(error, TaskarithError) and not isinstance(error, OutputError | ReadError)
+
+
+def remove_room(room: Path) -> None:
+    """Remove a room; the lock, by which it is known as ours, goes last."""
+    with suppress(OSError):
+        for path in room.iterdir():
+            if path.name != LOCK_NAME:
+                remove(path)
+    shutil.rmtree(room, ignore_errors=True)
 
 
 def has_work(room: Path) -> bool:

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.inside import finish_moves, move_into
-from taskarith.checkpoints.journal import Journal, remove
-from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals
-from taskarith.checkpoints.lock import LOCK_NAME, lock_folder, uninterrupted
+from taskarith.checkpoints.journal import Journal
+from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals, remove_room
+from taskarith.checkpoints.lock import lock_folder, uninterrupted
 from taskarith.checkpoints.rooms import MOVES_NAME, room_of, settle, target_mode
 from taskarith.checkpoints.targets import check_room, check_target
 from taskarith.checkpoints.team import ALONE, Team
@@ -140,7 +139,7 @@ def publish(
         finally:
             with uninterrupted(ends):
                 if not keep and not (room / MOVES_NAME).exists():
-                    _remove_room(room)
+                    remove_room(room)
                 os.close(lock)
 
 
@@ -207,15 +206,6 @@ def _recover(room: Path, target: Path) -> None:
         return
     if (room / "old").exists() and not os.path.lexists(target):
         (room / "old").rename(target)
-
-
-def _remove_room(room: Path) -> None:
-    """Remove a room; the lock, by which it is known as ours, goes last."""
-    with suppress(OSError):
-        for path in room.iterdir():
-            if path.name != LOCK_NAME:
-                remove(path)
-    shutil.rmtree(room, ignore_errors=True)
 
 
 def _follow_umask(output: Path, mode: int) -> None:

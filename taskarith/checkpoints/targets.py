@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from taskarith.checkpoints.leftovers import has_work, remove_room
+from taskarith.checkpoints.lock import lock_folder
 from taskarith.checkpoints.ownership import entry_names, foreign_entries
 from taskarith.checkpoints.rooms import (
     MOVES_NAME,
@@ -47,7 +49,8 @@ def check_target(
 ) -> None:
     """Refuse an output that cannot be written, or would destroy what is not to be destroyed.
 
-    Nothing is written. The same is checked again when the output is begun, and before it is put in its place.
+    Nothing is written; what a run left that was killed when its output was in place already is removed. The same is
+    checked again when the output is begun, and before it is put in its place.
 
     :param target: The output: a file, or a folder.
     :param overwrite: Whether an output of taskarith that is there may be replaced.
@@ -60,11 +63,23 @@ def check_target(
     _check_name(place)
     check_apart(place, inputs)
     if is_occupied(place) and not overwrite:
+        _clear_room(room_of(place), target)
         raise OutputError(f"{target} already exists", "Name another output, or allow it with --overwrite.")
     _check_kind(target, place, is_folder)
     _check_foreign(target, place)
     _check_rights(target, place)
     check_room(room_of(place))
+
+
+def _clear_room(room: Path, target: Path) -> None:
+    """Remove a room in which there is nothing to go on with."""
+    if not room.is_dir() or has_work(room) or any((room / name).exists() for name in ("journal.jsonl", MOVES_NAME)):
+        return
+    with suppress(OSError, OutputError):  # it is not ours, or another run has it
+        check_room(room)
+        lock = lock_folder(room, target)
+        remove_room(room)
+        os.close(lock)
 
 
 def check_room(room: Path) -> None:

@@ -165,4 +165,6 @@ def command(
         for problem in cost.problems:
             console.note(f"would fail: {problem}")
     console.line(str(result.path))
+    if not dry_run:
+        console.next("eval", result.model, result.path, "--data", "forget=FILE", "--data", "retain=FILE")
     console.result(asdict(result) | {"path": str(result.path), "dry_run": dry_run})

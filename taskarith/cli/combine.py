@@ -50,4 +50,5 @@ def command(
     if result.kind == "lora":
         console.note(f"adapter of rank {result.rank}, keeps {result.energy:.2%} of the energy")
     console.line(str(result.path))
+    console.next("apply", result.base, "--add", result.path, "--alpha", "1.0")
     console.result(dataclasses.asdict(result) | {"path": str(result.path), "base": result.base.to_json()})

@@ -127,6 +127,7 @@ def _show(result: ExtractResult | LowRankResult, lines: Iterable[str], console: 
     for line in lines:
         console.note(line)
     console.line(str(result.path))
+    console.next("apply", result.base, "--negate", result.path, "--alpha", "1.0")
     console.result(result.to_json())
 
 

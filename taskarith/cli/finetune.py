@@ -217,4 +217,10 @@ def command(
         f"({result.tokens:,} tokens, {result.seconds:.0f} s)"
     )
     console.line(str(result.output_dir))
+    if settings.objective != "learn":  # the model has forgotten already
+        console.next("eval", model, result.output_dir, "--data", f"forget={data[0]}")
+    elif result.kind == "lora":
+        console.next("apply", model, "--negate", result.output_dir, "--alpha", "1.0")
+    else:
+        console.next("extract", model, result.output_dir, "-o", f"{result.output_dir.name}.safetensors")
     console.result(result.to_json())

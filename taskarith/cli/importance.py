@@ -70,4 +70,5 @@ def command(
         f"and {result.retain_samples} to retain"
     )
     console.line(str(result.path))
+    console.next("apply", model, "--negate", "VECTOR", "--weights", result.path)
     console.result(dataclasses.asdict(result) | {"path": str(result.path)})

@@ -129,6 +129,7 @@ def command(
             console.line(printable(line))
         if result.edited is not None:
             console.line(f"edited model: {result.edited}")
+            console.next("clean", output_dir, "--forget-data")
         console.result(result.to_json())
     if result.edited is None and not dry_run:
         raise typer.Exit(1)

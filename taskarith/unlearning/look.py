@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.checkpoints.resolve import resolve_model
 from taskarith.data.load import DataSet, load_data
 from taskarith.errors import DataError, MismatchError, UsageError
 from taskarith.models.device import choose_device
 from taskarith.models.load import Base, open_base
 from taskarith.models.memory import available_memory
-from taskarith.progress import Listener
+from taskarith.progress import SILENT, Listener
 from taskarith.training.settings import TrainingSettings
 from taskarith.unlearning.task import Learning, Task
 
-__all__ = ["Sight", "check_call", "choose_learning", "look", "missing", "needed_space"]
+__all__ = ["Sight", "check_call", "choose_learning", "fingerprints", "look", "missing", "needed_space"]
 
 _BYTES_TRAINED = 16
 """Bytes that full training in float32 takes for each weight: the weight, its gradient, and AdamW's two moments."""
@@ -79,7 +81,7 @@ def look(task: Task, listener: Listener) -> Sight:
     :raises CheckpointError: A model is missing or broken.
     :raises MismatchError: The vectors' model has other weights than the model to edit.
     """
-    given = {**task.data, **({"holdout": task.holdout} if task.holdout else {})}
+    given = _texts(task)
     data = {name: load_data(spec, task.measurement.form) for name, spec in given.items()}
     for name, one in data.items():
         same = next((other for other in data if other != name and data[other].fingerprint == one.fingerprint), None)
@@ -101,6 +103,21 @@ def look(task: Task, listener: Listener) -> Sight:
     fingerprints = {spec: data[name].fingerprint for name, spec in given.items()}
     fingerprints |= {name: one.fingerprint for name, one in bases.items()}
     return Sight(base, learner, data, fingerprints, _lines(task, base, data))
+
+
+def fingerprints(task: Task) -> dict[str, str]:
+    """Return the fingerprints of models and texts as they are now, by how the user named them.
+
+    Of a model that has not changed since it was read nothing is read again.
+    """
+    found = {spec: load_data(spec, task.measurement.form).fingerprint for spec in _texts(task).values()}
+    for name in filter(None, (task.model, task.base, task.reference)):
+        found[name] = fingerprint_model(resolve_model(name, SILENT).path)
+    return found
+
+
+def _texts(task: Task) -> dict[str, str]:
+    return {**task.data, **({"holdout": task.holdout} if task.holdout else {})}
 
 
 def choose_learning(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, versions
-from taskarith.errors import OutputError
+from taskarith.errors import CheckpointError, OutputError, TaskarithError, name_some
 from taskarith.progress import Listener
 from taskarith.unlearning.call import Call
 from taskarith.untrusted import MalformedError, check_fields, is_number, parse_json, read_text
@@ -48,6 +48,7 @@ class Stages:
 
     :param folder: Of the run.
     :param roots: Fingerprint of each model and data set that comes from outside, by how it is named.
+    :param look_again: Returns the same, as it is now.
     :param count: Number of stages.
     :param overwrite: Make again what was made of other inputs, or with other settings.
     :param listener: Is told each stage and its command.
@@ -56,6 +57,7 @@ class Stages:
 
     folder: Path
     roots: Mapping[str, str]
+    look_again: Callable[[], Mapping[str, str]]
     count: int
     overwrite: bool
     listener: Listener
@@ -104,6 +106,7 @@ class Stages:
         :param do: Does it; what lies in the output's place may be replaced.
         :param after: Names of the stages whose outputs it reads.
         :raises OutputError: What is there was made otherwise, and may not be replaced.
+        :raises CheckpointError: A model or a text changed meanwhile.
         """
         self.expect(call, after)
         if self.is_done(call, after):
@@ -116,7 +119,22 @@ class Stages:
         self._write(call.name, entry)
         start = time.perf_counter()
         do()
+        self._check_roots(call)
         self._write(call.name, replace(entry, made=_digest(call.output), seconds=time.perf_counter() - start))
+
+    def _check_roots(self, call: Call) -> None:
+        """Refuse what was made while a model or a text changed: it is not known to be of the one or the other."""
+        try:
+            now = self.look_again()
+        except TaskarithError:
+            now = {}
+        changed = [name for name, fingerprint in self.roots.items() if now.get(name) != fingerprint]
+        if changed:
+            self._write(call.name, _Entry("", "", "", 0.0, str(call)))
+            raise CheckpointError(
+                f"{name_some(changed)} changed or went away while this ran",
+                f"Start again with --overwrite, which makes {call.output} again.",
+            )
 
     def _step(self, what: str, call: Call) -> str:
         self.commands.append(str(call))

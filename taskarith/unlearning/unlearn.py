@@ -16,7 +16,7 @@ from taskarith.data.load import data_paths
 from taskarith.errors import OutputError, UsageError
 from taskarith.evaluation.measurement import Measurement
 from taskarith.progress import SILENT, Listener
-from taskarith.unlearning.look import check_call, choose_learning, look, missing, needed_space
+from taskarith.unlearning.look import check_call, choose_learning, fingerprints, look, missing, needed_space
 from taskarith.unlearning.result import UnlearnResult
 from taskarith.unlearning.run import Run, make_result, planned
 from taskarith.unlearning.stages import Stages, read_stages, write_json
@@ -127,7 +127,7 @@ def unlearn(
     folder.mkdir(parents=True, exist_ok=True)
     if read_provenance(folder) is None:
         write_provenance(folder, {"kind": KIND}, files=False)
-    stages = Stages(folder, sight.fingerprints, len(planned(task)), overwrite, listener)
+    stages = Stages(folder, sight.fingerprints, lambda: fingerprints(task), len(planned(task)), overwrite, listener)
     result = Run(task, stages, listener, compromise=compromise).run(start)
     write_json(folder / "results.json", result.to_json())
     return result

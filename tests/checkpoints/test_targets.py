@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import namedtuple
@@ -15,8 +16,9 @@ from typer.testing import CliRunner
 
 from taskarith.attacks.attack import attack
 from taskarith.checkpoints import targets
+from taskarith.checkpoints.lock import lock_folder
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, write_provenance
-from taskarith.checkpoints.publish import check_target, publish_file, publish_folder
+from taskarith.checkpoints.publish import check_target, publish, publish_file, publish_folder
 from taskarith.checkpoints.targets import check_apart, check_room, check_space
 from taskarith.cli.main import app
 from taskarith.demo.run import run_demo
@@ -42,6 +44,31 @@ def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
             pass
     with pytest.raises(OutputError, match="is a folder"), publish_file(tmp_path / "empty", overwrite=True):
         pass
+
+
+@pytest.mark.parametrize("plan", ["", "p"])
+def test_what_a_run_left_that_was_killed_when_it_was_done_goes_with_the_next_look(tmp_path, monkeypatch, plan):
+    target, room = tmp_path / "out", tmp_path / ".out.partial"
+    with monkeypatch.context() as patch:
+        patch.setattr("taskarith.checkpoints.publish.remove_room", lambda _: None)  # a kill before that
+        with publish(target, is_folder=True, plan=plan) as place:
+            fill(place.path)
+    for kept in ({"journal.jsonl"}, {"notes.txt"}, {"journal-1.jsonl"}):
+        (tmp_path / "aside").write_text('{"plan": "p"}\n{"name": "a"}\n{"name": "b"}\n')
+        for name in kept:
+            shutil.copy(tmp_path / "aside", room / name)
+        with pytest.raises(OutputError, match="already exists"):
+            check_target(target, overwrite=False)
+        assert kept <= {path.name for path in room.iterdir()}
+        (room / kept.pop()).unlink()
+    descriptor = lock_folder(room, target)  # by another run
+    with pytest.raises(OutputError, match="already exists"):
+        check_target(target, overwrite=False)
+    assert room.exists()
+    os.close(descriptor)
+    with pytest.raises(OutputError, match="already exists"):
+        check_target(target, overwrite=False)
+    assert not room.exists()
 
 
 def test_a_place_where_no_folder_can_be_made(tmp_path):
@@ -208,7 +235,7 @@ def test_what_lies_in_the_place_of_an_earlier_output_is_neither_moved_nor_remove
     with pytest.raises(OutputError, match="already exists"), publish_folder(out):
         pass
     assert (out / PROVENANCE_NAME).exists()
-    assert room.exists() == is_there
+    assert not room.exists()
 
 
 def test_a_recipe_in_the_output_that_it_makes_is_kept(tmp_path, world):

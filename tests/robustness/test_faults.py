@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_output(tmp_path,
 @pytest.mark.parametrize("when", ["the move", "the end"])
 @pytest.mark.parametrize("plan", ["", "plan"])
 def test_ctrl_c_while_an_output_is_put_in_its_place_comes_after_it(tmp_path, monkeypatch, when, plan):
-    name = "_move" if when == "the move" else "_remove_room"
+    name = "_move" if when == "the move" else "remove_room"
     act = getattr(publish, name)
 
     def interrupted(*arguments):

@@ -25,7 +25,7 @@ def test_every_stage_is_planned():
 def test_the_time_left_follows_from_the_measurement(tmp_path):
     for reference, quick, rows in ((None, False, 2 + 2 + 8), ("base", False, (2 + 1 + 2 + 1 + 8) / 2), (None, True, 7)):
         task = replace(TASK, folder=tmp_path, reference=reference, quick=quick)
-        stages = Stages(tmp_path, {}, 9, True, Notes())
+        stages = Stages(tmp_path, {}, dict, 9, True, Notes())
         call = task.measure((task.model,), "before")
         stages.run("measure", call, lambda call=call: call.output.write_text("x"))
         run = Run(task, stages, Notes(), compromise=False)

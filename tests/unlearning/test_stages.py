@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from forgetting import Notes
 
-from taskarith.errors import OutputError
+from taskarith.errors import CheckpointError, OutputError
 from taskarith.unlearning.call import Call
 from taskarith.unlearning.stages import STAGES_NAME, Stages, read_stages, write_json
 
@@ -19,7 +19,8 @@ def made():
 
 
 def stages(folder, *, overwrite=False, roots=None):
-    return Stages(folder, roots or {"text": "1", "other": "9"}, 2, overwrite, Notes())
+    roots = {"text": "1", "other": "9"} if roots is None else roots
+    return Stages(folder, roots, lambda: roots, 2, overwrite, Notes())
 
 
 def call(folder, name="out", **options):
@@ -47,6 +48,24 @@ def test_what_is_there_is_not_made_again(tmp_path, made):
     assert again.listener.told == ["1 of 2: measure: is there already"]
     assert again.commands == [str(one)]
     assert again.is_done(one)
+
+
+@pytest.mark.parametrize("now", [{"text": "2", "other": "9"}, {"text": "1"}, None])
+def test_what_is_made_while_an_input_changes_is_not_taken_for_its_own(tmp_path, made, now):
+    def look_again():
+        if now is None:
+            raise CheckpointError("there is no text", "Give one.")
+        return now
+
+    one, changing = call(tmp_path), replace(stages(tmp_path), look_again=look_again)
+    with pytest.raises(CheckpointError, match="changed or went away while this ran") as caught:
+        run(changing, one, made)
+    assert "--overwrite" in caught.value.hint
+    with pytest.raises(OutputError, match="made of other inputs"):
+        run(stages(tmp_path), one, made)
+    run(stages(tmp_path, overwrite=True), one, made)
+    assert made == ["out", "out"]
+    assert stages(tmp_path).is_done(one)
 
 
 @pytest.mark.parametrize("change", ["option", "input", "earlier stage", "output"])
