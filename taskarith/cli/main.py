@@ -86,8 +86,8 @@ for _heading, _modules in _GROUPS.items():
 
 def main() -> None:
     """Run the command line."""
-    open_streams()
     end_on_interrupt()
+    open_streams()
     # torch's idle threads spin by default, which costs more than it gains where other programs share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     escape_logs()

@@ -8,8 +8,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -48,12 +49,15 @@ def interruptible() -> Generator[None]:
     """Let Ctrl-C raise ``KeyboardInterrupt`` while a command runs, so that it can clean up."""
     is_silent = threading.current_thread() is threading.main_thread()
     is_silent = is_silent and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    report = sys.unraisablehook
     if is_silent:
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = partial(_report_ignored, report)
     try:
         yield
     finally:
         if is_silent:
+            sys.unraisablehook = report
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -65,11 +69,23 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     """
     while frame:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            _interrupt_again()
             return
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _interrupt_again() -> None:
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+
+def _report_ignored(report: Callable[[Any], object], ignored: Any) -> None:
+    """Report an exception that Python cannot raise, such as one in a destructor; an interrupt comes again instead."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        _interrupt_again()
+    else:
+        report(ignored)
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

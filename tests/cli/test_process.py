@@ -83,3 +83,30 @@ def test_ctrl_c_in_the_middle_of_an_import_waits_for_its_end(tmp_path, monkeypat
         time.sleep(0.2)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_destructor_comes_again(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda ignored: told.append(ignored.exc_type))
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    class Failing:
+        def __del__(self):
+            raise ValueError("a fault of somebody else")
+
+    def work(one):
+        del one
+        time.sleep(60)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            work(Interrupted())
+        assert told == []
+        with interruptible():
+            Failing()
+        assert told == [ValueError]
+    finally:
+        signal.signal(signal.SIGINT, before)
