@@ -128,6 +128,8 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
         raise UsageError(
             f"coefficient '{number}' of {stem} is not a plain number", "Write only digits, as in vector:1000"
         )
+    if coefficient is None and stem and exists(stem) and not exists(whole) and not exists(Path(stem) / number):
+        raise UsageError(f"'{number}' is no coefficient for {stem}", "Give a number, as in vector.safetensors:0.3")
     if coefficient is None or not stem:
         return OperandRef(name, sign, base=base)
     name, base = (name, stem) if base else (stem, "")
@@ -158,6 +160,12 @@ def parse_combination(text: str) -> list[OperandRef]:
     pairs = [("+", first)] * bool(first) + list(zip(rest[::2], rest[1::2], strict=True))
     if not pairs or not all(name for _, name in pairs):
         raise UsageError(f"cannot read the combination '{text}'", "Write vectors and signs, as in 'V1:0.6 - V2:0.4'")
+    for _, name in pairs:
+        starts = [name[: sign.start()] for sign in re.finditer("[+-]", name)]
+        if not exists(name) and any(
+            exists(part) for start in starts for part in (start, start.rpartition(":")[0]) if part
+        ):
+            raise UsageError(f"cannot read '{name}'", "Put spaces around every sign, as in 'V1:0.6 - V2:0.4'")
     return [parse_operand(name, -1.0 if sign == "-" else 1.0) for sign, name in pairs]
 
 
@@ -199,7 +207,7 @@ def _factors(selector: str, value: Any) -> tuple[float, ...]:
     if not selector or not factors or len(factors) != len(numbers):
         shown = value if isinstance(value, str) else short(value)
         raise UsageError(
-            f"cannot read the scale '{selector}={shown}'",
+            f"cannot read the scale '{f'{selector}={shown}' if selector else shown}'",
             "Write SELECTOR=FACTOR, as in 'mlp=0.5', 'layers.0-11=0' or, over the depth, 'layers=0..1'",
         )
     return factors

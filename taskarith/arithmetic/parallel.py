@@ -102,7 +102,9 @@ def check_device(text: str, *, decomposes: bool = False) -> str:
     except RuntimeError:
         device = None
     if device is None or device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"cannot calculate on device '{text}'", "Choose auto, cpu or cuda[:N]; others lack float64.")
+        raise UsageError(
+            f"cannot calculate on device '{text}'", "Choose auto, cpu or cuda[:N], which is a GPU; others lack float64."
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"there is no device '{text}' here", "Choose auto or cpu.")
     return text

@@ -14,7 +14,7 @@ from taskarith.checkpoints.float8 import Scaling, find_scalings
 from taskarith.checkpoints.header import TensorEntry, read_header
 from taskarith.checkpoints.provenance import PROVENANCE_NAME
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints, file_states
-from taskarith.errors import CheckpointError, name_some
+from taskarith.errors import CheckpointError, OutputError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.untrusted import MalformedError, parse_json, read_text
 
@@ -75,6 +75,18 @@ class Shard:
     name: str
     tensors: tuple[TensorEntry, ...]
     metadata: dict[str, str]
+
+
+def check_ending(target: Path) -> None:
+    """Refuse an output whose name says that its weights have another format than safetensors.
+
+    :raises OutputError: It does.
+    """
+    if target.suffix.lower() in _WEIGHT_SUFFIXES - {".safetensors"}:
+        raise OutputError(
+            f"{target} would be a safetensors file, whatever {target.suffix} says",
+            f"Name it {target.stem}.safetensors.",
+        )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def command_line() -> str:
     words = sys.argv[1:]
     with suppress(OSError):  # the folder that it was called in is gone
         words = relative_names(words, Path.cwd())
-    return shlex.join([Path(sys.argv[0]).name, *words]).encode("utf-8", "backslashreplace").decode()
+    program = Path(sys.argv[0])
+    name = "taskarith" if program.parts[-2:] == ("taskarith", "__main__.py") else program.name  # python -m taskarith
+    return shlex.join([name, *words]).encode("utf-8", "backslashreplace").decode()
 
 
 def write_provenance(

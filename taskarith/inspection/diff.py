@@ -13,6 +13,7 @@ import numpy as np
 from taskarith.arithmetic.encoding import decode
 from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader
+from taskarith.errors import UsageError
 from taskarith.inspection.open_tensors import Magnitude, PackedEntry, map_in_threads, open_contents, plain, raw_chunks
 from taskarith.progress import SILENT, Listener
 
@@ -120,8 +121,15 @@ def diff(first: str | Path, second: str | Path, *, listener: Listener = SILENT) 
     :param listener: Receives progress updates.
     :raises CheckpointError: Either is missing, or cannot be read safely.
     :raises VectorError: Either is a pickled adapter.
+    :raises UsageError: One is a vector, the other a model.
     """
     a, b = open_contents(str(first), listener), open_contents(str(second), listener)
+    if {a.kind, b.kind} == {"vector", "model"}:
+        vector, model = (first, second) if a.kind == "vector" else (second, first)
+        raise UsageError(
+            f"{vector} is a task vector, and {model} a model: their tensors mean different things",
+            "Compare like with like, or write the edit: taskarith apply MODEL --add VECTOR",
+        )
     pairs = [(entry, b.tensors[name]) for name, entry in a.tensors.items() if name in b.tensors]
     with TensorReader() as reader:
         differences = map_in_threads(

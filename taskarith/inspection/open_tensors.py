@@ -96,6 +96,8 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
     path = Path(name)
     if path.suffix == ".safetensors" and not path.exists():  # "runs/v.safetensors" could be taken for a hub id
         raise CheckpointError(f"there is no file {name}", "Check the path.")
+    if path.is_file() and path.suffix == ".json":
+        raise CheckpointError(f"{name} holds no tensors", f"Name its folder: {path.parent}")
     if path.is_file() and not _is_gguf(path):
         header = read_header(path)
         kind = "vector" if header.metadata.get("format") == FORMAT else "file"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from taskarith.checkpoints.checkpoint import Checkpoint, check_ending, open_checkpoint
 from taskarith.checkpoints.provenance import command_line, versions
 from taskarith.checkpoints.publish import check_target, publish_file
 from taskarith.checkpoints.reader import TensorReader, hasher
@@ -104,6 +104,7 @@ def importance(
         raise UsageError(f"unknown kind '{kind}'", f"Choose one of {', '.join(KINDS)}.")
     model, forget, retain, target = str(model), str(forget), str(retain), Path(output)
     inputs = [model, *data_paths([forget, retain])]
+    check_ending(target)
     check_target(target, overwrite, is_folder=False, inputs=inputs)
     form = RowForm(apply_chat_template, system_prompt)
     texts = load_data(forget, form), load_data(retain, form)

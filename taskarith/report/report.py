@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,12 +76,17 @@ def report(
     return ReportResult(target, tuple(one for part in parts for one in part.verdicts), len(page.encode()))
 
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+"""What a disk that is full or fails says."""
+
+
 def draw_beside(
     target: Path | None, listener: Listener, plot: Callable[[Any, Path], object] | None = None
 ) -> Callable[[Any, Path], None]:
     """Return what draws a result into its folder before that is published: its figures, and the page of a report.
 
-    What cannot be drawn does not cost the measurement: it is noted, and left out.
+    What cannot be drawn does not cost the measurement: it is noted, and left out. What the disk does not take is an
+    error, as of everything else in the folder.
 
     :param target: Where the folder will lie.
     :param listener: Receives the notes.
@@ -91,9 +97,14 @@ def draw_beside(
         name = folder.name if target is None else target.resolve().name
         steps = {"the figures": lambda: plot and plot(result, folder), "the report": lambda: _write(folder, name)}
         for what, step in steps.items():
+            before = set(folder.iterdir())
             try:
                 step()
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in _DISK:
+                    raise
+                for path in set(folder.iterdir()) - before:  # the beginning of a file
+                    path.unlink()
                 reason = error.message if isinstance(error, TaskarithError) else f"{type(error).__name__}: {error}"
                 listener.note(f"{what} could not be drawn: {reason}")
 

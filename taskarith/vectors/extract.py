@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskarith.arithmetic.parallel import check_device
-from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
+from taskarith.checkpoints.checkpoint import check_ending, is_adapter, open_checkpoint
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import (
@@ -73,6 +73,7 @@ def extract(
             "Leave out --vocab, or --exact, --top-k, --rows and --bits.",
         )
     target, place = Path(output), check_device(device)
+    check_ending(target)
     check_target(target, overwrite, is_folder=False, inputs=[base or "", finetuned])
     origin = find_base(base, finetuned, listener)
     tuned = resolve_model(finetuned, listener)

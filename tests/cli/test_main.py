@@ -13,6 +13,7 @@ from commands import invoke, run
 
 import taskarith
 from taskarith.checkpoints.checkpoint import fingerprint_model
+from taskarith.vectors.extract import extract
 
 
 def test_the_arithmetic_imports_neither_torch_nor_transformers(tmp_path, phi, phi_tuned):
@@ -136,6 +137,45 @@ def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, a
     assert result.stderr.startswith("error: ")
     assert "\nhint:  " in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("extract base tuned -o w.bin", "w.bin would be a safetensors file"),
+        ("extract base tuned -o w.PT", "Name it w.safetensors"),
+        ("importance base --forget a.txt --retain b.txt -o w.npz", "Name it w.safetensors"),
+        ("inspect base/config.json", "Name its folder: base"),
+        ("diff v.safetensors tuned", "v.safetensors is a task vector, and tuned a model"),
+        ("diff tuned v.safetensors", "v.safetensors is a task vector, and tuned a model"),
+        ("apply base --add v.safetensors --scale mlp:0.5", "cannot read the scale 'mlp:0.5'"),
+        ("apply base --add v.safetensors:abc", "'abc' is no coefficient for v.safetensors"),
+        ("apply base --add v.safetensors --device gpu", "cuda[:N], which is a GPU"),
+        ("combine v.safetensors -tuned -o w", "Put spaces around every sign"),
+        ("combine v.safetensors-tuned -o w", "Put spaces around every sign"),
+        ("combine v.safetensors:0.5-tuned:0.3 -o w", "Put spaces around every sign"),
+        ("combine v.safetensors+v.safetensors -o w", "Put spaces around every sign"),
+        ("combine v.safetensors", "See taskarith combine --help"),
+    ],
+)
+def test_what_somebody_meant_is_said(tmp_path, monkeypatch, phi, phi_tuned, call, words):
+    monkeypatch.chdir(tmp_path)
+    for name, model in (("base", phi), ("tuned", phi_tuned)):
+        (tmp_path / name).symlink_to(model)
+    extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors")
+    before = sorted(tmp_path.iterdir())
+    result = invoke(*call.split())
+    assert result.exit_code in {1, 2}
+    assert words in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["v.safetensors-2", "a+b"])
+def test_a_name_may_have_signs(tmp_path, phi, phi_tuned, name):
+    extract(str(phi), str(phi_tuned), tmp_path / name)
+    done = invoke("combine", tmp_path / name, "+", tmp_path / f"{name}:0.5", "-o", tmp_path / "w.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert f"next: taskarith apply {phi} --add {tmp_path / 'w.safetensors'} --alpha 1.0" in done.stderr
 
 
 def test_no_command_prints_the_help_as_it_is():

@@ -88,6 +88,7 @@ def test_ctrl_c_in_the_middle_of_an_import_waits_for_its_end(tmp_path, monkeypat
 def test_ctrl_c_in_a_destructor_comes_again(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", lambda ignored: told.append(ignored.exc_type))
+
     class Interrupted:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)

@@ -76,7 +76,8 @@ def _input_replaced(stage: Stage, rng: Random, turn: int) -> list[str]:
     ended = stage.run(stage.words(overwrite), Disturbance(rng.randint(1, stage.steps), lambda: how(path)))
     found = contents(stage.target)
     more = []
-    if how in {_change, _exchange} and found not in ({}, stage.old, stage.new):
+    is_whole = ended.code == 0 or not stage.command.in_stages
+    if how in {_change, _exchange} and is_whole and found not in ({}, stage.old, stage.new):
         stage.clear()
         again = stage.run(stage.words(overwrite))
         if again.code == 0:

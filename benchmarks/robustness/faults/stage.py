@@ -140,7 +140,9 @@ class Stage:
         ended = self.run(self.words(overwrite))
         if "--resume" in ended.stderr and ended.code:
             ended = self.run([*self.words(overwrite), "--resume"])
-        if is_done and self.can_overwrite and not overwrite:
+        if "made of other inputs" in ended.stderr and self.command.in_stages:  # while one of them was changed
+            ended = self.run(self.words(overwrite=True))
+        if is_done and self.can_overwrite and not (overwrite or self.command.in_stages):
             found = [] if "already exists" in ended.stderr and ended.code == 1 else [f"rerun: {_last(ended)}"]
         else:
             found = [] if ended.code == 0 else [f"rerun fails: {_last(ended)}"]
@@ -207,6 +209,8 @@ def _digest(path: Path) -> str:
         try:
             record = json.loads(data)
             record = record | {"files": {k: v for k, v in record.get("files", {}).items() if k not in _DATED}}
+            if path.name == "stages.json":  # what lay there before them may differ
+                record = {name: stage["key"] for name, stage in record.items() if name != "files"}
             data = json.dumps(_lasting(record), sort_keys=True).encode()
         except ValueError:
             pass
@@ -229,7 +233,7 @@ def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lasting(one) for key, one in value.items() if key not in _PASSING}
     if isinstance(value, str):
-        return value.replace("../", "")  # the name of a base, seen from the output
+        return value.replace("../", "").replace("./", "")  # the name of a base, seen from the output
     return [_lasting(one) for one in value] if isinstance(value, list) else value
 
 
