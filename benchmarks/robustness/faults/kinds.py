@@ -135,7 +135,7 @@ def _change(path: Path) -> None:
 
 
 def _exchange(path: Path) -> None:
-    other = path.with_name("other")
+    other = path.with_name(f"{path.name}.other")
     shutil.copyfile(path, other)
     _change(other)
     other.replace(path)
