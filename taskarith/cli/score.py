@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.options import OutputOptions, OverwriteFlag
-from taskarith.cli.output import show_scores
+from taskarith.cli.output import check_plot, show_scores
 from taskarith.cli.paper import PaperGroup
 from taskarith.errors import UsageError
 
@@ -40,6 +40,14 @@ def command(
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The records are one evaluation under several seeds; give mean and spread.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Plot forgetting and its cost, one curve a method, to a .svg, .png or .pdf file.",
+            show_default="none",
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Print every number, not one row a model.")] = False,
     overwrite: OverwriteFlag = False,
     paper: PaperGroup,
@@ -53,12 +61,19 @@ def command(
     world_facts give TOFU's metrics; forget and holdout give membership inference.
     """
     paper.check(overwrite, records)
+    if plot is not None:
+        check_plot(plot, overwrite, records)
     from taskarith.evaluation.score import score
 
     with output.console() as console:
         scores = score(records, reference=reference, finetuned=_pairs(finetuned or ()), seeds=seeds)
     show_scores(scores, console, full=full)
     paper.write(scores, overwrite, console)
+    if plot is not None:
+        from taskarith.report.methods import plot_methods
+
+        plot_methods(scores, plot, overwrite=overwrite)
+        console.note(f"the losses are plotted in {plot}")
     console.result(scores.to_json())
 
 

@@ -33,6 +33,15 @@ def test_a_command_is_recorded_as_typed_in_its_folder(room, monkeypatch):
     assert command_line() == "taskarith apply ./base --add=./v:0.5 --data=forget=./text.txt -o ./new"
 
 
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("/lib/taskarith/__main__.py", "taskarith"), ("/my/tool/__main__.py", "__main__.py"), ("/my/run.py", "run.py")],
+)
+def test_a_program_is_recorded_by_the_name_that_starts_it(monkeypatch, program, name):
+    monkeypatch.setattr("sys.argv", [program, "env"])
+    assert command_line() == f"{name} env"
+
+
 def test_a_command_is_recorded_although_its_folder_is_gone(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 
@@ -96,6 +97,35 @@ def test_a_page_that_cannot_be_drawn_costs_no_measurement(measured, phi, tmp_pat
     ]
     assert sorted(path.name for path in folder.iterdir()) == ["records.jsonl", "results.json", "taskarith.json"]
     assert verify(folder).is_sound
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_the_disk"),
+    [
+        (RuntimeError("no ink"), False),
+        (OSError(errno.ENOENT, "no font"), False),
+        (OSError(errno.ENOSPC, "full"), True),
+        (OSError(errno.EDQUOT, "quota"), True),
+        (OSError(errno.EIO, "broken"), True),
+    ],
+)
+def test_no_beginning_of_a_figure_is_published(phi, measured, tmp_path, error, is_of_the_disk):
+    def draw_half(_, folder):
+        (folder / "curve.svg").write_text("<svg")
+        raise error
+
+    notes, folder = _Notes(), tmp_path / "eval"
+    data = {"forget": str(measured / "forget.txt")}
+    call = {"output_dir": folder, "draw": draw_beside(folder, notes, draw_half), "block_size": 16, "prompts": 0}
+    if is_of_the_disk:
+        with pytest.raises(OutputError, match=r"no space left for|cannot complete"):
+            evaluate([str(phi)], data, **call)
+        assert not folder.exists()
+    else:
+        evaluate([str(phi)], data, **call)
+        assert "the figures could not be drawn" in notes[0]
+        assert not (folder / "curve.svg").exists()
+        assert (folder / "report.html").exists()
 
 
 class _Notes(list):
