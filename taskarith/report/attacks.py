@@ -151,11 +151,12 @@ def _curves(outcomes: Sequence[Outcome]) -> list[_Curve]:
     held = [outcome for outcome in outcomes if outcome.attack == "relearn" and outcome.view == "held out"]
     for index, name in enumerate(dict.fromkeys(outcome.name for outcome in held)):
         points = [outcome for outcome in held if outcome.name == name]
+        given = name if name.startswith("half of") else f"the {name}"
         style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4.5, "linewidth": 1.8}
-        curves.append(_Curve(f"edited, relearning the {name}", points, lambda cell: cell.value, style))
+        curves.append(_Curve(f"edited, relearning {given}", points, lambda cell: cell.value, style))
         if points[0].cells["loss"].retain is not None:  # same colour, to compare the two
             style = style | {"linestyle": (0, (4, 3)), "markerfacecolor": "white"}
-            curves.append(_Curve(f"never saw the text, learning the {name}", points, lambda cell: cell.retain, style))
+            curves.append(_Curve(f"never saw the text, learning {given}", points, lambda cell: cell.retain, style))
     return curves
 
 

@@ -21,7 +21,7 @@ PAGE_NAME, TITLE = "report.html", "What the model knows"
 
 _STILL_THERE = (
     "The fine-tune, the task vector, the records of measurements and caches still hold the text; a vector and its base "
-    "give the fine-tune back."
+    "give the fine-tune back. taskarith clean RUN --forget-data removes what a run of unlearn keeps of it."
 )
 _LIMITS = (
     "Other prompts, other languages and stronger attackers may bring out what these numbers do not show.",
