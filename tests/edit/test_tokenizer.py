@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 from vocabularies import ROWS, chat_model
 
 from taskarith.edit.apply import apply
-from taskarith.errors import TaskarithError
+from taskarith.errors import CheckpointError, TaskarithError
 from taskarith.vectors.extract import extract
 
 
@@ -43,4 +44,16 @@ def test_new_tokens_that_do_not_fit_are_refused(tmp_path, phi, options, reason):
     filled["add"] = [one.format(**places) for one in options["add"]]
     with pytest.raises(TaskarithError, match=reason):
         apply(str(phi), output_dir=tmp_path / "out", **{"vocab": "union"} | filled)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", ["first", -1, 1.5, None])
+def test_a_tokenizer_that_does_not_number_its_tokens_is_refused(tmp_path, phi, number):
+    chat = chat_model(tmp_path / "chat", phi, ROWS + 5)
+    broken = shutil.copytree(chat, tmp_path / "broken")
+    tokens = json.loads((broken / "tokenizer.json").read_text())
+    tokens["added_tokens"].append({"content": "<odd>", "id": number})
+    (broken / "tokenizer.json").write_text(json.dumps(tokens))
+    with pytest.raises(CheckpointError, match="does not number its tokens"):
+        apply(str(phi), add=[f"{chat}@@{phi}"], vocab="union", tokenizer=str(broken), output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,13 @@ from taskarith.vectors.low_rank import extract_low_rank
 
 def names(found):
     return {*found.files.changed, *found.files.missing, *found.files.added}
+
+
+def test_its_repr_says_what_counts(made):
+    assert re.fullmatch(
+        r"Verification\(is_sound=True, path=.*, kind='edit', tensors=\d+, sampled=[1-9]\d*\)",
+        repr(verify(made / "out")),
+    )
 
 
 def test_every_file_has_a_digest_and_the_record_a_time(made):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import oracle
 import pytest
 import tiny
@@ -11,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from taskarith.edit.apply import apply
 from taskarith.errors import MismatchError, VectorError
+
+EMBEDDING = "model.embed_tokens.weight"
 
 pytestmark = pytest.mark.usefixtures("no_warnings_of_peft")
 
@@ -54,3 +59,39 @@ def test_saved_tensors_are_compared_with_the_base_that_the_adapter_records(tmp_p
     rows = trained["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"].double()
     assert torch.equal(found[tokens][3], after[tokens][3].double() + (rows[0] - before[tokens][3].double()))
     assert torch.equal(found[tokens][4], after[tokens][4].double())
+
+
+@pytest.mark.parametrize("how", ["same rows", "other rows", "other width"])
+def test_an_adapter_of_an_enlarged_vocabulary_needs_the_rows_of_its_base(tmp_path, how):
+    base = tiny.save_model(tmp_path / "base", "qwen2")
+    enlarged = _enlarged(base, tmp_path / "enlarged", 8, lambda rows: rows)
+    number = len(oracle.load(base)[EMBEDDING]) + 3
+    options = {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, number]}}
+    adapter = save_any_adapter(enlarged, tmp_path / "adapter", **options)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
+    change = {
+        "same rows": lambda rows: rows,
+        "other rows": lambda rows: rows + 1,
+        "other width": lambda rows: rows[:, 1:],
+    }
+    model = _enlarged(base, tmp_path / "model", 8, change[how])
+    if how == "same rows":
+        apply(str(model), add=[str(adapter)], output_dir=tmp_path / "out")
+        before, after = oracle.load(model)[EMBEDDING], oracle.load(tmp_path / "out")[EMBEDDING]
+        assert [row for row in range(len(after)) if not torch.equal(before[row], after[row])] == [3, number]
+    else:
+        with pytest.raises(MismatchError, match=rf"needs {number + 1} rows of .*first ones of .* are not the same"):
+            apply(str(model), add=[str(adapter)], output_dir=tmp_path / "out")
+
+
+def _enlarged(base, folder, rows, change):
+    shutil.copytree(base, folder)
+    tensors = load_file(base / "model.safetensors")
+    for name in (EMBEDDING, "lm_head.weight"):
+        new = torch.full((rows, tensors[name].shape[1]), 0.5)
+        tensors[name] = change(torch.cat([tensors[name], new])).contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": len(tensors[EMBEDDING])}))
+    return folder
