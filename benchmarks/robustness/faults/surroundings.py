@@ -81,16 +81,17 @@ def odd_paths(stage: Stage, rng: Random, turn: int) -> list[str]:
     ended = stage.run([output if word == given else word for word in stage.words()])
     found = [] if ended.code == 0 else [f"fails for {output!r}: {ended.stderr[-300:]}"]
     target = stage.folder / output
-    if ended.code == 0 and _but_pages(contents(target)) != _but_pages(stage.new):
+    if ended.code == 0 and _unnamed(stage, contents(target)) != _unnamed(stage, stage.new):
         found.append(f"{LOST}another output at {output!r}")
     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     strays = [path.name for path in target.parent.iterdir() if path.name.startswith(".")]
     return [*found, *(f"leaves {one}" for one in strays), *stage.judge_inputs()]
 
 
-def _but_pages(files: dict[str, str]) -> dict[str, str]:
-    """Leave out reports, in which the output's name stands."""
-    return {name: digest for name, digest in files.items() if not name.endswith(".html")}
+def _unnamed(stage: Stage, files: dict[str, str]) -> dict[str, str]:
+    """Leave out what the output's name stands in: reports, and the records of stages, which name what they read."""
+    ends = (".html", ".json", ".jsonl", ".md", ".yaml") if stage.command.in_stages else (".html",)
+    return {name: digest for name, digest in files.items() if not name.endswith(ends)}
 
 
 def _start(stage: Stage, words: list[str], environment: dict[str, str]) -> Ended:
