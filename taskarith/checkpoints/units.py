@@ -18,7 +18,7 @@ from taskarith.checkpoints.publish import publish
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.checkpoints.rooms import room_of
 from taskarith.checkpoints.targets import check_room
-from taskarith.errors import OutputError, name_some
+from taskarith.errors import CheckpointError, OutputError, name_some
 from taskarith.progress import Listener
 
 __all__ = ["Batches", "Units", "units_of"]
@@ -113,9 +113,10 @@ def units_of(
 
     :param target: The output, a folder; None is none, and nothing is kept.
     :param overwrite: Replace an output that is there, and drop what a run of another plan has finished.
-    :param run: Gives what decides the results, by name: models, texts, options, versions.
+    :param run: Gives what decides the results, by name: models, texts, options, versions. It is asked again at the end.
     :param inputs: What is read; see ``check_target``.
     :param listener: Receives progress updates.
+    :raises CheckpointError: What decides the results changed meanwhile; nothing of them is kept.
     :raises OutputError: Another run has left finished work, or is under way; or as ``publish`` does.
     """
     if target is None:
@@ -132,6 +133,12 @@ def units_of(
         if place.journal.done:
             listener.note(f"going on after {len(place.journal.done):,} pieces of work that an earlier run has finished")
         yield place.path, Units(place.journal, place.path.parent)
+        now = json.loads(json.dumps(run()))
+        if changed := sorted(key for key in plain.keys() | now.keys() if plain.get(key) != now.get(key)):
+            place.journal.retire()  # nobody knows which of it was measured before, and which after
+            raise CheckpointError(
+                f"{name_some(changed)} changed while this ran", "Let no other program write the inputs, and run again."
+            )
 
 
 def _check_leftover(target: Path, run: Mapping[str, Any], plan: str, *, overwrite: bool, listener: Listener) -> None:

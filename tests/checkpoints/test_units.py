@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from taskarith.checkpoints.units import Batches, Units, units_of
-from taskarith.errors import OutputError
+from taskarith.errors import CheckpointError, OutputError
 from taskarith.progress import SILENT
 
 
@@ -30,6 +30,18 @@ def test_what_is_finished_is_there_for_the_same_run_only(tmp_path):
         work(target, {"model": "b"}, seen.append)
     work(target, {"model": "b"}, lambda units: seen.append(units.names()), overwrite=True)
     assert seen[1:] == [[]]
+
+
+def test_what_is_measured_while_an_input_changes_is_not_kept(tmp_path):
+    now = {"models": "before", "texts": "t"}
+    with (
+        pytest.raises(CheckpointError, match="models changed while this ran"),
+        units_of(tmp_path / "out", False, lambda: now, inputs=(), listener=SILENT) as (folder, units),
+    ):
+        (folder / "results.json").write_text("{}")
+        units.put("x", 1)
+        now = now | {"models": "after"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_unit_of_another_kind_is_refused(tmp_path):
