@@ -34,13 +34,15 @@ def test_what_is_finished_is_there_for_the_same_run_only(tmp_path):
 
 def test_what_is_measured_while_an_input_changes_is_not_kept(tmp_path):
     now = {"models": "before", "texts": "t"}
-    with (
-        pytest.raises(CheckpointError, match="models changed while this ran"),
-        units_of(tmp_path / "out", False, lambda: now, inputs=(), listener=SILENT) as (folder, units),
-    ):
-        (folder / "results.json").write_text("{}")
-        units.put("x", 1)
-        now = now | {"models": "after"}
+
+    def measure():
+        with units_of(tmp_path / "out", False, lambda: now, inputs=(), listener=SILENT) as (folder, units):
+            (folder / "results.json").write_text("{}")
+            units.put("x", 1)
+            now["models"] = "after"
+
+    with pytest.raises(CheckpointError, match="models changed while this ran"):
+        measure()
     assert list(tmp_path.iterdir()) == []
 
 
