@@ -294,3 +294,12 @@ def test_outputs_follow_the_umask(tmp_path, mask):
         os.umask(before)
     for path in (tmp_path / "out" / "sub" / "a.txt", tmp_path / "out" / "one.txt", tmp_path / "file"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("begin", [publish_folder, publish_file])
+def test_what_is_read_is_no_output(tmp_path, begin):
+    (tmp_path / "model").mkdir()
+    for target in (tmp_path / "model", tmp_path / "model" / "sub", tmp_path):
+        with pytest.raises(OutputError, match=r"reads|is read by"), begin(target, inputs=[tmp_path / "model"]):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["model"]

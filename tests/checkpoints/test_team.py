@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from taskarith.checkpoints.checkpoint import fingerprint_model
-from taskarith.checkpoints.team import told_of_the_dead
+from taskarith.checkpoints.team import ALONE, told_of_the_dead
 from taskarith.cli.main import app
 from taskarith.edit.apply import apply
 from taskarith.errors import OutputError
@@ -155,3 +155,9 @@ def test_what_a_library_says_of_a_dead_process_is_explained():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
     with pytest.raises(RuntimeError, match="shapes differ"), told_of_the_dead():
         raise RuntimeError("shapes differ")
+
+
+def test_one_process_is_a_team_of_its_own():
+    assert (ALONE.rank, ALONE.size, ALONE.local_size, ALONE.is_first) == (0, 1, 1, True)
+    assert ALONE.share([3, 1, 2]) == [3, 1, 2]
+    assert (ALONE.gather("x"), ALONE.add(7)) == (["x"], 7)

@@ -172,3 +172,12 @@ def test_what_is_refused(trio, vectors, tmp_path):
     stranger = TaskVector.between(other, tiny.save_model(tmp_path / "moved", "gpt2", nudge_of=other, seed=1))
     with pytest.raises(MismatchError):
         (Model.open(base) + stranger).save(tmp_path / "out")
+
+
+def test_the_base_that_is_given_counts_not_the_recorded_one(trio, tmp_path):
+    base, _, _, tuned = trio
+    other = tiny.save_model(tmp_path / "other", nudge_of=base, seed=9)
+    moved = TaskVector.between(other, tuned)
+    before, after = oracle.load(other), oracle.load(tuned)
+    for name, tensor in before.items():
+        assert torch.equal(moved[name], after[name].double() - tensor.double())

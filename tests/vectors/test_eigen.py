@@ -21,3 +21,16 @@ def test_a_subspace_that_misses_the_largest_eigenvector_is_not_believed(monkeypa
     assert (vectors[0, 0].abs(), vectors[1, 1].abs()) == (pytest.approx(1), pytest.approx(1))
     assert proofs
     assert not any(proofs)
+
+
+def test_the_filter_is_a_chebyshev_polynomial():
+    values, cut = torch.linspace(0, 10, 41).double(), 4.0
+    found = eigen._filter(values.diag(), torch.eye(41).double(), cut, 10.0).diag()
+    inner = (values - cut / 2) / (cut / 2)
+    degree = next(
+        d
+        for d in range(1, eigen._DEGREE + 1)
+        if torch.cosh(d * torch.acosh(inner[-1])) * 2 >= eigen._GROWTH or d == eigen._DEGREE
+    )
+    wanted = torch.special.chebyshev_polynomial_t(inner, degree)
+    assert torch.allclose(found / found[-1], wanted / wanted[-1], rtol=1e-9, atol=1e-12)

@@ -112,3 +112,14 @@ def test_privleak_has_an_interval_where_every_resample_has_a_value():
     assert (same.value, same.low) == (0, None)  # each sample is drawn for both: no resample differs
     few = privleak_with_interval(([1.0, 0.0], [0.0, 0.5]), ([1.0, 0.0], [0.0, 0.5]))
     assert (few.low, few.high) == (None, None)  # a resample of the first member alone is told from all nonmembers
+
+
+def test_the_smallest_size_and_samples_with_which_there_is_a_number():
+    assert zlib_score([2.0], 1) == -2.0
+    with pytest.raises(DataError, match="is not positive"):
+        zlib_score([2.0], 0)
+    equal = auc_with_interval([1.0, 1.0], [1.0, 1.0])  # one half, without any variance
+    assert equal.value == 0.5
+    assert 0 <= equal.low < 0.5 < equal.high <= 1
+    two = privleak_with_interval(([0.0, 2.0], [1.0, 1.0]), ([0.0, 0.0], [1.0, 1.0]))
+    assert (two.value, two.low, two.high, two.n) == (-50, -100, 0, 4)

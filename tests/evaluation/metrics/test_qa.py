@@ -110,3 +110,9 @@ def test_the_probability_of_the_right_answer_is_open_unlearnings():
     found = truth_probability([truth_ratio(right, wrong) for right, wrong in zip(RIGHT, WRONG, strict=True)])
     assert found == pytest.approx(OPEN_UNLEARNING, abs=1e-9)  # it adds 1e-10 to the denominator
     assert truth_probability([1, 3, math.inf]).tolist() == [0.5, 0.25, 0]
+
+
+def test_numbers_in_float32_are_calculated_in_float64():
+    ratio = np.float32(0.1)
+    for number, wanted in ((truth_probability(ratio), 1 / (1 + float(ratio))), (forget_truth(ratio), float(ratio))):
+        assert (number.dtype, float(number)) == (np.dtype(np.float64), wanted)
