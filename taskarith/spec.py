@@ -100,12 +100,14 @@ def check_unicode(name: str) -> str:
 def parse_model(text: str) -> ModelRef:
     """Read ``path``, ``id`` or ``id@revision``; an existing path is taken as it is.
 
-    :raises UsageError: It is not Unicode text.
+    :raises UsageError: It is not Unicode text, or a revision of a local path.
     """
     if exists(check_unicode(text)):
         return ModelRef(text)
     name, at, revision = text.rpartition("@")
     if at and name and revision:
+        if exists(name):
+            raise UsageError(f"there is no {text}, and {name} is a local model without revisions", f"Give {name} alone.")
         return ModelRef(name, revision)
     return ModelRef(text)
 

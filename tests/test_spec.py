@@ -48,6 +48,16 @@ def test_parse_operand(text, sign, expected):
     assert parse_operand(text, sign) == expected
 
 
+def test_a_local_model_has_no_revisions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    with pytest.raises(UsageError, match="there is no org/model@main, and org/model is a local model"):
+        parse_model("org/model@main")
+    (tmp_path / "org" / "model@main").mkdir()
+    assert parse_model("org/model@main") == ModelRef("org/model@main")
+    assert parse_model("org/other@main") == ModelRef("org/other", "main")
+
+
 @pytest.mark.parametrize("text", ["v:nan", "v:inf", "v:-inf"])
 def test_parse_operand_refuses_what_is_not_finite(text):
     with pytest.raises(UsageError, match="not finite"):
