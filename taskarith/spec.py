@@ -107,7 +107,9 @@ def parse_model(text: str) -> ModelRef:
     name, at, revision = text.rpartition("@")
     if at and name and revision:
         if exists(name):
-            raise UsageError(f"there is no {text}, and {name} is a local model without revisions", f"Give {name} alone.")
+            raise UsageError(
+                f"there is no {text}, and {name} is a local model without revisions", f"Give {name} alone."
+            )
         return ModelRef(name, revision)
     return ModelRef(text)
 
