@@ -84,10 +84,12 @@ def uninterrupted(note: str = "") -> Generator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     if caught:
-        error = KeyboardInterrupt()
-        if note:
-            error.add_note(note)
-        raise error
+        try:
+            before(caught[0], None)
+        except KeyboardInterrupt as error:
+            if note:
+                error.add_note(note)
+            raise
 
 
 def _busy(target: Path) -> OutputError:

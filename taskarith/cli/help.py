@@ -98,7 +98,7 @@ def _explained(error: Any) -> UsageError:
     hint = f"See {path} --help."
     if (near := getattr(error, "possibilities", None)) or (near := _commands_like(message, context)):
         hint = f"Did you mean {' or '.join(near)}?"
-    elif message.startswith("No such option") and path.endswith(" combine"):
+    elif re.match("No such option: '?-[^-]", message) and path.endswith(" combine"):
         hint = "Put spaces around every sign, as in 'V1:0.6 - V2:0.4'."
     elif message.startswith("Got unexpected extra argument") and _has_option(context, "--negate"):
         hint = "Vectors follow --add or --negate, as in --negate forget.safetensors."

@@ -37,7 +37,7 @@ def plot_methods(scores: Scores, path: Path, *, overwrite: bool = False) -> None
     """Plot the forget loss against alpha, and the retain loss against the forget loss, one curve a method.
 
     A method is all rows of one name but for their alpha. Bands are 95% intervals over samples, or one standard
-    deviation over seeds; those of several texts are averaged as if they moved together, which is wider than they are.
+    deviation over seeds; those of several texts are averaged as if they moved together, which makes them wider.
 
     :param scores: Of models that were measured on a text whose name begins with ``forget``, and on another.
     :param path: ``*.svg``, ``*.png`` or ``*.pdf``.

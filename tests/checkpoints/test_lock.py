@@ -45,5 +45,9 @@ def test_ctrl_c_comes_after_what_would_be_torn_by_it():
             write()
         assert (done, caught.value.__notes__) == (["all of it"], ["it is written"])
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, lambda *_: done.append("its own way"))  # of a program that takes Ctrl-C otherwise
+        with uninterrupted():
+            write()
+        assert done[1:] == ["all of it", "its own way"]
     finally:
         signal.signal(signal.SIGINT, before)

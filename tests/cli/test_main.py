@@ -156,6 +156,7 @@ def test_a_wrong_call_ends_with_words_and_its_exit_code(tmp_path, monkeypatch, a
         ("combine v.safetensors:0.5-tuned:0.3 -o w", "Put spaces around every sign"),
         ("combine v.safetensors+v.safetensors -o w", "Put spaces around every sign"),
         ("combine v.safetensors", "See taskarith combine --help"),
+        ("combine v.safetensors --zzz -o w", "See taskarith combine --help"),
     ],
 )
 def test_what_somebody_meant_is_said(tmp_path, monkeypatch, phi, phi_tuned, call, words):
