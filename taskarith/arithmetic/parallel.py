@@ -48,16 +48,18 @@ CHUNK_ELEMENTS = 1 << 19
 class Workers:
     """Threads that calculate, each with a calculator of its own.
 
-    :param device: Where to calculate, as in ``new_calculator``.
+    :param device: Where to calculate: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
     :param chunk: The most elements of a chunk; it changes no bit.
     :param count: How many threads; by default one a usable core. It changes no bit.
     :param uses_torch: What is done calculates with torch, which is to stay in the calling thread.
+    :param kernels: The groups of compiled kernels that are called, as in ``kernels.compile``.
     """
 
     device: str = "cpu"
     chunk: int = CHUNK_ELEMENTS
     count: int | None = None
     uses_torch: bool = False
+    kernels: tuple[str, ...] = ("linear",)
 
 
 WORKERS = Workers()
@@ -143,20 +145,20 @@ def usable_cores() -> int:
     return max(1, min(cores, int(limit))) if limit.isdigit() else cores
 
 
-def new_calculator(device: str, chunk: int, listener: Listener = SILENT) -> Calculator:
+def new_calculator(workers: Workers = WORKERS, listener: Listener = SILENT) -> Calculator:
     """Return a calculator for a device: compiled kernels on the CPU, torch elsewhere and where there are none (yet).
 
-    :param device: ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
-    :param chunk: The most elements of a chunk.
+    :param workers: Whose calculator: on ``cpu``, ``cuda[:N]``, or ``torch`` for torch on the CPU.
     :param listener: Receives a note when the kernels have to be compiled, or cannot be kept.
     """
+    device, chunk = workers.device, workers.chunk
     if device == "cpu":
         try:
             from taskarith.arithmetic.cpu import CpuCalculator
             from taskarith.arithmetic.kernels.compile import load_kernels
 
-            load_kernels(listener, wait=False)
-            return CpuCalculator(chunk)
+            load_kernels(*workers.kernels, listener=listener, wait=False)
+            return CpuCalculator(chunk, workers.kernels)
         except (ImportError, RuntimeError):  # not yet compiled, no numba, no LLVM here, or nowhere to keep their code
             device = "torch"
     from taskarith.arithmetic.torch import TorchCalculator
@@ -184,7 +186,7 @@ def work_through(
     listener.progress(what, 0, total)
     count = max(1, min(workers.count or usable_cores(), len(tasks)))
     calculators: SimpleQueue[Calculator] = SimpleQueue()
-    made = [new_calculator(workers.device, workers.chunk, listener) for _ in range(count)]
+    made = [new_calculator(workers, listener) for _ in range(count)]
     for calculator in made:
         calculators.put(calculator)
     stop, done = threading.Event(), 0
@@ -217,7 +219,7 @@ def _compiled(calculator: Calculator, workers: Workers) -> Calculator:
     """Return a calculator with compiled kernels in the place of one without, once they are there."""
     if workers.device != "cpu" or calculator.is_compiled:
         return calculator
-    newer = new_calculator(workers.device, workers.chunk)
+    newer = new_calculator(workers)
     return newer if newer.is_compiled else calculator
 
 

@@ -76,7 +76,7 @@ class Folded:
         :param before: The bytes of the same elements of the base.
         :raises ValueError: They are not all in the block, or cannot be found.
         """
-        count, kernels = len(room) // self._size, load_or_none()
+        count, kernels = len(room) // self._size, load_or_none("exact")
         if not 0 <= start <= start + count <= self.count or len(before) != len(room):
             raise ValueError("it has no such elements")
         if not count:
@@ -149,7 +149,7 @@ def fold(before: memoryview, after: memoryview, dtype: str) -> tuple[bytes, int]
     :param after: The fine-tune's.
     :param dtype: Of both.
     """
-    size, kernels = ITEM_SIZES[dtype], load_or_none()
+    size, kernels = ITEM_SIZES[dtype], load_or_none("exact")
     count, code = len(before) // size, FLOAT_DTYPES.index(dtype)
     if kernels is None or not count:
         return _fold_with_numpy(before, after, dtype)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, filled_chunks, work_through
 from taskarith.cards.card import write_card
 from taskarith.checkpoints.checkpoint import Checkpoint, fingerprint_tensors
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
@@ -27,7 +27,7 @@ from taskarith.checkpoints.reader import (
 )
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.checkpoints.writer import HashingWriter, LateHeader, sized_files
-from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
+from taskarith.edit.inputs import NOTHING, gather, kernels_for, open_inputs, term_fingerprints
 from taskarith.edit.operands import Operand, check_bases, named_paths, open_operands
 from taskarith.edit.remarks import strangers
 from taskarith.errors import MismatchError, UsageError, name_some
@@ -213,7 +213,8 @@ def _write_dense(job: _Job, place: Workplace, target: Path, listener: Listener) 
             return entry.elements
 
         tasks = sorted((one for name, one in entries.items() if name not in done), key=lambda one: -one.elements)
-        work_through(tasks, do, listener, "combining", sum(entry.elements for entry in tasks))
+        workers = Workers(kernels=kernels_for("linear", (operand.vector for operand in job.operands)))
+        work_through(tasks, do, listener, "combining", sum(entry.elements for entry in tasks), workers)
         broken = sorted(name for name, found in journal.done.items() if not found["finite"])
         if broken:
             raise MismatchError(

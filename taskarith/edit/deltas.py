@@ -11,9 +11,9 @@ from functools import reduce
 import numpy as np
 
 from taskarith.arithmetic.calculator import Calculator
-from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, filled_chunks, new_calculator, work_through
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, filled_chunks, new_calculator, work_through
 from taskarith.checkpoints.reader import TensorReader
-from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
+from taskarith.edit.inputs import NOTHING, gather, kernels_for, open_inputs, term_fingerprints
 from taskarith.errors import MismatchError
 from taskarith.progress import SILENT
 from taskarith.vectors.file import check_delta
@@ -36,7 +36,7 @@ def read_delta(terms: Terms, tensor: str) -> np.ndarray:
     :raises MismatchError: Terms disagree about its shape.
     """
     with TensorReader() as reader:
-        calculator = new_calculator("cpu", CHUNK_ELEMENTS)
+        calculator = new_calculator(_workers(terms))
         return _delta(terms, tensor, reader, calculator, threading.Event()).reshape(shapes_of(terms)[tensor])
 
 
@@ -65,8 +65,12 @@ def inner_products(*sums: Terms) -> list[float]:
             found[name] = [float(np.dot(deltas[i], deltas[j])) for i, j in pairs]
             return 1
 
-        work_through(names, do, SILENT, "calculating", len(names))
+        work_through(names, do, SILENT, "calculating", len(names), _workers(*sums))
     return [math.fsum(found[name][index] for name in names) for index in range(len(pairs))]
+
+
+def _workers(*sums: Terms) -> Workers:
+    return Workers(kernels=kernels_for("linear", (vector for terms in sums for _, vector in terms)))
 
 
 def _check_shapes(tensor: str, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -20,6 +20,7 @@ from taskarith.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.edit.edit import Edit, EditKeywords
+from taskarith.edit.inputs import kernels_of
 from taskarith.edit.loaded import (
     check_numbers,
     check_shared,
@@ -240,7 +241,8 @@ def _calculate(
 
         tasks = sorted((tensor for tensor in wanted if tensor.terms), key=lambda tensor: -tensor.nbytes)
         total = sum(tensor.nbytes for tensor in tasks)
-        work_through(tasks, do, SILENT, "editing in memory", total, Workers(uses_torch=plan.edit.method.needs_torch))
+        workers = Workers(uses_torch=plan.edit.method.needs_torch, kernels=kernels_of(plan))
+        work_through(tasks, do, SILENT, "editing in memory", total, workers)
     if broken:
         raise MismatchError(
             f"the edited {broken[0]} has values that are not finite",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from taskarith.arithmetic.calculator import Calculator, Recipe, Term
@@ -11,7 +11,7 @@ from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import HashingTensor, TensorReader
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
-from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored
+from taskarith.vectors.vector import Delta, Difference, Factored, Packed, Stored, Vector
 from taskarith.vectors.vocabulary import first_rows
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
     "calculated",
     "calculation",
     "gather",
+    "kernels_for",
+    "kernels_of",
     "open_inputs",
     "term_fingerprints",
 ]
@@ -131,6 +133,17 @@ def _result(recipe: Recipe, against: dict[int, int]) -> int | None:
     if len(recipe.terms) != 1 or recipe.terms[0].coefficient != 1 or against.get(1) != 0:
         return None
     return 1 if recipe.dtypes[1] == recipe.dtypes[0] == recipe.output else None
+
+
+def kernels_for(group: str, vectors: Iterable[Vector]) -> tuple[str, ...]:
+    """Return the groups of compiled kernels that are called where vectors are read: factors need one of their own."""
+    return (group, "low_rank") if any(vector.kind == "lora" for vector in vectors) else (group,)
+
+
+def kernels_of(plan: EditPlan) -> tuple[str, ...]:
+    """Return the groups of compiled kernels that an edit calls."""
+    groups = kernels_for("linear", (operand.vector for operand in plan.operands))
+    return groups if plan.edit.method.is_linear else (*groups, "merge")
 
 
 class OpenInput:

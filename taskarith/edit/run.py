@@ -20,7 +20,7 @@ from taskarith.checkpoints.publish import Workplace
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
 from taskarith.checkpoints.sidecars import copy_sidecars
 from taskarith.checkpoints.writer import HashingWriter, sized_files, write_at
-from taskarith.edit.inputs import calculation
+from taskarith.edit.inputs import calculation, kernels_of
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.edit.stream import EditedTensor, check_terms
 from taskarith.errors import MismatchError, OutputError, name_some
@@ -80,7 +80,7 @@ def run_plan(
         count = workers or max(1, usable_cores() // team.local_size)
         if plan.whole_tensors:
             count = min(count, matrices_at_once(device) or count)
-        threads = Workers(device, chunk, count, plan.edit.method.needs_torch)
+        threads = Workers(device, chunk, count, plan.edit.method.needs_torch, kernels_of(plan))
         work_through(left, work.do, listener, "applying", total, threads)
     place.gather()
     if not team.is_first:

@@ -37,7 +37,7 @@ class Numbers:
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Return the numbers of elements ``start`` to ``start + count``: uint32."""
-        first, kernels = start // _BLOCK, load_or_none()
+        first, kernels = start // _BLOCK, load_or_none("merge")
         blocks = -(-(start + count) // _BLOCK) - first
         if kernels is None:
             words = _philox(np.arange(first * _BLOCK // 4, (first + blocks) * _BLOCK // 4, dtype=np.uint64), self.key)
@@ -75,7 +75,7 @@ def keep_by_chance(
     """
     if density >= 1:
         return values * weight
-    limit, divisor, kernels = round(density * 2**32), density if rescale else 1.0, load_or_none()
+    limit, divisor, kernels = round(density * 2**32), density if rescale else 1.0, load_or_none("merge")
     if kernels is None:
         return values * (numbers.take(start, len(values)) < np.uint64(limit)) / divisor * weight
     kept, scratch = np.empty(len(values)), np.empty(_BLOCK, np.uint32)

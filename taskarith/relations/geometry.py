@@ -17,7 +17,7 @@ from taskarith.arithmetic.calculator import Calculator, Products
 from taskarith.arithmetic.parallel import Workers, chunks, work_through
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, check_unchanged
-from taskarith.edit.inputs import NOTHING, gather, open_inputs, term_fingerprints
+from taskarith.edit.inputs import NOTHING, gather, kernels_for, open_inputs, term_fingerprints
 from taskarith.edit.scales import layer_places
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
@@ -166,7 +166,8 @@ def relate_weights(related: Related, listener: Listener) -> WeightRelations:
             return entry.elements
 
         largest_first = sorted(tensors, key=lambda entry: -entry.elements)
-        work_through(largest_first, do, listener, "relating weights", total, Workers(chunk=_CHUNK))
+        kernels = kernels_for("inner_products", (operand.vector for operand in related.operands))
+        work_through(largest_first, do, listener, "relating weights", total, Workers(chunk=_CHUNK, kernels=kernels))
     if broken:
         raise MismatchError(
             f"{len(broken)} deltas have values that are not finite or too large: {name_some(sorted(broken))}",

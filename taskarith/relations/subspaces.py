@@ -14,7 +14,7 @@ from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers, matrices_at_o
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.checkpoints.team import ALONE, Team
-from taskarith.edit.inputs import NOTHING, OpenInput, gather, open_inputs
+from taskarith.edit.inputs import NOTHING, OpenInput, gather, kernels_for, open_inputs
 from taskarith.errors import MismatchError, UsageError
 from taskarith.progress import Listener
 from taskarith.relations.vectors import Related
@@ -74,7 +74,8 @@ def relate_subspaces(
 
         largest_first = team.share(sorted(matrices, key=lambda entry: -entry.elements))
         total = sum(entry.elements for entry in largest_first)
-        workers = Workers(count=matrices_at_once(device), uses_torch=True)
+        kernels = kernels_for("merge", (operand.vector for operand in related.operands))
+        workers = Workers(count=matrices_at_once(device), uses_torch=True, kernels=kernels)
         work_through(largest_first, do, listener, "comparing subspaces", total, workers)
     found = {name: relation for share in team.gather(relations) for name, relation in share.items()}
     return tuple(relation for entry in matrices for relation in found[entry.name])

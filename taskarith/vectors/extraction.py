@@ -139,11 +139,15 @@ def write_dense(place: Workplace, job: Extraction, listener: Listener) -> Extrac
         tasks = sorted(
             (entry for name, entry in entries.items() if name not in done), key=lambda entry: -entry.elements
         )
-        work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), Workers(job.device))
+        work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), _workers(job))
         _check_finite(journal.done)
         check_unchanged(job.states)
         header.write(files[place.path], layout, _metadata(job, journal.done, total))
     return _result(place, job, journal.done, total)
+
+
+def _workers(job: Extraction) -> Workers:
+    return Workers(job.device, kernels=("difference",) if job.source.has_result else ("difference", "low_rank"))
 
 
 def _fits(source: PairSource | AdapterSource, entry: TensorEntry, found: Mapping[str, Any]) -> bool:
@@ -171,7 +175,7 @@ def write_packed(place: Workplace, job: Extraction, form: Form, listener: Listen
     def describe(found: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
         return _metadata(job, found, total) | packed_metadata(job.source, form, found)
 
-    found = write_blocks(place.path, job.source, form, describe, listener, Workers(job.device))
+    found = write_blocks(place.path, job.source, form, describe, listener, _workers(job))
     if form.is_lossy:
         _check_finite(found)
     check_unchanged(job.states)

@@ -21,10 +21,10 @@ from taskarith.progress import SILENT
 
 
 def test_new_calculator(monkeypatch):
-    assert isinstance(new_calculator("cpu", 10), CpuCalculator)
-    assert isinstance(new_calculator("torch", 10), TorchCalculator)
+    assert isinstance(new_calculator(), CpuCalculator)
+    assert isinstance(new_calculator(Workers("torch")), TorchCalculator)
     monkeypatch.setitem(__import__("sys").modules, "taskarith.arithmetic.cpu", None)  # as if numba were not there
-    assert isinstance(new_calculator("cpu", 10), TorchCalculator)
+    assert isinstance(new_calculator(), TorchCalculator)
 
 
 def test_usable_cores(monkeypatch):

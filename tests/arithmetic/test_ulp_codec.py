@@ -49,14 +49,14 @@ def test_what_is_folded_comes_back(both, cuts, folds_with_numpy, reads_with_nump
     before, after, dtype = both
     with pytest.MonkeyPatch.context() as patch:
         if folds_with_numpy:
-            patch.setattr(folding, "load_or_none", lambda: None)
+            patch.setattr(folding, "load_or_none", lambda _: None)
         data, moved = fold(before, after, dtype)
     width = ITEM_SIZES[dtype]
     kind = f"<u{width}"
     assert moved == np.count_nonzero(np.frombuffer(before, kind) != np.frombuffer(after, kind))
     with pytest.MonkeyPatch.context() as patch:
         if reads_with_numpy:
-            patch.setattr(folding, "load_or_none", lambda: None)
+            patch.setattr(folding, "load_or_none", lambda _: None)
         folded = Folded(data, dtype, len(before) // width)
         assert read(folded, before, cuts) == bytes(after)
         last = len(before) // width - 1  # the first of a run alone, and after it an earlier one

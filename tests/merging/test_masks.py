@@ -21,7 +21,7 @@ def test_random_numbers_are_philox_by_place(monkeypatch):
     kept = [masks.keep_by_chance(values, start, numbers, 0.3, True, -0.7) for start in (0, 512, 1 << 41)]
     drawn = [numbers.take(*span) for span in spans]
     assert (drawn[0] == numbers.take(0, 9)[:1]).all()
-    monkeypatch.setattr(masks, "load_or_none", lambda: None)  # numpy's are the same
+    monkeypatch.setattr(masks, "load_or_none", lambda _: None)  # numpy's are the same
     assert all((numbers.take(*span) == one).all() for span, one in zip(spans, drawn, strict=True))
     for start, one in zip((0, 512, 1 << 41), kept, strict=True):
         again = masks.keep_by_chance(values, start, numbers, 0.3, True, -0.7)

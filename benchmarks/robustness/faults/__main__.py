@@ -19,7 +19,7 @@ from benchmarks.robustness.faults.disks import can_mount
 from benchmarks.robustness.faults.kinds import KINDS, SIGNALS
 from benchmarks.robustness.faults.stage import LOST, Stage
 from benchmarks.robustness.sections import RESULTS, write_section
-from taskarith.arithmetic.kernels.compile import load_kernels
+from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels
 from taskarith.checkpoints.provenance import release
 
 _ALL = {**COMMANDS, **PRINTING}
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder.chmod(0o755)  # another user is to read the inputs
     rows: list[_Row] = []
     try:
-        load_kernels()
+        load_kernels(*GROUPS)
         release()
         _make_apart(folder / "in", [_ALL[name] for name in options.only])
         for name in sorted(options.only, key=lambda name: _ALL[name].is_heavy):

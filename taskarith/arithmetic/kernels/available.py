@@ -10,22 +10,23 @@ if TYPE_CHECKING:
 __all__ = ["load_or_none"]
 
 
-_found: list[Kernels | None] = []
+_found: dict[str, Kernels | None] = {}
 
 
-def load_or_none() -> Kernels | None:
-    """Return the kernels; None as long as they are being compiled, or where there is no numba, or no LLVM."""
-    if _found:
-        return _found[0]
+def load_or_none(group: str) -> Kernels | None:
+    """Return a group of kernels; None as long as it is being compiled, or where there is no numba, or no LLVM."""
+    if group in _found:
+        return _found[group]
+    _found[group] = None
     try:
         from taskarith.arithmetic.kernels.compile import NotYetError, load_kernels
     except ImportError:
-        _found.append(None)
         return None
     try:
-        _found.append(load_kernels(wait=False))
+        _found[group] = load_kernels(group, wait=False)
     except NotYetError:
+        del _found[group]
         return None
     except (ImportError, RuntimeError):
-        _found.append(None)
-    return _found[0]
+        pass
+    return _found[group]

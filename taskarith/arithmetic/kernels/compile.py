@@ -1,8 +1,9 @@
 """The kernels as functions to call: compiled by numba once a machine, then loaded without it.
 
-Their object code is kept in the cache and loaded by llvmlite alone, which takes a tenth of the time that numba needs to
-start. Compiling takes half a minute, in a process of its own that outlives the command: until the code is there, torch
-calculates, to the same bits. Where it cannot be kept it is not compiled.
+They are compiled in groups, of which most commands need one or two. Their object code is kept in the cache and loaded by
+llvmlite alone, which takes a tenth of the time that numba needs to start. Compiling all of them takes half a minute or
+more, in a process of its own that outlives the command and begins with the groups that it needs: until these are there,
+torch calculates, to the same bits. Where they cannot be kept they are not compiled.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,23 +27,21 @@ import xxhash
 from taskarith.checkpoints.cache import cache_folders, keep_file, locked_folder, writable_caches
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["Kernels", "NotYetError", "NowhereToKeepError", "load_kernels"]
+__all__ = ["GROUPS", "Kernels", "NotYetError", "NowhereToKeepError", "load_kernels"]
 
 _DIGEST = 16
 _KERNELS = "kernels"
-_SIGNATURES = {
-    "linear": "iiiii",
-    "delta": "iiiiiii",
-    "difference": "iiiiii",
-    "inner_products": "iiiiiiii",
-    "low_rank": "idiiii",
-    "draw": "iiii",
-    "fold": "iiiiii",
-    "keep": "iiiiiddii",
-    "pack": "iiiiiiii",
-    "unfold": "iiiiiii",
+
+GROUPS = {
+    "linear": {"linear": "iiiii"},
+    "difference": {"difference": "iiiiii"},
+    "low_rank": {"low_rank": "idiiii"},
+    "merge": {"delta": "iiiiiii", "draw": "iiii", "keep": "iiiiiddii"},
+    "inner_products": {"inner_products": "iiiiiiii"},
+    "exact": {"fold": "iiiiii", "pack": "iiiiiiii", "unfold": "iiiiiii"},
 }
-"""Parameters of each function: i for int64 and addresses, d for float64. All return int64."""
+"""Functions that are compiled together, with their parameters: i for int64 and addresses, d for float64. All return
+int64."""
 
 
 class NowhereToKeepError(RuntimeError):
@@ -53,30 +52,44 @@ class NotYetError(RuntimeError):
     """A process of its own compiles the kernels."""
 
 
-@dataclass(frozen=True)
 class Kernels:
-    """The functions of ``_SIGNATURES``; calling one lets other threads run.
+    """The functions of the groups that were loaded; calling one lets other threads run.
 
-    :param engine: Owns their code.
+    A function of another group is compiled or loaded when it is asked for, whatever that takes.
     """
 
-    linear: Any
-    delta: Any
-    difference: Any
-    inner_products: Any
-    low_rank: Any
-    draw: Any
-    fold: Any
-    keep: Any
-    pack: Any
-    unfold: Any
-    engine: Any
+    def __init__(self) -> None:
+        self._engines: dict[str, Any] = {}  # which own the code
+
+    def __contains__(self, group: str) -> bool:
+        """Return whether a group was loaded."""
+        return group in self._engines
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a function that was not loaded."""
+        group = next((group for group, functions in GROUPS.items() if name in functions), None)
+        if group is None:
+            raise AttributeError(name)
+        return getattr(load_kernels(group), name)
+
+    def add(self, group: str, engine: Any) -> None:
+        """Make the functions of a group callable."""
+        kinds = {"i": ctypes.c_int64, "d": ctypes.c_double}
+        for name, signature in GROUPS[group].items():
+            call = ctypes.CFUNCTYPE(ctypes.c_int64, *(kinds[kind] for kind in signature))
+            setattr(self, name, call(engine.get_function_address(name)))
+        self._engines[group] = engine
 
 
-_COMPILE = "import os, sys; os.nice(10); sys.path[:] = {path!r}; from {module} import load_kernels; load_kernels()"
+_COMPILE = (
+    "import os, sys; os.nice(10); sys.path[:] = {path!r}; from {module} import load_kernels; load_kernels(*{groups!r})"
+)
 
-_loaded: list[Kernels | NowhereToKeepError] = []
+_loaded = Kernels()
 """By this process."""
+
+_nowhere: list[NowhereToKeepError] = []
+"""Why nothing is compiled, once that was found."""
 
 _begun: list[bool] = []
 """Whether this process has started one that compiles."""
@@ -87,9 +100,10 @@ _children: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
 
 
-def load_kernels(listener: Listener = SILENT, *, wait: bool = True) -> Kernels:
+def load_kernels(*groups: str, listener: Listener = SILENT, wait: bool = True) -> Kernels:
     """Return the kernels; the first run on a machine compiles them.
 
+    :param groups: What is needed of ``GROUPS``.
     :param listener: Receives a note that they are compiled, that another process does it, or that they cannot be kept.
     :param wait: Compile them here, or wait for another process that does; or let a process do it that goes on when this
         one ends.
@@ -99,42 +113,38 @@ def load_kernels(listener: Listener = SILENT, *, wait: bool = True) -> Kernels:
     :raises NowhereToKeepError: The kernels have not been compiled yet, and no folder can be written to keep them.
     """
     with _lock:
-        if not _loaded:
-            try:
-                _loaded.append(_load(listener, wait=wait))
-            except NowhereToKeepError as error:
-                listener.note(f"{error}; set TASKARITH_CACHE to a folder that lasts")
-                _loaded.append(error)
-    if isinstance(_loaded[0], NowhereToKeepError):
-        raise _loaded[0]
-    return _loaded[0]
+        missing = [group for group in groups if group not in _loaded]
+        if missing and _nowhere:
+            raise _nowhere[0]
+        try:
+            if not wait and any(_find(_file_name(group)) is None for group in missing):
+                _begin(missing, listener)
+            for group in missing:
+                _loaded.add(group, _load(group, listener))
+        except NowhereToKeepError as error:
+            listener.note(f"{error}; set TASKARITH_CACHE to a folder that lasts")
+            _nowhere.append(error)
+            raise
+        return _loaded
 
 
-def _load(listener: Listener, *, wait: bool) -> Kernels:
-    name = _file_name()
-    code = _find(name)
-    if code is None and not wait:
-        _begin(listener)
+def _load(group: str, listener: Listener) -> Any:
+    """Return the engine that owns the code of a group."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
-    if code is None:
-        code = _compile_once(machine, name, listener)
+    name = _file_name(group)
+    code = _find(name) or _compile_once(machine, group, name, listener)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    kinds = {"i": ctypes.c_int64, "d": ctypes.c_double}
-    functions = {
-        name: ctypes.CFUNCTYPE(ctypes.c_int64, *(kinds[kind] for kind in signature))(engine.get_function_address(name))
-        for name, signature in _SIGNATURES.items()
-    }
-    return Kernels(**functions, engine=engine)
+    return engine
 
 
-def _begin(listener: Listener) -> NoReturn:
-    """Start a process that compiles the kernels, unless this one has."""
+def _begin(groups: Sequence[str], listener: Listener) -> NoReturn:
+    """Start a process that compiles the kernels, some groups first, unless this one has."""
     folder = _place_to_keep()
     if importlib.util.find_spec("numba") is None:
         raise ImportError("numba is not installed")
@@ -144,7 +154,8 @@ def _begin(listener: Listener) -> NoReturn:
             f"{folder}); meanwhile torch calculates the same bits"
         )
         _begun.append(True)
-        code = _COMPILE.format(path=[str(Path(each).resolve()) for each in sys.path], module=__name__)
+        path, ordered = [str(Path(each).resolve()) for each in sys.path], list(dict.fromkeys([*groups, *GROUPS]))
+        code = _COMPILE.format(path=path, module=__name__, groups=ordered)
         nowhere = subprocess.DEVNULL
         with suppress(OSError):  # too many processes, say: the next command tries again
             _children.append(
@@ -167,8 +178,8 @@ def _place_to_keep() -> Path:
     return folder
 
 
-def _compile_once(machine: Any, name: str, listener: Listener) -> bytes:
-    """Return the kernels' object code after it was kept, compiled by this process or by another one meanwhile."""
+def _compile_once(machine: Any, group: str, name: str, listener: Listener) -> bytes:
+    """Return a group's object code after it was kept, compiled by this process or by another one meanwhile."""
     folder = _place_to_keep()
 
     def tell() -> None:
@@ -177,16 +188,16 @@ def _compile_once(machine: Any, name: str, listener: Listener) -> bytes:
     with locked_folder(folder, tell):
         code = _find(name)
         if code is None:
-            listener.note(f"compiling the arithmetic for this processor, to be kept in {folder}: about 25 seconds")
-            code = _compile(machine)
+            listener.note(f"compiling the arithmetic for this processor, to be kept in {folder}: up to 20 seconds")
+            code = _compile(machine, group)
             data = xxhash.xxh3_128_digest(code) + code
             if not any(keep_file(one / name, data) for one in writable_caches(_KERNELS)):  # a full disk, say
                 listener.note("what was compiled could not be kept: no cache folder has room for it")
     return code
 
 
-def _compile(machine: Any) -> bytes:
-    """Return object code for this machine."""
+def _compile(machine: Any, group: str) -> bytes:
+    """Return the object code of a group for this machine."""
     from numba import cfunc, types
 
     from taskarith.arithmetic.kernels import linear, philox, ulp_pack, ulp_unpack
@@ -194,7 +205,7 @@ def _compile(machine: Any) -> bytes:
     modules = {name: module for module in (linear, philox, ulp_pack, ulp_unpack) for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
-    for name, signature in _SIGNATURES.items():
+    for name, signature in GROUPS[group].items():
         function = cfunc(types.int64(*(kinds[kind] for kind in signature)), error_model="numpy")(
             getattr(modules[name], name).py_func
         )
@@ -202,7 +213,7 @@ def _compile(machine: Any) -> bytes:
         module.get_function(function.native_name).name = name
         whole.link_in(module)
     for item in (*whole.functions, *whole.global_variables):
-        if not item.is_declaration and item.name not in _SIGNATURES:
+        if not item.is_declaration and item.name not in GROUPS[group]:
             item.linkage = llvm.Linkage.internal
     # now that nobody else can call them: what numba adds for errors and for Python is seen to be unused, and goes
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
@@ -214,13 +225,13 @@ def _compile(machine: Any) -> bytes:
 
 
 @cache
-def _file_name() -> str:
-    """Return the name of the object code's file: another one for every version, and for every kind of processor."""
+def _file_name(group: str) -> str:
+    """Return the name of the file of a group's object code: another one for every version, and for every kind of processor."""
     state = xxhash.xxh3_128("\n".join([llvmlite.__version__, platform.machine(), llvm.get_host_cpu_name()]).encode())
     state.update(llvm.get_host_cpu_features().flatten().encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         state.update(path.read_bytes())
-    return f"{state.hexdigest()}.o"
+    return f"{group}-{state.hexdigest()}.o"
 
 
 def _find(name: str) -> bytes | None:

@@ -23,7 +23,7 @@ import sys
 from taskarith.arithmetic.kernels.compile import load_kernels
 from taskarith.arithmetic.cpu import CpuCalculator
 from taskarith.arithmetic.calculator import Recipe, Term
-calculator = CpuCalculator(4)
+calculator = CpuCalculator(4, ("linear",))
 calculator.begin(Recipe(("F32", "F32"), (Term(0.5, 1),), "F32"))
 calculator.room(0, 1)[:], calculator.room(1, 1)[:] = b"\\0\\0\\x80\\x3f", b"\\0\\0\\0\\x40"
 assert bytes(calculator.linear(0, 1)[0]) == b"\\0\\0\\0\\x40"  # 1 + 0.5 * 2
@@ -47,7 +47,7 @@ BEGIN = """
 from taskarith.arithmetic.kernels.compile import NotYetError, load_kernels
 for _ in range(2):
     try:
-        load_kernels(wait=False)
+        load_kernels("low_rank", "linear", wait=False)
     except NotYetError:
         print("not yet")
 """
@@ -55,14 +55,16 @@ for _ in range(2):
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """A cache with the kernels that a process compiled which outlived the one that asked for them."""
+    """A cache with the kernels that a process compiled which outlived the one that asked for some of them."""
     cache = tmp_path_factory.mktemp("cache")
     environment = os.environ | {"TASKARITH_CACHE": str(cache)}
     done = subprocess.run([sys.executable, "-c", BEGIN], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n") == ["not yet", "not yet", ""]
     assert done.stderr == ""
     for _ in range(3000):
-        if list(cache.glob("kernels/*.o")):
+        found = sorted(cache.glob("kernels/*.o"), key=lambda path: path.stat().st_mtime_ns)
+        if len(found) == len(compiled.GROUPS):
+            assert [path.name.partition("-")[0] for path in found[:2]] == ["low_rank", "linear"]  # what was asked for
             return cache
         time.sleep(0.1)
     pytest.fail("nothing was compiled within five minutes")
@@ -74,17 +76,17 @@ def test_later_runs_need_neither_numba_nor_numpy(filled):
 
 def test_torch_calculates_until_the_kernels_are_there_and_they_do_from_then_on(filled, tmp_path, monkeypatch):
     """Within one run, and to the same bits; the process that compiles is started once."""
-    started, listener, (file,) = [], Listener(), (filled / "kernels").iterdir()
+    started, listener, (file,) = [], Listener(), (filled / "kernels").glob("linear-*")
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled, "_loaded", [])
+    monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
     monkeypatch.setattr(compiled, "_begun", [])
     monkeypatch.setattr(compiled, "_children", [])
-    monkeypatch.setattr(available, "_found", [])
+    monkeypatch.setattr(available, "_found", {})
     monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
     seen = []
 
     def do(task, calculator, stop):
-        seen.append((type(calculator), available.load_or_none() is not None))
+        seen.append((type(calculator), available.load_or_none("linear") is not None))
         calculator.begin(Recipe(("F32", "F32"), (Term(0.5, 1),), "F32"))
         calculator.room(0, 1)[:], calculator.room(1, 1)[:] = b"\0\0\x80\x3f", b"\0\0\0\x40"
         assert bytes(calculator.linear(0, 1)[0]) == b"\0\0\0\x40"  # 1 + 0.5 * 2
@@ -113,22 +115,22 @@ class Listener:
 
 def test_a_spoiled_file_is_compiled_again_and_that_is_said(filled, tmp_path, monkeypatch):
     listener = Listener()
-    (file,) = (filled / "kernels").iterdir()
+    (file,) = (filled / "kernels").glob("linear-*")
     whole, copy = file.read_bytes(), tmp_path / "kernels" / file.name
     copy.parent.mkdir()
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
     compilations = []
-    monkeypatch.setattr(compiled, "_compile", lambda _: compilations.append(1) or whole[16:])
+    monkeypatch.setattr(compiled, "_compile", lambda *_: compilations.append(1) or whole[16:])
     for spoiled in (b"", whole[:-1], whole[:99] + b"?" + whole[100:]):
         copy.write_bytes(spoiled)
-        compiled._loaded.clear()
+        monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
         for _ in range(2):
-            compiled.load_kernels(listener)
+            compiled.load_kernels("linear", listener=listener)
         assert copy.read_bytes() == whole
     assert len(compilations) == len(listener.notes) == 3
     assert str(copy.parent) in listener.notes[0]
-    compiled._loaded.clear()
-    new_calculator("cpu", 4, listener)  # nothing is to be compiled
+    monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
+    new_calculator(listener=listener)  # nothing is to be compiled
     assert len(compilations) == len(listener.notes) == 3
 
 
@@ -137,11 +139,11 @@ def test_where_no_process_can_be_started_torch_calculates(tmp_path, monkeypatch)
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled, "_loaded", [])
+    monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
     monkeypatch.setattr(compiled, "_begun", [])
     monkeypatch.setattr(subprocess, "Popen", fail)
     for _ in range(2):
-        assert isinstance(new_calculator("cpu", 4), TorchCalculator)
+        assert isinstance(new_calculator(), TorchCalculator)
 
 
 @pytest.fixture
@@ -151,15 +153,16 @@ def unwritable(tmp_path, monkeypatch):
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr("taskarith.checkpoints.cache._SHARED", ())
     monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
-    monkeypatch.setattr(compiled, "_loaded", [])
+    monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
+    monkeypatch.setattr(compiled, "_nowhere", [])
     return tmp_path
 
 
 def test_nothing_is_compiled_for_one_command_alone(unwritable, monkeypatch):
     listener = Listener()
-    monkeypatch.setattr(compiled, "_compile", lambda _: pytest.fail("compiled in vain"))
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("compiled in vain"))
     for _ in range(2):
-        assert isinstance(new_calculator("cpu", 4, listener), TorchCalculator)
+        assert isinstance(new_calculator(listener=listener), TorchCalculator)
     (note,) = listener.notes
     assert "torch calculates" in note
     assert "TASKARITH_CACHE" in note
@@ -212,18 +215,30 @@ def test_what_is_kept_follows_the_umask(tmp_path, mask):
 
 
 def test_of_two_cold_starts_one_compiles(filled, tmp_path, monkeypatch):
-    listener, (file,) = Listener(), (filled / "kernels").iterdir()
+    listener, (file,) = Listener(), (filled / "kernels").glob("linear-*")
     whole, copy = file.read_bytes(), tmp_path / "kernels" / file.name
     monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled, "_loaded", [])
-    monkeypatch.setattr(compiled, "_compile", lambda _: pytest.fail("compiled twice"))
+    monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("compiled twice"))
     copy.parent.mkdir()
     with locked_folder(copy.parent, lambda: pytest.fail("nobody else has it")):
-        other = threading.Thread(target=compiled.load_kernels, args=(listener,))
+        other = threading.Thread(target=compiled.load_kernels, args=("linear",), kwargs={"listener": listener})
         other.start()
         while not listener.notes:
             time.sleep(0.01)
         copy.write_bytes(whole)
     other.join()
     assert "waiting for another process" in listener.notes[0]
-    assert len(listener.notes) == len(compiled._loaded) == 1
+    assert len(listener.notes) == 1
+    assert "linear" in compiled._loaded
+
+
+def test_a_function_of_another_group_is_loaded_when_it_is_called(filled, monkeypatch):
+    monkeypatch.setenv("TASKARITH_CACHE", str(filled))
+    monkeypatch.setattr(compiled, "_loaded", compiled.Kernels())
+    kernels = compiled.load_kernels("linear")
+    assert "merge" not in kernels
+    assert kernels.draw(0, 0, 0, 0) == 0
+    assert "merge" in kernels
+    with pytest.raises(AttributeError):
+        kernels.nonsense  # noqa: B018

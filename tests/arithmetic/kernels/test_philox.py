@@ -8,7 +8,7 @@ import pytest
 from taskarith.arithmetic.kernels.available import load_or_none
 from taskarith.arithmetic.kernels.layout import BLOCK
 
-KERNELS = load_or_none()
+KERNELS = load_or_none("merge")
 
 
 def draw(first, blocks, key):

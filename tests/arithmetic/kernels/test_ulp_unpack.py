@@ -47,7 +47,7 @@ def test_bits_are_spread_alike_on_all_processors(number, widths):
 )
 def test_changes_that_do_not_fit_are_refused(monkeypatch, with_numpy, data):
     if with_numpy:
-        monkeypatch.setattr(folding, "load_or_none", lambda: None)
+        monkeypatch.setattr(folding, "load_or_none", lambda _: None)
     room, before = memoryview(bytearray(8)), memoryview(bytearray(8))
     Folded(SOUND, "BF16", 4).read(0, room, before)
     with pytest.raises(ValueError, match="do not fit"):
@@ -57,7 +57,7 @@ def test_changes_that_do_not_fit_are_refused(monkeypatch, with_numpy, data):
 @pytest.mark.parametrize("with_numpy", [False, True])
 def test_a_wrong_base_and_endless_entries_stay_inside(monkeypatch, with_numpy):
     if with_numpy:
-        monkeypatch.setattr(folding, "load_or_none", lambda: None)
+        monkeypatch.setattr(folding, "load_or_none", lambda _: None)
     wide = head(14, 2, 14, 0) + words(8) + words(0) + b"1"  # other exponents than the eight bits were written for
     Folded(wide, "BF16", 4).read(0, memoryview(bytearray(8)), bits(*[0x0080] * 4))
     many = head(0, 2, 2, 40) + words(8) + words(40) + words(*[1 | 127 << 9] * 40) + b"1"
