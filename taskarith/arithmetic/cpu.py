@@ -25,7 +25,7 @@ class CpuCalculator:
     """Calculates chunks of at most ``chunk`` elements; see ``Calculator``.
 
     :param chunk: The most elements of a chunk.
-    :param groups: The kernels that are needed; others are loaded, and compiled if they have to be, when they are called.
+    :param groups: The kernels that are needed; others are loaded, or compiled, when they are called.
     """
 
     device, is_compiled = "cpu", True

@@ -11,7 +11,10 @@ import math
 
 import numpy as np
 
-__all__ = ["KthLargest", "Largest", "largest_rows"]
+from taskarith.arithmetic.kernels.available import load_or_none
+from taskarith.arithmetic.kernels.layout import BLOCK
+
+__all__ = ["KthLargest", "Largest", "keep_largest", "largest_rows"]
 
 _DIGIT = 16
 _DIGITS = 1 << _DIGIT
@@ -43,15 +46,14 @@ class Largest:
 
     def scan(self, values: np.ndarray) -> None:
         """Look at the next piece: float64, finite."""
-        sizes = np.abs(values)
         if isinstance(self._search, KthLargest):
-            self._search.add(self._search.histogram(sizes.view(np.uint64)))
+            self._search.add(self._search.histogram(np.abs(values).view(np.uint64)))
             return
         if self._search is None:
-            self._search = _Near(sizes, self._count, self._share)
+            self._search = _Near(np.abs(values), self._count, self._share)
         if not self._sample.is_taken:
-            self._sample.add(sizes)
-        self._search.scan(sizes)
+            self._sample.add(values)
+        self._search.scan(values)
 
     def end_scan(self) -> None:
         """Finish one pass."""
@@ -92,6 +94,35 @@ class Largest:
             self._left -= min(number, self._left)
         return kept
 
+    def limit(self) -> tuple[float, int]:
+        """Return the magnitude above which all are kept, and how many equal ones are kept from here on."""
+        return (-1.0, 0) if self._keeps_all else (self._least, self._left)
+
+    def take(self, equals: int) -> None:
+        """Note how many equal ones are kept from here on."""
+        self._left = equals
+
+
+def keep_largest(values: np.ndarray, outer: Largest, inner: Largest, weight: float, out: np.ndarray) -> np.ndarray:
+    """Return the next piece times a weight, with zeros for what is not among the largest, or among the very largest.
+
+    :param values: float64, one after the other.
+    :param outer: What is kept.
+    :param inner: What is not kept of it.
+    :param weight: What is kept is multiplied by it.
+    :param out: Memory for the result.
+    """
+    kernels = load_or_none("merge")
+    if kernels is None:
+        return np.multiply(values * (outer.mask(values) & ~inner.mask(values)), weight, out=out)
+    (least, equals), (most, others) = outer.limit(), inner.limit()
+    limits, left, scratch = np.array([least, most]), np.array([equals, others], np.int64), np.empty(BLOCK)
+    where = values.ctypes.data, len(values), limits.ctypes.data, left.ctypes.data
+    kernels.keep_largest(*where, weight, out.ctypes.data, scratch.ctypes.data)
+    outer.take(int(left[0]))
+    inner.take(int(left[1]))
+    return out
+
 
 class _Sample:
     """Every n-th magnitude; the step shares no small factor with the length of a row."""
@@ -103,10 +134,10 @@ class _Sample:
             self._step += 1
         self._next, self._parts = 0, []
 
-    def add(self, sizes: np.ndarray) -> None:
-        part = sizes[self._next :: self._step]
-        self._next += len(part) * self._step - len(sizes)
-        self._parts.append(part.copy())
+    def add(self, values: np.ndarray) -> None:
+        part = np.abs(values[self._next :: self._step])
+        self._next += len(part) * self._step - len(values)
+        self._parts.append(part)
 
     def take(self) -> np.ndarray:
         self.is_taken = True
@@ -131,18 +162,35 @@ class _Near:
         self._count, self._above, self._equal = count, 0, 0
         self._near: list[np.ndarray] = []
         self._room = _ROOM
+        self._found = np.empty(0)
 
-    def scan(self, sizes: np.ndarray) -> None:
+    def scan(self, values: np.ndarray) -> None:
+        kernels = load_or_none("merge")
+        if kernels is None:
+            return self._scan_with_numpy(np.abs(values))
+        if len(self._found) < len(values):
+            self._found = np.empty(len(values))
+        bounds, counts = np.array([self._least, self._guess, self._most]), np.zeros(2, np.int64)
+        where = (each.ctypes.data for each in (bounds, counts, self._found))
+        number = kernels.near(values.ctypes.data, len(values), *where, len(self._found))
+        self._above += int(counts[0])
+        self._equal += int(counts[1])
+        return self._keep(self._found[:number].copy())
+
+    def _scan_with_numpy(self, sizes: np.ndarray) -> None:
         above = sizes > self._most
         near = (sizes >= self._least) ^ above
         self._above += int(np.count_nonzero(above))
         number = int(np.count_nonzero(near))
         near &= sizes != self._guess
-        different = int(np.count_nonzero(near))
-        self._equal += number - different
-        self._room -= different
-        if different and self._room >= 0:
-            self._near.append(sizes[near])
+        different = sizes[near]
+        self._equal += number - len(different)
+        self._keep(different)
+
+    def _keep(self, different: np.ndarray) -> None:
+        self._room -= len(different)
+        if len(different) and self._room >= 0:
+            self._near.append(different)
         elif self._room < 0:
             self._near = []
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from taskarith.arithmetic.calculator import Calculator, Recipe, Term
-from taskarith.arithmetic.parallel import chunks
+from taskarith.arithmetic.parallel import chunks, filled_chunks
 from taskarith.checkpoints.header import ITEM_SIZES
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.edit.inputs import Calculation, OpenInput, open_inputs
 from taskarith.edit.plan import EditPlan, TensorPlan
 from taskarith.errors import MismatchError
+from taskarith.merging.combination import Combination
 from taskarith.merging.methods import METHODS
 from taskarith.merging.operator import Operator, Setting
 from taskarith.merging.overflow import naming_overflow
@@ -28,6 +30,8 @@ _BASE = Term(1.0, 0)
 
 class Merge:
     """Calculates ``round(base + operator(deltas))`` of one tensor, in pieces that are cut at fixed places.
+
+    A combination whose factors are known is linear: it is added up as by a linear edit.
 
     Deltas are ``finetuned - base`` in float64; the merged delta stays float64 until it is added and rounded once. The
     inputs are read once for every reading that the operator asks for, and once for the result.
@@ -56,10 +60,12 @@ class Merge:
         self._name, self._elements = tensor.source.name, tensor.source.elements
         self._merged = len(recipe.dtypes)  # the merged delta is one input more
         calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
-        self._operator: Operator = METHODS[plan.edit.method.name].load()(_setting(plan, tensor, calculator.device))
+        self._operator: Operator | Combination = METHODS[plan.edit.method.name].load()(
+            _setting(plan, tensor, calculator.device)
+        )
         span = max(1, self._operator.span)
         self._piece = span * max(1, PIECE_ELEMENTS // span)
-        self._chunk = min(chunk, PIECE_ELEMENTS)
+        self._chunk, self._whole_chunk = min(chunk, PIECE_ELEMENTS), chunk
         room, self._size = min(self._piece, self._elements), ITEM_SIZES[what.inputs[0].dtype]
         self._stored = bytearray(room * self._size)
         self._rows = [(np.empty(room), term) for term in recipe.terms]
@@ -80,6 +86,11 @@ class Merge:
             if not self._stop.is_set():
                 with naming_overflow(self._name), np.errstate(over="raise", invalid="raise"):
                     operator.end_scan()
+        if isinstance(operator, Combination):
+            if self._stop.is_set():
+                return
+            yield from self._combine(*operator.factors())
+            return
         for start, deltas, base in self._read():
             with naming_overflow(self._name), np.errstate(all="ignore"):  # what overflows is found when it is rounded
                 values = operator.merge(start, deltas, base)
@@ -88,6 +99,16 @@ class Merge:
                 calculator.room(0, last - first)[:] = stored
                 calculator.room(self._merged, last - first)[:] = values[first:last].data.cast("B")
                 yield calculator.linear(start + first, start + last)
+
+    def _combine(self, factors: Sequence[float], excess: float) -> Iterator[tuple[memoryview, bool]]:
+        """Add the deltas to the base, each times its factor, and some of the base once more."""
+        calculator, recipe = self._calculator, self._what.recipe
+        terms = [replace(term, coefficient=factor) for term, factor in zip(recipe.terms, factors, strict=True)]
+        terms += [replace(_BASE, coefficient=excess)] if excess else []
+        calculator.begin(replace(recipe, terms=tuple(terms)))
+        self.inputs = open_inputs(self._what, self._reader, calculator)
+        for start, end in filled_chunks(calculator, self.inputs, self._elements, self._whole_chunk, self._stop):
+            yield calculator.linear(start, end)
 
     def _read(self) -> Iterator[tuple[int, list[np.ndarray], np.ndarray | None]]:
         """Read everything once: the place of each piece, its deltas and, if it is wanted, the base."""
@@ -128,4 +149,5 @@ def _setting(plan: EditPlan, tensor: TensorPlan, device: str) -> Setting:
         plan.edit.alpha,
         plan.edit.method,
         device,
+        len(tensor.terms) - len(added),
     )

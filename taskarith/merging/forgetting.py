@@ -6,14 +6,15 @@ arXiv:2601.22030.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import xxhash
 
 from taskarith.errors import MismatchError
+from taskarith.merging.combination import Combination, Products
 from taskarith.merging.operator import Setting, SinglePass
-from taskarith.merging.slerp_stock import Products
 from taskarith.merging.sums import ordered_sum
 
 __all__ = ["NegMerge", "PerParameter", "Project", "shared_part"]
@@ -69,49 +70,33 @@ class PerParameter(SinglePass):
         return ordered_sum(parts) * weights[0]
 
 
-class Project(SinglePass):
+class Project(Combination):
     """The sum of the weighted deltas without its projection on the deltas of what is retained, tensor by tensor.
 
     All elements of a tensor are one vector; the rest is orthogonal to every retained delta. The source finds the shared
     part otherwise, by subspaces that are invariant across projections.
+
+    :param setting: What is known of the tensor; the deltas of what is retained come after those that are added.
     """
 
     def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self._products: Products | None = None
-        self._prints: list[xxhash.xxh3_128] = []
-        self._shares: np.ndarray | None = None
-
-    def is_ready(self) -> bool:
-        """Return whether no other pass is needed."""
-        return self._shares is not None
+        super().__init__(setting, len(setting.weights) + setting.guides)
+        self._prints = [xxhash.xxh3_128() for _ in range(setting.guides)]
 
     def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
         """Look at the next piece."""
-        del base
-        parts, retained = self._weighted(deltas)
-        if self._products is None:
-            self._products = Products(1 + len(retained))
-            self._prints = [xxhash.xxh3_128() for _ in retained]
-        self._products.add([ordered_sum(parts), *retained])
-        for state, delta in zip(self._prints, retained, strict=True):
+        super().scan(deltas, base)
+        for state, delta in zip(self._prints, deltas[len(self._setting.weights) :], strict=True):
             state.update(delta.data)
 
-    def end_scan(self) -> None:
+    def _decide(self, products: Products) -> tuple[list[float], float]:
         """Find how much of each retained delta is in the sum, in an order that depends on their content alone."""
-        products = self._products
-        order = sorted(range(len(self._prints)), key=lambda index: self._prints[index].digest())
-        self._shares = np.zeros(len(order))
-        if products is not None and order:
-            gram = np.array([[products.sum(1 + one, 1 + two) for two in order] for one in order])
-            overlap = np.array([products.sum(0, 1 + one) for one in order])
-            self._shares[order] = shared_part(gram, overlap)
-
-    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
-        """Return what is added to the base."""
-        del start, base
-        parts, retained = self._weighted(deltas)
-        shares = () if self._shares is None else self._shares.tolist()
-        return ordered_sum(
-            [ordered_sum(parts), *(-share * delta for share, delta in zip(shares, retained, strict=True))]
-        )
+        weights, prints = self._setting.weights, self._prints
+        first = len(weights)
+        order = sorted(range(len(prints)), key=lambda index: prints[index].digest())
+        shares = np.zeros(len(order))
+        if order:
+            retained = [first + index for index in order]
+            overlap = [math.fsum(w * products.sum(own, one) for own, w in enumerate(weights)) for one in retained]
+            shares[order] = shared_part(products.gram(retained), np.array(overlap))
+        return [*weights, *(-share for share in shares.tolist())], 0.0

@@ -12,7 +12,7 @@ import xxhash
 
 from taskarith.arithmetic.kernels.available import load_or_none
 
-__all__ = ["Numbers", "keep_by_chance", "keep_by_rank"]
+__all__ = ["Numbers", "chances_by_rank", "keep_by_chance", "keep_by_rank"]
 
 _BLOCK = 512
 """Numbers that are drawn together; ``compiled.BLOCK``."""
@@ -63,7 +63,7 @@ def _signed(key: int) -> int:
 
 
 def keep_by_chance(
-    values: np.ndarray, start: int, numbers: Numbers, density: float, rescale: bool, weight: float
+    values: np.ndarray, start: int, numbers: Numbers, density: float, rescale: bool, weight: float, out: np.ndarray
 ) -> np.ndarray:
     """Keep each element with probability ``density``, independently of all others (DARE), times a weight.
 
@@ -72,37 +72,52 @@ def keep_by_chance(
     :param values: float64, one after the other.
     :param start: Place of the first one in the tensor, a multiple of 512.
     :param numbers: Of the tensor's elements.
+    :param out: Memory for the result.
     """
     if density >= 1:
-        return values * weight
+        return np.multiply(values, weight, out=out)
     limit, divisor, kernels = round(density * 2**32), density if rescale else 1.0, load_or_none("merge")
     if kernels is None:
-        return values * (numbers.take(start, len(values)) < np.uint64(limit)) / divisor * weight
-    kept, scratch = np.empty(len(values)), np.empty(_BLOCK, np.uint32)
+        kept = values * (numbers.take(start, len(values)) < np.uint64(limit)) / divisor
+        return np.multiply(kept, weight, out=out)
+    scratch = np.empty(_BLOCK, np.uint32)
     where = values.ctypes.data, len(values), start // _BLOCK
-    kernels.keep(*where, _signed(numbers.key), limit, divisor, weight, kept.ctypes.data, scratch.ctypes.data)
-    return kept
+    kernels.keep(*where, _signed(numbers.key), limit, divisor, weight, out.ctypes.data, scratch.ctypes.data)
+    return out
 
 
-def keep_by_rank(rows: np.ndarray, numbers: np.ndarray, density: float, epsilon: float, rescale: bool) -> np.ndarray:
-    """Keep the larger elements of each row with a larger probability (DELLA's MagPrune).
+def chances_by_rank(columns: int, density: float, epsilon: float) -> np.ndarray:
+    """Return the probabilities to be kept, from the least to the largest magnitude of a row: float64.
 
-    From the least to the largest magnitude of a row the probability goes from ``density - epsilon`` to ``density +
-    epsilon``, evenly by rank, as in mergekit; the paper's epsilon is the whole width, twice this one. Of equal
-    magnitudes the later one ranks higher. Kept ones are divided by their own probability, as in the paper; mergekit
-    restores the L1 norm of the tensor.
+    They go from ``density - epsilon`` to ``density + epsilon``, evenly by rank, as in mergekit; the paper's epsilon is
+    the whole width, twice this one. At density 1 all are 1.
+    """
+    if density >= 1 or columns < 2:
+        return np.full(columns, min(density, 1.0))
+    return density - epsilon + np.arange(columns) * (2 * epsilon / (columns - 1))
+
+
+def keep_by_rank(
+    rows: np.ndarray, numbers: np.ndarray, chances: np.ndarray, rescale: bool, weight: float, out: np.ndarray
+) -> np.ndarray:
+    """Keep the larger elements of each row with a larger probability (DELLA's MagPrune), times a weight.
+
+    Of equal magnitudes the later one ranks higher. Kept ones are divided by their own probability, as in the paper;
+    mergekit restores the L1 norm of the tensor.
 
     :param rows: float64, rows x columns.
     :param numbers: uint32, uniform, of the same shape.
+    :param chances: By rank, as ``chances_by_rank`` returns them.
+    :param out: Memory for the result, flat.
     """
-    if density >= 1:
-        return rows
-    columns = rows.shape[1]
+    kernels, (count, columns) = load_or_none("merge"), rows.shape
+    if kernels is not None and rows.size:
+        scratch = np.empty(4 * columns + 8 * 256)
+        given = rows.ctypes.data, count, columns, numbers.ctypes.data, chances.ctypes.data, int(rescale)
+        kernels.keep_ranked(*given, weight, out.ctypes.data, scratch.ctypes.data)
+        return out
     order = np.argsort(np.abs(rows), axis=1, kind="stable")
-    by_rank = (
-        density - epsilon + np.arange(columns) * (2 * epsilon / (columns - 1)) if columns > 1 else np.array([density])
-    )
-    chances = np.empty(rows.shape)
-    np.put_along_axis(chances, order, np.broadcast_to(by_rank, rows.shape), axis=1)
-    kept = rows * (numbers < chances * 2.0**32)
-    return np.divide(kept, chances, out=kept) if rescale else kept
+    likely = np.empty(rows.shape)
+    np.put_along_axis(likely, order, np.broadcast_to(chances, rows.shape), axis=1)
+    kept = rows * (numbers < likely * 2.0**32)
+    return np.multiply((kept / likely if rescale else kept).ravel(), weight, out=out)

@@ -10,7 +10,7 @@ import numpy as np
 
 from taskarith.merging.methods import Method
 
-__all__ = ["Operator", "Setting", "SinglePass"]
+__all__ = ["Operator", "Room", "Setting", "SinglePass"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Setting:
     :param alpha: What all weights have in common; not zero.
     :param method: The method with its parameters.
     :param device: Where matrices are decomposed.
+    :param guides: How many deltas more are read, which are not added.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +34,7 @@ class Setting:
     alpha: float
     method: Method
     device: str = "cpu"
+    guides: int = 0
 
     @property
     def elements(self) -> int:
@@ -73,7 +75,20 @@ class Operator(Protocol):
         """Finish one pass."""
 
     def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
-        """Return what is added to the elements of the base from ``start`` on, as flat float64."""
+        """Return what is added to the base from ``start`` on: flat float64, valid until the next call."""
+
+
+class Room:
+    """Memory for an array that is made again and again: to take new one each time costs more than most arithmetic."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(0)
+
+    def of(self, count: int) -> np.ndarray:
+        """Return so many float64, with anything in them; they are those that were returned before."""
+        if len(self._values) < count:
+            self._values = np.empty(count)
+        return self._values[:count]
 
 
 class SinglePass:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
+from taskarith.merging.combination import Combination, Products
 from taskarith.merging.operator import Setting
-from taskarith.merging.sums import ordered_sum
 
-__all__ = ["Karcher", "ModelStock", "NuSlerp", "Products", "Slerp", "karcher_shares", "slerp_shares", "stock_ratio"]
+__all__ = ["Karcher", "ModelStock", "NuSlerp", "Slerp", "karcher_shares", "slerp_shares", "stock_ratio"]
 
 _STRAIGHT = 0.9995
 """A cosine beyond which the way is taken straight, as in mergekit: the sines would vanish."""
@@ -93,38 +93,16 @@ def stock_ratio(cosines: Sequence[float], count: int) -> float:
     return count * cosine / divisor if abs(divisor) >= 1e-6 else 0.0
 
 
-class Products:
-    """Sums of the products of any two rows; pieces are cut at fixed places, so that the sums have fixed bits."""
-
-    def __init__(self, count: int) -> None:
-        self._pairs = list(itertools.combinations_with_replacement(range(count), 2))
-        self._sums = dict.fromkeys(self._pairs, 0.0)
-
-    def add(self, rows: Sequence[np.ndarray]) -> None:
-        """Add the next piece of each row."""
-        for first, second in self._pairs:
-            self._sums[first, second] += float(np.sum(rows[first] * rows[second]))
-
-    def sum(self, first: int, second: int) -> float:
-        """Return the scalar product of two rows."""
-        return self._sums[min(first, second), max(first, second)]
-
-    def cosine(self, first: int, second: int) -> float:
-        """Return the cosine of the angle between two rows, the first before the second; 0 where one is zero."""
-        norms = math.sqrt(self._sums[first, first]) * math.sqrt(self._sums[second, second])
-        return max(-1.0, min(1.0, self._sums[first, second] / norms)) if norms else 0.0
-
-
-class _BetweenModels(ABC):
+class _BetweenModels(Combination):
     """Base of operators that go to a point between models, which the angles between these decide.
 
     The point is the sum of the models, each times a factor. Coefficients say how near it is to each: only what share
-    each has of their sum counts. Alpha multiplies the difference between that point and the base.
+    each has of their sum counts. Alpha multiplies the difference between that point and the base. A model that does not
+    move the tensor has the base's.
 
     :param setting: What is known of the tensor.
     """
 
-    span = 1
     wants_base = True
 
     def __init__(self, setting: Setting) -> None:
@@ -132,34 +110,26 @@ class _BetweenModels(ABC):
         weights = (*setting.weights, rest) if rest else setting.weights
         total = math.fsum(weights)
         self._shares = [weight / total for weight in weights]
-        self._alpha, self._products = setting.alpha, Products(len(weights))
-        self._factors: list[float] | None = None if len(weights) > 1 else self._shares
+        super().__init__(setting, len(weights))
+        self._ends: list[np.ndarray] = []
+        if len(weights) == 1:
+            self._factors = [setting.alpha], 0.0
 
-    def is_ready(self) -> bool:
-        """Return whether no other pass is needed."""
-        return self._factors is not None
+    def _vectors(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> Sequence[np.ndarray]:
+        if base is None:
+            raise AssertionError("a point between models needs the base")
+        if not self._ends:
+            self._ends = [np.empty(len(base)) for _ in deltas]
+        ends = [np.add(base, delta, out=end[: len(base)]) for delta, end in zip(deltas, self._ends, strict=True)]
+        return ends if len(ends) == len(self._shares) else [*ends, base]
 
-    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
-        """Look at the next piece; a model that does not move the tensor has the base's."""
-        if base is not None:
-            ends = [base + delta for delta in deltas]
-            self._products.add(ends if len(ends) == len(self._shares) else [*ends, base])
-
-    def end_scan(self) -> None:
-        """Find the factors."""
-        self._factors = self._decide(self._products)
-
-    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
-        """Return what is added to the base."""
-        del start
-        factors = self._factors or self._shares
-        total = ordered_sum([factor * delta for factor, delta in zip(factors, deltas, strict=False)])
-        if base is not None and len(factors) > 1 and (excess := math.fsum(factors) - 1.0):
-            total += excess * base
-        return total if self._alpha == 1.0 else self._alpha * total
+    def _decide(self, products: Products) -> tuple[list[float], float]:
+        factors, alpha = self._between(products), self._setting.alpha
+        excess = math.fsum(factors) - 1.0 if self.wants_base else 0.0
+        return [alpha * factor for factor in factors[: len(self._setting.weights)]], alpha * excess
 
     @abstractmethod
-    def _decide(self, products: Products) -> list[float]:
+    def _between(self, products: Products) -> list[float]:
         """Return the factor of each model."""
 
 
@@ -169,7 +139,7 @@ class Slerp(_BetweenModels):
     ``A:0.7`` and ``B:0.3`` are mergekit's ``t: 0.3`` from A to B.
     """
 
-    def _decide(self, products: Products) -> list[float]:
+    def _between(self, products: Products) -> list[float]:
         return list(slerp_shares((self._shares[0], self._shares[1]), products.cosine(0, 1)))
 
 
@@ -178,12 +148,11 @@ class NuSlerp(_BetweenModels):
 
     wants_base = False
 
-    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
-        """Look at the next piece; a delta that does not move the tensor is zero."""
+    def _vectors(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> Sequence[np.ndarray]:
         del base
-        self._products.add(deltas if len(deltas) == 2 else [*deltas, np.zeros(len(deltas[0]))])
+        return deltas if len(deltas) == 2 else [*deltas, np.zeros(len(deltas[0]))]
 
-    def _decide(self, products: Products) -> list[float]:
+    def _between(self, products: Products) -> list[float]:
         one, two = (max(_LEAST_NORM, math.sqrt(products.sum(end, end))) for end in (0, 1))
         angle = math.acos(max(-1.0, min(1.0, products.sum(0, 1) / (one * two))))
         if math.sin(angle) < _COLINEAR:
@@ -197,47 +166,25 @@ class Karcher(_BetweenModels):
     mergekit weighs all models alike; here coefficients weigh them.
     """
 
-    def _decide(self, products: Products) -> list[float]:
-        count = len(self._shares)
-        gram = [[products.sum(one, two) for two in range(count)] for one in range(count)]
-        return karcher_shares(np.array(gram), self._shares)
+    def _between(self, products: Products) -> list[float]:
+        return karcher_shares(products.gram(range(len(self._shares))), self._shares)
 
 
-class ModelStock:
+class ModelStock(Combination):
     """``t`` times the mean of the deltas, by tensor (the paper's layer-wise form, as in mergekit without filter_wise).
 
     Coefficients multiply the deltas before; alpha multiplies the result. An operand that does not move the tensor
     counts as a delta of zeros, whose cosine with any other is zero.
     """
 
-    span = 1
-    wants_base = False
-
     def __init__(self, setting: Setting) -> None:
-        self._setting = setting
-        self._products = Products(len(setting.weights))
-        self._ratio, self._is_ready = 0.0, False
+        super().__init__(setting, len(setting.weights))
 
-    def is_ready(self) -> bool:
-        """Return whether no other pass is needed."""
-        return self._is_ready
-
-    def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
-        """Look at the next piece."""
-        del base
-        self._products.add(deltas)
-
-    def end_scan(self) -> None:
-        """Finish one pass."""
-        weights = self._setting.weights
+    def _decide(self, products: Products) -> tuple[list[float], float]:
+        weights, count = self._setting.weights, self._setting.count
         cosines = [
-            math.copysign(1.0, weights[first] * weights[second]) * self._products.cosine(first, second)
+            math.copysign(1.0, weights[first] * weights[second]) * products.cosine(first, second)
             for first, second in itertools.combinations(range(len(weights)), 2)
         ]
-        self._ratio, self._is_ready = stock_ratio(cosines, self._setting.count), True
-
-    def merge(self, start: int, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> np.ndarray:
-        """Return what is added to the base."""
-        del start, base
-        parts = [weight * delta for weight, delta in zip(self._setting.weights, deltas, strict=True)]
-        return ordered_sum(parts) * (self._ratio / self._setting.count)
+        ratio = stock_ratio(cosines, count) / count
+        return [weight * ratio for weight in weights], 0.0

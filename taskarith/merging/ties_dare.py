@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xxhash
 
-from taskarith.arithmetic.selection import Largest, largest_rows
-from taskarith.merging.masks import Numbers, keep_by_chance, keep_by_rank
-from taskarith.merging.operator import Setting
-from taskarith.merging.sums import elect, ordered_sum
+from taskarith.arithmetic.selection import Largest, keep_largest, largest_rows
+from taskarith.merging.masks import Numbers, chances_by_rank, keep_by_chance, keep_by_rank
+from taskarith.merging.operator import Room, Setting
+from taskarith.merging.sums import elect, merged_sum
 
 __all__ = [
     "Merger",
@@ -51,8 +51,7 @@ class ByMagnitude:
             target = int(density * elements)
             inner = min(int(gamma * elements), elements - target)
             outer = inner + target
-        self._has_inner = inner > 0
-        self._outer, self._inner = Largest(outer, elements), Largest(inner, elements)
+        self._outer, self._inner, self._room = Largest(outer, elements), Largest(inner, elements), Room()
 
     def is_ready(self) -> bool:
         """Return whether no other pass is needed."""
@@ -73,10 +72,7 @@ class ByMagnitude:
     def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
         """Return the next piece times a weight, with zeros for what is not kept."""
         del start
-        kept = self._outer.mask(values)
-        if self._has_inner:
-            kept &= ~self._inner.mask(values)
-        return values * kept * weight
+        return keep_largest(values, self._outer, self._inner, weight, self._room.of(len(values)))
 
 
 class ByChance:
@@ -89,7 +85,7 @@ class ByChance:
     def __init__(self, setting: Setting, name: str) -> None:
         method = setting.method
         self._seed, self._density, self._rescale = method.seed or 0, method.density or 1.0, bool(method.rescale)
-        self._name = name
+        self._name, self._room = name, Room()
 
     def is_ready(self) -> bool:
         """Return that no other pass is needed."""
@@ -103,7 +99,8 @@ class ByChance:
 
     def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
         """Return the next piece times a weight, with zeros for what is not kept."""
-        return keep_by_chance(values, start, self._numbers(values), self._density, self._rescale, weight)
+        out = self._room.of(len(values))
+        return keep_by_chance(values, start, self._numbers(values), self._density, self._rescale, weight, out)
 
     def _numbers(self, values: np.ndarray) -> Numbers:
         return Numbers(self._seed, self._name, xxhash.xxh3_128_hexdigest(values.data))
@@ -114,13 +111,14 @@ class ByRank(ByChance):
 
     def __init__(self, setting: Setting, name: str) -> None:
         super().__init__(setting, name)
-        self._epsilon, self._columns = setting.method.epsilon or 0.0, setting.columns
+        self._columns = setting.columns
+        self._chances = chances_by_rank(self._columns, self._density, setting.method.epsilon or 0.0)
 
     def keep(self, start: int, values: np.ndarray, weight: float) -> np.ndarray:
         """Return the next piece times a weight, with zeros for what is not kept."""
         numbers = self._numbers(values).take(start, len(values)).reshape(-1, self._columns)
-        rows = values.reshape(-1, self._columns)
-        return keep_by_rank(rows, numbers, self._density, self._epsilon, self._rescale).ravel() * weight
+        rows, out = values.reshape(-1, self._columns), self._room.of(len(values))
+        return keep_by_rank(rows, numbers, self._chances, self._rescale, weight, out)
 
 
 class ByRow:
@@ -178,7 +176,7 @@ class Merger:
     def __init__(self, setting: Setting, pruners: Sequence[Pruner], elects: bool, span: int = 1) -> None:
         self._setting, self._pruners = setting, pruners
         self._elects, self._normalize = elects, setting.method.normalize
-        self.span = span
+        self.span, self._room = span, Room()
 
     def is_ready(self) -> bool:
         """Return whether no other pass is needed."""
@@ -205,14 +203,13 @@ class Merger:
             pruner.keep(start, values, weight)
             for pruner, values, weight in zip(self._pruners, deltas, setting.weights, strict=True)
         ]
+        out = self._room.of(len(parts[0]))
         if self._elects:
-            return elect(parts, setting.weights, setting.alpha, self._normalize)
-        total = ordered_sum(parts)
-        return (
-            total / math.fsum(w / setting.alpha for w in (*setting.weights, *setting.absent))
-            if self._normalize
-            else total
-        )
+            return elect(parts, setting.weights, setting.alpha, self._normalize, out)
+        total = merged_sum(parts, out)
+        if self._normalize:
+            total /= math.fsum(w / setting.alpha for w in (*setting.weights, *setting.absent))
+        return total
 
 
 def _merger(

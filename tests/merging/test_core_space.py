@@ -26,7 +26,7 @@ def test_core_space_loses_nothing():
         assert np.allclose(left @ small @ right, one.left @ one.right * one.scale, atol=1e-13)
     assert cores[0].shape == (5, 5)
     merged = core.core_space(several, [0.5, 2.0], 1.0, 1.0)
-    expected = elect([0.5 * cores[0], 2.0 * cores[1]], [0.5, 2.0], 1.0, None)
+    expected = elect([0.5 * cores[0].ravel(), 2.0 * cores[1].ravel()], [0.5, 2.0], 1.0, None).reshape(5, 5)
     assert np.allclose(merged.left @ merged.right, left @ expected @ right, atol=1e-12)
     alone = core.core_space(several[:1], [3.0], 1.0, 1.0)
     assert np.allclose(alone.left @ alone.right, 1.5 * several[0].left @ several[0].right, atol=1e-12)

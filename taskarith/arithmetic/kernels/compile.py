@@ -1,9 +1,9 @@
 """The kernels as functions to call: compiled by numba once a machine, then loaded without it.
 
-They are compiled in groups, of which most commands need one or two. Their object code is kept in the cache and loaded by
-llvmlite alone, which takes a tenth of the time that numba needs to start. Compiling all of them takes half a minute or
-more, in a process of its own that outlives the command and begins with the groups that it needs: until these are there,
-torch calculates, to the same bits. Where they cannot be kept they are not compiled.
+They are compiled in groups, of which most commands need one or two. Their object code is kept in the cache and loaded
+by llvmlite alone, which takes a tenth of the time that numba needs to start. Compiling all of them takes half a minute
+or more, in a process of its own that outlives the command and begins with the groups that it needs: until these are
+there, torch calculates, to the same bits. Where they cannot be kept they are not compiled.
 """
 
 from __future__ import annotations
@@ -36,7 +36,16 @@ GROUPS = {
     "linear": {"linear": "iiiii"},
     "difference": {"difference": "iiiiii"},
     "low_rank": {"low_rank": "idiiii"},
-    "merge": {"delta": "iiiiiii", "draw": "iiii", "keep": "iiiiiddii"},
+    "merge": {
+        "delta": "iiiiiii",
+        "draw": "iiii",
+        "elect": "iiiiiiii",
+        "keep": "iiiiiddii",
+        "keep_largest": "iiiidii",
+        "keep_ranked": "iiiiiidii",
+        "near": "iiiiii",
+        "products": "iiii",
+    },
     "inner_products": {"inner_products": "iiiiiiii"},
     "exact": {"fold": "iiiiii", "pack": "iiiiiiii", "unfold": "iiiiiii"},
 }
@@ -200,9 +209,9 @@ def _compile(machine: Any, group: str) -> bytes:
     """Return the object code of a group for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic.kernels import linear, philox, ulp_pack, ulp_unpack
+    from taskarith.arithmetic.kernels import linear, merging, philox, ulp_pack, ulp_unpack
 
-    modules = {name: module for module in (linear, philox, ulp_pack, ulp_unpack) for name in module.__all__}
+    modules = {name: module for module in (linear, merging, philox, ulp_pack, ulp_unpack) for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in GROUPS[group].items():
@@ -226,7 +235,7 @@ def _compile(machine: Any, group: str) -> bytes:
 
 @cache
 def _file_name(group: str) -> str:
-    """Return the name of the file of a group's object code: another one for every version, and for every kind of processor."""
+    """Return the name of a group's object code: another one for every version, and for every kind of processor."""
     state = xxhash.xxh3_128("\n".join([llvmlite.__version__, platform.machine(), llvm.get_host_cpu_name()]).encode())
     state.update(llvm.get_host_cpu_features().flatten().encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
