@@ -25,18 +25,19 @@ largest change; `verify` allows 1e-6."""
 
 _TITLES = {
     "negate": "apply --negate, one fine-tune",
-    "ties": "apply --method ties, two fine-tunes",
     "lora": "apply, one LoRA of rank 16",
     "extract": "extract to float32",
     "two": "apply, two fine-tunes",
+    "slerp": "apply --method slerp, two fine-tunes",
+    "ties": "apply --method ties, two fine-tunes",
     "dare_ties": "apply --method dare_ties, two fine-tunes",
 }
 _WHOLE = {
-    "iso_c": "apply --method iso_c, two fine-tunes",
     "extract-16": "extract --rank 16",
-    "wudi": "apply --method wudi, two fine-tunes",
     "low_rank": "apply --method low_rank --rank 16, one fine-tune",
     "tsv": "apply --method tsv, two fine-tunes",
+    "iso_c": "apply --method iso_c, two fine-tunes",
+    "wudi": "apply --method wudi, two fine-tunes",
 }
 
 
@@ -50,6 +51,7 @@ def edits(bench: Bench) -> str:
         "two": ["apply", base, *both],
         "lora": ["apply", base, "--add", str(adapter)],
         "extract": ["extract", base, first],
+        "slerp": ["apply", base, *both, "--method", "slerp"],
         "ties": ["apply", base, *both, "--method", "ties", "--density", "0.2"],
         "dare_ties": ["apply", base, *both, "--method", "dare_ties", "--density", "0.1"],
     }
