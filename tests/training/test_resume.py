@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.errors import CheckpointError, MismatchError, OutputError
 from taskarith.training.finetune import finetune
-from taskarith.training.resume import finish_checkpoint
+from taskarith.training.resume import check_checkpoint, finish_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,6 +85,15 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused(tmp_path, text, interr
             finetune(base, [text], tmp_path / "out", resume=True, **quick(max_steps=4))
         finish_checkpoint(tmp_path / ".out.training/checkpoint-2")  # as a stranger could
     assert [path.name for path in tmp_path.iterdir()] == [".out.training"]
+
+
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.pt", "trainer_state.json", "stranger"])
+def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)
+    finish_checkpoint(tmp_path)  # as a stranger could
+    with pytest.raises(CheckpointError, match="does not list files of .* with their SHA-256"):
+        check_checkpoint(tmp_path)
 
 
 @pytest.fixture(scope="module")
