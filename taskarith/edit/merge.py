@@ -67,7 +67,7 @@ class Merge:
         self._piece = span * max(1, PIECE_ELEMENTS // span)
         self._chunk, self._whole_chunk = min(chunk, PIECE_ELEMENTS), chunk
         room, self._size = min(self._piece, self._elements), ITEM_SIZES[what.inputs[0].dtype]
-        self._stored = bytearray(room * self._size)
+        self._stored = np.empty(room * self._size, np.uint8)
         self._rows = [(np.empty(room), term) for term in recipe.terms]
         if self._operator.wants_base:
             self._rows.append((np.empty(room), _BASE))
@@ -95,9 +95,8 @@ class Merge:
             with naming_overflow(self._name), np.errstate(all="ignore"):  # what overflows is found when it is rounded
                 values = operator.merge(start, deltas, base)
             for first, last in chunks(len(values), self._chunk):
-                stored = memoryview(self._stored)[first * self._size : last * self._size]
-                calculator.room(0, last - first)[:] = stored
-                calculator.room(self._merged, last - first)[:] = values[first:last].data.cast("B")
+                _copy(self._stored[first * self._size : last * self._size], calculator.room(0, last - first))
+                _copy(values[first:last], calculator.room(self._merged, last - first))
                 yield calculator.linear(start + first, start + last)
 
     def _combine(self, factors: Sequence[float], excess: float) -> Iterator[tuple[memoryview, bool]]:
@@ -127,13 +126,18 @@ class Merge:
         calculator, count = self._calculator, last - first
         for index, tensor in enumerate(self.inputs):
             tensor.read_into(calculator.room(index, count))
-        self._stored[first * self._size : last * self._size] = calculator.room(0, count)
+        self._stored[first * self._size : last * self._size] = np.frombuffer(calculator.room(0, count), np.uint8)
         for row, term in self._rows:
             if not calculator.delta(term, start + first, start + last, row[first:last]):
                 raise MismatchError(
                     f"{self._name}: a delta or the base has values that are not finite",
                     "An input has infinities or NaN: check the inputs with taskarith inspect.",
                 )
+
+
+def _copy(values: np.ndarray, out: memoryview) -> None:
+    """Copy bytes while other threads run, which they do not while memory is assigned to a slice of a memoryview."""
+    np.frombuffer(out, values.dtype)[:] = values
 
 
 def _setting(plan: EditPlan, tensor: TensorPlan, device: str) -> Setting:
