@@ -16,6 +16,8 @@ __all__ = ["elect", "keep_largest", "keep_ranked", "near", "products"]
 
 _BYTE, _8 = np.uint64(255), np.uint64(8)
 _MAGNITUDE = np.uint64(0x7FFFFFFFFFFFFFFF)
+_FEW = 32
+"""Elements of which most often none is near a guess."""
 
 
 @kernel
@@ -54,8 +56,8 @@ def near(values, count, bounds, found, out, room):
     limits, counts, kept = array(bounds, 3, np.float64), array(found, 2, np.int64), array(out, room, np.float64)
     least, guess, most = limits[0], limits[1], limits[2]
     place = 0
-    for start in range(0, count, BLOCK):
-        n = min(BLOCK, count - start)
+    for start in range(0, count, _FEW):
+        n = min(_FEW, count - start)
         part = array(values + 8 * start, n, np.float64)
         above, between, equal = 0, 0, 0
         for i in range(n):
@@ -65,7 +67,7 @@ def near(values, count, bounds, found, out, room):
             equal += size == guess
         counts[0] += above
         counts[1] += equal
-        if between - above - equal == 0:
+        if between == above + equal:
             continue
         for i in range(n):
             size = abs(part[i])
@@ -127,21 +129,23 @@ def elect(parts, terms, count, elects, shares, order, out, scratch):
         nothing where that is zero.
     :param order: Address of int64: the numbers of the parts, the least share first; 0: nothing is divided.
     :param out: Address of the result.
-    :param scratch: Address of ``8 * BLOCK`` bytes for each part, and for 3 more buffers.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each part, and for 3 more buffers; at most BLOCK parts.
     """
-    where = array(parts, terms, np.int64)
+    given, there = array(parts, terms, np.int64), array(scratch, terms, np.int64)
     share, first_share = array(shares, terms, np.float64), array(order, terms, np.int64)
-    spare, divisor, plus = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, 2)
+    plus, divisor = _buffer(scratch, terms), _buffer(scratch, terms + 1)
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
         total = array(out + 8 * start, n, np.float64)
         for t in range(terms):
-            given, taken = array(where[t] + 8 * start, n, np.float64), _buffer(scratch, 3 + t)
-            for i in range(n):
-                taken[i] = given[i]
+            there[t] = given[t] + 8 * start
         if terms > 2:
-            _sort(scratch, terms, n, spare)
-        _add_up(scratch, terms, n, total)
+            _sort(scratch, terms, n, plus)
+        total[:] = 0
+        for t in range(terms):
+            part = array(there[t], n, np.float64)
+            for i in range(n):
+                total[i] += part[i]
         if not elects:
             continue
         for i in range(n):
@@ -149,13 +153,13 @@ def elect(parts, terms, count, elects, shares, order, out, scratch):
         if order:
             divisor[:] = 0
             for number in range(terms):
-                part = array(where[first_share[number]] + 8 * start, n, np.float64)
-                _add_share(part, plus, n, share[first_share[number]], divisor)
+                t = first_share[number]
+                _add_shares(array(given[t] + 8 * start, n, np.float64), plus, n, share[t], divisor)
+        total[:] = 0
         for t in range(terms):
-            part = _buffer(scratch, 3 + t)
+            part = array(there[t], n, np.float64)
             for i in range(n):
-                part[i] *= _agrees(part[i], plus[i])
-        _add_up(scratch, terms, n, total)
+                total[i] += part[i] * _agrees(part[i], plus[i])
         if order:
             for i in range(n):
                 total[i] /= divisor[i] + np.float64(divisor[i] == 0)
@@ -164,7 +168,8 @@ def elect(parts, terms, count, elects, shares, order, out, scratch):
 
 @kernel
 def _buffer(scratch, number):
-    return array(scratch + np.int64(number) * 8 * BLOCK, BLOCK, np.float64)
+    """Return a buffer that comes after the addresses of the parts."""
+    return array(scratch + (np.int64(number) + 1) * 8 * BLOCK, BLOCK, np.float64)
 
 
 @kernel
@@ -174,36 +179,29 @@ def _agrees(value, plus):
 
 
 @kernel
-def _add_share(part, plus, count, share, divisor):
+def _add_shares(part, plus, count, share, divisor):
     for i in range(count):
         divisor[i] += _agrees(part[i], plus[i]) * share
 
 
 @kernel
 def _sort(scratch, terms, count, spare):
-    """Sort each column of the parts upwards, by exchanges of neighbouring ones."""
+    """Copy a block of each part, and sort each column upwards, by exchanges of neighbouring ones."""
+    there = array(scratch, terms, np.int64)
+    for t in range(terms):
+        part, copy = array(there[t], count, np.float64), _buffer(scratch, t)
+        for i in range(count):
+            copy[i] = part[i]
+        there[t] = scratch + (np.int64(t) + 1) * 8 * BLOCK
     for end in range(terms - 1, 0, -1):
         for t in range(end):
-            low, high = _buffer(scratch, 3 + t), _buffer(scratch, 4 + t)
+            low, high = _buffer(scratch, t), _buffer(scratch, t + 1)
             for i in range(count):
                 spare[i] = min(low[i], high[i])
             for i in range(count):
                 high[i] = max(low[i], high[i])
             for i in range(count):
                 low[i] = spare[i]
-
-
-@kernel
-def _add_up(scratch, terms, count, total):
-    first = _buffer(scratch, 3)
-    for i in range(count):
-        total[i] = first[i]
-    for t in range(1, terms):
-        part = _buffer(scratch, 3 + t)
-        for i in range(count):
-            total[i] += part[i]
-    for i in range(count):
-        total[i] += 0.0  # -0.0 + 0.0 is 0.0
 
 
 @kernel
