@@ -15,7 +15,8 @@ from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.digests import compare_folder, digest_folder
-from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, lock_folder
+from taskarith.checkpoints.leftovers import Hold, held
+from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, uninterrupted
 from taskarith.checkpoints.ownership import entry_names
 from taskarith.checkpoints.rooms import work_folder
 from taskarith.errors import CheckpointError, MismatchError, OutputError, name_some
@@ -39,6 +40,7 @@ _RUN_NAME = "run.json"
 _DIGESTS_NAME = "digests.json"
 _STATE_NAME = "trainer_state.json"
 _START_OVER = "Start over with --overwrite."
+_KEPT = "The last checkpoint is kept: run the same command with --resume to continue."
 
 
 def working_folder(target: Path) -> Path:
@@ -175,7 +177,7 @@ def training_folder(
     :raises OutputError: The folder cannot be written, or another run works in it.
     """
     folder, first = working_folder(target), arguments.process_index == 0
-    with _locked(folder, target) if first else contextlib.nullcontext():
+    with _held(folder, target) if first else contextlib.nullcontext(Hold()) as hold:
         try:
             with arguments.main_process_first(local=False, desc="preparing the training folder"):
                 checkpoint = last_checkpoint(folder) if resume else None
@@ -186,24 +188,21 @@ def training_folder(
                     _prepare(folder, run)
             yield checkpoint
         except BaseException as error:
-            if last_checkpoint(folder) is not None:
-                if not isinstance(error, CheckpointError | MismatchError):  # these say what to do
-                    error.add_note("The last checkpoint is kept: run the same command with --resume to continue.")
-            elif first:
-                shutil.rmtree(folder, ignore_errors=True)
+            with uninterrupted(hold.notes):
+                hold.keep = last_checkpoint(folder) is not None
+                if hold.keep and not isinstance(error, CheckpointError | MismatchError):  # these say what to do
+                    error.add_note(_KEPT)
+                    hold.notes.append(_KEPT)
             raise
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)
+        hold.keep = False
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, target: Path) -> Generator[None]:
-    with _folder_errors(folder):
-        lock = lock_folder(folder, target)
-    try:
-        yield
-    finally:
-        os.close(lock)
+def _held(folder: Path, target: Path) -> Generator[Hold]:
+    with contextlib.ExitStack() as stack:
+        with _folder_errors(folder):
+            hold = stack.enter_context(held(folder, target))
+        yield hold
 
 
 def _prepare(folder: Path, run: Mapping[str, Any]) -> None:

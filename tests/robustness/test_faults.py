@@ -18,7 +18,7 @@ from transformers import Trainer
 from benchmarks.robustness.faults.commands import Command
 from benchmarks.robustness.faults.runs import Ended
 from benchmarks.robustness.faults.stage import Stage, contents
-from taskarith.checkpoints import publish
+from taskarith.checkpoints import leftovers, publish
 from taskarith.checkpoints.lock import check_unlocked, lock_folder
 from taskarith.cli.guard import FAULT
 from taskarith.console import Console
@@ -127,14 +127,14 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_output(tmp_path,
 @pytest.mark.parametrize("when", ["the move", "the end"])
 @pytest.mark.parametrize("plan", ["", "plan"])
 def test_ctrl_c_while_an_output_is_put_in_its_place_comes_after_it(tmp_path, monkeypatch, when, plan):
-    name = "_move" if when == "the move" else "remove_room"
-    act = getattr(publish, name)
+    module, name = (publish, "_move") if when == "the move" else (leftovers, "_empty")
+    act = getattr(module, name)
 
     def interrupted(*arguments):
         signal.raise_signal(signal.SIGINT)
         act(*arguments)
 
-    monkeypatch.setattr(publish, name, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with (
