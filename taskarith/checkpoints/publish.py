@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.durable import sync, sync_tree
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal
 from taskarith.checkpoints.leftovers import clean_output, has_work, held, is_verdict, other_journals
@@ -116,14 +117,14 @@ def publish(
                     begun = True
                     yield Workplace(output, journal, team)
                     _follow_umask(output, target_mode(room))
-                    _sync_tree(output)
+                    sync_tree(output)
                     check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come
                     with uninterrupted(hold.notes):
                         _put_in_place(output, target, room, journal)
                         hold.keep = (room / MOVES_NAME).exists()
                         hold.notes.append(f"{target} is complete, and in its place.")
                         for folder in {target.parent, room.parent}:
-                            _sync(folder)
+                            sync(folder)
             except BaseException as error:
                 with uninterrupted(hold.notes):
                     is_early = not begun or run is not None or isinstance(error, OSError)  # such as a full disk
@@ -218,23 +219,6 @@ def _follow_umask(output: Path, mode: int) -> None:
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
             with suppress(PermissionError):  # some network disks and memory cards have no rights to change
                 path.chmod(mode)
-
-
-def _sync_tree(path: Path) -> None:
-    for parent, _, names in os.walk(path, topdown=False):
-        for name in (*names, ""):
-            _sync(Path(parent) / name)
-    if not path.is_dir():
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with suppress(PermissionError):  # a folder cannot be opened on every system; its rename is still atomic
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _told_by_the_system(error: Exception) -> OSError | None:

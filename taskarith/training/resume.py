@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.digests import compare_folder, digest_folder
+from taskarith.checkpoints.durable import replace_file, sync, sync_tree
 from taskarith.checkpoints.leftovers import Hold, held
 from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, uninterrupted
 from taskarith.checkpoints.ownership import entry_names
@@ -88,10 +89,11 @@ def finish_checkpoint(folder: Path, *, is_last: bool = False) -> None:
 
 
 def write_digests(folder: Path) -> None:
-    """Write the digests of all files of a folder beside them."""
-    partial = folder / f".{_DIGESTS_NAME}"
-    partial.write_text(json.dumps(digest_folder(folder, {_DIGESTS_NAME, partial.name})), encoding="utf-8")
-    partial.replace(folder / _DIGESTS_NAME)
+    """Write the digests of all files of a folder beside them, when these are on the disk."""
+    sync_tree(folder)
+    own = {_DIGESTS_NAME, f".{_DIGESTS_NAME}"}
+    replace_file(folder / _DIGESTS_NAME, json.dumps(digest_folder(folder, own)).encode())
+    sync(folder.parent)
 
 
 def check_digests(folder: Path, what: str) -> None:
@@ -101,7 +103,10 @@ def check_digests(folder: Path, what: str) -> None:
     :raises CheckpointError: They are not.
     """
     path = folder / _DIGESTS_NAME
-    recorded = read_json(path)
+    try:
+        recorded = read_json(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, _START_OVER) from error
     if not all(isinstance(one, dict) for one in recorded.values()):
         raise CheckpointError(f"{path} does not list the files of {folder.name}", _START_OVER)
     found = compare_folder(folder, recorded, {_DIGESTS_NAME})
@@ -212,6 +217,7 @@ def _prepare(folder: Path, run: Mapping[str, Any]) -> None:
             if path.name != LOCK_NAME:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (folder / _RUN_NAME).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        sync_tree(folder)
 
 
 @contextlib.contextmanager

@@ -186,6 +186,8 @@ def test_what_a_disturbed_run_leaves_is_judged(stage):
     shutil.rmtree(stage.target)
     assert judge(0) == ["LOST: ends with 0 without the output"]
     assert judge(1, "error: x\nhint: y") == []
+    assert judge(1, "error: x\nhint: a library says: I/O error: y") == []
+    assert "2 errors" in judge(1, "error: x\nhint: y\nerror: z")[0]
     assert "nothing is kept" in judge(1, "error: x\nit goes on where this one stopped")[0]
     assert "traceback" in judge(1, "Traceback\nValueError: error: ")[0]
     assert "traceback" in judge(1, f"error: unexpected KeyError\nhint:  {FAULT} Please report it.")[0]

@@ -160,7 +160,7 @@ class Stage:
         may_end = {0, 1} if number is None else {0, -number, *({130} if number == signal.SIGINT else {})}
         if ended.code not in may_end:
             yield f"ends with {ended.code}: {_last(ended)}"
-        errors = ended.stderr.count("error: ")
+        errors = len(re.findall(r"^error: ", ended.stderr.replace("\r", "\n"), re.MULTILINE))  # one may quote others
         if ended.code in {1, 2, 130} and errors != 1:
             yield f"{errors} errors are told: {_last(ended)}"
 
