@@ -196,6 +196,28 @@ def test_what_a_disturbed_run_leaves_is_judged(stage):
     assert judge(1, "error: x") == ["leaves x.tmp", "LOST: an input changed"]
 
 
+def test_a_folder_that_a_command_changes_is_judged_file_by_file(tmp_path):
+    run = tmp_path / "in" / "run"
+    run.mkdir(parents=True)
+    for name in ("kept", "removed", "changed"):
+        (run / name).write_text("old")
+    stage = Stage(tmp_path, Command("clean out/run", output="out/run", start="in/run"), tmp_path / "aside")
+    stage.clear()
+    before = contents(stage.target)
+    (stage.target / "removed").unlink()
+    (stage.target / "changed").write_text("new")
+    stage.given = (before, contents(stage.target))
+    assert stage.judge(Ended(0, "", "", 1.0), overwrite=False) == []
+    (stage.target / "removed").write_text("old")
+    assert stage.judge(Ended(1, "", "error: x", 1.0), overwrite=True) == []
+    assert "0 without the output" in stage.judge(Ended(0, "", "", 1.0), overwrite=False)[0]
+    (stage.target / ".taskarith.json").touch()
+    assert stage.judge(Ended(-9, "", "", 1.0), False, signal.SIGKILL) == []
+    (stage.target / "changed").write_text("neither")
+    found = stage.judge(Ended(1, "", "error: x", 1.0), overwrite=False)
+    assert found == [f"LOST: neither as before nor as after: {name}" for name in (".taskarith.json", "changed")]
+
+
 def test_the_kernel_refuses_all_writing(tmp_path):
     file = tmp_path / "file"
     code = (
