@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskarith.checkpoints.journal import count_pieces, is_own_file, remove
-from taskarith.checkpoints.lock import LOCK_NAME
+from taskarith.checkpoints.lock import LOCK_NAME, lock_folder, uninterrupted, unlock_folder
 from taskarith.errors import OutputError, ReadError, TaskarithError
 
-__all__ = ["clean_output", "has_work", "is_verdict", "other_journals", "remove_room"]
+__all__ = ["Hold", "clean_output", "has_work", "held", "is_verdict", "other_journals"]
+
+
+@dataclass
+class Hold:
+    """What becomes of a folder for work when its holder leaves it.
+
+    :param keep: Whether what lies in it stays; a folder that has nothing but its lock never does.
+    :param notes: What is said where Ctrl-C comes in while it is left.
+    """
+
+    keep: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def held(folder: Path, target: Path) -> Generator[Hold]:
+    """Make and lock a folder for work on an output, and leave it as its holder says at the end.
+
+    Ctrl-C waits while the folder is made, and while it is left: otherwise one would stay that nobody wanted to keep.
+
+    :param folder: Where work on an output is done.
+    :param target: The output.
+    :raises OutputError: Another process has it; see ``lock_folder``.
+    """
+    hold, lock = Hold(), None
+    try:
+        with uninterrupted():
+            lock = lock_folder(folder, target)
+        yield hold
+    finally:
+        if lock is not None:
+            with uninterrupted(hold.notes):
+                if not hold.keep:
+                    _empty(folder)
+                unlock_folder(folder, lock)
 
 
 def clean_output(room: Path, parts: Collection[str] | None, goes_on: bool) -> Path:
@@ -41,13 +76,14 @@ def is_verdict(error: BaseException) -> bool:
     return isinstance(error, TaskarithError) and not isinstance(error, OutputError | ReadError)
 
 
-def remove_room(room: Path) -> None:
-    """Remove a room; the lock, by which it is known as ours, goes last."""
+def _empty(folder: Path) -> None:
+    """Remove all that can be removed but the lock, by which the folder is known as ours."""
+    paths: list[Path] = []
     with suppress(OSError):
-        for path in room.iterdir():
-            if path.name != LOCK_NAME:
-                remove(path)
-    shutil.rmtree(room, ignore_errors=True)
+        paths += [path for path in folder.iterdir() if path.name != LOCK_NAME]
+    for path in paths:
+        with suppress(OSError):
+            remove(path)
 
 
 def has_work(room: Path) -> bool:

@@ -6,13 +6,13 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from taskarith.errors import OutputError
 
-__all__ = ["LOCK_NAME", "check_unlocked", "lock_folder", "uninterrupted"]
+__all__ = ["LOCK_NAME", "check_unlocked", "lock_folder", "uninterrupted", "unlock_folder"]
 
 LOCK_NAME = "lock"
 
@@ -31,6 +31,9 @@ def lock_folder(folder: Path, target: Path) -> int:
             descriptor = os.open(folder / LOCK_NAME, flags, 0o666)
         except FileNotFoundError:
             continue  # the run that had the folder has just removed it
+        except OSError:
+            _remove_unused(folder)
+            raise
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), (folder / LOCK_NAME).stat()):
@@ -41,15 +44,25 @@ def lock_folder(folder: Path, target: Path) -> int:
         except FileNotFoundError:
             pass
         except OSError as error:  # as on some network disks
-            os.close(descriptor)
-            if os.listdir(folder) == [LOCK_NAME]:  # noqa: PTH208
-                (folder / LOCK_NAME).unlink()
-                folder.rmdir()
+            unlock_folder(folder, descriptor)
             raise OutputError(
                 f"two runs could write {target}: the disk of {folder.parent} does not lock files ({error.strerror})",
                 "Name an output on another disk, and copy it when it is complete.",
             ) from error
         os.close(descriptor)
+
+
+def unlock_folder(folder: Path, descriptor: int) -> None:
+    """Give the lock of a folder back; a folder in which nothing else lies goes with it."""
+    _remove_unused(folder)
+    os.close(descriptor)
+
+
+def _remove_unused(folder: Path) -> None:
+    with suppress(OSError):
+        if os.listdir(folder) == [LOCK_NAME]:  # noqa: PTH208
+            (folder / LOCK_NAME).unlink()
+        folder.rmdir()  # fails if anything lies there
 
 
 def check_unlocked(folder: Path, target: Path) -> None:
@@ -67,10 +80,10 @@ def check_unlocked(folder: Path, target: Path) -> None:
 
 
 @contextmanager
-def uninterrupted(note: str = "") -> Generator[None]:
+def uninterrupted(notes: Sequence[str] = ()) -> Generator[None]:
     """Put Ctrl-C off until something short is done that would be torn by it.
 
-    :param note: What is said then of what was done.
+    :param notes: What is said then of what was done; it may be added to meanwhile.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
@@ -87,7 +100,7 @@ def uninterrupted(note: str = "") -> Generator[None]:
         try:
             before(caught[0], None)
         except KeyboardInterrupt as error:
-            if note:
+            for note in notes:
                 error.add_note(note)
             raise
 

@@ -18,6 +18,7 @@ from typing import Any
 import xxhash
 
 from taskarith.checkpoints.digests import UNSEALED, digest_folder, is_sealed, seal
+from taskarith.checkpoints.durable import replace_file
 from taskarith.checkpoints.places import absolute_names, relative_names
 from taskarith.errors import CheckpointError
 from taskarith.untrusted import MalformedError, parse_json, read_text
@@ -137,6 +138,4 @@ def amend_record(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]
     """
     path = folder / PROVENANCE_NAME
     record = {**change(parse_json(read_text(path))), "digest": UNSEALED}
-    partial = path.with_name(f".{path.name}")
-    partial.write_bytes(seal((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()))
-    partial.replace(path)
+    replace_file(path, seal((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()))

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.durable import sync, sync_tree
 from taskarith.checkpoints.inside import finish_moves, move_into
 from taskarith.checkpoints.journal import Journal
-from taskarith.checkpoints.leftovers import clean_output, has_work, is_verdict, other_journals, remove_room
-from taskarith.checkpoints.lock import lock_folder, uninterrupted
+from taskarith.checkpoints.leftovers import clean_output, has_work, held, is_verdict, other_journals
+from taskarith.checkpoints.lock import uninterrupted
 from taskarith.checkpoints.rooms import MOVES_NAME, room_of, settle, target_mode
 from taskarith.checkpoints.targets import check_room, check_target
 from taskarith.checkpoints.team import ALONE, Team
@@ -103,44 +104,37 @@ def publish(
                 yield Workplace(room / "output", journal, team)
             return
         check_room(room)
-        lock = lock_folder(room, target)
-        keep, begun, ends = False, False, ""
-        try:
-            _recover(room, target)
-            check_target(target, overwrite, is_folder=is_folder)
-            with closing(Journal(room / "journal.jsonl", plan, run)) as journal:
-                for path in other_journals(room):
-                    journal.adopt(path)
-                output = clean_output(room, parts if is_folder else None, journal.goes_on)
-                team.wait()
-                begun = True
-                yield Workplace(output, journal, team)
-                _follow_umask(output, target_mode(room))
-                _sync_tree(output)
-                check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come meanwhile
-                with uninterrupted(f"{target} is complete, and in its place."):
-                    journal.retire()  # from here on nothing in the room may be taken for work in progress
-                    try:
-                        _move(output, target, room)
-                    except OSError:
-                        if not (room / MOVES_NAME).exists():  # all of it is still here
-                            journal.bring_back()
-                        raise
-                    ends = f"{target} is complete, and in its place."
-                    for folder in {target.parent, room.parent}:
-                        _sync(folder)
-        except BaseException as error:
-            is_early = not begun or run is not None or isinstance(error, OSError)  # such as a disk that is too small
-            is_over = ends or (run is None and is_verdict(error))
-            keep = plan != "" and not is_over and (has_work(room) or not is_early)
-            if keep:
-                error.add_note(KEPT)
-            raise
-        finally:
-            with uninterrupted(ends):
-                if not keep and not (room / MOVES_NAME).exists():
-                    remove_room(room)
-                os.close(lock)
+        with held(room, target) as hold:
+            begun = False
+            try:
+                _recover(room, target)
+                check_target(target, overwrite, is_folder=is_folder)
+                with closing(Journal(room / "journal.jsonl", plan, run)) as journal:
+                    for path in other_journals(room):
+                        journal.adopt(path)
+                    output = clean_output(room, parts if is_folder else None, journal.goes_on)
+                    team.wait()
+                    begun = True
+                    yield Workplace(output, journal, team)
+                    _follow_umask(output, target_mode(room))
+                    sync_tree(output)
+                    check_target(target, overwrite, is_folder=is_folder, inputs=inputs)  # something may have come
+                    with uninterrupted(hold.notes):
+                        _put_in_place(output, target, room, journal)
+                        hold.keep = (room / MOVES_NAME).exists()
+                        hold.notes.append(f"{target} is complete, and in its place.")
+                        for folder in {target.parent, room.parent}:
+                            sync(folder)
+            except BaseException as error:
+                with uninterrupted(hold.notes):
+                    is_early = not begun or run is not None or isinstance(error, OSError)  # such as a full disk
+                    is_over = hold.notes or (run is None and is_verdict(error))
+                    goes_on = plan != "" and not is_over and (has_work(room) or not is_early)
+                    hold.keep = goes_on or (room / MOVES_NAME).exists()
+                    if goes_on:
+                        error.add_note(KEPT)
+                        hold.notes.append(KEPT)
+                raise
 
 
 def publish_folder(
@@ -173,6 +167,16 @@ def _room(target: Path) -> Path:
             f"cannot make folder {room.parent}: {error.strerror}", "Name an output that you may write."
         ) from error
     return room
+
+
+def _put_in_place(output: Path, target: Path, room: Path, journal: Journal) -> None:
+    journal.retire()  # from here on nothing in the room may be taken for work in progress
+    try:
+        _move(output, target, room)
+    except OSError:
+        if not (room / MOVES_NAME).exists():  # all of it is still here
+            journal.bring_back()
+        raise
 
 
 def _move(output: Path, target: Path, room: Path) -> None:
@@ -215,23 +219,6 @@ def _follow_umask(output: Path, mode: int) -> None:
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
             with suppress(PermissionError):  # some network disks and memory cards have no rights to change
                 path.chmod(mode)
-
-
-def _sync_tree(path: Path) -> None:
-    for parent, _, names in os.walk(path, topdown=False):
-        for name in (*names, ""):
-            _sync(Path(parent) / name)
-    if not path.is_dir():
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with suppress(PermissionError):  # a folder cannot be opened on every system; its rename is still atomic
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _told_by_the_system(error: Exception) -> OSError | None:

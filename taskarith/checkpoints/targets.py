@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from taskarith.checkpoints.leftovers import has_work, remove_room
-from taskarith.checkpoints.lock import lock_folder
+from taskarith.checkpoints.leftovers import has_work, held
 from taskarith.checkpoints.ownership import entry_names, foreign_entries
 from taskarith.checkpoints.rooms import (
     MOVES_NAME,
@@ -77,9 +76,8 @@ def _clear_room(room: Path, target: Path) -> None:
         return
     with suppress(OSError, OutputError):  # it is not ours, or another run has it
         check_room(room)
-        lock = lock_folder(room, target)
-        remove_room(room)
-        os.close(lock)
+        with held(room, target) as hold:
+            hold.keep = False
 
 
 def check_room(room: Path) -> None:

@@ -61,10 +61,6 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except TaskarithError as error:
             _show(type(error)(error.message, " ".join([error.hint, *_notes(error)])))
             raise typer.Exit(error.exit_code) from error
-        except OSError as error:  # a path that cannot be read or written, and no verb said so in better words
-            path, problem = error.filename or "a file", error.strerror or str(error)
-            _show(TaskarithError(f"{path}: {problem}", "Check the path, its permissions and the free disk space."))
-            raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             verb = command.__module__.rpartition(".")[2]
             how = " ".join(_notes(error)) or _RERUN.get(verb, "The same command starts over.")
@@ -92,17 +88,28 @@ def _explaining(with_traceback: bool) -> Generator[None]:
     except Exception as error:  # whatever it is, a user reads two lines
         if with_traceback:
             traceback.print_exc()
-        if isinstance(error, TaskarithError | OSError):
+        if isinstance(error, TaskarithError):
             raise
-        if _is_out_of_memory(error):
-            raise TaskarithError(
-                "memory ran out", "Give smaller batches or blocks, --dtype bfloat16, or use a machine with more memory."
-            ) from error
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise TaskarithError(
-            f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})",
-            f"{FAULT} Please report it, with what taskarith env prints, and this command with --verbose.",
-        ) from error
+        ours = TaskarithError(*_explained(error))
+        for note in _notes(error):
+            ours.add_note(note)
+        raise ours from error
+
+
+def _explained(error: Exception) -> tuple[str, str]:
+    """Return what is said of an error that is not one of ours, and a hint."""
+    if isinstance(error, OSError):  # a path that cannot be read or written, and no verb said so in better words
+        path, problem = error.filename or "a file", error.strerror or str(error)
+        return f"{path}: {problem}", "Check the path, its permissions and the free disk space."
+    if _is_out_of_memory(error):
+        return "memory ran out", (
+            "Give smaller batches or blocks, --dtype bfloat16, or use a machine with more memory."
+        )
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})",
+        f"{FAULT} Please report it, with what taskarith env prints, and this command with --verbose.",
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -15,7 +15,9 @@ from transformers import TrainingArguments
 
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.digests import compare_folder, digest_folder
-from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, lock_folder
+from taskarith.checkpoints.durable import replace_file, sync, sync_tree
+from taskarith.checkpoints.leftovers import Hold, held
+from taskarith.checkpoints.lock import LOCK_NAME, check_unlocked, uninterrupted
 from taskarith.checkpoints.ownership import entry_names
 from taskarith.checkpoints.rooms import work_folder
 from taskarith.errors import CheckpointError, MismatchError, OutputError, name_some
@@ -39,6 +41,7 @@ _RUN_NAME = "run.json"
 _DIGESTS_NAME = "digests.json"
 _STATE_NAME = "trainer_state.json"
 _START_OVER = "Start over with --overwrite."
+_KEPT = "The last checkpoint is kept: run the same command with --resume to continue."
 
 
 def working_folder(target: Path) -> Path:
@@ -86,10 +89,11 @@ def finish_checkpoint(folder: Path, *, is_last: bool = False) -> None:
 
 
 def write_digests(folder: Path) -> None:
-    """Write the digests of all files of a folder beside them."""
-    partial = folder / f".{_DIGESTS_NAME}"
-    partial.write_text(json.dumps(digest_folder(folder, {_DIGESTS_NAME, partial.name})), encoding="utf-8")
-    partial.replace(folder / _DIGESTS_NAME)
+    """Write the digests of all files of a folder beside them, when these are on the disk."""
+    sync_tree(folder)
+    own = {_DIGESTS_NAME, f".{_DIGESTS_NAME}"}
+    replace_file(folder / _DIGESTS_NAME, json.dumps(digest_folder(folder, own)).encode())
+    sync(folder.parent)
 
 
 def check_digests(folder: Path, what: str) -> None:
@@ -99,7 +103,10 @@ def check_digests(folder: Path, what: str) -> None:
     :raises CheckpointError: They are not.
     """
     path = folder / _DIGESTS_NAME
-    recorded = read_json(path)
+    try:
+        recorded = read_json(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, _START_OVER) from error
     if not all(isinstance(one, dict) and "sha256" in one for one in recorded.values()):  # a pipe has none
         raise CheckpointError(f"{path} does not list files of {folder.name} with their SHA-256", _START_OVER)
     found = compare_folder(folder, recorded, {_DIGESTS_NAME})
@@ -175,7 +182,7 @@ def training_folder(
     :raises OutputError: The folder cannot be written, or another run works in it.
     """
     folder, first = working_folder(target), arguments.process_index == 0
-    with _locked(folder, target) if first else contextlib.nullcontext():
+    with _held(folder, target) if first else contextlib.nullcontext(Hold()) as hold:
         try:
             with arguments.main_process_first(local=False, desc="preparing the training folder"):
                 checkpoint = last_checkpoint(folder) if resume else None
@@ -186,24 +193,21 @@ def training_folder(
                     _prepare(folder, run)
             yield checkpoint
         except BaseException as error:
-            if last_checkpoint(folder) is not None:
-                if not isinstance(error, CheckpointError | MismatchError):  # these say what to do
-                    error.add_note("The last checkpoint is kept: run the same command with --resume to continue.")
-            elif first:
-                shutil.rmtree(folder, ignore_errors=True)
+            with uninterrupted(hold.notes):
+                hold.keep = last_checkpoint(folder) is not None
+                if hold.keep and not isinstance(error, CheckpointError | MismatchError):  # these say what to do
+                    error.add_note(_KEPT)
+                    hold.notes.append(_KEPT)
             raise
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)
+        hold.keep = False
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, target: Path) -> Generator[None]:
-    with _folder_errors(folder):
-        lock = lock_folder(folder, target)
-    try:
-        yield
-    finally:
-        os.close(lock)
+def _held(folder: Path, target: Path) -> Generator[Hold]:
+    with contextlib.ExitStack() as stack:
+        with _folder_errors(folder):
+            hold = stack.enter_context(held(folder, target))
+        yield hold
 
 
 def _prepare(folder: Path, run: Mapping[str, Any]) -> None:
@@ -213,6 +217,7 @@ def _prepare(folder: Path, run: Mapping[str, Any]) -> None:
             if path.name != LOCK_NAME:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (folder / _RUN_NAME).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        sync_tree(folder)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from taskarith.checkpoints.durable import replace_file
 from taskarith.checkpoints.provenance import PROVENANCE_NAME, versions
 from taskarith.errors import CheckpointError, OutputError, TaskarithError, name_some
 from taskarith.progress import Listener
@@ -161,13 +161,8 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
     :raises OutputError: The disk does not take it.
     """
-    partial = path.with_name(f".{path.name}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(values, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        replace_file(path, f"{json.dumps(values, indent=2)}\n".encode())
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}", "Free some space, or name another output."

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import sys
 
 import pytest
 from interrupted import RESUMED, contents, output_of, room_of, stop
 from typer.testing import CliRunner
 
+from taskarith.checkpoints import leftovers, lock, publish
 from taskarith.checkpoints.journal import Journal
 from taskarith.cli.main import app
 from taskarith.errors import CheckpointError, MismatchError, OutputError, ReadError
@@ -77,3 +80,63 @@ def test_a_file_that_also_lies_elsewhere_is_not_gone_on_with(tmp_path, monkeypat
     assert contents(out) == whole["extract"]
     assert victim.read_bytes() == before
     assert not out.is_symlink()
+
+
+def test_a_second_ctrl_c_does_not_take_what_is_kept(tmp_path, monkeypatch):
+    whole = publish.has_work
+
+    def look(room):
+        signal.raise_signal(signal.SIGINT)
+        return whole(room)
+
+    def work(journal):
+        journal.record("a piece", {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "has_work", look)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt) as caught,
+            publish.publish(tmp_path / "out", is_folder=True, plan="plan") as place,
+        ):
+            work(place.journal)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.__notes__ == [publish.KEPT]
+    assert whole(tmp_path / ".out.partial")
+
+
+def test_ctrl_c_at_any_line_while_a_room_is_made_leaves_none(tmp_path):
+    lines = 0
+    while _interrupted_at_line(lines + 1, tmp_path / "out"):
+        assert list(tmp_path.iterdir()) == []
+        lines += 1
+    assert lines > 20
+
+
+def _interrupted_at_line(number, target):
+    """Begin an output, with Ctrl-C before a line of what makes and locks its room; tell whether there are so many."""
+    count, places = 0, {module.__file__ for module in (leftovers, lock, publish)}
+
+    def trace(frame, event, _):
+        nonlocal count
+        count += event == "line"
+        if event == "line" and count == number:
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    def begin(frame, event, _):
+        return trace if frame.f_code.co_filename in places else None
+
+    before, watching = signal.signal(signal.SIGINT, signal.default_int_handler), sys.gettrace()
+    sys.settrace(begin)
+    try:
+        with publish.publish_folder(target):
+            sys.settrace(watching)
+            return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(watching)
+        signal.signal(signal.SIGINT, before)

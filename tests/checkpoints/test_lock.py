@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
 import pytest
 from publishing import fill, run
 
-from taskarith.checkpoints.lock import check_unlocked, lock_folder, uninterrupted
+from taskarith.checkpoints.lock import check_unlocked, lock_folder, uninterrupted, unlock_folder
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.errors import OutputError
 
@@ -33,6 +34,26 @@ def test_a_lock_ends_with_its_descriptor(tmp_path):
     check_unlocked(tmp_path / "absent", tmp_path / "out")
 
 
+def test_a_folder_in_which_nothing_else_lies_goes_with_its_lock(tmp_path):
+    room = tmp_path / "room"
+    for kept in (False, True):
+        descriptor = lock_folder(room, tmp_path / "out")
+        (room / "journal.jsonl").touch() if kept else None
+        unlock_folder(room, descriptor)
+        assert sorted(path.name for path in tmp_path.rglob("*")) == (["journal.jsonl", "lock", "room"] if kept else [])
+    check_unlocked(room, tmp_path / "out")
+
+
+def test_no_folder_is_left_where_no_lock_can_be_made(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match="No space left"):
+        lock_folder(tmp_path / "room", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_comes_after_what_would_be_torn_by_it():
     before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
 
@@ -41,7 +62,7 @@ def test_ctrl_c_comes_after_what_would_be_torn_by_it():
         done.append("all of it")
 
     try:
-        with pytest.raises(KeyboardInterrupt) as caught, uninterrupted("it is written"):
+        with pytest.raises(KeyboardInterrupt) as caught, uninterrupted(["it is written"]):
             write()
         assert (done, caught.value.__notes__) == (["all of it"], ["it is written"])
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

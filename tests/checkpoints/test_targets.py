@@ -50,7 +50,7 @@ def test_an_empty_folder_is_free_a_file_is_not(tmp_path):
 def test_what_a_run_left_that_was_killed_when_it_was_done_goes_with_the_next_look(tmp_path, monkeypatch, plan):
     target, room = tmp_path / "out", tmp_path / ".out.partial"
     with monkeypatch.context() as patch:
-        patch.setattr("taskarith.checkpoints.publish.remove_room", lambda _: None)  # a kill before that
+        patch.setattr("taskarith.checkpoints.leftovers._empty", lambda _: None)  # a kill before that
         with publish(target, is_folder=True, plan=plan) as place:
             fill(place.path)
     for kept in ({"journal.jsonl"}, {"notes.txt"}, {"journal-1.jsonl"}):

@@ -10,6 +10,7 @@ import pytest
 from commands import invoke, run
 
 from taskarith.attacks import defaults
+from taskarith.checkpoints.publish import KEPT
 from taskarith.cli import attack, eval, ood, relate, sweep  # noqa: A004
 from taskarith.cli.guard import guarded
 from taskarith.evaluation.measurement import Measurement
@@ -64,6 +65,18 @@ def test_memory_that_runs_out_is_no_fault(monkeypatch):
     monkeypatch.setattr("taskarith.inspection.inspect.inspect", fail)
     done = invoke("inspect", "v.safetensors")
     assert (done.exit_code, done.stderr.splitlines()[0]) == (1, "error: memory ran out")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone", "in/base"), MemoryError(), KeyError("x")], ids=repr)
+def test_what_is_kept_is_said_whatever_ended_the_run(monkeypatch, error):
+    def fail(*_, **__):
+        error.__notes__ = [KEPT]
+        raise error
+
+    monkeypatch.setattr("taskarith.edit.apply.apply", fail)
+    done = invoke("apply", "m", "--negate", "v.safetensors")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].endswith(f" {KEPT}")
 
 
 def test_an_error_that_nobody_expected_is_two_lines_too_and_its_traceback_is_there_on_demand(tmp_path, monkeypatch):

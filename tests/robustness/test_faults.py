@@ -18,7 +18,7 @@ from transformers import Trainer
 from benchmarks.robustness.faults.commands import Command
 from benchmarks.robustness.faults.runs import Ended
 from benchmarks.robustness.faults.stage import Stage, contents
-from taskarith.checkpoints import publish
+from taskarith.checkpoints import leftovers, publish
 from taskarith.checkpoints.lock import check_unlocked, lock_folder
 from taskarith.cli.guard import FAULT
 from taskarith.console import Console
@@ -127,14 +127,14 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_output(tmp_path,
 @pytest.mark.parametrize("when", ["the move", "the end"])
 @pytest.mark.parametrize("plan", ["", "plan"])
 def test_ctrl_c_while_an_output_is_put_in_its_place_comes_after_it(tmp_path, monkeypatch, when, plan):
-    name = "_move" if when == "the move" else "remove_room"
-    act = getattr(publish, name)
+    module, name = (publish, "_move") if when == "the move" else (leftovers, "_empty")
+    act = getattr(module, name)
 
     def interrupted(*arguments):
         signal.raise_signal(signal.SIGINT)
         act(*arguments)
 
-    monkeypatch.setattr(publish, name, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with (
@@ -186,12 +186,36 @@ def test_what_a_disturbed_run_leaves_is_judged(stage):
     shutil.rmtree(stage.target)
     assert judge(0) == ["LOST: ends with 0 without the output"]
     assert judge(1, "error: x\nhint: y") == []
+    assert judge(1, "error: x\nhint: a library says: I/O error: y") == []
+    assert "2 errors" in judge(1, "error: x\nhint: y\nerror: z")[0]
     assert "nothing is kept" in judge(1, "error: x\nit goes on where this one stopped")[0]
     assert "traceback" in judge(1, "Traceback\nValueError: error: ")[0]
     assert "traceback" in judge(1, f"error: unexpected KeyError\nhint:  {FAULT} Please report it.")[0]
     (stage.out / "x.tmp").touch()
     (stage.folder / "in" / "config.json").write_text("{}")
     assert judge(1, "error: x") == ["leaves x.tmp", "LOST: an input changed"]
+
+
+def test_a_folder_that_a_command_changes_is_judged_file_by_file(tmp_path):
+    run = tmp_path / "in" / "run"
+    run.mkdir(parents=True)
+    for name in ("kept", "removed", "changed"):
+        (run / name).write_text("old")
+    stage = Stage(tmp_path, Command("clean out/run", output="out/run", start="in/run"), tmp_path / "aside")
+    stage.clear()
+    before = contents(stage.target)
+    (stage.target / "removed").unlink()
+    (stage.target / "changed").write_text("new")
+    stage.given = (before, contents(stage.target))
+    assert stage.judge(Ended(0, "", "", 1.0), overwrite=False) == []
+    (stage.target / "removed").write_text("old")
+    assert stage.judge(Ended(1, "", "error: x", 1.0), overwrite=True) == []
+    assert "0 without the output" in stage.judge(Ended(0, "", "", 1.0), overwrite=False)[0]
+    (stage.target / ".taskarith.json").touch()
+    assert stage.judge(Ended(-9, "", "", 1.0), False, signal.SIGKILL) == []
+    (stage.target / "changed").write_text("neither")
+    found = stage.judge(Ended(1, "", "error: x", 1.0), overwrite=False)
+    assert found == [f"LOST: neither as before nor as after: {name}" for name in (".taskarith.json", "changed")]
 
 
 def test_the_kernel_refuses_all_writing(tmp_path):

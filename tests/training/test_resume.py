@@ -106,6 +106,38 @@ def interrupted(tmp_path_factory, text) -> tuple[str, Path]:
     return base, room / ".out.training"
 
 
+def test_a_checkpoint_is_on_the_disk_before_older_ones_go(tmp_path, monkeypatch):
+    old, new = tmp_path / "checkpoint-1", tmp_path / "checkpoint-2"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "trained.safetensors").write_bytes(b"weights")
+    synced, before, fsync, remove = set(), [], os.fsync, shutil.rmtree
+
+    def note(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def drop(folder):
+        before.extend(synced)
+        remove(folder)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(shutil, "rmtree", drop)
+    finish_checkpoint(new)
+    assert {path.stat().st_ino for path in (*new.iterdir(), new, tmp_path)} <= {*before}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("data", ["", "[1]"])
+def test_digests_that_are_broken_say_how_to_start_over(tmp_path, text, interrupted, data):
+    base, left = interrupted
+    shutil.copytree(left, tmp_path / ".out.training")
+    (tmp_path / ".out.training/checkpoint-2/digests.json").write_text(data)
+    with pytest.raises(CheckpointError) as caught:
+        finetune(base, [text], tmp_path / "out", resume=True, **quick(max_steps=4))
+    assert caught.value.hint == "Start over with --overwrite."
+
+
 def test_an_interrupted_run_without_checkpoints_leaves_nothing(tmp_path, text, phi):
     with pytest.raises(KeyboardInterrupt):
         finetune(str(phi), [text], tmp_path / "out", listener=Notes(interrupt_after=1), **QUICK)

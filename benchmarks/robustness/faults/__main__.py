@@ -29,11 +29,12 @@ _WORDS = """Written by `make faults`. Every command that writes is run on small 
 {kinds}
 
 Every other round replaces an earlier output. After each, the inputs are what they were; the output is absent, the
-earlier one, or whole and of the right bytes (times and commands in records apart), and its record agrees; a failure has
-a code other than 0 and one error without a traceback; what it says about work that is kept is true; the same command,
-run again, gives the bytes of an undisturbed run, and leaves nothing else. *Survived* are the rounds of which all is
-true; *lost* those after which an input or an output was damaged. Kills come in turn at random moments and at random
-steps (each file that is opened, renamed or removed is one). {disks}
+earlier one, or whole and of the right bytes (times and commands in records apart), and its record agrees (of a folder
+that a command changes, such as `clean`, each file is as before or as after it); a failure has a code other than 0 and
+one error without a traceback; what it says about work that is kept is true; the same command, run again, gives the
+bytes of an undisturbed run, and leaves nothing else. *Survived* are the rounds of which all is true; *lost* those after
+which an input or an output was damaged. Kills come in turn at random moments and at random steps (each file that is
+opened, renamed or removed is one). {disks}
 
 | command | fault | cases | survived | lost | seconds |
 |---|---|---|---|---|---|"""

@@ -22,6 +22,8 @@ class Command:
     :param is_heavy: Whether it loads a model, or starts processes: fewer rounds are played with it.
     :param in_stages: Whether its output is a folder of outputs, in which the same command goes on: judged is what it
         comes to in the end.
+    :param start: What lies in the place of the output before, relative to that folder, where the command changes it:
+        the same command completes a change that was stopped. Empty if it writes an output of its own.
     """
 
     words: str
@@ -29,6 +31,7 @@ class Command:
     output: str = ""
     is_heavy: bool = False
     in_stages: bool = False
+    start: str = ""
 
     def line(self, earlier: bool = False) -> list[str]:
         """Return the words of a call."""
@@ -101,6 +104,7 @@ COMMANDS = {
         f"{_ASKED} --num-train-epochs 2 --seed {{}} -o out/run",
         _SEEDS, "out/run", is_heavy=True, in_stages=True,
     ),
+    "clean": Command("clean out/run --forget-data", output="out/run", start="in/run"),
     "demo": Command("demo --model in/base --quick --seed {} -o out/demo", _SEEDS, "out/demo", is_heavy=True),
 }  # fmt: skip
 """Those that write, by name."""
@@ -152,6 +156,26 @@ def make_inputs(folder: Path, commands: Iterable[Command]) -> None:
         apply(model, negate=[str(v)], output_dir=folder / name)
         again = folder / name.replace("edited", "twice")  # what undo restores has a record, so it may be replaced
         apply(str(folder / name), negate=[str(w)], output_dir=again, keep_undo=True)
+    if any(one.start for one in commands):
+        _make_run(folder)
+
+
+def _make_run(folder: Path) -> None:
+    from taskarith.evaluation.measurement import Measurement
+    from taskarith.unlearning.unlearn import unlearn
+
+    asked = Measurement(block_size=16, prompts=2, prompt_tokens=4, continuation_tokens=4)
+    texts, few = (str(folder / "forget.txt"), str(folder / "retain.txt")), {"num_train_epochs": 2.0, "keep": 0.0}
+    unlearn(
+        str(folder / "base"),
+        *texts,
+        folder / "run",
+        quick=True,
+        budget=9.0,
+        alphas=(0.0, 1.0),
+        measurement=asked,
+        **few,
+    )
 
 
 def _make_model(folder: Path, seed: int) -> Path:

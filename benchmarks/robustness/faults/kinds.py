@@ -39,6 +39,11 @@ class Kind:
     applies: Callable[[Stage], bool] = lambda stage: bool(stage.command.output)
 
 
+def _makes_output(stage: Stage) -> bool:
+    """Tell whether a command makes an output of its own, and does not change what is there."""
+    return bool(stage.command.output) and not stage.command.start
+
+
 def _signalled(number: int) -> Callable[[Stage, Random, int], list[str]]:
     """Send a signal: in every other pair of rounds at a random step, else at a random moment."""
 
@@ -165,7 +170,7 @@ KINDS = {
     "interrupt": Kind("SIGINT, as of Ctrl-C", _signalled(signal.SIGINT), (20, 4)),
     "terminate": Kind("SIGTERM", _signalled(signal.SIGTERM), (20, 4)),
     "kill": Kind("SIGKILL", _signalled(signal.SIGKILL), (20, 4)),
-    "full disk": Kind("the output's disk is too small", full, (5, 2)),
+    "full disk": Kind("the output's disk is too small", full, (5, 2), _makes_output),
     "full for a moment": Kind(
         "that disk is filled at a random step, and emptied soon after", full_for_a_moment, (4, 1), _mounts
     ),
@@ -186,9 +191,9 @@ KINDS = {
         "the output's folder is another user's, or on a disk that is read-only", read_only_folder, (4, 2)
     ),
     "input replaced": Kind(
-        "a file that is read is changed, exchanged, cut or removed meanwhile", _input_replaced, (8, 4)
+        "a file that is read is changed, exchanged, cut or removed meanwhile", _input_replaced, (8, 4), _makes_output
     ),
-    "two at once": Kind("two runs into one output", _two, (4, 2)),
+    "two at once": Kind("two runs into one output", _two, (4, 2), _makes_output),
     "dying worker": Kind(
         "a process that the command started is killed",
         _dying_worker,
@@ -199,6 +204,9 @@ KINDS = {
     "no home": Kind("neither HOME nor a cache is named", no_home, (1, 1), _always),
     "odd locale": Kind("ASCII alone", odd_locale, (1, 1), _always),
     "odd paths": Kind(
-        "the output has blanks, breaks, quotes or 240 letters in its name, or a dash before it", odd_paths, (6, 2)
+        "the output has blanks, breaks, quotes or 240 letters in its name, or a dash before it",
+        odd_paths,
+        (6, 2),
+        _makes_output,
     ),
 }

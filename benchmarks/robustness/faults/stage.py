@@ -61,7 +61,7 @@ class Stage:
     def __init__(self, folder: Path, command: Command, aside: Path) -> None:
         self.folder, self.command, self.aside = folder, command, aside
         self.out, self.target = folder / "out", folder / command.output
-        self.can_overwrite = bool(command.output)
+        self.can_overwrite = bool(command.output) and not command.start
         self.inputs = contents(folder / "in")
         self.seconds, self.steps = 0.0, 0
         self.given: Any = None
@@ -83,6 +83,8 @@ class Stage:
                 if earlier:
                     _copy(self.target, self.aside / self.target.name)
             self.seconds, self.steps = ended.seconds, ended.steps
+        if self.command.start:
+            found[0] = contents(self.folder / self.command.start)
         self.given = tuple(found)
         if found and (found[1] != found[2] or found[0] == found[1]):
             differing = sorted(name for name in found[1] if found[1].get(name) != found[2].get(name))
@@ -95,7 +97,7 @@ class Stage:
 
     @property
     def old(self) -> dict[str, str]:
-        """What an earlier output holds."""
+        """What an earlier output holds, or what the command changes."""
         return dict(self.given[0])
 
     def words(self, overwrite: bool = False, earlier: bool = False) -> list[str]:
@@ -111,8 +113,10 @@ class Stage:
         self.out.mkdir(exist_ok=True)
         for path in self.out.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        if earlier:
-            _copy(self.aside / self.target.name, self.target)
+        if earlier or self.command.start:
+            _copy(
+                self.folder / self.command.start if self.command.start else self.aside / self.target.name, self.target
+            )
 
     def judge(self, ended: Ended, overwrite: bool, number: int | None = None, *more: dict[str, str]) -> list[str]:
         """Return what is wrong after a disturbed run.
@@ -160,14 +164,16 @@ class Stage:
         may_end = {0, 1} if number is None else {0, -number, *({130} if number == signal.SIGINT else {})}
         if ended.code not in may_end:
             yield f"ends with {ended.code}: {_last(ended)}"
-        errors = ended.stderr.count("error: ")
+        errors = len(re.findall(r"^error: ", ended.stderr.replace("\r", "\n"), re.MULTILINE))  # one may quote others
         if ended.code in {1, 2, 130} and errors != 1:
             yield f"{errors} errors are told: {_last(ended)}"
 
     def _judge_output(self, ended: Ended, overwrite: bool, more: tuple[dict[str, str], ...]) -> Iterator[str]:
         there = contents(self.target)
         before = self.old if overwrite else {}
-        if there not in (before, self.new, *more) and not self.command.in_stages:
+        if self.command.start:
+            yield from self._judge_change(there, was_killed=ended.code < 0)
+        elif there not in (before, self.new, *more) and not self.command.in_stages:
             yield f"{LOST}neither the old nor the new output: {_differing(there, self.new)}"
         if ended.code == 0 and there not in (self.new, *more):
             yield f"{LOST}ends with 0 without the output"
@@ -175,6 +181,13 @@ class Stage:
         own = {self.target.name, *self._rooms()}
         if strays := sorted(path.name for path in self.out.iterdir() if path.name not in own):
             yield f"leaves {', '.join(strays)}"
+
+    def _judge_change(self, there: dict[str, str], was_killed: bool) -> Iterator[str]:
+        """Yield the files that are neither as before nor as after the command; a kill may leave one half written."""
+        for name in sorted(there.keys() | self.old.keys() | self.new.keys()):
+            is_partial = was_killed and name.rpartition("/")[2] == f".{PROVENANCE_NAME}"
+            if there.get(name) not in (self.old.get(name), self.new.get(name)) and not is_partial:
+                yield f"{LOST}neither as before nor as after: {name}"
 
     def _rooms(self) -> tuple[str, str]:
         return f".{self.target.name}.partial", f".{self.target.name}.training"
