@@ -21,7 +21,7 @@ QUICK_ALPHAS = (0.0, 0.5, 1.0, 2.0)
 MEASUREMENT = Measurement(block_size=64, continuation_tokens=32, lens=8)
 """Short blocks: intervals need many."""
 
-QUICK_MEASUREMENT = Measurement(block_size=64, prompts=6, continuation_tokens=32, lens=8)
+QUICK_MEASUREMENT = Measurement(block_size=64, prompts=6, continuation_tokens=32, lens=4)
 
 KEEP = 0.4
 """Share of the retain set's vector that is added: least cost at full forgetting in `examples/forgetting`."""
