@@ -11,6 +11,7 @@ from taskarith.cli.config import read_recipe
 from taskarith.cli.options import (
     EDIT,
     MEASURE,
+    LensOption,
     MeasurementOptions,
     OutputOptions,
     ResultsGroup,
@@ -41,6 +42,7 @@ class _MeasurementOptions(MeasurementOptions):
             "--gradient-norms", help="Measure gradient norms of forget and holdout samples, for membership inference."
         ),
     ]
+    lens: LensOption
 
 
 def command(
@@ -91,7 +93,8 @@ def command(
 
     Loss, top-1 accuracy and memorisation are teacher-forced; ROUGE-L and verbatim use greedy continuations.
     Texts named forget and holdout give membership inference, with --reference also PrivLeak. KL and agreement compare
-    next-token distributions with the reference's. Intervals are 95%; score recomputes every number from the records.
+    next-token distributions with the reference's. --lens tells what each layer still knows of a text. Intervals are
+    95%; score recomputes every number from the records.
 
     On several GPUs or machines: accelerate launch -m taskarith eval ...
 

@@ -33,6 +33,7 @@ __all__ = [
     "DeviceOption",
     "IgnoreBuffersFlag",
     "InputGroup",
+    "LensOption",
     "MeasurementGroup",
     "MeasurementOptions",
     "Merging",
@@ -252,6 +253,10 @@ ChatTemplateFlag = Annotated[
 SystemPromptOption = Annotated[
     str,
     _measure("--system-prompt", metavar="TEXT", help="System message of every chat.", show_default="none"),
+]
+
+LensOption = Annotated[
+    int, _measure(metavar="N", help="First samples of each text to read at every layer (logit lens); 0 for none.")
 ]
 
 

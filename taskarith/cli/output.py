@@ -26,10 +26,12 @@ def show_scores(scores: Scores, console: Console, *, full: bool = True) -> None:
 
     :param full: Whether all numbers are shown, or one row a model.
     """
+    from taskarith.report.layers import layer_tables
     from taskarith.report.scores import score_remarks, score_tables
     from taskarith.report.summary import summary_tables
 
-    show_tables(score_tables(scores) if full else summary_tables(scores), console)
+    tables = [*score_tables(scores), *layer_tables(scores, scores.texts)] if full else summary_tables(scores)
+    show_tables(tables, console)
     for remark in score_remarks(scores):
         console.note(printable(remark))
 

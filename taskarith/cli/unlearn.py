@@ -10,6 +10,7 @@ import typer
 from taskarith.cli.options import (
     MEASURE,
     DeviceOption,
+    LensOption,
     MeasurementOptions,
     ModelArgument,
     OutputOptions,
@@ -31,6 +32,7 @@ class _MeasurementOptions(MeasurementOptions):
     continuation_tokens: Annotated[int, _measure(help="Continuation length, in tokens.")] = (
         MEASUREMENT.continuation_tokens
     )
+    lens: LensOption = MEASUREMENT.lens
 
 
 def command(

@@ -27,6 +27,8 @@ CONVENTIONS = {
     "ROME (arXiv:2202.05262); NLTK's words without its splitter of sentences; it grows with length; mean over prompts",
     "leak_at": "what the best of k continuations scores, drawn at temperature 1 from all tokens: ROUGE-L recall of "
     "Porter stems; unbiased, from all draws (arXiv:2511.04934); mean over prompts",
+    "lens": "lens_N: loss in nats of a text's first samples when the states of layer N are read by the model's own "
+    "final norm and output head, the logit lens (nostalgebraist 2020); 0: the embeddings; the last: the model's own",
     "kl": "KL(reference || model) of next-token distributions in nats, mean over tokens, teacher-forced",
     "agreement": "share of tokens at which both models have the same first choice, teacher-forced",
     "model_utility": "TOFU: harmonic mean of probability, rouge_l_recall_stemmed and truth_ratio of retain, "

@@ -90,7 +90,7 @@ def evaluate(
     :param launched: All processes started by ``accelerate launch`` make this call and share the samples; the first
         writes, and all return the same numbers.
     :param draw: Draws the result into the folder before it is published.
-    :param measurement: Block, prompt and batch sizes, chat template, draws and seed.
+    :param measurement: Block, prompt and batch sizes, chat template, draws, layers to read, and seed.
     :param runtime: Dtype and device of the models in memory.
     :param listener: Receives progress updates and notes on precision and speed.
     :param keywords: Fields of ``measurement`` and ``runtime`` by name, such as ``prompts=4``.
@@ -221,6 +221,8 @@ def _check_questions(
         raise UsageError("--limit applies only to a benchmark or tasks", "Leave it out.")
     if measurement.draws and not benchmark and not (data and measurement.prompts):
         raise UsageError("--draws needs prompts", "Give texts, and --prompts above 0.")
+    if measurement.lens and not benchmark and not data:
+        raise UsageError("--lens needs texts", "Give a text, as in --data forget=forget.txt, or a benchmark.")
     if measurement.gradient_norms and not benchmark and not {FORGET, HOLDOUT} <= data.keys():
         raise UsageError(
             "--gradient-norms needs texts to compare",

@@ -22,7 +22,7 @@ from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Batching, Grouping, in_batches, pad
 from taskarith.evaluation.grouping import grouping_of_scoring
 
-__all__ = ["CachedReference", "SplitModel", "TokenScore", "keep_states", "score_samples", "split_model"]
+__all__ = ["CachedReference", "SplitModel", "TokenScore", "keep_states", "logit_rows", "score_samples", "split_model"]
 
 _CPU_CHUNK = 2**24  # logits in memory at once: 64 MiB in float32, twice that with a reference
 _GPU_CHUNK = 2**26
@@ -213,6 +213,11 @@ def split_model(model: PreTrainedModel, sample: Sample) -> SplitModel:
     return SplitModel(up_to_states, head, is_split=True)
 
 
+def logit_rows(device: torch.device, width: int) -> int:
+    """Return how many rows of logits of a vocabulary of that width are in memory at once."""
+    return max(1, (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK) // width)
+
+
 def _states(
     device: torch.device, samples: Sequence[Sample], body: Callable[..., torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -235,8 +240,7 @@ def _score_tokens(
     reference: CachedReference | None,
 ) -> list[torch.Tensor]:
     """Return losses, hits and z-scores of tokens, each of shape (tokens,), on the CPU; beside a reference two more."""
-    width = head(states[:1]).shape[-1]
-    rows = max(1, (_CPU_CHUNK if states.device.type == "cpu" else _GPU_CHUNK) // width)
+    rows = logit_rows(states.device, head(states[:1]).shape[-1])
     chunks: list[list[torch.Tensor]] = []
     for start in range(0, len(states), rows):
         block = slice(start, start + rows)

@@ -12,17 +12,27 @@ import torch
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
 from taskarith.data.tokens import Sample
+from taskarith.errors import MismatchError
 from taskarith.evaluation.answers import answer_records
 from taskarith.evaluation.batches import Batching, batch_start
 from taskarith.evaluation.extras import extra_records
 from taskarith.evaluation.generation import continue_greedily
+from taskarith.evaluation.lens import find_lens, read_layers
 from taskarith.evaluation.loss import CachedReference, keep_states, score_samples, split_model
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.metrics.membership import zlib_bytes
 from taskarith.evaluation.models import Loaded
 from taskarith.evaluation.questions import Asked, Questions
 from taskarith.evaluation.read_records import read_rows
-from taskarith.evaluation.records import Record, continuation_record, divergence_record, loss_record, token_fields
+from taskarith.evaluation.records import (
+    Record,
+    continuation_record,
+    divergence_record,
+    lens_record,
+    loss_record,
+    token_fields,
+    unreadable_record,
+)
 
 __all__ = ["Reference", "keep_reference", "measure"]
 
@@ -75,7 +85,7 @@ def measure(
     """
     run = _run(asked, measurement, row, on_share, team, units)
     records, kept = run.losses(reference, keep=keep)
-    more = run.answers(records) + run.continuations() + run.extras()
+    more = run.answers(records) + run.continuations() + run.layers() + run.extras()
     return records + more, kept
 
 
@@ -195,6 +205,23 @@ class _Run:
                 for (text, prompt), continuation in zip(prompts, continuations, strict=True)
             ]
         return records
+
+    def layers(self) -> list[Record]:
+        """Return the losses of the first samples of each text at every layer, or why there are none."""
+        chosen = self.questions.first_samples(self.measurement.lens)
+        if not chosen:
+            return []
+        samples = [sample for _, sample in chosen]
+        try:
+            lens = find_lens(self.loaded.model, samples[0].input_ids)
+            found = read_layers(lens, samples, Batching(1, team=self.team, units=self.units.within("lens")))
+        except MismatchError as error:
+            return [unreadable_record(self.row, text, sample.id, error.message) for text, sample in chosen]
+        counts = [len(sample.input_ids) - max(sample.prompt_length, 1) for sample in samples]
+        return [
+            lens_record(self.row, text, sample.id, losses, count)
+            for (text, sample), losses, count in zip(chosen, found, counts, strict=True)
+        ]
 
     def extras(self) -> list[Record]:
         """Return the records of sampled continuations and gradients, stored as one unit."""

@@ -27,6 +27,7 @@ class Measurement:
     :param draws: Sampled continuations per prompt besides the greedy one, for leak@k; 0 for none.
     :param gradient_norms: Measure gradient norms of ``forget`` and ``holdout`` samples, for membership inference.
     :param seed: Seed of sampling; greedy decoding is deterministic.
+    :param lens: First samples of each text whose loss is read at every layer, see ``evaluation.lens``; 0 for none.
     :raises UsageError: A value is out of range.
     """
 
@@ -41,6 +42,7 @@ class Measurement:
     draws: int = 0
     gradient_norms: bool = False
     seed: int = 42
+    lens: int = 0
 
     @property
     def form(self) -> RowForm:
@@ -50,11 +52,12 @@ class Measurement:
     def record(self) -> dict[str, Any]:
         """Return all fields as plain values; newer fields only if used, to match older records."""
         later = {"system_prompt": self.system_prompt, "draws": self.draws, "gradient_norms": self.gradient_norms}
-        later["seed"] = self.draws
+        later |= {"seed": self.draws, "lens": self.lens}
         return {name: value for name, value in asdict(self).items() if later.get(name, True)}
 
     def __post_init__(self) -> None:
-        minimum = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1, "draws": 0}
+        minimum = {"block_size": 2, "prompts": 0, "prompt_tokens": 1, "continuation_tokens": 1}
+        minimum |= {"draws": 0, "lens": 0}
         if self.batch_size != "auto":
             minimum["batch_size"] = 1
         if self.limit is not None:
@@ -93,6 +96,7 @@ class EvaluationKeywords(MeasurementKeywords, total=False):
     limit: int | None
     draws: int
     gradient_norms: bool
+    lens: int
 
 
 def with_keywords(

@@ -20,7 +20,7 @@ from taskarith.evaluation.metrics.text import exact_memorisation, extraction_str
 from taskarith.evaluation.read_records import RecordTable, check_same_samples
 from taskarith.evaluation.records import Record, column, text_tokens
 
-__all__ = ["BESIDE", "CHOICES", "FORGET", "KNOWMEM", "UTILITY", "across_texts", "of_text"]
+__all__ = ["BESIDE", "CHOICES", "FORGET", "KNOWMEM", "LENS", "UTILITY", "across_texts", "of_text"]
 
 UTILITY = ("retain", "real_authors", "world_facts")
 """Texts of TOFU's model utility."""
@@ -30,6 +30,8 @@ BESIDE = ("kl from ", "agreement with ")
 """Prefixes of numbers that compare with a model; its name follows."""
 KNOWMEM = ("knowmem_forget", "knowmem_retain")
 """Texts of MUSE whose continuations are answers."""
+LENS = "lens_"
+"""Prefix of the losses at each layer; its number follows."""
 _MUSE = {"verbmem": verbmem, **dict.fromkeys(KNOWMEM, qa.knowmem)}
 """MUSE's texts, and the metric of their continuations."""
 
@@ -45,6 +47,7 @@ def of_text(table: RecordTable, text: str) -> tuple[Numbers, Missing]:
     _loss_numbers(collected, table.of("loss", text))
     _continuation_numbers(collected, table.of("continuation", text))
     _sampled_numbers(collected, table, text)
+    _lens_numbers(collected, table.of("lens", text))
     if answers := table.of("answer", text):
         collected.add("probability", lambda: mean(_probabilities(answers, text), RATE))
         kind = qa.forget_truth if text == FORGET else qa.utility_truth
@@ -127,6 +130,21 @@ def _sampled_numbers(collected: Collected, table: RecordTable, text: str) -> Non
     ]
     for k in budgets(min(map(len, scores))):
         collected.add(f"leak_at_{k}", lambda k=k: mean([leak_at_k(row, k) for row in scores], RATE))
+
+
+def _lens_numbers(collected: Collected, records: Mapping[str, Record]) -> None:
+    """Add the loss at each layer: of the embeddings, number 0, then of each layer."""
+    if reason := next((record["unreadable"] for record in records.values() if "unreadable" in record), None):
+        collected.missing["lens"] = reason
+        return
+    depths = {len(record["nll"]) for record in records.values()}
+    if len(depths) > 1:
+        collected.missing["lens"] = "cannot be calculated: its samples have different numbers of layers"
+        return
+    tokens = column(records, "tokens")
+    for layer in range(max(depths, default=0)):
+        sums = [record["nll"][layer] for record in records.values()]
+        collected.add(f"{LENS}{layer}", lambda sums=sums: ratio(sums, tokens, _POSITIVE))
 
 
 def _task_numbers(collected: Collected, samples: Mapping[str, Record], scores: Mapping[str, Record]) -> None:

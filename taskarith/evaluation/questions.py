@@ -40,6 +40,13 @@ class Questions:
         """Text and id of every sample."""
         return tuple((text, sample.id) for text, sample in self.samples)
 
+    def first_samples(self, count: int) -> list[tuple[str, Sample]]:
+        """Return up to so many samples of each text."""
+        groups: dict[str, list[Sample]] = {}
+        for text, sample in self.samples:
+            groups.setdefault(text, []).append(sample)
+        return [(text, sample) for text, samples in groups.items() for sample in samples[:count]]
+
     def fingerprints(self) -> dict[str, str]:
         """Return a fingerprint per text over the tokens of its samples, other answers and prompts."""
         groups: dict[str, list[Sample]] = {}

@@ -227,6 +227,14 @@ def _gradient_fault(record: Mapping[str, Any]) -> str | None:
     return None if _is_number(norm) and norm >= 0 else "has no finite norm"
 
 
+def _lens_fault(record: Mapping[str, Any]) -> str | None:
+    if "unreadable" in record:
+        return None if isinstance(record["unreadable"], str) else "has no reason why layers cannot be read"
+    if not _are_numbers(record.get("nll")) or not record["nll"]:
+        return "has no finite losses of layers"
+    return None if _is_count(record.get("tokens", 0), 1) else "has no valid count of tokens"
+
+
 def _task_fault(record: Mapping[str, Any]) -> str | None:
     values = record.get("values")
     is_valid = isinstance(values, dict) and values and all(map(_is_number, values.values()))
@@ -247,6 +255,7 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "divergence": _divergence_fault,
     "sampled": _sampled_fault,
     "gradient": _gradient_fault,
+    "lens": _lens_fault,
     "task": _task_fault,
     "task_score": _task_score_fault,
 }

@@ -17,12 +17,14 @@ __all__ = [
     "continuation_record",
     "divergence_record",
     "gradient_record",
+    "lens_record",
     "loss_record",
     "sampled_record",
     "task_record",
     "task_score_record",
     "text_tokens",
     "token_fields",
+    "unreadable_record",
 ]
 
 _Tokens = TypeVar("_Tokens", str, list[float])
@@ -47,6 +49,9 @@ data set) and ``sample`` (an id, unique per model, text and kind). Further field
     ``reference`` and ``continuations``, a list.
 ``gradient``, the gradient of one sample's loss
     ``norm``, see ``extras.gradient_norm``.
+``lens``, a sample read at every layer, see ``evaluation.lens``
+    ``nll``, a list with the sum in nats at each layer: of the embeddings, then of each layer, the last of which is the
+    model's own loss; and ``tokens``. Or only ``unreadable``, why the layers of the model cannot be read.
 ``task``, a sample of an lm-eval task, which is the ``text``
     ``values``, the sample's value of each metric that is a mean.
 ``task_score``, an lm-eval number that is not a mean over samples; its name is the ``sample``
@@ -183,6 +188,20 @@ def sampled_record(model: str, text: str, sample: str, reference: str, continuat
 def gradient_record(model: str, text: str, sample: str, norm: float) -> Record:
     """Record the gradient norm of one sample's loss."""
     return {"kind": "gradient", "model": model, "text": text, "sample": sample, "norm": norm}
+
+
+def lens_record(model: str, text: str, sample: str, nll: Sequence[float], tokens: int) -> Record:
+    """Record the losses of one sample at each layer.
+
+    :param nll: Sums of the negative log-likelihoods of the scored tokens, in nats.
+    :param tokens: Number of scored tokens.
+    """
+    return {"kind": "lens", "model": model, "text": text, "sample": sample, "nll": list(nll), "tokens": tokens}
+
+
+def unreadable_record(model: str, text: str, sample: str, reason: str) -> Record:
+    """Record why the layers of a model cannot be read."""
+    return {"kind": "lens", "model": model, "text": text, "sample": sample, "unreadable": reason}
 
 
 def task_record(model: str, text: str, sample: str, values: Mapping[str, float]) -> Record:

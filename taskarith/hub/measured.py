@@ -19,6 +19,7 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME, read_provenance, r
 from taskarith.checkpoints.reader import fingerprint_bytes
 from taskarith.errors import MismatchError, UsageError, name_some
 from taskarith.evaluation.conventions import conventions_of
+from taskarith.evaluation.numbers import LENS
 from taskarith.vectors.lora.read import ADAPTER_WEIGHTS
 
 __all__ = ["measured_card"]
@@ -96,7 +97,7 @@ def _read(folder: Path, results: Path) -> list[_Number]:
 def _numbers(text: str, metrics: Mapping[str, Any]) -> Iterator[_Number]:
     for metric, found in metrics.items():
         value, low, high = (_finite(found.get(key)) for key in ("value", "low", "high"))
-        if value is not None:
+        if value is not None and not metric.startswith(LENS):  # a card has no room for one number a layer
             yield _Number(text, metric, value, low, high)
 
 

@@ -17,6 +17,7 @@ from taskarith.evaluation.records import Record
 from taskarith.evaluation.score import Scores, make_scores, score
 from taskarith.report.attacks import attack_tables
 from taskarith.report.evidence import digests_of, holders_of
+from taskarith.report.layers import layers_of
 from taskarith.report.page import Figure, Part
 from taskarith.report.relation_part import relation_part
 from taskarith.report.samples import samples_of
@@ -141,6 +142,7 @@ def _evaluation(folder: _Folder) -> Part:
         "Evaluation",
         verdicts=tuple(_knowledge(rows, folder.records, scores, known)),
         tables=tuple(score_tables(scores)),
+        layers=layers_of(rows, scores, known),
         samples=samples_of(folder.records, short_names(scores.models)),
         remarks=tuple(score_remarks(scores)),
         conventions=folder.results["conventions"],

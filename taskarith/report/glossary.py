@@ -32,6 +32,8 @@ GLOSSARY = {
     "wrong ones.",
     "fluency": "Whether the model still writes varied language: a model that repeats one word has a value near 0.",
     "leak_at": "How much of the true text the best of several tries gives, if the model may answer more than once.",
+    "lens": "How surprised the model would be by each next word if it had to speak after that many of its layers. A "
+    "layer at which it is less surprised than a model that never saw the text still holds something of it.",
     "kl": "How differently two models (KL divergence) would go on with a text: 0 is just alike.",
     "agreement": "How often two models find the same next word most likely.",
     "model_utility": "What the model can still do beside the forgotten text, from 0 to 1: one number for several "

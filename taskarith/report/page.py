@@ -13,7 +13,7 @@ from taskarith.report.glossary import glossary_of
 from taskarith.report.samples import Sample
 from taskarith.report.tables import TableRows
 
-__all__ = ["Figure", "Page", "Part", "render"]
+__all__ = ["Figure", "Layers", "Page", "Part", "render"]
 
 _TEMPLATE = "page.html.j2"
 
@@ -36,6 +36,22 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """What is left per layer.
+
+    :param sentences: What it says, and what it does not.
+    :param figures: Losses at each layer, a drawing for each text that is to be forgotten.
+    :param others: The same of other texts, which show what the edit does beside forgetting.
+    :param tables: All these numbers.
+    """
+
+    sentences: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    others: tuple[Figure, ...]
+    tables: tuple[TableRows, ...]
+
+
+@dataclass(frozen=True)
 class Part:
     """One result: of an evaluation, a sweep, an attack or an edit.
 
@@ -44,6 +60,7 @@ class Part:
     :param facts: What was done, by name.
     :param tables: Its numbers.
     :param figures: Its drawings.
+    :param layers: What is left per layer; None if the layers were not read.
     :param samples: Prompts with their true continuations and those of the models.
     :param remarks: What is missing or not comparable.
     :param conventions: Definitions of its numbers.
@@ -57,6 +74,7 @@ class Part:
     facts: Mapping[str, str] = field(default_factory=dict)
     tables: tuple[TableRows, ...] = ()
     figures: tuple[Figure, ...] = ()
+    layers: Layers | None = None
     samples: tuple[Sample, ...] = ()
     remarks: tuple[str, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)

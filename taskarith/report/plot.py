@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskarith.checkpoints.ownership import DRAWN_BY
 from taskarith.checkpoints.publish import publish_file
+from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.evaluation.score import Number
 
 if TYPE_CHECKING:
@@ -16,7 +19,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["COLOURS", "GREY", "MARKERS", "STYLE", "AlphaCurves", "plot_alphas", "publish_figure", "save_figure"]
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "MARKERS",
+    "STYLE",
+    "AlphaCurves",
+    "band",
+    "draw_svg",
+    "plot_alphas",
+    "publish_figure",
+    "save_figure",
+]
 
 _METRICS = (
     ("rouge_l_f1", "ROUGE-L of continuations"),
@@ -95,6 +109,30 @@ def save_figure(draw: Callable[[], Figure], stem: Path, style: Mapping[str, Any]
         figure.savefig(svg, format="svg", metadata={"Date": None}, facecolor="white")
         figure.savefig(png, format="png", dpi=150, facecolor="white")
     return svg, png
+
+
+def draw_svg(draw: Callable[[], Figure]) -> bytes:
+    """Draw a figure in the style of this package as SVG, with neither a date nor random ids in it.
+
+    Characters that matplotlib's font lacks are drawn as boxes.
+
+    :param draw: Returns the figure.
+    """
+    import matplotlib as mpl
+
+    file = io.BytesIO()
+    settings: Any = {**mpl.rcParamsDefault, "backend": "agg", **STYLE}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        draw().savefig(file, format="svg", metadata=_METADATA[".svg"], facecolor="white")
+    return file.getvalue()
+
+
+def band(number: Number) -> tuple[float, float]:
+    """Return the ends of an interval, or the value twice if it has none."""
+    if isinstance(number, Estimate) and number.low is not None and number.high is not None:
+        return number.low, number.high
+    return number.value, number.value
 
 
 def publish_figure(draw: Callable[[], Figure], path: Path, overwrite: bool, style: Mapping[str, Any] = STYLE) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskarith.evaluation.metrics.intervals import Estimate, Spread
-from taskarith.evaluation.numbers import BESIDE
+from taskarith.evaluation.numbers import BESIDE, LENS
 from taskarith.evaluation.score import Number, Scores
 from taskarith.report.tables import TableRows, fitted, short_names
 
@@ -57,6 +57,7 @@ TITLES = {
     "tpr": "TPR at low FPR",
     "privleak": "PrivLeak (MUSE)",
     "normalised_accuracy": "normalised accuracy",
+    "lens": "loss at each layer",
 }
 """Headings of numbers, in the order of the tables."""
 
@@ -105,7 +106,7 @@ def _text_tables(text: str, by_model: Mapping[str, Mapping[str, Number]]) -> lis
     compact = [name for name in _COMPACT if name in names]
     hidden = {"rouge_l_f1_stemmed"} if "probability" in names else {"rouge_l_f1_stemmed", "rouge_l_recall_stemmed"}
     rest = [
-        name for name in names if name not in _COMPACT and name not in hidden
+        name for name in names if name not in _COMPACT and name not in hidden and not name.startswith(LENS)
     ]  # recall of stems is shown for TOFU only
     tables = []
     if compact:
@@ -180,6 +181,8 @@ def metric_title(name: str) -> str:
     for start in BESIDE:
         if name.startswith(start):
             return start.replace("kl", "KL") + _model(name.removeprefix(start))
+    if name.startswith(LENS):
+        return f"loss at layer {name.removeprefix(LENS)}"
     if name.startswith("leak_at_"):
         return f"leak@{name.removeprefix('leak_at_')}"
     number, of, text = name.partition(" of ")

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskarith.evaluation.metrics.intervals import Estimate
-from taskarith.evaluation.score import Number
-from taskarith.report.plot import COLOURS, GREY, MARKERS, save_figure
+from taskarith.report.plot import COLOURS, GREY, MARKERS, band, save_figure
 from taskarith.report.tables import TableRows, fitted
 from taskarith.sweeps.result import Sweep
 from taskarith.sweeps.row import SweepRow
@@ -119,7 +118,7 @@ def _draw_curves(axes: Axes, result: Sweep) -> None:
     for index, text in enumerate(result.scores.texts):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         losses = [result.scores.by_text[row.name][text]["loss"] for row in rows]
-        lows, highs = zip(*map(_band, losses), strict=True)
+        lows, highs = zip(*map(band, losses), strict=True)
         axes.fill_between(alphas, lows, highs, color=colour, alpha=0.15, linewidth=0)
         axes.plot(alphas, [number.value for number in losses], color=colour, marker=marker, markersize=4.5, label=text)
         if result.reference is not None and is_forgotten(text):
@@ -170,13 +169,6 @@ def _draw_trials(axes: Axes, trials: tuple[Trial, ...]) -> None:
 def _bars(numbers: Sequence[Estimate]) -> list[list[float]]:
     """Return the distances from values down and up to the ends of their intervals."""
     return [
-        [number.value - _band(number)[0] for number in numbers],
-        [_band(number)[1] - number.value for number in numbers],
+        [number.value - band(number)[0] for number in numbers],
+        [band(number)[1] - number.value for number in numbers],
     ]
-
-
-def _band(number: Number) -> tuple[float, float]:
-    """Return the ends of an interval, or the value twice if it has none."""
-    if isinstance(number, Estimate) and number.low is not None and number.high is not None:
-        return number.low, number.high
-    return number.value, number.value

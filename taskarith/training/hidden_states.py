@@ -11,6 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from taskarith.errors import UsageError
+from taskarith.models.layers import layer_list
 from taskarith.training.settings import TrainingSettings
 
 __all__ = ["capture", "freeze_all_but", "layer_names", "steered_layer", "with_layer"]
@@ -51,21 +52,14 @@ def layer_names(model: PreTrainedModel, settings: TrainingSettings) -> list[str]
 
     :raises UsageError: The model's decoder is not a list of layers.
     """
-    depth = model.config.get_text_config().num_hidden_layers
-    decoder = model.get_decoder()
-    inside = {id(module) for module in decoder.modules()} if decoder is not None else set()
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth and id(module) in inside
-    ]
-    if len(lists) != 1:
+    layers = layer_list(model)
+    if layers is None:
         raise UsageError(
             f"rmu cannot reach the hidden states of {type(model).__name__}: its decoder is not one list of layers",
             _HINT,
         )
     last = settings.rmu_layer or 0
-    return [f"{lists[0]}.{number}" for number in range(max(last - _BEFORE, 0), last + 1)]
+    return [f"{layers}.{number}" for number in range(max(last - _BEFORE, 0), last + 1)]
 
 
 def steered_layer(model: PreTrainedModel, settings: TrainingSettings) -> torch.nn.Module | None:

@@ -18,10 +18,10 @@ its steps are large (`benchmarks/RESULTS-ways.md`)."""
 
 QUICK_ALPHAS = (0.0, 0.5, 1.0, 2.0)
 
-MEASUREMENT = Measurement(block_size=64, continuation_tokens=32)
+MEASUREMENT = Measurement(block_size=64, continuation_tokens=32, lens=8)
 """Short blocks: intervals need many."""
 
-QUICK_MEASUREMENT = Measurement(block_size=64, prompts=6, continuation_tokens=32)
+QUICK_MEASUREMENT = Measurement(block_size=64, prompts=6, continuation_tokens=32, lens=4)
 
 KEEP = 0.4
 """Share of the retain set's vector that is added: least cost at full forgetting in `examples/forgetting`."""
@@ -134,9 +134,10 @@ class Task:
         return {"negate": [str(self.vector)], **({"add": [f"{kept}:{self.keep:g}"]} if kept else {})}
 
     def measure(self, models: tuple[str, ...], name: str) -> Call:
-        """Return the call that measures models on all texts."""
+        """Return the call that measures models on all texts; their layers only at the end, since it takes time."""
         data = {**self.data, **({"holdout": self.holdout} if self.holdout else {})}
-        options = {"data": data, "reference": self.reference, **self._measured}
+        lens = self.measurement.lens if name == "after" else 0
+        options = {"data": data, "reference": self.reference, "lens": lens or None, **self._measured}
         return Call("eval", models, self.folder / name, options)
 
     def learn(self, name: str) -> Call:

@@ -64,7 +64,7 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path, pair, run):
     for name, seed in (("forget", 1), ("holdout", 2)):
         (tmp_path / f"{name}.txt").write_text(tiny.text(16, seed), encoding="utf-8")
     sizes = ["--block-size", "24", "--prompts", "5", "--prompt-tokens", "6", "--continuation-tokens", "6"]
-    asked = ["--data", "forget=forget.txt", "--data", "holdout=holdout.txt", *sizes, "--batch-size", "3"]
+    asked = ["--data", "forget=forget.txt", "--data", "holdout=holdout.txt", *sizes, "--batch-size", "3", "--lens", "2"]
     for edit in (["--reference", tuned], ["--negate", tuned, "--alpha", "0,0.5"]):
         command = ["eval", base, *edit, *asked, "--json", "--overwrite", "-o"]
         [alone], [first, second] = run(1, *command, "one"), run(2, *command, "two")

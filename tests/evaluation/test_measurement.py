@@ -8,11 +8,10 @@ from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import MEASUREMENT, EvaluationKeywords, Measurement, with_keywords
 from taskarith.models.runtime import RUNTIME, Runtime
 
+OUTSIDE = {"block_size": 1, "prompts": -1, "prompt_tokens": 0, "batch_size": 0, "limit": 0, "draws": -1, "lens": -1}
 
-@pytest.mark.parametrize(
-    "values",
-    [{"block_size": 1}, {"prompts": -1}, {"prompt_tokens": 0}, {"batch_size": 0}, {"batch_size": "big"}, {"limit": 0}],
-)
+
+@pytest.mark.parametrize("values", [*({name: value} for name, value in OUTSIDE.items()), {"batch_size": "big"}])
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(values):
     (name,) = values
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} .* is out of range"):
@@ -21,8 +20,9 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(values):
 
 def test_a_record_has_what_came_later_only_where_it_is_used():
     plain = Measurement().record()
-    assert plain.keys().isdisjoint({"system_prompt", "draws", "gradient_norms", "seed"})
+    assert plain.keys().isdisjoint({"system_prompt", "draws", "gradient_norms", "seed", "lens"})
     more = Measurement(draws=2, system_prompt="Be brief.").record()
+    assert Measurement(lens=4).record()["lens"] == 4
     assert (more["draws"], more["seed"], more["system_prompt"]) == (2, 42, "Be brief.")
 
 

@@ -9,8 +9,10 @@ import tiny
 from evaluating import SMALL, Notes
 from transformers import AutoTokenizer
 
+from taskarith.data.tokens import Sample
 from taskarith.errors import DataError, UsageError
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.evaluation.questions import Questions
 
 
 def test_models_with_other_tokenizers_are_said_not_to_compare(phi, texts, tmp_path):
@@ -20,6 +22,13 @@ def test_models_with_other_tokenizers_are_said_not_to_compare(phi, texts, tmp_pa
     tokenizer.save_pretrained(other)
     evaluate([str(phi), str(other)], texts, **SMALL, listener=notes)
     assert any(f"{other} tokenises these texts differently from {phi}" in note for note in notes.notes)
+
+
+def test_first_samples_are_those_of_each_text():
+    samples = [(text, Sample(f"{text}{number}", (1, 2), 0)) for text in ("a", "b") for number in range(3)]
+    questions = Questions((*samples[:2], *samples[3:], samples[2]), ())
+    assert [sample.id for _, sample in questions.first_samples(2)] == ["a0", "a1", "b0", "b1"]
+    assert questions.first_samples(0) == []
 
 
 def test_an_empty_forget_set_and_rows_longer_than_the_context_are_named_and_counted(phi, tmp_path):

@@ -29,6 +29,11 @@ from taskarith.evaluation.score import score
         ({"kind": "answer"}, "answer has no finite loss"),
         ({"kind": "continuation"}, "lacks reference or continuation"),
         ({"kind": "divergence"}, "no reference"),
+        ({"kind": "lens"}, "lens has no finite losses of layers"),
+        ({"kind": "lens", "nll": []}, "no finite losses of layers"),
+        ({"kind": "lens", "nll": [1.0, math.nan]}, "no finite losses of layers"),
+        ({"kind": "lens", "nll": [1.0], "tokens": 0}, "lens has no valid count of tokens"),
+        ({"kind": "lens", "unreadable": 7}, "no reason why layers cannot be read"),
     ],
 )
 def test_a_record_that_cannot_be_right_is_refused_by_name(tmp_path, spoil, words):

@@ -17,7 +17,7 @@ from taskarith.training.finetune import finetune
 
 
 def test_numbers_are_those_of_this_model(hub, edited, phi, book, tmp_path):
-    evaluate([str(edited)], data=[f"forget={book}"], output_dir=tmp_path / "eval", prompts=0, device="cpu")
+    evaluate([str(edited)], data=[f"forget={book}"], output_dir=tmp_path / "eval", prompts=0, lens=2, device="cpu")
     evaluate([str(phi)], data=[f"forget={book}"], output_dir=tmp_path / "other", prompts=0, device="cpu")
     with pytest.raises(MismatchError, match=r"has numbers of base, and none of these is"):
         push(edited, "ann/edited", results=tmp_path / "other")
@@ -32,7 +32,9 @@ def test_numbers_are_those_of_this_model(hub, edited, phi, book, tmp_path):
     assert values["loss"] == found["value"]
     assert index["name"] == "ann/edited"
     card = ModelCard.load(back / "README.md")
-    assert {one.metric_type for one in card.data.eval_results} >= {"loss", "perplexity"}
+    shown = {one.metric_type for one in card.data.eval_results}
+    assert shown >= {"loss", "perplexity"}
+    assert scores["forget"].keys() - shown == {"lens_0", "lens_1", "lens_2"}  # which would fill the card
     assert f"`forget`, `loss`: {found['value']:.4g} (95% interval" in card.text
     assert "No evaluation belongs to this card" not in card.text
 

@@ -83,7 +83,7 @@ SMALL = {"block_size": 24, "prompts": 1, "prompt_tokens": 4, "continuation_token
 def evaluated(files, folder, **how):
     texts = {name: files[name] for name in ("forget", "holdout")}
     return evaluate(
-        [files["base"]], texts, negate=[files["tuned"]], **SMALL, draws=1, gradient_norms=True, **how
+        [files["base"]], texts, negate=[files["tuned"]], **SMALL, draws=1, gradient_norms=True, lens=2, **how
     ).records
 
 

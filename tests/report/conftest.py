@@ -23,7 +23,7 @@ def measured(phi, phi_tuned, tmp_path_factory):
     tuned = shutil.copytree(phi_tuned, room / "tuned <b>")
     data = {"forget <i>x</i>": str(room / "forget.txt"), "retain": str(room / "retain.txt")}
     small = {"block_size": 16, "prompts": 2, "prompt_tokens": 4, "continuation_tokens": 4}
-    evaluate([str(tuned)], data, reference=str(phi), output_dir=room / "eval", **small)
+    evaluate([str(tuned)], data, reference=str(phi), output_dir=room / "eval", lens=2, **small)
     sweep(
         str(phi),
         data,

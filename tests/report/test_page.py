@@ -17,6 +17,12 @@ def test_everything_in_a_page_is_text():
         facts={EVIL: EVIL},
         tables=(TableRows(EVIL, (EVIL, EVIL), ((EVIL, EVIL),)),),
         figures=(page.Figure(f'{EVIL}" onload="x', b"<svg><script>alert(1)</script></svg>"),),
+        layers=page.Layers(
+            (EVIL,),
+            (page.Figure(EVIL, b"<svg/>"),),
+            (page.Figure(EVIL, b"<svg/>"),),
+            (TableRows(EVIL, (EVIL, EVIL), ((EVIL, EVIL),)),),
+        ),
         samples=(Sample(EVIL, EVIL, EVIL, ((EVIL, pieces),)),),
         remarks=(EVIL,),
         conventions={EVIL: EVIL},
@@ -27,7 +33,7 @@ def test_everything_in_a_page_is_text():
     text = page.render(page.Page(EVIL, (part, part), (EVIL,), EVIL))
     found = Page(text)
     assert {"script", "i"} & {*found.tags} == set()
-    assert found.tags.count("img") == 2
+    assert found.tags.count("img") == 6
     assert {"onerror", "onload"} & {*found.attributes} == set()
     assert found.text.count(EVIL) > 20
     assert {address.partition(",")[0] for address in found.addresses} == {"data:image/svg+xml;base64"}

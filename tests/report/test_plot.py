@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from taskarith.errors import OutputError
 from taskarith.evaluation.metrics.intervals import Estimate
-from taskarith.report.plot import AlphaCurves, plot_alphas, publish_figure
+from taskarith.report.plot import AlphaCurves, band, draw_svg, plot_alphas, publish_figure
 
 
 def curves(recommended=0.5):
@@ -57,3 +57,18 @@ def test_a_pdf_of_ours_is_replaced_and_any_other_is_not(tmp_path):
     path.write_bytes(first.replace(b"taskarith", b"a human 1"))
     with pytest.raises(OutputError):
         publish_figure(draw, path, overwrite=True)
+
+
+def test_a_drawing_in_memory_depends_on_what_is_drawn_alone():
+    def draw(text):
+        figure = Figure(figsize=(2, 1))
+        figure.text(0, 0, text)
+        return figure
+
+    assert draw_svg(lambda: draw("a")) == draw_svg(lambda: draw("a")) != draw_svg(lambda: draw("b"))
+    assert b"<svg" in draw_svg(lambda: draw("\N{CJK UNIFIED IDEOGRAPH-7801}"))  # which the font lacks
+
+
+def test_the_band_of_a_number_without_an_interval_is_the_number():
+    assert band(Estimate(2.0, 1.0, 3.0, 4)) == (1.0, 3.0)
+    assert band(Estimate(2.0, None, None, 1)) == (2.0, 2.0)

@@ -23,7 +23,7 @@ def test_a_page_of_three_measurements(measured, tmp_path):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert {"script", "i", "b", "link", "iframe"} & {*page.tags} == set()
-    assert page.tags.count("img") == 1  # the curves of the sweep
+    assert page.tags.count("img") == 3  # the curves of the sweep, and of each layer by text
     assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
     assert EVIL in page.text
     assert "forget <i>x</i>" in page.text

@@ -62,6 +62,16 @@ def test_how_it_is_measured_and_run_goes_to_every_stage():
     assert "--relearn-epochs" in task.attack().words
 
 
+def test_layers_are_read_of_the_edited_model_and_what_it_is_compared_with():
+    task = replace(TASK, measurement=QUICK_MEASUREMENT)
+    words = task.measure(("tuned", "edited"), "after").words
+    assert words[words.index("--lens") + 1] == "4"
+    others = [task.measure(("tuned",), "before"), task.sweep(None), task.attack()]
+    assert not any("--lens" in call.words for call in others)
+    plain = replace(task, measurement=replace(QUICK_MEASUREMENT, lens=0))
+    assert "--lens" not in plain.measure(("tuned", "edited"), "after").words
+
+
 def test_unseen_text_is_measured_and_not_swept():
     task = replace(TASK, holdout="h.txt")
     assert task.measure(("tuned",), "after").options["data"]["holdout"] == "h.txt"

@@ -23,7 +23,7 @@ from taskarith.unlearning.unlearn import unlearn
 
 pytestmark = pytest.mark.xdist_group("unlearn")  # which trains its models once
 
-SMALL = Measurement(block_size=32, prompts=12, prompt_tokens=16, continuation_tokens=8)
+SMALL = Measurement(block_size=32, prompts=12, prompt_tokens=16, continuation_tokens=8, lens=4)
 FAST = {
     "learning_rate": 3e-3,
     "num_train_epochs": 20,
@@ -32,7 +32,7 @@ FAST = {
     "measurement": SMALL,
 }
 OPTIONS = "--learning-rate 3e-3 --num-train-epochs 20 --alpha 0.5,1,2,3 --quick --block-size 32 --prompts 12 "
-OPTIONS += "--prompt-tokens 16 --continuation-tokens 8"
+OPTIONS += "--prompt-tokens 16 --continuation-tokens 8 --lens 4"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,8 @@ def test_a_text_is_forgotten_and_what_shows_it_is_written(run, room):
     assert found == run.to_json()
     page = (run.output_dir / "report.html").read_text()
     assert "has forgotten most of the text forget" in page
+    assert "What is left per layer" in page
+    assert "Better than from base, which never saw it, the text forget can be read from tuned at layer" in page
     assert any("has forgotten most of the text forget" in one for one in run.verdicts)
     assert taskarith.verify(run.edited).is_sound
     scores = taskarith.score(run.output_dir / "after").by_text
