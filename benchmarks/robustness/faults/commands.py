@@ -101,7 +101,9 @@ COMMANDS = {
         f"{_ASKED} --num-train-epochs 2 --seed {{}} -o out/run",
         _SEEDS, "out/run", is_heavy=True, in_stages=True,
     ),
-    "demo": Command("demo --model in/base --quick --seed {} -o out/demo", _SEEDS, "out/demo", is_heavy=True),
+    "demo": Command(
+        "demo --model in/base --quick --seed {} -o out/demo", _SEEDS, "out/demo", is_heavy=True, in_stages=True
+    ),
 }  # fmt: skip
 """Those that write, by name."""
 
