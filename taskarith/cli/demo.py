@@ -29,7 +29,7 @@ def command(
         typer.Option(help="Model folder, hub id or GGUF file; smollm2-135m is SmolLM2-135M-Instruct from its wheel."),
     ] = "smollm2-135m",
     lora: Annotated[bool, typer.Option("--lora", help="Train LoRA adapters instead of full fine-tuning.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The same steps on less text, in about two minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same steps on less text, in a few minutes.")] = False,
     seed: SeedOption = 42,
     device: DeviceOption = "auto",
     overwrite: Annotated[
