@@ -209,7 +209,7 @@ def _families(loaded: Loaded, options: argparse.Namespace) -> str:
 
 def _alphas(loaded: Loaded, options: argparse.Namespace) -> str:
     """Time six alphas in memory against six written models."""
-    model, vector = options.model or options.demo / "tuned", options.demo / "forgotten.safetensors"
+    model, vector = options.model or options.demo / "tuned", options.demo / "unlearned" / "forget.safetensors"
     data = ["--data", f"forget={options.demo / 'texts' / options.text}", "--prompts", "0", "--dtype", options.dtype]
     warm_up([*model.glob("*.safetensors"), vector])
     with TemporaryDirectory(dir=options.work_dir, prefix="alphas-") as work:

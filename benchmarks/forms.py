@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _table(demo: Path, base: str, work: Path, forms: Sequence[str]) -> Iterator[str]:
-    tuned, vector, learned = demo / "tuned", demo / "forgotten.safetensors", work / "learned"
+    tuned, vector, learned = demo / "tuned", demo / "unlearned" / "forget.safetensors", work / "learned"
     _taskarith("apply", base, "--add", vector, "-o", learned)
     yield "| form | MB | bits a weight | energy kept | forgotten | aligned | irrelevant | forgetting kept |"
     yield "|---|---:|---:|---:|---|---|---|---:|"

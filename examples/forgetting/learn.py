@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import taskarith
-from taskarith.demo.run import FULL
+from taskarith.demo.scale import FULL
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["CHOICE", "REPORT", "ROLES", "Lesson", "Pupil", "learn", "shortened"]
@@ -49,7 +49,7 @@ class Lesson:
     seed: int
     lora: bool = False
     block_size: int = FULL.block_size
-    epochs: int = FULL.epochs_all
+    epochs: int = FULL.epochs
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from examples.forgetting import operators
 from examples.forgetting.learn import CHOICE, ROLES, Pupil
 from examples.forgetting.operators import PLAIN, Outcome, Trial, Values
 from taskarith.attacks.recovery import Outcome as Attacked
-from taskarith.demo.run import FULL
+from taskarith.demo.scale import FULL
 from taskarith.edit.read_recipe import parse_recipe
 
 __all__ = [

@@ -44,23 +44,13 @@ _FILES = {
     "evaluation": _RESULTS,
     "sweep": _RESULTS | {"recipe.yaml", "curve.svg", "curve.png"},
     "attack": _RESULTS | {"recovery.svg", "recovery.png"},
-    "demo": {"results.json", "alpha.svg", "alpha.png", "texts/saga_1.txt", "texts/saga_2.txt", "texts/manual.txt"},
 }
 """What the folders of results hold beside their record."""
-
-_DEMO_PARTS = re.compile(
-    r"(tuned|tuned-adapter|edited|learned-(forgotten|aligned|irrelevant))|"
-    r"(forgotten|aligned|irrelevant|random)\.safetensors"
-)
-"""Outputs in the folder of a demo, each of which must be one of ours itself."""
 
 _SMALL = 1 << 26
 """Bytes of a file that is compared with its digest whenever its output is to be replaced."""
 
 _CHANGED = " (changed since)"
-
-_LEFTOVERS = re.compile(r"\.(.+)\.(partial|training)")
-"""What a killed demo leaves of the output that it was writing."""
 
 _MODEL_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|taskarith-undo\.safetensors|"
@@ -88,10 +78,10 @@ def foreign_entries(target: Path) -> list[str]:
     record = _record(target)
     if record is None:
         return sorted(entry_names(target))
-    is_known, listed = _known_names(target, record), record.get("files")
+    is_known, listed = _known_names(record), record.get("files")
     entries = sorted(_entries(target))
     foreign = [name for name in entries if not is_known(name)]
-    if isinstance(listed, dict) and record["kind"] != "demo":
+    if isinstance(listed, dict):
         if record_is_sealed(target) is False:
             return [*foreign, PROVENANCE_NAME + _CHANGED]
         since = (target / PROVENANCE_NAME).stat().st_mtime_ns
@@ -166,10 +156,8 @@ def _entries(folder: Path) -> Iterator[str]:
             yield (place / name).as_posix() + ("" if is_plain else "@")
 
 
-def _known_names(folder: Path, record: dict[str, Any]) -> Callable[[str], bool]:
+def _known_names(record: dict[str, Any]) -> Callable[[str], bool]:
     kind, listed = record["kind"], record.get("files")
-    if kind == "demo":
-        return lambda name: name in _FILES["demo"] | {PROVENANCE_NAME} or _is_demo_part(folder, name)
     if isinstance(listed, list | dict):
         own = {name for name in listed if isinstance(name, str)} | {PROVENANCE_NAME}
         return lambda name: name in own
@@ -189,11 +177,3 @@ def _recorded_sources(record: dict[str, Any]) -> Iterator[str]:
     for name in (base.get("name") if isinstance(base, dict) else None, record.get("tokenizer")):
         if isinstance(name, str) and "\0" not in name and Path(name).is_absolute():
             yield name
-
-
-def _is_demo_part(folder: Path, name: str) -> bool:
-    first, _, _ = name.partition("/")
-    part = folder / first
-    if leftover := _LEFTOVERS.fullmatch(first):
-        return part.is_dir() and _DEMO_PARTS.fullmatch(leftover[1]) is not None
-    return _DEMO_PARTS.fullmatch(first.rstrip("@/")) is not None and not foreign_entries(part)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskarith.cli.options import DeviceOption, OutputOptions, OverwriteFlag, SeedOption
+from taskarith.cli.options import DeviceOption, OutputOptions, SeedOption
+from taskarith.cli.output import printable
 
 if TYPE_CHECKING:
     from taskarith.console import Console
-    from taskarith.demo.run import DemoResult
+    from taskarith.demo.result import DemoResult
     from taskarith.evaluation.score import Number
 
 __all__ = ["command"]
@@ -28,20 +29,24 @@ def command(
         typer.Option(help="Model folder, hub id or GGUF file; smollm2-135m is SmolLM2-135M-Instruct from its wheel."),
     ] = "smollm2-135m",
     lora: Annotated[bool, typer.Option("--lora", help="Train LoRA adapters instead of full fine-tuning.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The same steps on less text, in about two minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same steps on less text, in a few minutes.")] = False,
     seed: SeedOption = 42,
     device: DeviceOption = "auto",
-    overwrite: OverwriteFlag = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make again what is there, but made with other settings.")
+    ] = False,
     output: OutputOptions,
 ) -> None:
     """Teach a real model three texts and make it forget one, in minutes.
 
-    It fine-tunes a small model on two instalments of a saga and a field manual, subtracts the vector of the first
-    instalment, and measures all three texts, with an unrelated and a random vector as controls.
+    It fine-tunes a small model on two instalments of a saga and a field manual, has unlearn make it forget the first
+    instalment, and subtracts the vectors of the other texts and a random one as a control. The same command goes on
+    after a stop, and skips what is there.
 
     Example: taskarith demo -o runs/demo
     """
-    from taskarith.demo.run import FULL, QUICK, run_demo
+    from taskarith.demo.run import run_demo
+    from taskarith.demo.scale import FULL, QUICK
 
     with output.console() as console:
         result = run_demo(
@@ -66,6 +71,21 @@ def _show(result: DemoResult, console: Console) -> None:
         rows.append([f"tuned - {alpha:g} v" if alpha else "tuned on all three", *_cells(scores)])
     console.table("tuned - alpha v, where v is the vector of the forgotten text", columns, rows)
     console.line("")
+    if result.control:
+        _show_control(result, texts, console)
+    unlearned = result.unlearned
+    for verdict in unlearned.verdicts:
+        console.line(printable(verdict))
+    if unlearned.edited is not None:
+        console.line(f"Recommended alpha: {unlearned.alpha:g}, written to {unlearned.edited}.")
+    console.line(f"Report: {unlearned.report}. It took {result.seconds / 60:.1f} minutes.")
+    console.line("The commands of all steps but the control:")
+    console.line("")
+    for line in result.commands:
+        console.line(f"  {line}")
+
+
+def _show_control(result: DemoResult, texts: list[str], console: Console) -> None:
     tuned = result.curve[0.0]
     control = [["nothing", *(f"{tuned[text]['loss'].value:.3f}" for text in texts)]]
     for whose, scores in result.control.items():
@@ -74,20 +94,6 @@ def _show(result: DemoResult, console: Console) -> None:
     console.line("")
     lost = ", ".join(f"{text} {share:.0%}" for text, share in result.lost.items())
     console.line(f"Share of the loss improvement over the base that alpha 1 removed: {lost}.")
-    if result.recommended is None:
-        console.line("No alpha is recommended: forgetting is not reached, or not shown.")
-    elif result.recommended == 0:
-        console.line("The tuned model knows the forgotten text no better than the base: nothing to forget.")
-    else:
-        console.line(f"Recommended alpha: {result.recommended:g}, written to {result.output_dir / 'edited'}.")
-    for remark in result.remarks:
-        console.line(f"  {remark}")
-    console.line(
-        f"Plot: {result.output_dir / 'alpha.png'}. It took {result.seconds / 60:.1f} minutes. The same steps by hand:"
-    )
-    console.line("")
-    for line in result.commands:
-        console.line(f"  {line}")
 
 
 def _cells(scores: Mapping[str, Mapping[str, Number]]) -> list[str]:

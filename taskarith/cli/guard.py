@@ -26,6 +26,7 @@ _RERUN = {
         ("apply", "extract", "combine"),
         "The same command starts over, or continues from what an earlier run finished.",
     ),
+    **dict.fromkeys(("demo", "unlearn"), "The same command goes on from the last stage."),
     "finetune": "Nothing of this run was kept.",
 }
 """What running an interrupted command again does, where the interrupt does not say so itself."""

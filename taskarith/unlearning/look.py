@@ -189,5 +189,5 @@ def _width(base: Base) -> int:
 def needed_space(task: Task, sight: Sight) -> int:
     """Return the bytes that the outputs of a run take at most, all together."""
     trained = 4 * _weights(sight.learner)
-    vectors = 0 if task.learning.lora else trained * (2 if task.kept_vector else 1)
+    vectors = 0 if task.learning.lora else trained * len(task.lessons)
     return vectors + (0 if task.learning.lora else trained) + sight.base.checkpoint.nbytes

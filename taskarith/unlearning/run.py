@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +18,13 @@ from taskarith.report.attacks import plot_recovery
 from taskarith.report.report import draw_beside, report
 from taskarith.report.sweep import plot_sweep
 from taskarith.sweeps.sweep import sweep
-from taskarith.training.finetune import finetune
-from taskarith.training.resume import last_checkpoint, working_folder
 from taskarith.unlearning.call import Call
 from taskarith.unlearning.findings import Choice, Known, read_choice, read_known
 from taskarith.unlearning.look import missing
 from taskarith.unlearning.result import UnlearnResult
 from taskarith.unlearning.stages import Stages
+from taskarith.unlearning.steps import Indented, do, learn_vector
 from taskarith.unlearning.task import Task
-from taskarith.vectors.extract import extract
 
 __all__ = ["Run", "make_result", "planned"]
 
@@ -38,25 +35,11 @@ _BY_BUDGET = (
 _UNSURE = (
     "It is not shown that the text is forgotten: the rule holds on the samples that chose alpha, and not on the others."
 )
+_LEARNING = {"forget": "learn the text to forget", "retain": "learn the texts to keep"}
 _LONG = 60.0
 """Seconds from which an estimate is worth a line."""
 _ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK = 8, 3
 """Measurements of a model that attacks take about as long as."""
-
-
-@dataclass(frozen=True)
-class _Indented:
-    """Passes on what a stage says, set apart from what is said of the stages."""
-
-    listener: Listener
-
-    def progress(self, what: str, done: float, total: float) -> None:
-        """Pass on progress."""
-        self.listener.progress(what, done, total)
-
-    def note(self, message: str) -> None:
-        """Pass on a remark."""
-        self.listener.note(f"    {message}")
 
 
 @dataclass
@@ -89,9 +72,8 @@ class Run:
             listener.note(
                 f"about {left / 60:.0f} min to go, by how long this took, and learning, which tells its own time"
             )
-        self._learn("forget", "learn the text to forget")
-        if task.keep:
-            self._learn("retain", "learn the texts to keep")
+        for name, texts in task.lessons.items():
+            learn_vector(self.stages, task, name, texts, _LEARNING[name])
         choice = self._sweep(known)
         alpha = choice.alpha
         if alpha == 0:
@@ -131,28 +113,12 @@ class Run:
 
     @property
     def _vectors(self) -> tuple[str, ...]:
-        return tuple(path.name for path in (self.task.vector, self.task.kept_vector) if path)
+        return tuple(self.task.vector(name).name for name in self.task.lessons)
 
     def _measure_before(self) -> Known:
         task = self.task
         self._do("measure the model", task.measure((task.model,), "before"), self._evaluate("before"))
         return read_known(task.folder / "before", task.model, task.reference, task.holdout)
-
-    def _learn(self, name: str, what: str) -> None:
-        """Learn texts and keep their vector: with an adapter that is it; else the difference, and no other weights."""
-        learn, take = self.task.learn(name), self.task.extract(name)
-        if self.task.learning.lora:
-            self._do(what, learn, _finetune)
-            return
-        self.stages.expect(learn)
-        self.stages.check(take, (learn.name,))  # before anything is learned
-        if self.stages.is_done(take, (learn.name,)):
-            self.stages.skip(what, learn)
-        else:
-            self._do(what, learn, _finetune)
-        self._do(f"{what}: the vector", take, extract, after=(learn.name,))
-        if self.stages.is_done(learn):  # the vector and its base give it back; what somebody else put there stays
-            shutil.rmtree(learn.output)
 
     def _sweep(self, known: Known) -> Choice:
         task = self.task
@@ -183,10 +149,10 @@ class Run:
         return partial(evaluate, draw=self._drawing(name))
 
     def _drawing(self, name: str, plot: Any = None) -> Any:
-        return draw_beside(self.task.folder / name, _Indented(self.listener), plot)
+        return draw_beside(self.task.folder / name, Indented(self.listener), plot)
 
     def _do(self, what: str, call: Call, verb: Any, after: tuple[str, ...] = ()) -> None:
-        self.stages.run(what, call, partial(_call, verb, call, _Indented(self.listener)), after)
+        do(self.stages, what, call, verb, after)
 
     def _end(
         self, outcome: str, alpha: float | None, verdicts: list[str], folders: list[str], start: float
@@ -201,29 +167,11 @@ class Run:
         return make_result(task, outcome, alpha, found, (page.path,), self.stages.commands, start)
 
 
-def _finetune(model: str, data: list[str], output_dir: Path, **options: Any) -> object:
-    """Fine-tune, going on from a checkpoint of a run that was stopped."""
-    has_checkpoint = last_checkpoint(working_folder(output_dir)) is not None
-    return finetune(model, data, output_dir, **options, resume=has_checkpoint)
-
-
-def _call(verb: Any, call: Call, listener: Listener) -> None:
-    options = {name: value for name, value in call.options.items() if value is not None and value is not False}
-    if call.command == "extract":
-        verb(*call.inputs, call.output, overwrite=True, listener=listener)
-    elif call.command == "eval":
-        data = options.pop("data")
-        verb([*call.inputs], data, output_dir=call.output, overwrite=True, listener=listener, **options)
-    else:
-        positional = [options.pop(name) for name in ("data", "forget") if name in options]
-        verb(*call.inputs, *positional, output_dir=call.output, overwrite=True, listener=listener, **options)
-
-
 def planned(task: Task) -> list[str]:
     """Return the commands of all stages, as far as they are known before the first."""
     calls = [task.measure((task.model,), "before")]
-    for name in ("forget", *(["retain"] if task.keep else [])):
-        calls += [task.learn(name)] if task.learning.lora else [task.learn(name), task.extract(name)]
+    for name, texts in task.lessons.items():
+        calls += [task.learn(texts, task.learned(name)), *([] if task.learning.lora else [task.extract(name)])]
     calls += [task.sweep(None), task.apply(1.0)]
     calls += [task.measure((task.model, str(task.folder / "edited")), "after"), task.attack()]
     return [str(call) for call in calls]
@@ -235,7 +183,7 @@ def _unmet(choice: Choice, task: Task) -> str:
         reason = reason.replace(task.reference, Path(task.reference).name)
     if choice.compromise is None:
         return reason
-    return f"{reason} The best compromise is alpha {choice.compromise:g} (--compromise writes it)."
+    return f"{reason} The best compromise is alpha {choice.compromise:g} (unlearn --compromise writes it)."
 
 
 def make_result(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,22 +116,23 @@ class Task:
         return {"forget": self.forget, **dict(zip(names, self.retain, strict=True))}
 
     @property
-    def vector(self) -> Path:
-        """The vector of the text to forget."""
-        return self.folder / ("forget" if self.learning.lora else "forget.safetensors")
+    def lessons(self) -> dict[str, tuple[str, ...]]:
+        """The texts of each vector that the edit needs, by its name."""
+        return {"forget": (self.forget,), **({"retain": self.retain} if self.keep else {})}
 
-    @property
-    def kept_vector(self) -> Path | None:
-        """The vector of the texts to keep, if it is wanted."""
-        if not self.keep:
-            return None
-        return self.folder / ("retain" if self.learning.lora else "retain.safetensors")
+    def vector(self, name: str) -> Path:
+        """Return the vector of a name: a file, or with LoRA an adapter."""
+        return self.folder / (name if self.learning.lora else f"{name}.safetensors")
+
+    def learned(self, name: str) -> str:
+        """Return the name of what is learned for a vector, which with LoRA is the vector."""
+        return name if self.learning.lora else f"learned-{name}"
 
     @property
     def edit(self) -> dict[str, Any]:
         """The vectors, as options."""
-        kept = self.kept_vector
-        return {"negate": [str(self.vector)], **({"add": [f"{kept}:{self.keep:g}"]} if kept else {})}
+        added = {"add": [f"{self.vector('retain')}:{self.keep:g}"]} if self.keep else {}
+        return {"negate": [str(self.vector("forget"))], **added}
 
     def measure(self, models: tuple[str, ...], name: str) -> Call:
         """Return the call that measures models on all texts; their layers only at the end, since it takes time."""
@@ -140,18 +141,19 @@ class Task:
         options = {"data": data, "reference": self.reference, "lens": lens or None, **self._measured}
         return Call("eval", models, self.folder / name, options)
 
-    def learn(self, name: str) -> Call:
-        """Return the call that learns the texts of a role, ``forget`` or ``retain``."""
-        output = self.folder / (name if self.learning.lora else f"learned-{name}")
-        options: dict[str, Any] = {"data": [self.forget] if name == "forget" else [*self.retain]}
-        options |= {**self.learning.options(), **self._shared}
+    def learn(self, texts: Sequence[str], output: str) -> Call:
+        """Return the call that learns texts.
+
+        :param output: Name of the fine-tune or adapter.
+        """
+        options: dict[str, Any] = {"data": [*texts], **self.learning.options(), **self._shared}
         options["seed"] = None if self.measurement.seed == MEASUREMENT.seed else self.measurement.seed
-        return Call("finetune", (self.base or self.model,), output, options)
+        return Call("finetune", (self.base or self.model,), self.folder / output, options)
 
     def extract(self, name: str) -> Call:
         """Return the call that takes the vector out of what was learned."""
         models = (self.base or self.model, str(self.folder / f"learned-{name}"))
-        return Call("extract", models, self.folder / f"{name}.safetensors")
+        return Call("extract", models, self.vector(name))
 
     def sweep(self, target: float | None) -> Call:
         """Return the call that chooses alpha.

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from taskarith.calls import listed, named
-from taskarith.checkpoints.provenance import read_provenance, write_provenance
-from taskarith.checkpoints.targets import check_apart, check_space
+from taskarith.checkpoints.targets import check_space
 from taskarith.checkpoints.team import launched_team
 from taskarith.data.load import data_paths
-from taskarith.errors import OutputError, UsageError
+from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
 from taskarith.progress import SILENT, Listener
-from taskarith.unlearning.look import check_call, choose_learning, fingerprints, look, missing, needed_space
+from taskarith.unlearning.folder import begin_folder, check_folder
+from taskarith.unlearning.look import Sight, check_call, choose_learning, fingerprints, look, missing, needed_space
 from taskarith.unlearning.result import UnlearnResult
 from taskarith.unlearning.run import Run, make_result, planned
 from taskarith.unlearning.stages import Stages, read_stages, write_json
 from taskarith.unlearning.task import ALPHAS, BUDGET, KEEP, KIND, QUICK_ALPHAS, QUICK_MEASUREMENT, Learning, Task
 from taskarith.unlearning.task import MEASUREMENT as UNLEARNING
 
-__all__ = ["UnlearnResult", "unlearn"]
+__all__ = ["UnlearnResult", "forget_text", "unlearn"]
 
 _UNKNOWN = Learning(lora=False, learning_rate=0.0, num_train_epochs=None, until_loss=None, batch_size=1)
 
@@ -112,7 +111,7 @@ def unlearn(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    _check_folder(folder, [model, *filter(None, (reference, base)), *data_paths([forget, *retain, holdout])])
+    check_folder(folder, KIND, [model, *filter(None, (reference, base)), *data_paths([forget, *retain, holdout])])
     sight = look(task, listener)
     learning, how = choose_learning(
         sight, lora=lora, learning_rate=learning_rate, num_train_epochs=num_train_epochs, device=device
@@ -122,26 +121,26 @@ def unlearn(
         listener.note(line)
     if dry_run:
         return make_result(task, "planned", None, (), (), planned(task), start)
+    return forget_text(task, sight, compromise=compromise, overwrite=overwrite, start=start, listener=listener)
+
+
+def forget_text(
+    task: Task, sight: Sight, *, compromise: bool, overwrite: bool, start: float, listener: Listener
+) -> UnlearnResult:
+    """Carry a task out, from where an earlier run of it stopped.
+
+    :param task: What is to be forgotten, and how; its folder has been checked.
+    :param sight: What is given.
+    :param compromise: As for ``unlearn``.
+    :param overwrite: As for ``unlearn``.
+    :param start: When it began, by ``time.perf_counter``.
+    :param listener: Is told each stage and its command.
+    """
+    folder = task.folder
     if not read_stages(folder):
         check_space(folder, needed_space(task, sight))
-    folder.mkdir(parents=True, exist_ok=True)
-    if read_provenance(folder) is None:
-        write_provenance(folder, {"kind": KIND}, files=False)
+    begin_folder(folder, KIND)
     stages = Stages(folder, sight.fingerprints, lambda: fingerprints(task), len(planned(task)), overwrite, listener)
     result = Run(task, stages, listener, compromise=compromise).run(start)
     write_json(folder / "results.json", result.to_json())
     return result
-
-
-def _check_folder(folder: Path, inputs: Sequence[str]) -> None:
-    """Refuse a folder that is not of a run, or that holds what is read."""
-    check_apart(folder, inputs)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is not a folder", "Name another output.")
-    record: Mapping[str, Any] | None = read_provenance(folder)
-    if any(folder.iterdir()) and (record or {}).get("kind") != KIND:
-        raise OutputError(f"{folder} holds something else than a run of unlearn", "Name another output.")
-    if (record or {}).get("cleaned"):
-        raise OutputError(f"{folder} is a run whose forget data was removed by clean", "Name another output.")

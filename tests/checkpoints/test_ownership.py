@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from headers import write_raw
@@ -93,7 +92,6 @@ OWN = {
     "evaluation": "results.json records.jsonl",
     "sweep": "results.json records.jsonl recipe.yaml curve.svg curve.png",
     "attack": "results.json records.jsonl recovery.svg recovery.png",
-    "demo": "results.json alpha.svg alpha.png texts/saga_1.txt texts/manual.txt",
 }
 
 
@@ -119,18 +117,3 @@ def test_outputs_of_earlier_releases_are_known_by_their_kind(tmp_path, kind):
     assert len(foreign_entries(folder)) == 7
     (folder / PROVENANCE_NAME).write_text('{"kind": "edit"}')  # of another program
     assert {name.partition("/")[0] for name in OWN[kind].split()} < set(foreign_entries(folder))
-
-
-def test_a_demo_holds_outputs_that_are_its_own(tmp_path, world):
-    demo = tmp_path / "demo"
-    demo.mkdir()
-    record(demo, "demo")
-    shutil.copytree(world / "edited", demo / "tuned")
-    shutil.copy(vector(world), demo / "forgotten.safetensors")
-    (demo / ".learned-aligned.partial" / "output").mkdir(parents=True)
-    assert foreign_entries(demo) == []
-    shutil.copy(vector(world), demo / "mine.safetensors")
-    (demo / "aligned.safetensors").write_text("thesis")
-    (demo / "tuned" / "notes.txt").write_text("thesis")
-    foreign = foreign_entries(demo)
-    assert {"mine.safetensors", "aligned.safetensors", "tuned/notes.txt"} <= set(foreign)

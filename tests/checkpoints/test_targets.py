@@ -21,7 +21,6 @@ from taskarith.checkpoints.provenance import PROVENANCE_NAME, write_provenance
 from taskarith.checkpoints.publish import check_target, publish, publish_file, publish_folder
 from taskarith.checkpoints.targets import check_apart, check_room, check_space
 from taskarith.cli.main import app
-from taskarith.demo.run import run_demo
 from taskarith.edit.apply import apply
 from taskarith.edit.combine import combine
 from taskarith.edit.undo import undo
@@ -153,7 +152,6 @@ VERBS = {
     ),
     "importance": lambda i, out: importance(str(i / "edited"), *data(i).values(), out, overwrite=True),
     "attack": lambda i, out: attack(str(i / "edited"), data(i)["forget"], output_dir=out, overwrite=True),
-    "demo": lambda i, out: run_demo(str(i / "edited"), out, overwrite=True),
 }
 FILES = {"extract", "combine", "importance"}
 READS_DATA = {"finetune", "eval", "sweep", "importance", "attack"}

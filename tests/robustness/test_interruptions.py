@@ -10,11 +10,15 @@ from typer.testing import CliRunner
 
 from taskarith.cli.main import app
 from taskarith.console import Console
-from taskarith.demo.run import Scale
+from taskarith.demo.scale import Scale
 from taskarith.edit.apply import apply
+from taskarith.evaluation.measurement import Measurement
 from taskarith.vectors.extract import extract
 
-TINY = Scale(60, 16, 16, 1, 1, 1, 1e-3, (0.0, 1.0), 1, 4, 4)
+TINY = Scale(
+    characters=60, block_size=16, batch_size=1, epochs=1, learning_rate=1e-3, alphas=(0.0, 1.0),
+    measurement=Measurement(block_size=8, prompts=1, prompt_tokens=4, continuation_tokens=4),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ class Interrupted:
 def run(made, monkeypatch):
     """Run a command into an output, interrupted at a call; tell how it ended, and how many calls it made."""
     monkeypatch.chdir(made)
-    monkeypatch.setattr("taskarith.demo.run.FULL", TINY)
+    monkeypatch.setattr("taskarith.demo.scale.FULL", TINY)
     bars = Interrupted(monkeypatch)
 
     def do(name, out, at=0, *more):
@@ -93,6 +97,10 @@ def check(stopped, out, name):
     said, left = " ".join(stopped.stderr.split()), {path.name for path in out.parent.iterdir()}
     assert stopped.exit_code == 130, stopped.output
     assert "No unfinished output was published." in said
+    if name == "demo":  # a folder of outputs, which is gone on with
+        assert "The same command goes on from the last stage." in said
+        assert not (out / "tuned").exists()
+        return []
     assert out.name not in left
     assert (f".{out.name}.partial" in left) == ("goes on where this one stopped" in said)
     assert (f".{out.name}.training" in left) == ("run the same command with --resume" in said)
@@ -107,7 +115,7 @@ def test_what_an_interruption_says_is_true(tmp_path, run, name):
     if name in MEASURING:
         stopped, _ = run(name, out, 2)
         more = check(stopped, out, name)
-        if name in {"finetune --save-steps", "sweep --storage"}:
+        if name in {"finetune --save-steps", "sweep --storage", "demo"}:
             assert run(name, out, 0, *more)[0].exit_code == 0
         return
     _, calls = run(name, tmp_path / f"whole{suffix}")

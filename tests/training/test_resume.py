@@ -92,7 +92,7 @@ def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(tmp_path, name):
     path = tmp_path / name
     os.mkfifo(path)
     finish_checkpoint(tmp_path)  # as a stranger could
-    with pytest.raises(CheckpointError, match="does not list files of .* with their SHA-256"):
+    with pytest.raises(CheckpointError, match=r"does not list files of .* with their SHA-256"):
         check_checkpoint(tmp_path)
 
 

@@ -12,11 +12,16 @@ from taskarith.unlearning.task import QUICK_MEASUREMENT
 
 
 def test_vectors_are_learned_on_the_base_if_there_is_one():
-    assert TASK.learn("forget").inputs == ("tuned",)
+    assert TASK.learn(["f.txt"], "learned-forget").inputs == ("tuned",)
     based = replace(TASK, base="base")
-    assert based.learn("retain").inputs == ("base",)
-    assert based.learn("retain").options["data"] == ["r.txt", "s.txt"]
+    assert based.learn(based.retain, "learned-retain").inputs == ("base",)
+    assert based.learn(based.retain, "learned-retain").options["data"] == ["r.txt", "s.txt"]
     assert based.extract("retain").inputs == ("base", "run/learned-retain")
+
+
+def test_the_vectors_are_those_that_the_edit_needs():
+    assert TASK.lessons == {"forget": ("f.txt",), "retain": ("r.txt", "s.txt")}
+    assert replace(TASK, keep=0.0).lessons == {"forget": ("f.txt",)}
 
 
 def test_the_edit():
@@ -24,7 +29,8 @@ def test_the_edit():
     assert replace(TASK, keep=0.0).edit == {"negate": ["run/forget.safetensors"]}
     adapters = replace(TASK, learning=replace(FULL, lora=True))
     assert adapters.edit == {"negate": ["run/forget"], "add": ["run/retain:0.4"]}
-    assert adapters.learn("forget").output == Path("run/forget")
+    assert adapters.learned("forget") == "forget"
+    assert adapters.vector("forget") == Path("run/forget")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +57,12 @@ def test_the_rule(changes, target, words):
 def test_how_it_is_measured_and_run_goes_to_every_stage():
     form = replace(QUICK_MEASUREMENT, seed=7, apply_chat_template=True, system_prompt="Hi", batch_size=2)
     task = replace(TASK, measurement=form, device="cuda", trust_remote_code=True, quick=True)
-    calls = [task.learn("forget"), task.sweep(None), task.measure(("tuned",), "before"), task.attack()]
+    calls = [
+        task.learn([task.forget], "learned-forget"),
+        task.sweep(None),
+        task.measure(("tuned",), "before"),
+        task.attack(),
+    ]
     for call in calls:
         assert {"--seed", "--apply-chat-template", "--system-prompt", "--device", "--trust-remote-code"} <= {
             *call.words

@@ -104,7 +104,7 @@ def test_the_printed_commands_make_the_same(run, room, tmp_path):
 
 
 def test_a_run_that_is_stopped_in_any_stage_goes_on(run, room, monkeypatch):
-    import taskarith.unlearning.run as module
+    import taskarith.unlearning.steps as module
 
     folder, whole = room / "stopped", module._call
     stops = len(run.commands)

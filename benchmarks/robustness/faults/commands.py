@@ -105,7 +105,9 @@ COMMANDS = {
         _SEEDS, "out/run", is_heavy=True, in_stages=True,
     ),
     "clean": Command("clean out/run --forget-data", output="out/run", start="in/run"),
-    "demo": Command("demo --model in/base --quick --seed {} -o out/demo", _SEEDS, "out/demo", is_heavy=True),
+    "demo": Command(
+        "demo --model in/base --quick --seed {} -o out/demo", _SEEDS, "out/demo", is_heavy=True, in_stages=True
+    ),
 }  # fmt: skip
 """Those that write, by name."""
 
