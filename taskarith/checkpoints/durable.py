@@ -27,10 +27,11 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Put a file on disk, or a folder with all that it holds."""
+    """Put a file on disk, or a folder with all that it holds; a pipe in it is not waited for."""
     for parent, _, names in os.walk(path, topdown=False):
-        for name in (*names, ""):
-            sync(Path(parent) / name)
+        for one in (*(Path(parent) / name for name in names), Path(parent)):
+            if one.exists() and not one.is_fifo():
+                sync(one)
     if not path.is_dir():
         sync(path)
 

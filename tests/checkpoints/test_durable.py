@@ -48,6 +48,8 @@ def test_a_disk_that_does_not_take_a_file_leaves_the_earlier_one_alone(tmp_path,
 def test_a_folder_is_put_on_disk_from_within(tmp_path, synced):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").touch()
+    (tmp_path / "a" / "b" / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "a" / "b" / "pipe")
     sync_tree(tmp_path / "a")
     assert synced == [(tmp_path / name).stat().st_ino for name in ("a/b/file", "a/b", "a")]
     synced.clear()
