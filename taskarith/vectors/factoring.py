@@ -79,6 +79,11 @@ class Factoring:
             for parameter, one in self.architecture.parameters.items()
             if takes_factors(self.architecture, parameter, shared) and self._is_stored(parameter)
         ]
+        if not factors:
+            raise MismatchError(
+                f"no adapter can change what moves: {name_some(sorted(self.source.shapes))} are in none of its layers",
+                "Write a task vector file: -o forget.safetensors",
+            )
         with TensorReader() as reader:
             self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
             count = matrices_at_once(self._device)

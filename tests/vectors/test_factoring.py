@@ -7,11 +7,13 @@ import json
 import oracle
 import pytest
 import tiny
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taskarith.edit.apply import apply
+from taskarith.errors import MismatchError
 from taskarith.vectors.low_rank import extract_low_rank
 
 
@@ -44,3 +46,14 @@ def test_ranks_follow_the_energy_and_alone_what_moved_is_written(tmp_path):
     assert again.ranks == result.ranks
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
+
+
+def test_what_no_adapter_can_change_is_said(tmp_path):
+    """Tensors that the architecture has no layer for, as of experts in a model without."""
+    for name, value in (("base", 0.0), ("tuned", 1.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({"model.layers.0.mlp.experts.0.w": torch.full((8, 8), value)}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(MismatchError, match=r"no adapter can change what moves: model.layers.0.mlp.experts.0.w"):
+        extract_low_rank(str(tmp_path / "base"), str(tmp_path / "tuned"), tmp_path / "adapter", rank=2)
