@@ -123,6 +123,8 @@ def check_checkpoint(folder: Path) -> None:
     state = read_json(folder / _STATE_NAME)
     try:
         check_fields(state, _STATE | {"global_step": lambda value: is_count(value) and value == _step(folder)})
+        if not isinstance(control := state.get("stateful_callbacks"), dict) or "TrainerControl" not in control:
+            raise MalformedError("'stateful_callbacks' does not say how the training was controlled")
     except MalformedError as error:
         raise CheckpointError(f"{folder / _STATE_NAME}: {error}", _START_OVER) from error
 

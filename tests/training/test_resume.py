@@ -57,6 +57,9 @@ def _spoil(checkpoint: Path, how: str) -> None:
         save_file({name: t[:1] if name == "lm_head.weight" else t for name, t in load_file(trained).items()}, trained)
     elif how == "cut":
         trained.write_bytes(trained.read_bytes()[:-8])
+    elif how == "control":
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"stateful_callbacks": None}))
     elif how == "optimizer":
         (checkpoint / "optimizer.pt").write_bytes(b"not a zip file")
     else:
@@ -70,6 +73,7 @@ def _spoil(checkpoint: Path, how: str) -> None:
         ("shapes", r"such as lm_head.weight \(\[1, 32\] in the checkpoint, \[384, 32\] in the model\)"),
         ("cut", "cannot read .*trained.safetensors"),
         ("optimizer", "cannot read the optimizer's state"),
+        ("control", "does not say how the training was controlled"),
         ("trained.safetensors", "does not contain trained.safetensors; checkpoints of earlier releases"),
         ("optimizer.pt", "does not contain optimizer.pt"),
         ("rng_state.pth", "does not contain rng_state.pth"),
@@ -79,7 +83,7 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused(tmp_path, text, interr
     base, left = interrupted
     shutil.copytree(left, tmp_path / ".out.training")
     _spoil(tmp_path / ".out.training/checkpoint-2", how)
-    damaged = "was changed after it was written: " + (how if "." in how else r"(trained.safetensors|optimizer.pt)")
+    damaged = "was changed after it was written: " + (how if "." in how else r"(trained.safetensors|optimizer.pt|trainer_state.json)")
     for wanted in (damaged, message):
         with pytest.raises((CheckpointError, MismatchError), match=wanted):
             finetune(base, [text], tmp_path / "out", resume=True, **quick(max_steps=4))
