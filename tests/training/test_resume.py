@@ -83,7 +83,8 @@ def test_a_checkpoint_that_does_not_load_whole_is_refused(tmp_path, text, interr
     base, left = interrupted
     shutil.copytree(left, tmp_path / ".out.training")
     _spoil(tmp_path / ".out.training/checkpoint-2", how)
-    damaged = "was changed after it was written: " + (how if "." in how else r"(trained.safetensors|optimizer.pt|trainer_state.json)")
+    several = r"(trained.safetensors|optimizer.pt|trainer_state.json)"
+    damaged = "was changed after it was written: " + (how if "." in how else several)
     for wanted in (damaged, message):
         with pytest.raises((CheckpointError, MismatchError), match=wanted):
             finetune(base, [text], tmp_path / "out", resume=True, **quick(max_steps=4))
