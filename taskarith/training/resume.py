@@ -174,7 +174,8 @@ def training_folder(
 ) -> Generator[Path | None]:
     """Lock and prepare the training folder of an output, yield the checkpoint to resume from, and clean up.
 
-    The folder is removed at the end; if the run fails or is interrupted, a folder with a checkpoint is kept.
+    The folder is removed at the end; if the run fails or is interrupted before its output stands, a folder with a
+    checkpoint is kept.
 
     :param target: The output.
     :param arguments: The Trainer's arguments; only the first process changes the folder.
@@ -183,7 +184,7 @@ def training_folder(
     :raises MismatchError: The checkpoint belongs to another run.
     :raises OutputError: The folder cannot be written, or another run works in it.
     """
-    folder, first = working_folder(target), arguments.process_index == 0
+    folder, first, before = working_folder(target), arguments.process_index == 0, _inode(target)
     with _held(folder, target) if first else contextlib.nullcontext(Hold()) as hold:
         try:
             with arguments.main_process_first(local=False, desc="preparing the training folder"):
@@ -196,12 +197,21 @@ def training_folder(
             yield checkpoint
         except BaseException as error:
             with uninterrupted(hold.notes):
-                hold.keep = last_checkpoint(folder) is not None
+                is_published = _inode(target) not in {None, before}
+                hold.keep = last_checkpoint(folder) is not None and not is_published
                 if hold.keep and not isinstance(error, CheckpointError | MismatchError):  # these say what to do
                     error.add_note(_KEPT)
                     hold.notes.append(_KEPT)
             raise
         hold.keep = False
+
+
+def _inode(path: Path) -> int | None:
+    """Return what tells a folder from another one of its name; None where there is none."""
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.errors import CheckpointError, MismatchError, OutputError
 from taskarith.training.finetune import finetune
-from taskarith.training.resume import check_checkpoint, finish_checkpoint
+from taskarith.training.resume import check_checkpoint, finish_checkpoint, training_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,6 +101,29 @@ def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(tmp_path, name):
     finish_checkpoint(tmp_path)  # as a stranger could
     with pytest.raises(CheckpointError, match=r"does not list files of .* with their SHA-256"):
         check_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("stood", [False, True])
+def test_an_interrupt_keeps_checkpoints_until_the_output_stands(tmp_path, published, stood):
+    target, folder = tmp_path / "out", tmp_path / ".out.training"
+    if stood:
+        target.mkdir()
+    one = SimpleNamespace(process_index=0, main_process_first=lambda **_: nullcontext())
+
+    def interrupt():
+        with training_folder(target, one, {}, resume=False):
+            (folder / "checkpoint-1").mkdir()
+            finish_checkpoint(folder / "checkpoint-1")
+            if published:
+                (tmp_path / "new").mkdir()
+                (tmp_path / "new").rename(target)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupt()
+    assert folder.exists() is not published
+    assert bool(getattr(caught.value, "__notes__", [])) is not published
 
 
 @pytest.fixture(scope="module")
