@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from taskarith.arithmetic.kernels.available import load_or_none
+from taskarith.arithmetic.kernels.available import address, load_or_none
 from taskarith.arithmetic.kernels.layout import BLOCK
 
 __all__ = ["KthLargest", "Largest", "keep_largest", "largest_rows"]
@@ -117,8 +117,8 @@ def keep_largest(values: np.ndarray, outer: Largest, inner: Largest, weight: flo
         return np.multiply(values * (outer.mask(values) & ~inner.mask(values)), weight, out=out)
     (least, equals), (most, others) = outer.limit(), inner.limit()
     limits, left, scratch = np.array([least, most]), np.array([equals, others], np.int64), np.empty(BLOCK)
-    where = values.ctypes.data, len(values), limits.ctypes.data, left.ctypes.data
-    kernels.keep_largest(*where, weight, out.ctypes.data, scratch.ctypes.data)
+    where = address(values), len(values), limits.ctypes.data, left.ctypes.data
+    kernels.keep_largest(*where, weight, address(out), scratch.ctypes.data)
     outer.take(int(left[0]))
     inner.take(int(left[1]))
     return out
@@ -172,7 +172,7 @@ class _Near:
             self._found = np.empty(len(values))
         bounds, counts = np.array([self._least, self._guess, self._most]), np.zeros(2, np.int64)
         where = (each.ctypes.data for each in (bounds, counts, self._found))
-        number = kernels.near(values.ctypes.data, len(values), *where, len(self._found))
+        number = kernels.near(address(values), len(values), *where, len(self._found))
         self._above += int(counts[0])
         self._equal += int(counts[1])
         return self._keep(self._found[:number].copy())

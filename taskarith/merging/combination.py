@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from taskarith.arithmetic.kernels.available import load_or_none
+from taskarith.arithmetic.kernels.available import address, load_or_none
 from taskarith.arithmetic.kernels.layout import LANES
 from taskarith.merging.operator import Setting
 
@@ -43,7 +43,7 @@ class Products:
     def _lanes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         lanes, kernels = np.zeros((self._count, self._count, LANES)), load_or_none("merge")
         if kernels is not None:
-            where = array("q", [row.ctypes.data for row in rows])
+            where = array("q", [address(row) for row in rows])
             kernels.products(where.buffer_info()[0], len(rows), len(rows[0]), lanes.ctypes.data)
             return lanes
         whole = len(rows[0]) // LANES * LANES

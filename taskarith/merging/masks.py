@@ -10,7 +10,7 @@ import ctypes
 import numpy as np
 import xxhash
 
-from taskarith.arithmetic.kernels.available import load_or_none
+from taskarith.arithmetic.kernels.available import address, load_or_none
 
 __all__ = ["Numbers", "chances_by_rank", "keep_by_chance", "keep_by_rank"]
 
@@ -81,8 +81,8 @@ def keep_by_chance(
         kept = values * (numbers.take(start, len(values)) < np.uint64(limit)) / divisor
         return np.multiply(kept, weight, out=out)
     scratch = np.empty(_BLOCK, np.uint32)
-    where = values.ctypes.data, len(values), start // _BLOCK
-    kernels.keep(*where, _signed(numbers.key), limit, divisor, weight, out.ctypes.data, scratch.ctypes.data)
+    where = address(values), len(values), start // _BLOCK
+    kernels.keep(*where, _signed(numbers.key), limit, divisor, weight, address(out), scratch.ctypes.data)
     return out
 
 
@@ -113,8 +113,8 @@ def keep_by_rank(
     kernels, (count, columns) = load_or_none("merge"), rows.shape
     if kernels is not None and rows.size:
         scratch = np.empty(4 * columns + 8 * 256)
-        given = rows.ctypes.data, count, columns, numbers.ctypes.data, chances.ctypes.data, int(rescale)
-        kernels.keep_ranked(*given, weight, out.ctypes.data, scratch.ctypes.data)
+        given = address(rows), count, columns, numbers.ctypes.data, chances.ctypes.data, int(rescale)
+        kernels.keep_ranked(*given, weight, address(out), scratch.ctypes.data)
         return out
     order = np.argsort(np.abs(rows), axis=1, kind="stable")
     likely = np.empty(rows.shape)

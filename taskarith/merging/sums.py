@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taskarith.arithmetic.kernels.available import load_or_none
+from taskarith.arithmetic.kernels.available import address, load_or_none
 from taskarith.arithmetic.kernels.layout import BLOCK
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def _call(
     kernels: Kernels, parts: Sequence[np.ndarray], elects: int, shares: Sequence[float] | None, out: np.ndarray
 ) -> None:
     """Call ``kernels.elect``; no shares: nothing is divided."""
-    where, given = array("q", [part.ctypes.data for part in parts]), array("d", shares or [1.0] * len(parts))
+    where, given = array("q", [address(part) for part in parts]), array("d", shares or [1.0] * len(parts))
     order = array("q", sorted(range(len(parts)), key=given.__getitem__))
     scratch = np.empty((len(parts) + 3) * BLOCK)
     sizes = given.buffer_info()[0], order.buffer_info()[0] if shares is not None else 0
-    kernels.elect(where.buffer_info()[0], len(parts), len(out), elects, *sizes, out.ctypes.data, scratch.ctypes.data)
+    kernels.elect(where.buffer_info()[0], len(parts), len(out), elects, *sizes, address(out), scratch.ctypes.data)

@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from taskarith.arithmetic.kernels.compile import Kernels
 
-__all__ = ["load_or_none"]
+__all__ = ["address", "load_or_none"]
+
+
+def address(values: np.ndarray) -> int:
+    """Return where float64 elements are, one after the other: the kernels know nothing but that.
+
+    :raises AssertionError: They are of another dtype, or lie apart.
+    """
+    if values.dtype != "float64" or not values.flags.c_contiguous:
+        raise AssertionError("kernels of merge methods take float64, one after the other")
+    return values.ctypes.data
 
 
 _found: dict[str, Kernels | None] = {}

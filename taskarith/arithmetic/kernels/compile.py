@@ -1,8 +1,8 @@
 """The kernels as functions to call: compiled by numba once a machine, then loaded without it.
 
 They are compiled in groups, of which most commands need one or two. Their object code is kept in the cache and loaded
-by llvmlite alone, which takes a tenth of the time that numba needs to start. Compiling all of them takes half a minute
-or more, in a process of its own that outlives the command and begins with the groups that it needs: until these are
+by llvmlite alone, which takes a tenth of the time that numba needs to start. Compiling all of them takes about a minute
+of a core, in a process of its own that outlives the command and begins with the groups that it needs: until these are
 there, torch calculates, to the same bits. Where they cannot be kept they are not compiled.
 """
 
@@ -159,7 +159,7 @@ def _begin(groups: Sequence[str], listener: Listener) -> NoReturn:
         raise ImportError("numba is not installed")
     if not _begun:
         listener.note(
-            "compiling the arithmetic for this processor in the background, for half a minute, once (to be kept in "
+            "compiling the arithmetic for this processor in the background, for about a minute, once (to be kept in "
             f"{folder}); meanwhile torch calculates the same bits"
         )
         _begun.append(True)

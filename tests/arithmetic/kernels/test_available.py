@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 from taskarith.arithmetic.kernels import available
 from taskarith.arithmetic.kernels import compile as compiled
-from taskarith.arithmetic.kernels.available import load_or_none
+from taskarith.arithmetic.kernels.available import address, load_or_none
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +53,11 @@ def test_without_numba_there_are_none_and_other_failures_are_not_hidden(monkeypa
         load_or_none("exact")
     monkeypatch.setitem(sys.modules, "taskarith.arithmetic.kernels.compile", None)
     assert load_or_none("exact") is None
+
+
+def test_addresses_are_of_float64_in_one_piece():
+    values = np.zeros((4, 4))
+    assert address(values) == values.ctypes.data
+    for other in (values.astype(np.float32), values[:, ::2], values.T[1:]):
+        with pytest.raises(AssertionError, match="float64"):
+            address(other)
