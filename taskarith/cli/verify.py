@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +18,9 @@ __all__ = ["command"]
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that taskarith wrote, or a task vector file.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Folder that taskarith wrote, or a task vector file; or its hub id.")
+    ],
     *,
     seed: SeedOption = 42,
     output: OutputOptions,

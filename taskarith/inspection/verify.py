@@ -16,6 +16,7 @@ from taskarith.inspection.verify_edit import verify_edit
 from taskarith.inspection.verify_record import broken_record
 from taskarith.inspection.verify_vector import verify_vector
 from taskarith.progress import SILENT, Listener
+from taskarith.vectors.locate import is_on_hub, locate_vector
 
 __all__ = ["Verification", "verify"]
 
@@ -25,12 +26,13 @@ _OLD_RELEASE = "written by an earlier release"
 def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> Verification:
     """Recompute all digests and fingerprints, and a sample of elements from the recorded inputs.
 
-    :param path: A task vector file, or a folder with ``taskarith.json``.
+    :param path: A task vector file, or a folder with ``taskarith.json``; or one on the hub, as ``locate_vector`` takes
+        it.
     :param seed: Seed of the samples.
     :param listener: Receives progress updates.
-    :raises CheckpointError: There is no record, or the files are broken.
+    :raises CheckpointError: There is no record, the files are broken, or the hub does not have them.
     """
-    target = Path(path)
+    target = locate_vector(str(path), listener) if is_on_hub(str(path)) else Path(path)
     return verify_vector(target, seed, listener) if target.is_file() else _verify_folder(target, seed, listener)
 
 

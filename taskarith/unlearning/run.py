@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from taskarith.report.sweep import plot_sweep
 from taskarith.sweeps.sweep import sweep
 from taskarith.unlearning.call import Call
 from taskarith.unlearning.findings import Choice, Known, read_choice, read_known
+from taskarith.unlearning.forecast import LONG, Forecast
 from taskarith.unlearning.look import missing
 from taskarith.unlearning.result import UnlearnResult
 from taskarith.unlearning.stages import Stages
@@ -36,8 +37,6 @@ _UNSURE = (
     "It is not shown that the text is forgotten: the rule holds on the samples that chose alpha, and not on the others."
 )
 _LEARNING = {"forget": "learn the text to forget", "retain": "learn the texts to keep"}
-_LONG = 60.0
-"""Seconds from which an estimate is worth a line."""
 _ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK = 8, 3
 """Measurements of a model that attacks take about as long as."""
 
@@ -50,12 +49,14 @@ class Run:
     :param stages: Those of the run.
     :param listener: Is told what was found.
     :param compromise: Write the best compromise if no alpha meets the rule.
+    :param sizes: Characters of each text, by how it is named.
     """
 
     task: Task
     stages: Stages
     listener: Listener
     compromise: bool
+    sizes: Mapping[str, int]
 
     def run(self, start: float) -> UnlearnResult:
         """Go through the stages."""
@@ -68,12 +69,10 @@ class Run:
                 f"Loss of the text: {known.sentence}."
             )
             return self._end("nothing to forget", None, [verdict], ["before"], start)
-        if (left := self._seconds_left()) > _LONG:
-            listener.note(
-                f"about {left / 60:.0f} min to go, by how long this took, and learning, which tells its own time"
-            )
-        for name, texts in task.lessons.items():
-            learn_vector(self.stages, task, name, texts, _LEARNING[name])
+        if (left := self._seconds_left()) > LONG:
+            listener.note(f"learning tells its own time; all else will take about {left / 60:.0f} min, as this shows")
+        for number, (name, texts) in enumerate(task.lessons.items()):
+            learn_vector(self.stages, task, name, texts, _LEARNING[name], partial(self._forecast, number))
         choice = self._sweep(known)
         alpha = choice.alpha
         if alpha == 0:
@@ -110,6 +109,11 @@ class Run:
             len(task.alphas) + references + 2 + references + (_ROWS_OF_QUICK_ATTACK if task.quick else _ROWS_OF_ATTACK)
         )
         return rows * self.stages.seconds("before") / (1 + references)
+
+    def _forecast(self, number: int, listener: Listener) -> Forecast:
+        """Return a listener for the lesson of this number that tells how long it and all that follows will take."""
+        sizes = [sum(self.sizes[text] for text in texts) for texts in self.task.lessons.values()][number:]
+        return Forecast(listener, sum(sizes) / sizes[0], self._seconds_left())
 
     @property
     def _vectors(self) -> tuple[str, ...]:

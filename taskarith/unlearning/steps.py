@@ -18,7 +18,9 @@ from taskarith.unlearning.stages import Stages
 from taskarith.unlearning.task import Task
 from taskarith.vectors.extract import extract
 
-__all__ = ["Indented", "do", "learn", "learn_vector"]
+__all__ = ["Heard", "Indented", "do", "learn", "learn_vector"]
+
+Heard = Callable[[Listener], Listener]
 
 
 @dataclass(frozen=True)
@@ -41,39 +43,50 @@ def do(stages: Stages, what: str, call: Call, verb: Callable[..., object], after
     stages.run(what, call, partial(_call, verb, call, Indented(stages.listener)), after)
 
 
-def learn(stages: Stages, what: str, call: Call) -> None:
+def learn(stages: Stages, what: str, call: Call, heard: Heard | None = None) -> None:
     """Fine-tune, going on from a checkpoint of a run that was stopped.
 
     :param call: Of ``finetune``.
+    :param heard: Makes, of the listener, the one that the training tells its progress; None for the listener itself.
     """
-    do(stages, what, call, _finetune)
+    do(stages, what, call, partial(_finetune, heard))
 
 
-def learn_vector(stages: Stages, task: Task, name: str, texts: Sequence[str], what: str) -> None:
+def learn_vector(
+    stages: Stages,
+    task: Task,
+    name: str,
+    texts: Sequence[str],
+    what: str,
+    heard: Heard | None = None,
+) -> None:
     """Learn texts and keep their vector: with an adapter that is it; else the difference, and no other weights.
 
     :param task: How they are learned, on which model, and in which folder.
     :param name: Of the vector.
     :param texts: To learn.
     :param what: What the stage is for.
+    :param heard: As for ``learn``.
     """
     call, take = task.learn(texts, task.learned(name)), task.extract(name)
     if task.learning.lora:
-        learn(stages, what, call)
+        learn(stages, what, call, heard)
         return
     stages.expect(call)
     stages.check(take, (call.name,))  # before anything is learned
     if stages.is_done(take, (call.name,)):
         stages.skip(what, call)
     else:
-        learn(stages, what, call)
+        learn(stages, what, call, heard)
     do(stages, f"{what}: the vector", take, extract, after=(call.name,))
     if stages.is_done(call):  # the vector and its base give it back; what somebody else put there stays
         shutil.rmtree(call.output)
 
 
-def _finetune(model: str, data: list[str], output_dir: Path, **options: Any) -> object:
+def _finetune(heard: Heard | None, model: str, data: list[str], output_dir: Path, **options: Any) -> object:
     has_checkpoint = last_checkpoint(working_folder(output_dir)) is not None
+    if heard is not None:
+        options["listener"] = heard(options["listener"])
     return finetune(model, data, output_dir, **options, resume=has_checkpoint)
 
 

@@ -141,6 +141,7 @@ def forget_text(
         check_space(folder, needed_space(task, sight))
     begin_folder(folder, KIND)
     stages = Stages(folder, sight.fingerprints, lambda: fingerprints(task), len(planned(task)), overwrite, listener)
-    result = Run(task, stages, listener, compromise=compromise).run(start)
+    sizes = {spec: sum(len(one.text) for one in sight.data[name].documents) for name, spec in task.data.items()}
+    result = Run(task, stages, listener, compromise=compromise, sizes=sizes).run(start)
     write_json(folder / "results.json", result.to_json())
     return result

@@ -24,6 +24,8 @@ def test_a_model_arrives_and_loads_again_with_equal_bits(hub, edited):
     back = resolve_model(f"ann/edited@{result.commit}").path
     assert (back / "model.safetensors").read_bytes() == (edited / "model.safetensors").read_bytes()
     assert verify(back).is_sound
+    assert verify("ann/edited") == verify(back)
+    assert verify("ann/edited").sampled
     assert "subtracted" in ModelCard.load(back / "README.md").text
 
 
@@ -35,6 +37,10 @@ def test_a_vector_is_read_by_its_id(hub, vector, phi, tmp_path):
     for number, name in enumerate(["ann/forget", "ann/forget:forget.safetensors", f"ann/forget@{result.commit}"]):
         out = apply(str(phi), negate=[name], output_dir=tmp_path / str(number)).path
         assert (out / "model.safetensors").read_bytes() == (tmp_path / "path/model.safetensors").read_bytes()
+    for name in ("ann/forget", "ann/forget:forget.safetensors"):
+        assert verify(name).is_sound
+    with pytest.raises(CheckpointError, match="no such model on the hub"):
+        verify("ann/nothing")
     card = ModelCard(hub.repositories["ann/forget"].files()["README.md"].decode())
     assert card.data.tags == ["task-arithmetic"]
     assert "taskarith apply --negate ann/forget:forget.safetensors -o edited" in card.text

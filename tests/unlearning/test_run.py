@@ -28,8 +28,9 @@ def test_the_time_left_follows_from_the_measurement(tmp_path):
         stages = Stages(tmp_path, {}, dict, 9, True, Notes())
         call = task.measure((task.model,), "before")
         stages.run("measure", call, lambda call=call: call.output.write_text("x"))
-        run = Run(task, stages, Notes(), compromise=False)
+        run = Run(task, stages, Notes(), compromise=False, sizes={"f.txt": 100, "r.txt": 100, "s.txt": 200})
         assert run._seconds_left() == stages.seconds("before") * rows
+        assert [run._forecast(number, Notes())._lessons for number in (0, 1)] == [4, 1]
 
 
 def test_the_result_of_a_dry_run():

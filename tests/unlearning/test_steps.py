@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 from forgetting import FULL, TASK, Notes
 
@@ -43,6 +44,12 @@ def test_an_adapter_is_the_vector_and_a_fine_tune_goes(tmp_path, phi):
         learning = replace(FULL, lora=lora, num_train_epochs=1, until_loss=None, block_size=16)
         task, notes = replace(TASK, model=str(phi), folder=tmp_path / left, learning=learning), Notes()
         task.folder.mkdir()
-        learn_vector(Stages(task.folder, {}, dict, 2, False, notes), task, "kept", [str(text)], "learn it")
+        steps = []
+
+        def heard(listener, steps=steps):
+            return SimpleNamespace(note=listener.note, progress=lambda *progress: steps.append(progress))
+
+        learn_vector(Stages(task.folder, {}, dict, 2, False, notes), task, "kept", [str(text)], "learn it", heard)
         assert {path.name for path in task.folder.iterdir()} == {left, "stages.json"}
         assert task.vector("kept") == task.folder / left
+        assert [done for what, done, _ in steps if what.startswith("training")] == [*range(1, int(steps[-1][2]) + 1)]
