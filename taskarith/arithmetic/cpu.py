@@ -84,6 +84,23 @@ class CpuCalculator:
             )
         )
 
+    def gram(self, start: int, stop: int, first: int, lanes: np.ndarray, *, adds_base: bool) -> bool:
+        """Add scalar products of the deltas, or of the base and each of them, to the sums of their lanes.
+
+        :param start, stop: The chunk.
+        :param first: Number of its first element, which decides its lane.
+        :param lanes: float64, vectors x vectors x LANES; those of vectors a >= b are added to.
+        :param adds_base: Whether they are of models, not of deltas. Vectors after the terms are deltas of zeros.
+        :returns: Whether all of it is finite.
+        """
+        self._multiply(start, stop)
+        where = lanes.ctypes.data
+        return bool(
+            self._kernels.gram(
+                _address(self._recipe), stop - start, first, len(lanes), int(adds_base), where, self._scratch
+            )
+        )
+
     def inner_products(self, start: int, stop: int, found: Products) -> None:
         """Add the inner products of all pairs of terms, and keep the few elements."""
         self._multiply(start, stop)
@@ -110,7 +127,7 @@ class CpuCalculator:
     def _reserve(self, rows: int, terms: int) -> None:
         """Take memory for rows of inputs, one row for the result, and the kernels' buffers."""
         self._rows, self._room_for = rows, terms
-        scratch = (8 + max(terms, 1)) * 8 * BLOCK
+        scratch = (8 + max(terms, 1)) * 8 * (BLOCK + 1)
         self._memory = mmap.mmap(-1, (rows + 1) * self._stride + scratch)
         self._view = memoryview(self._memory)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))

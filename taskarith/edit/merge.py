@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from taskarith.merging.combination import Combination
 from taskarith.merging.methods import METHODS
 from taskarith.merging.operator import Operator, Setting
 from taskarith.merging.overflow import naming_overflow
+
+if TYPE_CHECKING:
+    from taskarith.arithmetic.cpu import CpuCalculator
 
 __all__ = ["PIECE_ELEMENTS", "Merge"]
 
@@ -58,10 +62,13 @@ class Merge:
         recipe = what.recipe
         self._what, self._reader, self._calculator, self._stop = what, reader, calculator, stop
         self._name, self._elements = tensor.source.name, tensor.source.elements
-        self._merged = len(recipe.dtypes)  # the merged delta is one input more
-        calculator.begin(Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output))
         self._operator: Operator | Combination = METHODS[plan.edit.method.name].load()(
             _setting(plan, tensor, calculator.device)
+        )
+        self._merged = len(recipe.dtypes)  # a merged delta is one input more
+        is_combined = isinstance(self._operator, Combination)
+        calculator.begin(
+            recipe if is_combined else Recipe((*recipe.dtypes, "F64"), (Term(1.0, self._merged),), recipe.output)
         )
         span = max(1, self._operator.span)
         self._piece = span * max(1, PIECE_ELEMENTS // span)
@@ -80,11 +87,9 @@ class Merge:
         """
         operator, calculator = self._operator, self._calculator
         while not operator.is_ready() and not self._stop.is_set():
-            for _, deltas, base in self._read():
-                with naming_overflow(self._name), np.errstate(over="raise", invalid="raise"):
-                    operator.scan(deltas, base)
-            if not self._stop.is_set():
-                with naming_overflow(self._name), np.errstate(over="raise", invalid="raise"):
+            with naming_overflow(self._name), np.errstate(over="raise", invalid="raise"):
+                self._scan()
+                if not self._stop.is_set():
                     operator.end_scan()
         if isinstance(operator, Combination):
             if self._stop.is_set():
@@ -98,6 +103,29 @@ class Merge:
                 _copy(self._stored[first * self._size : last * self._size], calculator.room(0, last - first))
                 _copy(values[first:last], calculator.room(self._merged, last - first))
                 yield calculator.linear(start + first, start + last)
+
+    def _scan(self) -> None:
+        """Read everything once for the operator."""
+        operator = self._operator
+        if isinstance(operator, Combination) and not operator.looks_at_deltas and self._calculator.is_compiled:
+            self._add_products(operator, cast("CpuCalculator", self._calculator))
+            return
+        for _, deltas, base in self._read():
+            operator.scan(deltas, base)
+
+    def _add_products(self, operator: Combination, calculator: CpuCalculator) -> None:
+        """Take scalar products of what is read as it comes, without keeping the deltas."""
+        self.inputs = open_inputs(self._what, self._reader, calculator)
+        for start, end in chunks(self._elements, self._piece):
+            lanes = operator.products.new_lanes()
+            for first, last in chunks(end - start, self._chunk):
+                if self._stop.is_set():
+                    return
+                self._fill_rooms(last - first)
+                place = start + first, start + last
+                if not calculator.gram(*place, first, lanes, adds_base=operator.wants_base):
+                    raise self._not_finite()
+            operator.products.add_lanes(lanes)
 
     def _combine(self, factors: Sequence[float], excess: float) -> Iterator[tuple[memoryview, bool]]:
         """Add the deltas to the base, each times its factor, and some of the base once more."""
@@ -124,15 +152,21 @@ class Merge:
     def _fill(self, start: int, first: int, last: int) -> None:
         """Read a part of a piece, keep the bytes of the base, and take the differences."""
         calculator, count = self._calculator, last - first
-        for index, tensor in enumerate(self.inputs):
-            tensor.read_into(calculator.room(index, count))
+        self._fill_rooms(count)
         self._stored[first * self._size : last * self._size] = np.frombuffer(calculator.room(0, count), np.uint8)
         for row, term in self._rows:
             if not calculator.delta(term, start + first, start + last, row[first:last]):
-                raise MismatchError(
-                    f"{self._name}: a delta or the base has values that are not finite",
-                    "An input has infinities or NaN: check the inputs with taskarith inspect.",
-                )
+                raise self._not_finite()
+
+    def _fill_rooms(self, count: int) -> None:
+        for index, tensor in enumerate(self.inputs):
+            tensor.read_into(self._calculator.room(index, count))
+
+    def _not_finite(self) -> MismatchError:
+        return MismatchError(
+            f"{self._name}: a delta or the base has values that are not finite",
+            "An input has infinities or NaN: check the inputs with taskarith inspect.",
+        )
 
 
 def _copy(values: np.ndarray, out: memoryview) -> None:

@@ -34,14 +34,25 @@ class Products:
 
         :raises FloatingPointError: A product, or a sum of them, is too large.
         """
-        lanes = self._lanes(rows)
+        self.add_lanes(self._lanes(rows))
+
+    def add_lanes(self, lanes: np.ndarray) -> None:
+        """Add what a piece gives.
+
+        :param lanes: The partial sums: float64, rows x rows x LANES, of which those of rows a >= b are read.
+        :raises FloatingPointError: One is not finite: something was too large.
+        """
         if not np.isfinite(lanes).all():
             raise FloatingPointError("overflow encountered in a scalar product")
         for first, second in self._sums:
             self._sums[first, second] += math.fsum(lanes[second, first])
 
+    def new_lanes(self) -> np.ndarray:
+        """Return partial sums of zero."""
+        return np.zeros((self._count, self._count, LANES))
+
     def _lanes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        lanes, kernels = np.zeros((self._count, self._count, LANES)), load_or_none("merge")
+        lanes, kernels = self.new_lanes(), load_or_none("merge")
         if kernels is not None:
             where = array("q", [address(row) for row in rows])
             kernels.products(where.buffer_info()[0], len(rows), len(rows[0]), lanes.ctypes.data)
@@ -77,9 +88,11 @@ class Combination(ABC):
 
     span = 1
     wants_base = False
+    looks_at_deltas = False
+    """Whether it needs the deltas themselves, not only the scalar products, which kernels take while they read."""
 
     def __init__(self, setting: Setting, rows: int) -> None:
-        self._setting, self._products = setting, Products(rows)
+        self._setting, self.products = setting, Products(rows)
         self._factors: tuple[list[float], float] | None = None
 
     def is_ready(self) -> bool:
@@ -88,11 +101,11 @@ class Combination(ABC):
 
     def scan(self, deltas: Sequence[np.ndarray], base: np.ndarray | None) -> None:
         """Look at the next piece: flat float64, finite."""
-        self._products.add(self._vectors(deltas, base))
+        self.products.add(self._vectors(deltas, base))
 
     def end_scan(self) -> None:
         """Find the factors."""
-        self._factors = self._decide(self._products)
+        self._factors = self._decide(self.products)
 
     def factors(self) -> tuple[list[float], float]:
         """Return what each delta is multiplied by, and what of the base is added to it, once they are known."""

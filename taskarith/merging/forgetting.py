@@ -79,6 +79,8 @@ class Project(Combination):
     :param setting: What is known of the tensor; the deltas of what is retained come after those that are added.
     """
 
+    looks_at_deltas = True
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting, len(setting.weights) + setting.guides)
         self._prints = [xxhash.xxh3_128() for _ in range(setting.guides)]

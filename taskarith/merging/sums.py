@@ -91,6 +91,6 @@ def _call(
     """Call ``kernels.elect``; no shares: nothing is divided."""
     where, given = array("q", [address(part) for part in parts]), array("d", shares or [1.0] * len(parts))
     order = array("q", sorted(range(len(parts)), key=given.__getitem__))
-    scratch = np.empty((len(parts) + 3) * BLOCK)
+    scratch = np.empty((len(parts) + 2) * (BLOCK + 1))
     sizes = given.buffer_info()[0], order.buffer_info()[0] if shares is not None else 0
     kernels.elect(where.buffer_info()[0], len(parts), len(out), elects, *sizes, address(out), scratch.ctypes.data)

@@ -7,10 +7,17 @@ import shutil
 import oracle
 import pytest
 import torch
+from adapters import save_adapter
 from merging import DENSE, merge, method
 from safetensors.torch import load_file, save_file
 
+from taskarith.checkpoints.checkpoint import fingerprint_model, open_checkpoint
+from taskarith.checkpoints.publish import publish
 from taskarith.edit.apply import apply
+from taskarith.edit.edit import Edit
+from taskarith.edit.operands import open_edit
+from taskarith.edit.plan import plan_edit
+from taskarith.edit.run import run_plan
 from taskarith.errors import MismatchError
 
 
@@ -44,6 +51,21 @@ def test_tensors_without_elements_and_scalars(tmp_path, phi, tuned):
             method=method(name, 1.0),
         )
         assert sum(result.actions.values()) == 3
+
+
+@pytest.mark.parametrize("name", ["karcher", "model_stock", "nuslerp", "slerp"])
+def test_scalar_products_are_the_same_whoever_takes_them_and_however_a_tensor_is_cut(
+    tmp_path, phi, tuned, monkeypatch, name
+):
+    monkeypatch.setattr("taskarith.edit.merge.PIECE_ELEMENTS", 5000)
+    adapter = save_adapter(phi, tmp_path / "adapter", target_modules=["q_proj"])
+    base, edit = open_checkpoint(phi), Edit.from_options([f"{adapter}:0.5", f"{tuned[0]}:0.7"], method=method(name))
+    plan, found = plan_edit(base, open_edit(edit, base), edit), set()
+    for device, chunk in (("cpu", 50_000), ("cpu", 777), ("cpu", 63), ("torch", 1000)):
+        with publish(tmp_path / f"{device} {chunk}", is_folder=True) as place:
+            run_plan(plan, place, device=device, chunk=chunk)
+        found.add(fingerprint_model(tmp_path / f"{device} {chunk}"))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("name", DENSE)

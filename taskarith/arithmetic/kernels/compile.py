@@ -40,6 +40,7 @@ GROUPS = {
         "delta": "iiiiiii",
         "draw": "iiii",
         "elect": "iiiiiiii",
+        "gram": "iiiiiii",
         "keep": "iiiiiddii",
         "keep_largest": "iiiidii",
         "keep_ranked": "iiiiiidii",

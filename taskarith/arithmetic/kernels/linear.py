@@ -24,6 +24,7 @@ from taskarith.arithmetic.kernels.rounding import (
     width,
     with_sign_of_zero,
 )
+from taskarith.arithmetic.kernels.sorting import sort_columns
 
 __all__ = ["delta", "difference", "inner_products", "linear", "low_rank"]
 
@@ -54,14 +55,14 @@ def linear(recipe, count, out, out_code, scratch):
     :param count: Number of elements.
     :param out: Address of the result.
     :param out_code: Its dtype, as in ``rounding``.
-    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 8 more buffers.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each term, or for one if there is none, and for 8 more buffers;
+        and of an int64 for each of them.
     """
     where, codes, plus, minus, coefficients = recipe_at(recipe)
     terms = len(plus)
     wide, other, zero = _buffer(scratch, 0), _buffer(scratch, 1), _buffer(scratch, _ZERO)
-    total = _buffer(scratch, _PARTS)
     zero[:] = 0
-    total[:] = 0  # which stays so without terms
+    _buffer(scratch, _PARTS)[:] = 0  # which stays so without terms
     finite = True
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
@@ -72,12 +73,15 @@ def linear(recipe, count, out, out_code, scratch):
                 widened(where[row] + start * width(codes[row]), codes[row], n, other)
                 origin = other
             row = plus[t]
-            there = where[row] + start * width(codes[row])
-            scaled(there, codes[row], n, origin, coefficients[t], _buffer(scratch, _PARTS + t))
+            here = where[row] + start * width(codes[row])
+            scaled(here, codes[row], n, origin, coefficients[t], _buffer(scratch, _PARTS + t))
+        there = _rows(scratch, terms)
         if terms > 2:
-            finite &= _sort(scratch, terms, n, other)
+            finite &= _are_finite(there, terms, n)
+            sort_columns(there, terms, n)
+        total = array(there[0], n, np.float64)
         for t in range(1, terms):
-            part = _buffer(scratch, _PARTS + t)
+            part = array(there[t], n, np.float64)
             for i in range(n):
                 total[i] += part[i]
         finite &= finish(wide, total, n, out + start * width(out_code), out_code, _address(scratch, _SPARE))
@@ -85,20 +89,21 @@ def linear(recipe, count, out, out_code, scratch):
 
 
 @kernel
-def _sort(scratch, terms, count, spare):
-    """Sort each column of the terms upwards, by exchanges of neighbouring ones; return whether all are finite."""
+def _rows(scratch, terms):
+    """Return an array of the addresses of the terms' buffers, and of the two that follow."""
+    rows = max(terms, 1)
+    there = array(_address(scratch, 8 + rows), rows + 2, np.int64)
+    for row in range(rows + 2):
+        there[row] = _address(scratch, _PARTS + row)
+    return there
+
+
+@kernel
+def _are_finite(there, rows, count):
+    """Return whether all of some rows is finite."""
     finite = True
-    for t in range(terms):
-        finite &= poison(_buffer(scratch, _PARTS + t), count) == 0
-    for end in range(terms - 1, 0, -1):
-        for t in range(end):
-            low, high = _buffer(scratch, _PARTS + t), _buffer(scratch, _PARTS + t + 1)
-            for i in range(count):
-                spare[i] = min(low[i], high[i])
-            for i in range(count):
-                high[i] = max(low[i], high[i])
-            for i in range(count):
-                low[i] = spare[i]
+    for row in range(rows):
+        finite &= poison(array(there[row], count, np.float64), count) == 0
     return finite
 
 

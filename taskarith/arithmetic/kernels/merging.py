@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from taskarith.arithmetic.kernels.layout import BLOCK, LANES
-from taskarith.arithmetic.kernels.rounding import array, kernel
+from taskarith.arithmetic.kernels.rounding import array, kernel, poison, recipe_at, scaled, widened, width
+from taskarith.arithmetic.kernels.sorting import sort_columns
 
-__all__ = ["elect", "keep_largest", "keep_ranked", "near", "products"]
+__all__ = ["elect", "gram", "keep_largest", "keep_ranked", "near", "products"]
 
 _BYTE, _8 = np.uint64(255), np.uint64(8)
 _MAGNITUDE = np.uint64(0x7FFFFFFFFFFFFFFF)
@@ -39,6 +40,69 @@ def products(rows, terms, count, sums):
                 for i in range(n):
                     lanes[i] += x[i] * y[i]
     return np.int64(0)
+
+
+@kernel
+def gram(recipe, count, first, rows, adds_base, sums, scratch):
+    """Add the products of deltas, or of models, as ``products`` does; they are read and taken block by block.
+
+    A delta is ``plus_i - minus_i``, a model ``base + (plus_i - minus_i)``, each rounded as it is there.
+
+    :param recipe: As for ``recipe_at``; its coefficients do not count.
+    :param count: Number of elements.
+    :param first: Lane of the first.
+    :param rows: Number of vectors; those after the terms are of zeros.
+    :param adds_base: 1 to add the base to each vector, which makes it a model; else 0.
+    :param sums: As for ``products``.
+    :param scratch: As for ``linear.linear``.
+    :returns: 1 if all deltas and the base, if it is added, are finite, else 0.
+    """
+    where, codes, plus, minus, _ = recipe_at(recipe)
+    base, other, zero = array(scratch, BLOCK, np.float64), _buffer(scratch, 1), _buffer(scratch, 2)
+    zero[:] = 0
+    finite = True
+    for start in range(0, count, BLOCK):
+        n = min(BLOCK, count - start)
+        if adds_base:
+            widened(where[0] + start * width(codes[0]), codes[0], n, base)
+            finite &= poison(base, n) == 0
+        for t in range(rows):
+            vector = _buffer(scratch, 4 + t)
+            vector[:] = 0
+            if t < len(plus):
+                origin = zero
+                if minus[t] >= 0:
+                    widened(where[minus[t]] + start * width(codes[minus[t]]), codes[minus[t]], n, other)
+                    origin = other
+                scaled(where[plus[t]] + start * width(codes[plus[t]]), codes[plus[t]], n, origin, 1.0, vector)
+                finite &= poison(vector, n) == 0
+            if adds_base:
+                for i in range(n):
+                    vector[i] += base[i]
+        _add_products(scratch + 32 * BLOCK, rows, n, (first + start) % LANES, sums)
+    return np.int64(finite)
+
+
+@kernel
+def _buffer(scratch, number):
+    """Return one of the buffers that a block goes through."""
+    return array(scratch + np.int64(number) * 8 * BLOCK, BLOCK, np.float64)
+
+
+@kernel
+def _add_products(vectors, rows, count, first, sums):
+    """Add the products of a block of each of the vectors, of which the first element is of a lane that is given."""
+    for a in range(rows):
+        x = _buffer(vectors, a)
+        for b in range(a + 1):
+            y, lanes = _buffer(vectors, b), array(sums + 8 * LANES * (a * rows + b), LANES, np.float64)
+            if first:
+                for i in range(count):
+                    lanes[(first + i) % LANES] += x[i] * y[i]
+                continue
+            for start in range(0, count, LANES):
+                for i in range(min(LANES, count - start)):
+                    lanes[i] += x[start + i] * y[start + i]
 
 
 @kernel
@@ -129,18 +193,19 @@ def elect(parts, terms, count, elects, shares, order, out, scratch):
         nothing where that is zero.
     :param order: Address of int64: the numbers of the parts, the least share first; 0: nothing is divided.
     :param out: Address of the result.
-    :param scratch: Address of ``8 * BLOCK`` bytes for each part, and for 3 more buffers; at most BLOCK parts.
+    :param scratch: Address of ``8 * BLOCK`` bytes for each part, and for 2 more buffers, and of as many int64.
     """
-    given, there = array(parts, terms, np.int64), array(scratch, terms, np.int64)
+    given, there = array(parts, terms, np.int64), array(_place(scratch, terms + 2), terms + 2, np.int64)
     share, first_share = array(shares, terms, np.float64), array(order, terms, np.int64)
-    plus, divisor = _buffer(scratch, terms), _buffer(scratch, terms + 1)
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
         total = array(out + 8 * start, n, np.float64)
         for t in range(terms):
             there[t] = given[t] + 8 * start
+        there[terms], there[terms + 1] = _place(scratch, terms), _place(scratch, terms + 1)
         if terms > 2:
-            _sort(scratch, terms, n, plus)
+            _sort(there, terms, n, scratch)
+        plus, divisor = array(there[terms], n, np.float64), array(there[terms + 1], n, np.float64)
         total[:] = 0
         for t in range(terms):
             part = array(there[t], n, np.float64)
@@ -167,9 +232,9 @@ def elect(parts, terms, count, elects, shares, order, out, scratch):
 
 
 @kernel
-def _buffer(scratch, number):
-    """Return a buffer that comes after the addresses of the parts."""
-    return array(scratch + (np.int64(number) + 1) * 8 * BLOCK, BLOCK, np.float64)
+def _place(scratch, number):
+    """Return the address of a buffer."""
+    return scratch + np.int64(number) * 8 * BLOCK
 
 
 @kernel
@@ -185,23 +250,14 @@ def _add_shares(part, plus, count, share, divisor):
 
 
 @kernel
-def _sort(scratch, terms, count, spare):
-    """Copy a block of each part, and sort each column upwards, by exchanges of neighbouring ones."""
-    there = array(scratch, terms, np.int64)
+def _sort(there, terms, count, scratch):
+    """Copy a block of each part, and sort each column upwards."""
     for t in range(terms):
-        part, copy = array(there[t], count, np.float64), _buffer(scratch, t)
+        part, copy = array(there[t], count, np.float64), array(_place(scratch, t), count, np.float64)
         for i in range(count):
             copy[i] = part[i]
-        there[t] = scratch + (np.int64(t) + 1) * 8 * BLOCK
-    for end in range(terms - 1, 0, -1):
-        for t in range(end):
-            low, high = _buffer(scratch, t), _buffer(scratch, t + 1)
-            for i in range(count):
-                spare[i] = min(low[i], high[i])
-            for i in range(count):
-                high[i] = max(low[i], high[i])
-            for i in range(count):
-                low[i] = spare[i]
+        there[t] = _place(scratch, t)
+    sort_columns(there, terms, count)
 
 
 @kernel
