@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taskarith.attacks.attack import AttackResult, attack
+    from taskarith.attacks.attack import attack
+    from taskarith.attacks.result import AttackResult
     from taskarith.edit.algebra import Model, TaskVector
     from taskarith.edit.apply import ApplyResult, apply
     from taskarith.edit.combine import CombineResult, combine
@@ -92,7 +93,7 @@ __all__ = [
 
 _HOMES = {
     "ApplyResult": "taskarith.edit.apply",
-    "AttackResult": "taskarith.attacks.attack",
+    "AttackResult": "taskarith.attacks.result",
     "CleanResult": "taskarith.unlearning.clean",
     "CombineResult": "taskarith.edit.combine",
     "Differences": "taskarith.inspection.diff",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from taskarith.checkpoints.cache import cache_folders, keep_file, writable_cache
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.progress import SILENT, Listener
 
-__all__ = ["architectures_of"]
+__all__ = ["architectures_of", "lost_by_peft"]
 
 _SOURCES = ("ask.py", "layout.py", "trace.py")
 _CACHE = "architectures"
@@ -51,6 +51,24 @@ def architectures_of(checkpoint: Checkpoint, listener: Listener = SILENT) -> Ite
         yield guess_architecture(checkpoint, remark)
 
 
+def lost_by_peft(
+    checkpoint: Checkpoint, model_class: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> set[str]:
+    """Return the same as ``peft_check.lost_by_peft``; where PEFT loaded such an adapter before, from the cache."""
+    asked = json.dumps([model_class, config, list(shapes.items())], sort_keys=True).encode()
+    code = Path(__file__).with_name("peft_check.py").read_bytes()
+    version = importlib.metadata.version("peft").encode()
+    name = f"{_key(checkpoint)}-peft-{xxhash.xxh3_128_hexdigest(b''.join([asked, code, version]))}"
+    known = _stored(name)
+    if isinstance(known, list):
+        return {str(one) for one in known}
+    from taskarith.architecture.peft_check import lost_by_peft as ask  # late: heavy imports
+
+    lost = ask(checkpoint, model_class, config, shapes)
+    _store(name, sorted(lost))
+    return lost
+
+
 def _ask_classes(checkpoint: Checkpoint) -> dict[str, str]:
     from taskarith.architecture.ask import model_classes  # late: heavy imports
 
@@ -65,19 +83,30 @@ def _ask(checkpoint: Checkpoint, name: str, auto: str) -> dict[str, Any]:
 
 def _cached(name: str, ask: Callable[[], Any], listener: Listener) -> tuple[Any, str]:
     """Return the value from the cache, or compute and store it; on failure, return None and the reason."""
-    path = f"{name}.json"
-    for folder in cache_folders(_CACHE):
-        with suppress(OSError, ValueError):
-            return json.loads((folder / path).read_text(encoding="utf-8")), ""
+    value = _stored(name)
+    if value is not None:
+        return value, ""
     listener.progress(_ASKING, 0, 1)
     try:
         value = ask()
     except Exception as error:  # the code of a model's class may raise anything
         return None, str(error).strip().partition("\n")[0] or type(error).__name__
+    _store(name, value)
+    return value, ""
+
+
+def _stored(name: str) -> Any:
+    """Return a value from the cache, or None."""
+    for folder in cache_folders(_CACHE):
+        with suppress(OSError, ValueError):
+            return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return None
+
+
+def _store(name: str, value: Any) -> None:
     cache = next(writable_caches(_CACHE), None)
     if cache is not None:  # otherwise the next run computes it again
-        keep_file(cache / path, json.dumps(value).encode())
-    return value, ""
+        keep_file(cache / f"{name}.json", json.dumps(value).encode())
 
 
 def _key(checkpoint: Checkpoint) -> str:

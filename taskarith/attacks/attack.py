@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,9 +11,9 @@ import torch
 
 from taskarith.attacks.defaults import MEASUREMENT, RUNTIME
 from taskarith.attacks.exam import ATTACKS, HALF, TEXT, UNRELATED, Exam, Options, Texts, make_exam
-from taskarith.attacks.recovery import BEFORE, CONVENTIONS, EDITED, METRICS, RETAIN, Outcome, numbers, outcome
+from taskarith.attacks.recovery import BEFORE, EDITED, RETAIN, Outcome, numbers, outcome
+from taskarith.attacks.result import AttackResult
 from taskarith.attacks.run import TOP_K, Examination
-from taskarith.attacks.strongest import Strongest, strongest
 from taskarith.calls import listed, named, renamed
 from taskarith.checkpoints.publish import check_target
 from taskarith.checkpoints.team import ALONE, launched_team
@@ -27,62 +26,11 @@ from taskarith.evaluation.results import complete_results, kept_results, write_r
 from taskarith.models.device import own_device
 from taskarith.models.runtime import Runtime
 from taskarith.progress import SILENT, Listener
-from taskarith.tidy import TidyResult, TidyRow
 
-__all__ = ["AttackResult", "attack"]
+__all__ = ["attack"]
 
 _LEARNED = {TEXT: "forget text", HALF: "half of the forget text", UNRELATED: "unrelated text"}
 """Names of what an attacker learned."""
-
-
-@dataclass(frozen=True, repr=False)
-class AttackResult(TidyResult):
-    """What the attacks recovered.
-
-    :param models: Names of the models by role (``before``, ``edited``, ``retain``).
-    :param untouched: Metrics by role on the whole forget text, without an attack.
-    :param outcomes: Outcomes without an attack (``none``) and of every attack; of relearning at every step, in both
-        views.
-    :param given: Ids of the samples given to the relearning attacker, and of prompts that overlap them.
-    :param missing: What cannot be calculated without a model that was not given.
-    :param records: Records of all models, as in ``records.jsonl``.
-    :param given_half: ``given`` for the attacker with half of the text.
-    """
-
-    models: dict[str, str]
-    untouched: dict[str, dict[str, float]]
-    outcomes: tuple[Outcome, ...]
-    given: tuple[str, ...]
-    missing: tuple[str, ...]
-    records: list[Record] = field(repr=False)
-    given_half: tuple[str, ...] = ()
-
-    def _brief(self) -> dict[str, object]:
-        found = [f"{one.metric}: {one.outcome.title}" for one in self.strongest if one.outcome is not None]
-        return {"edited": self.models[EDITED], "outcomes": len(self.outcomes), "strongest": found}
-
-    def tidy(self) -> list[TidyRow]:
-        """Return every number of every attack with its interval."""
-        return [row for outcome in self.outcomes for row in outcome.tidy()]
-
-    @property
-    def strongest(self) -> tuple[Strongest, ...]:
-        """The strongest attack by each metric that has recovered shares."""
-        by_metric = (strongest(self.outcomes, metric) for metric in METRICS)
-        return tuple(result for result in by_metric if result is not None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything except the records as plain JSON values."""
-        return {
-            "models": dict(self.models),
-            "untouched": self.untouched,
-            "outcomes": [outcome.to_json() for outcome in self.outcomes],
-            "strongest": [strongest.to_json() for strongest in self.strongest],
-            "given_to_attacker": list(self.given),
-            "given_to_attacker_with_half": list(self.given_half),
-            "missing": list(self.missing),
-            "conventions": dict(CONVENTIONS),
-        }
 
 
 @renamed(retain="reference")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskarith.attacks.attack import AttackResult
 from taskarith.attacks.recovery import BEFORE, EDITED, RETAIN, Cell, Outcome
+from taskarith.attacks.result import AttackResult
 from taskarith.attacks.strongest import LEAST, Strongest
 from taskarith.report.plot import COLOURS, GREY, MARKERS, save_figure
 from taskarith.report.tables import TableRows

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from taskarith.attacks.attack import AttackResult
 from taskarith.attacks.recovery import Cell, Outcome
+from taskarith.attacks.result import AttackResult
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.errors import CheckpointError, DataError, UsageError

@@ -7,8 +7,8 @@ import re
 import pytest
 from attacking import compared
 
-from taskarith.attacks.attack import AttackResult
 from taskarith.attacks.recovery import Cell, Outcome
+from taskarith.attacks.result import AttackResult
 from taskarith.report.attacks import attack_remarks, attack_tables
 
 

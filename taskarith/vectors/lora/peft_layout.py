@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from taskarith.architecture.lookup import lost_by_peft
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.errors import MismatchError, OutputError
 from taskarith.vectors.lora.layout import FolderLayout
@@ -60,8 +61,6 @@ def _give_up(error: Exception) -> list[str]:
 
 
 def _try(layout: FolderLayout, base: Checkpoint) -> set[str]:
-    from taskarith.architecture.peft_check import lost_by_peft  # late: heavy imports
-
     shapes = layout.shapes()
     return lost_by_peft(base, layout.architecture.model_class, layout.config("base", None), shapes) if shapes else set()
 
