@@ -27,7 +27,16 @@ _HIDDEN, _LAYERS, _TOKENS = 128, 2, 512
 _ABOUT = """A Phi with {layers} layers of width {hidden}; the process from start to end, its output durable; rounds:
 {rounds}.
 *Fresh* has neither a cache nor a home: the arithmetic is compiled in the background meanwhile,
-and layouts of models are not known. Goals: 3 s fresh; later 0.5 s for what needs no torch, 4 s for the rest."""
+and layouts of models are not known. Goals: 3 s fresh; later 0.5 s for what needs no torch, 4 s for the rest. The first
+two rows are what the packages take by themselves: Python with a Typer command that does nothing, and transformers
+loading this model."""
+_ALONE = {
+    "typer alone": (
+        "import sys, typer; from rich.console import Console; app = typer.Typer(); app.command()(lambda: None); "
+        "sys.argv = ['x']; app()"
+    ),
+    "transformers alone": "from transformers import AutoModelForCausalLM as M; M.from_pretrained({model!r})",
+}
 _WITHOUT_TORCH = ("--help", "apply", "extract", "combine", "undo", "verify", "diff", "inspect", "score", "relate")
 
 
@@ -57,6 +66,11 @@ def _measure(work: Path, rounds: int) -> list[list[str]]:
     code = "from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels; load_kernels(*GROUPS)"
     subprocess.run([sys.executable, "-c", code], env=os.environ | warm, check=True)
     rows = []
+    for name, code in _ALONE.items():
+        command = [sys.executable, "-c", code.format(model=str(tuned))]
+        alone = [_run(command, work, {}) for _ in range(rounds + 1)][1:]
+        rows.append([name, "", f"{median(alone):.2f}", "yes" if "transformers" in name else "no"])
+        print(rows[-1], flush=True)
     for name, words in _commands(str(base), str(tuned)).items():
         _seconds(words, work, warm)  # what it needs is read and known
         later = median(_seconds(words, work, warm) for _ in range(rounds))
@@ -116,7 +130,11 @@ def _commands(base: str, tuned: str) -> dict[str, list[str]]:
 
 
 def _seconds(words: Sequence[str], work: Path, environment: dict[str, str]) -> float:
-    command, start = [sys.executable, "-m", "taskarith", *words], time.perf_counter()
+    return _run([sys.executable, "-m", "taskarith", *words], work, environment)
+
+
+def _run(command: list[str], work: Path, environment: dict[str, str]) -> float:
+    start = time.perf_counter()
     done = subprocess.run(
         command,
         cwd=work,
@@ -127,7 +145,7 @@ def _seconds(words: Sequence[str], work: Path, environment: dict[str, str]) -> f
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"taskarith {' '.join(words)} failed:\n{done.stdout}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}")
     return time.perf_counter() - start
 
 

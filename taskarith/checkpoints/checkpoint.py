@@ -220,14 +220,14 @@ def _open_shards(path: Path) -> tuple[Shard, ...]:
 def _open_index(path: Path, weight_map: object) -> tuple[Shard, ...]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path / INDEX_NAME} has no weight_map", "Save or download the model again.")
-    for name in weight_map.values():
-        plain = isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
-        if not plain or not name.endswith(".safetensors"):
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
                 f"{path / INDEX_NAME} points to '{name}', which is not a safetensors file of its folder",
                 "Do not use this model: its index reaches outside.",
             )
-    shards = tuple(_shard(path / name) for name in sorted(set(weight_map.values())))
+    shards = tuple(_shard(path / name) for name in names)
     found = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
     wrong = sorted(name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name))
     if wrong:

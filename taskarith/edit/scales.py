@@ -24,6 +24,8 @@ def tensor_factors(scales: Scales, names: Sequence[str]) -> dict[str, float]:
     :param names: All tensors that can be named.
     :raises UsageError: A selector names no tensor, or a gradient names one that is in no layer.
     """
+    if not scales:
+        return {}
     places, whole = layer_places(names), frozenset(names)
     found: dict[str, float] = {}
     for selector, factors in scales.items():

@@ -26,8 +26,8 @@ _OLD_RELEASE = "written by an earlier release"
 def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> Verification:
     """Recompute all digests and fingerprints, and a sample of elements from the recorded inputs.
 
-    :param path: A task vector file, or a folder with ``taskarith.json``; or one on the hub, as ``locate_vector`` takes
-        it.
+    :param path: A task vector file, or a folder with ``taskarith.json``; of the hub ``ORG/NAME`` or
+        ``ORG/NAME:FILE.safetensors``, with ``@REVISION`` where it is not the latest.
     :param seed: Seed of the samples.
     :param listener: Receives progress updates.
     :raises CheckpointError: There is no record, the files are broken, or the hub does not have them.
