@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from taskarith.evaluation.leakage import HOLDOUT
 from taskarith.evaluation.metrics.intervals import Estimate, ratio
 from taskarith.evaluation.numbers import LENS
 from taskarith.evaluation.read_records import RecordTable, other_samples
@@ -28,8 +30,13 @@ _HOW = (
     "(logit lens): the lower the loss, the more of the text can be read. Layer 0: the embeddings; the last: the output."
 )
 _LIMIT = (
-    "A layer from which the text can be read better than by a model that never knew it still holds something of it. "
-    "The reverse does not hold: a lens is one linear reading, and what it does not find may be there all the same."
+    "A layer from which the text can be read better than by a model that never knew it, by more than unseen text of "
+    "its kind, still holds something of it. The reverse does not hold: a lens is one linear reading, and what it does not "
+    "find may be there all the same."
+)
+_UNCONTROLLED = (
+    "No unseen text was read beside it (--data holdout=FILE): a model that learned other texts may read all of a kind "
+    "better."
 )
 _ALONE = "No model that never saw the text was read beside these (--reference): what is left of it is not known."
 _PAIRED = "95% intervals of the difference on the same samples, each layer by itself: about one in forty by chance"
@@ -52,9 +59,13 @@ def layers_of(tables: Mapping[str, RecordTable], scores: Scores, reference: str 
     if not texts:
         return None
     names = short_names(scores.models)
-    found = [_ALONE] if reference is None else [_finding(tables, text, reference, names) for text in texts]
+    control = HOLDOUT if HOLDOUT in read and HOLDOUT not in texts else ""
+    found = [_ALONE]
+    if reference is not None:
+        found = [line for text in texts for line in _finding(tables, text, reference, control, names)]
+    limits = [_LIMIT] if control or reference is None else [_LIMIT, _UNCONTROLLED]
     return Layers(
-        (_HOW, *found, _LIMIT),
+        (_HOW, *found, *limits),
         tuple(_drawing(_curves(scores, text), text, reference, names) for text in texts),
         tuple(_drawing(_curves(scores, text), text, reference, names) for text in read if text not in texts),
         tuple(layer_tables(scores, read)),
@@ -94,21 +105,47 @@ def _count(curves: _Curves) -> str:
     return f", first {max(counts):,} sample{'s' if max(counts) > 1 else ''}" if counts else ""
 
 
-def _finding(tables: Mapping[str, RecordTable], text: str, reference: str, names: Mapping[str, str]) -> str:
-    """Say at which layers a text can be read better from each model than from one that never saw it."""
-    said = [
-        f"from {names[model]} {places}"
-        for model, table in tables.items()
-        if model != reference and (places := _places(table, tables[reference], text))
-    ]
-    if not said:
-        return f"The layers of {names[reference]}, which never saw the text {text}, were not read beside these."
-    where = ", and ".join(said)
-    return f"Better than from {names[reference]}, which never saw it, the text {text} can be read {where} ({_PAIRED})."
+def _finding(
+    tables: Mapping[str, RecordTable], text: str, reference: str, control: str, names: Mapping[str, str]
+) -> list[str]:
+    """Say at which layers a text can be read better from each model than from one that never saw it.
+
+    :param control: A text that no model saw: what can be read of it better, too, is no sign of the other one.
+    """
+
+    def where(control: str = "") -> str:
+        places = {
+            names[model]: _places(table, tables[reference], text, control)
+            for model, table in tables.items()
+            if model != reference
+        }
+        return ", and ".join(f"from {name} {place}" for name, place in places.items() if place)
+
+    if not where():
+        return [f"The layers of {names[reference]}, which never saw the text {text}, were not read beside these."]
+    than = f"Better than from {names[reference]}, which never saw it,"
+    said = [f"{than} the text {text} can be read {where()} ({_PAIRED})."]
+    if control:
+        said.append(f"Better by more than the text {control}, which no model saw, it can be read {where(control)}.")
+    return said
 
 
-def _places(table: RecordTable, reference: RecordTable, text: str) -> str:
+def _places(table: RecordTable, reference: RecordTable, text: str, control: str) -> str:
     """Return where a text can be read better from a model than from the reference; empty if it was not read."""
+    found = _differences(table, reference, text)
+    unseen = _differences(table, reference, control) if control else ""
+    if isinstance(found, str):
+        return found
+    if control and isinstance(unseen, str):
+        return f"at layers that cannot be compared with those of {control}"
+    others = [None] * len(found) if isinstance(unseen, str) else unseen
+    ends = [_high(one, other) for one, other in zip(found, others, strict=True)]
+    better = [layer for layer, high in enumerate(ends) if high < 0]
+    return f"at layers {_runs(better)} of {len(found) - 1}" if better else "at no layer"
+
+
+def _differences(table: RecordTable, reference: RecordTable, text: str) -> list[Estimate] | str:
+    """Return the mean loss of a text at each layer less that of the reference, or why there are none."""
     here, there = table.of("lens", text), reference.of("lens", text)
     records = [*here.values(), *there.values()]
     if not here or any("unreadable" in record for record in records):
@@ -118,13 +155,22 @@ def _places(table: RecordTable, reference: RecordTable, text: str) -> str:
     if len(here) < 2:
         return "at layers of which one sample tells nothing"
     counts = [record["tokens"] for record in here.values()]
-    depth = len(records[0]["nll"])
-    ends = [
-        ratio([here[name]["nll"][layer] - there[name]["nll"][layer] for name in here], counts).high
-        for layer in range(depth)
+    return [
+        ratio([here[name]["nll"][layer] - there[name]["nll"][layer] for name in here], counts)
+        for layer in range(len(records[0]["nll"]))
     ]
-    better = [layer for layer, high in enumerate(ends) if high is not None and high < 0]
-    return f"at layers {_runs(better)} of {depth - 1}" if better else "at no layer"
+
+
+def _high(one: Estimate, other: Estimate | None = None) -> float:
+    """Return the upper end of the 95% interval of a number, or of its difference to one of other samples.
+
+    The interval of the difference is made of the two (MOVER: Zou and Donner, Statistics in Medicine 27, 2008).
+    """
+    if one.high is None or (other is not None and other.low is None):
+        return math.inf
+    if other is None or other.low is None:
+        return one.high
+    return one.value - other.value + math.hypot(one.high - one.value, other.value - other.low)
 
 
 def _runs(numbers: Sequence[int]) -> str:
@@ -150,7 +196,8 @@ def _draw(curves: _Curves, text: str, reference: str | None, names: Mapping[str,
     axes.set_title(_plain(f"Loss of {text} read at each layer"), loc="left", fontsize=11, parse_math=False)
     axes.set_xlabel("layer (0: the embeddings)")
     axes.set_ylabel("nats per token")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")  # at the first layers it is twenty times that at the last ones
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = axes.legend(axes.lines, [str(index) for index in range(len(curves))], frameon=False, fontsize=9)
     for label, model in zip(legend.get_texts(), curves, strict=True):  # matplotlib drops labels that begin with _

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 
+import numpy as np
 import pytest
 from reporting import EVIL, Page
+from scipy import stats
 
 from taskarith.evaluation.evaluate import evaluate
+from taskarith.evaluation.metrics.intervals import mean
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.records import lens_record, unreadable_record
 from taskarith.evaluation.score import make_scores
+from taskarith.report import layers
 from taskarith.report.layers import layer_tables, layers_of
 from taskarith.report.report import report
 
@@ -43,9 +48,36 @@ def test_layers_are_named_at_which_a_text_can_be_read_better():
     found = read(*records_of("runs/edited", 8, 5, 3, 2, 4), *noisy, *base)
     places = "from edited at layers 0, 2 to 3 of 4, and from noisy at no layer"
     assert found.sentences[1].startswith(FOUND + places)
-    assert len(found.sentences) == 3
+    assert "--data holdout=FILE" in found.sentences[-1]
+    assert len(found.sentences) == 4
     assert len(found.figures) == len(found.tables) == 1
     assert not found.others
+
+
+def test_what_is_so_of_unseen_text_too_is_no_sign():
+    """The edited model reads all text of the kind better at layers 0 and 1, and the forgotten one at layer 2 alone."""
+    of_forget = [*records_of("edited", 8, 4, 2, 1), *records_of("base", 9, 5, 4, 1)]
+    of_unseen = [
+        *records_of("edited", 7, 3, 4.01, 1, text="holdout", samples=6),
+        *records_of("base", 8, 4, 4, 1, text="holdout", samples=6),
+    ]
+    found = read(*of_forget, *of_unseen)
+    assert found.sentences[1].startswith(FOUND + "from edited at layers 0 to 2 of 3 (")
+    more = "Better by more than the text holdout, which no model saw, it can be read from edited at "
+    assert found.sentences[2] == f"{more}layers 2 of 3."
+    assert "holdout=FILE" not in " ".join(found.sentences)
+    assert len(found.figures) == len(found.others) == 1
+    without = [record for record in of_unseen if record["model"] == "base"]
+    assert read(*of_forget, *without).sentences[2] == f"{more}layers that cannot be compared with those of holdout."
+
+
+@pytest.mark.parametrize("shift", [-0.3, 0.0, 0.1, 1.0])
+def test_an_interval_of_two_means_is_nearly_that_of_welch(shift):
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(-shift, 0.5, 40), generator.normal(0, 0.3, 25)
+    welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    assert layers._high(mean(one), mean(other)) == pytest.approx(welch.high, abs=0.02)
+    assert layers._high(mean([1.0]), mean(other)) == layers._high(mean(one), mean([1.0])) == math.inf
 
 
 def test_what_cannot_be_compared_is_not():
