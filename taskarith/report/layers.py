@@ -31,12 +31,12 @@ _HOW = (
 )
 _LIMIT = (
     "A layer from which the text can be read better than by a model that never knew it, by more than unseen text of "
-    "its kind, still holds something of it. The reverse does not hold: a lens is one linear reading, and what it does not "
-    "find may be there all the same."
+    "its kind, still holds something of it. The reverse does not hold: a lens is one linear reading, and what it does "
+    "not find may be there all the same."
 )
 _UNCONTROLLED = (
-    "No unseen text was read beside it (--data holdout=FILE): a model that learned other texts may read all of a kind "
-    "better."
+    "No unseen text was read beside it (--data holdout=FILE): a model that learned other texts may read all of its "
+    "kind better."
 )
 _ALONE = "No model that never saw the text was read beside these (--reference): what is left of it is not known."
 _PAIRED = "95% intervals of the difference on the same samples, each layer by itself: about one in forty by chance"
