@@ -37,8 +37,8 @@ _UNSURE = (
     "It is not shown that the text is forgotten: the rule holds on the samples that chose alpha, and not on the others."
 )
 _LEARNING = {"forget": "learn the text to forget", "retain": "learn the texts to keep"}
-_ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK = 8, 3
-"""Measurements of a model that attacks take about as long as."""
+_ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK, _ROWS_WITH_LAYERS = 8, 3, 3
+"""Measurements of a model that attacks of one take about as long as, and one that reads its layers, too."""
 
 
 @dataclass
@@ -105,9 +105,9 @@ class Run:
         """Estimate how long measuring and attacking will take, by the measurement of the model."""
         task = self.task
         references = 1 if task.reference else 0
-        rows = (
-            len(task.alphas) + references + 2 + references + (_ROWS_OF_QUICK_ATTACK if task.quick else _ROWS_OF_ATTACK)
-        )
+        after = (2 + references) * (_ROWS_WITH_LAYERS if task.measurement.lens else 1)
+        attacks = (1 + references) * (_ROWS_OF_QUICK_ATTACK if task.quick else _ROWS_OF_ATTACK)
+        rows = len(task.alphas) + references + after + attacks
         return rows * self.stages.seconds("before") / (1 + references)
 
     def _forecast(self, number: int, listener: Listener) -> Forecast:

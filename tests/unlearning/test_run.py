@@ -23,8 +23,14 @@ def test_every_stage_is_planned():
 
 
 def test_the_time_left_follows_from_the_measurement(tmp_path):
-    for reference, quick, rows in ((None, False, 2 + 2 + 8), ("base", False, (2 + 1 + 2 + 1 + 8) / 2), (None, True, 7)):
-        task = replace(TASK, folder=tmp_path, reference=reference, quick=quick)
+    for reference, quick, lens, rows in (
+        (None, False, 8, 2 + 3 * 2 + 8),
+        ("base", False, 8, (2 + 1 + 3 * (2 + 1) + 2 * 8) / 2),
+        (None, True, 8, 2 + 3 * 2 + 3),
+        (None, True, 0, 2 + 2 + 3),
+    ):
+        measurement = replace(TASK.measurement, lens=lens)
+        task = replace(TASK, folder=tmp_path, reference=reference, quick=quick, measurement=measurement)
         stages = Stages(tmp_path, {}, dict, 9, True, Notes())
         call = task.measure((task.model,), "before")
         stages.run("measure", call, lambda call=call: call.output.write_text("x"))
