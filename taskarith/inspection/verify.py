@@ -37,6 +37,8 @@ def verify(path: str | Path, *, seed: int = 42, listener: Listener = SILENT) -> 
 
 
 def _verify_folder(path: Path, seed: int, listener: Listener) -> Verification:
+    if not path.exists():
+        raise CheckpointError(f"there is no folder or file {path}", "Check the path.")
     record = read_provenance(path) if path.is_dir() else None
     if record is None:
         raise CheckpointError(

@@ -40,3 +40,8 @@ def test_links_in_the_place_of_files_are_named(tmp_path, phi, phi_tuned):
     assert found.is_sound
     assert "outside the folder" in found.uncovered[0]
     assert "tokenizer.json" in found.uncovered[0]
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no folder or file"):
+        verify(tmp_path / "none")
