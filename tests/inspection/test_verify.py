@@ -8,6 +8,7 @@ import torch
 from verifying import tensors
 
 from taskarith.edit.apply import apply
+from taskarith.errors import CheckpointError
 from taskarith.inspection.verify import verify
 from taskarith.inspection.verify_sample import SAMPLE
 from taskarith.vectors.extract import extract
