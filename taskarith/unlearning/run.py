@@ -167,6 +167,8 @@ class Run:
             [task.folder / name for name in folders], task.folder / "report.html", title=title, overwrite=True
         )
         self.listener.note(f"report: {page.path}")
+        if others := self.stages.others():
+            self.listener.note(f"not of this run, but of an earlier one with other settings: {', '.join(others)}")
         found = (*verdicts, *page.verdicts)
         return make_result(task, outcome, alpha, found, (page.path,), self.stages.commands, start)
 

@@ -94,6 +94,10 @@ class Stages:
         """Return how long a stage took that is done."""
         return self._entries[name].seconds
 
+    def others(self) -> list[str]:
+        """Return names of outputs that are there of an earlier run, and that this one did not come to."""
+        return [name for name in self._entries if name not in self._keys and (self.folder / name).exists()]
+
     def skip(self, what: str, call: Call) -> None:
         """Tell of a stage whose output is there, or is not needed any more."""
         self.listener.note(f"{self._step(what, call)}: is there already")

@@ -50,6 +50,15 @@ def test_what_is_there_is_not_made_again(tmp_path, made):
     assert again.is_done(one)
 
 
+def test_outputs_of_an_earlier_run_are_named(tmp_path, made):
+    for name in ("first", "out", "gone"):
+        run(stages(tmp_path), call(tmp_path, name), made)
+    (tmp_path / "gone").unlink()
+    again = stages(tmp_path)
+    run(again, call(tmp_path, "first"), made)
+    assert again.others() == ["out"]
+
+
 @pytest.mark.parametrize("now", [{"text": "2", "other": "9"}, {"text": "1"}, None])
 def test_what_is_made_while_an_input_changes_is_not_taken_for_its_own(tmp_path, made, now):
     def look_again():
