@@ -96,7 +96,7 @@ def _explained(error: Any) -> UsageError:
     path = getattr(context, "command_path", "taskarith")
     message = re.sub(r"\s*(\(Possible options: .*\)|\(?Did you mean .*)$", "", message).rstrip(".")
     hint = f"See {path} --help."
-    if (near := getattr(error, "possibilities", None)) or (near := _commands_like(message, context)):
+    if near := _options_like(message, error) or _commands_like(message, context):
         hint = f"Did you mean {' or '.join(near)}?"
     elif re.match("No such option: '?-[^-]", message) and path.endswith(" combine"):
         hint = "Put spaces around every sign, as in 'V1:0.6 - V2:0.4'."
@@ -111,6 +111,13 @@ def _explained(error: Any) -> UsageError:
         if name == "--alpha":
             hint = "Give one, as in --alpha 0.5; eval and sweep take several."
     return UsageError(readable(message[:1].lower() + message[1:]), hint)
+
+
+def _options_like(message: str, error: Any) -> list[str]:
+    """Return those of the options that Click thinks of that look like the one that was typed."""
+    found = re.match("No such option: -*([^ ]+)", message)
+    options = {name.strip("-"): name for name in getattr(error, "possibilities", None) or ()}
+    return [options[name] for name in difflib.get_close_matches(found[1], options, 2)] if found else []
 
 
 def _commands_like(message: str, context: Any) -> list[str]:

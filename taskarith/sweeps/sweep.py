@@ -129,6 +129,8 @@ def sweep(
             "a search cannot run under accelerate launch",
             "Start the command itself several times, with the same --storage.",
         )
+    if aim.rule is None and reference is None:
+        listener.note("no alpha will be recommended: no rule says which (--reference MODEL, --target or --budget)")
     device, _ = choose_device(runtime.device), parse_dtype(runtime.dtype)
     texts = {name: load_data(spec, measurement.form) for name, spec in data.items()}
     check_form(measurement.form, texts.values())

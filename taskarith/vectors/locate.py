@@ -34,15 +34,25 @@ def locate_vector(name: str, listener: Listener = SILENT) -> Path:
     if exists(path):
         is_model = path.is_dir() or (path.is_file() and path.suffix == ".gguf")
         return resolve_model(name, listener).path if is_model else path
-    if place := hub_file(name):
+    advice = _mistyped(name)
+    if not advice and (place := hub_file(name)):
         return _download(*place, listener)
-    if not is_on_hub(name):
+    if advice or not is_on_hub(name):
         raise VectorError(
             f"there is no vector {name}",
-            "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT; on "
+            advice
+            or "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT; on "
             "the hub: ORG/NAME or ORG/NAME:FILE.safetensors",
         )
     return _only_vector(resolve_model(name, listener).path, name)
+
+
+def _mistyped(name: str) -> str:
+    """Return what to type instead of a vector with half a sign or half a coefficient; empty for any other name."""
+    vector, _, rest = name.rpartition(":")
+    if vector and exists(vector):
+        return f"'{rest}' is no coefficient: give a number, as in {vector}:0.5, and put spaces around + and -."
+    return "Put spaces around every sign, as in 'V1:0.6 - V2:0.4'." if re.search(r"\s[+-]", name) else ""
 
 
 def is_on_hub(name: str) -> bool:

@@ -19,6 +19,7 @@ def test_nothing_is_recommended_without_an_aim_or_out_of_reach(lab, tmp_path):
     found = json.loads(done.stdout)
     assert (found["recommended"], found["rule"], found["recipe"]) == (None, None, None)
     assert "give --reference MODEL" in done.stderr
+    assert done.stderr.index("no alpha will be recommended") < done.stderr.index(" tokens in ")  # before the work
     assert not (tmp_path / "s" / "recipe.yaml").exists()
     done = command(lab, "--negate", lab["forget"], "--alpha", "0.1", "--target", "50", "--json", *OPTIONS)
     assert done.exit_code == 0

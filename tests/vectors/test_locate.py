@@ -112,6 +112,21 @@ def test_other_names_are_paths_that_lead_nowhere(name, cache):
         locate_vector(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("{vector}:abc", "'abc' is no coefficient: give a number, as in {vector}:0.5"),
+        ("{vector}:0.5-lora", "put spaces around"),
+        ("{vector} -lora", "Put spaces around every sign"),
+        ("runs/v +lora", "Put spaces around every sign"),
+    ],
+)
+def test_half_a_sign_or_coefficient_is_named(name, advice, vector, cache):
+    with pytest.raises(VectorError, match="there is no vector") as caught:
+        locate_vector(name.format(vector=vector))
+    assert advice.format(vector=vector) in caught.value.hint
+
+
 def test_an_edit_by_id_has_the_bits_of_one_by_path_and_can_be_repeated(repo, vector, phi, tmp_path):
     shutil.copy(vector, repo / "v.safetensors")
     apply(str(phi), negate=[f"{vector}:0.5"], output_dir=tmp_path / "path")
