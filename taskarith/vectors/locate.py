@@ -41,8 +41,8 @@ def locate_vector(name: str, listener: Listener = SILENT) -> Path:
         raise VectorError(
             f"there is no vector {name}",
             advice
-            or "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT; on "
-            "the hub: ORG/NAME or ORG/NAME:FILE.safetensors",
+            or "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT; "
+            "on the hub: ORG/NAME or ORG/NAME:FILE.safetensors",
         )
     return _only_vector(resolve_model(name, listener).path, name)
 
