@@ -21,7 +21,7 @@ __all__ = ["CleanResult", "clean"]
 
 _VECTORS = ("forget.safetensors", "forget", "learned-forget")
 """The vector of the text, and the fine-tune that it comes from."""
-_MEASURED = ("before", "sweep", "after", "attack")
+_MEASURED = ("before", "relation", "sweep", "after", "attack")
 _QUOTING = ("records.jsonl", "report.html")
 """Files of measurements that have the text word for word."""
 

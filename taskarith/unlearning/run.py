@@ -14,7 +14,9 @@ from taskarith.edit.apply import apply
 from taskarith.errors import DataError
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.progress import Listener
+from taskarith.relations.relate import relate
 from taskarith.report.attacks import plot_recovery
+from taskarith.report.heatmap import draw_relations
 from taskarith.report.report import draw_beside, report
 from taskarith.report.sweep import plot_sweep
 from taskarith.sweeps.sweep import sweep
@@ -37,8 +39,9 @@ _UNSURE = (
     "It is not shown that the text is forgotten: the rule holds on the samples that chose alpha, and not on the others."
 )
 _LEARNING = {"forget": "learn the text to forget", "retain": "learn the texts to keep"}
-_ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK, _ROWS_WITH_LAYERS = 8, 3, 3
-"""Measurements of a model that attacks of one take about as long as, and one that reads its layers, too."""
+_ROWS_OF_ATTACK, _ROWS_OF_QUICK_ATTACK, _ROWS_OF_RELATION, _ROWS_WITH_LAYERS = 8, 3, 2, 3
+"""Measurements of a model that other work takes about as long as: attacks of one, relating two vectors, and one that
+reads its layers, too."""
 
 
 @dataclass
@@ -73,17 +76,18 @@ class Run:
             listener.note(f"learning tells its own time; all else will take about {left / 60:.0f} min, as this shows")
         for number, (name, texts) in enumerate(task.lessons.items()):
             learn_vector(self.stages, task, name, texts, _LEARNING[name], partial(self._forecast, number))
+        relation = self._relate()
         choice = self._sweep(known)
         alpha = choice.alpha
         if alpha == 0:
             verdict = "The model knows the text no better than the level to reach: there is nothing to forget."
-            return self._end("nothing to forget", None, [verdict], ["before", "sweep"], start)
+            return self._end("nothing to forget", None, [verdict], ["before", "sweep", *relation], start)
         if alpha is None and self.compromise:
             alpha = choice.compromise
         if alpha is None:
             for row in choice.trade_off:
                 listener.note("alpha {:g}: loss of the text to forget {:.2f}, of those to keep {:.2f}".format(*row))
-            return self._end("not reached", None, [_unmet(choice, task)], ["before", "sweep"], start)
+            return self._end("not reached", None, [_unmet(choice, task)], ["before", "sweep", *relation], start)
         self._do("write the edited model", task.apply(alpha), apply, after=("sweep", *self._vectors))
         edited = str(task.folder / "edited")
         self._do(
@@ -92,7 +96,7 @@ class Run:
             self._evaluate("after"),
             after=("edited",),
         )
-        folders = ["sweep", "after", *self._attack()]
+        folders = ["sweep", "after", *self._attack(), *relation]
         if choice.alpha is None:
             return self._end("compromise", alpha, [_unmet(choice, task)], folders, start)
         if task.budget is not None:
@@ -107,7 +111,8 @@ class Run:
         references = 1 if task.reference else 0
         after = (2 + references) * (_ROWS_WITH_LAYERS if task.measurement.lens else 1)
         attacks = (1 + references) * (_ROWS_OF_QUICK_ATTACK if task.quick else _ROWS_OF_ATTACK)
-        rows = len(task.alphas) + references + after + attacks
+        relation = _ROWS_OF_RELATION if task.keep else 0
+        rows = relation + len(task.alphas) + references + after + attacks
         return rows * self.stages.seconds("before") / (1 + references)
 
     def _forecast(self, number: int, listener: Listener) -> Forecast:
@@ -123,6 +128,22 @@ class Run:
         task = self.task
         self._do("measure the model", task.measure((task.model,), "before"), self._evaluate("before"))
         return read_known(task.folder / "before", task.model, task.reference, task.holdout)
+
+    def _relate(self) -> list[str]:
+        """Tell how the vectors relate, if there are two; return the names of outputs."""
+        if not self.task.keep:
+            return []
+        try:
+            self._do(
+                "relate the vectors",
+                self.task.relate(),
+                partial(relate, draw=self._drawing("relation", draw_relations)),
+                after=self._vectors,
+            )
+        except DataError as error:
+            self.listener.note(f"not related: {error.message}")
+            return []
+        return ["relation"]
 
     def _sweep(self, known: Known) -> Choice:
         task = self.task
@@ -178,6 +199,7 @@ def planned(task: Task) -> list[str]:
     calls = [task.measure((task.model,), "before")]
     for name, texts in task.lessons.items():
         calls += [task.learn(texts, task.learned(name)), *([] if task.learning.lora else [task.extract(name)])]
+    calls += [task.relate()] if task.keep else []
     calls += [task.sweep(None), task.apply(1.0)]
     calls += [task.measure((task.model, str(task.folder / "edited")), "after"), task.attack()]
     return [str(call) for call in calls]

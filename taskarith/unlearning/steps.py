@@ -94,9 +94,8 @@ def _call(verb: Callable[..., object], call: Call, listener: Listener) -> None:
     options = {name: value for name, value in call.options.items() if value is not None and value is not False}
     if call.command == "extract":
         verb(*call.inputs, call.output, overwrite=True, listener=listener)
-    elif call.command == "eval":
-        data = options.pop("data")
-        verb([*call.inputs], data, output_dir=call.output, overwrite=True, listener=listener, **options)
+    elif call.command in {"eval", "relate"}:
+        verb([*call.inputs], output_dir=call.output, overwrite=True, listener=listener, **options)
     else:
         positional = [options.pop(name) for name in ("data", "forget") if name in options]
         verb(*call.inputs, *positional, output_dir=call.output, overwrite=True, listener=listener, **options)

@@ -41,6 +41,10 @@ _QUICK_ATTACKS: Mapping[str, Any] = {
 }
 
 
+_QUICK_INPUTS = 8
+"""Blocks of each text on which vectors are compared."""
+
+
 @dataclass(frozen=True)
 class Learning:
     """How a text is learned for its vector.
@@ -154,6 +158,17 @@ class Task:
         """Return the call that takes the vector out of what was learned."""
         models = (self.base or self.model, str(self.folder / f"learned-{name}"))
         return Call("extract", models, self.vector(name))
+
+    def relate(self) -> Call:
+        """Return the call that tells how the two vectors relate, each on its text; of several texts to keep the first.
+
+        It is of use where there are two: ``keep`` is not 0.
+        """
+        data, size = {"forget": self.forget, "retain": self.retain[0]}, self.measurement.block_size
+        options: dict[str, Any] = {"data": data, "block_size": None if size == MEASUREMENT.block_size else size}
+        options["inputs"] = _QUICK_INPUTS if self.quick else None
+        vectors = (str(self.vector("forget")), str(self.vector("retain")))
+        return Call("relate", vectors, self.folder / "relation", {**options, **self._shared})
 
     def sweep(self, target: float | None) -> Call:
         """Return the call that chooses alpha.

@@ -16,18 +16,20 @@ def names(task):
 
 
 def test_every_stage_is_planned():
-    assert names(TASK) == ["eval", "finetune", "extract", "finetune", "extract", "sweep", "apply", "eval", "attack"]
+    assert names(TASK) == [
+        *("eval", "finetune", "extract", "finetune", "extract", "relate", "sweep", "apply", "eval", "attack")
+    ]
     assert names(replace(TASK, keep=0.0)) == ["eval", "finetune", "extract", "sweep", "apply", "eval", "attack"]
     adapters = replace(TASK, learning=replace(TASK.learning, lora=True))
-    assert names(adapters) == ["eval", "finetune", "finetune", "sweep", "apply", "eval", "attack"]
+    assert names(adapters) == ["eval", "finetune", "finetune", "relate", "sweep", "apply", "eval", "attack"]
 
 
 def test_the_time_left_follows_from_the_measurement(tmp_path):
     for reference, quick, lens, rows in (
-        (None, False, 8, 2 + 3 * 2 + 8),
-        ("base", False, 8, (2 + 1 + 3 * (2 + 1) + 2 * 8) / 2),
-        (None, True, 8, 2 + 3 * 2 + 3),
-        (None, True, 0, 2 + 2 + 3),
+        (None, False, 8, 2 + 2 + 3 * 2 + 8),
+        ("base", False, 8, (2 + 2 + 1 + 3 * (2 + 1) + 2 * 8) / 2),
+        (None, True, 8, 2 + 2 + 3 * 2 + 3),
+        (None, True, 0, 2 + 2 + 2 + 3),
     ):
         measurement = replace(TASK.measurement, lens=lens)
         task = replace(TASK, folder=tmp_path, reference=reference, quick=quick, measurement=measurement)

@@ -27,14 +27,17 @@ def test_a_verb_gets_the_inputs_the_output_and_what_is_set(tmp_path):
     do(stages, "learn", task.learn(["f.txt"], "learned-forget"), verb)
     do(stages, "take", task.extract("forget"), verb)
     do(stages, "measure", task.measure(("tuned",), "before"), verb)
-    (learned, options), (taken, _), (measured, _) = calls
+    do(stages, "relate", task.relate(), verb)
+    (learned, options), (taken, _), (measured, measuring), (related, relating) = calls
     assert learned == ("tuned", ["f.txt"])
     assert options["output_dir"] == tmp_path / "learned-forget"
     assert options["overwrite"] is True
     assert "device" not in options
     assert "num_train_epochs" not in options
     assert taken == ("tuned", str(tmp_path / "learned-forget"), tmp_path / "forget.safetensors")
-    assert measured == (["tuned"], task.data)
+    assert (measured, measuring["data"]) == ((["tuned"],), task.data)
+    assert related == ([str(tmp_path / "forget.safetensors"), str(tmp_path / "retain.safetensors")],)
+    assert relating["data"] == {"forget": "f.txt", "retain": "r.txt"}
 
 
 def test_an_adapter_is_the_vector_and_a_fine_tune_goes(tmp_path, phi):

@@ -65,7 +65,7 @@ def test_a_text_is_forgotten_and_what_shows_it_is_written(run, room):
     assert run.alpha in FAST["alphas"]
     names = {path.name for path in run.output_dir.iterdir()}
     assert names == {
-        *("before", "sweep", "edited", "after", "attack", "forget.safetensors", "retain.safetensors"),
+        *("before", "relation", "sweep", "edited", "after", "attack", "forget.safetensors", "retain.safetensors"),
         *("report.html", "results.json", "stages.json", "taskarith.json"),
     }
     found = json.loads((run.output_dir / "results.json").read_text())
@@ -73,6 +73,7 @@ def test_a_text_is_forgotten_and_what_shows_it_is_written(run, room):
     page = (run.output_dir / "report.html").read_text()
     assert "has forgotten most of the text forget" in page
     assert "What is left per layer" in page
+    assert "Relations of task vectors" in page
     assert "Better than from base, which never saw it, the text forget can be read from tuned at layer" in page
     assert any("has forgotten most of the text forget" in one for one in run.verdicts)
     assert taskarith.verify(run.edited).is_sound
