@@ -199,7 +199,7 @@ def test_the_command_goes_on_with_a_run(room, run):
     done = CliRunner().invoke(app, [*words, "-o", str(run.output_dir), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["outcome"] == run.outcome
-    assert "7 of 9: write the edited model: is there already" in done.stderr
+    assert "8 of 10: write the edited model: is there already" in done.stderr
 
 
 def test_several_processes_are_refused(room, tmp_path, monkeypatch):
