@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["add_aliases", "alias_keys", "renamed_options"]
+__all__ = ["add_aliases", "alias_keys", "recipe_first", "renamed_options"]
 
 _ALIASES = {
     "--lr": ("--learning-rate",),
@@ -44,6 +45,15 @@ def renamed_options(args: Sequence[str], parameters: Iterable[Any]) -> dict[str,
     found = _found(parameters)
     old = [name for name in _RENAMED if name in found and any(text.partition("=")[0] == name for text in args)]
     return {name: found[name].opts[0] for name in old}
+
+
+def recipe_first(args: Sequence[str], command: str | None) -> list[str]:
+    """Return a command line of ``apply`` that begins with a YAML file with ``--config`` before it, and others as given.
+
+    That is how mergekit is called; there is no model of such a name.
+    """
+    is_recipe = command == "apply" and args and args[0].lower().endswith((".yml", ".yaml")) and Path(args[0]).is_file()
+    return ["--config", *args] if is_recipe else [*args]
 
 
 def alias_keys(parameters: Iterable[Any]) -> dict[str, Any]:

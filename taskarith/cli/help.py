@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from taskarith.cli.aliases import add_aliases, renamed_options
+from taskarith.cli.aliases import add_aliases, recipe_first, renamed_options
 from taskarith.errors import UsageError, readable
 
 __all__ = ["HelpfulCommand", "HelpfulGroup"]
@@ -32,7 +32,7 @@ class HelpfulCommand(TyperCommand):
         ctx.meta[_GIVEN] = [*args]
         for old, new in renamed_options(args, self.get_params(ctx)).items():
             typer.echo(f"note: {old} is called {new} now", err=True)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, recipe_first(args, self.name))
 
     def make_parser(self, ctx: Any) -> Any:
         """Return the parser, which also takes other names of options."""

@@ -65,3 +65,16 @@ def test_an_own_option_is_never_an_alias():
         assert "--retain" in run(command, "--help").stdout
         assert "is called" not in run(command, "--retain", "x").stderr
     assert "--batch-size" in run("eval", "--help").stdout
+
+
+@pytest.mark.parametrize("name", ["merge.yml", "Recipe.YAML"])
+def test_apply_takes_a_recipe_where_a_model_is_expected(phi, phi_tuned, tmp_path, name):
+    entry = {"model": str(phi_tuned), "parameters": {"weight": 0.5}}
+    merge = {"merge_method": "task_arithmetic", "base_model": str(phi), "models": [entry]}
+    (tmp_path / name).write_text(json.dumps(merge), encoding="utf-8")
+    folders = [tmp_path / "first", tmp_path / "named"]
+    for folder, words in zip(folders, ([tmp_path / name], ["--config", tmp_path / name]), strict=True):
+        done = run("apply", *words, "-o", folder, "-q")
+        assert done.exit_code == 0, done.output
+    assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
+    assert "no model folder gone.yml" in run("apply", "gone.yml", "--negate", phi_tuned).stderr

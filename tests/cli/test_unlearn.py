@@ -19,7 +19,18 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(words, tmp_path):
     done = invoke(*words, "--dry-run")
     assert done.exit_code == 0, done.output
     commands = [line.split()[1] for line in done.stdout.splitlines()]
-    assert commands == ["eval", "finetune", "extract", "finetune", "extract", "relate", "sweep", "apply", "eval", "attack"]
+    assert commands == [
+        "eval",
+        "finetune",
+        "extract",
+        "finetune",
+        "extract",
+        "relate",
+        "sweep",
+        "apply",
+        "eval",
+        "attack",
+    ]
     assert "missing for a full proof: --reference" in done.stderr
     assert "texts: forget" in done.stderr
     assert not (tmp_path / "run").exists()
