@@ -152,6 +152,7 @@ def test_a_full_temporary_folder_is_not_taken_for_what_peft_says(tmp_path, monke
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setenv("TASKARITH_CACHE", str(tmp_path / "cache"))  # where nothing is known of such an adapter
     monkeypatch.setattr("tempfile.mkdtemp", fail)
     with pytest.raises(OutputError, match="temporary files cannot be written"):
         extract_low_rank(str(phi), str(phi_tuned), tmp_path / "out", rank=2)
