@@ -196,8 +196,12 @@ def _draw(curves: _Curves, text: str, reference: str | None, names: Mapping[str,
     axes.set_title(_plain(f"Loss of {text} read at each layer"), loc="left", fontsize=11, parse_math=False)
     axes.set_xlabel("layer (0: the embeddings)")
     axes.set_ylabel("nats per token")
-    axes.set_yscale("log")  # at the first layers it is twenty times that at the last ones
-    axes.yaxis.set_major_formatter("{x:g}")
+    losses = [number.value for curve in curves.values() for number in curve]
+    if 0 < 10 * min(losses) < max(losses):  # at the first layers it may be a hundred times that at the last ones
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = axes.legend(axes.lines, [str(index) for index in range(len(curves))], frameon=False, fontsize=9)
     for label, model in zip(legend.get_texts(), curves, strict=True):  # matplotlib drops labels that begin with _

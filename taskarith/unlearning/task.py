@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskarith.evaluation.measurement import Measurement
+from taskarith.relations.inputs import INPUTS
 from taskarith.unlearning.call import Call
 
 __all__ = ["ALPHAS", "BUDGET", "KEEP", "KIND", "MEASUREMENT", "QUICK_ALPHAS", "QUICK_MEASUREMENT", "Learning", "Task"]
@@ -165,7 +166,7 @@ class Task:
         It is of use where there are two: ``keep`` is not 0.
         """
         data, size = {"forget": self.forget, "retain": self.retain[0]}, self.measurement.block_size
-        options: dict[str, Any] = {"data": data, "block_size": None if size == MEASUREMENT.block_size else size}
+        options: dict[str, Any] = {"data": data, "block_size": None if size == INPUTS.block_size else size}
         options["inputs"] = _QUICK_INPUTS if self.quick else None
         vectors = (str(self.vector("forget")), str(self.vector("retain")))
         return Call("relate", vectors, self.folder / "relation", {**options, **self._shared})

@@ -34,9 +34,9 @@ def locate_vector(name: str, listener: Listener = SILENT) -> Path:
     if exists(path):
         is_model = path.is_dir() or (path.is_file() and path.suffix == ".gguf")
         return resolve_model(name, listener).path if is_model else path
-    advice = _mistyped(name)
-    if not advice and (place := hub_file(name)):
+    if place := hub_file(name):
         return _download(*place, listener)
+    advice = _mistyped(name)
     if advice or not is_on_hub(name):
         raise VectorError(
             f"there is no vector {name}",

@@ -123,6 +123,16 @@ def test_names_are_drawn_as_they_are(name):
     assert b"<script" not in found.figures[0].svg
 
 
+@pytest.mark.parametrize(
+    ("losses", "scale"), [((118, 16, 0.6), "log"), ((9, 5, 4), "linear"), ((3, 0), "linear"), ((0, 0), "linear")]
+)
+def test_losses_of_several_magnitudes_have_a_logarithmic_axis(losses, scale):
+    tables = tables_of(*records_of("edited", *losses))
+    curves = layers._curves(make_scores(tables, {}), "forget")
+    figure = layers._draw(curves, "forget", None, {"edited": "edited"})
+    assert figure.axes[0].get_yscale() == scale
+
+
 def test_a_page_shows_the_part_before_the_samples_and_old_records_have_none(measured, tmp_path, phi):
     text = report(measured / "eval", tmp_path / "a.html").path.read_text(encoding="utf-8")
     places = [text.index(words) for words in ("The numbers, with 95%", TITLE, "(logit lens)", "How the models go on")]
