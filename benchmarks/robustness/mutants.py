@@ -66,7 +66,10 @@ _KERNELS = {
         "linear": "calculator linear inner_products",
         "ulp_pack": "ulp_pack ulp_codec exact block_file",
         "low_rank": "calculator low_rank",
+        "merging": "merging ties_dare methods",
+        "products": "products combination",
         "rounding": "rounding calculator ulp_codec linear",
+        "sorting": "sorting linear merging",
         "ulp_unpack": "ulp_unpack ulp_codec exact block_file",
     }.items()
 }

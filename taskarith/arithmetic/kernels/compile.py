@@ -210,9 +210,11 @@ def _compile(machine: Any, group: str) -> bytes:
     """Return the object code of a group for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic.kernels import linear, merging, philox, ulp_pack, ulp_unpack
+    from taskarith.arithmetic.kernels import linear, merging, philox, products, ulp_pack, ulp_unpack
 
-    modules = {name: module for module in (linear, merging, philox, ulp_pack, ulp_unpack) for name in module.__all__}
+    modules = {
+        name: module for module in (linear, merging, philox, products, ulp_pack, ulp_unpack) for name in module.__all__
+    }
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in GROUPS[group].items():

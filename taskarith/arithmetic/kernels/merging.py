@@ -1,4 +1,4 @@
-"""Kernels of merge methods, on deltas in float64: what is kept of them, elected signs, sums, ranks and products.
+"""Kernels of merge methods, on deltas in float64: what is kept of them, elected signs, sums and ranks.
 
 Each does what a few lines of numpy beside its caller do, to the same bits, in one go over a piece, in buffers that stay
 in a core's first cache. The functions follow the rules of ``arithmetic.kernels.linear``; an address of addresses tells
@@ -9,100 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from taskarith.arithmetic.kernels.layout import BLOCK, LANES
-from taskarith.arithmetic.kernels.rounding import array, kernel, poison, recipe_at, scaled, widened, width
+from taskarith.arithmetic.kernels.layout import BLOCK
+from taskarith.arithmetic.kernels.rounding import array, kernel
 from taskarith.arithmetic.kernels.sorting import sort_columns
 
-__all__ = ["elect", "gram", "keep_largest", "keep_ranked", "near", "products"]
+__all__ = ["elect", "keep_largest", "keep_ranked", "near"]
 
 _BYTE, _8 = np.uint64(255), np.uint64(8)
 _MAGNITUDE = np.uint64(0x7FFFFFFFFFFFFFFF)
 _FEW = 32
 """Elements of which most often none is near a guess."""
-
-
-@kernel
-def products(rows, terms, count, sums):
-    """Add the products of the elements of any two rows to the sums of their lanes: element i is of lane i % LANES.
-
-    :param rows: Address of the addresses of float64.
-    :param terms: How many rows.
-    :param count: Number of elements of each.
-    :param sums: Address of terms x terms x LANES float64; those of rows a >= b are added to.
-    """
-    where = array(rows, terms, np.int64)
-    for a in range(terms):
-        for b in range(a + 1):
-            lanes = array(sums + 8 * LANES * (a * terms + b), LANES, np.float64)
-            for start in range(0, count, LANES):
-                n = min(LANES, count - start)
-                x, y = array(where[a] + 8 * start, n, np.float64), array(where[b] + 8 * start, n, np.float64)
-                for i in range(n):
-                    lanes[i] += x[i] * y[i]
-    return np.int64(0)
-
-
-@kernel
-def gram(recipe, count, first, rows, adds_base, sums, scratch):
-    """Add the products of deltas, or of models, as ``products`` does; they are read and taken block by block.
-
-    A delta is ``plus_i - minus_i``, a model ``base + (plus_i - minus_i)``, each rounded as it is there.
-
-    :param recipe: As for ``recipe_at``; its coefficients do not count.
-    :param count: Number of elements.
-    :param first: Lane of the first.
-    :param rows: Number of vectors; those after the terms are of zeros.
-    :param adds_base: 1 to add the base to each vector, which makes it a model; else 0.
-    :param sums: As for ``products``.
-    :param scratch: As for ``linear.linear``.
-    :returns: 1 if all deltas and the base, if it is added, are finite, else 0.
-    """
-    where, codes, plus, minus, _ = recipe_at(recipe)
-    base, other, zero = array(scratch, BLOCK, np.float64), _buffer(scratch, 1), _buffer(scratch, 2)
-    zero[:] = 0
-    finite = True
-    for start in range(0, count, BLOCK):
-        n = min(BLOCK, count - start)
-        if adds_base:
-            widened(where[0] + start * width(codes[0]), codes[0], n, base)
-            finite &= poison(base, n) == 0
-        for t in range(rows):
-            vector = _buffer(scratch, 4 + t)
-            vector[:] = 0
-            if t < len(plus):
-                origin = zero
-                if minus[t] >= 0:
-                    widened(where[minus[t]] + start * width(codes[minus[t]]), codes[minus[t]], n, other)
-                    origin = other
-                scaled(where[plus[t]] + start * width(codes[plus[t]]), codes[plus[t]], n, origin, 1.0, vector)
-                finite &= poison(vector, n) == 0
-            if adds_base:
-                for i in range(n):
-                    vector[i] += base[i]
-        _add_products(scratch + 32 * BLOCK, rows, n, (first + start) % LANES, sums)
-    return np.int64(finite)
-
-
-@kernel
-def _buffer(scratch, number):
-    """Return one of the buffers that a block goes through."""
-    return array(scratch + np.int64(number) * 8 * BLOCK, BLOCK, np.float64)
-
-
-@kernel
-def _add_products(vectors, rows, count, first, sums):
-    """Add the products of a block of each of the vectors, of which the first element is of a lane that is given."""
-    for a in range(rows):
-        x = _buffer(vectors, a)
-        for b in range(a + 1):
-            y, lanes = _buffer(vectors, b), array(sums + 8 * LANES * (a * rows + b), LANES, np.float64)
-            if first:
-                for i in range(count):
-                    lanes[(first + i) % LANES] += x[i] * y[i]
-                continue
-            for start in range(0, count, LANES):
-                for i in range(min(LANES, count - start)):
-                    lanes[i] += x[start + i] * y[start + i]
 
 
 @kernel
