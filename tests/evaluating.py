@@ -6,8 +6,9 @@ import random
 
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, GenerationConfig
 
+from benchmarks.architectures.population import build
 from taskarith.data.tokens import Sample
 from taskarith.evaluation.read_records import arrange
 from taskarith.evaluation.score import make_scores
@@ -91,3 +92,20 @@ def strip(evaluation, row=None):
 
 def scores_of(*records):
     return make_scores({sheet.model: sheet for sheet in arrange(records, "here")}, {})
+
+
+class Words:
+    """A tokenizer of numbers."""
+
+    def decode(self, ids, **_):
+        return " ".join(map(str, ids))
+
+
+def tiny_model(name):
+    """Return a small model of an architecture, whose tokens differ from row to row."""
+    model = build(name).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.generation_config = GenerationConfig()  # as models are loaded here
+    return model

@@ -16,7 +16,7 @@ from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Batches, Units
 from taskarith.errors import TaskarithError
 
-__all__ = ["Batching", "Grouping", "batch_start", "in_batches", "pad"]
+__all__ = ["Batching", "Grouping", "batch_start", "in_batches", "in_pools", "pad"]
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -108,11 +108,34 @@ def in_batches(
     :param kept: Finished batches, which are not run again; the first process reads and writes them.
     :raises TaskarithError: ``run`` raised it in a process, or ran out of memory and the batch cannot be split.
     """
+    return in_pools(
+        lengths, lambda items, _: run(items), size, 1, shrink=shrink, grouping=grouping, team=team, kept=kept
+    )
+
+
+def in_pools(
+    lengths: Sequence[int],
+    run: Callable[[list[int], int], Sequence[_Result]],
+    size: int,
+    pool: int,
+    *,
+    shrink: bool,
+    grouping: Grouping = Grouping.PADDED,
+    team: Team = ALONE,
+    kept: Batches | None = None,
+) -> list[_Result]:
+    """Run over items as ``in_batches`` does, in pools of several batches, of which items that end make room for others.
+
+    :param run: Takes the positions of a pool's items and how many to run at a time.
+    :param size: Items at a time.
+    :param pool: Such batches of a pool. Other parameters are those of ``in_batches``.
+    """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     agreed = max(team.gather(grouping))
     together = [order] if agreed == Grouping.PADDED else [list(same) for _, same in groupby(order, lengths.__getitem__)]
-    batches = [batch for each in together for batch in _cut(each, 1 if agreed == Grouping.ALONE else size)]
-    work = _Work(run, shrink, team.by_first(kept.finished) if kept else {})
+    at_once = 1 if agreed == Grouping.ALONE else size
+    batches = [batch for each in together for batch in _cut(each, at_once * pool)]
+    work = _Work(run, shrink, team.by_first(kept.finished) if kept else {}, at_once, pool)
     results: dict[int, _Result] = {}
     for wave in _cut(batches, team.size):
         for shared in _share(work, wave, team):
@@ -143,17 +166,18 @@ class _Work(Generic[_Result]):
     """The batches of one process.
 
     :param finished: Results of batches that need not run again.
-    :param most: Items that fit into memory, once it has run out.
+    :param most: Items at a time; fewer once memory has run out.
     """
 
-    run: Callable[[list[int]], Sequence[_Result]]
+    run: Callable[[list[int], int], Sequence[_Result]]
     shrink: bool
     finished: dict[tuple[int, ...], list[_Result]]
-    most: int | None = None
+    most: int
+    pool: int
 
     def through(self, batch: list[int]) -> Iterator[tuple[tuple[int, ...], list[_Result]]]:
         """Run a batch, in pieces if memory runs out, and yield each piece with its results."""
-        waiting = _cut(batch, self.most or len(batch))
+        waiting = _cut(batch, self.most * self.pool)
         while waiting:
             piece = waiting[0]
             results = self.finished.get(tuple(piece)) or self._run(piece)
@@ -161,21 +185,22 @@ class _Work(Generic[_Result]):
                 clear_device_cache(
                     garbage_collection=True
                 )  # only after the error was handled, since it held the tensors
-                self.most = max(1, len(piece) // 2)
-                waiting = [part for each in waiting for part in _cut(each, self.most)]
+                self.most = max(1, min(self.most, len(piece)) // 2)
+                waiting = [part for each in waiting for part in _cut(each, self.most * self.pool)]
             else:
                 yield tuple(piece), results
                 del waiting[0]
 
     def _run(self, piece: list[int]) -> list[_Result] | None:
         """Return the results of a piece, or None if memory ran out."""
+        at_once = min(self.most, len(piece))
         try:
-            return list(self.run(piece))
+            return list(self.run(piece, at_once))
         except RuntimeError as error:
             if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                 raise
-            failure = _out_of_memory(len(piece), str(error))
-            if not self.shrink or len(piece) == 1:
+            failure = _out_of_memory(at_once, str(error))
+            if not self.shrink or at_once == 1:
                 raise failure from error
             return None
 

@@ -20,10 +20,13 @@ from taskarith.data.documents import Document
 from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample, text_prefix
 from taskarith.errors import DataError
-from taskarith.evaluation.batches import Batching, Grouping, in_batches, pad
-from taskarith.evaluation.grouping import grouping_of_generation, runs_with_cache
+from taskarith.evaluation.batches import Batching, Grouping, in_batches, in_pools, pad
+from taskarith.evaluation.decoding import MOST_TOKENS, Job, decode
+from taskarith.evaluation.grouping import decodes_alike, grouping_of_generation, runs_with_cache
 
 __all__ = ["Prompt", "Sampling", "continue_greedily", "continue_sampled", "make_prompts"]
+
+_POOL = 4  # batches of prompts that share slots
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,10 @@ def continue_greedily(
     :param max_new_tokens: Maximum tokens of a continuation.
     :param end_ids: The model's end tokens; may be empty.
     """
-    config = _generation(model, max_new_tokens, end_ids, do_sample=False)
     kept = None if batching.units is None else Batches(batching.units, list, _unpack)
+    if all(batching.team.gather(decodes_alike(model, [prompt.input_ids for prompt in prompts], max_new_tokens))):
+        return _decode_together(model, tokenizer, prompts, batching, kept, max_new_tokens, frozenset(end_ids))
+    config = _generation(model, max_new_tokens, end_ids, do_sample=False)
     continuations = _continue(model, tokenizer, prompts, config, batching, kept)
     return [greedy for (greedy,) in continuations]
 
@@ -200,6 +205,39 @@ def _generation(model: PreTrainedModel, max_new_tokens: int, end_ids: Collection
         pad_token_id=0,
         **how,
     )
+
+
+def _decode_together(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    batching: Batching,
+    kept: Batches | None,
+    limit: int,
+    end_ids: Collection[int],
+) -> list[str]:
+    """Return the greedy continuation of each prompt, by ``decode``."""
+
+    def text(prompt: Prompt, tokens: list[int]) -> str:
+        return _cut(_decode(tokenizer, _before(tokens, end_ids)), prompt.ends)
+
+    def run(pool: list[int], slots: int) -> list[list[str]]:
+        asked = [prompts[index] for index in pool]
+
+        def is_over(index: int, tokens: list[int]) -> bool:
+            if any(token in end_ids for token in tokens[-MOST_TOKENS:]):
+                return True
+            return any(end in _decode(tokenizer, tokens) for end in asked[index].ends)
+
+        truths = [_encode(tokenizer, prompt.reference)[:limit] if prompt.reference else [] for prompt in asked]
+        job = Job([prompt.input_ids for prompt in asked], truths, limit, is_over, batching.on_tokens)
+        made = decode(model, job, slots)
+        return [[text(prompt, tokens)] for prompt, tokens in zip(asked, made, strict=True)]
+
+    with torch.inference_mode():
+        lengths = [len(prompt.input_ids) for prompt in prompts]
+        pools = in_pools(lengths, run, batching.size, _POOL, shrink=batching.shrink, team=batching.team, kept=kept)
+    return [continuation for (continuation,) in pools]
 
 
 def _continue(

@@ -16,8 +16,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from taskarith.edit.loaded import main_dtype
 from taskarith.evaluation.batches import Grouping, pad
+from taskarith.evaluation.decoding import Job, can_decode, decode
 
-__all__ = ["grouping_of_generation", "grouping_of_scoring", "runs_with_cache", "takes_padding"]
+__all__ = ["decodes_alike", "grouping_of_generation", "grouping_of_scoring", "runs_with_cache", "takes_padding"]
 
 _TOKENS = 32
 _STEPS = 4  # the first reads the prompt, the others its cache
@@ -29,6 +30,7 @@ _Observe = Callable[[PreTrainedModel, Sequence[_Row]], list[torch.Tensor]]
 _AGREEMENT: WeakKeyDictionary[PreTrainedModel, dict[tuple[_Observe, Grouping, int], bool]] = WeakKeyDictionary()
 """Results per model and row length; they do not depend on the weights."""
 
+_ALIKE: WeakKeyDictionary[PreTrainedModel, dict[int, bool]] = WeakKeyDictionary()
 _WITH_CACHE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
@@ -51,6 +53,44 @@ def grouping_of_scoring(model: PreTrainedModel, rows: Sequence[_Row]) -> Groupin
     :param rows: Tokens of the samples.
     """
     return _grouping(model, rows, _read, may_pad=True)
+
+
+def decodes_alike(model: PreTrainedModel, rows: Sequence[_Row], limit: int) -> bool:
+    """Tell whether ``decode`` continues rows as ``generate`` continues each alone.
+
+    :param model: In evaluation mode.
+    :param rows: Tokens of the prompts.
+    :param limit: Maximum tokens of a continuation.
+    """
+    if not can_decode(model, max(map(len, rows)) + limit):
+        return False
+    first, second = _short_rows(rows)
+    known, key = _ALIKE.setdefault(model, {}), len(first)
+    if key not in known:
+        known[key] = runs_with_cache(model) and _are_decoded(model, first, second)
+    return known[key]
+
+
+def _are_decoded(model: PreTrainedModel, first: _Row, second: _Row) -> bool:
+    """Decode four rows in two slots: guesses are right, wrong and short, one row begins like another."""
+    tried = [first, second[: max(1, len(first) // 2)], (*first[:-1], second[-1]), first]
+    with torch.inference_mode():
+        alone = [_continued(model, [row])[0] for row in tried]
+        logits: list[list[torch.Tensor]] = [[] for _ in tried]
+        job = Job(
+            tried,
+            [alone[0].argmax(-1).tolist(), first, alone[2][:2].argmax(-1).tolist(), ()],
+            _STEPS,
+            lambda _, __: False,
+            lambda _: None,
+            lambda index, values: logits[index].append(values),
+        )
+        try:
+            decode(model, job, 2)
+        except Exception:  # the code of a model's class may raise anything
+            return False
+    tolerance = torch.finfo(main_dtype(model.state_dict())).eps ** 0.5
+    return all(_are_close(torch.cat(a), b, tolerance) for a, b in zip(logits, alone, strict=True))
 
 
 def takes_padding(model: PreTrainedModel) -> bool:
@@ -81,13 +121,18 @@ def runs_with_cache(model: PreTrainedModel) -> bool:
 
 
 def _grouping(model: PreTrainedModel, rows: Sequence[_Row], observe: _Observe, *, may_pad: bool) -> Grouping:
-    longest = max(rows, key=len)
-    first = tuple(longest[: max(2, min(_TOKENS, len(longest) - _STEPS))])  # within the model's positions
-    second = first[::-1] if first[::-1] != first else (*first[:-1], int(first[-1] == 0))
-    differ = len(longest) > min(map(len, rows))
+    first, second = _short_rows(rows)
+    differ = max(map(len, rows)) > min(map(len, rows))
     if may_pad and differ and _agree(model, observe, Grouping.PADDED, [first, second[: len(first) // 2]]):
         return Grouping.PADDED
     return Grouping.EQUAL if _agree(model, observe, Grouping.EQUAL, [first, second]) else Grouping.ALONE
+
+
+def _short_rows(rows: Sequence[_Row]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return two different rows of one length, made from the longest and within the model's positions."""
+    longest = max(rows, key=len)
+    first = tuple(longest[: max(2, min(_TOKENS, len(longest) - _STEPS))])
+    return first, first[::-1] if first[::-1] != first else (*first[:-1], int(first[-1] == 0))
 
 
 def _agree(model: PreTrainedModel, observe: _Observe, how: Grouping, rows: Sequence[_Row]) -> bool:

@@ -1,0 +1,299 @@
+"""Greedy decoding of many prompts at a time, with no step that can be saved.
+
+A batch has slots ("continuous batching"): a continuation that has ended leaves its slot to the next prompt. What two
+prompts begin with is read once. And a step reads several tokens of a row where they can be guessed, from the true
+continuation or from what followed the same two tokens before: it keeps those that the model itself chooses
+("speculative decoding", Leviathan et al. 2023, arXiv:2211.17192, with guesses instead of a smaller model). So the
+tokens are those of one step for each, except for ties within rounding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from taskarith.evaluation.linear import fast_products
+
+__all__ = ["MOST_TOKENS", "Job", "can_decode", "decode"]
+
+_GUESSES = (0, 1, 3, 7, 15)  # tokens guessed in a step
+_FREE_TOKENS = {"cpu": 32, "cuda": 256}  # tokens that take as long to read as the weights
+_READ_TOKENS = {"cpu": 1024, "cuda": 16_384}  # tokens of prompts read at once
+_SHARED = 16  # tokens that two prompts must have in common before it is worth to look
+MOST_TOKENS = 1 + max(_GUESSES)
+"""Tokens of a continuation that a step can make."""
+
+_LEARNING = 0.25  # weight of the latest guess in the share of right ones
+_MOST_RIGHT = 0.99
+_ROOM = 8  # new prompts are read when one slot in so many is free
+
+
+def _ignore(_index: int, _logits: torch.Tensor) -> None:
+    """Ignore logits."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to decode.
+
+    :param prompts: Tokens of each, at least one.
+    :param truths: The tokens that are expected to follow; may be empty. They change nothing but the time.
+    :param limit: Maximum tokens of a continuation.
+    :param is_over: Whether a continuation, given by the number of its prompt and its tokens, has ended.
+    :param on_tokens: Receives the number of tokens made, and of those that an early end saves.
+    :param on_logits: Receives the number of a prompt and the logits from which each token was chosen.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    truths: Sequence[Sequence[int]]
+    limit: int
+    is_over: Callable[[int, list[int]], bool]
+    on_tokens: Callable[[int], None]
+    on_logits: Callable[[int, torch.Tensor], None] = _ignore
+
+
+def can_decode(model: PreTrainedModel, tokens: int) -> bool:
+    """Tell whether ``decode`` may be tried: layers see all tokens, and take the mask that they are given.
+
+    Attention of a window is that over all tokens as long as the window holds them. Other code for attention than
+    torch's, and code from outside transformers, may have masks of its own, which a trial on few tokens does not show.
+
+    :param tokens: Most tokens of a prompt with its continuation.
+    """
+    if model.config._attn_implementation != "sdpa" or not type(model).__module__.startswith("transformers."):
+        return False
+    if not inspect.signature(model.forward).parameters.keys() >= {"attention_mask", "position_ids", "past_key_values"}:
+        return False
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except AttributeError:  # a configuration without layers
+        return False
+    windows = [getattr(layer, "sliding_window", None) for layer in layers]
+    kinds = {type(layer) for layer in layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and all(w is None or w >= tokens for w in windows)
+
+
+def decode(model: PreTrainedModel, job: Job, slots: int) -> list[list[int]]:
+    """Return the tokens of each continuation, the last step's after its end included.
+
+    :param model: In evaluation mode; see ``can_decode``.
+    :param slots: Continuations made at a time.
+    """
+    rows = [_Row(n, prompt, truth) for n, (prompt, truth) in enumerate(zip(job.prompts, job.truths, strict=True))]
+    batch, waiting = _Batch(model, job, min(slots, len(rows))), rows[::-1]
+    with fast_products(model):
+        while waiting or batch.rows:
+            room = batch.slots - len(batch.rows)
+            if waiting and (room * _ROOM >= batch.slots or not batch.rows):
+                batch.admit([waiting.pop() for _ in range(min(room, len(waiting)))])
+            batch.step(others_wait=bool(waiting))
+    return [row.made for row in rows]
+
+
+class _Row:
+    """A prompt and its continuation so far.
+
+    :param text: Prompt and truth, then what was made: where guesses come from.
+    :param right: Estimated share of right guesses.
+    """
+
+    def __init__(self, index: int, prompt: Sequence[int], truth: Sequence[int]) -> None:
+        self.index, self.prompt, self.made = index, list(prompt), list[int]()
+        self.text, self.right = [*prompt, *truth], 0.5
+        self._after: dict[tuple[int, ...], int] = {pair: at for at, pair in enumerate(pairwise(self.text), 2)}
+        self._pair: tuple[int, ...] = tuple(self.prompt[-2:])
+        self._after[self._pair] = len(self.prompt)
+
+    @property
+    def last(self) -> int:
+        """The last token."""
+        return (self.made or self.prompt)[-1]
+
+    def guess(self, count: int) -> list[int]:
+        """Return up to so many tokens that followed the last two before."""
+        at = self._after.get(self._pair, len(self.text))
+        return self.text[at : at + count]
+
+    def add(self, read: Sequence[int], chosen: Sequence[int], guess: Sequence[int], limit: int) -> list[int]:
+        """Append the choices of a step up to the first that was not read next, and return them."""
+        right = _common(read[1:], chosen)
+        made = list(chosen[: min(1 + right, limit - len(self.made))])
+        for token in made:
+            self._after[self._pair] = len(self.text)
+            self._pair = (*self._pair[-1:], token)
+            self.text.append(token)
+        self.made += made
+        for guessed, token in zip(guess, made, strict=False):
+            self.right += _LEARNING * (min(guessed == token, _MOST_RIGHT) - self.right)
+        return made
+
+
+class _Batch:
+    """The rows being continued: row ``i`` has slot ``i``, which holds all its tokens but the last."""
+
+    def __init__(self, model: PreTrainedModel, job: Job, slots: int) -> None:
+        self.rows: list[_Row] = []
+        self.slots = slots
+        self._model, self._job = model, job
+        self._kind = model.device.type if model.device.type in _FREE_TOKENS else "cuda"
+        self._held: list[list[int]] = [[] for _ in range(slots)]
+        self._starting: dict[tuple[int, ...], int] = {}
+        self._longest = max(map(len, job.prompts)) + job.limit
+        self._place = _Place(slots, self._longest + max(_GUESSES))
+        self._layers = [_Slots(self._place) for _ in DynamicCache(config=model.config).layers]
+        self._cache = Cache(layers=list(self._layers))
+        self._keeps_few = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def admit(self, rows: list[_Row]) -> None:
+        """Read prompts into free slots; a prompt that begins like another is read after it."""
+        while rows:
+            first, later = len(self.rows), list[_Row]()
+            beginnings = set[tuple[int, ...]]()
+            for row in rows:
+                beginning = tuple(row.prompt[:_SHARED])
+                if beginning in beginnings and beginning not in self._starting:
+                    later.append(row)
+                else:
+                    beginnings.add(beginning)
+                    self._share(row.prompt[:-1], len(self.rows), self._starting.get(beginning))
+                    self.rows.append(row)
+            self._read(first)
+            self._starting.update((tuple(r.prompt[:_SHARED]), slot) for slot, r in enumerate(self.rows[first:], first))
+            rows = later
+
+    def step(self, *, others_wait: bool) -> None:
+        """Make at least one token of each row, and remove rows that end."""
+        guesses = [row.guess(max(_GUESSES)) for row in self.rows]
+        longest = max(self._job.limit - len(row.made) for row in self.rows)
+        width = min(longest, 1 + self._guesses(guesses, others_wait=others_wait))
+        inputs = [[row.last, *guess[: width - 1]] for row, guess in zip(self.rows, guesses, strict=True)]
+        logits = self._forward(inputs, list(range(len(self.rows))), keep=width)
+        choices = logits.argmax(-1).tolist()
+        for slot, row in reversed(list(enumerate(self.rows))):
+            made = row.add(inputs[slot], choices[slot], guesses[slot], self._job.limit)
+            self._held[slot] += inputs[slot][: len(made)]
+            self._job.on_logits(row.index, logits[slot, : len(made)])
+            self._job.on_tokens(len(made))
+            if len(row.made) == self._job.limit or self._job.is_over(row.index, row.made):
+                self._job.on_tokens(self._job.limit - len(row.made))
+                self._remove(slot)
+
+    def _remove(self, slot: int) -> None:
+        """Give a slot to the last row."""
+        last, row = len(self.rows) - 1, self.rows.pop()
+        if slot != last:
+            self._copy(last, slot, len(self._held[last]))
+            self.rows[slot] = row
+
+    def _share(self, tokens: list[int], slot: int, other: int | None) -> None:
+        """Copy to a slot what another holds of these tokens."""
+        self._copy(slot if other is None else other, slot, 0 if other is None else _common(tokens, self._held[other]))
+
+    def _copy(self, source: int, target: int, count: int) -> None:
+        for layer in self._layers if source != target and count else []:
+            layer.copy(source, target, count)
+        self._held[target] = self._held[source][:count]
+
+    def _read(self, first: int) -> None:
+        """Read what slots do not hold of their prompts, all but the last tokens."""
+        rests = {slot: row.prompt[len(self._held[slot]) : -1] for slot, row in enumerate(self.rows[first:], first)}
+        waiting = sorted((slot for slot, rest in rests.items() if rest), key=lambda slot: len(rests[slot]))
+        while waiting:
+            count = max(1, _READ_TOKENS[self._kind] // len(rests[waiting[-1]]))
+            slots, waiting = waiting[-count:], waiting[:-count]
+            self._forward([rests[slot] for slot in slots], slots, keep=1)
+            for slot in slots:
+                self._held[slot] += rests[slot]
+
+    def _guesses(self, guesses: Sequence[Sequence[int]], *, others_wait: bool) -> int:
+        """Return how many tokens to guess, so that all ends soonest: the last row if no others wait for slots."""
+
+        def time(count: int) -> float:
+            steps = [
+                (self._job.limit - len(row.made)) * (1 - row.right) / (1 - row.right ** (min(count, len(guess)) + 1))
+                for row, guess in zip(self.rows, guesses, strict=True)
+            ]
+            needed = sum(steps) / len(steps) if others_wait else max(steps)
+            return needed * (_FREE_TOKENS[self._kind] + len(steps) * (1 + count))
+
+        return min(_GUESSES, key=time)
+
+    def _forward(self, rows: Sequence[Sequence[int]], slots: list[int], *, keep: int) -> torch.Tensor:
+        """Read tokens after those that slots hold; return the logits after the last ``keep``, padding included."""
+        device, width = self._model.device, max(map(len, rows))
+        width = max(width, keep)
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        columns = torch.tensor([[len(self._held[slot])] for slot in slots]) + torch.arange(width)
+        self._place.put(slots, columns.to(device))
+        masked = columns[:, None, :, None] < torch.arange(self._place.until)
+        mask = torch.zeros(masked.shape, dtype=self._model.dtype)
+        return self._model(
+            input_ids=ids.to(device),
+            attention_mask=mask.masked_fill_(masked, torch.finfo(mask.dtype).min).to(device),
+            position_ids=columns.clamp(max=self._longest - 1).to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+            **({"logits_to_keep": keep} if self._keeps_few else {}),
+        ).logits
+
+
+class _Place:
+    """Where a forward pass writes, and how far it reads."""
+
+    def __init__(self, slots: int, columns: int) -> None:
+        self.shape = slots, columns
+        self.until = self.width = 0
+
+    def put(self, slots: list[int], columns: torch.Tensor) -> None:
+        """Set the slots, and the columns of each of shape (slots, width)."""
+        self.columns, self.width = columns, columns.shape[1]
+        self.until = int(columns.max()) + 1
+        self.slots = torch.tensor(slots, device=columns.device)
+        self.are_first = slots == list(range(len(slots)))
+
+
+class _Slots(DynamicLayer):
+    """Keys and values of one layer, of shape (slots, heads, columns, size); slots end at different columns."""
+
+    def __init__(self, place: _Place) -> None:
+        super().__init__()
+        self._place = place
+        self._kept: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the states of new tokens; return those of all tokens so far."""
+        if not self._kept:  # masked columns are read, too, so that they must be numbers
+            slots, columns = self._place.shape
+            for states in (key_states, value_states):
+                self._kept.append(states.new_zeros((slots, states.shape[1], columns, states.shape[3])))
+        keys, values = self._kept
+        return self._write(keys, key_states), self._write(values, value_states)
+
+    def _write(self, kept: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        place, slots = self._place, self._place.slots.to(kept.device)
+        kept[slots[:, None], :, place.columns.to(kept.device)] = states.transpose(1, 2)
+        return kept[: len(slots), :, : place.until] if place.are_first else kept[slots, :, : place.until]
+
+    def get_seq_length(self) -> int:
+        """Return the number of columns before those of this forward pass."""
+        return self._place.until - self._place.width
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copy the first columns of a slot."""
+        for kept in self._kept:
+            kept[target, :, :count] = kept[source, :, :count]
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens with which both begin."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
