@@ -15,7 +15,8 @@ __all__ = ["command"]
 
 def command(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Folders that eval, sweep, attack or relate wrote with -o.")
+        list[Path],
+        typer.Argument(metavar="DIR", help="Folders that eval, score, sweep, attack or relate wrote with -o."),
     ],
     *,
     path: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .html file to write.")] = Path(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taskarith.cli.options import OutputOptions, OverwriteFlag
+from taskarith.cli.options import OutputOptions, ResultsGroup
 from taskarith.cli.output import check_plot, show_scores
 from taskarith.cli.paper import PaperGroup
 from taskarith.errors import UsageError
@@ -49,7 +49,7 @@ def command(
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Print every number, not one row a model.")] = False,
-    overwrite: OverwriteFlag = False,
+    results: ResultsGroup,
     paper: PaperGroup,
     output: OutputOptions,
 ) -> None:
@@ -60,19 +60,35 @@ def command(
     Intervals are 95%, over samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's metrics; forget and holdout give membership inference.
     """
-    paper.check(overwrite, records)
+    paper.check(results.overwrite, records, results.output_dir)
     if plot is not None:
-        check_plot(plot, overwrite, records)
+        check_plot(plot, results.overwrite, records)
     from taskarith.evaluation.score import score
 
+    models = _pairs(finetuned or ())
     with output.console() as console:
-        scores = score(records, reference=reference, finetuned=_pairs(finetuned or ()), seeds=seeds)
+        scores = score(records, reference=reference, finetuned=models, seeds=seeds)
+        if results.output_dir is not None:
+            from taskarith.evaluation.scored import write_scores
+            from taskarith.report.report import draw_beside
+
+            write_scores(
+                scores,
+                records,
+                results.output_dir,
+                reference=reference,
+                finetuned=models,
+                seeds=seeds,
+                overwrite=results.overwrite,
+                draw=draw_beside(results.output_dir, console),
+            )
+            console.note(f"results, records and report.html are in {results.output_dir}")
     show_scores(scores, console, full=full)
-    paper.write(scores, overwrite, console)
+    paper.write(scores, results.overwrite, console)
     if plot is not None:
         from taskarith.report.methods import plot_methods
 
-        plot_methods(scores, plot, overwrite=overwrite)
+        plot_methods(scores, plot, overwrite=results.overwrite)
         console.note(f"the losses are plotted in {plot}")
     console.result(scores.to_json())
 

@@ -18,7 +18,7 @@ from taskarith.errors import ReadError
 from taskarith.evaluation.records import Record
 from taskarith.progress import Listener
 
-__all__ = ["Results", "complete_results", "kept_results", "write_results"]
+__all__ = ["Results", "complete_results", "fingerprint", "kept_results", "write_results"]
 
 _MEASURING = ("attacks", "data", "evaluation", "models", "relations", "sweeps", "training")
 _HARNESSES = ("lm-eval", "optuna")
@@ -55,7 +55,7 @@ def kept_results(
         provenance.update(record())
         arguments = {name: value for name, value in provenance["arguments"].items() if name != "processes"}
         others = {name: value for name, value in provenance.items() if name != "arguments"}
-        files = {f"file {name}": _fingerprint(Path(name)) for name in read}
+        files = {f"file {name}": fingerprint(Path(name)) for name in read}
         return {**others, **arguments, **files, "versions": [release(*_MEASURING), *map(_version, _HARNESSES)]}
 
     with ExitStack() as stack:
@@ -71,10 +71,12 @@ def kept_results(
         yield (folder if opened and output_dir is not None else None), units, provenance
 
 
-def write_results(folder: Path, results: Mapping[str, Any], records: Sequence[Record]) -> None:
-    """Write ``results.json`` and ``records.jsonl`` into a folder."""
+def write_results(folder: Path, results: Mapping[str, Any], records: Sequence[Record] = ()) -> None:
+    """Write ``results.json`` and, if there are records, ``records.jsonl`` into a folder."""
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    if not records:
+        return
     with (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
@@ -96,7 +98,11 @@ def complete_results(
         write_provenance(folder, record, target)
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
+    """Return the fingerprint of a file's bytes.
+
+    :raises ReadError: It cannot be read.
+    """
     state = xxhash.xxh3_128()
     try:
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from taskarith.evaluation.numbers import BESIDE, FORGET, across_texts, of_text
 from taskarith.evaluation.read_records import RecordTable, other_samples, read_tables
 from taskarith.tidy import TidyResult, TidyRow
 
-__all__ = ["Number", "Scores", "make_scores", "score", "tidy_row"]
+__all__ = ["Number", "Scores", "make_scores", "row_names", "score", "tidy_row"]
 
 Number = Estimate | Spread
 
@@ -204,16 +205,23 @@ def _single(path: str, option: str, description: str) -> RecordTable:
 
 
 def _named(sources: Sequence[Sequence[RecordTable]]) -> dict[str, RecordTable]:
-    """Return all tables by row name: the model's name, plus the source if several models share it."""
-    tables = [table for source in sources for table in source]
-    names = [table.model for table in tables]
+    """Return all tables by row name."""
     rows: dict[str, RecordTable] = {}
-    for table in tables:
-        name = table.model if names.count(table.model) == 1 else f"{table.model} ({table.where})"
-        if name in rows:
-            raise UsageError(f"{table.where} is given twice", "Give each of the records once.")
-        rows[name] = table
+    for source, names in zip(sources, row_names(sources), strict=True):
+        for table in source:
+            if names[table.model] in rows:
+                raise UsageError(f"{table.where} is given twice", "Give each of the records once.")
+            rows[names[table.model]] = table
     return rows
+
+
+def row_names(sources: Sequence[Sequence[RecordTable]]) -> list[dict[str, str]]:
+    """Return the row of each model of each source: its name, plus the source if several models share it."""
+    count = Counter(table.model for source in sources for table in source)
+    return [
+        {one.model: one.model if count[one.model] == 1 else f"{one.model} ({one.where})" for one in source}
+        for source in sources
+    ]
 
 
 def _remarks(rows: Mapping[str, RecordTable]) -> tuple[str, ...]:

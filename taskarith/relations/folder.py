@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from taskarith.checkpoints.publish import publish_folder
 from taskarith.data.load import load_data
 from taskarith.edit.edit import located
-from taskarith.evaluation.results import complete_results
+from taskarith.evaluation.results import complete_results, write_results
 from taskarith.models.runtime import Runtime
 from taskarith.relations.inputs import TestInputs
 from taskarith.relations.vectors import Related
@@ -66,6 +65,5 @@ def write_relation(
     :raises OutputError: The folder may not be replaced, or cannot be written.
     """
     with publish_folder(target, overwrite) as folder:
-        text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_results(folder, results)
         complete_results(folder, record, target, None if draw is None else lambda: draw(folder))

@@ -1,4 +1,4 @@
-"""Parts of a report from the folders that `eval`, `sweep`, `attack` and `relate` wrote."""
+"""Parts of a report from the folders that `eval`, `score`, `sweep`, `attack` and `relate` wrote."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from taskarith.attacks.result import AttackResult
 from taskarith.checkpoints.checkpoint import read_json
 from taskarith.checkpoints.provenance import read_provenance
 from taskarith.errors import CheckpointError, DataError, UsageError
-from taskarith.evaluation.read_records import RecordTable, other_samples, read_records, read_tables
+from taskarith.evaluation.read_records import read_records, read_tables
 from taskarith.evaluation.records import Record
-from taskarith.evaluation.score import Scores, make_scores, score
+from taskarith.evaluation.score import make_scores, score
+from taskarith.evaluation.scored import read_scores
 from taskarith.report.attacks import attack_tables
 from taskarith.report.evidence import digests_of, holders_of
+from taskarith.report.knowledge import knowledge
 from taskarith.report.layers import layers_of
 from taskarith.report.page import Figure, Part
 from taskarith.report.relation_part import relation_part
 from taskarith.report.samples import samples_of
 from taskarith.report.scores import score_remarks, score_tables
 from taskarith.report.tables import short_names
-from taskarith.sweeps.remaining import Remaining, measure_remaining
-from taskarith.sweeps.split import is_forgotten
 from taskarith.untrusted import read_bytes
 
 __all__ = ["part_of"]
@@ -35,6 +35,9 @@ _DRAWINGS = {
     "cosines.svg": "Cosines of the vectors, by kind of module and by layer",
     "alpha.svg": "Scores of each text against alpha",
 }
+
+
+_SEEDS = "These are means over several seeds, with the standard deviation between them, not intervals."
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class _Folder:
         entries = listed.values() if isinstance(listed, Mapping) else listed
         models = {str(one.get("name", "")): one for one in entries if isinstance(one, Mapping)}
         vectors = [one for one in record.get("vectors") or [] if isinstance(one, Mapping)]
+        records = [one for one in record.get("records") or [] if isinstance(one, Mapping)]
         return {
+            **{f"records of {Path(str(one.get('name'))).parent.name}": _described(one) for one in records},
             **{f"model {Path(name).name}": _described(one) for name, one in models.items()},
             **{f"vector {one.get('name')}": _described(one) for one in vectors},
             **{f"text {name}": _described(one) for name, one in dict(record.get("data") or {}).items() if one},
@@ -83,12 +88,12 @@ def part_of(path: Path, name: str = "") -> Part:
 
     :param path: The folder.
     :param name: What it is called, if not as the path.
-    :raises DataError: It is not a folder of eval, sweep, attack or relate, or a file in it is broken.
+    :raises DataError: It is not a folder of eval, score, sweep, attack or relate, or a file in it is broken.
     """
     folder = _open(path, name or path.name)
     kind = folder.record.get("kind")
     if kind not in _PARTS:
-        hint = "Give folders of eval, sweep, attack or relate."
+        hint = "Give folders of eval, score, sweep, attack or relate."
         raise UsageError(f"{path} is the output of another command ({kind})", hint)
     try:
         part = _PARTS[kind](folder)
@@ -109,9 +114,10 @@ def _open(path: Path, name: str) -> _Folder:
     record = read_provenance(path) if path.is_dir() else None
     if record is None or not (path / "results.json").is_file():
         raise DataError(
-            f"{path} does not contain results", "Give a folder that eval, sweep, attack or relate wrote with -o."
+            f"{path} does not contain results", "Give a folder that eval, score, sweep, attack or relate wrote with -o."
         )
-    records = [] if record.get("kind") == "relation" else read_records(path)
+    may_lack = record.get("kind") in {"relation", "scores"}
+    records = [] if may_lack and not (path / "records.jsonl").is_file() else read_records(path)
     return _Folder(path, name, record, _read_results(path / "results.json"), records)
 
 
@@ -140,7 +146,7 @@ def _evaluation(folder: _Folder) -> Part:
     scores = make_scores(rows, {} if known is None else dict.fromkeys(rows, rows[known]))
     return Part(
         "Evaluation",
-        verdicts=tuple(_knowledge(rows, folder.records, scores, known)),
+        verdicts=tuple(knowledge(rows, folder.records, scores, known)),
         tables=tuple(score_tables(scores)),
         layers=layers_of(rows, scores, known),
         samples=samples_of(folder.records, short_names(scores.models)),
@@ -154,60 +160,19 @@ def _ends_like(model: str, reference: object) -> bool:
     return isinstance(reference, str) and Path(model).name == Path(reference).name
 
 
-def _knowledge(
-    tables: Mapping[str, RecordTable], records: Sequence[Record], scores: Scores, reference: str | None
-) -> list[str]:
-    """Say of every model what it knows of the texts that are to be forgotten."""
-    texts = [text for text in scores.texts if is_forgotten(text)]
-    if not texts:
-        return ["No text is named forget, so that nothing is said about forgetting."]
-    if reference is None:
-        lacking = "No model that never saw the forgotten text was measured beside these (--reference)"
-        return [f"{lacking}, so that this report does not say whether it is forgotten."]
-    if strangers := _otherwise_asked(tables, texts):
-        return [f"The models were not asked the same, so that they cannot be compared: {strangers}."]
-    rows = {model: [one for one in records if one["model"] == model] for model in scores.models}
-    losses = {
-        model: scores.by_text[model][texts[0]]["loss"].value
-        for model in scores.models
-        if model != reference and "loss" in scores.by_text[model].get(texts[0], {})
-    }
-    if not losses:
-        return ["The loss of the forgotten text was not measured."]
-    before = min(losses, key=losses.__getitem__)
-    names = short_names(scores.models)
-    sentences = dict.fromkeys(
-        _sentence(names[model], text, left, names[before], names[reference], model == before)
-        for model in losses
-        for text, left in measure_remaining(rows[model], rows[before], rows[reference]).items()
+def _scores(folder: _Folder) -> Part:
+    scores, reference = read_scores(folder.results), folder.results["reference"]
+    rows = {table.model: table for table in read_tables(folder.path)} if folder.records else {}
+    whole = make_scores(rows, {}) if rows else scores  # of the reference, too, where its records are others
+    return Part(
+        "Scores",
+        verdicts=tuple(knowledge(rows, folder.records, whole, reference)) if rows else (_SEEDS,),
+        tables=tuple(score_tables(scores)),
+        layers=layers_of(rows, whole, reference) if rows else None,
+        samples=samples_of(folder.records, short_names(tuple(rows))),
+        remarks=tuple(score_remarks(scores)),
+        conventions=folder.results["conventions"],
     )
-    return list(sentences)  # what is said of a text alone is said once
-
-
-def _otherwise_asked(tables: Mapping[str, RecordTable], texts: Sequence[str]) -> str | None:
-    """Return how the questions of forgotten texts differ between models, as other tokenizers make them, or None."""
-    first, *others = tables.values()
-    pairs = [(other, kind, text) for other in others for kind in ("loss", "continuation") for text in texts]
-    found = ((other, other_samples(first, other, kind, text)) for other, kind, text in pairs)
-    return next(
-        (f"{Path(first.model).name} and {Path(one.model).name} have {what}" for one, what in found if what), None
-    )
-
-
-def _sentence(model: str, text: str, left: Remaining, before: str, reference: str, is_before: bool) -> str:
-    if left.loss is None:
-        return (
-            f"These samples do not show that {before} knows the text {text} better than {reference}, which never saw "
-            "it: either there is nothing to forget, or they are too few."
-        )
-    if is_before:
-        return (
-            f"{model} knows the text {text}; the others are compared with it, and with {reference}, which never saw it."
-        )
-    share = f"{left} (0%: {reference}, 100%: {before}; 95% intervals in brackets)"
-    if left.is_forgotten:
-        return f"{model} has forgotten most of the text {text}: what is left is {share}."
-    return f"It is not shown that {model} has forgotten the text {text}: what is left is {share}."
 
 
 # --- sweeps and attacks ----------------------------------------------------------------------------------------------
@@ -281,6 +246,7 @@ def _strongest(found: Mapping[str, Any]) -> list[str]:
 
 _PARTS: Mapping[object, Callable[[_Folder], Part]] = {
     "evaluation": _evaluation,
+    "scores": _scores,
     "sweep": _sweep,
     "attack": _attack,
     "relation": lambda folder: relation_part(folder.results),

@@ -1,4 +1,4 @@
-"""The verb `report`: one page from the folders that `eval`, `sweep`, `attack` and `relate` wrote."""
+"""The verb `report`: one page from the folders that `eval`, `score`, `sweep`, `attack` and `relate` wrote."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def report(
 ) -> ReportResult:
     """Write what measurements say as one page of HTML, which asks for nothing else and is readable without scripts.
 
-    :param folders: Outputs of ``evaluate``, ``sweep``, ``attack`` and ``relate``, in the order of the page.
+    :param folders: Outputs of ``evaluate``, ``score``, ``sweep``, ``attack`` and ``relate``, in the order of the page.
     :param output: The file to write, ``*.html``.
     :param title: Of the page.
     :param overwrite: Replace an earlier report.

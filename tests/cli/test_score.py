@@ -43,3 +43,19 @@ def test_references_that_cannot_be_read(records, words, message):
     done = invoke("score", records, *words)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_a_folder_gets_the_numbers_and_a_page(records, tmp_path):
+    done = invoke("score", records, "--reference", "never", "-o", tmp_path / "scores")
+    assert done.exit_code == 0
+    assert f"results, records and report.html are in {tmp_path / 'scores'}" in done.stderr
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {
+        "records.jsonl",
+        "report.html",
+        "results.json",
+        "taskarith.json",
+    }
+    assert invoke("report", tmp_path / "scores", "-o", tmp_path / "all.html").exit_code == 0
+    assert invoke("score", tmp_path / "scores", "-o", tmp_path / "scores").exit_code == 1
+    assert invoke("score", records, "-o", tmp_path / "scores").exit_code == 1
+    assert invoke("score", records, "-o", tmp_path / "scores", "--overwrite").exit_code == 0
