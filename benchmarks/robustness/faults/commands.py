@@ -98,6 +98,7 @@ COMMANDS = {
         "relate in/v.safetensors in/{} -o out/relate", ("w.safetensors", "lora"), "out/relate", is_heavy=True
     ),
     "score --csv": Command("score in/{} --csv out/table.csv", ("records", "records2"), "out/table.csv"),
+    "score -o": Command("score in/{} -o out/scores", ("records", "records2"), "out/scores", is_heavy=True),
     "report": Command("report in/{} -o out/report.html", ("records", "records2"), "out/report.html", is_heavy=True),
     "unlearn": Command(
         "unlearn in/base --forget in/forget.txt --retain in/retain.txt --quick --keep 0 --alpha 0,1 --budget 9 "
