@@ -64,6 +64,13 @@ class Console:
             with _reporting_failures():
                 sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=is_narrow, allow_nan=False) + "\n")
 
+    def text(self, text: str) -> None:
+        """Print a result for another program on stdout, as it is."""
+        self.close()
+        if self._first:
+            with _reporting_failures():
+                sys.stdout.write(text)
+
     def line(self, text: str) -> None:
         """Print one line of the human-readable result on stdout."""
         self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from taskarith.evaluation.score import Scores
     from taskarith.report.tables import TableRows
 
-__all__ = ["check_plot", "printable", "show_relation", "show_scores", "show_tables"]
+__all__ = ["FORMATS", "check_plot", "printable", "show_relation", "show_scores", "show_tables"]
 
 
 def printable(text: str) -> str:
@@ -21,17 +22,27 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def show_scores(scores: Scores, console: Console, *, full: bool = True) -> None:
+FORMATS = ("table", "markdown", "csv", "latex")
+
+
+def show_scores(scores: Scores, console: Console, *, full: bool = True, form: str = "table") -> None:
     """Print tables of scores, then remarks on what is missing or not comparable.
 
     :param full: Whether all numbers are shown, or one row a model.
+    :param form: One of ``FORMATS``; CSV and LaTeX have all numbers.
     """
     from taskarith.report.layers import layer_tables
+    from taskarith.report.paper import csv_text, latex_text, markdown_text
     from taskarith.report.scores import score_remarks, score_tables
     from taskarith.report.summary import summary_tables
 
     tables = [*score_tables(scores), *layer_tables(scores, scores.texts)] if full else summary_tables(scores)
-    show_tables(tables, console)
+    if form == "table":
+        show_tables(tables, console)
+    elif form == "markdown":
+        console.text(markdown_text(tables if full else [replace(one, title="") for one in tables]))
+    else:
+        console.text((csv_text if form == "csv" else latex_text)(scores.tidy()))
     for remark in score_remarks(scores):
         console.note(printable(remark))
 

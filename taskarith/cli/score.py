@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from taskarith.cli.options import OutputOptions, ResultsGroup
-from taskarith.cli.output import check_plot, show_scores
+from taskarith.cli.output import FORMATS, check_plot, show_scores
 from taskarith.cli.paper import PaperGroup
 from taskarith.errors import UsageError
 
@@ -49,6 +49,9 @@ def command(
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Print every number, not one row a model.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="|".join(FORMATS), help="How numbers are printed; csv and latex: all.")
+    ] = "table",
     results: ResultsGroup,
     paper: PaperGroup,
     output: OutputOptions,
@@ -60,6 +63,10 @@ def command(
     Intervals are 95%, over samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's metrics; forget and holdout give membership inference.
     """
+    if form not in FORMATS:
+        raise UsageError(f"unknown format '{form}'", f"Use one of {', '.join(FORMATS)}.")
+    if form != "table" and output.as_json:
+        raise UsageError("--format and --json exclude each other", "Give one of them.")
     paper.check(results.overwrite, records, results.output_dir)
     if plot is not None:
         check_plot(plot, results.overwrite, records)
@@ -83,7 +90,7 @@ def command(
                 draw=draw_beside(results.output_dir, console),
             )
             console.note(f"results, records and report.html are in {results.output_dir}")
-    show_scores(scores, console, full=full)
+    show_scores(scores, console, full=full, form=form)
     paper.write(scores, results.overwrite, console)
     if plot is not None:
         from taskarith.report.methods import plot_methods

@@ -1,4 +1,4 @@
-"""Tables for a paper and for other programs: LaTeX with booktabs, and CSV with one row for each number."""
+"""Tables for a paper and for other programs: LaTeX with booktabs, Markdown, and CSV with one row for each number."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from taskarith.checkpoints.ownership import LATEX_HEAD
 from taskarith.checkpoints.publish import publish_file
 from taskarith.report.scores import metric_title, write_number
-from taskarith.report.tables import short_names
+from taskarith.report.tables import TableRows, short_names
 from taskarith.tidy import COLUMNS, TidyRow
 
-__all__ = ["csv_text", "latex_escaped", "latex_text", "write_tables"]
+__all__ = ["csv_text", "latex_escaped", "latex_text", "markdown_text", "write_tables"]
 
 _WIDEST = 6
 """Columns of numbers of one LaTeX table."""
@@ -39,6 +39,8 @@ _SPECIAL = {
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 """How a text begins that spreadsheets take for a formula."""
 
+_MARKUP = set("\\`*_[]<>|#~&$")
+
 _HEADER = rf"""{LATEX_HEAD}. In the preamble: \usepackage[T1]{{fontenc}} \usepackage{{booktabs}}
 % a +- b: 95% interval where it is symmetric, else a with the distances to both ends; over seeds standard deviation.
 """
@@ -60,6 +62,23 @@ def latex_text(rows: Sequence[TidyRow]) -> str:
     for row in _named(rows):
         by_text.setdefault(row.text, []).append(row)
     return _HEADER + "".join(table for text, some in by_text.items() for table in _tables(text, some))
+
+
+def markdown_text(tables: Sequence[TableRows]) -> str:
+    """Return tables as Markdown, each below its title; no text in them is markup."""
+    return "\n".join(line for table in tables for line in _markdown(table)) + "\n"
+
+
+def _markdown(table: TableRows) -> list[str]:
+    head, *rows = ([_plain(cell) for cell in row] for row in (table.columns, *table.rows))
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    title = [f"**{_plain(table.title)}**", ""] if table.title else []
+    return [*title, *(f"| {' | '.join(row)} |" for row in (head, rule, *rows)), ""]
+
+
+def _plain(text: str) -> str:
+    words = " ".join(text.split())
+    return "".join(f"\\{one}" if one in _MARKUP else one for one in words if one.isprintable())
 
 
 def write_tables(rows: Sequence[TidyRow], csv_path: Path | None, latex_path: Path | None, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ from commands import invoke
 
 from taskarith.evaluation.records import loss_record
 from taskarith.evaluation.score import score
+from taskarith.report.paper import csv_text, latex_text
 
 
 @pytest.fixture
@@ -59,3 +60,28 @@ def test_a_folder_gets_the_numbers_and_a_page(records, tmp_path):
     assert invoke("score", tmp_path / "scores", "-o", tmp_path / "scores").exit_code == 1
     assert invoke("score", records, "-o", tmp_path / "scores").exit_code == 1
     assert invoke("score", records, "-o", tmp_path / "scores", "--overwrite").exit_code == 0
+
+
+def test_formats_for_other_programs(records):
+    def printed(form, *more):
+        done = invoke("score", records, "--format", form, *more)
+        assert done.exit_code == 0
+        return done.stdout
+
+    lines = printed("markdown").splitlines()
+    assert lines[:2] == ["| model | forget loss |", "| --- | ---: |"]
+    assert lines[2].startswith("| edited | 2.000")
+    assert "**forget: 2 samples**" in printed("markdown", "--full")
+    assert printed("csv") == csv_text(score([records]).tidy())
+    assert printed("latex") == latex_text(score([records]).tidy())
+    assert printed("table") == invoke("score", records).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--format", "xls"], "unknown format 'xls'"), (["--format", "csv", "--json"], "exclude each other")],
+)
+def test_formats_that_there_are_not(records, words, message):
+    done = invoke("score", records, *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr

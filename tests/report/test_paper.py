@@ -11,7 +11,8 @@ import subprocess
 import pytest
 
 from taskarith.errors import OutputError
-from taskarith.report.paper import csv_text, latex_escaped, latex_text, write_tables
+from taskarith.report.paper import csv_text, latex_escaped, latex_text, markdown_text, write_tables
+from taskarith.report.tables import TableRows
 from taskarith.tidy import COLUMNS, TidyRow
 
 HOSTILE = r"a_&%$#{}\~^<>|\"[x]*--`' \input{/etc/passwd} ^^41"
@@ -95,3 +96,20 @@ def test_own_files_are_replaced_and_others_are_not(tmp_path):
         with pytest.raises(OutputError):
             write_tables([_row()], *((path, None) if path == table else (None, path)), True)
         assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_markdown_holds_no_markup_of_strangers():
+    table = TableRows("a | b\n# c", ("model", "x*y\nloss"), (("[m](http://x)", "1"), ("<b>\x1b[31m`|", "~2~")))
+    assert markdown_text([table, TableRows("", ("n",), (("3",),))]).splitlines() == [
+        "**a \\| b \\# c**",
+        "",
+        "| model | x\\*y loss |",
+        "| --- | ---: |",
+        "| \\[m\\](http://x) | 1 |",
+        "| \\<b\\>\\[31m\\`\\| | \\~2\\~ |",
+        "",
+        "| n |",
+        "| --- |",
+        "| 3 |",
+        "",
+    ]
