@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 import taskarith
 from benchmarks.architectures.case import Case, ImpossibleError, check, text
+from taskarith.evaluation.grouping import runs_with_cache
 
 __all__ = ["edits_in_memory", "generates_alike", "measures_loss"]
 
@@ -51,10 +52,11 @@ def edits_in_memory(case: Case) -> None:
 
 
 def generates_alike(case: Case) -> None:
-    """Continue prompts of several lengths one by one and five at a time: the same words."""
+    """Continue prompts of several lengths one by one, five at a time, and by transformers alone: the same words."""
     alone, together = (_continuations(case, size) for size in (1, 5))
-    differing = sum(one != two for one, two in zip(alone, together, strict=True))
-    check(not differing, f"{differing} of {len(alone)} continuations depend on the batch")
+    for others, what in ((together, "depend on the batch"), (_generated(case), "differ from those of generate")):
+        differing = sum(one != two for one, two in zip(alone, others, strict=True))
+        check(not differing, f"{differing} of {len(alone)} continuations {what}")
     if not any(alone):
         raise ImpossibleError("the model continues with special tokens only")
 
@@ -66,6 +68,20 @@ def _rows() -> list[dict[str, str]]:
 def _continuations(case: Case, batch_size: int) -> list[str]:
     records = _measure(case, [case.base()], prompts=5, continuation_tokens=8, batch_size=batch_size)
     return [record["continuation"] for record in records if record["kind"] == "continuation"]
+
+
+def _generated(case: Case) -> list[str]:
+    """Return the continuation of each prompt by ``generate``, one by one, as it is called in transformers' guide."""
+    model, tokenizer = case.language_model(case.base()), AutoTokenizer.from_pretrained(case.base())
+    ends = model.generation_config.eos_token_id
+    config = GenerationConfig(max_new_tokens=8, eos_token_id=ends, pad_token_id=0, use_cache=runs_with_cache(model))
+    texts = []
+    for row in _rows():
+        ids = torch.tensor([tokenizer(row["prompt"]).input_ids])
+        with torch.no_grad():
+            (made,) = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        texts.append(tokenizer.decode(made[ids.shape[1] :], skip_special_tokens=True))
+    return texts
 
 
 def _measure(case: Case, models: Sequence[str], **options: Any) -> list[dict[str, Any]]:

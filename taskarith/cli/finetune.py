@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,8 @@ from taskarith.errors import OutputError
 from taskarith.training.settings import RMU_STEERING, TrainingSettings
 
 if TYPE_CHECKING:
+    from taskarith.console import Console
+    from taskarith.training.forecast import TrainingForecast
     from taskarith.training.result import FinetuneResult
 
 __all__ = ["command"]
@@ -147,6 +149,19 @@ def _what_came(result: FinetuneResult, settings: TrainingSettings) -> str:
     return f"loss of the data from {result.first_loss:.4f} to {result.data_loss:.4f} by {settings.objective}"
 
 
+def _show_forecast(found: TrainingForecast, settings: TrainingSettings, console: Console) -> None:
+    most = "at most " if settings.until_loss is not None or settings.patience is not None else ""
+    console.note(
+        f"would train {found.trained:,} weights ({found.kind}) on {found.device}: {found.samples:,} samples, "
+        f"{found.tokens:,} tokens an epoch, {most}{found.steps:,} steps"
+    )
+    if found.memory_bytes is None:
+        console.note("the memory for a quantised model is not estimated")
+    console.note(f"would write at least {found.write_bytes / 1e6:,.1f} MB")
+    console.line(str(found.output_dir))
+    console.result({**found.to_json(), "dry_run": True})
+
+
 def _check_plot(plot: Path, output_dir: Path, model: str, data: Sequence[str], overwrite: bool) -> None:
     """Refuse a plot that could not be written, or would lie in the output, which has a record of its files."""
     check_plot(plot, overwrite, [model, *(parse_data(spec).name for spec in data)])
@@ -174,6 +189,9 @@ def command(
         _run(metavar="FILE", help="Plot the learning curve to a .svg, .png or .pdf file.", show_default="none"),
     ] = None,
     overwrite: OverwriteFlag = False,
+    dry_run: Annotated[
+        bool, _run("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
+    ] = False,
     output: OutputOptions,
     settings: Annotated[TrainingSettings, _TrainingOptions],
 ) -> None:
@@ -191,18 +209,15 @@ def command(
         _check_plot(plot, output_dir, model, [*data, *(retain or ()), *(validation or ())], overwrite)
     from taskarith.checkpoints.team import leave_team
     from taskarith.training.finetune import finetune
+    from taskarith.training.forecast import forecast_training
 
     with output.console() as console:
-        result = finetune(
-            model,
-            data,
-            output_dir,
-            retain=retain or (),
-            validation=validation or (),
-            overwrite=overwrite,
-            settings=settings,
-            listener=console,
-        )
+        texts: dict[str, Any] = {"retain": retain or (), "validation": validation or ()}
+        options: dict[str, Any] = {"overwrite": overwrite, "settings": settings, "listener": console}
+        if dry_run:
+            _show_forecast(forecast_training(model, data, output_dir, **texts, **options), settings, console)
+            return
+        result = finetune(model, data, output_dir, **texts, **options)
     leave_team()
     if result.best_step is not None:
         console.note(f"validation loss {result.validation_loss:.4f}, lowest after step {result.best_step}: published")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Batches, Units
 from taskarith.errors import TaskarithError
+from taskarith.models.memory import available_memory
 
 __all__ = ["Batching", "Grouping", "batch_start", "in_batches", "in_pools", "pad"]
 
@@ -66,21 +67,22 @@ class Batching:
 def batch_start(model: PreTrainedModel, longest: int, *, cached: bool) -> int:
     """Return a batch size to start with; ``in_batches`` halves it when memory runs out.
 
-    On a CPU it is enough to keep it busy; on a GPU (of several, the fullest one) it fills half of the free memory, by a
-    rough estimate of the key-value cache and the activations of one layer.
+    It is enough to keep a CPU busy, or a GPU, and fills at most half of the free memory (of several GPUs, of the
+    fullest one), by a rough estimate of the key-value cache and the activations of one layer.
 
     :param longest: Tokens of the longest sequence, continuation included.
     :param cached: Whether tokens are generated one by one with a key-value cache.
     """
-    if model.device.type != "cuda":
-        return _CPU_SEQUENCES if cached else max(1, _CPU_TOKENS // longest)
+    is_gpu = model.device.type == "cuda"
+    if not is_gpu and not cached:
+        return max(1, _CPU_TOKENS // longest)
     config = model.config.get_text_config()
     hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
     per_token = model.dtype.itemsize * hidden * (16 + 2 * layers * cached)
-    free = min(torch.cuda.mem_get_info(device)[0] for device in {weight.device for weight in model.parameters()})
-    fitting = int(free * _MEMORY_SHARE) // (per_token * longest)
-    busy = _GPU_SEQUENCES if cached else _GPU_TOKENS // longest
-    return max(1, min(fitting, busy))
+    rooms = [available_memory(device) for device in {weight.device for weight in model.parameters()}]
+    fitting = [int(room * _MEMORY_SHARE) // (per_token * longest) for room in rooms if room is not None]
+    busy = _CPU_SEQUENCES if not is_gpu else _GPU_SEQUENCES if cached else _GPU_TOKENS // longest
+    return max(1, min([busy, *fitting]))
 
 
 def in_batches(

@@ -66,7 +66,10 @@ def can_decode(model: PreTrainedModel, tokens: int) -> bool:
 
     :param tokens: Most tokens of a prompt with its continuation.
     """
-    if model.config._attn_implementation != "sdpa" or not type(model).__module__.startswith("transformers."):
+    configs = (model.config, model.config.get_text_config())
+    if any(config._attn_implementation != "sdpa" for config in configs):
+        return False
+    if not type(model).__module__.startswith("transformers."):
         return False
     if not inspect.signature(model.forward).parameters.keys() >= {"attention_mask", "position_ids", "past_key_values"}:
         return False
@@ -230,6 +233,7 @@ class _Batch:
         width = max(width, keep)
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
         columns = torch.tensor([[len(self._held[slot])] for slot in slots]) + torch.arange(width)
+        columns.clamp_(max=self._place.shape[1] - 1)  # of padding alone: no row has so many tokens
         self._place.put(slots, columns.to(device))
         masked = columns[:, None, :, None] < torch.arange(self._place.until)
         mask = torch.zeros(masked.shape, dtype=self._model.dtype)

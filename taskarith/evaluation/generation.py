@@ -236,7 +236,8 @@ def _decode_together(
 
     with torch.inference_mode():
         lengths = [len(prompt.input_ids) for prompt in prompts]
-        pools = in_pools(lengths, run, batching.size, _POOL, shrink=batching.shrink, team=batching.team, kept=kept)
+        size, pool = batching.size, _POOL if batching.team.size == 1 else 1  # or one process had all of few prompts
+        pools = in_pools(lengths, run, size, pool, shrink=batching.shrink, team=batching.team, kept=kept)
     return [continuation for (continuation,) in pools]
 
 

@@ -36,6 +36,7 @@ from taskarith.progress import Listener
 __all__ = [
     "LANGUAGE_MODELS",
     "Base",
+    "empty_model",
     "load_config",
     "load_model",
     "load_tokenizer",
@@ -187,6 +188,20 @@ def load_model(
     # The base's own file is copied to the output; contradictions in it must not prevent saving a checkpoint.
     model.generation_config = GenerationConfig()
     return model
+
+
+def empty_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Return the model that ``load_model`` would load, without weights: on the device ``meta``.
+
+    :param path: A model folder.
+    :param dtype: Dtype of the weights.
+    :param trust_remote_code: Run Python code that comes with the model.
+    :raises UsageError, CheckpointError: As ``load_model`` does, as far as the configuration tells.
+    """
+    config = load_config(open_checkpoint(path), trust_remote_code=trust_remote_code)
+    auto = _auto_classes(path, config)[0]
+    with _load_errors(path), quietly(), torch.device("meta"):
+        return auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def _check_size(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from taskarith.checkpoints.team import Team
 from taskarith.errors import DataError, TaskarithError
+from taskarith.evaluation import batches
 from taskarith.evaluation.batches import batch_start, in_batches
 
 
@@ -87,20 +88,28 @@ def test_out_of_memory_is_said_where_the_batch_is_given_or_one():
         in_batches([1, 2], run, 2, shrink=True)
 
 
-def test_a_gpu_starts_with_what_half_of_its_free_memory_holds(monkeypatch):
+def test_a_batch_starts_with_what_half_of_the_free_memory_holds(monkeypatch):
     config = tiny.configuration("llama")
     weights = [SimpleNamespace(device=torch.device("cuda", index)) for index in (0, 1, 0)]
     model = SimpleNamespace(
         device=torch.device("cuda"), dtype=torch.bfloat16, config=config, parameters=lambda: weights
     )
     free = 2 * 2 * 32 * (16 + 2 * 2) * 100 * 7  # twice the bytes of seven sequences of 100 tokens, 2 layers of 32 wide
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * (2 - device.index), 80 * 2**30))
+    monkeypatch.setattr(batches, "available_memory", lambda device: free * (2 - (device.index or 0)))
     assert batch_start(model, 100, cached=True) == 7
     assert batch_start(model, 10**6, cached=True) == 1
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (40 * 2**30, 80 * 2**30))
+    weights[:] = [SimpleNamespace(device=torch.device("cpu"))]
+    model.device, model.dtype = torch.device("cpu"), torch.float32
+    assert batch_start(model, 100, cached=True) == 7
+    model.device, model.dtype = torch.device("cuda"), torch.bfloat16
+    monkeypatch.setattr(batches, "available_memory", lambda _device: 40 * 2**30)
     assert batch_start(model, 100, cached=True) == 256
     assert batch_start(model, 256, cached=False) == 64
     assert batch_start(SimpleNamespace(device=torch.device("cpu")), 256, cached=False) == 4
+    model.device = torch.device("cpu")
+    assert batch_start(model, 100, cached=True) == 64
+    monkeypatch.setattr(batches, "available_memory", lambda _device: None)  # not known, as on MPS
+    assert batch_start(model, 100, cached=True) == 64
 
 
 def test_other_failures_pass():

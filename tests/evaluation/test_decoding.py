@@ -159,6 +159,18 @@ def test_what_prompts_begin_with_is_read_once(passes):
     assert sum(rows * columns for rows, columns in shapes) < 42 + 6 * (1 + LIMIT) + 6
 
 
+def test_a_prompt_that_is_nearly_read_is_padded_beside_one_that_is_not():
+    model, rng = tiny_model("llama"), random.Random(2)
+    first, second, other = ([rng.randrange(2, VOCABULARY) for _ in range(70)] for _ in range(3))
+    prompts = [first, second, [*first[:50], 9, 8, 7], other]  # the last two are read together
+
+    def is_over(index, made):
+        return index < 2 and len(made) >= 1
+
+    made = decoded(model, prompts, [()] * 4, 2, is_over=is_over)
+    assert made[2:] == [generated(model, row) for row in prompts[2:]]
+
+
 def test_prompts_end_at_their_own_strings_without_further_steps(passes):
     model, shapes = passes
     (right,) = [generated(model, row) for row in rows()[4:5]]
