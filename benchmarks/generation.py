@@ -31,7 +31,7 @@ counted. `generate` is transformers' own, greedy, of the same prompts in batches
 the left; taskarith chooses its batch. *Equal* is how many continuations are the same text.
 
 - *a text*: windows of the demo's manual, 64 tokens of prompt; no continuation ends early.
-- *a text it knows*: the same of a model that learned it, where guesses are mostly right.
+- *a text it knows*: the same of a model that learned it, so that the true continuation is a good guess.
 - *questions after solved ones*: ten solved questions, the same for all, and one more, as KnowMem of MUSE asks; the
   continuation is over where the next question would begin, which `generate` cannot know.
 - *a chat*: questions in the model's chat template, which it ends with an end token."""

@@ -65,7 +65,7 @@ def test_every_setting_is_an_option_and_a_keyword_with_one_default():
     assert fields.keys() == TrainingKeywords.__optional_keys__
     assert options.keys() - fields.keys() == {
         *inspect.signature(finetune).parameters.keys() - {"settings", "keywords", "listener"},
-        *("config", "as_json", "quiet", "verbose", "plot"),
+        *("config", "as_json", "quiet", "verbose", "plot", "dry_run"),
     }
     assert {name: options[name].default for name in fields} == {
         name: None if default in ("", ()) else default for name, default in fields.items()
