@@ -124,7 +124,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path, phi, phi_tuned):
         (["apply", "--negate", "v", "--alpha=0,1"], 2, "eval and sweep take several"),
         (["finetune", "m", "--data", "x", "--max-steps", "2.5"], 2, "'2.5' is not a whole number"),
         (["finetune", "m", "--lora-rnk", "2"], 2, "Did you mean --lora-rank"),
-        (["finetune", "m", "--dry-run"], 2, "no such option: --dry-run\nhint:  See"),
+        (["eval", "m", "--dry-run"], 2, "no such option: --dry-run\nhint:  See"),
         (["finetune"], 2, "See taskarith finetune --help"),
         (["finetune", "m", "--data", "a.txt", "b.txt", "-o", "out"], 2, "--data 'docs/*.txt'"),
     ],
