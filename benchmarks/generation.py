@@ -22,8 +22,9 @@ from benchmarks.results import bullets, machine, table
 from taskarith.data.load import load_data
 from taskarith.evaluation.batches import Batching, batch_start, pad
 from taskarith.evaluation.decoding import can_decode
-from taskarith.evaluation.generation import Prompt, continue_greedily
+from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
+from taskarith.evaluation.prompts import Prompt
 from taskarith.progress import SILENT
 
 _ABOUT = """Seconds in one process, the model in memory; medians of {rounds} interleaved rounds after one that is not

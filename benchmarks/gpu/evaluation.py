@@ -13,9 +13,10 @@ from benchmarks.results import table
 from taskarith.data.load import load_data
 from taskarith.data.tokens import tokenize
 from taskarith.evaluation.batches import Batching, batch_start
-from taskarith.evaluation.generation import Prompt, continue_greedily, make_prompts
+from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.loss import score_samples
 from taskarith.evaluation.models import Loaded, open_model
+from taskarith.evaluation.prompts import Prompt, make_prompts
 from taskarith.progress import SILENT
 from taskarith.sweeps.sweep import sweep
 

@@ -21,9 +21,9 @@ from taskarith.attacks.relearn import choose_samples, steps_of
 from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample
 from taskarith.errors import DataError, UsageError
-from taskarith.evaluation.generation import Prompt
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.prompts import Prompt
 from taskarith.evaluation.questions import Questions, ask
 
 __all__ = ["ATTACKS", "HALF", "TEXT", "UNRELATED", "Exam", "Lesson", "Options", "Texts", "make_exam"]

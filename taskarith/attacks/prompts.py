@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample, text_prefix, tokenize
 from taskarith.errors import DataError
-from taskarith.evaluation.generation import Prompt, make_prompts
+from taskarith.evaluation.prompts import Prompt, make_prompts
 
 __all__ = ["Passage", "file_prompts", "growing", "make_passages", "plain", "rephrased_by_rule", "shift_of"]
 

@@ -17,9 +17,10 @@ from taskarith.checkpoints.team import ALONE, Team
 from taskarith.checkpoints.units import Units
 from taskarith.errors import CheckpointError
 from taskarith.evaluation.batches import Batching, batch_start
-from taskarith.evaluation.generation import Prompt, Sampling, continue_greedily, continue_sampled
+from taskarith.evaluation.generation import Sampling, continue_greedily, continue_sampled
 from taskarith.evaluation.measure import measure
 from taskarith.evaluation.models import Loaded
+from taskarith.evaluation.prompts import Prompt
 from taskarith.evaluation.questions import Asked
 from taskarith.evaluation.read_records import read_rows
 from taskarith.evaluation.records import Record, continuation_record

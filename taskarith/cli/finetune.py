@@ -216,6 +216,7 @@ def command(
         options: dict[str, Any] = {"overwrite": overwrite, "settings": settings, "listener": console}
         if dry_run:
             _show_forecast(forecast_training(model, data, output_dir, **texts, **options), settings, console)
+            leave_team()
             return
         result = finetune(model, data, output_dir, **texts, **options)
     leave_team()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -72,23 +72,16 @@ def command(
         check_plot(plot, results.overwrite, records)
     from taskarith.evaluation.score import score
 
-    models = _pairs(finetuned or ())
+    asked: dict[str, Any] = {"reference": reference, "finetuned": _pairs(finetuned or ()), "seeds": seeds}
     with output.console() as console:
-        scores = score(records, reference=reference, finetuned=models, seeds=seeds)
-        if results.output_dir is not None:
+        if results.output_dir is None:
+            scores = score(records, **asked)
+        else:
             from taskarith.evaluation.scored import write_scores
             from taskarith.report.report import draw_beside
 
-            write_scores(
-                scores,
-                records,
-                results.output_dir,
-                reference=reference,
-                finetuned=models,
-                seeds=seeds,
-                overwrite=results.overwrite,
-                draw=draw_beside(results.output_dir, console),
-            )
+            draw = draw_beside(results.output_dir, console)
+            scores = write_scores(records, results.output_dir, **asked, overwrite=results.overwrite, draw=draw)
             console.note(f"results, records and report.html are in {results.output_dir}")
     show_scores(scores, console, full=full, form=form)
     paper.write(scores, results.overwrite, console)

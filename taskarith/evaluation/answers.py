@@ -16,7 +16,7 @@ from taskarith.data.load import DataSet
 from taskarith.data.tokens import Sample, text_prefix, tokenize
 from taskarith.errors import DataError
 from taskarith.evaluation.benchmarks import Item, Part
-from taskarith.evaluation.generation import Prompt
+from taskarith.evaluation.prompts import Prompt
 from taskarith.evaluation.records import Record, answer_record
 from taskarith.progress import SILENT, Listener
 

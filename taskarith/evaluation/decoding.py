@@ -10,15 +10,16 @@ tokens are those of one step for each, except for ties within rounding.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from taskarith.evaluation.linear import fast_products
+from taskarith.evaluation.slots import Place, Slots
 
 __all__ = ["MOST_TOKENS", "Job", "can_decode", "decode"]
 
@@ -62,7 +63,8 @@ def can_decode(model: PreTrainedModel, tokens: int) -> bool:
     """Tell whether ``decode`` may be tried: layers see all tokens, and take the mask that they are given.
 
     Attention of a window is that over all tokens as long as the window holds them. Other code for attention than
-    torch's, and code from outside transformers, may have masks of its own, which a trial on few tokens does not show.
+    torch's, and code from outside transformers, may have masks of its own, which a trial on few tokens does not show;
+    nor does it show rotations that depend on the longest row.
 
     :param tokens: Most tokens of a prompt with its continuation.
     """
@@ -79,7 +81,20 @@ def can_decode(model: PreTrainedModel, tokens: int) -> bool:
         return False
     windows = [getattr(layer, "sliding_window", None) for layer in layers]
     kinds = {type(layer) for layer in layers}
-    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and all(w is None or w >= tokens for w in windows)
+    sees_all = kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and all(w is None or w >= tokens for w in windows)
+    return sees_all and _turns_alike(model.config.get_text_config(), tokens)
+
+
+def _turns_alike(config: PretrainedConfig, tokens: int) -> bool:
+    """Tell whether positions are encoded the same however long the rows of a batch are."""
+    found = getattr(config, "rope_parameters", None) or {}
+    for one in (one for one in (found, *found.values()) if isinstance(one, Mapping)):
+        scaled_from = one.get("original_max_position_embeddings") or config.max_position_embeddings
+        if one.get("rope_type") in {"dynamic", "longrope"} and tokens > min(
+            scaled_from, config.max_position_embeddings
+        ):
+            return False
+    return True
 
 
 def decode(model: PreTrainedModel, job: Job, slots: int) -> list[list[int]]:
@@ -148,8 +163,8 @@ class _Batch:
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._starting: dict[tuple[int, ...], int] = {}
         self._longest = max(map(len, job.prompts)) + job.limit
-        self._place = _Place(slots, self._longest + max(_GUESSES))
-        self._layers = [_Slots(self._place) for _ in DynamicCache(config=model.config).layers]
+        self._place = Place(slots, self._longest + max(_GUESSES))
+        self._layers = [Slots(self._place) for _ in DynamicCache(config=model.config).layers]
         self._cache = Cache(layers=list(self._layers))
         self._keeps_few = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -245,55 +260,6 @@ class _Batch:
             use_cache=True,
             **({"logits_to_keep": keep} if self._keeps_few else {}),
         ).logits
-
-
-class _Place:
-    """Where a forward pass writes, and how far it reads."""
-
-    def __init__(self, slots: int, columns: int) -> None:
-        self.shape = slots, columns
-        self.until = self.width = 0
-
-    def put(self, slots: list[int], columns: torch.Tensor) -> None:
-        """Set the slots, and the columns of each of shape (slots, width)."""
-        self.columns, self.width = columns, columns.shape[1]
-        self.until = int(columns.max()) + 1
-        self.slots = torch.tensor(slots, device=columns.device)
-        self.are_first = slots == list(range(len(slots)))
-
-
-class _Slots(DynamicLayer):
-    """Keys and values of one layer, of shape (slots, heads, columns, size); slots end at different columns."""
-
-    def __init__(self, place: _Place) -> None:
-        super().__init__()
-        self._place = place
-        self._kept: list[torch.Tensor] = []
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the states of new tokens; return those of all tokens so far."""
-        if not self._kept:  # masked columns are read, too, so that they must be numbers
-            slots, columns = self._place.shape
-            for states in (key_states, value_states):
-                self._kept.append(states.new_zeros((slots, states.shape[1], columns, states.shape[3])))
-        keys, values = self._kept
-        return self._write(keys, key_states), self._write(values, value_states)
-
-    def _write(self, kept: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        place, slots = self._place, self._place.slots.to(kept.device)
-        kept[slots[:, None], :, place.columns.to(kept.device)] = states.transpose(1, 2)
-        return kept[: len(slots), :, : place.until] if place.are_first else kept[slots, :, : place.until]
-
-    def get_seq_length(self) -> int:
-        """Return the number of columns before those of this forward pass."""
-        return self._place.until - self._place.width
-
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Copy the first columns of a slot."""
-        for kept in self._kept:
-            kept[target, :, :count] = kept[source, :, :count]
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

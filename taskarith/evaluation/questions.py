@@ -11,10 +11,10 @@ from taskarith.data.tokens import Sample, fingerprint_samples, tokenize
 from taskarith.errors import UsageError
 from taskarith.evaluation.answers import Answers, ask_part
 from taskarith.evaluation.benchmarks import Part
-from taskarith.evaluation.generation import Prompt, make_prompts
 from taskarith.evaluation.measurement import Measurement
 from taskarith.evaluation.models import Loaded, model_record
 from taskarith.evaluation.numbers import KNOWMEM
+from taskarith.evaluation.prompts import Prompt, make_prompts
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["Asked", "Questions", "ask"]

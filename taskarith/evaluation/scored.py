@@ -5,59 +5,64 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from taskarith.calls import listed
 from taskarith.checkpoints.publish import check_target, publish_folder
+from taskarith.checkpoints.reader import check_unchanged, file_states
 from taskarith.edit.edit import located
 from taskarith.evaluation.metrics.intervals import Estimate, Spread
 from taskarith.evaluation.read_records import read_records, read_tables
 from taskarith.evaluation.records import Record
 from taskarith.evaluation.results import complete_results, fingerprint, write_results
-from taskarith.evaluation.score import Number, Scores, row_names
+from taskarith.evaluation.score import Number, Scores, row_names, score
 
 __all__ = ["read_scores", "write_scores"]
 
 
 def write_scores(
-    scores: Scores,
     records: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     *,
     reference: str | Path | None = None,
-    finetuned: Mapping[str, str | Path],
+    finetuned: Mapping[str, str | Path] = MappingProxyType({}),
     seeds: bool = False,
     overwrite: bool = False,
     draw: Callable[[Scores, Path], object] | None = None,
-) -> None:
+) -> Scores:
     """Write scores into a folder with the records that they are of, which `score` and `report` read again.
 
     Records of several seeds are left where they are: models of the same name would be one.
 
-    :param scores: From ``score`` with the same arguments.
+    :param records: Parameters that are not named here are those of ``score``.
     :param output_dir: The folder to publish.
     :param overwrite: Replace an existing output.
     :param draw: Draws the scores into the folder before it is published.
+    :raises CheckpointError: Records changed while they were read.
     :raises OutputError: The folder may not be replaced, lies within an input, or cannot be written.
     """
     target, paths = Path(output_dir), [Path(path) for path in listed(records)]
     others = [Path(one) for one in (reference, *finetuned.values()) if one is not None and Path(one).exists()]
     check_target(target, overwrite, is_folder=True, inputs=[*paths, *others])
+    files = _files([*paths, *others])
+    states = file_states(files)
+    scores = score(records, reference=reference, finetuned=finetuned, seeds=seeds)
     rows, never_saw = ([], None) if seeds else _rows(paths, None if reference is None else str(reference))
     record = {
         "kind": "scores",
-        "records": [
-            {"name": located(str(path)), "fingerprint": fingerprint(path)} for path in _files([*paths, *others])
-        ],
+        "records": [{"name": located(str(path)), "fingerprint": fingerprint(path)} for path in files],
         "arguments": {
             "reference": None if reference is None else located(str(reference)),
             "finetuned": {task: located(str(model)) for task, model in finetuned.items()},
             "seeds": seeds,
         },
     }
+    check_unchanged(states)
     with publish_folder(target, overwrite) as folder:
         write_results(folder, {**scores.to_json(), "reference": never_saw}, rows)
         complete_results(folder, record, target, None if draw is None else lambda: draw(scores, folder))
+    return scores
 
 
 def read_scores(values: Mapping[str, Any]) -> Scores:

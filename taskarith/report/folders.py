@@ -36,7 +36,6 @@ _DRAWINGS = {
     "alpha.svg": "Scores of each text against alpha",
 }
 
-
 _SEEDS = "These are means over several seeds, with the standard deviation between them, not intervals."
 
 
@@ -73,7 +72,10 @@ class _Folder:
         vectors = [one for one in record.get("vectors") or [] if isinstance(one, Mapping)]
         records = [one for one in record.get("records") or [] if isinstance(one, Mapping)]
         return {
-            **{f"records of {Path(str(one.get('name'))).parent.name}": _described(one) for one in records},
+            **{
+                f"records {number}, of {Path(str(one.get('name'))).parent.name}": _described(one)
+                for number, one in enumerate(records, 1)
+            },
             **{f"model {Path(name).name}": _described(one) for name, one in models.items()},
             **{f"vector {one.get('name')}": _described(one) for one in vectors},
             **{f"text {name}": _described(one) for name, one in dict(record.get("data") or {}).items() if one},

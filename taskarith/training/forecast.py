@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
-
 from taskarith.checkpoints.targets import check_space
 from taskarith.models.load import empty_model
 from taskarith.models.memory import available_memory
 from taskarith.progress import SILENT, Listener
 from taskarith.training.memory import plan_memory
-from taskarith.training.model import trainable
+from taskarith.training.model import check_support, loaded_dtype, trainable
 from taskarith.training.prepare import Prepared, nbytes_of_adapter, prepare
 from taskarith.training.saving import find_places
 from taskarith.training.settings import SETTINGS, TrainingKeywords, TrainingSettings
@@ -71,11 +69,14 @@ def forecast_training(
 ) -> TrainingForecast:
     """Check a training and estimate what it takes; nothing is written.
 
-    Parameters are those of ``finetune``, and so are the errors that show before the first step.
+    Parameters are those of ``finetune``, and so are errors, as far as they show without weights: whether rows can be
+    packed, and that no prediction depends on a later token, is found by running the model.
     """
     ready = prepare(model, data, output_dir, retain, validation, overwrite, replace(settings, **keywords), listener)
     settings, base = ready.settings, ready.base
-    empty = empty_model(base.origin.path, torch.float32, trust_remote_code=settings.trust_remote_code)
+    dtype = loaded_dtype(base, settings, ready.arguments)
+    empty = empty_model(base.origin.path, dtype, trust_remote_code=settings.trust_remote_code)
+    check_support(empty, settings)
     places = {} if settings.lora else find_places(empty, base.checkpoint)
     trained = trainable(empty, settings, places, listener)
     nbytes = max(ready.nbytes, nbytes_of_adapter(trained, settings))

@@ -19,7 +19,7 @@ from taskarith.training.packing import check_packing
 from taskarith.training.quantised import check_replaced, quantisation
 from taskarith.training.settings import TrainingSettings
 
-__all__ = ["load_base", "trainable"]
+__all__ = ["check_support", "load_base", "loaded_dtype", "trainable"]
 
 
 def load_base(
@@ -30,8 +30,7 @@ def load_base(
     :raises TaskarithError: Its weights are larger than the memory.
     :raises UsageError: It does not support a setting.
     """
-    frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
-    dtype = torch.bfloat16 if frozen_16_bit else torch.float32
+    dtype = loaded_dtype(base, settings, arguments)
     if not settings.quantised:
         elements = sum(entry.elements for entry in base.checkpoint.tensors.values())
         memory.check_weights(elements * dtype.itemsize, base.origin.name)
@@ -49,13 +48,27 @@ def load_base(
             f"the base is in {settings.quantised[0]} bits while the adapter is trained; the adapter is a vector of "
             f"{base.origin.name} as it is stored, not quantised"
         )
+    check_support(model, settings)
+    if settings.packing and (can_run(model) or arguments.process_index == 0):  # with FSDP only the first has weights
+        check_packing(model, settings.per_device_train_batch_size * settings.block_size)
+    return model
+
+
+def loaded_dtype(base: Base, settings: TrainingSettings, arguments: TrainingArguments) -> torch.dtype:
+    """Return the dtype of the weights in memory: float32, but of a frozen base in bfloat16 its own under autocast."""
+    frozen_16_bit = settings.lora and arguments.mixed_precision == "bf16" and base.config.dtype == torch.bfloat16
+    return torch.bfloat16 if frozen_16_bit else torch.float32
+
+
+def check_support(model: PreTrainedModel, settings: TrainingSettings) -> None:
+    """Refuse a setting that a model does not support, as far as its class tells.
+
+    :raises UsageError: It is gradient checkpointing.
+    """
     if settings.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UsageError(
             f"{type(model).__name__} does not support gradient checkpointing", "Leave out --gradient-checkpointing."
         )
-    if settings.packing and (can_run(model) or arguments.process_index == 0):  # with FSDP only the first has weights
-        check_packing(model, settings.per_device_train_batch_size * settings.block_size)
-    return model
 
 
 def trainable(

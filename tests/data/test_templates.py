@@ -12,7 +12,7 @@ from taskarith.data.load import load_data
 from taskarith.data.templates import render_chat
 from taskarith.data.tokens import tokenize
 from taskarith.errors import DataError
-from taskarith.evaluation.generation import make_prompts
+from taskarith.evaluation.prompts import make_prompts
 
 ASK = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 

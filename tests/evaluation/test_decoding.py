@@ -15,8 +15,9 @@ from benchmarks.architectures.recipes import VOCABULARY
 from taskarith.evaluation import generation
 from taskarith.evaluation.batches import Batching
 from taskarith.evaluation.decoding import Job, can_decode, decode
-from taskarith.evaluation.generation import Prompt, continue_greedily
+from taskarith.evaluation.generation import continue_greedily
 from taskarith.evaluation.grouping import decodes_alike
+from taskarith.evaluation.prompts import Prompt
 
 DECODED = ["llama", "phi", "phi3", "gpt2", "gpt_neox", "opt", "falcon", "qwen2", "qwen3", "mixtral", "deepseek_v3"]
 WINDOWS = ["mistral", "gemma3_text", "olmo3", "llama4_text"]
@@ -103,6 +104,31 @@ def test_a_window_is_tried_only_if_it_holds_all_tokens(name):
     window = getattr(model.config, "attention_chunk_size", None) or model.config.sliding_window
     assert can_decode(model, window)
     assert not can_decode(model, window + 1)
+
+
+@pytest.mark.parametrize(
+    ("rope", "most"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, 128),
+        (
+            {
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 64,
+                "short_factor": [1.0],
+                "long_factor": [2.0],
+            },
+            64,
+        ),
+        ({"full_attention": {"rope_type": "dynamic", "factor": 2.0}}, 128),
+        ({"rope_type": "linear", "factor": 2.0}, 10**6),
+    ],
+    ids=str,
+)
+def test_rotations_that_depend_on_the_longest_row_are_left_to_generate_beyond_their_length(rope, most):
+    model = build("llama")
+    model.config.max_position_embeddings, model.config.rope_parameters = 128, rope
+    assert can_decode(model, most)
+    assert can_decode(model, most + 1) == (most == 10**6)
 
 
 def test_code_from_elsewhere_is_left_to_generate():

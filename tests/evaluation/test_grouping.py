@@ -12,9 +12,10 @@ from benchmarks.architectures.population import build
 from benchmarks.architectures.recipes import VOCABULARY
 from taskarith.data.tokens import Sample
 from taskarith.evaluation.batches import Batching, Grouping
-from taskarith.evaluation.generation import Prompt, Sampling, continue_greedily, continue_sampled
+from taskarith.evaluation.generation import Sampling, continue_greedily, continue_sampled
 from taskarith.evaluation.grouping import grouping_of_generation, grouping_of_scoring, takes_padding
 from taskarith.evaluation.loss import score_samples
+from taskarith.evaluation.prompts import Prompt
 
 PADDED = ["llama", "gpt2", "bloom", "mpt", "opt", "ctrl", "gemma3_text", "mixtral", "lfm2", "minimax"]
 EQUAL = ["recurrent_gemma", "mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"]

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from taskarith.errors import OutputError
+from taskarith.errors import CheckpointError, OutputError
+from taskarith.evaluation import scored
 from taskarith.evaluation.metrics.intervals import Estimate, Spread
 from taskarith.evaluation.read_records import read_records
 from taskarith.evaluation.records import loss_record
@@ -33,8 +34,8 @@ def records_of(folder, *models, scale=1.0):
 
 
 def written(target, records, **options):
-    scores = score(records, **options)
-    write_scores(scores, records, target, **({"finetuned": {}} | options))
+    scores = write_scores(records, target, **options)
+    assert scores == score(records, **options)
     return scores
 
 
@@ -88,6 +89,21 @@ def test_what_is_read_is_never_the_output(where, tmp_path):
     whole = records_of(tmp_path / "eval", *LOSSES)
     before = (whole / "records.jsonl").read_bytes()
     with pytest.raises(OutputError):
-        write_scores(score(whole), whole, tmp_path / where, finetuned={}, overwrite=True)
+        write_scores(whole, tmp_path / where, overwrite=True)
     assert (whole / "records.jsonl").read_bytes() == before
     assert [*whole.iterdir()] == [whole / "records.jsonl"]
+
+
+def test_records_that_change_meanwhile_are_not_mixed(tmp_path, monkeypatch):
+    whole = records_of(tmp_path / "eval", *LOSSES)
+
+    def change(*arguments, **options):
+        found = score(*arguments, **options)
+        text = (whole / "records.jsonl").read_text()
+        (whole / "records.jsonl").write_text(text.replace("40.0", "4.5"))
+        return found
+
+    monkeypatch.setattr(scored, "score", change)
+    with pytest.raises(CheckpointError, match="chang"):
+        write_scores(whole, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()

@@ -6,9 +6,11 @@ import json
 
 import pytest
 import tiny
+import torch
 from commands import invoke
+from transformers import PhiForCausalLM
 
-from taskarith.errors import TaskarithError
+from taskarith.errors import TaskarithError, UsageError
 from taskarith.training.finetune import finetune
 from taskarith.training.forecast import forecast_training
 
@@ -62,6 +64,23 @@ def test_a_forecast_is_what_comes(options, phi, texts):
     written = sum(path.stat().st_size for path in (texts / "out").glob("*.safetensors"))
     assert found.write_bytes <= written < found.write_bytes + 8000  # with headers
     json.dumps(found.to_json())
+
+
+def test_a_frozen_base_in_16_bits_is_counted_so(tmp_path, texts):
+    base, said = tiny.save_model(tmp_path / "base", dtype=torch.bfloat16), []
+    options = {"lora": True, "bf16": True, "max_steps": 1}
+    for run in (forecast_training, finetune):
+        notes = Notes()
+        run(base, texts / "forget.txt", texts / "out", **SMALL, **options, listener=notes)
+        said.append(notes.memory)
+    assert said[0] == said[1]
+
+
+def test_a_model_without_gradient_checkpointing_is_refused(phi, texts, monkeypatch):
+    monkeypatch.setattr(PhiForCausalLM, "supports_gradient_checkpointing", False)
+    for run in (forecast_training, finetune):
+        with pytest.raises(UsageError, match="does not support gradient checkpointing"):
+            run(phi, texts / "forget.txt", texts / "out", **SMALL, gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize(
