@@ -15,7 +15,7 @@ from typing import Any
 from taskarith.arithmetic.kernels.available import load_or_none
 from taskarith.checkpoints.header import FLOAT_DTYPES, ITEM_SIZES
 
-__all__ = ["RUN", "Folded", "fold"]
+__all__ = ["RUN", "Folded", "fold", "most_folded"]
 
 RUN = 512
 """Elements in a row that begin at a known place of the stream; ``compiled.BLOCK``."""
@@ -162,6 +162,14 @@ def fold(before: memoryview, after: memoryview, dtype: str) -> tuple[bytes, int]
     bits = kernels.pack(origin, folded, code, _pointer(three), count, to, _pointer(tables), len(tables))
     rest = sum(tables[runs : 2 * runs])
     return b"".join([_HEAD.pack(*widths, rest), tables[: 2 * runs + rest], stream[: (bits + 7) // 8]]), moved
+
+
+def most_folded(elements: int, dtype: str) -> int:
+    """Return the bytes that the changes of a block have at most: the widest stream, and entries for what is left."""
+    width = min(_MOST_BITS[dtype], 8 * ITEM_SIZES[dtype])
+    entries = -(-(8 * ITEM_SIZES[dtype] - width) // _ENTRY_BITS)
+    bits = elements * (width + (_ENTRY_BITS + _PLACE_BITS) * entries)
+    return _HEAD.size + 4 * -(-elements // RUN) + -(-bits // 8)
 
 
 def _fold_with_numpy(before: memoryview, after: memoryview, dtype: str) -> tuple[bytes, int]:

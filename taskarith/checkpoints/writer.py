@@ -118,6 +118,10 @@ class LateHeader:
         write_at(descriptor, header, 0)
 
 
+def _late(names: Iterable[str], metadata: Mapping[str, str]) -> LateHeader:
+    return LateHeader([(name, "U8", (10**15,)) for name in names], metadata)
+
+
 class AppendedTensors:
     """A safetensors file of byte strings, which are appended by several threads; their sizes are known at the end.
 
@@ -128,8 +132,13 @@ class AppendedTensors:
 
     def __init__(self, descriptor: int, names: Iterable[str], metadata: Mapping[str, str]) -> None:
         self._descriptor, self._sizes, self._lock = descriptor, {}, threading.Lock()
-        self._header = LateHeader([(name, "U8", (10**15,)) for name in names], metadata)
+        self._header = _late(names, metadata)
         self._position = self._header.nbytes
+
+    @staticmethod
+    def room(names: Iterable[str], metadata: Mapping[str, str]) -> int:
+        """Return the bytes of the header of such a file."""
+        return _late(names, metadata).nbytes
 
     def append(self, name: str, data: bytes) -> None:
         """Append bytes of a tensor: to those of the same one, if it has some."""

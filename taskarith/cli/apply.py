@@ -13,6 +13,7 @@ from taskarith.cli.options import (
     EDIT,
     METHOD,
     DeviceOption,
+    DryRunFlag,
     IgnoreBuffersFlag,
     Merging,
     MergingOptions,
@@ -22,6 +23,7 @@ from taskarith.cli.options import (
     VocabOption,
     under,
 )
+from taskarith.cli.output import show_cost
 from taskarith.edit.recipe import Recipe
 from taskarith.merging.methods import users
 from taskarith.spec import parse_size
@@ -106,9 +108,7 @@ def command(
         bool, _output("--sha256", help="Also record the SHA-256 of the weight files: a second per GB.")
     ] = False,
     overwrite: OverwriteFlag = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
-    ] = False,
+    dry_run: DryRunFlag = False,
     jobs: Annotated[int, typer.Option(help="Processes that write the output together.")] = 1,
     device: DeviceOption = "auto",
     output: _OutputOptions,
@@ -158,12 +158,7 @@ def command(
         share = result.undo_bytes / max(result.write_bytes, 1)
         console.note(f"undo patch: {result.undo_bytes / 1e6:,.1f} MB, {share:.0%} of the model")
     if (cost := result.forecast) is not None:
-        console.note(
-            f"about {cost.seconds:,.1f} s at {cost.read_rate / 1e6:,.0f} MB/s reading and {cost.write_rate / 1e6:,.0f} "
-            f"MB/s writing, about {cost.memory_bytes / 1e6:,.0f} MB of memory"
-        )
-        for problem in cost.problems:
-            console.note(f"would fail: {problem}")
+        show_cost(cost, console)
     console.line(str(result.path))
     if not dry_run:
         console.next("eval", result.model, result.path, "--data", "forget=FILE", "--data", "retain=FILE")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from taskarith.cli.options import (
     DeviceOption,
+    DryRunFlag,
     IgnoreBuffersFlag,
     OutputFileOption,
     OutputOptions,
@@ -17,11 +18,13 @@ from taskarith.cli.options import (
     VocabOption,
     under,
 )
+from taskarith.cli.output import show_cost
 from taskarith.errors import UsageError, name_some
 
 if TYPE_CHECKING:
     from taskarith.console import Console
     from taskarith.vectors.extract import ExtractResult
+    from taskarith.vectors.forecast import ExtractForecast
     from taskarith.vectors.low_rank import LowRankResult
 
 __all__ = ["command"]
@@ -63,6 +66,7 @@ def command(
     vocab: VocabOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteFlag = False,
+    dry_run: DryRunFlag = False,
     output: OutputOptions,
 ) -> None:
     """Write the task vector FINETUNED - BASE, bound to its base.
@@ -71,53 +75,44 @@ def command(
 
     Example: taskarith extract microsoft/phi-1_5 runs/forget -o forget.safetensors
     """
-    from taskarith.vectors.extract import extract
-
     if len(models) > 2:
         raise typer.BadParameter("give BASE and FINETUNED, or FINETUNED alone", param_hint="[BASE] FINETUNED")
     base, finetuned = models[0] if len(models) == 2 else None, models[-1]
     is_low_rank = rank is not None or energy is not None
+    packing = {"exact": exact, "top_k": top_k, "top_k_per": top_k_per, "rows": rows, "bits": bits, "vocab": vocab}
     if is_low_rank and any(option is not None for option in (exact or None, top_k, rows, bits, vocab)):
         raise UsageError(
             "--rank and --energy cannot be combined with --exact, --top-k, --rows, --bits or --vocab",
             "Choose one of them.",
         )
-    if is_low_rank:
-        from taskarith.vectors.low_rank import extract_low_rank
-
-        with output.console() as console:
-            factors = extract_low_rank(
-                base,
-                finetuned,
-                output_file,
-                rank=rank,
-                energy=energy,
-                dtype=dtype,
-                device=device,
-                ignore_buffers=ignore_buffers,
-                overwrite=overwrite,
-                listener=console,
-            )
-        _show(factors, _low_rank_lines(factors), console)
-        return
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "ignore_buffers": ignore_buffers}
+    options |= {"overwrite": overwrite, **({"rank": rank, "energy": energy} if is_low_rank else packing)}
     with output.console() as console:
-        result = extract(
-            base,
-            finetuned,
-            output_file,
-            dtype=dtype,
-            device=device,
-            exact=exact,
-            top_k=top_k,
-            top_k_per=top_k_per,
-            rows=rows,
-            bits=bits,
-            ignore_buffers=ignore_buffers,
-            vocab=vocab,
-            overwrite=overwrite,
-            listener=console,
-        )
-    _show(result, _lines(result, dtype), console)
+        if dry_run:
+            from taskarith.vectors.forecast import forecast_extract
+
+            _show_forecast(forecast_extract(base, finetuned, output_file, **options, listener=console), console)
+        elif is_low_rank:
+            from taskarith.vectors.low_rank import extract_low_rank
+
+            factors = extract_low_rank(base, finetuned, output_file, **options, listener=console)
+            _show(factors, _low_rank_lines(factors), console)
+        else:
+            from taskarith.vectors.extract import extract
+
+            result = extract(base, finetuned, output_file, **options, listener=console)
+            _show(result, _lines(result, dtype), console)
+
+
+def _show_forecast(found: ExtractForecast, console: Console) -> None:
+    is_dense = found.kind == "dense"
+    console.note(
+        f"{found.kind}: {found.tensors} tensors, {found.elements:,} elements; read {found.read_bytes / 1e6:,.1f} MB, "
+        f"would write {'' if is_dense else 'at most '}{found.write_bytes / 1e6:,.1f} MB"
+    )
+    show_cost(found.cost, console, disk_only=not is_dense)
+    console.line(str(found.path))
+    console.result(found.to_json() | {"dry_run": True})
 
 
 def _show(result: ExtractResult | LowRankResult, lines: Iterable[str], console: Console) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "ChatTemplateFlag",
     "DeviceMapOption",
     "DeviceOption",
+    "DryRunFlag",
     "IgnoreBuffersFlag",
     "InputGroup",
     "LensOption",
@@ -160,6 +161,9 @@ OutputFileOption = Annotated[
     ),
 ]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+DryRunFlag = Annotated[
+    bool, typer.Option("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
+]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from taskarith.errors import OutputError
 
 if TYPE_CHECKING:
+    from taskarith.checkpoints.forecast import Forecast
     from taskarith.console import Console
     from taskarith.evaluation.score import Scores
     from taskarith.report.tables import TableRows
 
-__all__ = ["FORMATS", "check_plot", "printable", "show_relation", "show_scores", "show_tables"]
+__all__ = ["FORMATS", "check_plot", "printable", "show_cost", "show_relation", "show_scores", "show_tables"]
 
 
 def printable(text: str) -> str:
@@ -57,6 +58,20 @@ def check_plot(plot: Path, overwrite: bool, inputs: Sequence[str | Path]) -> Non
     if plot.suffix not in {".svg", ".png", ".pdf"}:
         raise OutputError(f"cannot write a plot to {plot}", "Name a .svg, .png or .pdf file.")
     check_target(plot, overwrite, is_folder=False, inputs=inputs)
+
+
+def show_cost(cost: Forecast, console: Console, *, disk_only: bool = False) -> None:
+    """Tell what a run would take, and what would fail.
+
+    :param disk_only: Whether it takes more time than reading and writing do.
+    """
+    what = "reading and writing: about" if disk_only else "about"
+    console.note(
+        f"{what} {cost.seconds:,.1f} s at {cost.read_rate / 1e6:,.0f} MB/s reading and {cost.write_rate / 1e6:,.0f} "
+        f"MB/s writing; about {cost.memory_bytes / 1e6:,.0f} MB of memory"
+    )
+    for problem in cost.problems:
+        console.note(f"would fail: {problem}")
 
 
 def show_tables(tables: Sequence[TableRows], console: Console) -> None:

@@ -91,8 +91,13 @@ def _report_ignored(report: Callable[[Any], object], ignored: Any) -> None:
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_NOISE = "bitsandbytes.backends.cpu.ops"
+"""What says, wherever PEFT is imported on a processor with AVX512-BF16, that a faster kernel is not installed."""
+
+
 def escape_logs() -> None:
-    """Escape control characters in the log messages of libraries, which may quote untrusted files."""
+    """Escape control characters in the log messages of libraries, which may quote untrusted files; leave out noise."""
+    logging.getLogger(_NOISE).setLevel(logging.ERROR)
     make = logging.getLogRecordFactory()
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:

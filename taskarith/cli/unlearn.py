@@ -10,6 +10,7 @@ import typer
 from taskarith.cli.options import (
     MEASURE,
     DeviceOption,
+    DryRunFlag,
     LensOption,
     MeasurementOptions,
     ModelArgument,
@@ -76,9 +77,7 @@ def command(
         bool, _choose("--compromise", help="Write the best compromise if no alpha meets the rule.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer coefficients, prompts and attacks.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing; print what would be done, its cost, and what would fail.")
-    ] = False,
+    dry_run: DryRunFlag = False,
     measurement: Annotated[Measurement, _MeasurementOptions],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Folder of the run.")] = Path(
         "unlearned"

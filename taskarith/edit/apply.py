@@ -13,6 +13,7 @@ from taskarith.arithmetic.parallel import check_device, device_of
 from taskarith.calls import named
 from taskarith.cards.card import write_card
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
+from taskarith.checkpoints.forecast import Forecast
 from taskarith.checkpoints.provenance import write_provenance
 from taskarith.checkpoints.publish import check_target, publish
 from taskarith.checkpoints.reader import combine_fingerprints
@@ -22,7 +23,7 @@ from taskarith.checkpoints.sidecars import check_sidecars
 from taskarith.checkpoints.team import ALONE, Team, launched_team
 from taskarith.edit.agreement import agreed_plan
 from taskarith.edit.chat import chat_notes, read_chat_template, write_chat_template
-from taskarith.edit.dry_run import Forecast, forecast
+from taskarith.edit.dry_run import forecast_edit
 from taskarith.edit.edit import Edit
 from taskarith.edit.enlarging import enlarged
 from taskarith.edit.jobs import started_team
@@ -214,7 +215,7 @@ def _apply(edit: Edit, output: _Output, *, team: Team, listener: Listener = SILE
         remarks += (rows_left_alone(plan) if edit.vocab else []) + chat_notes(base.path, operands, template, taken)
         if output.dry_run:
             found = _result(target, resolved, plan, RunResult())
-            return replace(found, remarks=tuple(remarks), forecast=forecast(plan, target))
+            return replace(found, remarks=tuple(remarks), forecast=forecast_edit(plan, target))
         inputs += [*plan.states, taken or ""]
         goal = agreed_plan(plan, team, listener) if longer.base is base else ""  # new rows lie in a temporary file
         if goal and (place := _decomposing(plan, output)) != "cpu":

@@ -25,6 +25,7 @@ from taskarith.report.relation_part import relation_part
 from taskarith.report.samples import samples_of
 from taskarith.report.scores import score_remarks, score_tables
 from taskarith.report.tables import short_names
+from taskarith.sweeps.reasons import unconfirmed
 from taskarith.untrusted import read_bytes
 
 __all__ = ["part_of"]
@@ -190,7 +191,7 @@ def _sweep(folder: _Folder) -> Part:
     best = found["recommended"]
     verdicts = [f"{reason[:1].upper()}{reason[1:]}." if best is None else f"Alpha {best['alpha']:g}: {reason}."]
     if found["holds_on_held_out"] is False:
-        verdicts.append("On samples that were not used to choose, it does not hold: give more text, or larger alphas.")
+        verdicts.append(f"On {unconfirmed(found.get('missed_on_held_out', ()))}.")
     chosen = [row["name"] for row in (found["rows"][0], found["recommended"] or found["rows"][-1])]
     return Part(
         "Sweep over coefficients",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from taskarith.evaluation.metrics.intervals import Estimate
 from taskarith.report.plot import COLOURS, GREY, MARKERS, band, save_figure
 from taskarith.report.tables import TableRows, fitted
+from taskarith.sweeps.reasons import unconfirmed
 from taskarith.sweeps.result import Sweep
 from taskarith.sweeps.row import SweepRow
 from taskarith.sweeps.rule import pareto_front
@@ -46,7 +47,7 @@ def sweep_remarks(result: Sweep) -> list[str]:
     """Return what was chosen and why, then caveats."""
     remarks = [f"{'chosen' if result.chosen is not None else 'nothing chosen'}: {result.reason}"]
     if result.holds is False:
-        remarks.append("it does not hold on the held-out half: give more text, or larger alphas")
+        remarks.append(f"on {unconfirmed(result.missed)}")
     if result.chosen is not None and result.cliff is not None and _is_beyond(result):
         cliff = result.rows[result.cliff].alpha
         remarks.append(f"it is at or beyond the cliff at alpha {cliff:g}, where the retain loss begins to rise fast")

@@ -9,7 +9,7 @@ from taskarith.sweeps.row import SweepRow
 from taskarith.sweeps.rule import Rule
 from taskarith.sweeps.split import mean_loss
 
-__all__ = ["explain", "lacking_effect"]
+__all__ = ["explain", "lacking_effect", "unconfirmed"]
 
 
 def explain(
@@ -42,6 +42,12 @@ def explain(
     best = max(range(len(rows)), key=lambda i: rows[i].forget.value)
     closest = f"no edit reaches {level}; the closest is {_name(rows[best], search=search)}{_left(rows[best])}"
     return closest if search or not _is_at_end(rows, best) else f"{closest}. {_try_larger(rows[best].alpha)}"
+
+
+def unconfirmed(missed: Sequence[str]) -> str:
+    """Say that a choice does not meet the rule on the other samples, and by which numbers, if these are known."""
+    numbers = f" ({'; '.join(missed)})" if missed else ""
+    return f"samples that were not used to choose, it does not hold{numbers}: give more text, or larger alphas"
 
 
 def lacking_effect(

@@ -34,6 +34,7 @@ class Sweep(TidyResult):
     :param reason: Why, in a sentence.
     :param heldout: Scores of the unedited model, the chosen row and the reference on the held-out half.
     :param holds: Whether the chosen row also meets the rule heldout.
+    :param missed: By which numbers it does not, in words.
     :param cliff: Index of the first row at a cliff; None without one, or in a search.
     :param front: Indices of the rows on the Pareto front, ordered by forgetting.
     :param recipe: The chosen edit as a recipe for ``apply --config``.
@@ -51,6 +52,7 @@ class Sweep(TidyResult):
     reason: str
     heldout: Scores
     holds: bool | None
+    missed: tuple[str, ...]
     cliff: int | None
     front: tuple[int, ...]
     recipe: dict[str, Any] | None
@@ -91,6 +93,7 @@ class Sweep(TidyResult):
             "reason": self.reason,
             "recipe": self.recipe,
             "holds_on_held_out": self.holds,
+            "missed_on_held_out": self.missed,
             "held_out": {"models": heldout["models"], "scores": heldout["scores"]},
             "cliff": None if self.cliff is None else self.rows[self.cliff].alpha,
             "front": [self.rows[number].name for number in self.front],
@@ -130,10 +133,10 @@ def conclude(
     reached = whole.choose([row.choosing for row in rows], rows[0].choosing)
     lacking = lacking_effect(whole, rows, reached, [by_row[row.name] for row in rows])
     chosen = None if lacking else _shown(whole, rows)
-    holds = None
+    missed: list[str] = []
     if chosen is not None:
         heldout = [point_of(rows[i].alpha, halves.reporting(by_row[rows[i].name])) for i in (chosen, 0)]
-        holds = leveled(aim, known, halves.reporting).is_met(heldout[0], heldout[1])
+        missed = leveled(aim, known, halves.reporting).missed(heldout[0], heldout[1])
     shown = [rows[0].name, *([rows[chosen].name] if chosen else []), *([reference] if reference else [])]
     heldout_records = [record for name in shown for record in halves.reporting(by_row[name])]
     return Sweep(
@@ -143,7 +146,8 @@ def conclude(
         chosen=chosen,
         reason=lacking or explain(whole, rows, chosen, reached, reference, search=bool(trials)),
         heldout=make_scores({table.model: table for table in arrange(heldout_records, "the held-out half")}, {}),
-        holds=holds,
+        holds=None if chosen is None else not missed,
+        missed=tuple(missed),
         cliff=None if trials else _cliff(rows, by_row),
         front=tuple(pareto_front([(row.forget.value, row.keep.value) for row in rows])),
         recipe=None if chosen is None else rows[chosen].edit.located().to_recipe(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -84,11 +84,16 @@ class Rule:
 
     def is_met(self, point: Point, unedited: Point) -> bool:
         """Tell whether an edit meets the rule's condition."""
+        return self.rule is not None and not self.missed(point, unedited)
+
+    def missed(self, point: Point, unedited: Point) -> list[str]:
+        """Return, in words, by which numbers an edit fails to meet the rule's condition; none if it meets it."""
         if self.budget is not None:
-            return point.keep_loss - unedited.keep_loss <= self.budget
-        return self.level is not None and all(
-            _at_level(point.forget[text], score) for text, score in self.level.items()
-        )
+            rise = point.keep_loss - unedited.keep_loss
+            met = rise <= self.budget
+            return [] if met else [f"the mean retain loss rises by {rise:.3f}, and {self.budget:g} is allowed"]
+        levels = (self.level or {}).items()
+        return [words for text, level in levels for words in _missed(text, point.forget[text], level)]
 
     def choose(self, points: Sequence[Point], unedited: Point) -> int | None:
         """Return the index of the chosen edit, or None."""
@@ -113,9 +118,11 @@ def _mean(scores: Mapping[str, TextScore]) -> float:
     return sum(score.loss for score in scores.values()) / len(scores)
 
 
-def _at_level(score: TextScore, level: TextScore) -> bool:
-    is_near = score.rouge is None or level.rouge is None or score.rouge <= level.rouge + ROUGE_MARGIN
-    return score.loss >= level.loss and is_near
+def _missed(text: str, score: TextScore, level: TextScore) -> Iterator[str]:
+    if not score.loss >= level.loss:
+        yield f"the loss of {text} is {score.loss:.3f}, and at least {level.loss:.3f} is wanted"
+    if score.rouge is not None and level.rouge is not None and not score.rouge <= level.rouge + ROUGE_MARGIN:
+        yield f"the ROUGE-L of {text} is {score.rouge:.3f}, and at most {level.rouge + ROUGE_MARGIN:.3f} is wanted"
 
 
 def find_cliff(alphas: Sequence[float], losses: Sequence[float], steps: Sequence[Estimate]) -> int | None:

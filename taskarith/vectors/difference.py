@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterable, Mapping
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ class PairSource:
     """The deltas of a full fine-tune, with the check of what a coefficient of 1 gives back.
 
     ``shapes`` are the tensors that have a delta, ``tied`` those that only the base stores, ``files`` all that is read,
-    ``rest`` the fingerprints (by tensor and side) of what is not subtracted, ``ignored`` the buffers among it that only
-    one side has.
+    ``ignored`` the buffers that only one side has.
 
     :param base: The base.
     :param finetuned: The fine-tune.
@@ -63,11 +63,17 @@ class PairSource:
         self.tied = {name: to for name, to in pairing.tied.items() if name in base.tensors}
         self.files = {tensor.path for side in (base, finetuned) for tensor in side.tensors.values()}
         self._base, self._finetuned = base.tensors, finetuned.tensors
-        self.rest: dict[str, dict[str, str]] = {}
+        self._others = (*pairing.others, *pairing.tied, *pairing.ignored, *self.base_rows)
+
+    @cached_property
+    def rest(self) -> dict[str, dict[str, str]]:
+        """The fingerprints, by tensor and side, of what is not subtracted; it is read when they are first asked for."""
+        sides = (("base", self._base), ("finetuned", self._finetuned))
         with TensorReader() as reader:
-            for name in (*pairing.others, *pairing.tied, *pairing.ignored, *self.base_rows):
-                sides = (("base", base.tensors), ("finetuned", finetuned.tensors))
-                self.rest[name] = {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
+            return {
+                name: {side: reader.fingerprint(found[name]) for side, found in sides if name in found}
+                for name in self._others
+            }
 
     def inputs(self, name: str) -> list[Subtrahend]:
         """Return what is subtracted: the base, and the fine-tune; of more or fewer rows than the delta the first."""
@@ -104,8 +110,13 @@ class AdapterSource:
         self._vector = AdapterVector(path, base, None, listener=listener)
         self.shapes, self.tied = dict(self._vector.shapes), dict(self._vector.tied)
         self.files = {*self._vector.files, *(tensor.path for tensor in base.tensors.values())}
+        self._base = base.tensors
+
+    @cached_property
+    def rest(self) -> dict[str, dict[str, str]]:
+        """The fingerprints of all tensors of the base, which are read when they are first asked for."""
         with TensorReader() as reader:
-            self.rest = {name: {"base": reader.fingerprint(tensor)} for name, tensor in base.tensors.items()}
+            return {name: {"base": reader.fingerprint(tensor)} for name, tensor in self._base.items()}
 
     def inputs(self, name: str) -> list[Subtrahend]:
         """Return what is subtracted: mostly zero, and the minuend is multiplied out."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from taskarith.arithmetic.parallel import check_device
 from taskarith.checkpoints.checkpoint import check_ending, is_adapter, open_checkpoint
 from taskarith.checkpoints.dtypes import VECTOR_DTYPES, dtype_name
 from taskarith.checkpoints.publish import check_target, publish
-from taskarith.checkpoints.reader import (
-    file_states,
-)
+from taskarith.checkpoints.reader import file_states
 from taskarith.checkpoints.resolve import resolve_model
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
@@ -23,7 +22,10 @@ from taskarith.vectors.forms import choose_form
 from taskarith.vectors.open import choose_base, recorded_base
 from taskarith.vectors.vocabulary import check_vocab
 
-__all__ = ["ExtractResult", "extract", "find_base"]
+if TYPE_CHECKING:
+    from taskarith.vectors.codecs.write import Form
+
+__all__ = ["ExtractResult", "extract", "find_base", "prepare"]
 
 
 def extract(
@@ -64,6 +66,34 @@ def extract(
     :raises OutputError: The output exists or cannot be written.
     :raises UsageError: The dtype or device is unknown, or no base is given or recorded.
     """
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "ignore_buffers": ignore_buffers, "vocab": vocab}
+    options |= {"exact": exact, "top_k": top_k, "top_k_per": top_k_per, "rows": rows, "bits": bits}
+    origin, job, form = prepare(base, finetuned, output, listener, **options, overwrite=overwrite)
+    plan, inputs = "" if form else job.fingerprint(), [job.before.path, job.tuned.path, *job.source.files]
+    with publish(job.target, overwrite, is_folder=False, plan=plan, inputs=inputs) as workplace:
+        result = write_packed(workplace, job, form, listener) if form else write_dense(workplace, job, listener)
+        remarks = origin.check(result.base.tensors)
+    return replace(result, path=job.target, remarks=remarks)
+
+
+def prepare(
+    base: str | None,
+    finetuned: str,
+    output: str | Path,
+    listener: Listener,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    exact: bool = False,
+    top_k: float | None = None,
+    top_k_per: str = "global",
+    rows: float | None = None,
+    bits: int | None = None,
+    ignore_buffers: bool = False,
+    vocab: str | None = None,
+    overwrite: bool = False,
+) -> tuple[ChosenBase, Extraction, Form | None]:
+    """Check all of an extraction that headers show; parameters and errors are those of ``extract``."""
     code = VECTOR_DTYPES[dtype_name(dtype)]
     form = choose_form(dtype=code, exact=exact, top_k=top_k, top_k_per=top_k_per, rows=rows, bits=bits)
     check_vocab(vocab)
@@ -85,11 +115,7 @@ def extract(
         else AdapterSource(before, tuned.path, listener)
     )
     job = Extraction(origin.resolved, tuned, before, source, code, file_states(source.files), target, place)
-    plan, inputs = "" if form else job.fingerprint(), [before.path, tuned.path, *source.files]
-    with publish(target, overwrite, is_folder=False, plan=plan, inputs=inputs) as workplace:
-        result = write_packed(workplace, job, form, listener) if form else write_dense(workplace, job, listener)
-        remarks = origin.check(result.base.tensors)
-    return replace(result, path=target, remarks=remarks)
+    return origin, job, form
 
 
 def find_base(base: str | None, finetuned: str, listener: Listener) -> ChosenBase:

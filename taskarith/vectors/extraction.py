@@ -30,13 +30,13 @@ from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
 from taskarith.tidy import Brief
 from taskarith.vectors.codecs.error import Loss
-from taskarith.vectors.codecs.write import Form, packed_metadata
+from taskarith.vectors.codecs.write import Form, most_packed, packed_metadata
 from taskarith.vectors.codecs.write import write_packed as write_blocks
 from taskarith.vectors.difference import AdapterSource, PairSource, subtract
 from taskarith.vectors.file import vector_metadata
 from taskarith.vectors.vector import BaseRecord
 
-__all__ = ["ExtractResult", "Extraction", "write_dense", "write_packed"]
+__all__ = ["ExtractResult", "Extraction", "dense_file", "most_packed_bytes", "write_dense", "write_packed"]
 
 _PLACEHOLDER = "0" * 32
 
@@ -105,6 +105,11 @@ class Extraction:
     target: Path
     device: str
 
+    @property
+    def elements(self) -> int:
+        """Of all deltas."""
+        return sum(math.prod(shape) for shape in self.source.shapes.values())
+
     def fingerprint(self) -> str:
         """Return a fingerprint of all that decides the bytes of the vector."""
         source = self.source
@@ -120,10 +125,7 @@ def write_dense(place: Workplace, job: Extraction, listener: Listener) -> Extrac
     :raises MismatchError: A delta is not finite.
     """
     source, journal = job.source, place.journal
-    layout = [(name, job.dtype, source.shapes[name]) for name in job.before.tensors if name in source.shapes]
-    total = sum(math.prod(shape) for _, _, shape in layout)
-    header = LateHeader(layout, _metadata(job, None, total))
-    size = header.nbytes + total * ITEM_SIZES[job.dtype]
+    layout, header, size = dense_file(job)
     entries = {name: TensorEntry(name, job.dtype, shape, place.path, header.offsets[name]) for name, _, shape in layout}
     with TensorReader() as reader, sized_files({place.path: size}) as files:
         done = journal.intact(entries.values(), listener, partial(_fits, source))
@@ -142,8 +144,25 @@ def write_dense(place: Workplace, job: Extraction, listener: Listener) -> Extrac
         work_through(tasks, do, listener, "extracting", sum(entry.elements for entry in tasks), _workers(job))
         _check_finite(journal.done)
         check_unchanged(job.states)
-        header.write(files[place.path], layout, _metadata(job, journal.done, total))
-    return _result(place, job, journal.done, total)
+        header.write(files[place.path], layout, _metadata(job, journal.done))
+    return _result(place, job, journal.done)
+
+
+def dense_file(job: Extraction) -> tuple[list[tuple[str, str, tuple[int, ...]]], LateHeader, int]:
+    """Return what a file of the deltas as they are holds, its header and its size."""
+    shapes = job.source.shapes
+    layout = [(name, job.dtype, shapes[name]) for name in job.before.tensors if name in shapes]
+    header = LateHeader(layout, _metadata(job, None))
+    return layout, header, header.nbytes + job.elements * ITEM_SIZES[job.dtype]
+
+
+def most_packed_bytes(job: Extraction, form: Form) -> int:
+    """Return the size that a file of the packed deltas has at most; raises what ``write_packed`` does of headers."""
+    return most_packed(job.source, form, lambda _: _packed_metadata(job, form, None))
+
+
+def _packed_metadata(job: Extraction, form: Form, found: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
+    return _metadata(job, found) | packed_metadata(job.source, form, found)
 
 
 def _workers(job: Extraction) -> Workers:
@@ -170,26 +189,22 @@ def write_packed(place: Workplace, job: Extraction, form: Form, listener: Listen
 
     :raises MismatchError: A delta is not finite.
     """
-    total = sum(math.prod(shape) for shape in job.source.shapes.values())
-
-    def describe(found: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
-        return _metadata(job, found, total) | packed_metadata(job.source, form, found)
-
+    describe = partial(_packed_metadata, job, form)
     found = write_blocks(place.path, job.source, form, describe, listener, _workers(job))
     if form.is_lossy:
         _check_finite(found)
     check_unchanged(job.states)
     loss = Loss.of(found) if form.is_lossy else None
-    return replace(_result(place, job, found, total), kind=form.kind, loss=loss)
+    return replace(_result(place, job, found), kind=form.kind, loss=loss)
 
 
-def _result(place: Workplace, job: Extraction, found: Mapping[str, Mapping[str, Any]], total: int) -> ExtractResult:
+def _result(place: Workplace, job: Extraction, found: Mapping[str, Mapping[str, Any]]) -> ExtractResult:
     inexact = _count(found, "inexact") if job.source.has_result else None
     norm = math.sqrt(math.fsum(one["squares"] for one in found.values()))
     record = BaseRecord.of(job.base, _prints(job, found, "base"))
     size = place.path.stat().st_size
-    moved = _count(found, "moved")
-    return ExtractResult(place.path, record, len(found), total, inexact, moved, norm, size, ignored=job.source.ignored)
+    counts = len(found), job.elements, inexact, _count(found, "moved")
+    return ExtractResult(place.path, record, *counts, norm, size, ignored=job.source.ignored)
 
 
 def _count(found: Mapping[str, Mapping[str, Any]], key: str) -> int:
@@ -214,7 +229,7 @@ def _prints(job: Extraction, found: Mapping[str, Mapping[str, Any]], side: str) 
     return {name: str(whole[name][side]) for name in sorted(whole) if side in whole[name]}
 
 
-def _metadata(job: Extraction, found: Mapping[str, Mapping[str, Any]] | None, total: int) -> dict[str, str]:
+def _metadata(job: Extraction, found: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
     """Describe the vector; before it is known, with placeholders at least as long as what will stand there."""
     source = job.source
     fingerprints = _prints(job, found, "base") if found is not None else dict.fromkeys(job.before.tensors, _PLACEHOLDER)
@@ -229,8 +244,8 @@ def _metadata(job: Extraction, found: Mapping[str, Mapping[str, Any]] | None, to
         source.tied,
         job.target,
         deltas=json.dumps(deltas, separators=(",", ":")),
-        inexact=str(_count(found, "inexact") if found is not None else total) if source.has_result else "",
-        moved=str(_count(found, "moved") if found is not None else total),
+        inexact=str(_count(found, "inexact") if found is not None else job.elements) if source.has_result else "",
+        moved=str(_count(found, "moved") if found is not None else job.elements),
         **({"ignored_buffers": json.dumps(source.ignored)} if source.ignored else {}),
         **({"base_rows": json.dumps(source.base_rows)} if source.base_rows else {}),
         command=command_line(),

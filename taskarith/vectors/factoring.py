@@ -15,24 +15,21 @@ from taskarith.architecture.layout import positions
 from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import Workers, matrices_at_once, work_through
-from taskarith.arithmetic.torch import TORCH_DTYPES
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
+from taskarith.vectors.delta_rows import DeltaRows
 from taskarith.vectors.difference import PairSource
 from taskarith.vectors.lora.layout import FolderLayout, first_layout, takes_factors
 from taskarith.vectors.lora.peft_layout import tried_layout
-from taskarith.vectors.lora.write import pack_factors, write_adapter
+from taskarith.vectors.lora.write import adapter_file, pack_factors, write_adapter
 from taskarith.vectors.ties import tied_tensors
 from taskarith.vectors.vector import BaseRecord
 
-__all__ = ["Factoring"]
-
-_BLOCK = 1 << 20
-"""Elements that are read at a time."""
+__all__ = ["Factoring", "Unit"]
 
 
 class Factoring:
@@ -59,7 +56,7 @@ class Factoring:
     ) -> None:
         self.source = source
         self.architecture = next(architectures_of(base, listener))
-        self.fingerprints: dict[str, dict[str, str]] = dict(self.source.rest)
+        self.fingerprints: dict[str, dict[str, str]] = {}
         self.ranks: dict[str, int] = {}
         self.energies: dict[str, tuple[float, float]] = {}
         self._moved: set[str] = set()
@@ -71,19 +68,8 @@ class Factoring:
 
     def measure(self, scratch: Path, listener: Listener) -> None:
         """Factor all parameters that move into files of their own, the largest first, and note what else moves."""
-        tensors = [self._base.tensors[name] for name in self.source.shapes]
-        tied = {name for source, others in self._tied.items() for name in (source, *others)}
-        shared = {self.architecture.parameter_of(name) or name for name in tied}
-        factors = [
-            _Unit(parameter, self.architecture.holders[parameter], math.prod(one.shape))
-            for parameter, one in self.architecture.parameters.items()
-            if takes_factors(self.architecture, parameter, shared) and self._is_stored(parameter)
-        ]
-        if not factors:
-            raise MismatchError(
-                f"no adapter can change what moves: {name_some(sorted(self.source.shapes))} are in none of its layers",
-                "Write a task vector file: -o forget.safetensors",
-            )
+        self.fingerprints = dict(self.source.rest)
+        tensors, factors = [self._base.tensors[name] for name in self.source.shapes], self.units()
         with TensorReader() as reader:
             self._work(tensors, lambda entry: self._fingerprint(entry, reader), listener, "comparing")
             count = matrices_at_once(self._device)
@@ -98,11 +84,25 @@ class Factoring:
                 "A model has infinities or NaN there: check it.",
             )
         self.ranks = {name: self.ranks[name] for name in self.architecture.parameters if name in self.ranks}
-        if not self.ranks:
+
+    def units(self) -> list[Unit]:
+        """Return what gets factors if it moves.
+
+        :raises MismatchError: Nothing does.
+        """
+        tied = {name for source, others in self._tied.items() for name in (source, *others)}
+        shared = {self.architecture.parameter_of(name) or name for name in tied}
+        factors = [
+            Unit(parameter, self.architecture.holders[parameter], math.prod(one.shape))
+            for parameter, one in self.architecture.parameters.items()
+            if takes_factors(self.architecture, parameter, shared) and self._is_stored(parameter)
+        ]
+        if not factors:
             raise MismatchError(
-                "no matrix has a delta that is smaller as factors",
-                "Lower the rank, or write a task vector file: -o forget.safetensors",
+                f"no adapter can change what moves: {name_some(sorted(self.source.shapes))} are in none of its layers",
+                "Write a task vector file: -o forget.safetensors",
             )
+        return factors
 
     def _work(
         self,
@@ -143,7 +143,7 @@ class Factoring:
 
     def _measure(self, entry: TensorEntry, reader: TensorReader) -> None:
         """Find out how far a tensor without factors moves."""
-        total = _Pair(entry, self._tuned.tensors[entry.name], reader).squares()
+        total = DeltaRows(entry, self._tuned.tensors[entry.name], reader).squares()
         if not math.isfinite(total):
             self._broken.append(entry.name)
         elif total or entry.dtype == self._tuned.tensors[entry.name].dtype:
@@ -151,7 +151,7 @@ class Factoring:
         else:
             self._moved.discard(entry.name)  # the same numbers in another dtype
 
-    def _factor(self, unit: _Unit, reader: TensorReader, scratch: Path) -> None:
+    def _factor(self, unit: Unit, reader: TensorReader, scratch: Path) -> None:
         from taskarith.vectors.svd import best_fit
 
         if not self._moved & {*unit.tensors}:
@@ -175,12 +175,12 @@ class Factoring:
         self.ranks[unit.parameter] = rank
         self.energies[unit.parameter] = sum(fit.kept for fit in fits), sum(fit.total for fit in fits)
 
-    def _rows(self, unit: _Unit, expert: int, reader: TensorReader) -> Callable[[int, int], torch.Tensor]:
+    def _rows(self, unit: Unit, expert: int, reader: TensorReader) -> Callable[[int, int], torch.Tensor]:
         """Return what gives rows of the delta of a parameter, or of one of its experts."""
         architecture, height = self.architecture, self.architecture.parameters[unit.parameter].shape[-2]
         if architecture.parameter_of(unit.tensors[0]) == unit.parameter:
             entry = self._base.tensors[unit.tensors[0]]
-            pair = _Pair(entry, self._tuned.tensors[entry.name], reader)
+            pair = DeltaRows(entry, self._tuned.tensors[entry.name], reader)
             return lambda start, stop: pair.rows(expert * height + start, expert * height + stop)
         whole = torch.zeros(architecture.parameters[unit.parameter].shape[-2:], dtype=torch.float64)
         for name in unit.tensors:
@@ -189,7 +189,7 @@ class Factoring:
                 continue
             entry = self._base.tensors[name]
             count = math.prod(entry.shape[:-1])
-            delta = _Pair(entry, self._tuned.tensors[name], reader).rows(0, count).reshape(entry.shape)
+            delta = DeltaRows(entry, self._tuned.tensors[name], reader).rows(0, count).reshape(entry.shape)
             delta = delta[expert] if piece.expert is None and delta.dim() == 3 else delta
             delta = delta.T if piece.is_transposed else delta
             rows, columns = (
@@ -199,8 +199,25 @@ class Factoring:
             whole[rows[:, None], columns[None, :]] = delta
         return lambda start, stop: whole[start:stop]
 
+    def suppose(self) -> FolderLayout:
+        """Return the layout if everything moves, and no matrix does with a lower rank than it may have."""
+        wanted, parameters = self._want[0], self.architecture.parameters
+        sides = {one.parameter: parameters[one.parameter].shape[-2:] for one in self.units()}
+        smaller = {one: (rows * columns - 1) // (rows + columns) for one, (rows, columns) in sides.items()}
+        self._moved = {*self.source.shapes}
+        self.ranks = {one: wanted or most for one, most in smaller.items() if 0 < (wanted or most) <= most}
+        return self.lay_out()
+
     def lay_out(self) -> FolderLayout:
-        """Decide where the moved tensors go."""
+        """Decide where the moved tensors go.
+
+        :raises MismatchError: None of them has factors.
+        """
+        if not self.ranks:
+            raise MismatchError(
+                "no matrix has a delta that is smaller as factors",
+                "Lower the rank, or write a task vector file: -o forget.safetensors",
+            )
         first = first_layout(self.architecture, self._base, self._moved, self.ranks, self._tied)
         return tried_layout(first, self._base, self._moved)
 
@@ -226,19 +243,26 @@ class Factoring:
         """Return the stored tensor that a parameter is, or its own name where it is stored in parts."""
         return self.architecture.tensor_of(parameter) or parameter
 
+    def nbytes(self, layout: FolderLayout) -> int:
+        """Return the size of the adapter's file."""
+        return adapter_file(layout, self._dtype, self._whole(layout))[2]
+
+    def _whole(self, layout: FolderLayout) -> dict[str, TensorEntry]:
+        """Return what the adapter has as it is, by its names in it."""
+        return {name: self._tuned.tensors[self.label(parameter)] for name, parameter in layout.whole_names()}
+
     def write(self, folder: Path, record: BaseRecord, scratch: Path, layout: FolderLayout) -> int:
         """Put the adapter folder together and return the size of its weights."""
-        whole = {name: self._tuned.tensors[self.label(parameter)] for name, parameter in layout.whole_names()}
 
         def factors(parameter: str) -> tuple[bytes, bytes]:
             a, b = ((scratch / f"{self._numbers[parameter]}.{role}").read_bytes() for role in "AB")
             return a, b
 
-        return write_adapter(folder, layout, record, self._dtype, factors, whole)
+        return write_adapter(folder, layout, record, self._dtype, factors, self._whole(layout))
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Unit:
     """A parameter that may get factors.
 
     :param parameter: Its name in memory.
@@ -249,33 +273,3 @@ class _Unit:
     parameter: str
     tensors: tuple[str, ...]
     elements: int
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A tensor of both sides, and the difference of some of its rows."""
-
-    base: TensorEntry
-    finetuned: TensorEntry
-    reader: TensorReader
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows of the delta in float64; those of further axes follow each other."""
-        columns = self.base.shape[-1] if len(self.base.shape) > 1 else 1
-        if not columns:
-            return torch.zeros(stop - start, 0, dtype=torch.float64)
-        before, after = (
-            torch.frombuffer(
-                self.reader.read(one, *(row * columns * ITEM_SIZES[one.dtype] for row in (start, stop))),
-                dtype=TORCH_DTYPES[one.dtype],
-            )
-            for one in (self.base, self.finetuned)
-        )
-        return after.to(torch.float64).sub_(before).reshape(stop - start, columns)
-
-    def squares(self) -> float:
-        """Return the sum of squares of the delta; not finite if an element is not."""
-        columns = self.base.shape[-1] if len(self.base.shape) > 1 else 1
-        count, step = self.base.elements // max(columns, 1), max(1, _BLOCK // max(columns, 1))
-        spans = ((at, min(at + step, count)) for at in range(0, count, step))
-        return math.fsum(float(self.rows(*span).square_().sum()) for span in spans)

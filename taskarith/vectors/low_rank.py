@@ -18,6 +18,7 @@ from taskarith.checkpoints.resolve import ResolvedModel, resolve_model
 from taskarith.errors import UsageError
 from taskarith.progress import SILENT, Listener
 from taskarith.tidy import Tabular
+from taskarith.vectors.bases import ChosenBase
 from taskarith.vectors.difference import PairSource
 from taskarith.vectors.extract import find_base
 from taskarith.vectors.extraction import Extraction, write_dense
@@ -27,7 +28,7 @@ from taskarith.vectors.lora.layout import FolderLayout
 from taskarith.vectors.one_sided import ignored_remark
 from taskarith.vectors.vector import BaseRecord
 
-__all__ = ["LowRankResult", "extract_low_rank"]
+__all__ = ["LowRankResult", "extract_low_rank", "prepare_low_rank"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,38 +103,57 @@ def extract_low_rank(
     :raises OutputError: The output exists or cannot be written.
     :raises UsageError: An option is wrong, or no base is given or recorded.
     """
-    target, place, code = Path(output), _check(Path(output), rank, energy, device), VECTOR_DTYPES[dtype_name(dtype)]
-    check_target(target, overwrite, is_folder=True, inputs=[base or "", finetuned])
-    origin, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
-    if device == "auto" and place != "cpu":
-        listener.note("matrices are decomposed on the GPU; --device cpu does not")
-    resolved = origin.resolved
-    if is_adapter(tuned.path):
-        raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
-    before, after = origin.open(), open_checkpoint(tuned.path)
-    source = PairSource(before, after, ignore_buffers=ignore_buffers)
-    work = Factoring(before, after, source, (rank, energy), code, place, listener)
-    states = file_states(source.files)
-    with publish(target, overwrite, is_folder=True, inputs=[before.path, after.path, *source.files]) as workplace:
+    options: dict[str, Any] = {"rank": rank, "energy": energy, "dtype": dtype, "device": device}
+    options |= {"ignore_buffers": ignore_buffers, "overwrite": overwrite}
+    origin, job, work = prepare_low_rank(base, finetuned, output, listener, **options)
+    target, tuned, before, source, place = job.target, job.tuned, job.before, job.source, job.device
+    with publish(target, overwrite, is_folder=True, inputs=[before.path, tuned.path, *source.files]) as workplace:
         scratch = workplace.path.with_name("factors")
         scratch.mkdir(exist_ok=True)
         work.measure(scratch, listener)
-        record = work.record(resolved)
+        record = work.record(job.base)
         strangers = origin.check(record.tensors)
         layout = work.lay_out()
         work.keep(layout)
         nbytes = work.write(workplace.path, record, scratch, layout)
         if layout.rest:
-            part = source.restricted(layout.rest, work.fingerprints)
-            rest = Extraction(resolved, tuned, before, part, code, states, target / REST_WEIGHTS, place)
+            part = work.source.restricted(layout.rest, work.fingerprints)
+            rest = replace(job, source=part, target=target / REST_WEIGHTS)
             with publish(workplace.path / REST_WEIGHTS, is_folder=False) as file:
                 nbytes += write_dense(file, rest, SILENT).nbytes
-        check_unchanged(states)
+        check_unchanged(job.states)
         result = _result(target, record, work, layout, nbytes)
         described = _record(result, tuned, work) | ({} if place == "cpu" else {"device": place.partition(":")[0]})
         write_card(workplace.path, described, before.path)
         write_provenance(workplace.path, described, target)
     return replace(result, remarks=(*strangers, *result.remarks))
+
+
+def prepare_low_rank(
+    base: str | None,
+    finetuned: str,
+    output: str | Path,
+    listener: Listener,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    ignore_buffers: bool = False,
+    overwrite: bool = False,
+) -> tuple[ChosenBase, Extraction, Factoring]:
+    """Check all of it that headers show; parameters and errors are those of ``extract_low_rank``."""
+    target, place, code = Path(output), _check(Path(output), rank, energy, device), VECTOR_DTYPES[dtype_name(dtype)]
+    check_target(target, overwrite, is_folder=True, inputs=[base or "", finetuned])
+    origin, tuned = find_base(base, finetuned, listener), resolve_model(finetuned, listener)
+    if device == "auto" and place != "cpu":
+        listener.note("matrices are decomposed on the GPU; --device cpu does not")
+    if is_adapter(tuned.path):
+        raise UsageError(f"{finetuned} is an adapter already", "Give it to apply as it is, or extract it without rank.")
+    before, after = origin.open(), open_checkpoint(tuned.path)
+    source = PairSource(before, after, ignore_buffers=ignore_buffers)
+    job = Extraction(origin.resolved, tuned, before, source, code, file_states(source.files), target, place)
+    return origin, job, Factoring(before, after, source, (rank, energy), code, place, listener)
 
 
 def _check(target: Path, rank: int | None, energy: float | None, device: str) -> str:

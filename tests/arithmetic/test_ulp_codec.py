@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ulp_data import SOUND, head
 
 from taskarith.arithmetic import ulp_codec as folding
-from taskarith.arithmetic.ulp_codec import RUN, Folded, fold
+from taskarith.arithmetic.ulp_codec import RUN, Folded, fold, most_folded
 from taskarith.checkpoints.header import ITEM_SIZES
 
 # zeros of both signs, subnormals, one, the largest, infinities, NaNs quiet and signalling with payloads, as bfloat16
@@ -95,3 +95,12 @@ def test_elements_that_are_not_there_are_refused():
             folded.read(start, memoryview(bytearray(size)), memoryview(bytearray(size)))
     with pytest.raises(ValueError, match="multiple of 512"):
         folded.read(3, memoryview(bytearray(2)), memoryview(bytearray(2)))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("count", [1, 511, 512, 513, 40_000])
+def test_no_changes_take_more_than_is_said(dtype, count):
+    rng = np.random.default_rng(count)
+    before, after = (bytearray(rng.bytes(ITEM_SIZES[dtype] * count)) for _ in range(2))
+    data, _ = fold(memoryview(before), memoryview(after), dtype)
+    assert len(data) <= most_folded(count, dtype)

@@ -111,3 +111,10 @@ def test_ctrl_c_in_a_destructor_comes_again(monkeypatch):
         assert told == [ValueError]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_says_nothing_of_kernels_that_are_not_installed():
+    code = "import logging\nfrom taskarith.cli.process import escape_logs\nescape_logs()\n"
+    code += "import peft, bitsandbytes.backends.cpu.ops as ops\nops.logger.error('what matters')\n"
+    code += "ops.logger.warning('Failed to load CPU gemm_4bit_forward from kernels-community')"
+    assert call(code).stderr == "what matters\n"

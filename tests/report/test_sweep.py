@@ -39,7 +39,10 @@ def test_every_edit_is_a_row_with_its_marks():
     [
         ({}, ["chosen: it is the first"]),
         ({"chosen": None}, ["nothing chosen: it is the first"]),
-        ({"holds": False}, ["chosen", "it does not hold on the held-out half"]),
+        (
+            {"holds": False, "missed": ("a", "b")},
+            ["chosen", "on samples that were not used to choose, it does not hold (a; b)"],
+        ),
         ({"chosen": 2}, ["chosen", "at or beyond the cliff at alpha 1"]),
         ({"halves": SimpleNamespace(single=("forget",))}, ["chosen", "only one sample or prompt: forget"]),
     ],

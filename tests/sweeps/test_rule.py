@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,18 @@ def test_every_text_and_its_rouge_must_be_at_the_level():
     assert aim.is_met(of(TextScore(2.0, 0.13), TextScore(1.0, 0.9)), unedited)
     assert not aim.is_met(of(TextScore(2.0, 0.131), TextScore(1.0, 0.9)), unedited)
     assert not aim.is_met(of(TextScore(2.0, 0.10), TextScore(0.9, 0.0)), unedited)
+    assert aim.missed(of(TextScore(2.0, 0.131), TextScore(0.9, 0.9)), unedited) == [
+        "the ROUGE-L of forget is 0.131, and at most 0.130 is wanted",
+        "the loss of forget_too is 0.900, and at least 1.000 is wanted",
+    ]
+    assert not aim.is_met(of(TextScore(math.nan), TextScore(1.0)), unedited)
+
+
+def test_a_rise_beyond_the_budget_is_told():
+    point, unedited = (Point(1, {}, {"a": TextScore(loss)}) for loss in (1.25, 1.0))
+    assert Rule(budget=0.1).missed(point, unedited) == ["the mean retain loss rises by 0.250, and 0.1 is allowed"]
+    assert Rule(budget=0.3).missed(point, unedited) == []
+    assert not Rule().is_met(unedited, unedited)
 
 
 def test_the_objective_of_a_search_is_the_rule_with_a_penalty():

@@ -7,13 +7,14 @@ expect (see ``arithmetic.kernels.ulp_pack``).
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from taskarith.arithmetic.parallel import Workers
-from taskarith.arithmetic.ulp_codec import Folded, fold
+from taskarith.arithmetic.ulp_codec import Folded, fold, most_folded
 from taskarith.checkpoints.checkpoint import Checkpoint
 from taskarith.errors import MismatchError, UsageError, VectorError, name_some
 from taskarith.progress import Listener
@@ -44,6 +45,14 @@ class Exact:
         :raises MismatchError: A tensor has another dtype on either side.
         """
         del workers, listener
+        self._look(source, names)
+
+    def most_bytes(self, source: Source) -> int:
+        """Return how many bytes all blocks have at most, as of models with nothing in common."""
+        self._look(source, sorted(source.shapes))
+        return sum(most_folded(math.prod(shape), self._dtypes[name]) for name, shape in source.shapes.items())
+
+    def _look(self, source: Source, names: Sequence[str]) -> None:
         if not source.has_result:
             raise UsageError(
                 "an adapter stores no fine-tuned weights that could be restored to the bit",

@@ -7,6 +7,7 @@ sign of the entry; of all such scales this one has the least error. What is not 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from taskarith.arithmetic.parallel import Workers
+from taskarith.arithmetic.parallel import CHUNK_ELEMENTS, Workers
 from taskarith.errors import VectorError
 from taskarith.progress import Listener
 from taskarith.vectors.codecs.block_file import PackedFile, join_parts, split_parts, unpack
@@ -52,6 +53,15 @@ class Quantised:
             name: (size / (self._columns[name] if self._bits == 1 else _most(self._bits))).astype("<f4")
             for name, size in sizes.items()
         }
+
+    def most_bytes(self, source: Source) -> int:
+        """Return how many bytes all blocks have at most: codes and scales of matrices, float32 of all else."""
+        most = 0
+        for shape in source.shapes.values():
+            elements = math.prod(shape)
+            scales = elements // shape[-1] + -(-elements // CHUNK_ELEMENTS) if is_matrix(shape) else 0
+            most += -(-elements * self._bits // 8) + 4 * scales if scales else 4 * elements
+        return most
 
     def decoded(self, name: str) -> str:
         """Return float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,12 @@ class Sparse:
     def prepare(self, source: Source, names: Sequence[str], workers: Workers, listener: Listener) -> None:
         """Find out which entries are kept."""
         self._selection.prepare(source, names, self.dtype, workers, listener)
+
+    def most_bytes(self, source: Source) -> int:
+        """Return how many bytes all blocks have at most: a bit for each entry, and the values that are kept."""
+        shapes = source.shapes.values()
+        kept = self._selection.count(list(shapes))
+        return sum(-(-math.prod(shape) // 8) for shape in shapes) + kept * ITEM_SIZES[self._dtype]
 
     def decoded(self, name: str) -> str:
         """Return the dtype of the values."""

@@ -30,6 +30,12 @@ class LargestEntries:
     def __init__(self, density: float, per_tensor: bool) -> None:
         self.density, self.per_tensor = density, per_tensor
 
+    def count(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Return how many entries are kept of all deltas."""
+        sizes = [math.prod(shape) for shape in shapes if math.prod(shape)]
+        groups = sizes if self.per_tensor else [sum(sizes)] * bool(sizes)
+        return sum(_count(self.density, size) for size in groups)
+
     def prepare(self, source: Source, names: Sequence[str], dtype: str, workers: Workers, listener: Listener) -> None:
         """Find the least magnitude that is kept, and how many entries of just this one are."""
         full = [name for name in names if math.prod(source.shapes[name])]
@@ -61,6 +67,13 @@ class LargestRows:
 
     def __init__(self, share: float) -> None:
         self.share = share
+
+    def count(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Return how many entries are kept of all deltas."""
+        return sum(
+            _count(self.share, math.prod(shape[:-1])) * shape[-1] if is_matrix(shape) else math.prod(shape)
+            for shape in shapes
+        )
 
     def prepare(self, source: Source, names: Sequence[str], dtype: str, workers: Workers, listener: Listener) -> None:
         """Find the rows; of equal ones the first are kept."""

@@ -25,9 +25,12 @@ from taskarith.vectors.vector import Packed
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Form", "Piece", "Turns", "each_piece", "packed_metadata", "write_packed"]
+__all__ = ["Form", "Piece", "Turns", "each_piece", "most_packed", "packed_metadata", "write_packed"]
 
 Source = PairSource | AdapterSource
+
+_COMPRESSOR_SHARE, _BLOCK_BYTES = 256, 512
+"""What cannot be compressed grows by a share, and by what frames and indices take in each block, at most."""
 
 _LONGEST = -1.2345678901234567e-100
 """A number that takes as many characters as any."""
@@ -78,8 +81,11 @@ class Form(Protocol):
     def prepare(self, source: Source, names: Sequence[str], workers: Workers, listener: Listener) -> None:
         """Find out from all deltas what has to be known before the first block."""
 
+    def most_bytes(self, source: Source) -> int:
+        """Return how many bytes all blocks have at most; raises what ``prepare`` does, as far as headers show it."""
+
     def decoded(self, name: str) -> str:
-        """Return the dtype that a delta is decoded to."""
+        """Return the dtype that a delta is decoded to, once the source has been looked at."""
 
     def encode(self, piece: Piece, stop: threading.Event) -> tuple[bytes, dict[str, float]]:
         """Return the bytes of a block, and numbers that are summed up by tensor; anything once ``stop`` is set."""
@@ -193,6 +199,14 @@ def write_packed(
         found = {name: blob.summary(source.rest.get(name, {})) for name, blob in blobs.items()}
         file.end(describe(found))
     return found
+
+
+def most_packed(source: Source, form: Form, describe: Callable[[None], dict[str, str]]) -> int:
+    """Return the bytes that a packed vector file has at most; parameters and errors are those of ``write_packed``."""
+    blocks = sum(-(-math.prod(shape) // CHUNK_ELEMENTS) for shape in source.shapes.values())
+    most = form.most_bytes(source)
+    most += most // _COMPRESSOR_SHARE + blocks * _BLOCK_BYTES
+    return most + AppendedTensors.room(sorted(source.shapes), describe(None))
 
 
 def packed_metadata(

@@ -43,6 +43,16 @@ def pack_factors(
     return encode(np.ascontiguousarray(a).ravel(), dtype), encode(np.ascontiguousarray(b).ravel(), dtype)
 
 
+def adapter_file(
+    layout: FolderLayout, dtype: str, whole: Mapping[str, TensorEntry]
+) -> tuple[bytes, dict[str, int], int]:
+    """Return the header of the adapter's file, where its tensors begin, and its size; parameters: ``write_adapter``."""
+    shapes = sorted(layout.shapes().items())
+    described = [(name, whole[name].dtype if name in whole else dtype, shape) for name, shape in shapes]
+    header, offsets = build_header(described, {"format": "pt"})
+    return header, offsets, len(header) + sum(math.prod(shape) * ITEM_SIZES[one] for _, one, shape in described)
+
+
 def write_adapter(
     folder: Path,
     layout: FolderLayout,
@@ -61,10 +71,8 @@ def write_adapter(
     :param whole: The tensors that are saved as they are, by their names in the adapter file.
     """
     config, shapes = layout.config(base.name, base.revision), layout.shapes()
+    header, offsets, size = adapter_file(layout, dtype, whole)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    described = [(name, whole[name].dtype if name in whole else dtype, shapes[name]) for name in sorted(shapes)]
-    header, offsets = build_header(described, {"format": "pt"})
-    size = len(header) + sum(math.prod(shape) * ITEM_SIZES[dtype] for _, dtype, shape in described)
     path = folder / ADAPTER_WEIGHTS
     with TensorReader() as reader, sized_files({path: size}) as files:
         write_at(files[path], header, 0)
