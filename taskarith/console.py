@@ -57,6 +57,11 @@ class Console:
         self._what, self._done = "", 0.0
         self._began = self._silent = 0.0
 
+    @property
+    def width(self) -> int:
+        """Characters of a line of the terminal, at least 80; 80 where there is none."""
+        return max(80, self._out.width) if self._out.is_terminal else 80
+
     def result(self, data: Mapping[str, Any]) -> None:
         """Print the result as JSON, if --json was given."""
         if self.as_json and self._first:

@@ -89,7 +89,7 @@ def command(
     """
     steps, sizes = _numbers("relearn-steps", relearn_steps), _numbers("prefixes", prefixes)
     widths = [int(part) if part.isascii() and part.isdigit() else part for part in map(str.strip, bits.split(","))]
-    paper.check(results.overwrite, [model, before or "", reference or ""], results.output_dir)
+    paper.check(output.as_json, results.overwrite, [model, before or "", reference or ""], results.output_dir)
     from taskarith.attacks.attack import attack
     from taskarith.report.attacks import attack_remarks, attack_tables, plot_recovery
     from taskarith.report.report import draw_beside
@@ -117,11 +117,7 @@ def command(
             runtime=runtime,
             listener=console,
         )
-    for table in attack_tables(result):
-        console.table(table.title, table.columns, table.rows)
-        console.line("")
-    for remark in attack_remarks(result):
-        console.note(remark)
+    paper.show(result, attack_tables(result), console, remarks=attack_remarks(result))
     paper.write(result, results.overwrite, console)
     if results.output_dir is not None:
         console.note(f"results, records, the curve and report.html are in {results.output_dir}")

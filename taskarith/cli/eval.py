@@ -19,8 +19,7 @@ from taskarith.cli.options import (
     VectorGroup,
     under,
 )
-from taskarith.cli.output import show_scores
-from taskarith.cli.paper import PaperGroup
+from taskarith.cli.paper import FullFlag, PaperGroup
 from taskarith.data.spec import parse_named_data
 from taskarith.errors import UsageError
 from taskarith.evaluation.measurement import Measurement
@@ -82,6 +81,7 @@ def command(
         _edit(metavar="FILE", help="The edit as a recipe, as for apply --config.", exists=True, dir_okay=False),
     ] = None,
     measurement: Annotated[Measurement, _MeasurementOptions],
+    full: FullFlag = False,
     results: ResultsGroup,
     paper: PaperGroup,
     output: OutputOptions,
@@ -106,8 +106,9 @@ def command(
     from taskarith.checkpoints.targets import check_apart
     from taskarith.evaluation.evaluate import evaluate
     from taskarith.report.report import draw_beside
+    from taskarith.report.scores import score_remarks
 
-    paper.check(results.overwrite, [*models, reference or "", recipe or ""], results.output_dir)
+    paper.check(output.as_json, results.overwrite, [*models, reference or "", recipe or ""], results.output_dir)
     if recipe and results.output_dir:
         check_apart(results.output_dir, [recipe])
     edit = None if recipe is None else read_recipe(recipe)
@@ -132,7 +133,8 @@ def command(
             draw=draw_beside(results.output_dir, console),
             listener=console,
         )
-    show_scores(evaluation.scores, console)
+    scores = evaluation.scores
+    paper.show(scores, paper.score_tables(scores, console, full=full), console, remarks=score_remarks(scores))
     paper.write(evaluation, results.overwrite, console)
     if results.output_dir is not None:
         console.note(f"results, records and report.html are in {results.output_dir}")

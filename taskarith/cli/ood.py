@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 from taskarith.cli.options import BaseOption, InputGroup, OutputOptions, RuntimeGroup, VectorsArgument, under
-from taskarith.cli.output import show_relation
+from taskarith.cli.output import show_tables
 from taskarith.data.spec import parse_named_data
 from taskarith.errors import UsageError
 
@@ -62,7 +62,9 @@ def command(
             runtime=runtime,
             listener=console,
         )
-    show_relation(programme_tables(result), programme_lines(result), result.remarks, console)
+    show_tables(programme_tables(result), console, programme_lines(result))
+    for remark in result.remarks:
+        console.note(f"note: {remark}")
     console.result(result.to_json())
 
 

@@ -17,7 +17,7 @@ from taskarith.cli.options import (
     VectorsArgument,
     under,
 )
-from taskarith.cli.output import check_plot, show_relation
+from taskarith.cli.output import check_plot
 from taskarith.cli.paper import PaperGroup
 from taskarith.data.spec import parse_data, parse_named_data
 from taskarith.spec import parse_operand
@@ -61,7 +61,7 @@ def command(
     read += [parse_data(spec).name for spec in (tests or {}).values()]
     if plot is not None:
         check_plot(plot, results.overwrite, read)
-    paper.check(results.overwrite, read, results.output_dir)
+    paper.check(output.as_json, results.overwrite, read, results.output_dir)
     from taskarith.relations.relate import relate
     from taskarith.report.heatmap import draw_relations, plot_relations
     from taskarith.report.relations import relation_tables, verdict_lines
@@ -89,5 +89,6 @@ def command(
     paper.write(relation, results.overwrite, console)
     if results.output_dir is not None:
         console.note(f"results, the cosines and report.html are in {results.output_dir}")
-    show_relation(relation_tables(relation), verdict_lines(relation), relation.remarks, console)
+    remarks = [f"note: {remark}" for remark in relation.remarks]
+    paper.show(relation, relation_tables(relation), console, lines=verdict_lines(relation), remarks=remarks)
     console.result(relation.to_json())

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from taskarith.cli.options import OutputOptions, ResultsGroup
-from taskarith.cli.output import FORMATS, check_plot, show_scores
-from taskarith.cli.paper import PaperGroup
+from taskarith.cli.output import check_plot
+from taskarith.cli.paper import FullFlag, PaperGroup
 from taskarith.errors import UsageError
 
 __all__ = ["command"]
@@ -48,10 +48,7 @@ def command(
             show_default="none",
         ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Print every number, not one row a model.")] = False,
-    form: Annotated[
-        str, typer.Option("--format", metavar="|".join(FORMATS), help="How numbers are printed; csv and latex: all.")
-    ] = "table",
+    full: FullFlag = False,
     results: ResultsGroup,
     paper: PaperGroup,
     output: OutputOptions,
@@ -63,14 +60,11 @@ def command(
     Intervals are 95%, over samples. Texts named forget, retain, real_authors and
     world_facts give TOFU's metrics; forget and holdout give membership inference.
     """
-    if form not in FORMATS:
-        raise UsageError(f"unknown format '{form}'", f"Use one of {', '.join(FORMATS)}.")
-    if form != "table" and output.as_json:
-        raise UsageError("--format and --json exclude each other", "Give one of them.")
-    paper.check(results.overwrite, records, results.output_dir)
+    paper.check(output.as_json, results.overwrite, records, results.output_dir)
     if plot is not None:
         check_plot(plot, results.overwrite, records)
     from taskarith.evaluation.score import score
+    from taskarith.report.scores import score_remarks
 
     asked: dict[str, Any] = {"reference": reference, "finetuned": _pairs(finetuned or ()), "seeds": seeds}
     with output.console() as console:
@@ -83,7 +77,7 @@ def command(
             draw = draw_beside(results.output_dir, console)
             scores = write_scores(records, results.output_dir, **asked, overwrite=results.overwrite, draw=draw)
             console.note(f"results, records and report.html are in {results.output_dir}")
-    show_scores(scores, console, full=full, form=form)
+    paper.show(scores, paper.score_tables(scores, console, full=full), console, remarks=score_remarks(scores))
     paper.write(scores, results.overwrite, console)
     if plot is not None:
         from taskarith.report.methods import plot_methods

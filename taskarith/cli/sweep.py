@@ -19,8 +19,7 @@ from taskarith.cli.options import (
     VectorGroup,
     under,
 )
-from taskarith.cli.output import show_scores, show_tables
-from taskarith.cli.paper import PaperGroup
+from taskarith.cli.paper import FullFlag, PaperGroup
 from taskarith.data.spec import parse_named_data
 from taskarith.spec import parse_alphas
 
@@ -75,6 +74,7 @@ def command(
         ),
     ] = None,
     measurement: MeasurementGroup,
+    full: FullFlag = False,
     results: ResultsGroup,
     paper: PaperGroup,
     output: OutputOptions,
@@ -89,8 +89,9 @@ def command(
     Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
-    paper.check(results.overwrite, [model, reference or ""], results.output_dir)
+    paper.check(output.as_json, results.overwrite, [model, reference or ""], results.output_dir)
     from taskarith.report.report import draw_beside
+    from taskarith.report.scores import score_remarks
     from taskarith.report.sweep import plot_sweep, sweep_remarks, sweep_table
     from taskarith.sweeps.sweep import RECIPE, sweep
 
@@ -116,17 +117,14 @@ def command(
             **vars(results),
             listener=console,
         )
-    show_tables(sweep_table(result), console)
-    console.line("")
-    console.line("the held-out half:")
-    show_scores(result.heldout, console)
-    for remark in sweep_remarks(result):
-        console.note(remark)
+    heldout = paper.score_tables(result.heldout, console, full=full, title="the held-out half")
+    chosen = "nothing recommended" if result.chosen is None else f"recommended: {_values(result.recipe)}"
+    remarks = [*score_remarks(result.heldout), *sweep_remarks(result)]
+    paper.show(result, [*sweep_table(result), *heldout], console, lines=[chosen], remarks=remarks)
     paper.write(result, results.overwrite, console)
     if results.output_dir is not None:
         recipe = f"{RECIPE} (apply --config), " if result.recipe is not None else ""
         console.note(f"{recipe}results, records, figure and report.html are in {results.output_dir}")
-    console.line("nothing recommended" if result.chosen is None else f"recommended: {_values(result.recipe)}")
     console.result(result.to_json())
 
 

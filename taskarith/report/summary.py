@@ -1,4 +1,4 @@
-"""Scores as one table with one row a model: the numbers that are looked at first, at most 80 characters wide."""
+"""Scores as one table with one row a model: the numbers that are looked at first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from taskarith.report.tables import TableRows, fitted, short_names, width_of
 
 __all__ = ["summary_tables"]
 
-_WIDTH = 80
 _HEADLINES = (
     "forget_quality",
     "model_utility",
@@ -21,24 +20,25 @@ _HEADLINES = (
     "knowmem_retain",
     "normalised_accuracy",
 )
-_FIRST = (("loss", "rouge_l_f1"), ("probability", "rouge_l_recall_stemmed"), ("verbmem",), ("knowmem",))
-"""What is looked at first of a text: the first of these pairs of which it has a number."""
+_FIRST = (("loss", "rouge_l_f1", "accuracy"), ("probability", "rouge_l_recall_stemmed"), ("verbmem",), ("knowmem",))
+"""What is looked at first of a text: the first of these groups of which it has a number, the most important first."""
 
 _Column = tuple[str, str]
 """Text and metric; over several texts the text is empty."""
 
 
-def summary_tables(scores: Scores) -> list[TableRows]:
+def summary_tables(scores: Scores, width: int = 80) -> list[TableRows]:
     """Return a table with a row for each model; where it is too wide, of fewer numbers, then without intervals.
 
     What is too wide even so is cut into pieces.
+
+    :param width: What is not too wide, in characters.
     """
-    most, few = _columns(scores, 2), _columns(scores, 1)
     seeds = _seeds(scores)
-    plans = [(most, False), (few, False)] if seeds else [(most, False), (most, True), (few, True)]
-    tables = [_table(scores, columns, plain, seeds) for columns, plain in plans]
-    chosen = next((table for table in tables if width_of(table) <= _WIDTH), tables[-1])
-    return fitted(chosen, _WIDTH)
+    plans = [(3, False), (2, False), *([(1, False)] if seeds else [(3, True), (2, True), (1, True)])]
+    tables = [_table(scores, _columns(scores, most), plain, seeds) for most, plain in plans]
+    chosen = next((table for table in tables if width_of(table) <= width), tables[-1])
+    return fitted(chosen, width)
 
 
 def _columns(scores: Scores, most: int) -> list[_Column]:

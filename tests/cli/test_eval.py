@@ -25,7 +25,7 @@ def texts(tmp_path_factory):
 
 
 def test_two_models_side_by_side(phi, phi_tuned, texts, tmp_path):
-    result = run(phi, phi_tuned, *texts, *SMALL, "-o", tmp_path / "out")
+    result = run(phi, phi_tuned, *texts, *SMALL, "-o", tmp_path / "out", "--full")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines if line.startswith(("forget: ", "other: "))] == ["forget"] * 2 + [

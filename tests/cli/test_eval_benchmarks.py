@@ -87,7 +87,7 @@ def test_records_compare_with_logs_as_tofu_publishes_them(phi, tmp_path):
 
 def test_without_references_the_missing_ones_are_named(phi, tmp_path):
     tofu = layouts.write_tofu(tmp_path / "TOFU", holdout=True)
-    result = run(phi, "--benchmark", f"tofu={tofu}", "--limit", 2)
+    result = run(phi, "--benchmark", f"tofu={tofu}", "--limit", 2, "--full")
     assert result.exit_code == 0, result.stderr
     assert "forget: the first 2 of 4 samples" in result.stderr
     missing = next(line for line in " ".join(result.stderr.split()).split("missing: ") if "TOFU" in line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskarith.cli.output import printable, show_relation, show_tables
+from taskarith.cli.output import printable, show_tables
 from taskarith.report.tables import TableRows
 
 
@@ -16,9 +16,6 @@ class Console:
 
     def line(self, text):
         self.printed.append(text)
-
-    def note(self, text):
-        self.printed.append(("note", text))
 
     def table(self, title, columns, rows):
         self.printed.append((title, list(columns), [list(row) for row in rows]))
@@ -46,7 +43,10 @@ def test_tables_are_parted_by_a_line_and_their_cells_printable():
     assert console.printed == [(f"t{bell}", [f"c{bell}\nd"], [[bell]]), "", ("u", [], [])]
 
 
-def test_what_follows_comes_after_the_tables_and_remarks_last():
+def test_what_follows_comes_after_the_tables():
     console = Console()
-    show_relation([TableRows("t", ["c"], [["1"]])], ["so"], ["but"], console)
-    assert console.printed == [("t", ["c"], [["1"]]), "", "so", ("note", "note: but")]
+    show_tables([TableRows("t", ["c"], [["1"]])], console, ["so", "it is\x07"])
+    assert console.printed == [("t", ["c"], [["1"]]), "", "so", "it is\N{REPLACEMENT CHARACTER}"]
+    console = Console()
+    show_tables([], console, ["so"])
+    assert console.printed == ["so"]

@@ -59,4 +59,43 @@ def test_sweep_attack_and_relate_write_theirs(phi, phi_tuned, vectors, forget, t
 def test_a_file_that_cannot_be_written_is_refused_before_any_work(tmp_path, path, words):
     (tmp_path / "there.csv").touch()
     with pytest.raises(OutputError, match=words):
-        Paper(csv=tmp_path / path).check(False, [], tmp_path / "e")
+        Paper(csv=tmp_path / path).check(False, False, [], tmp_path / "e")
+
+
+def _calls(phi, phi_tuned, vectors, forget, folder):
+    """Return a call of each command that takes --format, and a word that its tables have."""
+    (folder / "retain.txt").write_text(tiny.text(12, 3), encoding="utf-8")
+    data = ["--data", f"forget={forget}", "--data", f"retain={folder / 'retain.txt'}"]
+    pair = [vectors / "a.safetensors", vectors / "b.safetensors"]
+    attack = ["--forget", forget, "--attacks", "quantise", "--bits", 8, "--block-size", 16, "--prompts", 1]
+    return {
+        "eval": ([phi, phi_tuned, *data, *SMALL], "forget loss"),
+        "sweep": ([phi, "--negate", pair[0], "--alpha", "0,1", "--budget", 1, *data, *SMALL], "retain loss"),
+        "attack": ([phi, *attack], "quantise"),
+        "relate": (pair, "cosine"),
+    }
+
+
+@pytest.mark.parametrize("command", ["eval", "sweep", "attack", "relate"])
+def test_stdout_has_nothing_but_the_format(phi, phi_tuned, vectors, forget, tmp_path, command):
+    words, expected = _calls(phi, phi_tuned, vectors, forget, tmp_path)[command]
+    done = invoke(command, *words, "--format", "csv", "--csv", tmp_path / "all.csv", "--latex", tmp_path / "all.tex")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == (tmp_path / "all.csv").read_text(encoding="utf-8")
+    lines = invoke(command, *words, "--format", "markdown").stdout.splitlines()
+    assert all(not line or line.startswith(("| ", "**")) for line in lines)
+    assert any(expected in line for line in lines)
+    latex = invoke(command, *words, "--format", "latex").stdout
+    assert latex == (tmp_path / "all.tex").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--format", "xls"], "unknown format 'xls'"), (["--format", "csv", "--json"], "exclude each other")],
+)
+@pytest.mark.parametrize("command", ["eval", "sweep", "attack", "relate"])
+def test_formats_that_there_are_not(phi, phi_tuned, vectors, forget, tmp_path, command, more, message):
+    words, _ = _calls(phi, phi_tuned, vectors, forget, tmp_path)[command]
+    done = invoke(command, *words, *more)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr

@@ -69,7 +69,7 @@ def test_formats_for_other_programs(records):
         return done.stdout
 
     lines = printed("markdown").splitlines()
-    assert lines[:2] == ["| model | forget loss |", "| --- | ---: |"]
+    assert lines[:2] == ["| model | forget loss | forget top-1 |", "| --- | ---: | ---: |"]
     assert lines[2].startswith("| edited | 2.000")
     assert "**forget: 2 samples**" in printed("markdown", "--full")
     assert printed("csv") == csv_text(score([records]).tidy())

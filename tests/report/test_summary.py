@@ -41,6 +41,14 @@ def test_a_wide_table_loses_intervals_before_numbers_and_says_where_they_are():
     assert all(width_of(table) <= 80 for table in many)
 
 
+def test_a_wide_terminal_shows_more():
+    scores = _scores({name: {"loss": LOSS, "rouge_l_f1": LOSS, "accuracy": LOSS} for name in ("forget", "retain")})
+    tables = [summary_tables(scores, width)[0] for width in (80, 110, 170)]
+    assert [len(table.columns) for table in tables] == [7, 5, 7]
+    assert ["[" in table.rows[0][1] for table in tables] == [False, True, True]
+    assert all(width_of(table) <= width for table, width in zip(tables, (80, 110, 170), strict=True))
+
+
 def test_the_numbers_of_a_paper_come_first():
     question = {"probability": LOSS, "rouge_l_recall_stemmed": LOSS, "truth_ratio": LOSS}
     overall = {"model_utility": Estimate(0.6, None, None, 4), "forget_quality": Estimate(1e-3, None, None, 4)}
