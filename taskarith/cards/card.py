@@ -39,7 +39,7 @@ def model_card(record: Mapping[str, Any], licence: Mapping[str, str]) -> str:
     :param record: As ``taskarith.json`` has it; with paths, of which only the last part is told.
     :param licence: Of its base.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub.repocard_data import ModelCardData  # without ModelCard, which imports an HTTP client
 
     sources, kind = _sources(record), str(record["kind"])
     metadata: dict[str, Any] = {"library_name": _LIBRARIES.get(kind), "tags": [TAG], **licence}
@@ -48,7 +48,7 @@ def model_card(record: Mapping[str, Any], licence: Mapping[str, str]) -> str:
         metadata["base_model_relation"] = _relation(record)
     data = ModelCardData(**metadata)
     body = describe(record, licence, str(record["command"]))
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}").content
+    return f"---\n{data.to_yaml()}\n---\n\n{body}"
 
 
 def is_card(folder: Path) -> bool:

@@ -57,6 +57,7 @@ def test_the_metadata_are_those_that_the_hub_knows(record, expected, tmp_path):
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.get("base_model") == expected.get("base_model")
     assert card.text.startswith("\n# ")
+    assert card.content == model_card(record, {"license": "mit"})  # as huggingface_hub would have written it
     assert is_card(tmp_path)
 
 
