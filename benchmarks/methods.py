@@ -33,7 +33,7 @@ _METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "della": ("della", {**_HALF, "epsilon": 0.15}),
     "slerp": ("slerp", {}),
 }
-"""By our name: mergekit's, and the parameters of both."""
+"""By our name: mergekit's, and its parameters."""
 
 
 def main() -> None:
@@ -45,11 +45,13 @@ def main() -> None:
     mergekit, rows = install_mergekit(), []
     with tempfile.TemporaryDirectory() as work:
         models = write_models(Path(work) / "models", hidden_size(options.parameters), 2)
-        _seconds(_ours(models, "linear", Path(work)), Path(work))  # what is compiled, is compiled then
-        for name in options.only:
-            (Path(work) / "merge.json").write_text(json.dumps(_theirs(models, name)), encoding="utf-8")
-            theirs = [mergekit, "-m", "mergekit.scripts.run_yaml", f"{work}/merge.json", f"{work}/out", "--quiet"]
-            ours = _ours(models, name, Path(work))
+        file, out = Path(work) / "merge.yml", f"{work}/out"
+        theirs = [mergekit, "-m", "mergekit.scripts.run_yaml", str(file), out, "--quiet"]
+        ours = [sys.executable, "-m", "taskarith", "apply", "--config", str(file), "-q", "-o", out]
+        for number, name in enumerate(options.only):
+            file.write_text(json.dumps(_recipe(models, name)), encoding="utf-8")  # which is YAML, too
+            if not number:
+                _seconds(ours, Path(work))  # what is compiled, is compiled then
             first, other, second = (_seconds(command, Path(work)) for command in (ours, theirs, ours))
             best = min(first, second)
             rows.append(
@@ -66,15 +68,8 @@ def main() -> None:
     print("\n\n".join([bullets(machine(mergekit_versions(mergekit))), table(heads, rows)]))
 
 
-def _ours(models: list[Path], name: str, work: Path) -> list[str]:
-    base, *tuned = models
-    command = [sys.executable, "-m", "taskarith", "apply", str(base), "--method", name, "-q", "-o", str(work / "out")]
-    for model, weight in zip(tuned, (0.6, 0.4), strict=True):
-        command += ["--add", f"{model}@@{base}:{weight}"]
-    return command + [word for key, value in _METHODS[name][1].items() for word in (f"--{key}", str(value))]
-
-
-def _theirs(models: list[Path], name: str) -> dict[str, Any]:
+def _recipe(models: list[Path], name: str) -> dict[str, Any]:
+    """Return a merge as both programs read it."""
     base, *tuned = map(str, models)
     method, parameters = _METHODS[name]
     config = {"merge_method": method, "base_model": base, "dtype": "float32", "out_dtype": "bfloat16"}

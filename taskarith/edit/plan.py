@@ -14,7 +14,7 @@ from taskarith.checkpoints.reader import file_states, fingerprint_bytes
 from taskarith.edit.edit import Edit
 from taskarith.edit.operands import Operand
 from taskarith.merging.methods import check_operands
-from taskarith.vectors.vector import Packed
+from taskarith.vectors.vector import Difference, Packed, Stored
 
 __all__ = ["EditPlan", "ShardPlan", "TensorPlan", "Term", "plan_edit"]
 
@@ -126,18 +126,21 @@ class EditPlan:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes read from the base, from dense operands in the dtype of the base, from packed ones as they are."""
-        return sum(
-            tensor.source.nbytes + sum(self._delta_bytes(tensor, term) for term in tensor.terms)
-            for tensor in self.tensors
-        )
+        """Bytes that are read once or more; of adapters, which are small, nothing is counted."""
+        return sum(self._input_bytes(tensor) for tensor in self.tensors)
 
-    def _delta_bytes(self, tensor: TensorPlan, term: Term) -> int:
-        vector = self.operands[term.operand].vector
-        if vector.kind == "lora":
-            return 0  # factors are small
-        delta = vector.delta(term.delta)
-        return delta.nbytes if isinstance(delta, Packed) else tensor.source.nbytes
+    def _input_bytes(self, tensor: TensorPlan) -> int:
+        packed, stored = 0, [tensor.source]
+        for term in tensor.terms:
+            vector = self.operands[term.operand].vector
+            match None if vector.kind == "lora" else vector.delta(term.delta):
+                case Stored(delta):
+                    stored.append(delta)
+                case Difference(finetuned, base):
+                    stored += [finetuned, base]
+                case Packed(nbytes=size):
+                    packed += size
+        return packed + sum({(one.path, one.offset): one.nbytes for one in stored}.values())
 
 
 def plan_edit(base: Checkpoint, operands: Sequence[Operand], edit: Edit) -> EditPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny
 from merging import method
 
 from taskarith.checkpoints.checkpoint import open_checkpoint
@@ -13,6 +14,7 @@ from taskarith.edit.operands import open_edit
 from taskarith.edit.plan import plan_edit
 from taskarith.merging.methods import LINEAR, Method, parse_method
 from taskarith.spec import OperandRef
+from taskarith.vectors.extract import extract
 
 
 def test_another_scale_is_another_plan(phi, phi_tuned):
@@ -94,3 +96,28 @@ def test_what_moves_nothing_is_copied_or_converted(phi, phi_tuned, options, acti
     assert plan.actions == actions
     sizes = {"BF16": 2}.get(edit.dtype, 4)
     assert sum(one.nbytes for one in plan.tensors) == sizes * sum(one.elements for one in base.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "add", "models"),
+    [
+        ("base", "tuned", 2),
+        ("base", "tuned@@base", 2),
+        ("other1", "tuned@@base", 3),
+        ("tuned", "tuned@@base", 2),  # nothing is read twice
+        ("base", "v32.safetensors", 2),
+        ("base", "v64.safetensors", 3),  # twice the bytes of the base
+        ("other1", "v16.safetensors", 1.5),
+    ],
+)
+def test_what_is_read_is_counted_once(tmp_path, phi, model, add, models):
+    def place(name):
+        return tmp_path / name if "." in name else {"base": phi, **tuned}[name]
+
+    tuned = {name: tiny.save_model(tmp_path / name, nudge_of=phi, seed=len(name)) for name in ("tuned", "other1")}
+    for bits, dtype in (("16", "bfloat16"), ("32", "float32"), ("64", "float64")):
+        extract(str(phi), str(tuned["tuned"]), tmp_path / f"v{bits}.safetensors", dtype=dtype)
+    base = open_checkpoint(place(model))
+    edit = Edit.from_options(["@@".join(str(place(name)) for name in add.split("@@"))])
+    plan = plan_edit(base, open_edit(edit, base), edit)
+    assert plan.read_bytes == models * sum(entry.nbytes for entry in base.tensors.values())

@@ -58,10 +58,13 @@ def gram(recipe, count, first, rows, adds_base, sums, scratch):
             finite &= poison(base, n) == 0
         for t in range(rows):
             vector = _buffer(scratch, _VECTORS + t)
-            vector[:] = 0
-            if t < len(plus):
+            if t >= len(plus) or (adds_base and plus[t] == minus[t] == 0):  # the base itself, which is finite or told
+                vector[:] = 0
+            else:
                 origin = zero
-                if minus[t] >= 0:
+                if adds_base and minus[t] == 0:
+                    origin = base
+                elif minus[t] >= 0:
                     widened(where[minus[t]] + start * width(codes[minus[t]]), codes[minus[t]], n, other)
                     origin = other
                 scaled(where[plus[t]] + start * width(codes[plus[t]]), codes[plus[t]], n, origin, 1.0, vector)
