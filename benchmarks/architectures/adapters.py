@@ -24,6 +24,7 @@ from benchmarks.architectures.case import (
     files,
     write_like,
 )
+from taskarith.vectors.forecast import forecast_extract
 
 __all__ = [
     "adds_adapter",
@@ -151,7 +152,9 @@ def _factored(case: Case) -> tuple[Path, dict[str, torch.Tensor]]:
         noise = torch.Generator().manual_seed(5)
         write_like(Path(case.base()), tuned, {n: _moved(t, noise) for n, t in files(case.base()).items()})
     if not folder.exists():
-        taskarith.extract_low_rank(case.base(), str(tuned), folder, rank=RANK)
+        forecast = forecast_extract(case.base(), str(tuned), folder, rank=RANK)
+        made = taskarith.extract_low_rank(case.base(), str(tuned), folder, rank=RANK)
+        check(made.nbytes <= forecast.write_bytes, f"the dry run says {forecast.write_bytes} bytes, not {made.nbytes}")
     return folder, files(tuned)
 
 

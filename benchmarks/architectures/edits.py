@@ -10,6 +10,7 @@ import torch
 import taskarith
 from benchmarks.architectures.case import Case, check, files, same
 from benchmarks.oracle import bfloat16
+from taskarith.vectors.forecast import forecast_extract
 
 __all__ = ["loads", "negates", "restores", "verifies"]
 
@@ -21,7 +22,9 @@ def restores(case: Case) -> None:
     """Add the extracted vector to its base: the fine-tune, bit for bit."""
     for dtype in DTYPES:
         vector, base = str(case.path(f"vector-{dtype}.safetensors")), case.base(dtype)
-        taskarith.extract(base, case.tuned(dtype), vector, exact=True)
+        forecast = forecast_extract(base, case.tuned(dtype), vector, exact=True)
+        made = taskarith.extract(base, case.tuned(dtype), vector, exact=True)
+        check(made.nbytes <= forecast.write_bytes, f"the dry run says {forecast.write_bytes} bytes, not {made.nbytes}")
         out = case.path(f"added-{dtype}")
         taskarith.apply(base, add=[vector], output_dir=out)
         same(files(out), files(case.tuned(dtype)))
