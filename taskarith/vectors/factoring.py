@@ -16,14 +16,14 @@ from taskarith.architecture.lookup import architectures_of
 from taskarith.arithmetic.calculator import Calculator
 from taskarith.arithmetic.parallel import Workers, matrices_at_once, work_through
 from taskarith.checkpoints.checkpoint import Checkpoint
-from taskarith.checkpoints.header import TensorEntry
+from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
 from taskarith.checkpoints.reader import TensorReader, combine_fingerprints
 from taskarith.checkpoints.resolve import ResolvedModel
 from taskarith.errors import MismatchError, name_some
 from taskarith.progress import Listener
 from taskarith.vectors.delta_rows import DeltaRows
 from taskarith.vectors.difference import PairSource
-from taskarith.vectors.lora.layout import FolderLayout, first_layout, takes_factors
+from taskarith.vectors.lora.layout import FolderLayout, factor_shapes, first_layout, takes_factors
 from taskarith.vectors.lora.peft_layout import tried_layout
 from taskarith.vectors.lora.write import adapter_file, pack_factors, write_adapter
 from taskarith.vectors.ties import tied_tensors
@@ -243,9 +243,16 @@ class Factoring:
         """Return the stored tensor that a parameter is, or its own name where it is stored in parts."""
         return self.architecture.tensor_of(parameter) or parameter
 
-    def nbytes(self, layout: FolderLayout) -> int:
-        """Return the size of the adapter's file."""
-        return adapter_file(layout, self._dtype, self._whole(layout))[2]
+    def most_bytes(self, layout: FolderLayout) -> int:
+        """Return the size of the adapter's file at most: for a share of the energy all may be stored as it is."""
+        size = adapter_file(layout, self._dtype, self._whole(layout))[2]
+        if self._want[0] is not None:
+            return size
+        for parameter, rank in layout.ranks.items():
+            factors = sum(map(math.prod, factor_shapes(self.architecture, parameter, rank))) * ITEM_SIZES[self._dtype]
+            whole = sum(self._tuned.tensors[name].nbytes for name in self.architecture.holders[parameter])
+            size += max(0, whole - factors)
+        return size
 
     def _whole(self, layout: FolderLayout) -> dict[str, TensorEntry]:
         """Return what the adapter has as it is, by its names in it."""

@@ -99,7 +99,7 @@ def _most_factors(job: Extraction, work: Factoring) -> int:
     """Return the bytes of the weights if everything moves, and what share of the energy is wanted needs high ranks."""
     layout = work.suppose()
     rest = replace(job, source=work.source.restricted(layout.rest, {}), target=job.target / REST_WEIGHTS)
-    return work.nbytes(layout) + (dense_file(rest)[2] if layout.rest else 0)
+    return work.most_bytes(layout) + (dense_file(rest)[2] if layout.rest else 0)
 
 
 def _largest_matrix(work: Factoring) -> int:

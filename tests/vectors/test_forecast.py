@@ -30,6 +30,7 @@ PACKED = [
     {"bits": 4},
     {"bits": 1},
 ]
+LOW_RANK = [{"rank": 1}, {"rank": 4}, {"energy": 0.9}, {"energy": 0.9, "dtype": "bfloat16"}]
 LAYOUT = {
     "a.weight": ((700, 1900), torch.float32),
     "b.weight": ((64, 33), torch.float16),
@@ -68,7 +69,9 @@ def test_a_packed_vector_is_no_larger(tmp_path, strangers, form):
 
 
 @pytest.mark.parametrize("kind", ["phi", "gpt2", "moe", "mamba"])
-@pytest.mark.parametrize("wanted", [{"rank": 1}, {"rank": 4}, {"energy": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "wanted", [{"rank": 1}, {"rank": 4}, {"energy": 0.9}, {"energy": 0.9, "dtype": "bfloat16"}], ids=str
+)
 def test_a_low_rank_adapter_is_no_larger(tmp_path, kind, wanted):
     base = tiny.save_model(tmp_path / "base", kind)
     tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
