@@ -121,6 +121,7 @@ def command(
     paper.write(result, results.overwrite, console)
     if results.output_dir is not None:
         console.note(f"results, records, the curve and report.html are in {results.output_dir}")
+        console.next("report", "EVALUATION", results.output_dir, "-o", "report.html")
     console.result(result.to_json())
 
 

@@ -138,6 +138,7 @@ def command(
     paper.write(evaluation, results.overwrite, console)
     if results.output_dir is not None:
         console.note(f"results, records and report.html are in {results.output_dir}")
+        console.next("score", results.output_dir, "--full")
     console.result(evaluation.scores.to_json())
 
 

@@ -91,4 +91,5 @@ def command(
         console.note(f"results, the cosines and report.html are in {results.output_dir}")
     remarks = [f"note: {remark}" for remark in relation.remarks]
     paper.show(relation, relation_tables(relation), console, lines=verdict_lines(relation), remarks=remarks)
+    console.next("sweep", model or "MODEL", "--negate", vectors[0], "--data", "forget=FILE", "--data", "retain=FILE")
     console.result(relation.to_json())

@@ -125,6 +125,8 @@ def command(
     if results.output_dir is not None:
         recipe = f"{RECIPE} (apply --config), " if result.recipe is not None else ""
         console.note(f"{recipe}results, records, figure and report.html are in {results.output_dir}")
+        if result.recipe is not None:
+            console.next("apply", "--config", results.output_dir / RECIPE)
     console.result(result.to_json())
 
 

@@ -46,9 +46,15 @@ def test_sweep_attack_and_relate_write_theirs(phi, phi_tuned, vectors, forget, t
         "relate": pair,
     }
     expected = {"sweep": "rise of the loss of retain sets", "attack": "accuracy", "relate": "cosine"}
+    following = {
+        "sweep": f"records, figure and report.html are in {tmp_path / 'sweep'}\n",
+        "attack": f"next: taskarith report EVALUATION {tmp_path / 'attack'} -o report.html\n",
+        "relate": f"next: taskarith sweep MODEL --negate {pair[0]} --data forget=FILE --data retain=FILE\n",
+    }
     for name, arguments in calls.items():
-        done = invoke(name, *arguments, "--csv", tmp_path / f"{name}.csv")
+        done = invoke(name, *arguments, "--csv", tmp_path / f"{name}.csv", "-o", tmp_path / name)
         assert done.exit_code == 0, done.stderr
+        assert following[name] in done.stderr
         assert expected[name] in {row["metric"] for row in _rows(tmp_path / f"{name}.csv")}
 
 

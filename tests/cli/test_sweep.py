@@ -33,6 +33,7 @@ def test_a_budget_and_a_method_that_looks_at_another_vector(lab, tmp_path):
         lab, "--negate", lab["forget"], "--alpha", "0.5,1", "--budget", "9", *project, *OPTIONS, "-o", tmp_path / "s"
     )
     assert done.exit_code == 0, done.output
+    assert f"next: taskarith apply --config {tmp_path / 's' / 'recipe.yaml'}\n" in done.stderr
     recipe = yaml.safe_load((tmp_path / "s" / "recipe.yaml").read_text())
     assert (recipe["method"], recipe["protect"], recipe["alpha"]) == ({"name": "project"}, [lab["retain"]], 1.0)
     done = CliRunner().invoke(
