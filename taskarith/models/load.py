@@ -182,12 +182,26 @@ def load_model(
             )
     if device_map is not None:
         _check_placed(model, path)
+    if quantisation is not None:
+        _keep_as_quantised(model)
     prepare_for_text(model)
     if model.loss_type is None:  # transformers would fall back to this one, with a warning
         model.loss_type = "ForCausalLM"
     # The base's own file is copied to the output; contradictions in it must not prevent saving a checkpoint.
     model.generation_config = GenerationConfig()
     return model
+
+
+def _keep_as_quantised(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew when they are first used on a processor with AVX512-BF16.
+
+    That rounds their scales to bfloat16, and fails on layers narrower than a block.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def empty_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:

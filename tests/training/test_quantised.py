@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from taskarith import apply
 from taskarith.errors import UsageError
+from taskarith.models.load import load_model
 from taskarith.training import quantised
 from taskarith.training.finetune import finetune
 from taskarith.training.settings import TrainingSettings
@@ -77,3 +78,15 @@ def test_what_cannot_be_trained_in_few_bits_is_refused(tmp_path, text, phi, monk
         with pytest.raises(UsageError, match="more than a product"):
             finetune(str(phi), [text], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_in_4_bits_stay_as_they_are_on_every_processor(phi, monkeypatch):
+    """bitsandbytes packs them anew, and rounds their scales, where it finds instructions for bfloat16."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    how = quantised.quantisation(TrainingSettings(lora=True, load_in_4bit=True), torch.float32)
+    model = load_model(phi, torch.float32, quantisation=how, device=torch.device("cpu"))
+    layers = [layer for layer in model.modules() if quantised.is_quantised(layer)]
+    with torch.inference_mode():
+        model(input_ids=torch.arange(8)[None])
+    assert layers
+    assert not any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in layers)
