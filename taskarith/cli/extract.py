@@ -129,6 +129,8 @@ def _show(result: ExtractResult | LowRankResult, lines: Iterable[str], console: 
 def _lines(result: ExtractResult, dtype: str) -> Iterator[str]:
     from taskarith.vectors.one_sided import ignored_remark
 
+    if not result.path.suffix:
+        yield f"note: {result.path} is a safetensors file; most programs expect that ending"
     yield (
         f"{result.tensors} tensors, {result.elements:,} elements, {result.moved / max(result.elements, 1):.1%} moved, "
         f"norm {result.norm:.4g}, {result.nbytes / 1e6:,.1f} MB"

@@ -25,3 +25,10 @@ def test_the_command(tmp_path):
     assert record["base"]["fingerprint"] == shown["base"]["fingerprint"]
     assert record["tensors"]["model.layers.0.self_attn.q_proj.weight"]["rank"] == 3
     assert record["rest"] == []
+
+
+def test_a_file_without_the_usual_ending_is_told(tmp_path, phi, phi_tuned):
+    for name, is_told in (("v", True), ("v.safetensors", False)):
+        done = CliRunner().invoke(app, ["extract", str(phi), str(phi_tuned), "-o", str(tmp_path / name)])
+        assert done.exit_code == 0
+        assert ("is a safetensors file" in done.stderr) == is_told
