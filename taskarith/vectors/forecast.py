@@ -69,7 +69,8 @@ def forecast_extract(
     """Check an extraction and estimate what it takes; nothing is written.
 
     Parameters are those of ``extract``, or with ``rank`` or ``energy`` those of ``extract_low_rank``, and so are
-    errors, as far as headers show them: whether all deltas are finite does not show.
+    errors, as far as headers show them: not whether all deltas are finite, nor whether the base is, to the bit, the one
+    that the fine-tune records.
     """
     if rank is None and energy is None:
         _, job, form = prepare(base, finetuned, output, listener, **options)

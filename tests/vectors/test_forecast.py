@@ -85,6 +85,17 @@ def test_a_low_rank_adapter_is_no_larger(tmp_path, kind, wanted):
         assert done.nbytes <= found.write_bytes <= 2 * done.nbytes
 
 
+@pytest.mark.parametrize("kind", ["phi", "gpt2", "moe", "mamba"])
+@pytest.mark.parametrize("form", [{}, {"exact": True}, {"top_k": 0.1}, {"bits": 4}, {"rank": 2}], ids=str)
+def test_no_tensor_is_read(tmp_path, kind, form, monkeypatch):
+    base = tiny.save_model(tmp_path / "base", kind)
+    tuned = tiny.save_model(tmp_path / "tuned", nudge_of=base, seed=1)
+    for name in ("fingerprint", "pieces", "read", "read_into"):
+        monkeypatch.setattr(TensorReader, name, lambda *_: pytest.fail("a tensor was read"))
+    out = tmp_path / ("v" if "rank" in form else "v.safetensors")
+    assert forecast_extract(str(base), str(tuned), out, **form).write_bytes > 0
+
+
 def test_of_an_adapter_only_headers_are_read(tmp_path, phi, monkeypatch):
     adapter = save_adapter(phi, tmp_path / "adapter")
     monkeypatch.setattr(TensorReader, "fingerprint", None)
