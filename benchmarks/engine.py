@@ -26,6 +26,8 @@ _CURVE = (0.1e9, models.PHI_PARAMETERS, 7e9)
 def main() -> int:
     """Run the benchmark; return 1 if taskarith failed or gave a single wrong element."""
     options = _options()
+    if options.before and not (options.before / "taskarith" / "__main__.py").is_file():
+        raise SystemExit(f"{options.before} is not a checkout of taskarith.")
     options.work_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=options.work_dir.resolve(), prefix="bench-") as work:
         report = _run(options, Path(work))
@@ -45,7 +47,7 @@ def _run(options: argparse.Namespace, work: Path) -> Report:
     python, peers = _find_mergekit(options.mergekit_python)
     remarks += [] if python else [peers]
     report = Report(models.parameter_count(hidden), options.rounds, machine(peers), remarks=remarks)
-    bench = Bench(work, hidden, python, report, options.output, not options.no_cold)
+    bench = Bench(work, hidden, python, report, options.output, not options.no_cold, options.before)
     bench.compile_kernels()
     edits = [name for name in EDITS if name in options.only]
     if edits:
@@ -71,6 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, default=_HERE / ".work", help="for models and outputs; needs the room")
     parser.add_argument("--output", type=Path, default=_HERE / "RESULTS.md", help="file of the report")
     parser.add_argument("--mergekit-python", help="interpreter that has mergekit; by default one is installed")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="checkout of an earlier commit, run in turn")
     parts = [*EDITS, "memory"]
     chosen = [part for part in parts if part != _LONG]
     about = f"{', '.join(parts)}; all but {_LONG}, which takes mergekit many minutes"

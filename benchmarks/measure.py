@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Failure", "Measure", "can_drop_caches", "drop_caches", "measure", "warm_up"]
+__all__ = ["Failure", "Measure", "as_installed", "can_drop_caches", "drop_caches", "measure", "warm_up"]
 
 _INTERVAL = 0.02
 _PIECE = 1 << 22
@@ -47,6 +47,11 @@ class Measure:
     processor: float
 
 
+def as_installed() -> dict[str, str]:
+    """Return the environment in which Python keeps what it compiles, as an installed package does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def measure(command: Sequence[str], output: Path, log: Path, environment: Mapping[str, str]) -> Measure:
     """Run a command that writes the folder ``output``.
 
@@ -61,7 +66,7 @@ def measure(command: Sequence[str], output: Path, log: Path, environment: Mappin
     with log.open("wb") as file:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**os.environ, **environment}, start_new_session=True
+            command, stdout=file, stderr=file, env={**as_installed(), **environment}, start_new_session=True
         )
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, over))
         watcher.start()

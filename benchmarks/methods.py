@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import as_installed
 from benchmarks.models import hidden_size, write_models
 from benchmarks.peers import install_mergekit, mergekit_versions
 from benchmarks.results import bullets, machine, table
@@ -87,7 +87,7 @@ def _seconds(command: list[str], work: Path) -> tuple[float, float]:
     shutil.rmtree(work / "out", ignore_errors=True)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
+        command, env=as_installed() | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -11,12 +11,22 @@ from pathlib import Path
 from benchmarks.edits import Edit, weights
 from benchmarks.models import RANK
 
-__all__ = ["CONTENDERS", "COPY", "EXACT", "MERGEKIT", "OURS", "command", "install_mergekit", "mergekit_versions"]
+__all__ = [
+    "BEFORE",
+    "CONTENDERS",
+    "COPY",
+    "EXACT",
+    "MERGEKIT",
+    "OURS",
+    "command",
+    "install_mergekit",
+    "mergekit_versions",
+]
 
-OURS, EXACT = "taskarith", "taskarith, exact vector"
+OURS, BEFORE, EXACT = "taskarith", "taskarith, before", "taskarith, exact vector"
 MERGEKIT, MERGEKIT_DEFAULT = "mergekit, float32", "mergekit, default"
 TORCH, PEFT, COPY = "torch, all in memory", "PEFT, merge and save", "plain copy"
-CONTENDERS = (OURS, EXACT, MERGEKIT, MERGEKIT_DEFAULT, TORCH, PEFT, COPY)
+CONTENDERS = (OURS, BEFORE, EXACT, MERGEKIT, MERGEKIT_DEFAULT, TORCH, PEFT, COPY)
 
 _HERE = Path(__file__).resolve().parent
 _VERSION = "mergekit==0.1.5"
@@ -54,8 +64,8 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
     :param output: Folder of the result.
     :param mergekit_python: Interpreter that has mergekit.
     """
-    if contender == OURS:
-        return _ours(edit, output)
+    if contender in {OURS, BEFORE}:
+        return _ours(edit, output, names_base=contender == OURS)
     if contender == EXACT:
         return _ours(edit, output, 1) if edit.kind == "stored" else None
     if contender == PEFT:
@@ -84,8 +94,9 @@ def command(contender: str, edit: Edit, output: Path, mergekit_python: str) -> l
     return [mergekit_python, "-m", "mergekit.scripts.run_yaml", str(path), str(output), *cache]
 
 
-def _ours(edit: Edit, output: Path, form: int = 0) -> list[str]:
-    program = [sys.executable, "-m", "taskarith"]
+def _ours(edit: Edit, output: Path, form: int = 0, *, names_base: bool = True) -> list[str]:
+    """Return our command; the first release took the model for the base of fine-tunes, and knew no other name."""
+    program = [sys.executable, "-P", "-m", "taskarith"]  # of PYTHONPATH, not of this folder
     if edit.kind in {"extract", "exact"}:
         line = [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(weights(output)), "--quiet"]
         return [*line, "--exact"] if edit.kind == "exact" else line
@@ -94,7 +105,7 @@ def _ours(edit: Edit, output: Path, form: int = 0) -> list[str]:
         return [*program, "extract", str(edit.base), str(edit.operands[0]), "-o", str(output), *rank]
     signs = ["--negate" if coefficient < 0 else "--add" for coefficient in edit.coefficients]
     names: list[Path | str] = [weights(operand) if edit.kind == "vectors" else operand for operand in edit.operands]
-    if edit.kind in {"edit", *_METHODS}:
+    if names_base and edit.kind in {"edit", *_METHODS}:
         names = [f"{operand}@@{edit.base}" for operand in edit.operands]
     if edit.kind == "stored":
         names = [edit.files[form]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from pathlib import Path
 from benchmarks import models
 from benchmarks.edits import EDITS, Edit, make_edit, weights
 from benchmarks.kept import least_kept
-from benchmarks.measure import Failure, Measure, can_drop_caches, drop_caches, measure, warm_up
+from benchmarks.measure import Failure, Measure, as_installed, can_drop_caches, drop_caches, measure, warm_up
 from benchmarks.oracle import count_differences
-from benchmarks.peers import CONTENDERS, COPY, EXACT, OURS, command
+from benchmarks.peers import BEFORE, CONTENDERS, COPY, EXACT, OURS, command
 from benchmarks.results import CurvePoint, EditResult, Report
 
 __all__ = ["Bench"]
@@ -35,6 +34,7 @@ class Bench:
     :param report: Takes the results.
     :param target: File of the report; written anew after every part, so that an interruption loses little.
     :param is_cold_too: Whether a round with a cold cache follows the warm ones.
+    :param before: A checkout of an earlier commit, which takes part; None without one.
     """
 
     work: Path
@@ -43,16 +43,14 @@ class Bench:
     report: Report
     target: Path
     is_cold_too: bool = True
+    before: Path | None = None
 
     def compile_kernels(self) -> None:
-        """Compile and cache the kernels, run edits on a small model, and note how long compiling takes.
-
-        The first edit by an adapter asks transformers for the names of the architecture's weights, which is kept, too.
-        """
+        """Compile and cache the kernels, run edits on a small model, and note how long compiling takes."""
         shutil.rmtree(self.work / "cache", ignore_errors=True)
         code = "from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels; load_kernels(*GROUPS)"
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], env=os.environ | self._environment, check=True)
+        subprocess.run([sys.executable, "-c", code], env=as_installed() | self._environment(OURS), check=True)
         seconds = time.perf_counter() - start
         self.report.facts.append(
             f"The first run on a machine compiles the kernels in the background, for {seconds:.0f} s; the tables are "
@@ -60,10 +58,10 @@ class Bench:
         )
         size = models.hidden_size(0)
         folders = models.write_models(self.work / "small", size, 2)
-        self._run(OURS, make_edit("apply", folders, ()))
-        self._run(OURS, make_edit("vectors", folders, self._store_vectors(folders)))
-        adapter = models.write_adapter(self.work / "vectors" / "lora", folders[0], size)
-        self._run(OURS, make_edit("lora", folders, [adapter]))
+        vectors = self._store_vectors(folders)
+        for contender in (OURS, BEFORE) if self.before else (OURS,):
+            for name, others in (("apply", ()), ("extract", ()), ("vectors", vectors)):
+                self._run(contender, make_edit(name, folders, others))
         self._clean()
 
     def compare(self, name: str, folders: Sequence[Path], rounds: int) -> None:
@@ -76,9 +74,9 @@ class Bench:
         edit = make_edit(name, folders, self._others(name, folders))
         result = EditResult(EDITS[name], self.report.parameters)
         self.report.edits.append(result)
-        able = [one for one in CONTENDERS if self.mergekit_python or not one.startswith("mergekit")]
-        if edit.kind != "stored":
-            able.remove(EXACT)
+        able = self._able(edit)
+        if edit.kind == "lora":
+            self._run(OURS, edit)  # asks transformers once for the names of this model's weights, and keeps the answer
         for number in range(rounds):
             for contender in tuple(able):
                 found = self._run(contender, edit)
@@ -103,6 +101,13 @@ class Bench:
         shutil.rmtree(self.work / "vectors", ignore_errors=True)
         self._save()
 
+    def _able(self, edit: Edit) -> list[str]:
+        """Return the contenders that are there and may have a command for an edit."""
+        absent = set() if self.mergekit_python else {one for one in CONTENDERS if one.startswith("mergekit")}
+        absent |= set() if self.before else {BEFORE}
+        absent |= set() if edit.kind == "stored" else {EXACT}
+        return [one for one in CONTENDERS if one not in absent]
+
     def measure_sizes(self, sizes: Sequence[int]) -> None:
         """Measure taskarith alone on models of several widths; large ones are sparse files of zeros."""
         for number, hidden in enumerate(sizes):
@@ -119,9 +124,9 @@ class Bench:
             shutil.rmtree(folder)
         self._save()
 
-    @property
-    def _environment(self) -> dict[str, str]:
-        return {"TASKARITH_CACHE": str(self.work / "cache"), "HF_HUB_OFFLINE": "1"}
+    def _environment(self, contender: str) -> dict[str, str]:
+        common = {"TASKARITH_CACHE": str(self.work / "cache"), "HF_HUB_OFFLINE": "1"}
+        return common | {"PYTHONPATH": str(self.before)} if contender == BEFORE else common
 
     def _run(self, contender: str, edit: Edit, *, is_cold: bool = False) -> Measure | None:
         """Let one contender carry out one edit; None if it cannot or fails, which is noted."""
@@ -136,7 +141,7 @@ class Bench:
         if is_cold:  # read before, so that a cache outside this system, if there is one, serves all contenders alike
             drop_caches()
         try:
-            found = measure(line, output, self.work / "log", self._environment)
+            found = measure(line, output, self.work / "log", self._environment(contender))
         except Failure as failure:
             self._remark(f"{edit.name}: {contender} failed: {failure}")
             return None

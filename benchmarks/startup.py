@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from statistics import median
 import psutil
 
 from benchmarks.gpu.bench import byte_tokenizer
+from benchmarks.measure import as_installed
 from benchmarks.models import write_models
 from benchmarks.results import bullets, machine, table
 
@@ -28,14 +28,17 @@ _ABOUT = """A Phi with {layers} layers of width {hidden}; the process from start
 {rounds}.
 *Fresh* has neither a cache nor a home: the arithmetic is compiled in the background meanwhile,
 and layouts of models are not known. Goals: 3 s fresh; later 0.5 s for what needs no torch, 4 s for the rest. The first
-two rows are what the packages take by themselves: Python with a Typer command that does nothing, and transformers
-loading this model."""
+three rows are what the packages take by themselves: Python with a Typer command that does nothing, transformers
+loading this model, and the same with its Trainer, which imports PEFT and what PEFT finds."""
 _ALONE = {
     "typer alone": (
         "import sys, typer; from rich.console import Console; app = typer.Typer(); app.command()(lambda: None); "
         "sys.argv = ['x']; app()"
     ),
     "transformers alone": "from transformers import AutoModelForCausalLM as M; M.from_pretrained({model!r})",
+    "transformers with Trainer": (
+        "from transformers import AutoModelForCausalLM as M, Trainer; M.from_pretrained({model!r})"
+    ),
 }
 _WITHOUT_TORCH = ("--help", "apply", "extract", "combine", "undo", "verify", "diff", "inspect", "score", "relate")
 
@@ -64,7 +67,7 @@ def _measure(work: Path, rounds: int) -> list[list[str]]:
         (work / f"{name}.txt").write_text(f"{name} what was said by the river and the road. " * 60, encoding="utf-8")
     warm = {"TASKARITH_CACHE": str(work / "warm")}
     code = "from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels; load_kernels(*GROUPS)"
-    subprocess.run([sys.executable, "-c", code], env=os.environ | warm, check=True)
+    subprocess.run([sys.executable, "-c", code], env=as_installed() | warm, check=True)
     rows = []
     for name, code in _ALONE.items():
         command = [sys.executable, "-c", code.format(model=str(tuned))]
@@ -138,7 +141,7 @@ def _run(command: list[str], work: Path, environment: dict[str, str]) -> float:
     done = subprocess.run(
         command,
         cwd=work,
-        env=os.environ | environment,
+        env=as_installed() | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from types import ModuleType
@@ -91,6 +92,8 @@ def main() -> None:
     # torch's idle threads spin by default, which costs more than it gains where other programs share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     escape_logs()
+    # what imports create stays: looking for garbage in it is a tenth of the time that torch and transformers take
+    gc.set_threshold(10_000)
     try:
         app()
     except OSError as error:  # while printing help, the version or a usage error
