@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 from types import ModuleType
 from typing import Annotated
@@ -35,7 +33,7 @@ from taskarith.cli import (  # a command's module has its name
 )
 from taskarith.cli.guard import guarded, show_unprintable
 from taskarith.cli.help import HelpfulCommand, HelpfulGroup
-from taskarith.cli.process import end_on_interrupt, escape_logs, open_streams
+from taskarith.cli.process import end_on_interrupt, escape_logs, open_streams, save_time
 
 __all__ = ["app", "main"]
 
@@ -89,11 +87,8 @@ def main() -> None:
     """Run the command line."""
     end_on_interrupt()
     open_streams()
-    # torch's idle threads spin by default, which costs more than it gains where other programs share the cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    save_time()
     escape_logs()
-    # what imports create stays: looking for garbage in it is a tenth of the time that torch and transformers take
-    gc.set_threshold(10_000)
     try:
         app()
     except OSError as error:  # while printing help, the version or a usage error

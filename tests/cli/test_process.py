@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from taskarith.cli.process import end_on_interrupt, interruptible
+from taskarith.cli.process import end_on_interrupt, interruptible, save_time
 
 CALL = "import taskarith.__main__ as program, sys; sys.argv = ['taskarith', *sys.argv[1:]]; "
 
@@ -118,3 +119,26 @@ def test_a_command_says_nothing_of_kernels_that_are_not_installed():
     code += "import peft, bitsandbytes.backends.cpu.ops as ops\nops.logger.error('what matters')\n"
     code += "ops.logger.warning('Failed to load CPU gemm_4bit_forward from kernels-community')"
     assert call(code).stderr == "what matters\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ],
+)
+def test_threads_wait_as_somebody_says_or_as_pays(monkeypatch, given, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # known to monkeypatch, which takes back what the call sets
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    thresholds = gc.get_threshold()
+    try:
+        save_time()
+        assert gc.get_threshold()[0] > thresholds[0]
+    finally:
+        gc.set_threshold(*thresholds)
+    assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == expected
