@@ -11,23 +11,32 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from taskarith.models.memory import available_memory
+
 __all__ = ["fast_products"]
 
 _CPUS = Path("/proc/cpuinfo")
+_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight")
+_ROOM = 4  # times the copied bytes that must be free
 
 
 @contextmanager
 def fast_products(model: PreTrainedModel) -> Generator[None]:
     """Let oneDNN calculate the linear layers of a float32 model on a CPU whose maker is not that of MKL.
 
-    On an AMD EPYC, MKL takes 1.4 to 1.8 times as long for steps of 8 to 128 tokens of a model with 0.5 billion
-    parameters. Results differ within rounding. Both are part of torch, which has no switch for it.
+    On an AMD EPYC, MKL takes 1.4 to 2 times as long for steps of 8 to 128 tokens. Results differ within rounding. Both
+    are part of torch, which has no switch for it. Where memory is plentiful, weights are copied in the order in which
+    oneDNN reads them, which saves a quarter of its time; only products with a single row differ by it.
 
-    :param model: Its layers are as before when the context ends.
+    :param model: Its layers are as before when the context ends; weights may not change until then.
     """
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _is_slow(layer)]
+    bytes_copied = sum(layer.weight.nbytes for layer in layers)
+    copies = bytes_copied * _ROOM <= (available_memory(torch.device("cpu")) or 0)
     for layer in layers:
-        vars(layer)["forward"] = partial(_product, layer)
+        weight = layer.weight.detach()
+        ordered = torch.ops.mkldnn._reorder_linear_weight(weight) if copies else weight
+        vars(layer)["forward"] = partial(_product, ordered, layer.bias)
     try:
         yield
     finally:
@@ -44,9 +53,9 @@ def _is_slow(layer: nn.Linear) -> bool:
     )
 
 
-def _product(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+def _product(weight: torch.Tensor, bias: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
     """Return ``states @ weight.T + bias`` of shape (..., out), float32."""
-    return torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
 
 
 @cache
@@ -54,4 +63,5 @@ def _has_slow_mkl() -> bool:
     if not _CPUS.is_file():
         return False
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return has_both and hasattr(torch.ops.mkldnn, "_linear_pointwise") and "AuthenticAMD" in _CPUS.read_text()
+    has_both = has_both and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+    return has_both and "AuthenticAMD" in _CPUS.read_text()

@@ -13,7 +13,7 @@ from taskarith.evaluation.linear import fast_products
 
 @pytest.fixture
 def slow_mkl(monkeypatch):
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not all(hasattr(torch.ops.mkldnn, name) for name in linear._OPERATORS):
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(linear, "_has_slow_mkl", lambda: True)
 
@@ -45,11 +45,21 @@ def test_layers_are_put_back_after_an_error(slow_mkl):
     assert changed() == 0
 
 
-def test_weights_that_change_within_are_read(slow_mkl):
-    model = nn.Sequential(nn.Linear(3, 2, bias=False))
-    with fast_products(model), torch.no_grad():
-        model[0].weight.fill_(2)
-        assert model(torch.ones(1, 3)).tolist() == [[6, 6]]
+@pytest.mark.parametrize("bias", [False, True])
+def test_weights_are_copied_where_memory_is_plentiful_and_bits_stay(bias, slow_mkl, monkeypatch):
+    model, room, ordered = nn.Sequential(nn.Linear(48, 80, bias=bias)), 48 * 80 * 4 * 4, []
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda w: ordered.append(w) or reorder(w))
+
+    def products(free):
+        monkeypatch.setattr(linear, "available_memory", lambda _device: free)
+        with fast_products(model), torch.inference_mode():
+            return [model(torch.linspace(-1, 2, rows * 48).reshape(1, rows, 48)) for rows in (2, 5, 64)]
+
+    few = products(room - 1)
+    assert not ordered
+    assert all(torch.equal(one, other) for one, other in zip(products(room), few, strict=True))
+    assert len(ordered) == 1
 
 
 @pytest.mark.parametrize("change", [lambda layer: layer.bfloat16(), lambda layer: layer.to("meta")])
