@@ -152,14 +152,17 @@ def _compare(a: TensorEntry | PackedEntry, b: TensorEntry | PackedEntry, reader:
     count, distance, size = 0, Magnitude(), Magnitude()
     with np.errstate(invalid="ignore", over="ignore"):  # NaN, infinities and overflowing differences
         for left, right in zip(raw_chunks(reader, a), raw_chunks(reader, b), strict=True):
-            if floats:
-                size.add(decode(left, a.dtype))
+            values = decode(left, a.dtype) if floats else np.empty(0)
+            size.add(values)
             if a.dtype == b.dtype and left == right:
                 continue
             differ = _bits(left, a.dtype, b.dtype) != _bits(right, b.dtype, a.dtype)
             count += int(np.count_nonzero(differ))
             if floats:
-                distance.add(decode(left, a.dtype)[differ] - decode(right, b.dtype)[differ])
+                values -= decode(right, b.dtype)
+                if not math.isfinite(values.sum()):
+                    values[~differ] = 0  # equal infinities, too
+                distance.add(values)
     is_equal = a.dtype == b.dtype and count == 0
     if not floats:
         return TensorDifference(*about, is_equal, a.elements, count, None, None, None, None)

@@ -31,6 +31,8 @@ from taskarith.vectors.vector import Packed
 
 __all__ = ["Contents", "Magnitude", "PackedEntry", "map_in_threads", "open_contents", "plain", "raw_chunks"]
 
+_PIECE = 1 << 16  # elements, whose float64 values stay in a core's cache
+
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
@@ -133,7 +135,7 @@ class Magnitude:
             self.nonfinite += values.size - sizes.size
             largest = float(sizes.max(initial=0.0))
         self.largest = max(self.largest, largest)
-        self.zeros += sizes.size - int(np.count_nonzero(sizes))
+        self.zeros += int(np.count_nonzero(sizes == 0))  # of truth values, which numpy counts ten times as fast
         if largest:
             unit = 1.0 if 1e-100 < largest < 1e100 else largest  # squares neither overflow nor underflow
             self._norms.append(unit * math.sqrt(float(np.square(sizes / unit if unit != 1.0 else sizes).sum())))
@@ -154,7 +156,7 @@ def raw_chunks(reader: TensorReader, entry: TensorEntry | PackedEntry) -> Iterat
         yield from _decoded_chunks(reader, entry)
         return
     size = ITEM_SIZES[entry.dtype]
-    for start, stop in chunks(entry.elements):
+    for start, stop in chunks(entry.elements, _PIECE):
         yield reader.read(entry, start * size, stop * size)
 
 
@@ -212,7 +214,7 @@ def _decoded(contents: Contents, listener: Listener) -> Contents:
 def _decoded_chunks(reader: TensorReader, entry: PackedEntry) -> Iterator[bytes | bytearray]:
     packed, stream = entry.packed, entry.packed.open(reader)
     size, origin = ITEM_SIZES[packed.dtype], HashingTensor(packed.base, reader) if packed.base else None
-    for start, stop in chunks(entry.elements):
+    for start, stop in chunks(entry.elements, _PIECE):
         data = bytearray((stop - start) * size)
         if origin is None:
             stream.read_into(memoryview(data), None)
