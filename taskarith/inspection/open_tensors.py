@@ -29,7 +29,16 @@ from taskarith.vectors.lora.adapter import adapter_tensors
 from taskarith.vectors.open import open_packed
 from taskarith.vectors.vector import Packed
 
-__all__ = ["Contents", "Magnitude", "PackedEntry", "map_in_threads", "open_contents", "plain", "raw_chunks"]
+__all__ = [
+    "Contents",
+    "Magnitude",
+    "PackedEntry",
+    "can_be_squared",
+    "map_in_threads",
+    "open_contents",
+    "plain",
+    "raw_chunks",
+]
 
 _PIECE = 1 << 16  # elements, whose float64 values stay in a core's cache
 
@@ -115,6 +124,11 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
     return Contents(path, "model", open_checkpoint(path).tensors, record)
 
 
+def can_be_squared(largest: float) -> bool:
+    """Tell whether squares of values up to this magnitude neither overflow nor lose what counts."""
+    return largest == 0 or 1e-100 < largest < 1e100
+
+
 class Magnitude:
     """Statistics of values that come in chunks; non-finite ones are only counted."""
 
@@ -137,8 +151,13 @@ class Magnitude:
         self.largest = max(self.largest, largest)
         self.zeros += int(np.count_nonzero(sizes == 0))  # of truth values, which numpy counts ten times as fast
         if largest:
-            unit = 1.0 if 1e-100 < largest < 1e100 else largest  # squares neither overflow nor underflow
+            unit = 1.0 if can_be_squared(largest) else largest
             self._norms.append(unit * math.sqrt(float(np.square(sizes / unit if unit != 1.0 else sizes).sum())))
+
+    def add_squares(self, largest: float, squares: float) -> None:
+        """Add finite values by the largest of their magnitudes and the sum of their squares; zeros are not counted."""
+        self.largest = max(self.largest, largest)
+        self._norms.append(math.sqrt(squares))
 
     @property
     def norm(self) -> float:

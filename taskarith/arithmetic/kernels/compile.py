@@ -47,6 +47,7 @@ GROUPS = {
         "near": "iiiiii",
         "products": "iiii",
     },
+    "distances": {"distances": "iiiiiii"},
     "inner_products": {"inner_products": "iiiiiiii"},
     "exact": {"fold": "iiiiii", "pack": "iiiiiiii", "unfold": "iiiiiii"},
 }
@@ -210,11 +211,10 @@ def _compile(machine: Any, group: str) -> bytes:
     """Return the object code of a group for this machine."""
     from numba import cfunc, types
 
-    from taskarith.arithmetic.kernels import linear, merging, philox, products, ulp_pack, ulp_unpack
+    from taskarith.arithmetic.kernels import distances, linear, merging, philox, products, ulp_pack, ulp_unpack
 
-    modules = {
-        name: module for module in (linear, merging, philox, products, ulp_pack, ulp_unpack) for name in module.__all__
-    }
+    parts = (distances, linear, merging, philox, products, ulp_pack, ulp_unpack)
+    modules = {name: module for module in parts for name in module.__all__}
     kinds = {"i": types.int64, "d": types.float64}
     whole = llvm.parse_assembly("")
     for name, signature in GROUPS[group].items():
