@@ -105,7 +105,7 @@ def decode(model: PreTrainedModel, job: Job, slots: int) -> list[list[int]]:
     """
     rows = [_Row(n, prompt, truth) for n, (prompt, truth) in enumerate(zip(job.prompts, job.truths, strict=True))]
     batch, waiting = _Batch(model, job, min(slots, len(rows))), rows[::-1]
-    with fast_products(model):
+    with fast_products(model, job.limit):
         while waiting or batch.rows:
             room = batch.slots - len(batch.rows)
             if waiting and (room * _ROOM >= batch.slots or not batch.rows):
