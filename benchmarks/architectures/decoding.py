@@ -1,6 +1,7 @@
 """`python -m benchmarks.architectures.decoding`: which architectures `decode` continues, and whether like `generate`.
 
-Windows are raised above the text, so that models with one are tried, too. It fails where any token differs.
+Windows are raised above the text, so that models with one are tried, too. It fails where any token differs, also with
+passes recorded as on a GPU, for which a stand-in repeats operators on the CPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from benchmarks.architectures.population import build, population
 from benchmarks.architectures.recipes import VOCABULARY
+from benchmarks.architectures.recording import cannot_be_recorded, recorded
 from taskarith.evaluation.decoding import Job, decode
 from taskarith.evaluation.grouping import decodes_alike
 
@@ -41,12 +43,24 @@ def _try(name: str) -> str:
         return f"not generated: {type(error).__name__}"
     if not decodes_alike(model, rows, _LIMIT):
         return "left to generate"
+    if differing := _differing(model, rows, right):
+        return f"differs: {differing}"
+    with recorded() as counts:
+        if differing := _differing(model, rows, right):
+            return f"differs: recorded, {differing}"
+    if why := cannot_be_recorded(model):
+        print(f"{name} is not recorded on a GPU: {why}", flush=True)
+        return "decoded alike, not to be recorded"
+    return "decoded alike" if counts.replayed else "differs: nothing was recorded"
+
+
+def _differing(model: PreTrainedModel, rows: list[tuple[int, ...]], right: list[list[int]]) -> str:
     with torch.inference_mode():
         for truths, slots in ((right, 3), (right[::-1], 4), ([()] * len(rows), 99)):
             made = decode(model, Job(rows, truths, _LIMIT, lambda _, __: False, lambda _: None), slots)
-            if differing := sum(one != two for one, two in zip(made, right, strict=True)):
-                return f"differs: {differing} of {len(rows)} rows with {slots} slots"
-    return "decoded alike"
+            if count := sum(one != two for one, two in zip(made, right, strict=True)):
+                return f"{count} of {len(rows)} rows with {slots} slots"
+    return ""
 
 
 def _rows() -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Greedy decoding of many prompts at a time, with no step that can be saved.
+"""Decoding of many prompts at a time, with no step that can be saved.
 
 A batch has slots ("continuous batching"): a continuation that has ended leaves its slot to the next prompt. What two
 prompts begin with is read once. And a step reads several tokens of a row where they can be guessed, from the true
@@ -10,18 +10,20 @@ tokens are those of one step for each, except for ties within rounding.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
 
+from taskarith.evaluation.graphs import Graphs, can_record
 from taskarith.evaluation.linear import fast_products
 from taskarith.evaluation.slots import Place, Slots
 
-__all__ = ["MOST_TOKENS", "Job", "can_decode", "decode"]
+__all__ = ["MOST_TOKENS", "Job", "decode"]
 
 _GUESSES = (0, 1, 3, 7, 15)  # tokens guessed in a step
 _FREE_TOKENS = {"cpu": 32, "cuda": 256}  # tokens that take as long to read as the weights
@@ -32,7 +34,13 @@ MOST_TOKENS = 1 + max(_GUESSES)
 
 _LEARNING = 0.25  # weight of the latest guess in the share of right ones
 _MOST_RIGHT = 0.99
+_COLUMNS = 256  # read at least, and by which more are, where shapes should repeat
 _ROOM = 8  # new prompts are read when one slot in so many is free
+
+
+def _likeliest(logits: torch.Tensor, _prompts: Sequence[int], _made: Sequence[int]) -> torch.Tensor:
+    """Choose greedily."""
+    return logits.argmax(-1)
 
 
 def _ignore(_index: int, _logits: torch.Tensor) -> None:
@@ -48,7 +56,10 @@ class Job:
     :param limit: Maximum tokens of a continuation.
     :param is_over: Whether a continuation, given by the number of its prompt and its tokens, has ended.
     :param on_tokens: Receives the number of tokens made, and of those that an early end saves.
-    :param on_logits: Receives the number of a prompt and the logits from which each token was chosen.
+    :param choose: Returns the token for each of the logits of shape (rows, width, vocabulary), which follow each other;
+        it receives the number of each row's prompt and how many tokens were made of it before. Greedy if not given.
+    :param on_logits: Receives the number of a prompt and the logits from which each token was chosen; the next step may
+        overwrite them.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -56,51 +67,14 @@ class Job:
     limit: int
     is_over: Callable[[int, list[int]], bool]
     on_tokens: Callable[[int], None]
+    choose: Callable[[torch.Tensor, Sequence[int], Sequence[int]], torch.Tensor] = _likeliest
     on_logits: Callable[[int, torch.Tensor], None] = _ignore
-
-
-def can_decode(model: PreTrainedModel, tokens: int) -> bool:
-    """Tell whether ``decode`` may be tried: layers see all tokens, and take the mask that they are given.
-
-    Attention of a window is that over all tokens as long as the window holds them. Other code for attention than
-    torch's, and code from outside transformers, may have masks of its own, which a trial on few tokens does not show;
-    nor does it show rotations that depend on the longest row.
-
-    :param tokens: Most tokens of a prompt with its continuation.
-    """
-    configs = (model.config, model.config.get_text_config())
-    if any(config._attn_implementation != "sdpa" for config in configs):
-        return False
-    if not type(model).__module__.startswith("transformers."):
-        return False
-    if not inspect.signature(model.forward).parameters.keys() >= {"attention_mask", "position_ids", "past_key_values"}:
-        return False
-    try:
-        layers = DynamicCache(config=model.config).layers
-    except AttributeError:  # a configuration without layers
-        return False
-    windows = [getattr(layer, "sliding_window", None) for layer in layers]
-    kinds = {type(layer) for layer in layers}
-    sees_all = kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and all(w is None or w >= tokens for w in windows)
-    return sees_all and _turns_alike(model.config.get_text_config(), tokens)
-
-
-def _turns_alike(config: PretrainedConfig, tokens: int) -> bool:
-    """Tell whether positions are encoded the same however long the rows of a batch are."""
-    found = getattr(config, "rope_parameters", None) or {}
-    for one in (one for one in (found, *found.values()) if isinstance(one, Mapping)):
-        scaled_from = one.get("original_max_position_embeddings") or config.max_position_embeddings
-        if one.get("rope_type") in {"dynamic", "longrope"} and tokens > min(
-            scaled_from, config.max_position_embeddings
-        ):
-            return False
-    return True
 
 
 def decode(model: PreTrainedModel, job: Job, slots: int) -> list[list[int]]:
     """Return the tokens of each continuation, the last step's after its end included.
 
-    :param model: In evaluation mode; see ``can_decode``.
+    :param model: In evaluation mode; one that ``decodes_alike``.
     :param slots: Continuations made at a time.
     """
     rows = [_Row(n, prompt, truth) for n, (prompt, truth) in enumerate(zip(job.prompts, job.truths, strict=True))]
@@ -166,6 +140,7 @@ class _Batch:
         self._place = Place(slots, self._longest + max(_GUESSES))
         self._layers = [Slots(self._place) for _ in DynamicCache(config=model.config).layers]
         self._cache = Cache(layers=list(self._layers))
+        self._graphs = Graphs(model.device) if can_record(model) else None
         self._keeps_few = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def admit(self, rows: list[_Row]) -> None:
@@ -191,8 +166,9 @@ class _Batch:
         longest = max(self._job.limit - len(row.made) for row in self.rows)
         width = min(longest, 1 + self._guesses(guesses, others_wait=others_wait))
         inputs = [[row.last, *guess[: width - 1]] for row, guess in zip(self.rows, guesses, strict=True)]
-        logits = self._forward(inputs, list(range(len(self.rows))), keep=width)
-        choices = logits.argmax(-1).tolist()
+        logits = self._forward_all(inputs, width)
+        numbers, made_before = [row.index for row in self.rows], [len(row.made) for row in self.rows]
+        choices = self._job.choose(logits, numbers, made_before).tolist()
         for slot, row in reversed(list(enumerate(self.rows))):
             made = row.add(inputs[slot], choices[slot], guesses[slot], self._job.limit)
             self._held[slot] += inputs[slot][: len(made)]
@@ -242,20 +218,40 @@ class _Batch:
 
         return min(_GUESSES, key=time)
 
-    def _forward(self, rows: Sequence[Sequence[int]], slots: list[int], *, keep: int) -> torch.Tensor:
+    def _forward(self, rows: Sequence[Sequence[int]], slots: Sequence[int], *, keep: int) -> torch.Tensor:
         """Read tokens after those that slots hold; return the logits after the last ``keep``, padding included."""
-        device, width = self._model.device, max(map(len, rows))
-        width = max(width, keep)
+        ids, columns = self._padded(rows, slots, max(keep, *map(len, rows)))
+        device, until = self._model.device, int(columns.max()) + 1
+        return self._run(ids.to(device), columns.to(device), until, slots=slots, keep=keep)
+
+    def _forward_all(self, rows: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+        """Read tokens of all rows as ``_forward`` does, on a GPU in shapes that repeat; return all logits."""
+        if self._graphs is None or width - 1 not in _GUESSES:
+            return self._forward(rows, range(len(rows)), keep=width)
+        ids, columns = self._padded([*rows, *[[0]] * (self.slots - len(rows))], range(self.slots), width)
+        until = min(-(-(int(columns.max()) + 1) // _COLUMNS) * _COLUMNS, self._place.shape[1])
+        run = partial(self._run, slots=range(self.slots), keep=width)
+        return self._graphs.run(run, ids, columns, until)[: len(rows)]
+
+    def _padded(
+        self, rows: Sequence[Sequence[int]], slots: Sequence[int], width: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and the columns after those that slots hold, of shape (rows, width)."""
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
         columns = torch.tensor([[len(self._held[slot])] for slot in slots]) + torch.arange(width)
-        columns.clamp_(max=self._place.shape[1] - 1)  # of padding alone: no row has so many tokens
-        self._place.put(slots, columns.to(device))
-        masked = columns[:, None, :, None] < torch.arange(self._place.until)
-        mask = torch.zeros(masked.shape, dtype=self._model.dtype)
+        return ids, columns.clamp_(max=self._place.shape[1] - 1)  # of padding alone: no row has so many tokens
+
+    def _run(
+        self, ids: torch.Tensor, columns: torch.Tensor, until: int, *, slots: Sequence[int], keep: int
+    ) -> torch.Tensor:
+        """Write tokens to columns of slots, read the first ``until`` columns; return the last ``keep`` logits."""
+        self._place.put(slots, columns, until)
+        are_later = columns[:, None, :, None] < torch.arange(until, device=columns.device)
+        mask = torch.zeros(are_later.shape, dtype=self._model.dtype, device=columns.device)
         return self._model(
-            input_ids=ids.to(device),
-            attention_mask=mask.masked_fill_(masked, torch.finfo(mask.dtype).min).to(device),
-            position_ids=columns.clamp(max=self._longest - 1).to(device),
+            input_ids=ids,
+            attention_mask=mask.masked_fill_(are_later, torch.finfo(mask.dtype).min),
+            position_ids=columns.clamp(max=self._longest - 1),
             past_key_values=self._cache,
             use_cache=True,
             **({"logits_to_keep": keep} if self._keeps_few else {}),

@@ -39,6 +39,11 @@ class Sampling:
     top_k: int
     seed: int
 
+    def numbers(self, prompts: int, tokens: int) -> torch.Tensor:
+        """Return a number in (0, 1] for each token of each draw, float64 of shape (prompts * draws, tokens)."""
+        noise = torch.Generator().manual_seed(self.seed)
+        return 1 - torch.rand(prompts * self.draws, tokens, generator=noise, dtype=torch.float64)
+
 
 def continue_greedily(
     model: PreTrainedModel,
@@ -81,12 +86,19 @@ def continue_sampled(
 ) -> list[list[str]]:
     """Sample several continuations of each prompt at temperature 1.
 
-    Torch's generators are restored. Samples depend on the seed, the device and the batches.
+    Samples depend on the seed, and on batches and the device within rounding; if ``generate`` makes them, on all of
+    the three. Torch's generators are left as they were.
 
-    :param batching: Its size counts continuations; results are neither stored nor shared.
+    :param batching: Its size counts continuations; results are not stored.
     :param sampling: Number of draws, top-k and seed.
     :return: The continuations of each prompt; other parameters are those of ``continue_greedily``.
     """
+    draws = sampling.draws
+    if all(batching.team.gather(decodes_alike(model, [prompt.input_ids for prompt in prompts], max_new_tokens))):
+        drawn = [prompt for prompt in prompts for _ in range(draws)]
+        chooser = _Chooser(sampling.numbers(len(prompts), max_new_tokens + MOST_TOKENS), sampling.top_k)
+        texts = _decode_together(model, tokenizer, drawn, batching, None, max_new_tokens, frozenset(end_ids), chooser)
+        return [texts[start : start + draws] for start in range(0, len(texts), draws)]
     config = _generation(
         model,
         max_new_tokens,
@@ -95,13 +107,11 @@ def continue_sampled(
         temperature=1.0,
         top_k=sampling.top_k,
         top_p=1.0,
-        num_return_sequences=sampling.draws,
+        num_return_sequences=draws,
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(sampling.seed)
-        return _continue(
-            model, tokenizer, prompts, config, replace(batching, size=max(1, batching.size // sampling.draws))
-        )
+        return _continue(model, tokenizer, prompts, config, replace(batching, size=max(1, batching.size // draws)))
 
 
 def _generation(model: PreTrainedModel, max_new_tokens: int, end_ids: Collection[int], **how: Any) -> GenerationConfig:
@@ -123,8 +133,9 @@ def _decode_together(
     kept: Batches | None,
     limit: int,
     end_ids: Collection[int],
+    chooser: _Chooser | None = None,
 ) -> list[str]:
-    """Return the greedy continuation of each prompt, by ``decode``."""
+    """Return the continuation of each prompt, by ``decode``; greedy without a chooser."""
 
     def text(prompt: Prompt, tokens: list[int]) -> str:
         return _cut(decode_text(tokenizer, _before(tokens, end_ids)), prompt.ends)
@@ -139,7 +150,7 @@ def _decode_together(
 
         truths = [encode(tokenizer, prompt.reference)[:limit] if prompt.reference else [] for prompt in asked]
         job = Job([prompt.input_ids for prompt in asked], truths, limit, is_over, batching.on_tokens)
-        made = decode(model, job, slots)
+        made = decode(model, replace(job, choose=chooser.of(pool)) if chooser else job, slots)
         return [[text(prompt, tokens)] for prompt, tokens in zip(asked, made, strict=True)]
 
     with torch.inference_mode():
@@ -147,6 +158,33 @@ def _decode_together(
         size, pool = batching.size, _POOL if batching.team.size == 1 else 1  # or one process had all of few prompts
         pools = in_pools(lengths, run, size, pool, shrink=batching.shrink, team=batching.team, kept=kept)
     return [continuation for (continuation,) in pools]
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    """Samples by numbers drawn beforehand, so that neither batches nor guesses change a continuation.
+
+    :param numbers: From ``Sampling``.
+    :param top_k: Of ``Sampling``.
+    """
+
+    numbers: torch.Tensor
+    top_k: int
+
+    def of(self, pool: Sequence[int]) -> _Chooser:
+        """Return that of some continuations."""
+        return replace(self, numbers=self.numbers[pool])
+
+    def __call__(self, logits: torch.Tensor, rows: Sequence[int], made: Sequence[int]) -> torch.Tensor:
+        """Return tokens by inverting their distribution function; the parameters are those of ``Job.choose``."""
+        scores, most = logits.float(), logits.shape[-1] - 1
+        if 0 < self.top_k <= most:
+            scores = scores.masked_fill(scores < scores.topk(self.top_k).values[..., -1:], -torch.inf)
+        shares = scores.softmax(-1)
+        shares = (shares.cpu() if shares.device.type == "mps" else shares).double().cumsum(-1)  # which has no float64
+        steps = torch.tensor(made)[:, None] + torch.arange(logits.shape[1])
+        wanted = self.numbers[torch.tensor(rows)[:, None], steps, None].to(shares.device) * shares[..., -1:]
+        return torch.searchsorted(shares, wanted).squeeze(-1).clamp(max=most)  # beyond it of logits that are no numbers
 
 
 def _continue(

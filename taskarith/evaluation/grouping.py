@@ -7,18 +7,27 @@ than rounding, such rows must not share a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from taskarith.edit.loaded import main_dtype
 from taskarith.evaluation.batches import Grouping, pad
-from taskarith.evaluation.decoding import Job, can_decode, decode
+from taskarith.evaluation.decoding import Job, decode
 
-__all__ = ["decodes_alike", "grouping_of_generation", "grouping_of_scoring", "runs_with_cache", "takes_padding"]
+__all__ = [
+    "can_decode",
+    "decodes_alike",
+    "grouping_of_generation",
+    "grouping_of_scoring",
+    "runs_with_cache",
+    "takes_padding",
+]
 
 _TOKENS = 32
 _STEPS = 4  # the first reads the prompt, the others its cache
@@ -71,6 +80,44 @@ def decodes_alike(model: PreTrainedModel, rows: Sequence[_Row], limit: int) -> b
     return known[key]
 
 
+def can_decode(model: PreTrainedModel, tokens: int) -> bool:
+    """Tell whether ``decode`` may be tried: layers see all tokens, and take the mask that they are given.
+
+    Attention of a window is that over all tokens as long as the window holds them. Other code for attention than
+    torch's, and code from outside transformers, may have masks of its own, which a trial on few tokens does not show;
+    nor does it show rotations that depend on the longest row.
+
+    :param tokens: Most tokens of a prompt with its continuation.
+    """
+    configs = (model.config, model.config.get_text_config())
+    if any(config._attn_implementation != "sdpa" for config in configs):
+        return False
+    if not type(model).__module__.startswith("transformers."):
+        return False
+    if not inspect.signature(model.forward).parameters.keys() >= {"attention_mask", "position_ids", "past_key_values"}:
+        return False
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except AttributeError:  # a configuration without layers
+        return False
+    windows = [getattr(layer, "sliding_window", None) for layer in layers]
+    kinds = {type(layer) for layer in layers}
+    sees_all = kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and all(w is None or w >= tokens for w in windows)
+    return sees_all and _turns_alike(model.config.get_text_config(), tokens)
+
+
+def _turns_alike(config: PretrainedConfig, tokens: int) -> bool:
+    """Tell whether positions are encoded the same however long the rows of a batch are."""
+    found = getattr(config, "rope_parameters", None) or {}
+    for one in (one for one in (found, *found.values()) if isinstance(one, Mapping)):
+        scaled_from = one.get("original_max_position_embeddings") or config.max_position_embeddings
+        if one.get("rope_type") in {"dynamic", "longrope"} and tokens > min(
+            scaled_from, config.max_position_embeddings
+        ):
+            return False
+    return True
+
+
 def _are_decoded(model: PreTrainedModel, first: _Row, second: _Row) -> bool:
     """Decode four rows in two slots: guesses are right, wrong and short, one row begins like another."""
     tried = [first, second[: max(1, len(first) // 2)], (*first[:-1], second[-1]), first]
@@ -83,7 +130,7 @@ def _are_decoded(model: PreTrainedModel, first: _Row, second: _Row) -> bool:
             _STEPS,
             lambda _, __: False,
             lambda _: None,
-            lambda index, values: logits[index].append(values),
+            on_logits=lambda index, values: logits[index].append(values.clone()),
         )
         try:
             decode(model, job, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers.cache_utils import DynamicLayer
 
@@ -15,12 +17,12 @@ class Place:
         self.shape = slots, columns
         self.until = self.width = 0
 
-    def put(self, slots: list[int], columns: torch.Tensor) -> None:
-        """Set the slots, and the columns of each of shape (slots, width)."""
-        self.columns, self.width = columns, columns.shape[1]
-        self.until = int(columns.max()) + 1
-        self.slots = torch.tensor(slots, device=columns.device)
-        self.are_first = slots == list(range(len(slots)))
+    def put(self, slots: Sequence[int], columns: torch.Tensor, until: int) -> None:
+        """Set the slots, the columns of each, of shape (slots, width), and how many columns are read."""
+        self.columns, self.width, self.until = columns, columns.shape[1], until
+        self.are_first = list(slots) == list(range(len(slots)))
+        device = columns.device  # to which nothing is copied for the first slots
+        self.slots = torch.arange(len(slots), device=device) if self.are_first else torch.tensor(slots, device=device)
 
 
 class Slots(DynamicLayer):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import Counter
 
 import pytest
 import tiny
 import torch
 from attacking import opened
-from evaluating import LENGTHS, SMALL, constant_model, load, random_samples, strip, values
+from decoding_rows import rows
+from evaluating import LENGTHS, SMALL, Words, constant_model, load, random_samples, strip, tiny_model, values
+from transformers import TopKLogitsWarper
 
+from taskarith.evaluation import generation
 from taskarith.evaluation.batches import Batching
+from taskarith.evaluation.decoding import MOST_TOKENS
 from taskarith.evaluation.evaluate import evaluate
 from taskarith.evaluation.generation import Sampling, continue_greedily, continue_sampled
+from taskarith.evaluation.grouping import decodes_alike
 from taskarith.evaluation.prompts import Prompt
 
 
@@ -98,3 +105,65 @@ def test_sampling_is_seeded_and_leaves_the_generators_alone(phi):
     assert first != drawn(2)
     greedy = continue_greedily(loaded.model, loaded.tokenizer, prompts, Batching(4), **how)
     assert drawn(1, top_k=1) == [[text] * 3 for text in greedy]
+
+
+@pytest.mark.parametrize("top_k", [0, 6])
+def test_samples_are_those_of_single_steps_whatever_the_batches_and_the_guesses(top_k, monkeypatch):
+    monkeypatch.setattr(generation, "encode", lambda _, text: [int(word) for word in text.split()])
+    model, prompts, limit = tiny_model("llama"), rows(), 6
+    sampling = Sampling(3, top_k, seed=5)
+    numbers = sampling.numbers(len(prompts), limit + MOST_TOKENS)
+    expected = [
+        [sampled_by_hand(model, row, numbers[3 * index + draw, :limit], top_k) for draw in range(3)]
+        for index, row in enumerate(prompts)
+    ]
+    assert len({text for texts in expected for text in texts}) > len(prompts)
+    for size, truths in ((1, False), (4, True), (99, True)):
+        asked = [Prompt(str(n), row, "", expected[n][1] if truths else "", ends=()) for n, row in enumerate(prompts)]
+        made = continue_sampled(model, Words(), asked, Batching(size), sampling, max_new_tokens=limit, end_ids=())
+        assert made == expected
+
+
+def sampled_by_hand(model, row, numbers, top_k):
+    """Choose the first token at which the sum of the probabilities, of which transformers keeps k, reaches a number."""
+    ids = list(row)
+    for number in numbers.tolist():
+        with torch.inference_mode():
+            scores = model(torch.tensor([ids]), use_cache=False).logits[:, -1].float()
+        shares = (TopKLogitsWarper(top_k)(None, scores) if top_k else scores).softmax(-1)[0].double()
+        ids.append(next(token for token, total in enumerate(shares.cumsum(0) / shares.sum()) if total >= number))
+    return Words().decode(ids[len(row) :])
+
+
+def test_samples_have_the_frequencies_of_the_probabilities():
+    model, row, draws = tiny_model("llama"), rows()[3], 4000
+    model.lm_head.weight.data.mul_(3)  # so that probabilities differ
+    asked = [Prompt("a", row, "", "")]
+    (texts,) = continue_sampled(
+        model, Words(), asked, Batching(500), Sampling(draws, 4, seed=3), max_new_tokens=1, end_ids=()
+    )
+    with torch.inference_mode():
+        scores = model(torch.tensor([row])).logits[:, -1]
+    shares = TopKLogitsWarper(4)(None, scores).softmax(-1)[0]
+    likely = shares.nonzero().flatten().tolist()
+    counts = Counter(texts)
+    assert set(counts) <= {Words().decode([token]) for token in likely}
+    for token in likely:
+        share = float(shares[token])
+        assert abs(counts[Words().decode([token])] / draws - share) < 4 * (share * (1 - share) / draws) ** 0.5 + 1e-9
+
+
+def test_what_draws_begin_with_is_read_once(monkeypatch):
+    model, read = tiny_model("llama"), []
+    forward = type(model).forward
+
+    def seen(self, input_ids, **options):
+        read.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **options)
+
+    asked, how = [Prompt("a", tuple(range(2, 66)), "", "")], {"max_new_tokens": 2, "end_ids": ()}
+    assert decodes_alike(model, [asked[0].input_ids], 2)
+    monkeypatch.setattr(type(model), "forward", functools.wraps(forward)(seen))
+    continue_sampled(model, Words(), asked, Batching(8), Sampling(8, 0, 1), **how)
+    assert read[0] == 63
+    assert sum(read) == 63 + 8 * 2

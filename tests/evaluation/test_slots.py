@@ -15,12 +15,12 @@ def states(rows, width, start):
 def test_rows_are_written_where_they_end_and_read_from_the_first_column():
     place = Place(3, 6)
     layer = Slots(place)
-    place.put([0, 1], torch.tensor([[0, 1], [0, 1]]))
+    place.put([0, 1], torch.tensor([[0, 1], [0, 1]]), 2)
     keys, values = layer.update(states(2, 2, 1), states(2, 2, 11))
     assert keys[:, 0, :, 0].tolist() == [[1, 2], [3, 4]]
     assert values[:, 0, :, 0].tolist() == [[11, 12], [13, 14]]
     assert layer.get_seq_length() == 0
-    place.put([0, 1], torch.tensor([[1], [2]]))  # of the first row one token is written over
+    place.put([0, 1], torch.tensor([[1], [2]]), 3)  # of the first row one token is written over
     keys, _ = layer.update(states(2, 1, 21), states(2, 1, 31))
     assert keys[:, 0, :, 0].tolist() == [[1, 21, 0], [3, 4, 22]]
     assert layer.get_seq_length() == 2
@@ -29,11 +29,11 @@ def test_rows_are_written_where_they_end_and_read_from_the_first_column():
 def test_any_rows_can_be_read_and_copied():
     place = Place(3, 4)
     layer = Slots(place)
-    place.put([2, 0], torch.tensor([[0, 1], [0, 1]]))
+    place.put([2, 0], torch.tensor([[0, 1], [0, 1]]), 2)
     keys, _ = layer.update(states(2, 2, 1), states(2, 2, 11))
     assert keys[:, 0, :, 0].tolist() == [[1, 2], [3, 4]]
     layer.copy(2, 1, 1)
-    place.put([0, 1, 2], torch.tensor([[2], [1], [2]]))
+    place.put([0, 1, 2], torch.tensor([[2], [1], [2]]), 3)
     keys, values = layer.update(states(3, 1, 21), states(3, 1, 31))
     assert keys[:, 0, :, 0].tolist() == [[3, 4, 21], [1, 22, 0], [1, 2, 23]]
     assert values[:, 0, :, 0].tolist() == [[13, 14, 31], [11, 32, 0], [11, 12, 33]]
