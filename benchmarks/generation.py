@@ -21,8 +21,8 @@ from transformers import GenerationConfig
 from benchmarks.results import bullets, machine, table
 from taskarith.data.load import load_data
 from taskarith.evaluation.batches import Batching, batch_start, pad
-from taskarith.evaluation.decoding import can_decode
-from taskarith.evaluation.generation import continue_greedily
+from taskarith.evaluation.generation import Sampling, continue_greedily, continue_sampled
+from taskarith.evaluation.grouping import can_decode
 from taskarith.evaluation.models import Loaded, open_model, parse_dtype
 from taskarith.evaluation.prompts import Prompt
 from taskarith.progress import SILENT
@@ -35,7 +35,9 @@ the left; taskarith chooses its batch. *Equal* is how many continuations are the
 - *a text it knows*: the same of a model that learned it, so that the true continuation is a good guess.
 - *questions after solved ones*: ten solved questions, the same for all, and one more, as KnowMem of MUSE asks; the
   continuation is over where the next question would begin, which `generate` cannot know.
-- *a chat*: questions in the model's chat template, which it ends with an end token."""
+- *a chat*: questions in the model's chat template, which it ends with an end token.
+- *{draws} draws of a text*: sampled at temperature 1, as for leak@k; each draws samples of its own, so that none are
+  compared. A batch is of continuations."""
 
 _QUESTIONS = (
     ("Which river flows through {}?", "The river is the {}."),
@@ -56,6 +58,7 @@ _PLACES = (
     "Kestle",
     "Lorn",
 )
+_DRAWS = 8
 _ENDS = ("\n\n", "\nQuestion", "Question:")
 
 
@@ -64,12 +67,14 @@ class Task:
     """Prompts and how they are continued.
 
     :param limit: Maximum tokens of a continuation.
+    :param draws: Sampled continuations of each prompt; greedy ones if 0.
     """
 
     title: str
     loaded: Loaded
     prompts: Sequence[Prompt]
     limit: int
+    draws: int = 0
 
 
 def main() -> None:
@@ -79,7 +84,7 @@ def main() -> None:
     facts = machine(f"transformers {version('transformers')}")
     facts.append(f"{options.model}, {options.dtype}, on {options.device}; {torch.get_num_threads()} threads")
     rows: list[list[str]] = []
-    for model, names in ((options.model, ("text", "questions", "chat")), (options.knows, ("known",))):
+    for model, names in ((options.model, ("text", "questions", "chat", "draws")), (options.knows, ("known",))):
         if model is None:
             continue
         loaded = open_model(str(model), device, parse_dtype(options.dtype), SILENT)
@@ -90,7 +95,7 @@ def main() -> None:
             print("\n".join(" | ".join(row) for row in rows[-len(options.batches) :]), flush=True)
     header = ["", "prompts", "tokens, at most", "generate, batch of", "taskarith, s", "generate, s", "ratio", "equal"]
     title = f"# Results of `python -m benchmarks.generation`, {datetime.date.today()}"
-    text = "\n\n".join([title, bullets(facts), _ABOUT.format(rounds=options.rounds), table(header, rows)])
+    text = "\n\n".join([title, bullets(facts), _ABOUT.format(rounds=options.rounds, draws=_DRAWS), table(header, rows)])
     options.output.write_text(text + "\n", encoding="utf-8")
     print(text)
 
@@ -115,6 +120,9 @@ def _tasks(name: str, loaded: Loaded, options: argparse.Namespace) -> list[Task]
         return [Task("questions after solved ones", loaded, _questions(loaded, most), 32)]
     if name == "chat":
         return [Task("a chat", loaded, _chats(loaded, most), 128)]
+    if name == "draws":
+        limit = max(options.tokens)
+        return [Task(f"{_DRAWS} draws of a text", loaded, _windows(loaded, most // _DRAWS, limit), limit, _DRAWS)]
     title = "a text it knows" if name == "known" else "a text"
     return [
         Task(title, loaded, _windows(loaded, count, limit), limit)
@@ -179,7 +187,7 @@ def _compare(task: Task, options: argparse.Namespace) -> list[list[str]]:
     texts: dict[str, list[str]] = {}
     runs: dict[str, Callable[[], list[str]]] = {"taskarith": lambda: _ours(task)}
     for batch in options.batches:
-        if batch <= len(task.prompts):
+        if batch <= len(task.prompts) * max(1, task.draws):
             runs[str(batch)] = lambda batch=batch: _generate(task, batch)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(options.rounds + 1):
@@ -191,29 +199,42 @@ def _compare(task: Task, options: argparse.Namespace) -> list[list[str]]:
     return [
         [
             task.title,
-            str(len(task.prompts)),
+            str(len(task.prompts) * max(1, task.draws)),
             str(task.limit),
             batch,
             f"{ours:.1f}",
             f"{median(times):.1f}",
             f"{median(times) / ours:.2f}",
-            f"{sum(a == b for a, b in zip(texts['taskarith'], texts[batch], strict=True))} of {len(task.prompts)}",
+            _equal(task, texts["taskarith"], texts[batch]),
         ]
         for batch, times in seconds.items()
     ]
+
+
+def _equal(task: Task, first: list[str], second: list[str]) -> str:
+    if task.draws:
+        return "drawn"
+    return f"{sum(a == b for a, b in zip(first, second, strict=True))} of {len(task.prompts)}"
 
 
 def _ours(task: Task) -> list[str]:
     longest = max(len(prompt.input_ids) for prompt in task.prompts) + task.limit
     batching = Batching(batch_start(task.loaded.model, longest, cached=True), shrink=True)
     model, tokenizer, end_ids = task.loaded.model, task.loaded.tokenizer, task.loaded.end_ids
-    return continue_greedily(model, tokenizer, task.prompts, batching, max_new_tokens=task.limit, end_ids=end_ids)
+    how: dict[str, Any] = {"max_new_tokens": task.limit, "end_ids": end_ids}
+    if task.draws:
+        drawn = continue_sampled(model, tokenizer, task.prompts, batching, Sampling(task.draws, 0, 0), **how)
+        return [text for texts in drawn for text in texts]
+    return continue_greedily(model, tokenizer, task.prompts, batching, **how)
 
 
 def _generate(task: Task, batch: int) -> list[str]:
     model: Any = task.loaded.model
     tokenizer, end_ids = task.loaded.tokenizer, sorted(task.loaded.end_ids)
     config = GenerationConfig(max_new_tokens=task.limit, eos_token_id=end_ids or None, pad_token_id=0, num_beams=1)
+    if task.draws:
+        config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=task.draws)
+        batch //= task.draws
     order = sorted(range(len(task.prompts)), key=lambda index: len(task.prompts[index].input_ids))
     texts = [""] * len(order)
     with torch.inference_mode():
@@ -221,6 +242,7 @@ def _generate(task: Task, batch: int) -> list[str]:
             chosen = order[start : start + batch]
             ids, mask = pad([task.prompts[index].input_ids for index in chosen], model.device, left=True)
             outputs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            outputs = outputs[:: max(1, task.draws)]  # whose texts are not compared
             for index, row in zip(chosen, outputs[:, ids.shape[1] :].tolist(), strict=True):
                 made = row[: next((at for at, token in enumerate(row) if token in end_ids), len(row))]
                 text = tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -25,7 +25,7 @@ __all__ = ["Counts", "cannot_be_recorded", "recorded"]
 _aten = torch.ops.aten
 _COPIES = {_aten._to_copy.default, _aten.copy_.default, _aten.to.device, _aten.to.dtype_layout}
 _WAITS = {"item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2"}
-_INDEXING = {"index", "index_put", "index_put_"}  # with a mask, how many elements it selects is asked for
+_INDEXING = {"index", "index_put", "index_put_"}
 
 
 @dataclass
@@ -63,10 +63,15 @@ class _NoWait(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        masks = name in _INDEXING and any(tensor.dtype == torch.bool for tensor in _tensors(args[1]))
-        if masks or name in _WAITS:
+        if name in _WAITS or (name in _INDEXING and _asks_for_a_count(args)):
             raise RuntimeError(f"{func} waits for the device")
         return func(*args, **(kwargs or {}))
+
+
+def _asks_for_a_count(args: Any) -> bool:
+    """Tell whether elements are selected by a mask; torch fills them with one value without counting them."""
+    has_mask = any(tensor.dtype == torch.bool for tensor in _tensors(args[1]))
+    return has_mask and not (len(args) > 2 and args[2].numel() == 1)
 
 
 class _Watch:
@@ -99,9 +104,9 @@ class _Graph(_NoWait):
         super().__exit__(*error)
         self._counts.recorded += 1
         for _, args, kwargs, made in self._steps:  # CUDA runs nothing while it records
-            known = {tensor.data_ptr() for tensor in _tensors((args, kwargs))}
+            read = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
             for tensor in _tensors(made):
-                if tensor.is_floating_point() and tensor.data_ptr() not in known:
+                if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in read:
                     tensor.fill_(torch.nan)
 
     def replay(self) -> None:

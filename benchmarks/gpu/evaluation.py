@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -24,7 +25,8 @@ __all__ = ["evaluation"]
 
 _ABOUT = """{parameters:.3g} B parameters; bfloat16 on a GPU, float32 on a CPU; the faster of two runs. *Losses* are of
 blocks of 256 tokens in batches that fill the device; *continuations* of prompts of 64 tokens by 64 greedy ones, beside
-transformers' `generate` on the same prompts in batches of 8, and how many are equal. A *sweep* measures four alphas in
+transformers' `generate` on the same prompts in batches of 8, and how many are equal; *without graphs*: the same steps,
+whose kernels Python starts one by one. A *sweep* measures four alphas in
 memory on 16 blocks, loading included."""
 
 _BLOCK, _PROMPT, _NEW = 256, 64, 64
@@ -44,7 +46,8 @@ def evaluation(bench: Bench) -> str:
         sweep(str(base), text, negate=[f"{tuned}@@{base}"], alphas=_ALPHAS, target=10.0, **how)
         rows[-1].append(f"{time.perf_counter() - start:.1f}")
         print(rows[-1], flush=True)
-    heads = ["", "losses, tokens/s", "continuations, tokens/s", "generate, tokens/s", "ratio", "equal", "sweep, s"]
+    speeds = [f"{what}, tokens/s" for what in ("losses", "continuations", "without graphs", "generate")]
+    heads = ["", *speeds, "ratio", "equal", "sweep, s"]
     about = _ABOUT.format(parameters=bench.parameters / 1e9)
     return f"{about}\n\n{table(heads, rows)}"
 
@@ -78,13 +81,17 @@ def _continuations(bench: Bench, loaded: Loaded, device: Device) -> list[str]:
     def ours() -> None:
         found["ours"] = continue_greedily(model, tokenizer, prompts, batching, max_new_tokens=new, end_ids=end_ids)
 
+    def without_graphs() -> None:
+        with mock.patch("taskarith.evaluation.decoding.can_record", return_value=False):
+            ours()
+
     def theirs() -> None:
         found["theirs"] = _generate(loaded, prompts, new)
 
-    mine, plain = (min(_time(act) for _ in range(2)) for act in (ours, theirs))
+    plain, mine, other = (min(_time(act) for _ in range(2)) for act in (without_graphs, ours, theirs))
     equal = sum(one == other for one, other in zip(found["ours"], found["theirs"], strict=True))
-    speeds = [count * new / seconds for seconds in (mine, plain)]
-    return [*(f"{speed:,.0f}" for speed in speeds), f"{speeds[0] / speeds[1]:.2f}", f"{equal} of {count}"]
+    speeds = [f"{count * new / seconds:,.0f}" for seconds in (mine, plain, other)]
+    return [*speeds, f"{other / mine:.2f}", f"{equal} of {count}"]
 
 
 def _generate(loaded: Loaded, prompts: list[Prompt], new: int) -> list[str]:
