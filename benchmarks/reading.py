@@ -1,4 +1,4 @@
-"""`python -m benchmarks.reading`: `verify` and `diff` beside plainly reading the same files; prints a table.
+"""`python -m benchmarks.reading`: `verify`, `diff` and `inspect` beside plainly reading the same files; prints a table.
 
 Inputs are in the page cache; medians of interleaved rounds. Needs 17 GB of disk at the default size.
 """
@@ -38,6 +38,7 @@ def main() -> None:
         _run("apply", base, "--negate", f"{vector}:0.7", "-o", edited)
         cases = {
             "diff of two models": (("diff", base, tuned), [weights(base), weights(tuned)]),
+            "inspect of a model": (("inspect", base), [weights(base)]),
             "verify of a vector": (("verify", vector), [vector, weights(base), weights(tuned)]),
             "verify of an edited model": (("verify", edited), [weights(edited), weights(base), vector]),
         }

@@ -8,23 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from taskarith.arithmetic.encoding import decode
-from taskarith.arithmetic.kernels.available import address, load_or_none
-from taskarith.arithmetic.kernels.layout import BLOCK, DTYPE_CODES
-from taskarith.checkpoints.header import ITEM_SIZES, TensorEntry
+from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import UsageError
-from taskarith.inspection.open_tensors import (
-    Magnitude,
-    PackedEntry,
-    can_be_squared,
-    map_in_threads,
-    open_contents,
-    plain,
-    raw_chunks,
-)
+from taskarith.inspection.magnitude import Magnitude, compare
+from taskarith.inspection.open_tensors import PackedEntry, map_in_threads, open_contents, plain, raw_chunks
 from taskarith.progress import SILENT, Listener
 
 __all__ = ["Differences", "TensorDifference", "diff"]
@@ -160,57 +148,14 @@ def _compare(a: TensorEntry | PackedEntry, b: TensorEntry | PackedEntry, reader:
     if a.shape != b.shape or not (floats or a.dtype == b.dtype):
         return TensorDifference(*about, False, a.elements, None, None, None, None, None)
     count, distance, size = 0, Magnitude(), Magnitude()
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN, infinities and overflowing differences
-        for left, right in zip(raw_chunks(reader, a), raw_chunks(reader, b), strict=True):
-            found = _compiled(left, a.dtype, right, b.dtype, distance, size)
-            if found is not None:
-                count += found
-                continue
-            values = decode(left, a.dtype) if floats else np.empty(0)
-            size.add(values)
-            if a.dtype == b.dtype and left == right:
-                continue
-            differ = _bits(left, a.dtype, b.dtype) != _bits(right, b.dtype, a.dtype)
-            count += int(np.count_nonzero(differ))
-            if floats:
-                values -= decode(right, b.dtype)
-                if not math.isfinite(values.sum()):
-                    values[~differ] = 0  # equal infinities, too
-                distance.add(values)
+    for left, right in zip(raw_chunks(reader, a), raw_chunks(reader, b), strict=True):
+        count += compare(left, a.dtype, right, b.dtype, distance, size)
     is_equal = a.dtype == b.dtype and count == 0
     if not floats:
         return TensorDifference(*about, is_equal, a.elements, count, None, None, None, None)
     return TensorDifference(
         *about, is_equal, a.elements, count, distance.nonfinite, distance.largest, distance.norm, size.norm
     )
-
-
-def _compiled(
-    left: bytes | bytearray, dtype: str, right: bytes | bytearray, other: str, distance: Magnitude, size: Magnitude
-) -> int | None:
-    """Compare a piece by the compiled kernel and return how many elements differ; None if that is for numpy.
-
-    :param distance: Takes the differences.
-    :param size: Takes the elements on the left.
-    """
-    if not left or not {dtype, other} <= DTYPE_CODES.keys() or (kernels := load_or_none("distances")) is None:
-        return None
-    elements, found, scratch = len(left) // ITEM_SIZES[dtype], np.empty(5), np.empty(2 * BLOCK)
-    first, second = (np.frombuffer(data, np.uint8).ctypes.data for data in (left, right))
-    codes = DTYPE_CODES[dtype], DTYPE_CODES[other]
-    if not kernels.distances(first, codes[0], second, codes[1], elements, address(found), address(scratch)):
-        return None
-    differing, far, large, *squares = found.tolist()
-    if not all(can_be_squared(largest) for largest in (far, large)):
-        return None
-    distance.add_squares(far, squares[0])
-    size.add_squares(large, squares[1])
-    return int(differing)
-
-
-def _bits(data: bytes | bytearray, dtype: str, other: str) -> np.ndarray:
-    """Return the bits of elements as integers, of float64 if dtypes differ."""
-    return np.frombuffer(data, f"<u{ITEM_SIZES[dtype]}") if dtype == other else decode(data, dtype).view("<u8")
 
 
 def _ratio(distance: float | None, norm: float | None) -> float | None:

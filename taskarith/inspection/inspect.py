@@ -16,15 +16,8 @@ from taskarith.arithmetic.encoding import decode
 from taskarith.checkpoints.header import TensorEntry
 from taskarith.checkpoints.reader import TensorReader
 from taskarith.errors import VectorError
-from taskarith.inspection.open_tensors import (
-    Contents,
-    Magnitude,
-    PackedEntry,
-    map_in_threads,
-    open_contents,
-    plain,
-    raw_chunks,
-)
+from taskarith.inspection.magnitude import Magnitude, measure
+from taskarith.inspection.open_tensors import Contents, PackedEntry, map_in_threads, open_contents, plain, raw_chunks
 from taskarith.progress import SILENT, Listener
 from taskarith.tidy import Tabular
 from taskarith.vectors.file import DenseVector, VectorFile
@@ -210,9 +203,8 @@ def _measure(entry: TensorEntry | PackedEntry, reader: TensorReader) -> TensorSi
     if not entry.is_float:
         return TensorSize(*about, None, None, None, None)
     magnitude = Magnitude()
-    with np.errstate(invalid="ignore"):  # signalling NaNs, when widened
-        for piece in raw_chunks(reader, entry):
-            magnitude.add(decode(piece, entry.dtype))
+    for data in raw_chunks(reader, entry):
+        measure(data, entry.dtype, magnitude)
     return TensorSize(*about, magnitude.norm, magnitude.largest, magnitude.zeros, magnitude.nonfinite)
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from taskarith.arithmetic.encoding import decode
 from taskarith.arithmetic.parallel import chunks, usable_cores
 from taskarith.checkpoints.checkpoint import is_adapter, open_checkpoint
@@ -31,16 +29,14 @@ from taskarith.vectors.vector import Packed
 
 __all__ = [
     "Contents",
-    "Magnitude",
     "PackedEntry",
-    "can_be_squared",
     "map_in_threads",
     "open_contents",
     "plain",
     "raw_chunks",
 ]
 
-_PIECE = 1 << 16  # elements, whose float64 values stay in a core's cache
+_CHUNK = 1 << 19  # elements read at a time
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -124,49 +120,8 @@ def open_contents(name: str, listener: Listener = SILENT) -> Contents:
     return Contents(path, "model", open_checkpoint(path).tensors, record)
 
 
-def can_be_squared(largest: float) -> bool:
-    """Tell whether squares of values up to this magnitude neither overflow nor lose what counts."""
-    return largest == 0 or 1e-100 < largest < 1e100
-
-
-class Magnitude:
-    """Statistics of values that come in chunks; non-finite ones are only counted."""
-
-    def __init__(self) -> None:
-        self.largest = 0.0
-        self.zeros = 0
-        self.nonfinite = 0
-        self._norms: list[float] = []
-
-    def add(self, values: np.ndarray) -> None:
-        """Add a chunk of flat float64 values."""
-        if not values.size:
-            return
-        sizes = np.abs(values)
-        largest = float(sizes.max())
-        if not math.isfinite(largest):
-            sizes = sizes[np.isfinite(sizes)]
-            self.nonfinite += values.size - sizes.size
-            largest = float(sizes.max(initial=0.0))
-        self.largest = max(self.largest, largest)
-        self.zeros += int(np.count_nonzero(sizes == 0))  # of truth values, which numpy counts ten times as fast
-        if largest:
-            unit = 1.0 if can_be_squared(largest) else largest
-            self._norms.append(unit * math.sqrt(float(np.square(sizes / unit if unit != 1.0 else sizes).sum())))
-
-    def add_squares(self, largest: float, squares: float) -> None:
-        """Add finite values by the largest of their magnitudes and the sum of their squares; zeros are not counted."""
-        self.largest = max(self.largest, largest)
-        self._norms.append(math.sqrt(squares))
-
-    @property
-    def norm(self) -> float:
-        """The Euclidean norm."""
-        return math.hypot(*self._norms)
-
-
 def raw_chunks(reader: TensorReader, entry: TensorEntry | PackedEntry) -> Iterator[bytes | bytearray]:
-    """Yield the bytes of a tensor in chunks of whole elements.
+    """Yield the bytes of a tensor in chunks of whole elements, each of which the next may overwrite.
 
     :raises VectorError: A packed tensor is broken.
     :raises MismatchError: Its base has changed.
@@ -174,9 +129,12 @@ def raw_chunks(reader: TensorReader, entry: TensorEntry | PackedEntry) -> Iterat
     if isinstance(entry, PackedEntry):
         yield from _decoded_chunks(reader, entry)
         return
-    size = ITEM_SIZES[entry.dtype]
-    for start, stop in chunks(entry.elements, _PIECE):
-        yield reader.read(entry, start * size, stop * size)
+    size, data = ITEM_SIZES[entry.dtype], bytearray()
+    for start, stop in chunks(entry.elements, _CHUNK):
+        if len(data) != (stop - start) * size:
+            data = bytearray((stop - start) * size)
+        reader.read_into(entry, start * size, memoryview(data))
+        yield data
 
 
 def map_in_threads(
@@ -233,7 +191,7 @@ def _decoded(contents: Contents, listener: Listener) -> Contents:
 def _decoded_chunks(reader: TensorReader, entry: PackedEntry) -> Iterator[bytes | bytearray]:
     packed, stream = entry.packed, entry.packed.open(reader)
     size, origin = ITEM_SIZES[packed.dtype], HashingTensor(packed.base, reader) if packed.base else None
-    for start, stop in chunks(entry.elements, _PIECE):
+    for start, stop in chunks(entry.elements, _CHUNK):
         data = bytearray((stop - start) * size)
         if origin is None:
             stream.read_into(memoryview(data), None)

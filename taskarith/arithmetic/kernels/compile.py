@@ -47,7 +47,7 @@ GROUPS = {
         "near": "iiiiii",
         "products": "iiii",
     },
-    "distances": {"distances": "iiiiiii"},
+    "distances": {"distances": "iiiiiii", "sizes": "iiiii"},
     "inner_products": {"inner_products": "iiiiiiii"},
     "exact": {"fold": "iiiiii", "pack": "iiiiiiii", "unfold": "iiiiiii"},
 }
