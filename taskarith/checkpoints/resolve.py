@@ -16,7 +16,7 @@ from taskarith.errors import CheckpointError
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, exists, parse_model
 
-__all__ = ["ResolvedModel", "cached_place", "is_hub_id", "resolve_files", "resolve_model"]
+__all__ = ["ResolvedModel", "cached_place", "check_model", "is_hub_id", "resolve_files", "resolve_model"]
 
 _CACHE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _WANTED = [
@@ -72,13 +72,22 @@ def resolve_model(
     if exists(path):
         gguf = find_gguf(path)
         return ResolvedModel(reference.name, None, dequantize_gguf(gguf, listener) if gguf else path)
-    if not is_hub_id(reference.name):
+    check_model(reference)
+    folder = _from_hub(reference, _WANTED, listener, is_local)
+    return ResolvedModel(reference.name, folder.name, folder)
+
+
+def check_model(model: str | ModelRef) -> None:
+    """Refuse a model that is not on this machine, nor named like one on the hub, which is not asked.
+
+    :raises CheckpointError: It is neither.
+    """
+    reference = model if isinstance(model, ModelRef) else parse_model(model)
+    if not (exists(reference.name) or is_hub_id(reference.name) or reference == ModelRef(DEMO_MODEL)):
         raise CheckpointError(
             f"there is no model folder {model}",
             f"Check the path; a model on the hub is named ORGANISATION/NAME[@REVISION], and the demo's {DEMO_MODEL}.",
         )
-    folder = _from_hub(reference, _WANTED, listener, is_local)
-    return ResolvedModel(reference.name, folder.name, folder)
 
 
 def resolve_files(reference: ModelRef, names: Sequence[str], listener: Listener = SILENT) -> Path:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from taskarith.attacks.defaults import MEASUREMENT, RUNTIME
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     MEASURE,
     MODEL,
@@ -89,6 +90,7 @@ def command(
     """
     steps, sizes = _numbers("relearn-steps", relearn_steps), _numbers("prefixes", prefixes)
     widths = [int(part) if part.isascii() and part.isdigit() else part for part in map(str.strip, bits.split(","))]
+    check_inputs([model, before, reference], [forget, unrelated, rephrased])
     paper.check(output.as_json, results.overwrite, [model, before or "", reference or ""], results.output_dir)
     from taskarith.attacks.attack import attack
     from taskarith.report.attacks import attack_remarks, attack_tables, plot_recovery

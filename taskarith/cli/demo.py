@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import DeviceOption, OutputOptions, SeedOption
 from taskarith.cli.output import printable
 
@@ -45,6 +46,7 @@ def command(
 
     Example: taskarith demo -o runs/demo
     """
+    check_inputs([model])
     from taskarith.demo.run import run_demo
     from taskarith.demo.scale import FULL, QUICK
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from taskarith.cli.config import read_recipe
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     EDIT,
     MEASURE,
@@ -103,6 +104,7 @@ def command(
     An edit without writing it: taskarith eval MODEL --negate forget.safetensors --alpha 0,0.5,1 --data ...
     """
     texts = parse_named_data(data or ())
+    check_inputs([*models, reference], texts.values(), [*vectors.add, *vectors.negate])
     from taskarith.checkpoints.targets import check_apart
     from taskarith.evaluation.evaluate import evaluate
     from taskarith.report.report import draw_beside

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     DeviceOption,
     DryRunFlag,
@@ -85,6 +86,7 @@ def command(
             "--rank and --energy cannot be combined with --exact, --top-k, --rows, --bits or --vocab",
             "Choose one of them.",
         )
+    check_inputs([base, finetuned])
     options: dict[str, Any] = {"dtype": dtype, "device": device, "ignore_buffers": ignore_buffers}
     options |= {"overwrite": overwrite, **({"rank": rank, "energy": energy} if is_low_rank else packing)}
     with output.console() as console:

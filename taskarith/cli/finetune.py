@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     ChatTemplateFlag,
     DeviceOption,
@@ -207,6 +208,7 @@ def command(
     """
     if plot is not None:
         _check_plot(plot, output_dir, model, [*data, *(retain or ()), *(validation or ())], overwrite)
+    check_inputs([model], [*data, *(retain or ()), *(validation or ())])
     from taskarith.checkpoints.team import leave_team
     from taskarith.training.finetune import finetune
     from taskarith.training.forecast import forecast_training

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     ChatTemplateFlag,
     DeviceMapOption,
@@ -46,6 +47,7 @@ def command(
 
     Example: taskarith importance tuned --forget forget.txt --retain retain.txt -o weights.safetensors
     """
+    check_inputs([model], [forget, retain])
     from taskarith.relations.importance import importance
 
     with output.console() as console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import BaseOption, InputGroup, OutputOptions, RuntimeGroup, VectorsArgument, under
 from taskarith.cli.output import show_tables
 from taskarith.data.spec import parse_named_data
@@ -45,6 +46,7 @@ def command(
     """
     gammas = None if gamma is None else _gammas(gamma)
     tests = parse_named_data(data) if data else None
+    check_inputs([model], (tests or {}).values(), vectors)
     from taskarith.relations.out_of_domain import out_of_domain
     from taskarith.report.linear_programs import programme_lines, programme_tables
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     MEASURE,
     BaseOption,
@@ -55,6 +56,7 @@ def command(
     --data adds the verdict, and what subtracting the first vector is expected to cost the other tasks.
     """
     tests = parse_named_data(data) if data else None
+    check_inputs([model], (tests or {}).values(), vectors)
     from taskarith.edit.operands import named_paths
 
     read = [*named_paths(parse_operand(text) for text in vectors), model or ""]

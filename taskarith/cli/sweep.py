@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     EDIT,
     MeasurementGroup,
@@ -89,6 +90,7 @@ def command(
     Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
+    check_inputs([model, reference], texts.values(), [*vectors.add, *vectors.negate])
     paper.check(output.as_json, results.overwrite, [model, reference or ""], results.output_dir)
     from taskarith.report.report import draw_beside
     from taskarith.report.scores import score_remarks

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from taskarith.cli.inputs import check_inputs
 from taskarith.cli.options import (
     MEASURE,
     DeviceOption,
@@ -100,6 +101,7 @@ def command(
     Exit code 1 without an error: no model was written, since there is nothing to forget, or no alpha meets the rule.
     """
     alphas = None if alpha is None else parse_alphas(alpha)
+    check_inputs([model, base, reference], [forget, *retain, holdout])
     from taskarith.unlearning.unlearn import unlearn
 
     with output.console() as console:

@@ -16,7 +16,7 @@ from taskarith.data.files import ROW_FILES, drop_fillers, is_known_suffix, read_
 from taskarith.data.spec import DataRef, is_pattern, parse_data
 from taskarith.errors import DataError, UsageError
 
-__all__ = ["DataSet", "check_form", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
+__all__ = ["DataSet", "check_data", "check_form", "data_paths", "fingerprint_documents", "load_data", "read_hub"]
 
 
 @dataclass(frozen=True)
@@ -173,16 +173,32 @@ def _read_folder(path: Path) -> Iterable[Row]:
     return _load_with_datasets(str(path), lambda datasets: datasets.load_from_disk(str(path)))
 
 
+def check_data(spec: str) -> None:
+    """Refuse a data set that is not on this machine, nor named like one on the hub, which is not asked.
+
+    :param spec: See ``load_data``.
+    :raises DataError: It is neither.
+    :raises UsageError: ``spec`` cannot be read.
+    """
+    reference = parse_data(spec)
+    if not _files(reference) and not Path(reference.name).is_dir():
+        _check_hub_name(reference.name)
+
+
+def _check_hub_name(name: str) -> None:
+    looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
+    looks_local = looks_local or ("/" in name and Path(name).parent.is_dir())
+    if looks_local or is_known_suffix(name):
+        raise DataError(f"there is no file {name}", "Check the path; relative paths start at the current folder.")
+
+
 def read_hub(reference: DataRef) -> Iterable[Row]:
     """Return the rows of a data set on the hub, by default of the split ``train``.
 
     :raises DataError: The name, config or split does not exist, or the hub cannot be reached.
     """
     name = reference.name
-    looks_local = name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name
-    looks_local = looks_local or ("/" in name and Path(name).parent.is_dir())
-    if looks_local or is_known_suffix(name):
-        raise DataError(f"there is no file {name}", "Check the path; relative paths start at the current folder.")
+    _check_hub_name(name)
     return _load_with_datasets(
         str(reference),
         lambda datasets: datasets.load_dataset(name, reference.config, split=reference.split or "train"),

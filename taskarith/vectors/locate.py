@@ -17,7 +17,7 @@ from taskarith.errors import CheckpointError, VectorError, name_some
 from taskarith.progress import SILENT, Listener
 from taskarith.spec import ModelRef, OperandRef, exists, parse_model
 
-__all__ = ["hub_file", "is_on_hub", "locate_vector", "recorded_name"]
+__all__ = ["check_vector", "hub_file", "is_on_hub", "locate_vector", "recorded_name"]
 
 _FILE = re.compile(r"([^:@]+)(?:@([^:@]+))?:([\w./-]+\.safetensors)(?:@([^:@]+))?", re.ASCII)
 
@@ -36,6 +36,18 @@ def locate_vector(name: str, listener: Listener = SILENT) -> Path:
         return resolve_model(name, listener).path if is_model else path
     if place := hub_file(name):
         return _download(*place, listener)
+    check_vector(name)
+    return _only_vector(resolve_model(name, listener).path, name)
+
+
+def check_vector(name: str) -> None:
+    """Refuse a vector that is not on this machine, nor named like one on the hub, which is not asked.
+
+    :param name: See ``locate_vector``.
+    :raises VectorError: It is neither.
+    """
+    if exists(name) or hub_file(name):
+        return
     advice = _mistyped(name)
     if advice or not is_on_hub(name):
         raise VectorError(
@@ -44,7 +56,6 @@ def locate_vector(name: str, listener: Listener = SILENT) -> Path:
             or "Give a .safetensors task vector, a LoRA folder or a fine-tuned model, with an optional :COEFFICIENT; "
             "on the hub: ORG/NAME or ORG/NAME:FILE.safetensors",
         )
-    return _only_vector(resolve_model(name, listener).path, name)
 
 
 def _mistyped(name: str) -> str:

@@ -105,7 +105,7 @@ def test_recipes_that_cannot_be_evaluated(phi, texts, tmp_path, text, message):
     result = run(phi, "--recipe", tmp_path / "recipe.yaml", *texts, *SMALL)
     assert result.exit_code in {1, 2}
     assert message in result.stderr
-    both = run(phi, "--recipe", tmp_path / "recipe.yaml", "--add", "v.safetensors", "--alpha", "1", *texts)
+    both = run(phi, "--recipe", tmp_path / "recipe.yaml", "--add", phi, "--alpha", "1", *texts)
     assert "a recipe and vectors are given" in both.stderr
 
 

@@ -115,7 +115,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path, phi, phi_tuned):
         (["finetune", "absent", "--data", "gone.txt", "-o", "out"], 1, "gone.txt"),
         (["eval", "absent", "--data", "forget=gone.txt"], 1, "gone.txt"),
         (["demo", "--model", "absent", "-o", "demo"], 1, "there is no model folder absent"),
-        (["demo", "--model", "absent", "-o", "/dev/null/demo"], 1, "/dev/null"),
+        (["demo", "--model", "org/absent", "-o", "/dev/null/demo"], 1, "/dev/null"),
         (["paint"], 2, "no such command 'paint'"),
         (["evla"], 2, "Did you mean eval"),
         (["merge"], 2, "Did you mean apply?"),
@@ -166,6 +166,8 @@ def test_what_somebody_meant_is_said(tmp_path, monkeypatch, phi, phi_tuned, call
     for name, model in (("base", phi), ("tuned", phi_tuned)):
         (tmp_path / name).symlink_to(model)
     extract(str(phi), str(phi_tuned), tmp_path / "v.safetensors")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("Some words.")
     before = sorted(tmp_path.iterdir())
     result = invoke(*call.split())
     assert result.exit_code in {1, 2}
