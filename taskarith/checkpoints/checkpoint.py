@@ -177,10 +177,10 @@ def fingerprint_tensors(checkpoint: Checkpoint, listener: Listener = SILENT) -> 
     """Return the fingerprint of each tensor of a model; its files are read once in a process, unless they change."""
     key = json.dumps(file_states(tensor.path for tensor in checkpoint.tensors.values()))
     if key not in _fingerprints:
-        found, done = {}, 0
+        found, done, total = {}, 0, checkpoint.nbytes
         with TensorReader() as reader:
             for name, tensor in checkpoint.tensors.items():
-                listener.progress(f"fingerprinting {checkpoint.path.name}", done, checkpoint.nbytes)
+                listener.progress(f"fingerprinting {checkpoint.path.name}", done, total)
                 found[name] = reader.fingerprint(tensor)
                 done += tensor.nbytes
         _fingerprints[key] = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from taskarith.checkpoints.digests import file_digest, folder_files
@@ -39,13 +39,13 @@ def is_restored(patch: OpenPatch, target: Path, listener: Listener) -> bool:
     return _hold(tensors, patch, listener)
 
 
-def _hold(tensors: Iterable[TensorEntry], patch: OpenPatch, listener: Listener) -> bool:
+def _hold(tensors: Sequence[TensorEntry], patch: OpenPatch, listener: Listener) -> bool:
     """Compare tensors with the fingerprints of those that were edited."""
-    tensors, done = list(tensors), 0
+    total, done = sum(tensor.nbytes for tensor in tensors), 0
     with TensorReader() as reader:
         for tensor in tensors:
             if reader.fingerprint(tensor) != patch.record["tensors"][tensor.name]["base"]:
                 return False
             done += tensor.nbytes
-            listener.progress("comparing with what is there", done, sum(one.nbytes for one in tensors))
+            listener.progress("comparing with what is there", done, total)
     return True

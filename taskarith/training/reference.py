@@ -121,7 +121,7 @@ def store_rows(
     """
     model.eval()
     kept: dict[str, torch.Tensor] = {}
-    number = 0
+    number = size = 0
     try:
         prefix.parent.mkdir(exist_ok=True)
         for batch in batches:
@@ -129,9 +129,10 @@ def store_rows(
                 found = read_rows(model, batch, layer, use_cache=False)
             for row, values, learned in zip(batch["rows"].tolist(), found.compared(kind), found.learned, strict=True):
                 kept[str(row)] = (values[learned] if values.dim() else values[None]).cpu().contiguous()
-            if sum(values.nbytes for values in kept.values()) >= _PIECE:
+                size += kept[str(row)].nbytes
+            if size >= _PIECE:
                 save_file(kept, prefix.with_name(f"{prefix.name}-{number}.safetensors"))
-                kept, number = {}, number + 1
+                kept, number, size = {}, number + 1, 0
         if kept:
             save_file(kept, prefix.with_name(f"{prefix.name}-{number}.safetensors"))
     except (OSError, SafetensorError) as error:

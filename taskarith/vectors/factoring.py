@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,9 +159,10 @@ class Factoring:
             return
         parameter = self.architecture.parameters[unit.parameter]
         *many, rows, columns = parameter.shape
-        fits = []
+        fits, parts = [], self._parts(unit)
         for expert in range(math.prod(many)):
-            fit = best_fit(self._rows(unit, expert, reader), (rows, columns), *self._want, self._device)
+            delta = self._rows(unit, expert, parts[None] + parts[expert], reader)
+            fit = best_fit(delta, (rows, columns), *self._want, self._device)
             if fit is None:
                 self._broken += unit.tensors
                 return
@@ -175,22 +177,33 @@ class Factoring:
         self.ranks[unit.parameter] = rank
         self.energies[unit.parameter] = sum(fit.kept for fit in fits), sum(fit.total for fit in fits)
 
-    def _rows(self, unit: Unit, expert: int, reader: TensorReader) -> Callable[[int, int], torch.Tensor]:
-        """Return what gives rows of the delta of a parameter, or of one of its experts."""
+    def _parts(self, unit: Unit) -> defaultdict[int | None, list[str]]:
+        """Return the tensors that hold a parameter by the expert that they belong to, None for those of all."""
+        parts = defaultdict[int | None, list[str]](list)
+        for name in unit.tensors:
+            parts[self.architecture.stored[name][0].expert].append(name)
+        return parts
+
+    def _rows(
+        self, unit: Unit, expert: int, parts: Sequence[str], reader: TensorReader
+    ) -> Callable[[int, int], torch.Tensor]:
+        """Return what gives rows of the delta of a parameter, or of one of its experts.
+
+        :param parts: The tensors that hold them, if the parameter is not stored as it is.
+        """
         architecture, height = self.architecture, self.architecture.parameters[unit.parameter].shape[-2]
         if architecture.parameter_of(unit.tensors[0]) == unit.parameter:
             entry = self._base.tensors[unit.tensors[0]]
             pair = DeltaRows(entry, self._tuned.tensors[entry.name], reader)
             return lambda start, stop: pair.rows(expert * height + start, expert * height + stop)
         whole = torch.zeros(architecture.parameters[unit.parameter].shape[-2:], dtype=torch.float64)
-        for name in unit.tensors:
+        for name in parts:
             (piece,) = architecture.stored[name]
-            if piece.expert is not None and piece.expert != expert:
-                continue
             entry = self._base.tensors[name]
-            count = math.prod(entry.shape[:-1])
-            delta = DeltaRows(entry, self._tuned.tensors[name], reader).rows(0, count).reshape(entry.shape)
-            delta = delta[expert] if piece.expert is None and delta.dim() == 3 else delta
+            shape, at = (entry.shape[1:], expert) if len(entry.shape) == 3 else (entry.shape, 0)
+            count = math.prod(shape[:-1])
+            delta = DeltaRows(entry, self._tuned.tensors[name], reader).rows(at * count, (at + 1) * count)
+            delta = delta.reshape(shape)
             delta = delta.T if piece.is_transposed else delta
             rows, columns = (
                 torch.arange(size) if span is None else torch.tensor(positions(span))
