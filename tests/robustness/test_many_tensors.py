@@ -6,21 +6,15 @@ Lines are counted, not seconds, so that the test is the same on every machine. I
 from __future__ import annotations
 
 import json
-import sys
-import threading
-from pathlib import Path
 
 import numpy as np
-from commands import invoke
+from line_counts import SLACK, lines_run
 from safetensors.numpy import save_file
 
-import taskarith
 from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels
 from taskarith.checkpoints import checkpoint
 
 FEW, MANY = 16, 128  # experts
-SLACK = 1.1
-PACKAGE = str(Path(taskarith.__file__).parent)
 COMMANDS = [
     "extract base tuned -o v.safetensors",
     "extract base tuned --exact -o exact.safetensors",
@@ -67,32 +61,6 @@ def write(folder, experts):
         save_file(tensors, folder / name / "model.safetensors", {"format": "pt"})
         (folder / name / "config.json").write_text(json.dumps(config))
     return len(shapes)
-
-
-def lines_run(words):
-    """Run a command and count the lines of taskarith that run."""
-    count, lock = 0, threading.Lock()
-
-    def enter(frame, _event, _argument):
-        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    def line(_frame, event, _argument):
-        nonlocal count
-        if event == "line":
-            with lock:
-                count += 1
-        return line
-
-    before = sys.gettrace()
-    threading.settrace(enter)
-    sys.settrace(enter)
-    try:
-        done = invoke(*words)
-    finally:
-        sys.settrace(before)
-        threading.settrace(before)
-    assert done.exit_code in {0, words[0] == "diff"}, done.output
-    return count
 
 
 def test_lines_grow_as_tensors_do(tmp_path, monkeypatch):
