@@ -39,9 +39,7 @@ def test_lines_grow_as_samples_do(tmp_path, monkeypatch, phi, phi_tuned):
         monkeypatch.chdir(tmp_path / str(count))
         places = {"MODEL": str(phi), "TUNED": str(phi_tuned), "PROMPTS": str(count)}
         for command in COMMANDS:
-            words = [
-                re.sub("|".join(places), lambda name, known=places: known[name[0]], word) for word in command.split()
-            ]
+            words = re.sub("|".join(places), lambda name, known=places: known[name[0]], command).split()
             found[command, count] = lines_run(words) / count
     grown = {command: found[command, MANY] / share for (command, count), share in found.items() if count == FEW}
     assert {command: growth for command, growth in grown.items() if growth > SLACK} == {}

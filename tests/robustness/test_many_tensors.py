@@ -5,12 +5,9 @@ Lines are counted, not seconds, so that the test is the same on every machine. I
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 from line_counts import SLACK, lines_run
-from safetensors.numpy import save_file
 
+from benchmarks.many import write
 from taskarith.arithmetic.kernels.compile import GROUPS, load_kernels
 from taskarith.checkpoints import checkpoint
 
@@ -40,36 +37,13 @@ COMMANDS = [
 ]
 
 
-def write(folder, experts):
-    """Write a model and a fine-tune whose experts are tensors of their own; return the number of tensors."""
-    noise, size = np.random.default_rng(0), 8
-    shapes = {"model.embed_tokens.weight": (32, size), "lm_head.weight": (32, size), "model.norm.weight": (size,)}
-    for layer in range(2):
-        prefix = f"model.layers.{layer}."
-        shapes |= {f"{prefix}self_attn.{side}_proj.weight": (size, size) for side in "qkvo"}
-        shapes |= {f"{prefix}{norm}_layernorm.weight": (size,) for norm in ("input", "post_attention")}
-        prefix += "block_sparse_moe."
-        shapes[f"{prefix}gate.weight"] = (experts, size)
-        shapes |= {f"{prefix}experts.{n}.{w}.weight": (size, size) for n in range(experts) for w in ("w1", "w2", "w3")}
-    base = {name: noise.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
-    tuned = {name: values + noise.standard_normal(values.shape, dtype=np.float32) for name, values in base.items()}
-    config = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": size, "vocab_size": 32}
-    config |= {"intermediate_size": size, "num_hidden_layers": 2, "num_local_experts": experts}
-    config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": False, "dtype": "float32"}
-    for name, tensors in (("base", base), ("tuned", tuned)):
-        (folder / name).mkdir(parents=True)
-        save_file(tensors, folder / name / "model.safetensors", {"format": "pt"})
-        (folder / name / "config.json").write_text(json.dumps(config))
-    return len(shapes)
-
-
 def test_lines_grow_as_tensors_do(tmp_path, monkeypatch):
     for group in GROUPS:
         load_kernels(group)
     found = {}
     for experts in (FEW, MANY):
         folder = tmp_path / str(experts)
-        tensors = write(folder, experts)
+        tensors = write(folder, 2, experts)
         monkeypatch.chdir(folder)
         for command in COMMANDS:
             for again in ("", " --overwrite") if " -o " in command else ("",):
