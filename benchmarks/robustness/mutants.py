@@ -62,7 +62,7 @@ _KERNELS = {
     ]
     for kernel, tests in {
         "philox": "philox masks ties_dare methods",
-        "distances": "distances diff",
+        "distances": "distances magnitude diff",
         "inner_products": "inner_products",
         "linear": "calculator linear inner_products",
         "ulp_pack": "ulp_pack ulp_codec exact block_file",
