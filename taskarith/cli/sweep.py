@@ -90,6 +90,9 @@ def command(
     Apply it with: taskarith apply --config runs/sweep/recipe.yaml
     """
     alphas, texts = parse_alphas(alpha), parse_named_data(data)
+    from taskarith.sweeps.rule_options import make_rule
+
+    make_rule(model, texts, reference, target, budget)
     check_inputs([model, reference], texts.values(), [*vectors.add, *vectors.negate])
     paper.check(output.as_json, results.overwrite, [model, reference or ""], results.output_dir)
     from taskarith.report.report import draw_beside

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,10 +35,9 @@ from taskarith.spec import plain_scales
 from taskarith.sweeps.optuna_search import check_storage
 from taskarith.sweeps.result import Sweep, conclude
 from taskarith.sweeps.rows import FINALISTS, SweepRows
-from taskarith.sweeps.rule import Rule, TextScore
+from taskarith.sweeps.rule_options import make_rule
 from taskarith.sweeps.search_options import SearchOptions
 from taskarith.sweeps.search_space import find_parts
-from taskarith.sweeps.split import is_forgotten
 
 __all__ = ["ALPHAS", "RECIPE", "Sweep", "sweep"]
 
@@ -114,9 +112,8 @@ def sweep(
     measurement, runtime = with_keywords(keywords, measurement, runtime)
     model, reference, data, by = str(model), named(reference), named_data(data), listed(by)
     add, negate, protect, weights, storage = *map(listed, (add, negate, protect)), named(weights), named(storage)
-    aim = _aim(data, target, budget)
+    aim = make_rule(model, data, reference, target, budget)
     options = SearchOptions(search, gradient, tuple(by), tuple(alphas), kl, storage, measurement.seed)
-    _check(model, data, aim, reference)
     edit = Edit.from_options(add, negate, protect=protect, weights=weights, scale=scale, method=method)
     edit = replace(edit, model=model)
     inputs = [model, reference or "", *data_paths(data.values()), *named_paths(edit.operands), options.storage_file]
@@ -198,31 +195,6 @@ def sweep(
             drawn = None if draw is None else functools.partial(draw, result, folder)
             complete_results(folder, provenance, Path(output_dir), drawn)
     return result
-
-
-def _aim(data: Mapping[str, str], target: float | None, budget: float | None) -> Rule:
-    """Return the rule, still without the level of a reference."""
-    for name, value in (("target", target), ("budget", budget)):
-        if value is not None and not math.isfinite(value):
-            raise UsageError(f"--{name} {value} is not finite", f"Give a number of nats, as in --{name} 0.5")
-    if budget is not None and target is not None:
-        raise UsageError("--target and --budget are two different rules", "Give one of --target and --budget.")
-    level = None if target is None else {text: TextScore(target) for text in data if is_forgotten(text)}
-    return Rule(level, budget)
-
-
-def _check(model: str, data: Mapping[str, str], aim: Rule, reference: str | None) -> None:
-    sides = {is_forgotten(text) for text in data}
-    if sides != {True, False}:
-        missing = "forget" if True not in sides else "retain"
-        raise UsageError(
-            f"there is no {missing} set",
-            "Names starting with forget are forget sets, all others retain sets: --data forget=A --data retain=B",
-        )
-    if reference == model:
-        raise UsageError("the reference is the model itself", "Give a model that never knew the forget sets.")
-    if reference is not None and aim.level is not None:
-        raise UsageError("--reference and --target are two different levels", "Give one of --reference and --target.")
 
 
 def _check_samples(asked: Sequence[Asked]) -> None:
