@@ -85,11 +85,13 @@ def exists(name: str | Path) -> bool:
         return False
 
 
-def check_unicode(name: str) -> str:
+def check_name(name: str) -> str:
     """Return a name that can be recorded.
 
-    :raises UsageError: It is not Unicode text, as file names may not be.
+    :raises UsageError: It is empty, or not Unicode text, as file names may not be.
     """
+    if not name.strip():  # as a path it would be the current folder
+        raise UsageError("the name of a model or vector is empty", "Give its path or hub id; is a variable not set?")
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -100,9 +102,9 @@ def check_unicode(name: str) -> str:
 def parse_model(text: str) -> ModelRef:
     """Read ``path``, ``id`` or ``id@revision``; an existing path is taken as it is.
 
-    :raises UsageError: It is not Unicode text, or a revision of a local path.
+    :raises UsageError: It is empty, not Unicode text, or a revision of a local path.
     """
-    if exists(check_unicode(text)):
+    if exists(check_name(text)):
         return ModelRef(text)
     name, at, revision = text.rpartition("@")
     if at and name and revision:
@@ -121,7 +123,7 @@ def parse_operand(text: str, sign: float = 1.0) -> OperandRef:
     :param sign: +1 for ``--add``, -1 for ``--negate``.
     :raises UsageError: The coefficient is not a finite number, or the vector or its base is missing.
     """
-    name, base = _split_base(check_unicode(text))
+    name, base = _split_base(check_name(text))
     whole = base or name
     stem, colon, number = whole.rpartition(":")
     try:

@@ -143,3 +143,10 @@ def test_expressions(tmp_path, monkeypatch):
     for text in ("", "  ", "a -", "a + - b", "+", "a:nan", "a - b:inf"):
         with pytest.raises(UsageError):
             parse_combination(text)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t"])
+@pytest.mark.parametrize("parse", [parse_model, parse_operand])
+def test_an_empty_name_is_not_the_current_folder(parse, text):
+    with pytest.raises(UsageError, match="is empty"):
+        parse(text)

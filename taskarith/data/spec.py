@@ -54,6 +54,8 @@ def parse_data(text: str) -> DataRef:
 
     :raises UsageError: It has too many parts, or no name.
     """
+    if not text.strip():  # as a path it would be the current folder
+        raise UsageError("the name of a data set is empty", "Give a file, a folder or a hub id; is a variable not set?")
     if exists(text):
         return DataRef(text)
     name, *parts = text.split(":")

@@ -87,7 +87,7 @@ def test_every_command_refuses_them_before_torch_is_imported(tmp_path, phi):
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-@pytest.mark.parametrize("name", ["org/model", "org/model@v1", "smollm2-135m", None, ""])
+@pytest.mark.parametrize("name", ["org/model", "org/model@v1", "smollm2-135m", None])
 def test_what_may_be_on_the_hub_is_not_asked_for(name, monkeypatch):
     monkeypatch.setattr("taskarith.checkpoints.resolve._from_hub", None)
     check_inputs([name])
@@ -107,6 +107,9 @@ def test_nor_vectors(text):
     ("given", "kind"),
     [
         ((["nope"],), CheckpointError),
+        (([""],), UsageError),
+        (([], [""]), UsageError),
+        (([], [], [""]), UsageError),
         ((["a/b/c"],), CheckpointError),
         (([], ["./gone"]), DataError),
         (([], ["gone.jsonl:text"]), DataError),

@@ -26,3 +26,9 @@ def test_parse_named_data():
     for texts in (["a=x", "a=y"], ["=x"], ["a="]):
         with pytest.raises(UsageError):
             parse_named_data(texts)
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_name_is_not_the_current_folder(text):
+    with pytest.raises(UsageError, match="is empty"):
+        parse_data(text)
