@@ -10,6 +10,7 @@ import numpy as np
 from taskarith.arithmetic.encoding import decode
 from taskarith.arithmetic.kernels.available import address, load_or_none
 from taskarith.arithmetic.kernels.layout import BLOCK, DTYPE_CODES
+from taskarith.arithmetic.parallel import chunks
 from taskarith.checkpoints.header import ITEM_SIZES
 
 __all__ = ["Magnitude", "compare", "measure"]
@@ -112,8 +113,8 @@ def _compare(left: _Data, right: _Data, dtype: str, other: str, distance: Magnit
 def _pieces(*sides: _Side) -> Iterator[tuple[_Data, ...]]:
     """Yield smaller pieces of all sides, of whole elements."""
     count = len(sides[0][0]) // ITEM_SIZES[sides[0][1]]
-    for start in range(0, count, _PIECE):
-        yield tuple(data[start * ITEM_SIZES[dtype] : (start + _PIECE) * ITEM_SIZES[dtype]] for data, dtype in sides)
+    for start, stop in chunks(count, _PIECE):
+        yield tuple(data[start * ITEM_SIZES[dtype] : stop * ITEM_SIZES[dtype]] for data, dtype in sides)
 
 
 def _by_kernel(*sides: _Side) -> list[float] | None:

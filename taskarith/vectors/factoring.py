@@ -200,7 +200,8 @@ class Factoring:
         for name in parts:
             (piece,) = architecture.stored[name]
             entry = self._base.tensors[name]
-            shape, at = (entry.shape[1:], expert) if len(entry.shape) == 3 else (entry.shape, 0)
+            holds_all = piece.expert is None and len(entry.shape) == 3 and entry.shape[0] > expert
+            shape, at = (entry.shape[1:], expert) if holds_all else (entry.shape, 0)
             count = math.prod(shape[:-1])
             delta = DeltaRows(entry, self._tuned.tensors[name], reader).rows(at * count, (at + 1) * count)
             delta = delta.reshape(shape)
